@@ -1,0 +1,2 @@
+//! Arithmetic on slices: quantized dot products and float operations, specialized per CPU.
+pub mod block;

@@ -1,0 +1,1 @@
+//! teff runs GGUF language models on the CPUs people already own.

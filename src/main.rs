@@ -1,0 +1,2 @@
+//! The `teff` program.
+fn main() {}
