@@ -1,6 +1,7 @@
 //! Q4_0: blocks of 32.
 
-use super::F16;
+use super::{Block, Block32, F16, Unpacked32, nibbles};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q4_0: 32 elements in 18 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -12,4 +13,24 @@ pub struct BlockQ4_0 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ4_0>() == 18 && align_of::<BlockQ4_0>() == 1);
+impl Block for BlockQ4_0 {
+    const TY: GgmlType = GgmlType::Q4_0;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let Unpacked32 { codes, d, .. } = self.unpack();
+        for (y, q) in out.iter_mut().zip(codes) {
+            *y = f32::from(q) * d;
+        }
+    }
+}
+
+impl Block32 for BlockQ4_0 {
+    const HAS_MIN: bool = false;
+
+    /// Codes in -8..=7.
+    fn unpack(&self) -> Unpacked32 {
+        let codes = nibbles(&self.qs).map(|q| q as i8 - 8);
+        Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }
+    }
+}

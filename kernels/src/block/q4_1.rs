@@ -1,6 +1,7 @@
 //! Q4_1: blocks of 32.
 
-use super::F16;
+use super::{Block, Block32, F16, Unpacked32, nibbles};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q4_1: 32 elements in 20 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -14,4 +15,24 @@ pub struct BlockQ4_1 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ4_1>() == 20 && align_of::<BlockQ4_1>() == 1);
+impl Block for BlockQ4_1 {
+    const TY: GgmlType = GgmlType::Q4_1;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let Unpacked32 { codes, d, m } = self.unpack();
+        for (y, q) in out.iter_mut().zip(codes) {
+            *y = f32::from(q) * d + m;
+        }
+    }
+}
+
+impl Block32 for BlockQ4_1 {
+    const HAS_MIN: bool = true;
+
+    /// Codes in 0..=15.
+    fn unpack(&self) -> Unpacked32 {
+        let codes = nibbles(&self.qs).map(|q| q as i8);
+        Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }
+    }
+}

@@ -1,6 +1,7 @@
 //! Q8_1: blocks of 32.
 
-use super::F16;
+use super::{Block, F16};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_1: 32 elements in 36 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -14,4 +15,14 @@ pub struct BlockQ8_1 {
     pub qs: [i8; 32],
 }
 
-const _: () = assert!(size_of::<BlockQ8_1>() == 36 && align_of::<BlockQ8_1>() == 1);
+impl Block for BlockQ8_1 {
+    const TY: GgmlType = GgmlType::Q8_1;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = self.d.to_f32();
+        for (y, q) in out.iter_mut().zip(self.qs) {
+            *y = f32::from(q) * d;
+        }
+    }
+}

@@ -1,5 +1,8 @@
 //! Q8_K: blocks of 256.
 
+use super::Block;
+use gguf_rs_lite::GgmlType;
+
 /// One block of Q8_K: 256 elements in 292 bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -12,4 +15,14 @@ pub struct BlockQ8K {
     pub bsums: [[u8; 2]; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ8K>() == 292 && align_of::<BlockQ8K>() == 1);
+impl Block for BlockQ8K {
+    const TY: GgmlType = GgmlType::Q8_K;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f32::from_le_bytes(self.d);
+        for (y, q) in out.iter_mut().zip(self.qs) {
+            *y = d * f32::from(q);
+        }
+    }
+}
