@@ -27,6 +27,12 @@ impl Block for F16 {
     fn dequantize(&self, out: &mut [f32]) {
         out[0] = F16::to_f32(*self);
     }
+
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [F16]) {
+        for (y, &x) in out.iter_mut().zip(x) {
+            *y = F16::from_f32(x);
+        }
+    }
 }
 
 impl Float for F16 {

@@ -15,6 +15,12 @@ impl Block for F32 {
     fn dequantize(&self, out: &mut [f32]) {
         out[0] = self.to_f32();
     }
+
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [F32]) {
+        for (y, &x) in out.iter_mut().zip(x) {
+            *y = F32::from_f32(x);
+        }
+    }
 }
 
 impl Float for F32 {

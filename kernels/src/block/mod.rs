@@ -29,6 +29,7 @@ pub mod q6_k;
 pub mod q8_0;
 pub mod q8_1;
 pub mod q8_k;
+mod search;
 
 pub use bf16::Bf16;
 pub use f16::F16;
@@ -55,6 +56,11 @@ pub trait Block: plain::Plain {
 
     /// The values of the block; `out` has `LEN` elements.
     fn dequantize(&self, out: &mut [f32]);
+
+    /// The blocks nearest to the row `x` of `LEN * out.len()` elements. `importance` is how much an
+    /// error counts per column (an importance matrix: mean squares of the activations); types
+    /// whose method has no use for it ignore it.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]);
 }
 
 /// An integer type in blocks of 32, for activations in Q8x32.
@@ -211,9 +217,17 @@ pub fn dequantize_row<B: Block>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The row `x` quantized to whole blocks as bytes; `importance` has a value per column.
+pub fn quantize_row<B: Block>(x: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
+    let row = as_blocks_mut::<B>(bytes);
+    assert!(x.len() == B::LEN * row.len(), "the output has the row's length");
+    assert!(importance.is_none_or(|w| w.len() == x.len()), "an importance per column");
+    B::quantize(x, importance, row);
+}
+
 /// The blocks that `bytes` hold: any alignment, any bits, a whole number of them.
 pub fn as_blocks<B: Block>(bytes: &[u8]) -> &[B] {
-    assert!(bytes.len() % size_of::<B>() == 0, "whole blocks of {}", B::TY);
+    assert!(bytes.len().is_multiple_of(size_of::<B>()), "whole blocks of {}", B::TY);
     // SAFETY: `Plain` types have alignment 1, no padding and no invalid bits; the count was
     // checked to fill `bytes` exactly, whose lifetime and sharing the result inherits.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<B>()) }
@@ -221,7 +235,7 @@ pub fn as_blocks<B: Block>(bytes: &[u8]) -> &[B] {
 
 /// As [`as_blocks`], to be written.
 pub fn as_blocks_mut<B: Block>(bytes: &mut [u8]) -> &mut [B] {
-    assert!(bytes.len() % size_of::<B>() == 0, "whole blocks of {}", B::TY);
+    assert!(bytes.len().is_multiple_of(size_of::<B>()), "whole blocks of {}", B::TY);
     let count = bytes.len() / size_of::<B>();
     // SAFETY: as in `as_blocks`; the exclusive borrow of `bytes` lasts as long as the result, and
     // any block leaves initialized bytes behind.
@@ -262,6 +276,44 @@ pub(crate) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [u8; 32] {
     std::array::from_fn(|i| low[i] | ((high >> i) as u8 & 1) << 4)
 }
 
+/// The inverse of [`nibbles`].
+pub(crate) fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| codes[i] & 15 | codes[i + 16] << 4)
+}
+
+/// The inverse of [`nibbles_and_fifth`].
+pub(crate) fn pack_nibbles_and_fifth(codes: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
+    let high = codes.iter().rev().fold(0, |bits, code| bits << 1 | u32::from(code >> 4));
+    (pack_nibbles(codes), high.to_le_bytes())
+}
+
+/// Calls `quantize` for each block of 32 with its weights and, given importances of the columns, with
+/// what an error at each of them costs.
+pub(crate) fn for_each_32<B>(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [B],
+    quantize: impl Fn(&[f32; 32], Option<[f32; 32]>) -> B,
+) {
+    let sigma2 = if importance.is_some() { search::mean_square(x) } else { 0.0 };
+    for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
+        let costs = importance.map(|w| search::emphasize(x, &w.as_chunks().0[i], sigma2));
+        *block = quantize(x, costs);
+    }
+}
+
+/// Calls `quantize` for each super-block with its weights and importances.
+pub(crate) fn for_each_256<B>(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [B],
+    quantize: impl Fn(&[f32; 256], Option<&[f32; 256]>) -> B,
+) {
+    for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
+        *block = quantize(x, importance.map(|w| &w.as_chunks().0[i]));
+    }
+}
+
 /// The (scale, minimum) of eight groups of 32, 6 bits each, as Q4_K and Q5_K pack them: the first
 /// four scales and minimums in the low 6 bits of bytes 0..8; of the last four the low nibbles in
 /// bytes 8..12 and the high two bits on top of bytes 0..8.
@@ -272,6 +324,15 @@ pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> [(u8, u8); 8] {
             let (scale_top, min_top) = (packed[i - 4] >> 6, packed[i] >> 6);
             (packed[i + 4] & 15 | scale_top << 4, packed[i + 4] >> 4 | min_top << 4)
         }
+    })
+}
+
+/// The inverse of [`scales_and_mins`].
+pub(crate) fn pack_scales_and_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => scales[i] | scales[i + 4] >> 4 << 6,
+        4..8 => mins[i - 4] | mins[i] >> 4 << 6,
+        _ => scales[i - 4] & 15 | mins[i - 4] << 4,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Q2_K: blocks of 256.
 
-use super::{Block, Block256, F16, Unpacked256};
+use super::search::{AffineMethod, Grid};
+use super::{Block, Block256, F16, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q2_K: 256 elements in 84 bytes.
@@ -23,6 +24,14 @@ impl Block for BlockQ2K {
 
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ2K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let q = METHOD.quantize::<16, 16>(x, importance);
+            let scales = std::array::from_fn(|i| q.scales[i] | q.mins[i] << 4);
+            BlockQ2K { scales, qs: pack_pairs(&q.codes), d: q.d, dmin: q.dmin }
+        });
     }
 }
 
@@ -47,4 +56,20 @@ impl Block256 for BlockQ2K {
             dmin: self.dmin.to_f32(),
         }
     }
+}
+
+const METHOD: AffineMethod = AffineMethod {
+    code_max: 3.0,
+    scale_max: 15.0,
+    grid: Grid { first: -0.5, step: 0.1, steps: 15, absolute: true },
+    add_rms: false,
+    sigma2_factor: 1.0,
+};
+
+/// The low two bits of 256 codes: bits `2j` of byte `32h + l` are element `128h + 32j + l`.
+pub(crate) fn pack_pairs(codes: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| {
+        let (h, l) = (i / 32, i % 32);
+        (0..4).fold(0, |byte, j| byte | (codes[128 * h + 32 * j + l] & 3) << (2 * j))
+    })
 }

@@ -1,6 +1,10 @@
 //! Q5_K: blocks of 256.
 
-use super::{Block, Block256, F16, Unpacked256, scales_and_mins, twice};
+use super::q4_k::pack_low;
+use super::search::{AffineMethod, Grid};
+use super::{
+    Block, Block256, F16, Unpacked256, for_each_256, pack_scales_and_mins, scales_and_mins, twice,
+};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q5_K: 256 elements in 176 bytes.
@@ -25,6 +29,15 @@ impl Block for BlockQ5K {
 
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let q = METHOD.quantize::<32, 8>(x, importance);
+            let scales = pack_scales_and_mins(&q.scales, &q.mins);
+            let (qs, qh) = (pack_low(&q.codes), pack_fifth(&q.codes));
+            BlockQ5K { d: q.d, dmin: q.dmin, scales, qh, qs }
+        });
     }
 }
 
@@ -54,4 +67,17 @@ impl Block256 for BlockQ5K {
             dmin: self.dmin.to_f32(),
         }
     }
+}
+
+const METHOD: AffineMethod = AffineMethod {
+    code_max: 31.0,
+    scale_max: 63.0,
+    grid: Grid { first: -0.5, step: 0.1, steps: 15, absolute: false },
+    add_rms: true,
+    sigma2_factor: 2.0,
+};
+
+/// Bit `j` of byte `l` is the fifth bit of element `32j + l`.
+fn pack_fifth(codes: &[u8; 256]) -> [u8; 32] {
+    std::array::from_fn(|l| (0..8).fold(0, |byte, j| byte | codes[32 * j + l] >> 4 << j))
 }

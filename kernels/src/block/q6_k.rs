@@ -1,6 +1,7 @@
 //! Q6_K: blocks of 256.
 
-use super::{Block, Block256, F16, Unpacked256};
+use super::search;
+use super::{Block, Block256, F16, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q6_K: 256 elements in 210 bytes.
@@ -23,6 +24,23 @@ impl Block for BlockQ6K {
 
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    /// Without importances errors count by the square of the weight.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ6K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let groups = x.as_chunks::<16>().0;
+            let scales = std::array::from_fn(|g| {
+                let costs = match importance {
+                    Some(importance) => importance.as_chunks().0[g],
+                    None => groups[g].map(|x| x * x),
+                };
+                search::symmetric(&groups[g], &costs, CODES)
+            });
+            let (scales, d) = search::symmetric_scales(&scales, SCALES);
+            let codes = search::symmetric_codes(x, d, &scales, CODES).map(|q| (q + 32) as u8);
+            BlockQ6K { ql: pack_low(&codes), qh: pack_high(&codes), scales, d }
+        });
     }
 }
 
@@ -48,3 +66,24 @@ impl Block256 for BlockQ6K {
         Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
     }
 }
+
+/// See [`BlockQ6K::unpack`].
+fn pack_low(codes: &[u8; 256]) -> [u8; 128] {
+    std::array::from_fn(|i| {
+        let low = 128 * (i / 64) + i % 64;
+        codes[low] & 15 | codes[low + 64] << 4
+    })
+}
+
+/// See [`BlockQ6K::unpack`].
+fn pack_high(codes: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| {
+        let (h, l) = (i / 32, i % 32);
+        (0..4).fold(0, |byte, j| byte | codes[128 * h + 32 * j + l] >> 4 << (2 * j))
+    })
+}
+
+/// Codes are -32..=31.
+const CODES: f32 = 32.0;
+/// Scales are -128..=127.
+const SCALES: f32 = 128.0;

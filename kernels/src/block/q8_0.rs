@@ -1,6 +1,6 @@
 //! Q8_0: blocks of 32.
 
-use super::{Block, Block32, F16, Unpacked32};
+use super::{Block, Block32, F16, Unpacked32, search::extreme};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_0: 32 elements in 34 bytes.
@@ -21,6 +21,16 @@ impl Block for BlockQ8_0 {
         let d = self.d.to_f32();
         for (y, q) in out.iter_mut().zip(self.qs) {
             *y = f32::from(q) * d;
+        }
+    }
+
+    /// The weight of largest magnitude becomes 127 or -127; importances are ignored, at this
+    /// precision they gain nothing.
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_0]) {
+        for (x, block) in x.as_chunks::<32>().0.iter().zip(out) {
+            let d = extreme(x).abs() / 127.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            *block = BlockQ8_0 { d: F16::from_f32(d), qs: x.map(|x| (x * inverse).round() as i8) };
         }
     }
 }
