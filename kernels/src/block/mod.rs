@@ -1,5 +1,22 @@
-//! One file per quant type: layout, dequantize, quantize and the scalar dot that specifies it.
+//! One file per quant type: layout, dequantize, quantize and the unpacked form that specifies its
+//! dot product.
+//!
+//! A weight row is a whole number of blocks. An integer type is unpacked to small integer codes
+//! plus a few scales ([`Unpacked32`], [`Unpacked256`]); [`dot32`] and [`dot256`] add the codes
+//! times the quantized activations exactly in i32 and then walk one chain of f32 `mul_add`s, block
+//! after block. Every faster kernel of an integer type returns these bits. Float weights
+//! ([`F32`], [`F16`], [`Bf16`]) follow [`crate::float`]'s order of lanes instead.
+//!
+//! Cost: one pass, no allocation. Lengths that do not fit panic: they are the caller's invariants.
+//! Scales may be any bits, NaN and infinity included; results then are what IEEE makes of them.
 
+use gguf_rs_lite::GgmlType;
+
+pub mod bf16;
+pub mod f16;
+// A module named `f32` would hide the primitive type in this file.
+#[path = "f32.rs"]
+pub mod f32_;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;
@@ -12,7 +29,11 @@ pub mod q6_k;
 pub mod q8_0;
 pub mod q8_1;
 pub mod q8_k;
+mod search;
 
+pub use bf16::Bf16;
+pub use f16::F16;
+pub use f32_::F32;
 pub use q2_k::BlockQ2K;
 pub use q3_k::BlockQ3K;
 pub use q4_0::BlockQ4_0;
@@ -26,19 +47,296 @@ pub use q8_0::BlockQ8_0;
 pub use q8_1::BlockQ8_1;
 pub use q8_k::BlockQ8K;
 
-/// The bits of an IEEE half, little-endian as in files, with alignment 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct F16(pub [u8; 2]);
+/// One block of a type, laid out as in files.
+pub trait Block: plain::Plain {
+    /// The type.
+    const TY: GgmlType;
+    /// Elements in a block.
+    const LEN: usize;
 
-impl F16 {
-    /// The value; every half is exact in f32.
-    pub fn to_f32(self) -> f32 {
-        half::f16::from_le_bytes(self.0).to_f32()
+    /// The values of the block; `out` has `LEN` elements.
+    fn dequantize(&self, out: &mut [f32]);
+
+    /// The blocks nearest to the row `x` of `LEN * out.len()` elements. `importance` is how much an
+    /// error counts per column (an importance matrix: mean squares of the activations); types
+    /// whose method has no use for it ignore it.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]);
+}
+
+/// An integer type in blocks of 32, for activations in Q8x32.
+pub trait Block32: Block {
+    /// Whether the type has a minimum; without one `Unpacked32::m` is zero and takes no part.
+    const HAS_MIN: bool;
+
+    /// The codes and scales.
+    fn unpack(&self) -> Unpacked32;
+}
+
+/// An integer type in super-blocks of 256, for activations in Q8x256.
+pub trait Block256: Block {
+    /// Whether the type has minimums; without them `mins` and `dmin` are zero and take no part.
+    const HAS_MIN: bool;
+
+    /// The codes, sub-scales and scales.
+    fn unpack(&self) -> Unpacked256;
+}
+
+/// A float weight, for activations in f32.
+pub trait Float: Block {
+    /// The value, exactly.
+    fn to_f32(self) -> f32;
+    /// The nearest value of the type, ties to even.
+    fn from_f32(x: f32) -> Self;
+}
+
+/// A block of 32: value `i` is `d * codes[i] + m`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unpacked32 {
+    /// Codes, any offset of the type already taken off.
+    pub codes: [i8; 32],
+    /// Scale.
+    pub d: f32,
+    /// Minimum.
+    pub m: f32,
+}
+
+/// A super-block of 256: value `i` is `d * scales[i / 16] * codes[i] - dmin * mins[i / 16]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unpacked256 {
+    /// Codes, any offset of the type already taken off.
+    pub codes: [i8; 256],
+    /// Scale of each 16 codes; types with one per 32 repeat it.
+    pub scales: [i16; 16],
+    /// Minimum of each 16 codes, likewise.
+    pub mins: [i16; 16],
+    /// Scale of the scales.
+    pub d: f32,
+    /// Scale of the minimums.
+    pub dmin: f32,
+}
+
+impl Unpacked32 {
+    /// `sum(codes * q)`, exact: at most 32 * 128 * 128.
+    pub fn isum(&self, q: &[i8]) -> i32 {
+        idot(&self.codes, q)
     }
 
-    /// The nearest half, ties to even.
-    pub fn from_f32(x: f32) -> F16 {
-        F16(half::f16::from_f32(x).to_le_bytes())
+    /// One step of the chain of [`dot32`]: this block against 32 activations `q` of scale `da` and
+    /// sum `sum`.
+    pub fn step<B: Block32>(&self, acc: f32, q: &[i8], da: f32, sum: i16) -> f32 {
+        let acc = (self.d * da).mul_add(self.isum(q) as f32, acc);
+        if B::HAS_MIN { (self.m * da).mul_add(f32::from(sum), acc) } else { acc }
     }
+}
+
+impl Unpacked256 {
+    /// `sum(scale * codes * q)`, exact: at most 256 * 128 * 128 * 128 = 2^29.
+    pub fn isum(&self, q: &[i8]) -> i32 {
+        let groups = self.codes.chunks_exact(16).zip(q.chunks_exact(16));
+        groups.zip(self.scales).map(|((c, q), s)| i32::from(s) * idot(c, q)).sum()
+    }
+
+    /// `sum(min * sum)` over the groups of 16, exact.
+    pub fn msum(&self, sums: &[i16]) -> i32 {
+        self.mins.iter().zip(sums).map(|(&m, &s)| i32::from(m) * i32::from(s)).sum()
+    }
+
+    /// The 256 values, with the roundings of ggml's loops: `(d * scale) * code`, and with minimums
+    /// `- (dmin * min)`.
+    fn dequantize(&self, out: &mut [f32], has_min: bool) {
+        let groups = out.chunks_exact_mut(16).zip(self.codes.chunks_exact(16));
+        for (i, (out, codes)) in groups.enumerate() {
+            let scale = self.d * f32::from(self.scales[i]);
+            let min = self.dmin * f32::from(self.mins[i]);
+            for (y, &q) in out.iter_mut().zip(codes) {
+                let product = scale * f32::from(q);
+                *y = if has_min { product - min } else { product };
+            }
+        }
+    }
+
+    /// One step of the chain of [`dot256`]: this block against 256 activations `q` of scale `da`
+    /// and sums of 16 `sums` (unread if the type has no minimums).
+    pub fn step<B: Block256>(&self, acc: f32, q: &[i8], da: f32, sums: &[i16]) -> f32 {
+        let acc = (self.d * da).mul_add(self.isum(q) as f32, acc);
+        if B::HAS_MIN { (-(self.dmin * da)).mul_add(self.msum(sums) as f32, acc) } else { acc }
+    }
+}
+
+fn idot(codes: &[i8], q: &[i8]) -> i32 {
+    codes.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
+}
+
+/// A row of 32-blocks times an activation row in Q8x32: per 32 elements 32 codes `q`, a scale `d`
+/// and the sum of the codes `sums` (unread if the type has no minimum).
+pub fn dot32<B: Block32>(row: &[B], q: &[i8], d: &[f32], sums: &[i16]) -> f32 {
+    assert!(q.len() == 32 * row.len() && d.len() == row.len(), "activations fit the row");
+    assert!(!B::HAS_MIN || sums.len() == row.len(), "one sum per block");
+    let mut acc = 0.0;
+    for (i, (block, q)) in row.iter().zip(q.chunks_exact(32)).enumerate() {
+        let sum = if B::HAS_MIN { sums[i] } else { 0 };
+        acc = block.unpack().step::<B>(acc, q, d[i], sum);
+    }
+    acc
+}
+
+/// A row of 256-blocks times an activation row in Q8x256: per 256 elements 256 codes `q`, a scale
+/// `d` and 16 sums of 16 codes `sums` (unread if the type has no minimums).
+pub fn dot256<B: Block256>(row: &[B], q: &[i8], d: &[f32], sums: &[i16]) -> f32 {
+    assert!(q.len() == 256 * row.len() && d.len() == row.len(), "activations fit the row");
+    assert!(!B::HAS_MIN || sums.len() == 16 * row.len(), "sixteen sums per block");
+    let mut acc = 0.0;
+    for (i, (block, q)) in row.iter().zip(q.chunks_exact(256)).enumerate() {
+        let sums = if B::HAS_MIN { &sums[16 * i..16 * (i + 1)] } else { &[] };
+        acc = block.unpack().step::<B>(acc, q, d[i], sums);
+    }
+    acc
+}
+
+/// A row of float weights times an f32 row, in [`crate::float`]'s order.
+pub fn dot_float<W: Float>(row: &[W], x: &[f32]) -> f32 {
+    assert!(x.len() == row.len(), "activations fit the row");
+    let (weights, weight_tail) = row.as_chunks::<{ crate::float::LANES }>();
+    let (xs, x_tail) = x.as_chunks::<{ crate::float::LANES }>();
+    let mut lanes = crate::float::Lanes::default();
+    for (w, x) in weights.iter().zip(xs) {
+        lanes.add_products(&w.map(W::to_f32), x);
+    }
+    for (i, (w, x)) in weight_tail.iter().zip(x_tail).enumerate() {
+        lanes.0[i] += w.to_f32() * x;
+    }
+    lanes.sum()
+}
+
+/// The values of whole blocks given as bytes.
+pub fn dequantize_row<B: Block>(bytes: &[u8], out: &mut [f32]) {
+    let row = as_blocks::<B>(bytes);
+    assert!(out.len() == B::LEN * row.len(), "the output has the blocks' length");
+    for (block, out) in row.iter().zip(out.chunks_exact_mut(B::LEN)) {
+        block.dequantize(out);
+    }
+}
+
+/// The row `x` quantized to whole blocks as bytes; `importance` has a value per column.
+pub fn quantize_row<B: Block>(x: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
+    let row = as_blocks_mut::<B>(bytes);
+    assert!(x.len() == B::LEN * row.len(), "the output has the row's length");
+    assert!(importance.is_none_or(|w| w.len() == x.len()), "an importance per column");
+    B::quantize(x, importance, row);
+}
+
+/// The blocks that `bytes` hold: any alignment, any bits, a whole number of them.
+pub fn as_blocks<B: Block>(bytes: &[u8]) -> &[B] {
+    assert!(bytes.len().is_multiple_of(size_of::<B>()), "whole blocks of {}", B::TY);
+    // SAFETY: `Plain` types have alignment 1, no padding and no invalid bits; the count was
+    // checked to fill `bytes` exactly, whose lifetime and sharing the result inherits.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<B>()) }
+}
+
+/// As [`as_blocks`], to be written.
+pub fn as_blocks_mut<B: Block>(bytes: &mut [u8]) -> &mut [B] {
+    assert!(bytes.len().is_multiple_of(size_of::<B>()), "whole blocks of {}", B::TY);
+    let count = bytes.len() / size_of::<B>();
+    // SAFETY: as in `as_blocks`; the exclusive borrow of `bytes` lasts as long as the result, and
+    // any block leaves initialized bytes behind.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), count) }
+}
+
+/// Which structs are nothing but bytes. Only this file can add one.
+mod plain {
+    /// # Safety
+    /// The type has alignment 1, no padding, and every bit pattern is a value.
+    pub unsafe trait Plain: Copy {}
+
+    macro_rules! plain {
+        ($($block:ident: $bytes:literal),* $(,)?) => {$(
+            const _: () = assert!(size_of::<super::$block>() == $bytes);
+            const _: () = assert!(align_of::<super::$block>() == 1);
+            // SAFETY: `repr(C)` or `repr(transparent)` over arrays of i8 and u8 only; alignment 1
+            // leaves no room for padding.
+            unsafe impl Plain for super::$block {}
+        )*};
+    }
+    plain! {
+        F32: 4, F16: 2, Bf16: 2,
+        BlockQ4_0: 18, BlockQ4_1: 20, BlockQ5_0: 22, BlockQ5_1: 24, BlockQ8_0: 34, BlockQ8_1: 36,
+        BlockQ2K: 84, BlockQ3K: 110, BlockQ4K: 144, BlockQ5K: 176, BlockQ6K: 210, BlockQ8K: 292,
+    }
+}
+
+/// The 32 codes of 16 bytes: low nibbles first, then high ones.
+pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
+    std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
+}
+
+/// [`nibbles`] with the bits of `qh` above them: bit `i` belongs to element `i`.
+pub(crate) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [u8; 32] {
+    let high = u32::from_le_bytes(*qh);
+    let low = nibbles(qs);
+    std::array::from_fn(|i| low[i] | ((high >> i) as u8 & 1) << 4)
+}
+
+/// The inverse of [`nibbles`].
+pub(crate) fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| codes[i] & 15 | codes[i + 16] << 4)
+}
+
+/// The inverse of [`nibbles_and_fifth`].
+pub(crate) fn pack_nibbles_and_fifth(codes: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
+    let high = codes.iter().rev().fold(0, |bits, code| bits << 1 | u32::from(code >> 4));
+    (pack_nibbles(codes), high.to_le_bytes())
+}
+
+/// Calls `quantize` for each block of 32 with its weights and, given importances of the columns, with
+/// what an error at each of them costs.
+pub(crate) fn for_each_32<B>(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [B],
+    quantize: impl Fn(&[f32; 32], Option<[f32; 32]>) -> B,
+) {
+    let sigma2 = if importance.is_some() { search::mean_square(x) } else { 0.0 };
+    for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
+        let costs = importance.map(|w| search::emphasize(x, &w.as_chunks().0[i], sigma2));
+        *block = quantize(x, costs);
+    }
+}
+
+/// Calls `quantize` for each super-block with its weights and importances.
+pub(crate) fn for_each_256<B>(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [B],
+    quantize: impl Fn(&[f32; 256], Option<&[f32; 256]>) -> B,
+) {
+    for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
+        *block = quantize(x, importance.map(|w| &w.as_chunks().0[i]));
+    }
+}
+
+/// The (scale, minimum) of eight groups of 32, 6 bits each, as Q4_K and Q5_K pack them: the first
+/// four scales and minimums in the low 6 bits of bytes 0..8; of the last four the low nibbles in
+/// bytes 8..12 and the high two bits on top of bytes 0..8.
+pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> [(u8, u8); 8] {
+    std::array::from_fn(|i| match i {
+        0..4 => (packed[i] & 63, packed[i + 4] & 63),
+        _ => {
+            let (scale_top, min_top) = (packed[i - 4] >> 6, packed[i] >> 6);
+            (packed[i + 4] & 15 | scale_top << 4, packed[i + 4] >> 4 | min_top << 4)
+        }
+    })
+}
+
+/// The inverse of [`scales_and_mins`].
+pub(crate) fn pack_scales_and_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => scales[i] | scales[i + 4] >> 4 << 6,
+        4..8 => mins[i - 4] | mins[i] >> 4 << 6,
+        _ => scales[i - 4] & 15 | mins[i - 4] << 4,
+    })
+}
+
+/// Two entries, for two groups of 16, of each scale that covers 32.
+pub(crate) fn twice(per_32: [u8; 8]) -> [i16; 16] {
+    std::array::from_fn(|i| i16::from(per_32[i / 2]))
 }

@@ -1,6 +1,8 @@
 //! Q2_K: blocks of 256.
 
-use super::F16;
+use super::search::{AffineMethod, Grid};
+use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q2_K: 256 elements in 84 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -16,4 +18,58 @@ pub struct BlockQ2K {
     pub dmin: F16,
 }
 
-const _: () = assert!(size_of::<BlockQ2K>() == 84 && align_of::<BlockQ2K>() == 1);
+impl Block for BlockQ2K {
+    const TY: GgmlType = GgmlType::Q2_K;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ2K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let q = METHOD.quantize::<16, 16>(x, importance);
+            let scales = std::array::from_fn(|i| q.scales[i] | q.mins[i] << 4);
+            BlockQ2K { scales, qs: pack_pairs(&q.codes), d: q.d, dmin: q.dmin }
+        });
+    }
+}
+
+impl Block256 for BlockQ2K {
+    const HAS_MIN: bool = true;
+
+    /// Codes in 0..=3: bits `2j` of byte `32h + l` are element `128h + 32j + l`.
+    fn unpack(&self) -> Unpacked256 {
+        let mut codes = [0; 256];
+        for (half, qs) in codes.chunks_exact_mut(128).zip(self.qs.chunks_exact(32)) {
+            for (j, plane) in half.chunks_exact_mut(32).enumerate() {
+                for (code, q) in plane.iter_mut().zip(qs) {
+                    *code = (q >> (2 * j) & 3) as i8;
+                }
+            }
+        }
+        Unpacked256 {
+            codes,
+            scales: self.scales.map(|s| i16::from(s & 15)),
+            mins: self.scales.map(|s| i16::from(s >> 4)),
+            d: self.d.to_f32(),
+            dmin: self.dmin.to_f32(),
+        }
+    }
+}
+
+const METHOD: AffineMethod = AffineMethod {
+    code_max: 3.0,
+    scale_max: 15.0,
+    grid: Grid { first: -0.5, step: 0.1, steps: 15, absolute: true },
+    add_rms: false,
+    sigma2_factor: 1.0,
+};
+
+/// The low two bits of 256 codes: bits `2j` of byte `32h + l` are element `128h + 32j + l`.
+pub(crate) fn pack_pairs(codes: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| {
+        let (h, l) = (i / 32, i % 32);
+        (0..4).fold(0, |byte, j| byte | (codes[128 * h + 32 * j + l] & 3) << (2 * j))
+    })
+}

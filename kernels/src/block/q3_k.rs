@@ -1,6 +1,9 @@
 //! Q3_K: blocks of 256.
 
-use super::F16;
+use super::q2_k::pack_pairs;
+use super::search;
+use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q3_K: 256 elements in 110 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -16,4 +19,90 @@ pub struct BlockQ3K {
     pub d: F16,
 }
 
-const _: () = assert!(size_of::<BlockQ3K>() == 110 && align_of::<BlockQ3K>() == 1);
+impl Block for BlockQ3K {
+    const TY: GgmlType = GgmlType::Q3_K;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    /// Without importances errors count by the square of the weight.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ3K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let groups = x.as_chunks::<16>().0;
+            let (scales, d) = match importance {
+                None => {
+                    let scales = std::array::from_fn(|g| {
+                        let squares = groups[g].map(|x| x * x);
+                        search::symmetric_by_descent(&groups[g], &squares, CODES)
+                    });
+                    search::symmetric_scales(&scales, SCALES)
+                }
+                Some(importance) => {
+                    let sigma2 = 2.0 * search::mean_square(x);
+                    let importance = importance.as_chunks().0;
+                    let costs: [[f32; 16]; 16] = std::array::from_fn(|g| {
+                        search::emphasize(&groups[g], &importance[g], sigma2)
+                    });
+                    let scales =
+                        std::array::from_fn(|g| search::symmetric(&groups[g], &costs[g], CODES));
+                    let weights = costs.map(|costs| search::sum(costs.into_iter()));
+                    let d = F16::from_f32(search::symmetric(&scales, &weights, SCALES));
+                    (search::symmetric_scales_of(&scales, d, SCALES), d)
+                }
+            };
+            let codes = search::symmetric_codes(x, d, &scales, CODES).map(|q| (q + 4) as u8);
+            let hmask = std::array::from_fn(|l| {
+                (0..8).fold(0, |byte, j| byte | codes[32 * j + l] >> 2 << j)
+            });
+            let scales = pack_scales(&scales.map(|s| (s + 32) as u8));
+            BlockQ3K { hmask, qs: pack_pairs(&codes), scales, d }
+        });
+    }
+}
+
+impl Block256 for BlockQ3K {
+    const HAS_MIN: bool = false;
+
+    /// Codes in -4..=3: low bits as in Q2_K; bit `4h + j` of `hmask[l]` is the third bit of
+    /// element `128h + 32j + l`.
+    fn unpack(&self) -> Unpacked256 {
+        let mut codes = [0; 256];
+        for (h, (half, qs)) in codes.chunks_exact_mut(128).zip(self.qs.chunks_exact(32)).enumerate()
+        {
+            for (j, plane) in half.chunks_exact_mut(32).enumerate() {
+                for ((code, q), mask) in plane.iter_mut().zip(qs).zip(&self.hmask) {
+                    let low = (q >> (2 * j)) & 3;
+                    let high = (mask >> (4 * h + j)) & 1;
+                    *code = (low | high << 2) as i8 - 4;
+                }
+            }
+        }
+        let scales = unpack_scales(&self.scales).map(|s| i16::from(s) - 32);
+        Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
+    }
+}
+
+/// Sixteen 6-bit scales: low nibbles of 0..8 and high nibbles of 0..8 are the low four bits of
+/// scales 0..8 and 8..16; bits `2k` of byte `8 + i` are the top bits of scale `4k + i`.
+fn unpack_scales(packed: &[u8; 12]) -> [u8; 16] {
+    std::array::from_fn(|i| {
+        let low = (packed[i % 8] >> (4 * (i / 8))) & 15;
+        let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
+        low | high << 4
+    })
+}
+
+/// The inverse of [`unpack_scales`].
+fn pack_scales(scales: &[u8; 16]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..8 => scales[i] & 15 | scales[i + 8] << 4,
+        _ => (0..4).fold(0, |byte, k| byte | scales[4 * k + i - 8] >> 4 << (2 * k)),
+    })
+}
+
+/// Codes are -4..=3.
+const CODES: f32 = 4.0;
+/// Scales are -32..=31.
+const SCALES: f32 = 32.0;

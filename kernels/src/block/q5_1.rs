@@ -1,6 +1,10 @@
 //! Q5_1: blocks of 32.
 
-use super::F16;
+use super::search::{FINE_GRID, affine, nearest, range};
+use super::{
+    Block, Block32, F16, Unpacked32, for_each_32, nibbles_and_fifth, pack_nibbles_and_fifth,
+};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q5_1: 32 elements in 24 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -16,4 +20,52 @@ pub struct BlockQ5_1 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ5_1>() == 24 && align_of::<BlockQ5_1>() == 1);
+impl Block for BlockQ5_1 {
+    const TY: GgmlType = GgmlType::Q5_1;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let Unpacked32 { codes, d, m } = self.unpack();
+        for (y, q) in out.iter_mut().zip(codes) {
+            *y = f32::from(q) * d + m;
+        }
+    }
+
+    /// Without importances the codes span least to largest; with them scale and minimum are
+    /// searched.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_1]) {
+        for_each_32(x, importance, out, |x, costs| match costs {
+            None => {
+                let (min, max) = range(x);
+                let d = (max - min) / 31.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                let codes = x.map(|x| ((x - min) * inverse + 0.5).clamp(0.0, 31.0) as u8);
+                BlockQ5_1::new(d, min, codes)
+            }
+            Some(costs) => {
+                let (d, min) = affine(x, &costs, 31.0, &FINE_GRID);
+                let (stored, m) = (F16::from_f32(d).to_f32(), F16::from_f32(-min).to_f32());
+                let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
+                let codes = x.map(|x| nearest((x - m) * inverse).clamp(0.0, 31.0) as u8);
+                BlockQ5_1::new(d, -min, codes)
+            }
+        });
+    }
+}
+
+impl Block32 for BlockQ5_1 {
+    const HAS_MIN: bool = true;
+
+    /// Codes in 0..=31.
+    fn unpack(&self) -> Unpacked32 {
+        let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8);
+        Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }
+    }
+}
+
+impl BlockQ5_1 {
+    fn new(d: f32, m: f32, codes: [u8; 32]) -> BlockQ5_1 {
+        let (qs, qh) = pack_nibbles_and_fifth(&codes);
+        BlockQ5_1 { d: F16::from_f32(d), m: F16::from_f32(m), qh, qs }
+    }
+}

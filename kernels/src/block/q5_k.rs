@@ -1,6 +1,11 @@
 //! Q5_K: blocks of 256.
 
-use super::F16;
+use super::q4_k::pack_low;
+use super::search::{AffineMethod, Grid};
+use super::{
+    Block, Block256, F16, Unpacked256, for_each_256, pack_scales_and_mins, scales_and_mins, twice,
+};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q5_K: 256 elements in 176 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -18,4 +23,61 @@ pub struct BlockQ5K {
     pub qs: [u8; 128],
 }
 
-const _: () = assert!(size_of::<BlockQ5K>() == 176 && align_of::<BlockQ5K>() == 1);
+impl Block for BlockQ5K {
+    const TY: GgmlType = GgmlType::Q5_K;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let q = METHOD.quantize::<32, 8>(x, importance);
+            let scales = pack_scales_and_mins(&q.scales, &q.mins);
+            let (qs, qh) = (pack_low(&q.codes), pack_fifth(&q.codes));
+            BlockQ5K { d: q.d, dmin: q.dmin, scales, qh, qs }
+        });
+    }
+}
+
+impl Block256 for BlockQ5K {
+    const HAS_MIN: bool = true;
+
+    /// Codes in 0..=31: low nibbles as in Q4_K; bit `j` of `qh[l]` is the fifth bit of element
+    /// `32j + l`.
+    fn unpack(&self) -> Unpacked256 {
+        let mut codes = [0; 256];
+        for (pair, (codes, qs)) in
+            codes.chunks_exact_mut(64).zip(self.qs.chunks_exact(32)).enumerate()
+        {
+            let (low, high) = codes.split_at_mut(32);
+            for (((low, high), q), fifth) in low.iter_mut().zip(high).zip(qs).zip(&self.qh) {
+                let fifth = fifth >> (2 * pair);
+                *low = (q & 15 | (fifth & 1) << 4) as i8;
+                *high = (q >> 4 | (fifth >> 1 & 1) << 4) as i8;
+            }
+        }
+        let packed = scales_and_mins(&self.scales);
+        Unpacked256 {
+            codes,
+            scales: twice(packed.map(|p| p.0)),
+            mins: twice(packed.map(|p| p.1)),
+            d: self.d.to_f32(),
+            dmin: self.dmin.to_f32(),
+        }
+    }
+}
+
+const METHOD: AffineMethod = AffineMethod {
+    code_max: 31.0,
+    scale_max: 63.0,
+    grid: Grid { first: -0.5, step: 0.1, steps: 15, absolute: false },
+    add_rms: true,
+    sigma2_factor: 2.0,
+};
+
+/// Bit `j` of byte `l` is the fifth bit of element `32j + l`.
+fn pack_fifth(codes: &[u8; 256]) -> [u8; 32] {
+    std::array::from_fn(|l| (0..8).fold(0, |byte, j| byte | codes[32 * j + l] >> 4 << j))
+}

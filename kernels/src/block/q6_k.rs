@@ -1,6 +1,8 @@
 //! Q6_K: blocks of 256.
 
-use super::F16;
+use super::search;
+use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q6_K: 256 elements in 210 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -16,4 +18,72 @@ pub struct BlockQ6K {
     pub d: F16,
 }
 
-const _: () = assert!(size_of::<BlockQ6K>() == 210 && align_of::<BlockQ6K>() == 1);
+impl Block for BlockQ6K {
+    const TY: GgmlType = GgmlType::Q6_K;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+
+    /// Without importances errors count by the square of the weight.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ6K]) {
+        for_each_256(x, importance, out, |x, importance| {
+            let groups = x.as_chunks::<16>().0;
+            let scales = std::array::from_fn(|g| {
+                let costs = match importance {
+                    Some(importance) => importance.as_chunks().0[g],
+                    None => groups[g].map(|x| x * x),
+                };
+                search::symmetric(&groups[g], &costs, CODES)
+            });
+            let (scales, d) = search::symmetric_scales(&scales, SCALES);
+            let codes = search::symmetric_codes(x, d, &scales, CODES).map(|q| (q + 32) as u8);
+            BlockQ6K { ql: pack_low(&codes), qh: pack_high(&codes), scales, d }
+        });
+    }
+}
+
+impl Block256 for BlockQ6K {
+    const HAS_MIN: bool = false;
+
+    /// Codes in -32..=31. Element `128h + 32j + l` has its low nibble in `ql[64h + 32(j % 2) + l]`
+    /// (low half of the byte for j < 2, high half after) and bits `2j` of `qh[32h + l]` on top.
+    fn unpack(&self) -> Unpacked256 {
+        let mut codes = [0; 256];
+        let halves = self.ql.chunks_exact(64).zip(self.qh.chunks_exact(32));
+        for (codes, (ql, qh)) in codes.chunks_exact_mut(128).zip(halves) {
+            for (j, plane) in codes.chunks_exact_mut(32).enumerate() {
+                let ql = &ql[32 * (j % 2)..][..32];
+                for ((code, low), high) in plane.iter_mut().zip(ql).zip(qh) {
+                    let low = (low >> (4 * (j / 2))) & 15;
+                    let high = (high >> (2 * j)) & 3;
+                    *code = (low | high << 4) as i8 - 32;
+                }
+            }
+        }
+        let scales = self.scales.map(i16::from);
+        Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
+    }
+}
+
+/// See [`BlockQ6K::unpack`].
+fn pack_low(codes: &[u8; 256]) -> [u8; 128] {
+    std::array::from_fn(|i| {
+        let low = 128 * (i / 64) + i % 64;
+        codes[low] & 15 | codes[low + 64] << 4
+    })
+}
+
+/// See [`BlockQ6K::unpack`].
+fn pack_high(codes: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| {
+        let (h, l) = (i / 32, i % 32);
+        (0..4).fold(0, |byte, j| byte | codes[128 * h + 32 * j + l] >> 4 << (2 * j))
+    })
+}
+
+/// Codes are -32..=31.
+const CODES: f32 = 32.0;
+/// Scales are -128..=127.
+const SCALES: f32 = 128.0;

@@ -1,6 +1,7 @@
 //! Q8_1: blocks of 32.
 
-use super::F16;
+use super::{Block, F16, search::extreme};
+use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_1: 32 elements in 36 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -14,4 +15,25 @@ pub struct BlockQ8_1 {
     pub qs: [i8; 32],
 }
 
-const _: () = assert!(size_of::<BlockQ8_1>() == 36 && align_of::<BlockQ8_1>() == 1);
+impl Block for BlockQ8_1 {
+    const TY: GgmlType = GgmlType::Q8_1;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = self.d.to_f32();
+        for (y, q) in out.iter_mut().zip(self.qs) {
+            *y = f32::from(q) * d;
+        }
+    }
+
+    /// As Q8_0, with the sum.
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_1]) {
+        for (x, block) in x.as_chunks::<32>().0.iter().zip(out) {
+            let d = extreme(x).abs() / 127.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            let qs = x.map(|x| (x * inverse).round() as i8);
+            let sum: i32 = qs.iter().map(|&q| i32::from(q)).sum();
+            *block = BlockQ8_1 { d: F16::from_f32(d), s: F16::from_f32(sum as f32 * d), qs };
+        }
+    }
+}

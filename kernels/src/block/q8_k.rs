@@ -1,5 +1,9 @@
 //! Q8_K: blocks of 256.
 
+use super::Block;
+use super::search::{extreme, nearest};
+use gguf_rs_lite::GgmlType;
+
 /// One block of Q8_K: 256 elements in 292 bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -12,4 +16,29 @@ pub struct BlockQ8K {
     pub bsums: [[u8; 2]; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ8K>() == 292 && align_of::<BlockQ8K>() == 1);
+impl Block for BlockQ8K {
+    const TY: GgmlType = GgmlType::Q8_K;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f32::from_le_bytes(self.d);
+        for (y, q) in out.iter_mut().zip(self.qs) {
+            *y = d * f32::from(q);
+        }
+    }
+
+    /// The weight of largest magnitude becomes -127, so the scale may be negative.
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8K]) {
+        for (x, block) in x.as_chunks::<256>().0.iter().zip(out) {
+            let max = extreme(x);
+            let inverse = if max == 0.0 { 0.0 } else { -127.0 / max };
+            let d = if max == 0.0 { 0.0 } else { 1.0 / inverse };
+            let qs = x.map(|x| nearest(inverse * x).clamp(-127.0, 127.0) as i8);
+            let groups = qs.as_chunks::<16>().0;
+            let bsums = std::array::from_fn(|i| {
+                groups[i].iter().map(|&q| i16::from(q)).sum::<i16>().to_le_bytes()
+            });
+            *block = BlockQ8K { d: d.to_le_bytes(), qs, bsums };
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Scales for a group of weights that lose least, by weighted least squares.
+//!
+//! Weights `x` become `scale * code` or `scale * code - min` with whole codes. Rounding makes the
+//! error a jagged function of the scale, so each method tries a grid of scales around the obvious
+//! one, gives every candidate's codes their best-fitting scale in closed form, and keeps the
+//! candidate of least error. Methods, grids and weights are those of ggml's reference quantizers
+//! (`ggml-quants.c`; I. Kawrakow, llama.cpp #1684 and #4861), sums in the same order, so files come
+//! out as good as everybody's. Cost: about 20 passes per group, 40 with an importance matrix.
+//!
+//! The importance of a column is the mean square of its activations: an error there counts so
+//! much more. NaN and infinity make useless codes but never a panic.
+
+use super::F16;
+
+/// A group whose largest magnitude is below this is all zero: its reciprocal would overflow.
+const ZERO: f32 = 1e-15;
+
+/// Most passes of the coordinate descents; few groups need more than three.
+const DESCENTS_MAX: usize = 5;
+
+/// `x` to the nearest whole number, ties to even; exact for |x| < 2^22, where this adds so much
+/// that no fraction bits are left. (`f32::round_ties_even` is a library call on plain x86-64.)
+pub(crate) fn nearest(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC) - MAGIC
+}
+
+/// The element of largest magnitude, the first of equals; NaN is passed over.
+pub(crate) fn extreme(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |max: f32, &x| if x.abs() > max.abs() { x } else { max })
+}
+
+/// The least and the largest element; NaN is passed over.
+pub(crate) fn range(x: &[f32]) -> (f32, f32) {
+    x.iter().fold((f32::MAX, f32::MIN), |(min, max), &x| {
+        (if x < min { x } else { min }, if x > max { x } else { max })
+    })
+}
+
+/// What an error at each element costs given the columns' importance: `w * sqrt(sigma2 + x^2)`.
+pub(crate) fn emphasize<const N: usize>(
+    x: &[f32; N],
+    importance: &[f32; N],
+    sigma2: f32,
+) -> [f32; N] {
+    std::array::from_fn(|i| importance[i] * (sigma2 + x[i] * x[i]).sqrt())
+}
+
+/// The sum of squares over the count.
+pub(crate) fn mean_square(x: &[f32]) -> f32 {
+    sum(x.iter().map(|x| x * x)) / x.len() as f32
+}
+
+/// The scale of `x ~ scale * code`, codes in `-n..=n - 1`: 19 candidates.
+pub(crate) fn symmetric<const N: usize>(x: &[f32; N], weights: &[f32; N], n: f32) -> f32 {
+    let max = extreme(x);
+    if max.abs() < ZERO {
+        return 0.0;
+    }
+    let fit = |n_tried: f32| {
+        let inverse = -n_tried / max;
+        let (mut xl, mut ll) = (0.0, 0.0);
+        for (&x, &w) in x.iter().zip(weights) {
+            let l = nearest(inverse * x).clamp(-n, n - 1.0);
+            xl += w * x * l;
+            ll += w * l * l;
+        }
+        (xl, ll)
+    };
+    let (xl, ll) = fit(n);
+    let mut scale = if ll == 0.0 { 0.0 } else { xl / ll };
+    let mut best = scale * xl;
+    for step in (-9..=9).filter(|&step| step != 0) {
+        let (xl, ll) = fit(n + 0.1 * step as f32);
+        // Least squares leave sum(w x^2) - xl^2 / ll.
+        if ll > 0.0 && xl * xl > best * ll {
+            scale = xl / ll;
+            best = scale * xl;
+        }
+    }
+    scale
+}
+
+/// As [`symmetric`], moving one code at a time as long as that helps; better for very few codes.
+pub(crate) fn symmetric_by_descent<const N: usize>(
+    x: &[f32; N],
+    weights: &[f32; N],
+    n: f32,
+) -> f32 {
+    let max = extreme(x);
+    if max.abs() < ZERO {
+        return 0.0;
+    }
+    let inverse = -n / max;
+    let mut codes = x.map(|x| nearest(inverse * x).clamp(-n, n - 1.0));
+    descend(x, weights, &mut codes, -n, n - 1.0)
+}
+
+/// Lowers the weighted error of `scale * codes` code by code; returns the scale.
+fn descend<const N: usize>(
+    x: &[f32; N],
+    weights: &[f32; N],
+    codes: &mut [f32; N],
+    least: f32,
+    most: f32,
+) -> f32 {
+    let (mut xl, mut ll) = (0.0, 0.0);
+    for i in 0..N {
+        xl += weights[i] * x[i] * codes[i];
+        ll += weights[i] * codes[i] * codes[i];
+    }
+    for _ in 0..DESCENTS_MAX {
+        let mut changed = false;
+        for i in 0..N {
+            // The sums without element i, and the code that their scale asks for.
+            let w = weights[i];
+            let mut new_xl = xl - w * x[i] * codes[i];
+            let mut new_ll = ll - w * codes[i] * codes[i];
+            if !(new_xl > 0.0 && new_ll > 0.0) {
+                continue;
+            }
+            let code = nearest(x[i] * new_ll / new_xl).clamp(least, most);
+            if code == codes[i] {
+                continue;
+            }
+            new_xl += w * x[i] * code;
+            new_ll += w * code * code;
+            if new_xl * new_xl * ll > xl * xl * new_ll {
+                (codes[i], xl, ll) = (code, new_xl, new_ll);
+                changed = true;
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    if ll > 0.0 { xl / ll } else { 0.0 }
+}
+
+/// Codes in `0..=n` and the scale of `x ~ scale * code` for non-negative `x`.
+fn unsigned<const N: usize>(x: &[f32; N], weights: &[f32; N], n: f32) -> ([u8; N], f32) {
+    let max = x.iter().fold(0.0, |max: f32, &x| max.max(x));
+    if max < ZERO {
+        return ([0; N], 0.0);
+    }
+    let error = |inverse: f32| {
+        let scale = 1.0 / inverse;
+        sum(x.iter().zip(weights).map(|(&x, &w)| {
+            let diff = x - scale * nearest(inverse * x).min(n);
+            w * diff * diff
+        }))
+    };
+    let mut inverse = n / max;
+    let mut best = error(inverse);
+    for step in (-4..=4).filter(|&step| step != 0) {
+        let tried = (0.1 * step as f32 + n) / max;
+        let error = error(tried);
+        if error < best {
+            (best, inverse) = (error, tried);
+        }
+    }
+    let mut codes = x.map(|x| nearest(inverse * x).clamp(0.0, n));
+    let scale = descend(x, weights, &mut codes, 0.0, n);
+    (codes.map(|code| code as u8), scale)
+}
+
+/// How [`affine`] searches: `steps + 1` candidates of `n + first + i * step` levels.
+#[derive(Clone, Copy)]
+pub(crate) struct Grid {
+    pub first: f32,
+    pub step: f32,
+    pub steps: usize,
+    /// Errors count by their magnitude, not their square: kinder to two-bit codes.
+    pub absolute: bool,
+}
+
+/// With an importance matrix, every type's.
+pub(crate) const FINE_GRID: Grid = Grid { first: -0.9, step: 0.05, steps: 36, absolute: false };
+
+/// The scale and the min >= 0 (unless all of `x` is equal) of `x ~ scale * code - min`, codes in
+/// `0..=n`.
+pub(crate) fn affine<const N: usize>(
+    x: &[f32; N],
+    weights: &[f32; N],
+    n: f32,
+    grid: &Grid,
+) -> (f32, f32) {
+    let (least, max) = range(x);
+    let least = if least > 0.0 { 0.0 } else { least };
+    let sum_w = sum(weights.iter().copied());
+    let sum_x = sum(x.iter().zip(weights).map(|(x, w)| w * x));
+    if max <= least {
+        return (0.0, -least);
+    }
+    let error = |codes: &[f32; N], scale: f32, min: f32| {
+        sum((0..N).map(|i| {
+            let diff = scale * codes[i] + min - x[i];
+            weights[i] * if grid.absolute { diff.abs() } else { diff * diff }
+        }))
+    };
+    let codes_of = |levels: f32, min: f32| {
+        let inverse = levels / (max - min);
+        x.map(|x| nearest(inverse * (x - min)).clamp(0.0, n))
+    };
+
+    let (mut scale, mut min) = (1.0 / (n / (max - least)), least);
+    let mut best = error(&codes_of(n, min), scale, min);
+    for i in 0..=grid.steps {
+        // From the best minimum so far, which moves the grid along.
+        let codes = codes_of(grid.first + grid.step * i as f32 + n, min);
+        let (mut sum_l, mut sum_ll, mut sum_xl) = (0.0, 0.0, 0.0);
+        for ((&l, &w), &x) in codes.iter().zip(weights).zip(x) {
+            sum_l += w * l;
+            sum_ll += w * l * l;
+            sum_xl += w * l * x;
+        }
+        let determinant = sum_w * sum_ll - sum_l * sum_l;
+        if determinant <= 0.0 {
+            continue;
+        }
+        let mut new_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
+        let mut new_min = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
+        if new_min > 0.0 {
+            new_min = 0.0;
+            new_scale = sum_xl / sum_ll;
+        }
+        let error = error(&codes, new_scale, new_min);
+        if error < best {
+            (best, scale, min) = (error, new_scale, new_min);
+        }
+    }
+    (scale, -min)
+}
+
+/// A super-block of `G` groups of `N` weights `d * scale * code - dmin * min`.
+pub(crate) struct AffineBlock<const G: usize> {
+    pub codes: [u8; 256],
+    pub scales: [u8; G],
+    pub mins: [u8; G],
+    pub d: F16,
+    pub dmin: F16,
+}
+
+/// How a type's super-blocks are searched.
+pub(crate) struct AffineMethod {
+    /// Largest code.
+    pub code_max: f32,
+    /// Largest scale and min.
+    pub scale_max: f32,
+    /// The grid without importances.
+    pub grid: Grid,
+    /// Without importances an error at `x` costs `|x|`, plus the group's RMS if this is set.
+    pub add_rms: bool,
+    /// With importances the variance counts this often against `x^2`.
+    pub sigma2_factor: f32,
+}
+
+impl AffineMethod {
+    /// Quantizes 256 weights; `N * G` must be 256.
+    pub fn quantize<const N: usize, const G: usize>(
+        &self,
+        x: &[f32; 256],
+        importance: Option<&[f32; 256]>,
+    ) -> AffineBlock<G> {
+        const { assert!(N * G == 256) };
+        let groups: &[[f32; N]] = x.as_chunks().0;
+        let (mut scales, mut mins, mut group_weights) = ([0.0; G], [0.0; G], [0.0; G]);
+        let sigma2 = self.sigma2_factor * sum(x.iter().map(|x| x * x)) / 256.0;
+        for (g, x) in groups.iter().enumerate() {
+            let (weights, grid) = match importance {
+                Some(w) => (emphasize(x, &w.as_chunks::<N>().0[g], sigma2), &FINE_GRID),
+                None => {
+                    let rms = if self.add_rms { mean_square(x).sqrt() } else { 0.0 };
+                    (x.map(|x| rms + x.abs()), &self.grid)
+                }
+            };
+            group_weights[g] = sum(weights.iter().copied());
+            (scales[g], mins[g]) = affine(x, &weights, self.code_max, grid);
+        }
+        let of_codes = |values: &[f32; G]| match importance {
+            Some(_) => unsigned(values, &group_weights, self.scale_max),
+            None => self.to_whole(values),
+        };
+        let ((scales, d), (mins, dmin)) = (of_codes(&scales), of_codes(&mins));
+        let (d, dmin) = (F16::from_f32(d), F16::from_f32(dmin));
+
+        let mut codes = [0; 256];
+        for (g, (x, codes)) in groups.iter().zip(codes.as_chunks_mut::<N>().0).enumerate() {
+            let scale = d.to_f32() * f32::from(scales[g]);
+            let min = dmin.to_f32() * f32::from(mins[g]);
+            if scale != 0.0 {
+                *codes = x.map(|x| nearest((x + min) / scale).clamp(0.0, self.code_max) as u8);
+            }
+        }
+        AffineBlock { codes, scales, mins, d, dmin }
+    }
+
+    /// Scales (or mins) as codes of a common one, the largest of them exact.
+    fn to_whole<const G: usize>(&self, values: &[f32; G]) -> ([u8; G], f32) {
+        let max = values.iter().fold(0.0, |max: f32, &v| if v > max { v } else { max });
+        if max <= 0.0 {
+            return ([0; G], 0.0);
+        }
+        let inverse = self.scale_max / max;
+        let codes = values.map(|v| nearest(inverse * v).clamp(0.0, self.scale_max) as u8);
+        (codes, max / self.scale_max)
+    }
+}
+
+/// Codes in `-n..=n - 1` of 16 groups of 16 weights `d * scale * code`.
+pub(crate) fn symmetric_codes(x: &[f32; 256], d: F16, scales: &[i8; 16], n: f32) -> [i8; 256] {
+    let mut codes = [0; 256];
+    let groups = x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0);
+    for ((x, codes), &scale) in groups.zip(scales) {
+        let scale = d.to_f32() * f32::from(scale);
+        if scale != 0.0 {
+            *codes = x.map(|x| nearest(x / scale).clamp(-n, n - 1.0) as i8);
+        }
+    }
+    codes
+}
+
+/// Signed scales as codes in `-n..=n - 1` of a common one, the extreme one exactly `-n`.
+pub(crate) fn symmetric_scales(scales: &[f32; 16], n: f32) -> ([i8; 16], F16) {
+    let max = extreme(scales);
+    if max.abs() < ZERO {
+        return ([0; 16], F16::default());
+    }
+    let inverse = -n / max;
+    let codes = scales.map(|s| nearest(inverse * s).clamp(-n, n - 1.0) as i8);
+    (codes, F16::from_f32(1.0 / inverse))
+}
+
+/// Signed scales as codes in `-n..=n - 1` of `d`.
+pub(crate) fn symmetric_scales_of(scales: &[f32; 16], d: F16, n: f32) -> [i8; 16] {
+    let d = d.to_f32();
+    if d == 0.0 {
+        return [0; 16];
+    }
+    scales.map(|s| nearest(s / d).clamp(-n, n - 1.0) as i8)
+}
+
+/// One addition after another from 0, as the reference adds.
+pub(crate) fn sum(x: impl Iterator<Item = f32>) -> f32 {
+    x.fold(0.0, |sum, x| sum + x)
+}

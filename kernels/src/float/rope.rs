@@ -1,0 +1,35 @@
+//! Rotary position embedding of one head (Su et al., arXiv 2104.09864).
+
+/// Which two dimensions turn together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RopePairing {
+    /// `2i` and `2i + 1`: as in the paper; llama.cpp's "norm".
+    Norm,
+    /// `i` and `i + n / 2` of the `n` rotated dimensions, as GPT-NeoX lays them out.
+    Neox,
+}
+
+/// Rotates the first `2 * cos.len()` dimensions of `x`; pair `i` by the angle of `cos[i]`, `sin[i]`.
+pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], pairing: RopePairing) {
+    let pairs = cos.len();
+    assert!(sin.len() == pairs && 2 * pairs <= x.len(), "pairs fit the head");
+    let x = &mut x[..2 * pairs];
+    let angles = cos.iter().zip(sin);
+    match pairing {
+        RopePairing::Norm => {
+            for (pair, (cos, sin)) in x.chunks_exact_mut(2).zip(angles) {
+                let (a, b) = (pair[0], pair[1]);
+                pair[0] = a * cos - b * sin;
+                pair[1] = a * sin + b * cos;
+            }
+        }
+        RopePairing::Neox => {
+            let (first, second) = x.split_at_mut(pairs);
+            for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                let (a, b) = (*x, *y);
+                *x = a * cos - b * sin;
+                *y = a * sin + b * cos;
+            }
+        }
+    }
+}
