@@ -87,6 +87,7 @@ impl Partial {
     }
 
     /// Bytes the whole will have.
+    #[cfg(feature = "hub")]
     pub fn total(&self) -> u64 {
         self.expected.bytes
     }
@@ -108,6 +109,7 @@ impl Partial {
     }
 
     /// The server's strong tag for the bytes that are here.
+    #[cfg(feature = "hub")]
     pub fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
     }

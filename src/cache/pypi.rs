@@ -117,8 +117,8 @@ fn spawn_pip(
         None if cfg!(windows) => vec!["py".into(), "python".into()],
         None => vec!["python3".into(), "python".into()],
     };
-    let (mut pythons, mut tried) = (names.into_iter(), Vec::new());
-    while let Some(python) = pythons.next() {
+    let mut tried = Vec::new();
+    for python in names {
         let stderr = complaint.try_clone().map_err(|e| CacheError::io("open", folder, e))?;
         let spawned = Command::new(&python)
             .args(["-m", "pip", "download", "--quiet", "--no-input", "--no-deps"])
