@@ -15,7 +15,7 @@ use teff::cache::{ALIASES, Cache, CacheError, ModelRef, Progress, Settings, Sile
 
 /// Big enough to be cut in the middle of several reads.
 const MODEL_BYTES: usize = 3 << 20;
-const GO_ON: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
 
 // ---------------------------------------------------------------- the hub
 
@@ -122,7 +122,8 @@ impl Hub {
             let (status, headers) = script.refusals.remove(0);
             return head(stream, status, &format!("Content-Length: 0\r\n{headers}"));
         }
-        let hop: usize = request.path.split("?hop=").nth(1).map_or(0, |n| n.parse().unwrap());
+        let hop: usize =
+            request.path.split("?hop=").nth(1).map_or(0, |n| n.parse().expect("a number"));
         if hop < script.redirects {
             let to = format!("Location: /storage?hop={}\r\nContent-Length: 0\r\n", hop + 1);
             return head(stream, 302, &to);
