@@ -1,0 +1,3 @@
+//! One integration binary: it links once, and its parts share their helpers.
+
+mod cache;
