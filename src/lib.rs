@@ -1,4 +1,11 @@
 //! teff runs GGUF language models on the CPUs people already own.
-
+pub mod backend;
 pub mod cache;
 pub mod cli;
+pub mod decoder;
+pub mod engine;
+pub mod kv;
+pub mod model;
+pub mod sample;
+pub mod tensor;
+pub mod text;
