@@ -2,3 +2,4 @@
 
 mod cache;
 mod fixture_model;
+mod layers;
