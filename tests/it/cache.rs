@@ -305,6 +305,36 @@ fn a_pull_mends_a_damaged_file_and_leaves_a_good_one() {
 }
 
 #[test]
+fn shards_come_together_and_are_taken_apart_together() {
+    let (hub, dir) = (Hub::start(gguf_bytes(1000), Script::default()), Dir::new());
+    let oid = hex(&hub.body);
+    let shard = |n| {
+        let path = format!("Q4_0/m-0000{n}-of-00002.gguf");
+        format!(r#"{{"type":"file","path":"{path}","size":1000,"lfs":{{"oid":"{oid}"}}}}"#)
+    };
+    *hub.listing.lock().expect("no panic") = format!("[{},{}]", shard(2), shard(1));
+    let cache = Cache::new(hub.settings(&dir));
+    let path = cache.resolve(&model(), &mut Silent, &GO_ON).expect("delivered");
+    assert_eq!(path, dir.0.join("hub/o/r/Q4_0/m-00001-of-00002.gguf"));
+    assert_eq!(hub.transfers().len(), 2);
+    let listed = cache.list();
+    let entry = listed.last().expect("listed");
+    assert_eq!((entry.bytes, entry.is_cached), (2000, true));
+    assert_eq!(entry.model, "hf:o/r:Q4_0/m-00001-of-00002.gguf");
+
+    // A lost shard is fetched again, the other one is not.
+    fs::remove_file(&path).expect("there");
+    assert!(!cache.list().last().expect("listed").is_cached);
+    cache.resolve(&model(), &mut Silent, &GO_ON).expect("mended");
+    assert_eq!(hub.transfers().len(), 3);
+    assert!(hub.transfers()[2].path.ends_with("/resolve/main/Q4_0/m-00001-of-00002.gguf"));
+
+    assert_eq!(cache.remove(&model()).expect("there").files, 2);
+    let gone = cache.remove(&model());
+    assert!(matches!(gone, Err(CacheError::NotCached { .. })), "{gone:?}");
+}
+
+#[test]
 fn redirects_are_followed_so_far() {
     delivers(Script { redirects: 3, ..Script::default() });
     let (hub, _, error) = fails(Script { redirects: usize::MAX, ..Script::default() });
