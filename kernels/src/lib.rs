@@ -1,3 +1,19 @@
 //! Arithmetic on slices: quantized dot products and float operations, specialized per CPU.
+//!
+//! [`KernelTable::detect`] picks the best level of the machine at run time; one generic binary
+//! serves all. Per weight type [`TypeKernels::matmul`] multiplies native GGUF rows with activations
+//! that [`KernelTable::pack`] has laid out as an [`ActPlan`] says; [`FloatOps`] is the rest of a
+//! transformer. The scalar level ([`block`], [`float`]) is the specification of every other.
+//!
+//! No threads, no files, no words of models; the only allocation is [`Scratch::new`].
+
+pub mod act;
 pub mod block;
 pub mod float;
+mod isa;
+pub mod table;
+
+pub use act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PANEL_TOKENS, ROWS_MAX};
+pub use float::{Activation, RopePairing};
+pub use isa::{Level, UnknownLevel};
+pub use table::{FloatOps, KernelTable, ROW_STEP, Scratch, TypeKernels};

@@ -129,6 +129,21 @@ impl GgmlType {
         TYPES.iter().map(|row| row.0).find(|ty| ty.id() == id)
     }
 
+    /// The name of a type that older files carry and ggml no longer reads.
+    pub fn withdrawn_name(id: u32) -> Option<&'static str> {
+        Some(match id {
+            4 => "Q4_2",
+            5 => "Q4_3",
+            31 => "Q4_0_4_4",
+            32 => "Q4_0_4_8",
+            33 => "Q4_0_8_8",
+            36 => "IQ4_NL_4_4",
+            37 => "IQ4_NL_4_8",
+            38 => "IQ4_NL_8_8",
+            _ => return None,
+        })
+    }
+
     /// The type of a name such as `Q4_K`; letters of either case.
     pub fn from_name(name: &str) -> Option<GgmlType> {
         TYPES.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
@@ -161,7 +176,7 @@ impl GgmlType {
     /// Bytes of `n` elements; `None` if `n` is no multiple of the block or the product overflows.
     pub fn bytes_of(self, n: u64) -> Option<u64> {
         let block = self.block_len() as u64;
-        if n % block != 0 {
+        if !n.is_multiple_of(block) {
             return None;
         }
         (n / block).checked_mul(self.block_bytes() as u64)

@@ -1,3 +1,27 @@
 //! Bytes <-> GGUF: a zero-copy reader and a streaming writer.
+//!
+//! The reader maps a file, checks all of it but the tensors' values once, and hands out views:
+//! versions 1, 2 and 3, little- and big-endian, split models. The crate knows no architecture,
+//! does no arithmetic on weights and starts no threads. It never panics on bytes, and
+//! [`Limits`] bound what a file can make it allocate.
+
+mod byte_order;
+mod cursor;
+mod error;
+mod file;
 mod ggml_type;
+mod limits;
+mod mapped;
+mod metadata;
+mod split;
+mod tensor_info;
+mod writer;
+
+pub use byte_order::{ByteOrder, swap_tensor_bytes};
+pub use error::{Error, Fault, Item, ShardFault};
+pub use file::GgufFile;
 pub use ggml_type::GgmlType;
+pub use limits::Limits;
+pub use metadata::{Array, Value, ValueType};
+pub use tensor_info::TensorInfo;
+pub use writer::{DataWriter, GgufWriter, OwnedArray, OwnedValue, WriteOptions};

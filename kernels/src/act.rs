@@ -1,0 +1,345 @@
+//! Activations: how the input rows of a matrix product are quantized and laid out.
+//!
+//! Up to [`ROWS_MAX`] tokens, as in decoding, a *unit* is the row of one token in its natural
+//! order. More tokens, as in prefill, go into panels: a unit is [`PANEL_TOKENS`] tokens side by
+//! side, so that a vector register holds one token per lane and no kernel ever adds across lanes.
+//! Float weights always take rows.
+//!
+//! **Quantization** of a block (32 or 256 elements): `d = amax / 127`, `q = x * (127 / amax)`
+//! rounded to nearest, ties to even; so `-127 <= q <= 127`. A block of zeros, or of numbers so
+//! small (`amax` below about 4e-37) that `127 / amax` overflows, has `d = 0` and `q = 0`. A block
+//! with a NaN or an infinity has `d = NaN` and `q = 0`: its products are NaN, not silently finite.
+//!
+//! **Buffers of a unit**, `b` counting blocks:
+//!
+//! | | `q` | `d` | `s` |
+//! |---|---|---|---|
+//! | Rows, Q8x32 | `[cols]` | `[b]` | `[b]` sums of the 32 codes |
+//! | Rows, Q8x256 | `[cols]` | `[b]` | `[b][24]`: 16 sums of 16 codes, then 8 sums of 32 |
+//! | Panels, Q8x32 | `[cols / 4][8 tokens][4]`, plus 128 | `[b][8]` | `[b][8]` |
+//! | Panels, Q8x256 | likewise | `[b][8]` | `[b][12][8][2]`: 4 pairs of sums of 32, 8 pairs of 16 |
+//!
+//! Codes of a panel are stored plus 128, as the unsigned operand of `vpmaddubsw`; the padding of
+//! a last panel is tokens of zeros.
+
+use gguf_rs_lite::GgmlType;
+use std::ops::Range;
+
+/// The most tokens that are laid out as rows: from here on panels are faster.
+pub const ROWS_MAX: usize = 4;
+
+/// Tokens in a panel: the 32-bit lanes of a 256-bit register.
+pub const PANEL_TOKENS: usize = 8;
+
+/// Sums that go with 256 codes of one token.
+pub(crate) const SUMS_256: usize = 24;
+
+/// How an input row is quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActFormat {
+    /// Not at all.
+    F32,
+    /// 8 bits with a scale per 32, for types in blocks of 32.
+    Q8x32,
+    /// 8 bits with a scale per 256, for the k-quants.
+    Q8x256,
+}
+
+impl ActFormat {
+    /// Elements under one scale.
+    pub const fn block_len(self) -> usize {
+        match self {
+            ActFormat::F32 => 1,
+            ActFormat::Q8x32 => 32,
+            ActFormat::Q8x256 => 256,
+        }
+    }
+
+    /// The format that rows of a weight type are multiplied with.
+    pub fn of(ty: GgmlType) -> ActFormat {
+        match ty.block_len() {
+            1 => ActFormat::F32,
+            32 => ActFormat::Q8x32,
+            _ => ActFormat::Q8x256,
+        }
+    }
+}
+
+/// What a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// One token.
+    Rows,
+    /// [`PANEL_TOKENS`] tokens.
+    Panels,
+}
+
+/// The layout of `n_tokens` input rows of `cols` elements. Lengths are in elements, per unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ActPlan {
+    /// How each row is quantized.
+    pub format: ActFormat,
+    /// Elements of a row, a multiple of `format.block_len()`.
+    pub cols: usize,
+    /// Rows.
+    pub n_tokens: usize,
+}
+
+impl ActPlan {
+    /// Panics if `cols` is no whole number of blocks.
+    pub fn new(format: ActFormat, cols: usize, n_tokens: usize) -> ActPlan {
+        assert!(cols.is_multiple_of(format.block_len()), "rows of whole {format:?} blocks");
+        ActPlan { format, cols, n_tokens }
+    }
+
+    /// What a unit is.
+    pub fn layout(&self) -> Layout {
+        match self.format {
+            ActFormat::F32 => Layout::Rows,
+            _ if self.n_tokens <= ROWS_MAX => Layout::Rows,
+            _ => Layout::Panels,
+        }
+    }
+
+    /// Units that hold all tokens.
+    pub fn units(&self) -> usize {
+        self.n_tokens.div_ceil(self.unit_tokens())
+    }
+
+    /// The tokens of a unit; the last panel may have fewer than [`PANEL_TOKENS`].
+    pub fn tokens_of(&self, unit: usize) -> Range<usize> {
+        let first = unit * self.unit_tokens();
+        first..self.n_tokens.min(first + self.unit_tokens())
+    }
+
+    /// Codes.
+    pub fn q_len(&self) -> usize {
+        match self.format {
+            ActFormat::F32 => 0,
+            _ => self.cols * self.unit_tokens(),
+        }
+    }
+
+    /// Scales.
+    pub fn d_len(&self) -> usize {
+        match self.format {
+            ActFormat::F32 => 0,
+            _ => self.blocks() * self.unit_tokens(),
+        }
+    }
+
+    /// Sums.
+    pub fn s_len(&self) -> usize {
+        match self.format {
+            ActFormat::F32 => 0,
+            ActFormat::Q8x32 => self.blocks() * self.unit_tokens(),
+            ActFormat::Q8x256 => self.blocks() * self.unit_tokens() * SUMS_256,
+        }
+    }
+
+    /// Floats.
+    pub fn x_len(&self) -> usize {
+        match self.format {
+            ActFormat::F32 => self.cols,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.cols / self.format.block_len()
+    }
+
+    /// The unit of a token and its place there.
+    fn place(&self, token: usize) -> (usize, usize) {
+        (token / self.unit_tokens(), token % self.unit_tokens())
+    }
+
+    fn unit_tokens(&self) -> usize {
+        match self.layout() {
+            Layout::Rows => 1,
+            Layout::Panels => PANEL_TOKENS,
+        }
+    }
+}
+
+/// The four buffers of one unit, to be written; those a format does not use are empty.
+#[derive(Debug)]
+pub struct ActUnit<'a> {
+    /// Codes, `plan.q_len()`.
+    pub q: &'a mut [i8],
+    /// Scales, `plan.d_len()`.
+    pub d: &'a mut [f32],
+    /// Sums of codes, `plan.s_len()`.
+    pub s: &'a mut [i16],
+    /// Floats, `plan.x_len()`.
+    pub x: &'a mut [f32],
+}
+
+impl ActUnit<'_> {
+    /// Panics unless the buffers have the plan's lengths and `x` holds the tokens of one unit.
+    pub(crate) fn check(&self, plan: &ActPlan, x: &[f32]) {
+        assert!(self.q.len() == plan.q_len(), "codes of a unit");
+        assert!(self.d.len() == plan.d_len(), "scales of a unit");
+        assert!(self.s.len() == plan.s_len(), "sums of a unit");
+        assert!(self.x.len() == plan.x_len(), "floats of a unit");
+        let tokens = 1..=plan.unit_tokens();
+        assert!(tokens.into_iter().any(|n| x.len() == n * plan.cols), "rows of the unit's tokens");
+    }
+}
+
+/// All units of a plan, each buffer contiguous.
+#[derive(Clone, Copy, Debug)]
+pub struct Acts<'a> {
+    /// The layout.
+    pub plan: &'a ActPlan,
+    /// Codes.
+    pub q: &'a [i8],
+    /// Scales.
+    pub d: &'a [f32],
+    /// Sums of codes.
+    pub s: &'a [i16],
+    /// Floats.
+    pub x: &'a [f32],
+}
+
+impl Acts<'_> {
+    /// Panics unless the buffers have the plan's lengths.
+    pub(crate) fn check(&self) {
+        let (plan, units) = (self.plan, self.plan.units());
+        assert!(plan.cols.is_multiple_of(plan.format.block_len()), "rows of whole blocks");
+        assert!(self.q.len() == units * plan.q_len(), "codes of all units");
+        assert!(self.d.len() == units * plan.d_len(), "scales of all units");
+        assert!(self.s.len() == units * plan.s_len(), "sums of all units");
+        assert!(self.x.len() == units * plan.x_len(), "floats of all units");
+    }
+
+    /// The codes of one token's block.
+    pub(crate) fn codes<const LEN: usize>(&self, token: usize, block: usize) -> [i8; LEN] {
+        let (unit, lane) = self.plan.place(token);
+        let q = &self.q[unit * self.plan.q_len()..];
+        match self.plan.layout() {
+            Layout::Rows => std::array::from_fn(|k| q[block * LEN + k]),
+            Layout::Panels => {
+                let q = &q[block * LEN * PANEL_TOKENS..][..LEN * PANEL_TOKENS];
+                std::array::from_fn(|k| q[k / 4 * 4 * PANEL_TOKENS + lane * 4 + k % 4] ^ -128)
+            }
+        }
+    }
+
+    /// The scale of one token's block.
+    pub(crate) fn scale(&self, token: usize, block: usize) -> f32 {
+        let (unit, lane) = self.plan.place(token);
+        self.d[unit * self.plan.d_len() + block * self.plan.unit_tokens() + lane]
+    }
+
+    /// The sum of the codes of one token's block of 32.
+    pub(crate) fn sum_of_32(&self, token: usize, block: usize) -> i16 {
+        let (unit, lane) = self.plan.place(token);
+        self.s[unit * self.plan.s_len() + block * self.plan.unit_tokens() + lane]
+    }
+
+    /// The sums of 16 codes each of one token's block of 256.
+    pub(crate) fn sums_of_16(&self, token: usize, block: usize) -> [i16; 16] {
+        let (unit, lane) = self.plan.place(token);
+        let tokens = self.plan.unit_tokens();
+        let s = &self.s[unit * self.plan.s_len() + block * SUMS_256 * tokens..];
+        match self.plan.layout() {
+            Layout::Rows => std::array::from_fn(|i| s[i]),
+            Layout::Panels => {
+                let of_16 = &s[8 * PANEL_TOKENS..];
+                std::array::from_fn(|i| of_16[i / 2 * 2 * PANEL_TOKENS + lane * 2 + i % 2])
+            }
+        }
+    }
+}
+
+/// Quantizes and lays out the tokens of one unit; [`ActUnit::check`] has passed.
+pub(crate) fn pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
+    match (plan.format, plan.layout()) {
+        (ActFormat::F32, _) => unit.x.copy_from_slice(x),
+        (ActFormat::Q8x32, Layout::Rows) => pack_row::<32, 1>(x, unit),
+        (ActFormat::Q8x256, Layout::Rows) => pack_row::<256, SUMS_256>(x, unit),
+        (ActFormat::Q8x32, Layout::Panels) => pack_panel::<32, 1>(plan, x, unit),
+        (ActFormat::Q8x256, Layout::Panels) => pack_panel::<256, SUMS_256>(plan, x, unit),
+    }
+}
+
+fn pack_row<const LEN: usize, const SUMS: usize>(x: &[f32], unit: ActUnit<'_>) {
+    let (x, _) = x.as_chunks::<LEN>();
+    let (q, _) = unit.q.as_chunks_mut::<LEN>();
+    let (s, _) = unit.s.as_chunks_mut::<SUMS>();
+    for (((x, q), d), s) in x.iter().zip(q).zip(unit.d).zip(s) {
+        *d = quantize_block(x, q);
+        sums(q, s);
+    }
+}
+
+fn pack_panel<const LEN: usize, const SUMS: usize>(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
+    unit.q.fill(-128);
+    unit.d.fill(0.0);
+    unit.s.fill(0);
+    for (lane, x) in x.chunks_exact(plan.cols).enumerate() {
+        let (x, _) = x.as_chunks::<LEN>();
+        for (b, x) in x.iter().enumerate() {
+            let (mut q, mut s) = ([0; LEN], [0; SUMS]);
+            unit.d[b * PANEL_TOKENS + lane] = quantize_block(x, &mut q);
+            sums(&q, &mut s);
+            let panel = &mut unit.q[b * LEN * PANEL_TOKENS..][..LEN * PANEL_TOKENS];
+            for (group, q) in panel.chunks_exact_mut(4 * PANEL_TOKENS).zip(q.chunks_exact(4)) {
+                for (out, q) in group[4 * lane..].iter_mut().zip(q) {
+                    *out = q ^ -128;
+                }
+            }
+            store_sums(&s, lane, &mut unit.s[b * SUMS * PANEL_TOKENS..][..SUMS * PANEL_TOKENS]);
+        }
+    }
+}
+
+/// Places the sums of one token's block into a panel's `[12][8][2]` or `[8]`.
+pub(crate) fn store_sums(s: &[i16], lane: usize, panel: &mut [i16]) {
+    let [sum] = s else {
+        let (of_16, of_32) = s.split_at(16);
+        let pairs = of_32.chunks_exact(2).chain(of_16.chunks_exact(2));
+        for (out, pair) in panel.chunks_exact_mut(2 * PANEL_TOKENS).zip(pairs) {
+            out[2 * lane..2 * lane + 2].copy_from_slice(pair);
+        }
+        return;
+    };
+    panel[lane] = *sum;
+}
+
+/// Writes the codes of one block, returns its scale.
+fn quantize_block(x: &[f32], q: &mut [i8]) -> f32 {
+    // As integers magnitudes order as floats do, with infinity and NaN on top.
+    let amax = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    let (d, factor) = scale_of(f32::from_bits(amax));
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = if factor == 0.0 { 0 } else { (x * factor).round_ties_even() as i8 };
+    }
+    d
+}
+
+/// The scale `d` of a block and the factor from its elements to codes; 0 if all codes are 0.
+pub(crate) fn scale_of(amax: f32) -> (f32, f32) {
+    let factor = 127.0 / amax;
+    if !amax.is_finite() {
+        (f32::NAN, 0.0)
+    } else if factor.is_finite() {
+        (amax / 127.0, factor)
+    } else {
+        (0.0, 0.0)
+    }
+}
+
+/// The sums that go with the codes of a block: see the table of this file.
+fn sums(q: &[i8], s: &mut [i16]) {
+    let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum();
+    match s {
+        [s] => *s = sum(q),
+        _ => {
+            for (s, q) in s.iter_mut().zip(q.chunks_exact(16).chain(q.chunks_exact(32))) {
+                *s = sum(q);
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What a CPU can do, and the kernels that use it: a folder per level, a file per algorithm.
+//!
+//! A level's kernels are safe functions with `#[target_feature]`. They are called through the
+//! function pointers of one table, which [`crate::table`] hands out only against the level's
+//! token; a token exists only if [`detect`] has found the features.
+
+use std::fmt;
+use std::str::FromStr;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+pub(crate) mod detect;
+pub(crate) mod scalar;
+
+/// Sets of instructions, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Any CPU.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
+    Avx2,
+}
+
+impl Level {
+    /// All levels, worst first.
+    pub const ALL: [Level; 2] = [Level::Scalar, Level::Avx2];
+
+    /// The spelling of [`Level::from_str`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no level's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownLevel(pub String);
+
+impl fmt::Display for UnknownLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown instruction set \"{}\", known are:", self.0)?;
+        Level::ALL.iter().try_for_each(|level| write!(f, " {level}"))
+    }
+}
+
+impl std::error::Error for UnknownLevel {}
+
+impl FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(name: &str) -> Result<Level, UnknownLevel> {
+        let found = Level::ALL.into_iter().find(|level| level.name() == name);
+        found.ok_or_else(|| UnknownLevel(name.to_owned()))
+    }
+}

@@ -1,0 +1,63 @@
+//! Matrix products for any CPU: every block unpacked once, then walked by all tokens.
+//!
+//! The specification of the integer levels (bit for bit) and of the float ones (to rounding).
+
+use crate::act::Acts;
+use crate::block::{Block32, Block256, Float, as_blocks, dot_float};
+use crate::table::Scratch;
+
+/// Weights in blocks of 32.
+pub(crate) fn matmul_32<B: Block32>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    _: &mut Scratch,
+    y: &mut [f32],
+) {
+    y.fill(0.0);
+    for (r, row) in as_blocks::<B>(w).chunks_exact(acts.plan.blocks()).enumerate() {
+        for (b, block) in row.iter().enumerate() {
+            let block = block.unpack();
+            for (t, y) in y[r..].iter_mut().step_by(n_rows).enumerate() {
+                let q = acts.codes::<32>(t, b);
+                *y = block.step::<B>(*y, &q, acts.scale(t, b), acts.sum_of_32(t, b));
+            }
+        }
+    }
+}
+
+/// Weights in blocks of 256.
+pub(crate) fn matmul_256<B: Block256>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    _: &mut Scratch,
+    y: &mut [f32],
+) {
+    y.fill(0.0);
+    for (r, row) in as_blocks::<B>(w).chunks_exact(acts.plan.blocks()).enumerate() {
+        for (b, block) in row.iter().enumerate() {
+            let block = block.unpack();
+            for (t, y) in y[r..].iter_mut().step_by(n_rows).enumerate() {
+                let q = acts.codes::<256>(t, b);
+                *y = block.step::<B>(*y, &q, acts.scale(t, b), &acts.sums_of_16(t, b));
+            }
+        }
+    }
+}
+
+/// Float weights.
+pub(crate) fn matmul_float<W: Float>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    _: &mut Scratch,
+    y: &mut [f32],
+) {
+    let cols = acts.plan.cols;
+    for (r, row) in as_blocks::<W>(w).chunks_exact(cols).enumerate() {
+        for (t, x) in acts.x.chunks_exact(cols).enumerate() {
+            y[t * n_rows + r] = dot_float(row, x);
+        }
+    }
+}

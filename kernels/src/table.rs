@@ -1,0 +1,238 @@
+//! Function pointers per weight type and per float operation, one table per level.
+//!
+//! Only this file and `isa` know what may run where. Every pointer a caller can reach was put into
+//! its table against the token of the table's level, and every call of a kernel goes through a
+//! method here that has asserted the lengths; a wrong length is a broken invariant and panics.
+
+use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts};
+use crate::block::{self, Block, Block32, Block256, Float};
+use crate::float::{self, Activation, RopePairing};
+use crate::isa::{Level, UnknownLevel, scalar};
+use gguf_rs_lite::GgmlType;
+
+/// Chunks of rows that are a multiple of this leave no lane of any kernel idle.
+pub const ROW_STEP: usize = 24;
+
+/// The name of the environment variable that lowers the level.
+const TEFF_ISA: &str = "TEFF_ISA";
+
+/// All kernels of one level.
+#[derive(Debug)]
+pub struct KernelTable {
+    pub(crate) level: Level,
+    pub(crate) types: &'static [TypeKernels],
+    pub(crate) float: FloatOps,
+    pub(crate) pack: PackFn,
+}
+
+pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
+pub(crate) type MatmulFn = fn(&[u8], usize, &Acts<'_>, &mut Scratch, &mut [f32]);
+
+impl KernelTable {
+    /// The best this CPU has, unless the environment variable `TEFF_ISA` names a lower level. A
+    /// name that is no level's is passed over: [`KernelTable::from_env`] tells.
+    pub fn detect() -> &'static KernelTable {
+        KernelTable::from_env().unwrap_or_else(|_| KernelTable::at_most(Level::Avx2))
+    }
+
+    /// As [`KernelTable::detect`], with an error if `TEFF_ISA` names no level.
+    pub fn from_env() -> Result<&'static KernelTable, UnknownLevel> {
+        match std::env::var_os(TEFF_ISA) {
+            None => Ok(KernelTable::at_most(Level::Avx2)),
+            Some(name) => Ok(KernelTable::at_most(name.to_string_lossy().parse()?)),
+        }
+    }
+
+    /// The best level of this CPU that is not above `level`.
+    pub fn at_most(level: Level) -> &'static KernelTable {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => match crate::isa::detect::Avx2::new() {
+                Some(token) => crate::isa::avx2::table(token),
+                None => &SCALAR,
+            },
+            _ => &SCALAR,
+        }
+    }
+
+    /// The level of the table; single types may run below it: [`TypeKernels::level`].
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The kernels of a weight type; `None` if it has none.
+    pub fn types(&self, ty: GgmlType) -> Option<&TypeKernels> {
+        self.types.iter().find(|kernels| kernels.ty == ty)
+    }
+
+    /// The float operations.
+    pub fn float(&self) -> &FloatOps {
+        &self.float
+    }
+
+    /// Quantizes and lays out one unit of a plan; `x` is `[tokens of the unit][cols]`. Costs about
+    /// 0.1 ns per element with AVX2.
+    pub fn pack(&self, plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
+        unit.check(plan, x);
+        (self.pack)(plan, x, unit);
+    }
+}
+
+/// What one level does with one weight type.
+#[derive(Clone, Copy, Debug)]
+pub struct TypeKernels {
+    /// The weight type.
+    pub ty: GgmlType,
+    /// The level its matrix product runs at.
+    pub level: Level,
+    /// The format of its activations.
+    pub act: ActFormat,
+    pub(crate) matmul: MatmulFn,
+    pub(crate) dequantize: fn(&[u8], &mut [f32]),
+}
+
+impl TypeKernels {
+    /// The values of whole blocks.
+    pub fn dequantize(&self, blocks: &[u8], out: &mut [f32]) {
+        (self.dequantize)(blocks, out);
+    }
+
+    /// `y[t * n_rows + r] = W[r] . x[t]` for all tokens of `acts`; `w` is `n_rows` contiguous rows
+    /// of `acts.plan.cols` elements as in the file.
+    ///
+    /// The bits of an element do not depend on the other rows and tokens of the call. Chunks that
+    /// are a multiple of [`ROW_STEP`] rows are the fastest.
+    pub fn matmul(
+        &self,
+        w: &[u8],
+        n_rows: usize,
+        acts: &Acts<'_>,
+        scratch: &mut Scratch,
+        y: &mut [f32],
+    ) {
+        let plan = acts.plan;
+        assert!(plan.format == self.act, "activations in the type's format");
+        let row_bytes = plan.cols / self.ty.block_len() * self.ty.block_bytes();
+        assert!(w.len() == n_rows * row_bytes, "whole rows");
+        assert!(y.len() == n_rows * plan.n_tokens, "an output per row and token");
+        acts.check();
+        if !y.is_empty() {
+            (self.matmul)(w, n_rows, acts, scratch, y);
+        }
+    }
+}
+
+/// The float operations of a transformer. Lengths that do not fit panic; formulas and the order of
+/// sums are those of [`crate::float`]'s functions of the same names.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::type_complexity, reason = "the signatures are the documentation")]
+pub struct FloatOps {
+    /// `(x, weight, eps, out)`.
+    pub rms_norm: fn(&[f32], Option<&[f32]>, f32, &mut [f32]),
+    /// `(x, weight, bias, eps, out)`.
+    pub layer_norm: fn(&[f32], Option<&[f32]>, Option<&[f32]>, f32, &mut [f32]),
+    /// `x = f(x)`.
+    pub act: fn(Activation, &mut [f32]),
+    /// `(f, gate, up, out)`: `out = f(gate) * up`.
+    pub glu: fn(Activation, &[f32], &[f32], &mut [f32]),
+    /// `(x, cos, sin, pairing)`: rotates the first `2 * cos.len()` dimensions of one head.
+    pub rope: fn(&mut [f32], &[f32], &[f32], RopePairing),
+    /// `(y, x)`: `y += x`.
+    pub add: fn(&mut [f32], &[f32]),
+    /// `(y, f)`: `y *= f`.
+    pub scale: fn(&mut [f32], f32),
+    /// `(y, x, f)`: `y += x * f`.
+    pub add_scaled: fn(&mut [f32], &[f32], f32),
+    /// `a . b`.
+    pub dot: fn(&[f32], &[f32]) -> f32,
+    /// `(q: [n_q][dim], k: [n_keys][dim], dim, scale, out: [n_q][n_keys])`.
+    pub scores_f32: fn(&[f32], &[f32], usize, f32, &mut [f32]),
+    /// As `scores_f32`, keys as the bits of halves.
+    pub scores_f16: fn(&[f32], &[u16], usize, f32, &mut [f32]),
+    /// `(p: [n_q][n_keys], v: [n_keys][dim], dim, acc: [n_q][dim])`: `acc += p . v`.
+    pub weighted_sum_f32: fn(&[f32], &[f32], usize, &mut [f32]),
+    /// As `weighted_sum_f32`, values as the bits of halves.
+    pub weighted_sum_f16: fn(&[f32], &[u16], usize, &mut [f32]),
+    /// `(x, max)`: `x = exp(x - max)`, returns the sum.
+    pub exp_sum: fn(&mut [f32], f32) -> f32,
+    /// The largest element; `-inf` of none.
+    pub max: fn(&[f32]) -> f32,
+    /// `x = exp(x) / sum(exp(x))`.
+    pub softmax: fn(&mut [f32]),
+    /// Halves to singles.
+    pub f16_to_f32: fn(&[u16], &mut [f32]),
+    /// Singles to halves.
+    pub f32_to_f16: fn(&[f32], &mut [u16]),
+}
+
+/// Where a thread unpacks weights; allocated once.
+#[derive(Debug)]
+pub struct Scratch {}
+
+impl Scratch {
+    /// For rows of at most `max_cols` elements.
+    pub fn new(_max_cols: usize) -> Scratch {
+        Scratch {}
+    }
+}
+
+static SCALAR: KernelTable = KernelTable {
+    level: Level::Scalar,
+    types: &SCALAR_TYPES,
+    float: SCALAR_FLOAT,
+    pack: act::pack,
+};
+
+pub(crate) static SCALAR_TYPES: [TypeKernels; 13] = [
+    floats::<block::F32>(),
+    floats::<block::F16>(),
+    floats::<block::Bf16>(),
+    blocks_32::<block::BlockQ4_0>(),
+    blocks_32::<block::BlockQ4_1>(),
+    blocks_32::<block::BlockQ5_0>(),
+    blocks_32::<block::BlockQ5_1>(),
+    blocks_32::<block::BlockQ8_0>(),
+    blocks_256::<block::BlockQ2K>(),
+    blocks_256::<block::BlockQ3K>(),
+    blocks_256::<block::BlockQ4K>(),
+    blocks_256::<block::BlockQ5K>(),
+    blocks_256::<block::BlockQ6K>(),
+];
+
+pub(crate) const SCALAR_FLOAT: FloatOps = FloatOps {
+    rms_norm: float::rms_norm,
+    layer_norm: float::layer_norm,
+    act: float::act,
+    glu: float::glu,
+    rope: float::rope,
+    add: float::add,
+    scale: float::scale,
+    add_scaled: float::add_scaled,
+    dot: float::dot,
+    scores_f32: float::scores_f32,
+    scores_f16: float::scores_f16,
+    weighted_sum_f32: float::weighted_sum_f32,
+    weighted_sum_f16: float::weighted_sum_f16,
+    exp_sum: float::exp_sum,
+    max: float::max,
+    softmax: float::softmax,
+    f16_to_f32: float::f16_to_f32,
+    f32_to_f16: float::f32_to_f16,
+};
+
+pub(crate) const fn floats<W: Float>() -> TypeKernels {
+    kernels::<W>(ActFormat::F32, scalar::matmul_float::<W>)
+}
+
+pub(crate) const fn blocks_32<B: Block32>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, scalar::matmul_32::<B>)
+}
+
+pub(crate) const fn blocks_256<B: Block256>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x256, scalar::matmul_256::<B>)
+}
+
+const fn kernels<B: Block>(act: ActFormat, matmul: MatmulFn) -> TypeKernels {
+    let dequantize = block::dequantize_row::<B>;
+    TypeKernels { ty: B::TY, level: Level::Scalar, act, matmul, dequantize }
+}

@@ -1,0 +1,329 @@
+//! Matrix products of every level this CPU has, on random and extreme blocks, against the scalar
+//! level; and the promise that no result depends on batch, layout or chunking.
+
+use gguf_rs_lite::GgmlType;
+use teff_kernels::{
+    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, ROWS_MAX, Scratch, TypeKernels,
+};
+
+const TYPES: [GgmlType; 13] = [
+    GgmlType::F32,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::Q8_0,
+    GgmlType::Q2_K,
+    GgmlType::Q3_K,
+    GgmlType::Q4_K,
+    GgmlType::Q5_K,
+    GgmlType::Q6_K,
+];
+
+/// Every level of this CPU.
+fn tables() -> Vec<&'static KernelTable> {
+    let mut tables: Vec<_> = Level::ALL.into_iter().map(KernelTable::at_most).collect();
+    tables.dedup_by_key(|table| table.level());
+    tables
+}
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 33) as usize % n
+    }
+
+    /// In -1..1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// What the blocks of a matrix are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Blocks {
+    /// Random codes, scales near 0.1.
+    Tame,
+    /// Random bits, NaN and infinity of the scales included.
+    Any,
+    /// One byte everywhere, with tame scales.
+    Filled(u8),
+}
+
+/// Where the halves of a block are that scale it.
+fn halves(ty: GgmlType) -> &'static [usize] {
+    match ty {
+        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+        GgmlType::Q2_K => &[80, 82],
+        GgmlType::Q3_K => &[108],
+        GgmlType::Q6_K => &[208],
+        _ => &[],
+    }
+}
+
+fn weights(ty: GgmlType, rows: usize, cols: usize, kind: Blocks, random: &mut Random) -> Vec<u8> {
+    let mut w = Vec::new();
+    for _ in 0..rows * cols / ty.block_len() {
+        let start = w.len();
+        match (ty, kind) {
+            (_, Blocks::Filled(byte)) => w.resize(start + ty.block_bytes(), byte),
+            (GgmlType::F32, Blocks::Tame) => w.extend(random.float().to_le_bytes()),
+            (GgmlType::F16, Blocks::Tame) => {
+                w.extend(half::f16::from_f32(random.float()).to_le_bytes())
+            }
+            (GgmlType::BF16, Blocks::Tame) => {
+                w.extend(half::bf16::from_f32(random.float()).to_le_bytes())
+            }
+            _ => w.extend((0..ty.block_bytes()).map(|_| random.next() as u8)),
+        }
+        if kind != Blocks::Any {
+            for at in halves(ty) {
+                let scale = half::f16::from_f32(0.1 * random.float());
+                w[start + at..start + at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+    }
+    w
+}
+
+/// The packed rows of `x`.
+struct Packed {
+    plan: ActPlan,
+    q: Vec<i8>,
+    d: Vec<f32>,
+    s: Vec<i16>,
+    x: Vec<f32>,
+}
+
+impl Packed {
+    fn new(table: &KernelTable, format: ActFormat, cols: usize, x: &[f32]) -> Packed {
+        let plan = ActPlan::new(format, cols, x.len() / cols);
+        let n = plan.units();
+        let mut packed = Packed {
+            plan,
+            q: vec![1; n * plan.q_len()],
+            d: vec![1.0; n * plan.d_len()],
+            s: vec![1; n * plan.s_len()],
+            x: vec![1.0; n * plan.x_len()],
+        };
+        for u in 0..n {
+            let tokens = plan.tokens_of(u);
+            let unit = ActUnit {
+                q: &mut packed.q[u * plan.q_len()..][..plan.q_len()],
+                d: &mut packed.d[u * plan.d_len()..][..plan.d_len()],
+                s: &mut packed.s[u * plan.s_len()..][..plan.s_len()],
+                x: &mut packed.x[u * plan.x_len()..][..plan.x_len()],
+            };
+            table.pack(&plan, &x[tokens.start * cols..tokens.end * cols], unit);
+        }
+        packed
+    }
+
+    fn acts(&self) -> Acts<'_> {
+        Acts { plan: &self.plan, q: &self.q, d: &self.d, s: &self.s, x: &self.x }
+    }
+}
+
+/// `[tokens][rows]` as bits, all NaN alike.
+fn matmul(table: &KernelTable, ty: GgmlType, w: &[u8], cols: usize, x: &[f32]) -> Vec<u32> {
+    let kernels = kernels(table, ty);
+    let rows = w.len() / (cols / ty.block_len() * ty.block_bytes());
+    let packed = Packed::new(table, kernels.act, cols, x);
+    let mut y = vec![7.0; rows * x.len() / cols];
+    kernels.matmul(w, rows, &packed.acts(), &mut Scratch::new(cols), &mut y);
+    y.into_iter().map(bits).collect()
+}
+
+fn kernels(table: &KernelTable, ty: GgmlType) -> &TypeKernels {
+    table.types(ty).expect("every type of the list has kernels")
+}
+
+fn bits(y: f32) -> u32 {
+    if y.is_nan() { f32::NAN.to_bits() } else { y.to_bits() }
+}
+
+fn inputs(n: usize, random: &mut Random) -> Vec<f32> {
+    (0..n).map(|_| random.float()).collect()
+}
+
+fn is_float(ty: GgmlType) -> bool {
+    ty.block_len() == 1
+}
+
+fn assert_equal(ty: GgmlType, what: &str, rows: usize, got: &[u32], want: &[u32]) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let (token, row) = (i / rows, i % rows);
+        let (g, w) = (f32::from_bits(*got), f32::from_bits(*want));
+        assert!(got == want, "{ty}, {what}: token {token} row {row}: {g} instead of {w}");
+    }
+}
+
+/// Integer types return the scalar level's bits, whatever the blocks hold.
+#[test]
+fn integer_types_equal_scalar() {
+    let mut random = Random(1);
+    let scalar = KernelTable::at_most(Level::Scalar);
+    let kinds = [Blocks::Tame, Blocks::Any, Blocks::Filled(0xff), Blocks::Filled(0x80)];
+    for table in tables() {
+        for ty in TYPES.into_iter().filter(|&ty| !is_float(ty)) {
+            for kind in kinds.into_iter().chain([Blocks::Filled(0), Blocks::Filled(0x7f)]) {
+                let block = ty.block_len();
+                let (rows, cols) = (1 + random.below(20), block * (1 + random.below(6)));
+                for n in [1, 3, 9] {
+                    let w = weights(ty, rows, cols, kind, &mut random);
+                    let x = inputs(n * cols, &mut random);
+                    let want = matmul(scalar, ty, &w, cols, &x);
+                    let got = matmul(table, ty, &w, cols, &x);
+                    assert_equal(ty, &format!("{kind:?} n={n} cols={cols}"), rows, &got, &want);
+                    // The largest codes of one sign, then of both: no partial sum may saturate.
+                    for x in [vec![1.0; n * cols], vec![-1.0; n * cols]] {
+                        let want = matmul(scalar, ty, &w, cols, &x);
+                        let got = matmul(table, ty, &w, cols, &x);
+                        assert_equal(ty, &format!("{kind:?} n={n} +-127"), rows, &got, &want);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Float types agree with the scalar level to rounding.
+#[test]
+fn float_types_are_near_scalar() {
+    let mut random = Random(2);
+    let scalar = KernelTable::at_most(Level::Scalar);
+    for table in tables() {
+        for ty in TYPES.into_iter().filter(|&ty| is_float(ty)) {
+            for (rows, cols, n) in [(1, 1, 1), (7, 31, 2), (13, 96, 5), (9, 1023, 17)] {
+                let w = weights(ty, rows, cols, Blocks::Tame, &mut random);
+                let x = inputs(n * cols, &mut random);
+                let want = matmul(scalar, ty, &w, cols, &x);
+                let got = matmul(table, ty, &w, cols, &x);
+                for (got, want) in got.iter().zip(&want) {
+                    let error = (f32::from_bits(*got) - f32::from_bits(*want)).abs();
+                    assert!(error <= 1e-6 * cols as f32, "{ty} {rows}x{cols} n={n}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// One token alone, as one of a few rows, in panels: the same bits.
+#[test]
+fn no_result_depends_on_the_batch() {
+    let mut random = Random(3);
+    for table in tables() {
+        for ty in TYPES {
+            let (rows, cols) = (5 + random.below(9), 256 * (1 + random.below(2)));
+            let w = weights(ty, rows, cols, Blocks::Tame, &mut random);
+            let x = inputs(40 * cols, &mut random);
+            let single: Vec<u32> =
+                x.chunks_exact(cols).flat_map(|x| matmul(table, ty, &w, cols, x)).collect();
+            for n in 2..=40 {
+                let got = matmul(table, ty, &w, cols, &x[..n * cols]);
+                assert_equal(ty, &format!("n={n}"), rows, &got, &single[..n * rows]);
+            }
+        }
+    }
+}
+
+/// A row alone or among others, on both layouts: the same bits.
+#[test]
+fn no_result_depends_on_the_rows() {
+    let mut random = Random(4);
+    for table in tables() {
+        for ty in TYPES {
+            let cols = ty.block_len().max(32) * (1 + random.below(3));
+            let w = weights(ty, 67, cols, Blocks::Tame, &mut random);
+            let row_bytes = w.len() / 67;
+            for n in [1, ROWS_MAX, ROWS_MAX + 1, 24] {
+                let x = inputs(n * cols, &mut random);
+                let all = matmul(table, ty, &w, cols, &x);
+                for rows in (1..=67).step_by(if n > 9 { 5 } else { 1 }) {
+                    let first = random.below(67 - rows + 1);
+                    let chunk = &w[first * row_bytes..(first + rows) * row_bytes];
+                    let got = matmul(table, ty, chunk, cols, &x);
+                    let want = all.chunks_exact(67).flat_map(|y| &y[first..first + rows]);
+                    let want: Vec<u32> = want.copied().collect();
+                    assert_equal(ty, &format!("rows {first}+{rows} n={n}"), rows, &got, &want);
+                }
+            }
+        }
+    }
+}
+
+/// Packed activations are the same bytes at every level, whatever the input.
+#[test]
+fn packing_equals_scalar() {
+    let mut random = Random(5);
+    let scalar = KernelTable::at_most(Level::Scalar);
+    let odd = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::MAX, 1e-38, 1e-45, f32::NEG_INFINITY];
+    for table in tables() {
+        for format in [ActFormat::F32, ActFormat::Q8x32, ActFormat::Q8x256] {
+            for n in [1, 2, 4, 5, 8, 13, 32] {
+                let cols = format.block_len().max(32) * (1 + random.below(5));
+                let mut x = inputs(n * cols, &mut random);
+                // Blocks of zeros, of halves that tie, of tiny and of non-finite numbers.
+                for (b, x) in x.chunks_exact_mut(32).enumerate() {
+                    match b % 7 {
+                        1 => x.fill(0.0),
+                        2 => x.iter_mut().for_each(|x| *x = (*x * 254.0).round() / 2.0),
+                        3 => x.iter_mut().for_each(|x| *x *= 1e-38),
+                        4 => x[random.below(32)] = odd[random.below(odd.len())],
+                        _ => {}
+                    }
+                }
+                let want = Packed::new(scalar, format, cols, &x);
+                let got = Packed::new(table, format, cols, &x);
+                assert_eq!(got.q, want.q, "{format:?} n={n} cols={cols}");
+                assert_eq!(got.s, want.s, "{format:?} n={n} cols={cols}");
+                let bits = |x: &[f32]| x.iter().copied().map(bits).collect::<Vec<_>>();
+                assert_eq!(bits(&got.d), bits(&want.d), "{format:?} n={n} cols={cols}");
+                assert_eq!(bits(&got.x), bits(&want.x), "{format:?} n={n} cols={cols}");
+            }
+        }
+    }
+}
+
+/// Quantized products are near the float ones: an oracle that shares no code with the kernels
+/// but dequantization.
+#[test]
+fn products_approximate_dequantized_weights() {
+    let mut random = Random(6);
+    for table in tables() {
+        for ty in TYPES {
+            let (rows, cols) = (6, 512);
+            let w = weights(ty, rows, cols, Blocks::Tame, &mut random);
+            let mut values = vec![0.0; rows * cols];
+            kernels(table, ty).dequantize(&w, &mut values);
+            for n in [2, 10] {
+                let x = inputs(n * cols, &mut random);
+                let got = matmul(table, ty, &w, cols, &x);
+                for (x, got) in x.chunks_exact(cols).zip(got.chunks_exact(rows)) {
+                    for (w, got) in values.chunks_exact(cols).zip(got) {
+                        let dot = |a: &[f32], b: &[f32]| -> f64 {
+                            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+                        };
+                        // 8-bit activations err by 1/254 of the largest at most, as noise.
+                        let bound = 5.0 / 254.0 * dot(w, w).sqrt() + 1e-4;
+                        let error = (f64::from(f32::from_bits(*got)) - dot(w, x)).abs();
+                        assert!(error <= bound, "{ty} n={n}: off by {error}, allowed {bound}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The bytes of a file: a read-only memory map, or bytes owned by the caller's choice.
+//!
+//! Cost: mapping is one system call; pages come from the page cache as they are touched.
+//! Limit: a file must not shrink or change while it is mapped. If another process truncates it,
+//! reading the lost pages raises SIGBUS, as with every memory-mapped program; replace model
+//! files by writing a new one and renaming it.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::error::Error;
+
+pub(crate) enum Bytes {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Bytes {
+    /// Maps a regular file; anything else (a directory, a pipe, a device) is refused.
+    pub fn map(path: &Path) -> Result<Bytes, Error> {
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !metadata.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(Error::io(path, source));
+        }
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        if metadata.len() == 0 {
+            return Ok(Bytes::Owned(Vec::new()));
+        }
+        // SAFETY: the map is private to this process and read-only. That nobody changes the file
+        // under it cannot be checked; it is the documented condition of `GgufFile::open`.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Ok(Bytes::Mapped(map))
+    }
+
+    /// Asks the system to read the file ahead. A hint: failure changes nothing but speed.
+    pub fn advise_willneed(&self) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            let _ = map.advise(memmap2::Advice::WillNeed);
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}

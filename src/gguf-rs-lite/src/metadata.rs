@@ -1,0 +1,487 @@
+//! Metadata: keys with typed values, decoded from the map only when asked for.
+//!
+//! Opening a file walks every value once and checks it ([`Metadata::read`]); afterwards an entry
+//! is 20 bytes and a vocabulary of 262,000 tokens costs nothing until somebody iterates over it.
+
+use byteorder::{BE, ByteOrder as _, LE};
+
+use crate::byte_order::ByteOrder;
+use crate::cursor::{Cursor, Encoding};
+use crate::error::{Error, Fault, Item, Located};
+use crate::limits::Limits;
+
+/// The type of a metadata value or of an array's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ValueType {
+    U8 = 0,
+    I8 = 1,
+    U16 = 2,
+    I16 = 3,
+    U32 = 4,
+    I32 = 5,
+    F32 = 6,
+    Bool = 7,
+    Str = 8,
+    Array = 9,
+    U64 = 10,
+    I64 = 11,
+    F64 = 12,
+}
+
+/// A metadata value; strings and arrays borrow from the file.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Value<'a> {
+    U8(u8),
+    I8(i8),
+    U16(u16),
+    I16(i16),
+    U32(u32),
+    I32(i32),
+    F32(f32),
+    Bool(bool),
+    Str(&'a str),
+    Array(Array<'a>),
+    U64(u64),
+    I64(i64),
+    F64(f64),
+}
+
+/// An array in the file, decoded while it is iterated over.
+#[derive(Clone, Copy)]
+pub struct Array<'a> {
+    /// At the first element.
+    cursor: Cursor<'a>,
+    ty: ValueType,
+    len: usize,
+}
+
+impl ValueType {
+    /// The type of an id in a file.
+    pub fn from_id(id: u32) -> Option<ValueType> {
+        use ValueType::*;
+        Some(match id {
+            0 => U8,
+            1 => I8,
+            2 => U16,
+            3 => I16,
+            4 => U32,
+            5 => I32,
+            6 => F32,
+            7 => Bool,
+            8 => Str,
+            9 => Array,
+            10 => U64,
+            11 => I64,
+            12 => F64,
+            _ => return None,
+        })
+    }
+
+    /// The id that files carry.
+    pub const fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// A short name such as `u32` or `str`.
+    pub fn name(self) -> &'static str {
+        use ValueType::*;
+        match self {
+            U8 => "u8",
+            I8 => "i8",
+            U16 => "u16",
+            I16 => "i16",
+            U32 => "u32",
+            I32 => "i32",
+            F32 => "f32",
+            Bool => "bool",
+            Str => "str",
+            Array => "array",
+            U64 => "u64",
+            I64 => "i64",
+            F64 => "f64",
+        }
+    }
+
+    fn is_integer(self) -> bool {
+        use ValueType::*;
+        matches!(self, U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64)
+    }
+
+    /// Bytes of a value; `None` for strings and arrays.
+    fn fixed_bytes(self) -> Option<u64> {
+        use ValueType::*;
+        match self {
+            U8 | I8 | Bool => Some(1),
+            U16 | I16 => Some(2),
+            U32 | I32 | F32 => Some(4),
+            U64 | I64 | F64 => Some(8),
+            Str | Array => None,
+        }
+    }
+
+    /// The least bytes that a value takes in a file.
+    fn bytes_min(self, encoding: Encoding) -> u64 {
+        let header = if self == ValueType::Array { TYPE_BYTES } else { 0 };
+        self.fixed_bytes().unwrap_or(header + encoding.length_bytes())
+    }
+}
+
+impl std::fmt::Display for ValueType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl<'a> Value<'a> {
+    /// The value's type.
+    pub fn value_type(&self) -> ValueType {
+        match self {
+            Value::U8(_) => ValueType::U8,
+            Value::I8(_) => ValueType::I8,
+            Value::U16(_) => ValueType::U16,
+            Value::I16(_) => ValueType::I16,
+            Value::U32(_) => ValueType::U32,
+            Value::I32(_) => ValueType::I32,
+            Value::F32(_) => ValueType::F32,
+            Value::Bool(_) => ValueType::Bool,
+            Value::Str(_) => ValueType::Str,
+            Value::Array(_) => ValueType::Array,
+            Value::U64(_) => ValueType::U64,
+            Value::I64(_) => ValueType::I64,
+            Value::F64(_) => ValueType::F64,
+        }
+    }
+
+    /// The type's name, e.g. `u32`.
+    pub fn type_name(&self) -> &'static str {
+        self.value_type().name()
+    }
+
+    /// Any integer that is not negative.
+    pub fn as_u64(&self) -> Option<u64> {
+        match *self {
+            Value::U64(v) => Some(v),
+            _ => self.as_i64().and_then(|v| u64::try_from(v).ok()),
+        }
+    }
+
+    /// Any integer that fits.
+    pub fn as_i64(&self) -> Option<i64> {
+        match *self {
+            Value::U8(v) => Some(v.into()),
+            Value::I8(v) => Some(v.into()),
+            Value::U16(v) => Some(v.into()),
+            Value::I16(v) => Some(v.into()),
+            Value::U32(v) => Some(v.into()),
+            Value::I32(v) => Some(v.into()),
+            Value::U64(v) => i64::try_from(v).ok(),
+            Value::I64(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// An `f32`, or an `f64` rounded to one.
+    pub fn as_f32(&self) -> Option<f32> {
+        match *self {
+            Value::F32(v) => Some(v),
+            Value::F64(v) => Some(v as f32),
+            _ => None,
+        }
+    }
+
+    /// A bool.
+    pub fn as_bool(&self) -> Option<bool> {
+        if let Value::Bool(v) = *self { Some(v) } else { None }
+    }
+
+    /// A string.
+    pub fn as_str(&self) -> Option<&'a str> {
+        if let Value::Str(v) = *self { Some(v) } else { None }
+    }
+
+    /// An array.
+    pub fn as_array(&self) -> Option<Array<'a>> {
+        if let Value::Array(v) = *self { Some(v) } else { None }
+    }
+
+    /// The checked value at the cursor, which is moved behind it.
+    fn decode(c: &mut Cursor<'a>, ty: ValueType) -> Value<'a> {
+        let encoding = c.encoding();
+        let mut fixed = || checked(c.take(ty.fixed_bytes().expect("only called for fixed sizes")));
+        match ty {
+            ValueType::U8 => Value::U8(fixed()[0]),
+            ValueType::I8 => Value::I8(fixed()[0] as i8),
+            ValueType::U16 => Value::U16(encoding.u16(fixed())),
+            ValueType::I16 => Value::I16(encoding.u16(fixed()) as i16),
+            ValueType::U32 => Value::U32(encoding.u32(fixed())),
+            ValueType::I32 => Value::I32(encoding.u32(fixed()) as i32),
+            ValueType::F32 => Value::F32(f32::from_bits(encoding.u32(fixed()))),
+            ValueType::Bool => Value::Bool(fixed()[0] != 0),
+            ValueType::U64 => Value::U64(encoding.u64(fixed())),
+            ValueType::I64 => Value::I64(encoding.u64(fixed()) as i64),
+            ValueType::F64 => Value::F64(f64::from_bits(encoding.u64(fixed()))),
+            ValueType::Str => Value::Str(checked(c.string("string bytes", u64::MAX))),
+            ValueType::Array => Value::Array(Array::decode(c)),
+        }
+    }
+}
+
+/// What was validated at open reads the same afterwards, unless the file is changed under the
+/// map, which the reader's contract excludes.
+fn checked<T>(result: Result<T, Located>) -> T {
+    result.expect("metadata was checked when the file was opened")
+}
+
+impl<'a> Array<'a> {
+    /// The checked array whose type and length stand at the cursor, which is moved behind it.
+    fn decode(c: &mut Cursor<'a>) -> Array<'a> {
+        let array = Array::head(c);
+        array.skip(c);
+        array
+    }
+
+    /// Reads type and length; the cursor is left at the first element.
+    fn head(c: &mut Cursor<'a>) -> Array<'a> {
+        let ty = checked(value_type(c));
+        let len = checked(c.length()) as usize;
+        Array { cursor: *c, ty, len }
+    }
+
+    /// Moves a cursor from the first element behind the last one.
+    fn skip(&self, c: &mut Cursor<'a>) {
+        match (self.ty, self.ty.fixed_bytes()) {
+            (_, Some(bytes)) => {
+                checked(c.take(self.len as u64 * bytes));
+            }
+            (ValueType::Array, None) => {
+                (0..self.len).for_each(|_| {
+                    Array::decode(c);
+                });
+            }
+            (_, None) => (0..self.len).for_each(|_| {
+                let n = checked(c.length());
+                checked(c.take(n));
+            }),
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The type of every element.
+    pub fn element_type(&self) -> ValueType {
+        self.ty
+    }
+
+    /// The elements; those of an array of arrays are arrays.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Value<'a>> + use<'a> {
+        let Array { mut cursor, ty, len } = *self;
+        (0..len).map(move |_| Value::decode(&mut cursor, ty))
+    }
+
+    /// The elements of an array of strings.
+    pub fn strs(&self) -> Option<impl ExactSizeIterator<Item = &'a str> + use<'a>> {
+        let Array { mut cursor, ty, len } = *self;
+        (ty == ValueType::Str)
+            .then(|| (0..len).map(move |_| checked(cursor.string("string bytes", u64::MAX))))
+    }
+
+    /// The elements of an array of integers, if none is negative.
+    pub fn to_u64s(&self) -> Option<Vec<u64>> {
+        self.collect(ValueType::is_integer, |v| v.as_u64())
+    }
+
+    /// The elements of an array of integers, if all fit.
+    pub fn to_i64s(&self) -> Option<Vec<i64>> {
+        self.collect(ValueType::is_integer, |v| v.as_i64())
+    }
+
+    /// The elements of an array of bools.
+    pub fn to_bools(&self) -> Option<Vec<bool>> {
+        self.collect(|ty| ty == ValueType::Bool, |v| v.as_bool())
+    }
+
+    /// The elements of an array of `f32`, or of `f64` rounded to `f32`.
+    pub fn to_f32s(&self) -> Option<Vec<f32>> {
+        if self.ty != ValueType::F32 {
+            return self.collect(|ty| ty == ValueType::F64, |v| v.as_f32());
+        }
+        let (mut cursor, mut out) = (self.cursor, vec![0f32; self.len]);
+        let bytes = checked(cursor.take(self.len as u64 * 4));
+        match cursor.encoding().order {
+            ByteOrder::Little => LE::read_f32_into(bytes, &mut out),
+            ByteOrder::Big => BE::read_f32_into(bytes, &mut out),
+        }
+        Some(out)
+    }
+
+    /// `None` for elements of another type, or if one does not convert.
+    fn collect<T>(
+        &self,
+        is_type: impl Fn(ValueType) -> bool,
+        convert: impl Fn(Value<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        if !is_type(self.ty) {
+            return None;
+        }
+        self.iter().map(convert).collect()
+    }
+}
+
+impl std::fmt::Debug for Array<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}; {}]", self.ty, self.len)
+    }
+}
+
+/// Bytes of a type's id.
+const TYPE_BYTES: u64 = 4;
+
+/// Where an entry stands in the file; its value follows the key.
+#[derive(Clone, Copy)]
+struct Entry {
+    key_at: usize,
+    key_len: u32,
+    ty: ValueType,
+}
+
+/// An index of the metadata of one file. The bytes are passed to every call.
+pub(crate) struct Metadata {
+    /// In file order.
+    entries: Vec<Entry>,
+    /// Entry numbers, sorted by key.
+    by_key: Vec<u32>,
+    encoding: Encoding,
+}
+
+impl Metadata {
+    /// The least bytes of an entry: a key of one byte and a value of one byte.
+    pub fn entry_bytes_min(encoding: Encoding) -> u64 {
+        encoding.length_bytes() + 1 + TYPE_BYTES + 1
+    }
+
+    /// Reads and checks `n` entries at the cursor. `n` must have passed [`Cursor::check_count`].
+    pub fn read(bytes: &[u8], c: &mut Cursor<'_>, n: u64, limits: &Limits) -> Result<Self, Error> {
+        let mut entries = Vec::with_capacity(n as usize);
+        for number in 0..n {
+            entries.push(read_entry(c, number, limits)?);
+        }
+        let mut by_key: Vec<u32> = (0..n as u32).collect();
+        let key = |number: u32| {
+            let entry: &Entry = &entries[number as usize];
+            &bytes[entry.key_at..entry.key_at + entry.key_len as usize]
+        };
+        by_key.sort_unstable_by_key(|&number| (key(number), number));
+        if let Some(pair) = by_key.windows(2).find(|pair| key(pair[0]) == key(pair[1])) {
+            let at = |number: u32| entries[number as usize].key_at as u64;
+            let item = Item::key(&String::from_utf8_lossy(key(pair[1])));
+            let fault = Fault::DuplicateKey { first: at(pair[0]) };
+            return Err(Located::new(at(pair[1]), fault).of(item));
+        }
+        Ok(Metadata { entries, by_key, encoding: c.encoding() })
+    }
+
+    pub fn get<'a>(&self, bytes: &'a [u8], key: &str) -> Option<Value<'a>> {
+        self.find(bytes, key).map(|entry| self.decode(bytes, entry).1)
+    }
+
+    /// Offset of a key's value, for errors.
+    pub fn offset_of(&self, bytes: &[u8], key: &str) -> Option<u64> {
+        self.find(bytes, key).map(|entry| (entry.key_at + entry.key_len as usize) as u64)
+    }
+
+    pub fn iter<'a>(&self, bytes: &'a [u8]) -> impl ExactSizeIterator<Item = (&'a str, Value<'a>)> {
+        self.entries.iter().map(move |&entry| self.decode(bytes, entry))
+    }
+
+    fn find(&self, bytes: &[u8], key: &str) -> Option<Entry> {
+        let key_of = |entry: &Entry| &bytes[entry.key_at..entry.key_at + entry.key_len as usize];
+        self.by_key
+            .binary_search_by(|&number| key_of(&self.entries[number as usize]).cmp(key.as_bytes()))
+            .ok()
+            .map(|place| self.entries[self.by_key[place] as usize])
+    }
+
+    fn decode<'a>(&self, bytes: &'a [u8], entry: Entry) -> (&'a str, Value<'a>) {
+        let value_at = entry.key_at + entry.key_len as usize;
+        let key = std::str::from_utf8(&bytes[entry.key_at..value_at])
+            .expect("keys were checked when the file was opened");
+        let mut cursor = Cursor::new(bytes, value_at + TYPE_BYTES as usize, self.encoding);
+        let value = match entry.ty {
+            // Nobody reads on behind a top-level array, so it need not be walked to its end.
+            ValueType::Array => Value::Array(Array::head(&mut cursor)),
+            ty => Value::decode(&mut cursor, ty),
+        };
+        (key, value)
+    }
+}
+
+fn read_entry(c: &mut Cursor<'_>, number: u64, limits: &Limits) -> Result<Entry, Error> {
+    let start = c.offset();
+    let key = c
+        .string("key bytes", limits.key_bytes_max.min(u32::MAX.into()))
+        .map_err(|located| located.of(Item::Entry(number)))?;
+    if key.is_empty() {
+        return Err(Located::new(start, Fault::Empty).of(Item::Entry(number)));
+    }
+    let value_at = c.offset() as usize;
+    let ty = value_type(c)
+        .and_then(|ty| check_value(c, ty, 0, limits).map(|()| ty))
+        .map_err(|located| located.of(Item::key(key)))?;
+    Ok(Entry { key_at: value_at - key.len(), key_len: key.len() as u32, ty })
+}
+
+fn value_type(c: &mut Cursor<'_>) -> Result<ValueType, Located> {
+    let offset = c.offset();
+    let id = c.u32()?;
+    ValueType::from_id(id).ok_or(Located::new(offset, Fault::ValueType(id)))
+}
+
+/// Walks a value, leaving the cursor behind it. Time is linear in the value's bytes.
+fn check_value(c: &mut Cursor<'_>, ty: ValueType, depth: u8, l: &Limits) -> Result<(), Located> {
+    match ty {
+        ValueType::Bool => check_bools(c, 1),
+        ValueType::Str => c.string("string bytes", l.string_bytes_max).map(drop),
+        ValueType::Array => check_array(c, depth, l),
+        _ => c.take(ty.bytes_min(c.encoding())).map(drop),
+    }
+}
+
+fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<(), Located> {
+    let (offset, max) = (c.offset(), limits.array_depth_max);
+    if depth >= max {
+        let value = u64::from(depth) + 1;
+        return Err(Located::new(
+            offset,
+            Fault::Limit { what: "array depth", value, max: max.into() },
+        ));
+    }
+    let ty = value_type(c)?;
+    let each = ty.bytes_min(c.encoding());
+    let len = c.count("array elements", limits.array_len_max, each)?;
+    match ty {
+        ValueType::Bool => check_bools(c, len),
+        ValueType::Str | ValueType::Array => {
+            (0..len).try_for_each(|_| check_value(c, ty, depth + 1, limits))
+        }
+        _ => c.take(len * each).map(drop),
+    }
+}
+
+fn check_bools(c: &mut Cursor<'_>, n: u64) -> Result<(), Located> {
+    let start = c.offset();
+    match c.take(n)?.iter().enumerate().find(|(_, byte)| **byte > 1) {
+        Some((i, &byte)) => Err(Located::new(start + i as u64, Fault::Bool(byte))),
+        None => Ok(()),
+    }
+}
