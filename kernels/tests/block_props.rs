@@ -80,6 +80,32 @@ fn a_cut_block_is_a_broken_invariant() {
     as_blocks::<block::BlockQ4_0>(&[0; 35]);
 }
 
+#[test]
+fn activation_blocks_carry_their_sums() {
+    let x: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 30.0) / 7.0).collect();
+    let bytes = quantize::<block::BlockQ8_1>(&x, None);
+    for block in as_blocks::<block::BlockQ8_1>(&bytes) {
+        let sum: i32 = block.qs.iter().map(|&q| i32::from(q)).sum();
+        let expected = sum as f32 * block.d.to_f32();
+        assert!((block.s.to_f32() - expected).abs() <= 2e-3 * expected.abs(), "{expected}");
+    }
+    let bytes = quantize::<block::BlockQ8K>(&x, None);
+    let block = &as_blocks::<block::BlockQ8K>(&bytes)[0];
+    for (codes, &sum) in block.qs.chunks(16).zip(&block.bsums) {
+        assert_eq!(codes.iter().map(|&q| i16::from(q)).sum::<i16>(), i16::from_le_bytes(sum));
+    }
+    assert_eq!(block.qs.iter().min(), Some(&-127), "the extreme weight");
+}
+
+#[test]
+fn bfloats_round_to_even() {
+    let ulp = 1.0 / 128.0;
+    let x = [1.0 + ulp / 2.0, 1.0 + 1.5 * ulp, -1.0 - 0.6 * ulp, f32::MAX, f32::NAN];
+    let got = x.map(|x| block::Bf16::from_f32(x).to_f32());
+    assert_eq!(got[..4], [1.0, 1.0 + 2.0 * ulp, -1.0 - ulp, f32::INFINITY]);
+    assert!(got[4].is_nan());
+}
+
 /// Whether a bound is no NaN or infinity and far above where f32 loses relative precision.
 fn is_moderate(x: f64) -> bool {
     x == 0.0 || (1e-30..1e30).contains(&x)
