@@ -1,3 +1,5 @@
 //! One integration binary: it links once, and its parts share their helpers.
 
+#[cfg(feature = "cli")]
 mod cache;
+mod tokenizers;
