@@ -1,6 +1,9 @@
 //! teff runs GGUF language models on the CPUs people already own.
+
 pub mod backend;
+#[cfg(feature = "cli")]
 pub mod cache;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod decoder;
 pub mod engine;

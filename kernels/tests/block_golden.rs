@@ -123,7 +123,7 @@ fn value(kind: &str, stream: &mut Stream, col: usize) -> f32 {
         "gauss" => 0.02 * stream.gauss(),
         "laplace" => 0.02 * stream.laplace(),
         "outlier" => {
-            let outlier = stream.next() % 100 == 0;
+            let outlier = stream.next().is_multiple_of(100);
             (if outlier { 0.4 } else { 0.02 }) * stream.gauss()
         }
         _ => {

@@ -54,12 +54,12 @@ pub trait Block: plain::Plain {
     /// Elements in a block.
     const LEN: usize;
 
-    /// The values of the block; `out` has `LEN` elements.
+    /// The values of the block; `out` has `LEN` elements, as [`dequantize_row`] sees to.
     fn dequantize(&self, out: &mut [f32]);
 
-    /// The blocks nearest to the row `x` of `LEN * out.len()` elements. `importance` is how much an
-    /// error counts per column (an importance matrix: mean squares of the activations); types
-    /// whose method has no use for it ignore it.
+    /// The blocks nearest to the row `x` of `LEN * out.len()` elements, as [`quantize_row`] sees to.
+    /// `importance` is how much an error counts per column (an importance matrix: mean squares of
+    /// the activations); types whose method has no use for it ignore it.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]);
 }
 

@@ -1,4 +1,5 @@
-//! Q2_K: blocks of 256.
+//! Q2_K: 2.625 bits per weight. Super-blocks of 16 groups of 16, each with a 4-bit scale and
+//! minimum. Value = `d * scale * code - dmin * min`.
 
 use super::search::{AffineMethod, Grid};
 use super::{Block, Block256, F16, Unpacked256, for_each_256};

@@ -1,4 +1,5 @@
-//! Q3_K: blocks of 256.
+//! Q3_K: 3.4375 bits per weight. Super-blocks of 16 groups of 16, each with a 6-bit scale. Value =
+//! `d * (scale - 32) * (code - 4)`.
 
 use super::q2_k::pack_pairs;
 use super::search;

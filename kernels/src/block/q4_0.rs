@@ -1,4 +1,6 @@
-//! Q4_0: blocks of 32.
+//! Q4_0: 4.5 bits per weight, a scale per 32. What Q2_K and Q3_K fall back to in rows that are no
+//! multiple of 256. Value = `d * (code - 8)`, so the largest magnitude is exact and its opposite
+//! clips.
 
 use super::search::{extreme, nearest, symmetric};
 use super::{Block, Block32, F16, Unpacked32, for_each_32, nibbles, pack_nibbles};

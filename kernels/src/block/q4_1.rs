@@ -1,4 +1,4 @@
-//! Q4_1: blocks of 32.
+//! Q4_1: 5 bits per weight, a scale and a minimum per 32. Value = `d * code + m`.
 
 use super::search::{FINE_GRID, affine, nearest, range};
 use super::{Block, Block32, F16, Unpacked32, for_each_32, nibbles, pack_nibbles};

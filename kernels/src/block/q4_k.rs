@@ -1,4 +1,5 @@
-//! Q4_K: blocks of 256.
+//! Q4_K: 4.5 bits per weight, the usual choice. Super-blocks of 8 groups of 32, each with a 6-bit
+//! scale and minimum. Value = `d * scale * code - dmin * min`.
 
 use super::search::{AffineMethod, Grid};
 use super::{

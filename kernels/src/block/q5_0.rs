@@ -1,4 +1,5 @@
-//! Q5_0: blocks of 32.
+//! Q5_0: 5.5 bits per weight, a scale per 32. What Q4_K falls back to in rows that are no multiple
+//! of 256. Value = `d * (code - 16)`.
 
 use super::search::{extreme, nearest, symmetric};
 use super::{

@@ -1,4 +1,5 @@
-//! Q5_1: blocks of 32.
+//! Q5_1: 6 bits per weight, a scale and a minimum per 32. What Q5_K falls back to in rows that are
+//! no multiple of 256. Value = `d * code + m`.
 
 use super::search::{FINE_GRID, affine, nearest, range};
 use super::{

@@ -1,4 +1,5 @@
-//! Q5_K: blocks of 256.
+//! Q5_K: 5.5 bits per weight: Q4_K with a fifth bit. Super-blocks of 8 groups of 32, each with a
+//! 6-bit scale and minimum. Value = `d * scale * code - dmin * min`.
 
 use super::q4_k::pack_low;
 use super::search::{AffineMethod, Grid};

@@ -1,4 +1,5 @@
-//! Q6_K: blocks of 256.
+//! Q6_K: 6.5625 bits per weight. Super-blocks of 16 groups of 16, each with an 8-bit scale. Value =
+//! `d * scale * (code - 32)`.
 
 use super::search;
 use super::{Block, Block256, F16, Unpacked256, for_each_256};

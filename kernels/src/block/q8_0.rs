@@ -1,4 +1,5 @@
-//! Q8_0: blocks of 32.
+//! Q8_0: 8.5 bits per weight, a scale per 32; near lossless. What Q6_K falls back to in rows that
+//! are no multiple of 256. Value = `d * code`.
 
 use super::{Block, Block32, F16, Unpacked32, search::extreme};
 use gguf_rs_lite::GgmlType;

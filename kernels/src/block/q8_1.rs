@@ -1,4 +1,5 @@
-//! Q8_1: blocks of 32.
+//! Q8_1: Q8_0 with the sum of its values beside it, ggml's activations for types with a minimum. No
+//! weights come in it and nothing here computes with it: dots take plain slices.
 
 use super::{Block, F16, search::extreme};
 use gguf_rs_lite::GgmlType;

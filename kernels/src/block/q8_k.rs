@@ -1,4 +1,5 @@
-//! Q8_K: blocks of 256.
+//! Q8_K: 8 bits and an f32 scale per 256, with sums of 16 codes: ggml's activations for super-
+//! blocks. No weights come in it and nothing here computes with it: dots take plain slices.
 
 use super::Block;
 use super::search::{extreme, nearest};

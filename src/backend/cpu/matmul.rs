@@ -232,9 +232,11 @@ impl Context<'_> {
             return;
         }
         let cols = weights[0].cols;
-        let wanted = FORMATS.map(|f| weights.iter().any(|w| self.type_kernels(w).act == f));
-        let plans = FORMATS.map(|format| ActPlan::new(format, cols, n_tokens));
-        let plans = || plans.iter().zip(wanted).filter_map(|(plan, w)| w.then_some(plan));
+        let plans = FORMATS.map(|format| {
+            let wanted = weights.iter().any(|w| self.type_kernels(w).act == format);
+            wanted.then(|| ActPlan::new(format, cols, n_tokens))
+        });
+        let plans = || plans.iter().flatten();
         let private = n_tokens <= teff_kernels::ROWS_MAX;
         let WorkerScratch { kernels, row, y, pack, .. } = scratch;
         if !private {
