@@ -178,6 +178,8 @@ pub(crate) struct Shard {
 }
 
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
+/// Tensors and entries are numbered in 32 bits, whatever the limits.
+const INDEX_MAX: u64 = u32::MAX as u64;
 /// The counts stand behind magic and version.
 const COUNTS_AT: u64 = 8;
 pub(crate) const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
@@ -229,7 +231,7 @@ struct Parts {
 impl Parts {
     fn with(mut self, (shard, table): Parsed, limits: &Limits) -> Result<Parts, Error> {
         let count = (self.table.tensors.len() + table.tensors.len()) as u64;
-        let max = limits.tensors_max;
+        let max = limits.tensors_max.min(INDEX_MAX);
         if count > max {
             let fault = Fault::Limit { what: "tensors of all shards", value: count, max };
             return Err(Located::new(COUNTS_AT, fault).of(Item::Header).in_file(shard.path()));
@@ -288,9 +290,9 @@ fn read_encoding(bytes: &[u8]) -> Result<Cursor<'_>, Located> {
 fn read_counts(c: &mut Cursor<'_>, limits: &Limits) -> Result<(u64, u64), Located> {
     let encoding = c.encoding();
     let each = tensor_info::info_bytes_min(encoding);
-    let n_tensors = c.count("tensors", limits.tensors_max.min(u32::MAX.into()), each)?;
+    let n_tensors = c.count("tensors", limits.tensors_max.min(INDEX_MAX), each)?;
     let each = Metadata::entry_bytes_min(encoding);
-    let n_entries = c.count("metadata entries", limits.entries_max.min(u32::MAX.into()), each)?;
+    let n_entries = c.count("metadata entries", limits.entries_max.min(INDEX_MAX), each)?;
     Ok((n_tensors, n_entries))
 }
 
