@@ -47,17 +47,18 @@ impl GgufFile {
     pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<GgufFile, Error> {
         let path = path.as_ref();
         let opened = Shard::parse(Some(path.to_owned()), Bytes::map(path)?, limits)?;
+        let mut parts = Parts::default();
         let Some(split) = Split::of(&opened.0, limits)? else {
-            return Parts::default().with(opened, limits)?.finish(limits);
+            parts.push(opened, limits)?;
+            return parts.finish(limits);
         };
         let mut opened = Some(opened);
-        let mut parts = Parts::default();
         for (no, path) in split.paths(path)?.into_iter().enumerate() {
             let shard = match opened.take_if(|_| no as u64 == split.no) {
                 Some(opened) => opened,
                 None => open_shard(path, limits)?,
             };
-            parts = parts.with(shard, limits)?;
+            parts.push(shard, limits)?;
         }
         parts.finish(limits)
     }
@@ -80,9 +81,10 @@ impl GgufFile {
     pub fn from_shards(shards: Vec<Vec<u8>>) -> Result<GgufFile, Error> {
         assert!(!shards.is_empty(), "a model has at least one file");
         let limits = Limits::default();
-        let parts = shards.into_iter().try_fold(Parts::default(), |parts, bytes| {
-            parts.with(Shard::parse(None, Bytes::Owned(bytes), &limits)?, &limits)
-        })?;
+        let mut parts = Parts::default();
+        for bytes in shards {
+            parts.push(Shard::parse(None, Bytes::Owned(bytes), &limits)?, &limits)?;
+        }
         parts.finish(&limits)
     }
 
@@ -229,7 +231,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn with(mut self, (shard, table): Parsed, limits: &Limits) -> Result<Parts, Error> {
+    fn push(&mut self, (shard, table): Parsed, limits: &Limits) -> Result<(), Error> {
         let count = (self.table.tensors.len() + table.tensors.len()) as u64;
         let max = limits.tensors_max.min(INDEX_MAX);
         if count > max {
@@ -244,7 +246,7 @@ impl Parts {
             self.table.info_at.extend(table.info_at);
         }
         self.shards.push(shard);
-        Ok(self)
+        Ok(())
     }
 
     fn finish(self, limits: &Limits) -> Result<GgufFile, Error> {

@@ -463,7 +463,7 @@ fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<(), Loc
         let value = u64::from(depth) + 1;
         return Err(Located::new(
             offset,
-            Fault::Limit { what: "array depth", value, max: max.into() },
+            Fault::Limit { what: "arrays within arrays", value, max: max.into() },
         ));
     }
     let ty = value_type(c)?;

@@ -125,7 +125,7 @@ fn arrays_in_arrays_are_bounded() {
         outer.array(U8, 1).u8(7)
     };
     GgufFile::from_bytes(nested(8).bytes).expect("eight arrays deep");
-    let fault = Fault::Limit { what: "array depth", value: 9, max: 8 };
+    let fault = Fault::Limit { what: "arrays within arrays", value: 9, max: 8 };
     refused(nested(9), VALUE + 8 * 12, key("k"), fault.clone());
     refused(nested(100_000), VALUE + 8 * 12, key("k"), fault);
 }

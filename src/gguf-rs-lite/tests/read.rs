@@ -129,7 +129,7 @@ fn limits_are_kept() {
         ("name bytes", 1, limits(|l| l.name_bytes_max = 0)),
         ("string bytes", 5, limits(|l| l.string_bytes_max = 4)),
         ("array elements", 4, limits(|l| l.array_len_max = 3)),
-        ("array depth", 3, limits(|l| l.array_depth_max = 2)),
+        ("arrays within arrays", 3, limits(|l| l.array_depth_max = 2)),
     ];
     for (what, value, limits) in cases {
         let error = GgufFile::open_with(&path, &limits).expect_err("over a limit");

@@ -111,7 +111,7 @@ fn invalid_metadata_is_refused() {
     refused(w.add("s", huge.clone()), key("s"), fault.clone());
     refused(w.add("s", vec![huge]), key("s"), fault);
     let deep = (0..8).fold(OwnedArray::U8(vec![]), |inner, _| OwnedArray::Array(vec![inner]));
-    refused(w.add("d", deep), key("d"), limit("array depth", 9, 8));
+    refused(w.add("d", deep), key("d"), limit("arrays within arrays", 9, 8));
 
     let name = "general.alignment";
     refused(w.add(name, 48u32), key(name), Fault::Alignment(48));
