@@ -3,7 +3,7 @@
 //! In this folder, write the seed corpus once and fuzz; `max_total_time` is in seconds:
 //! ```text
 //! cargo run --release --bin seeds
-//! cargo +nightly fuzz run open --fuzz-dir . -- -max_total_time=600 -rss_limit_mb=256 -timeout=5
+//! cargo +nightly fuzz run open --fuzz-dir . -- -max_total_time=600 -rss_limit_mb=1024 -timeout=5
 //! ```
 //! On a stable toolchain, without cargo-fuzz (no address sanitizer, which code without `unsafe`
 //! can spare; name your own target triple, so that build scripts are not instrumented):
