@@ -140,11 +140,14 @@ fn tile<W: Float, const N: usize>(
     let (v, v_tail) = (x.map(|x| x.as_chunks::<8>().0), x.map(|x| x.as_chunks::<8>().1));
     let mut sums = [[_mm256_setzero_ps(); R]; N];
     for g in 0..w[0].len() {
-        let w = w.map(|w| widen(&w[g]));
+        let mut wide = [_mm256_setzero_ps(); R];
+        for r in 0..R {
+            wide[r] = widen(&w[r][g]);
+        }
         for i in 0..N {
             let x = load_ps(&v[i][g]);
             for r in 0..R {
-                sums[i][r] = _mm256_fmadd_ps(w[r], x, sums[i][r]);
+                sums[i][r] = _mm256_fmadd_ps(wide[r], x, sums[i][r]);
             }
         }
     }
@@ -159,7 +162,11 @@ fn tile<W: Float, const N: usize>(
             }
         }
     }
-    sums.map(|sums| sum_4_ps(&sums))
+    let mut totals = [_mm_setzero_ps(); N];
+    for i in 0..N {
+        totals[i] = sum_4_ps(&sums[i]);
+    }
+    totals
 }
 
 /// `acc[i] += sum over rows of p[i][row] * v[row]`, one chain over the rows per element;
@@ -222,11 +229,18 @@ fn weighted_columns<V: Float, const N: usize, const C: usize>(
     acc: &mut [f32],
     widen: impl Fn(&[V; 8]) -> __m256,
 ) {
-    let mut sums: [[__m256; C]; N] =
-        from_fn(|i| from_fn(|c| load_some(&acc[i * dim + at + 8 * c..][..8])));
+    let mut sums = [[_mm256_setzero_ps(); C]; N];
+    for i in 0..N {
+        for c in 0..C {
+            sums[i][c] = load_some(&acc[i * dim + at + 8 * c..][..8]);
+        }
+    }
     for (row, v) in v.chunks_exact(dim).enumerate() {
         let (groups, _) = v[at..at + 8 * C].as_chunks::<8>();
-        let v: [__m256; C] = from_fn(|c| widen(&groups[c]));
+        let mut v = [_mm256_setzero_ps(); C];
+        for c in 0..C {
+            v[c] = widen(&groups[c]);
+        }
         for i in 0..N {
             let p = _mm256_set1_ps(p[i][row]);
             for c in 0..C {

@@ -101,7 +101,7 @@ pub(super) fn act(f: Activation, x: &mut [f32]) {
         Activation::GeluQuick => map(x, |x| gate(x, _mm256_mul_ps(x, _mm256_set1_ps(-1.702)))),
         // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u))
         Activation::Gelu => map(x, |x| {
-            const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_1;
+            const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_2;
             let cubic = _mm256_fmadd_ps(
                 _mm256_mul_ps(x, x),
                 _mm256_set1_ps(0.044_715 * MINUS_2_SQRT_2_OVER_PI),

@@ -49,7 +49,11 @@ fn panel<const G: usize, const SUMS: usize>(plan: &ActPlan, x: &[f32], unit: Act
             store_sums(&s, lane, &mut unit.s[b * SUMS * PANEL_TOKENS..][..SUMS * PANEL_TOKENS]);
         }
         for j in 0..G / 4 {
-            let words = transpose([0, 1, 2, 3, 4, 5, 6, 7].map(|lane| load(&q[lane][j])));
+            let mut words = [_mm256_setzero_si256(); 8];
+            for lane in 0..8 {
+                words[lane] = load(&q[lane][j]);
+            }
+            let words = transpose(words);
             let out = &mut panel[(b * G / 4 + j) * 8..][..8];
             for (out, words) in out.iter_mut().zip(words) {
                 store(out, _mm256_xor_si256(words, _mm256_set1_epi8(-128)));
@@ -84,8 +88,8 @@ fn block<const G: usize>(x: &[[f32; 8]; G], q: &mut [[i8; 32]], s: &mut [i16]) -
         let codes = if factor == 0.0 {
             _mm256_setzero_si256()
         } else {
-            let [a, b, c, d] =
-                [0, 1, 2, 3].map(|i| _mm256_cvtps_epi32(_mm256_mul_ps(load_ps(&x[i]), factors)));
+            let (a, b) = (codes_8(&x[0], factors), codes_8(&x[1], factors));
+            let (c, d) = (codes_8(&x[2], factors), codes_8(&x[3], factors));
             let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
             _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
         };
@@ -100,13 +104,23 @@ fn block<const G: usize>(x: &[[f32; 8]; G], q: &mut [[i8; 32]], s: &mut [i16]) -
     d
 }
 
+#[inline]
+#[target_feature(enable = "avx2")]
+fn codes_8(x: &[f32; 8], factors: __m256) -> __m256i {
+    _mm256_cvtps_epi32(_mm256_mul_ps(load_ps(x), factors))
+}
+
 /// 16 sums of 16 and 8 of 32 from the sums of four of eight registers.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sums_256(sums: &[__m256i; 8], s: &mut [i16]) {
     // Halves apart: sums of the 16 codes in the low and the high half of each register.
     let zero = _mm256_setzero_si256();
-    let low = sum_8(&sums.map(|x| _mm256_blend_epi32::<0b1111_0000>(x, zero)));
+    let mut low = [zero; 8];
+    for j in 0..8 {
+        low[j] = _mm256_blend_epi32::<0b1111_0000>(sums[j], zero);
+    }
+    let low = sum_8(&low);
     let all = sum_8(sums);
     let high = _mm256_sub_epi32(all, low);
     let of_16 =
@@ -122,22 +136,30 @@ fn sums_256(sums: &[__m256i; 8], s: &mut [i16]) {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose(x: [__m256i; 8]) -> [__m256i; 8] {
-    let quarter = |a: __m256i, b: __m256i, c: __m256i, d: __m256i| {
-        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-        let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-        [
-            _mm256_unpacklo_epi64(ab, cd),
-            _mm256_unpackhi_epi64(ab, cd),
-            _mm256_unpacklo_epi64(ab_high, cd_high),
-            _mm256_unpackhi_epi64(ab_high, cd_high),
-        ]
-    };
-    let (top, bottom) = (quarter(x[0], x[1], x[2], x[3]), quarter(x[4], x[5], x[6], x[7]));
-    std::array::from_fn(|i| {
-        if i < 4 {
-            _mm256_permute2x128_si256::<0x20>(top[i], bottom[i])
-        } else {
-            _mm256_permute2x128_si256::<0x31>(top[i - 4], bottom[i - 4])
-        }
-    })
+    let [a, b, c, d] = transpose_4(x[0], x[1], x[2], x[3]);
+    let [e, f, g, h] = transpose_4(x[4], x[5], x[6], x[7]);
+    [
+        _mm256_permute2x128_si256::<0x20>(a, e),
+        _mm256_permute2x128_si256::<0x20>(b, f),
+        _mm256_permute2x128_si256::<0x20>(c, g),
+        _mm256_permute2x128_si256::<0x20>(d, h),
+        _mm256_permute2x128_si256::<0x31>(a, e),
+        _mm256_permute2x128_si256::<0x31>(b, f),
+        _mm256_permute2x128_si256::<0x31>(c, g),
+        _mm256_permute2x128_si256::<0x31>(d, h),
+    ]
+}
+
+/// As [`transpose`] in each half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> [__m256i; 4] {
+    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+    [
+        _mm256_unpacklo_epi64(ab, cd),
+        _mm256_unpackhi_epi64(ab, cd),
+        _mm256_unpacklo_epi64(ab_high, cd_high),
+        _mm256_unpackhi_epi64(ab_high, cd_high),
+    ]
 }

@@ -18,7 +18,6 @@ use super::unpack::{Codes32, Codes256, Scales, half};
 use crate::act::{Acts, PANEL_TOKENS};
 use crate::block::{Block, BlockQ8_0, as_blocks};
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 /// Weight rows of a tile.
 const R: usize = 6;
@@ -296,11 +295,12 @@ fn unpack_wide(block: &BlockQ8_0, row: &mut Row32Wide) {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn unpack_256<B: Codes256>(block: &B, (codes, scales): ([__m256i; 8], Scales), row: &mut Row256) {
-    let codes = codes.map(|codes| _mm256_sub_epi8(codes, _mm256_set1_epi8(B::OFFSET as i8)));
-    for (out, codes) in row.codes.iter_mut().zip(codes) {
-        store(out, codes);
+    let mut pairs = [_mm256_setzero_si256(); 8];
+    for j in 0..8 {
+        let codes = _mm256_sub_epi8(codes[j], _mm256_set1_epi8(B::OFFSET as i8));
+        store(&mut row.codes[j], codes);
+        pairs[j] = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
     }
-    let pairs = codes.map(|codes| _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes));
     let Scales { scales, mins } = scales;
     if B::WIDE {
         store(&mut row.start[0], times_minus_128(pairs_8(&pairs)));
@@ -313,10 +313,9 @@ fn unpack_256<B: Codes256>(block: &B, (codes, scales): ([__m256i; 8], Scales), r
         store(&mut row.mins, _mm256_permute4x64_epi64::<0b10_00_10_00>(mins));
     } else {
         // Words 0..4 of the low and high half of `a` belong to registers 0..4, 16 codes each.
-        let [a, b] = pairs_by_half(&pairs).map(|x| times_minus_128(x));
-        let (a, b) = (interleave_halves(a), interleave_halves(b));
-        store(&mut row.start[0], a);
-        store(&mut row.start[1], b);
+        let [a, b] = pairs_by_half(&pairs);
+        store(&mut row.start[0], interleave_halves(times_minus_128(a)));
+        store(&mut row.start[1], interleave_halves(times_minus_128(b)));
         let low = _mm256_unpacklo_epi16(scales, scales);
         let high = _mm256_unpackhi_epi16(scales, scales);
         store(&mut row.scales[0], _mm256_permute2x128_si256::<0x20>(low, high));
@@ -358,9 +357,15 @@ fn tile_32<B: Codes32, const T: usize>(
     let ones = _mm256_set1_epi16(1);
     let offset = B::OFFSET - stored_offset::<B>();
     for (b, w) in w.iter().enumerate() {
-        let mut run: [_; R] = from_fn(|r| [_mm256_set1_epi32(w[r].start); T]);
+        let mut run = [[_mm256_setzero_si256(); T]; R];
+        for r in 0..R {
+            run[r] = [_mm256_set1_epi32(w[r].start); T];
+        }
         for k in 0..8 {
-            let q = panels.map(|panel| load(&panel.q[b][k]));
+            let mut q = [_mm256_setzero_si256(); T];
+            for t in 0..T {
+                q[t] = load(&panels[t].q[b][k]);
+            }
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].codes[k]);
                 for t in 0..T {
@@ -396,16 +401,25 @@ fn tile_32<B: Codes32, const T: usize>(
 fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T], sums: &mut Sums) {
     let low = _mm256_set1_epi16(0xff);
     for (b, w) in w.iter().enumerate() {
-        let mut isum: [_; R] = from_fn(|r| [_mm256_set1_epi32(w[r].start); T]);
+        let mut isum = [[_mm256_setzero_si256(); T]; R];
+        for r in 0..R {
+            isum[r] = [_mm256_set1_epi32(w[r].start); T];
+        }
         for k in 0..8 {
-            let even = panels.map(|panel| _mm256_and_si256(load(&panel.q[b][k]), low));
+            let mut even = [_mm256_setzero_si256(); T];
+            for t in 0..T {
+                even[t] = _mm256_and_si256(load(&panels[t].q[b][k]), low);
+            }
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].even[k]);
                 for t in 0..T {
                     isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_madd_epi16(even[t], codes));
                 }
             }
-            let odd = panels.map(|panel| _mm256_srli_epi16::<8>(load(&panel.q[b][k])));
+            let mut odd = [_mm256_setzero_si256(); T];
+            for t in 0..T {
+                odd[t] = _mm256_srli_epi16::<8>(load(&panels[t].q[b][k]));
+            }
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].odd[k]);
                 for t in 0..T {
@@ -438,9 +452,15 @@ fn tile_256<B: Codes256, const T: usize>(
     for (b, w) in w.iter().enumerate() {
         let mut isum = [[_mm256_setzero_si256(); T]; R];
         for i in 0..64 / depth {
-            let mut run: [_; R] = from_fn(|r| [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T]);
+            let mut run = [[_mm256_setzero_si256(); T]; R];
+            for r in 0..R {
+                run[r] = [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T];
+            }
             for k in i * depth..(i + 1) * depth {
-                let q = panels.map(|panel| load(&panel.q[b][k]));
+                let mut q = [_mm256_setzero_si256(); T];
+                for t in 0..T {
+                    q[t] = load(&panels[t].q[b][k]);
+                }
                 for r in 0..R {
                     let codes = _mm256_set1_epi32(w[r].codes[k / 8][k % 8]);
                     for t in 0..T {

@@ -72,18 +72,25 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
             let block = rows.map(|row| &row[b]);
-            let codes = block.map(|block| codes(block));
+            let mut code = [_mm256_setzero_si256(); ROWS];
+            for r in 0..ROWS {
+                code[r] = codes(block[r]);
+            }
             let scales = block.map(|block| block.scales());
             let d = halves(scales.map(|s| s[0]));
             let m = if B::HAS_MIN { halves(scales.map(|s| s[1])) } else { d };
             for t in 0..N {
                 let q = load(&x.q[t][b]);
-                let p = codes.map(|codes| _mm256_maddubs_epi16(codes, q));
+                let mut p = [_mm256_setzero_si256(); ROWS];
+                for r in 0..ROWS {
+                    p[r] = _mm256_maddubs_epi16(code[r], q);
+                }
                 // A pair of products is at most 2 * 127 * MAX, and 8 of those must fit an i16.
                 let isum = if B::MAX <= 15 {
                     _mm256_madd_epi16(pairs_8(&p), ones)
                 } else {
-                    let [a, b] = pairs_by_half(&p).map(|p| _mm256_madd_epi16(p, ones));
+                    let [a, b] = pairs_by_half(&p);
+                    let (a, b) = (_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones));
                     let (straight, crossed) = cross_128(a, b);
                     _mm256_add_epi32(straight, crossed)
                 };
@@ -116,15 +123,17 @@ pub(super) fn q8_0<const N: usize>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: 
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
             let block = rows.map(|row| &row[b]);
-            let codes = block.map(|block| load(&block.qs));
             let d = halves(block.map(|block| block.d));
             for t in 0..N {
                 let q = load(&x.q[t][b]);
                 // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
-                let isum = sum_8(&codes.map(|w| {
-                    let p = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
-                    _mm256_madd_epi16(p, ones)
-                }));
+                let mut p = [_mm256_setzero_si256(); ROWS];
+                for r in 0..ROWS {
+                    let w = load(&block[r].qs);
+                    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+                    p[r] = _mm256_madd_epi16(pairs, ones);
+                }
+                let isum = sum_8(&p);
                 let da = _mm256_set1_ps(x.d[t][b]);
                 acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), _mm256_cvtepi32_ps(isum), acc[t]);
             }
@@ -186,16 +195,26 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
             let (d, dmin) = (halves(d), halves(dmin));
             for t in 0..N {
                 let da = _mm256_set1_ps(x.d[t][b]);
-                let isum = _mm256_cvtepi32_ps(sum_8(&isums[t].map(|p| load(&p))));
+                let isum = _mm256_cvtepi32_ps(sum_8(&load_8(&isums[t])));
                 acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), isum, acc[t]);
                 if B::HAS_MIN {
-                    let msum = _mm256_cvtepi32_ps(sum_8(&msums[t].map(|p| load(&p))));
+                    let msum = _mm256_cvtepi32_ps(sum_8(&load_8(&msums[t])));
                     acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), msum, acc[t]);
                 }
             }
         }
         write(acc, first, n_rows, y);
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_8(x: &[[i32; 8]; 8]) -> [__m256i; 8] {
+    let mut out = [_mm256_setzero_si256(); 8];
+    for i in 0..8 {
+        out[i] = load(&x[i]);
+    }
+    out
 }
 
 /// `x * OFFSET`, a power of two.

@@ -7,19 +7,9 @@ use std::arch::x86_64::*;
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn sum_8(p: &[__m256i; 8]) -> __m256i {
-    let quads = [0, 4].map(|i| {
-        let a = _mm256_add_epi32(
-            _mm256_unpacklo_epi32(p[i], p[i + 1]),
-            _mm256_unpackhi_epi32(p[i], p[i + 1]),
-        );
-        let b = _mm256_add_epi32(
-            _mm256_unpacklo_epi32(p[i + 2], p[i + 3]),
-            _mm256_unpackhi_epi32(p[i + 2], p[i + 3]),
-        );
-        let (straight, crossed) = cross_64(a, b);
-        _mm256_add_epi32(straight, crossed)
-    });
-    let (straight, crossed) = cross_128(quads[0], quads[1]);
+    let a = sum_4(p[0], p[1], p[2], p[3]);
+    let b = sum_4(p[4], p[5], p[6], p[7]);
+    let (straight, crossed) = cross_128(a, b);
     _mm256_add_epi32(straight, crossed)
 }
 
@@ -28,18 +18,27 @@ pub(super) fn sum_8(p: &[__m256i; 8]) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn pairs_by_half(p: &[__m256i; 8]) -> [__m256i; 2] {
-    [0, 4].map(|i| {
-        let a = _mm256_add_epi16(
-            _mm256_unpacklo_epi32(p[i], p[i + 1]),
-            _mm256_unpackhi_epi32(p[i], p[i + 1]),
-        );
-        let b = _mm256_add_epi16(
-            _mm256_unpacklo_epi32(p[i + 2], p[i + 3]),
-            _mm256_unpackhi_epi32(p[i + 2], p[i + 3]),
-        );
-        let (straight, crossed) = cross_64(a, b);
-        _mm256_add_epi16(straight, crossed)
-    })
+    [pairs_4(p[0], p[1], p[2], p[3]), pairs_4(p[4], p[5], p[6], p[7])]
+}
+
+/// The sums of the four i32 of each half, word by word.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let (straight, crossed) = cross_64(ab, cd);
+    _mm256_add_epi32(straight, crossed)
+}
+
+/// As [`sum_4`] with pairs of i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let (straight, crossed) = cross_64(ab, cd);
+    _mm256_add_epi16(straight, crossed)
 }
 
 /// Lane `i` of the result is a pair of i16 (wrapping) sums: of the even i16 of `p[i]` and of the
@@ -76,11 +75,17 @@ pub(super) fn sum_lanes(x: __m256i) -> i32 {
     _mm_cvtsi128_si32(x)
 }
 
+#[inline]
+#[target_feature(enable = "avx")]
+fn fold_half(x: __m256) -> __m128 {
+    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
+}
+
 /// The sum of eight floats in the order of [`crate::float`]: halves folded three times.
 #[inline]
 #[target_feature(enable = "avx")]
 pub(super) fn sum_ps(x: __m256) -> f32 {
-    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = fold_half(x);
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
 }
@@ -89,8 +94,8 @@ pub(super) fn sum_ps(x: __m256) -> f32 {
 #[inline]
 #[target_feature(enable = "avx")]
 pub(super) fn sum_4_ps(x: &[__m256; 4]) -> __m128 {
-    let [mut a, mut b, mut c, mut d] = [x[0], x[1], x[2], x[3]]
-        .map(|x| _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+    let (mut a, mut b) = (fold_half(x[0]), fold_half(x[1]));
+    let (mut c, mut d) = (fold_half(x[2]), fold_half(x[3]));
     _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
     _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d))
 }
