@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 
 use super::error::CacheError;
 use super::model_ref::Select;
-use super::store::{checked_repo_path, file_len};
+use super::store::{Lock, checked_repo_path, file_len};
 
 /// Longest listing accepted, in bytes: some ten thousand files.
 pub(super) const LISTING_BYTES_MAX: u64 = 8 << 20;
@@ -71,14 +72,18 @@ fn is_hex(byte: u8) -> bool {
 
 /// Keeps a listing in the repository's folder.
 #[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "only the hub gives listings"))]
-pub(super) fn save(folder: &Path, files: &[HubFile]) -> Result<(), CacheError> {
+pub(super) fn save(
+    folder: &Path,
+    files: &[HubFile],
+    cancel: &AtomicBool,
+) -> Result<(), CacheError> {
     let entry = |file: &HubFile| match &file.sha256 {
         Some(oid) => json!({"path": file.path, "size": file.bytes, "lfs": {"oid": oid}}),
         None => json!({"path": file.path, "size": file.bytes}),
     };
     let (path, new) = (listing_path(folder), folder.join(".files.json.new"));
     let text = Value::from_iter(files.iter().map(entry)).to_string();
-    fs::create_dir_all(folder).map_err(|e| CacheError::io("create", folder, e))?;
+    let _lock = Lock::wait(&path, cancel, || {})?;
     fs::write(&new, text).map_err(|e| CacheError::io("write", &new, e))?;
     fs::rename(&new, &path).map_err(|e| CacheError::io("write", &path, e))
 }
@@ -278,7 +283,7 @@ mod tests {
         assert_eq!(parsed.len(), 2);
         assert_eq!(parsed[0].sha256.as_deref(), Some(oid.as_str()));
         let dir = std::env::temp_dir().join(format!("teff-listing-{}", std::process::id()));
-        save(&dir, &parsed).expect("writes");
+        save(&dir, &parsed, &AtomicBool::new(false)).expect("writes");
         assert_eq!(load("o/r", &dir).expect("reads"), parsed);
         fs::remove_dir_all(&dir).expect("own folder");
         assert_eq!(load("o/r", &dir), None);

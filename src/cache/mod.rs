@@ -177,7 +177,7 @@ impl Cache {
             ModelRef::Alias(alias) => Ok(self.fetch_alias(alias, progress, cancel)?.path),
             ModelRef::Hub { repo, select } => match self.cached_hub_model(repo, select) {
                 Some(path) => Ok(path),
-                None => Ok(self.fetch_from_hub(repo, select, progress, cancel)?.path),
+                None => Ok(self.fetch_from_hub(repo, select, false, progress, cancel)?.path),
             },
         }
     }
@@ -204,7 +204,9 @@ impl Cache {
                 self.drop_if_broken(&path, alias.bytes, Some(alias.sha256), progress, cancel)?;
                 self.fetch_alias(alias, progress, cancel)
             }
-            ModelRef::Hub { repo, select } => self.fetch_from_hub(repo, select, progress, cancel),
+            ModelRef::Hub { repo, select } => {
+                self.fetch_from_hub(repo, select, true, progress, cancel)
+            }
         }
     }
 
@@ -254,6 +256,7 @@ impl Cache {
                 let folder = self.repo_dir(repo);
                 let listed = listing::load(repo, &folder).unwrap_or_default();
                 let chosen = match select {
+                    _ if listed.is_empty() => listed,
                     Select::Any => listed,
                     _ => listing::choose(repo, &listed, select)?,
                 };
@@ -401,11 +404,14 @@ impl Cache {
         }
     }
 
+    /// Asks the hub what the repository holds and fetches what of the model is missing. A file
+    /// that is here and that the hub describes as it did before is read only if asked for.
     #[cfg(feature = "hub")]
     fn fetch_from_hub(
         &self,
         repo: &str,
         select: &Select,
+        is_every_byte_checked: bool,
         progress: &mut dyn Progress,
         cancel: &AtomicBool,
     ) -> Result<Pulled, CacheError> {
@@ -413,11 +419,14 @@ impl Cache {
         let folder = self.repo_dir(repo);
         let listed = hub.list(repo)?;
         let files = listing::choose(repo, &listed, select)?;
+        let described_before = listing::load(repo, &folder).unwrap_or_default();
         for file in &files {
-            let (path, sha256) = (folder.join(&file.path), file.sha256.as_deref());
-            self.drop_if_broken(&path, file.bytes, sha256, progress, cancel)?;
+            if is_every_byte_checked || !described_before.contains(file) {
+                let (path, sha256) = (folder.join(&file.path), file.sha256.as_deref());
+                self.drop_if_broken(&path, file.bytes, sha256, progress, cancel)?;
+            }
         }
-        listing::save(&folder, &listed)?;
+        listing::save(&folder, &listed, cancel)?;
         let mut source = None;
         for file in &files {
             let path = folder.join(&file.path);
@@ -443,6 +452,7 @@ impl Cache {
         &self,
         repo: &str,
         _: &Select,
+        _: bool,
         _: &mut dyn Progress,
         _: &AtomicBool,
     ) -> Result<Pulled, CacheError> {
@@ -521,6 +531,8 @@ fn remove_file(path: &Path, removed: &mut Removed) -> Result<(), CacheError> {
         }
     }
     store::remove_if_there(&beside(path, ".partial.json"))?;
+    // Left behind by a process that was killed; the next download would empty it.
+    let _ = fs::remove_dir_all(beside(path, ".pip"));
     drop(lock);
     Ok(())
 }

