@@ -78,6 +78,8 @@ impl ChatTemplate {
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.add_filter("tojson", to_json);
         env.add_filter("string", |value: &Value| python_str(value));
+        env.add_filter("length", length);
+        env.add_filter("count", length);
         env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -166,6 +168,11 @@ fn format_value(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> R
     out.write_str(&python_str(value)).map_err(Error::from)
 }
 
+/// `length` as in Jinja2, where an undefined value is empty.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
+}
+
 /// Python's `str(value)`.
 fn python_str(value: &Value) -> String {
     match value.kind() {
@@ -202,7 +209,7 @@ fn python_repr(value: &Value, out: &mut String) {
         }
         ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
-            join(value, out, |item, out| python_repr(item, out));
+            join(value, out, python_repr);
             out.push(']');
         }
         ValueKind::Map if value.as_object().is_none_or(|object| object.is_true()) => {
@@ -267,7 +274,8 @@ impl JsonStyle {
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
-            ValueKind::Bool | ValueKind::Number => out.push_str(&value.to_string()),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&value.to_string()),
             ValueKind::String => json_string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<_> = value.try_iter()?.collect();
@@ -467,23 +475,15 @@ mod tests {
             ok("{{ x.b[:2] | tojson(indent=2) }} {{ '<é\u{1}>' | tojson }}", input),
             "[\n  1,\n  2.5\n] \"<é\\u0001>\""
         );
-        assert_eq!(ok("{{ none }}|{{ missing }}|{{ 1 == 1 }}", ().into_json()), "None||True");
-    }
-
-    trait IntoJson {
-        fn into_json(self) -> serde_json::Value;
-    }
-    impl IntoJson for () {
-        fn into_json(self) -> serde_json::Value {
-            serde_json::json!({})
-        }
+        let source = "{{ none }}|{{ missing }}|{{ missing | length }}|{{ 1 == 1 }}";
+        assert_eq!(ok(source, serde_json::json!({})), "None||0|True");
     }
 
     #[test]
     fn dates() {
         let now = "{{ strftime_now('%Y-%m-%d %H:%M:%S %A %d %B %b %-d %j %I%p %%|%q') }}";
         let expected = "2026-11-21 12:00:00 Saturday 21 November Nov 21 325 12PM %|%q";
-        assert_eq!(ok(now, ().into_json()), expected);
+        assert_eq!(ok(now, serde_json::json!({})), expected);
         assert_eq!(strftime("%F %T %a", 0), "1970-01-01 00:00:00 Thu");
         assert_eq!(strftime("%F %j %e", 951_782_400), "2000-02-29 060 29");
         assert_eq!(strftime("%F", 951_782_400 + 86_400), "2000-03-01");
@@ -492,12 +492,12 @@ mod tests {
     #[test]
     fn generation_tags_render_nothing() {
         let source = "a\n  {%- generation -%}\n  b{% endgeneration %}\nc";
-        assert_eq!(ok(source, ().into_json()), "abc");
+        assert_eq!(ok(source, serde_json::json!({})), "abc");
     }
 
     #[test]
     fn templates_raise_and_cannot_run_away() {
-        let fails = |source: &str| rendered(source, ().into_json()).unwrap_err().to_string();
+        let fails = |source: &str| rendered(source, serde_json::json!({})).unwrap_err().to_string();
         assert!(fails("{{ raise_exception('no tools') }}").contains("no tools"));
         assert!(fails("{% if %}").starts_with("chat template: "));
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}\

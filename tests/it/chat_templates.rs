@@ -13,7 +13,9 @@ const NOON: u64 = 1_795_262_400;
 
 /// Templates whose cases do not all match yet. A test fails when one is missing here, and when
 /// one is here that passes.
-const NOT_YET: &[&str] = &[];
+/// The first hands `tojson` a generator, which Python refuses; the second adds a string to a
+/// `safe` one, which Python escapes.
+const NOT_YET: &[&str] = &["llama-cpp-deepseek-r1", "meetkai-functionary-medium-v3.1"];
 
 #[test]
 fn published_templates_render_as_in_python() {
