@@ -167,12 +167,24 @@ pub struct FloatOps {
 
 /// Where a thread unpacks weights; allocated once.
 #[derive(Debug)]
-pub struct Scratch {}
+pub struct Scratch {
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) panels: crate::isa::avx2::PanelScratch,
+    /// Some rows of float weights.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) widened: Vec<block::F32>,
+}
 
 impl Scratch {
     /// For rows of at most `max_cols` elements.
-    pub fn new(_max_cols: usize) -> Scratch {
-        Scratch {}
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "not yet"))]
+    pub fn new(max_cols: usize) -> Scratch {
+        Scratch {
+            #[cfg(target_arch = "x86_64")]
+            panels: crate::isa::avx2::PanelScratch::new(),
+            #[cfg(target_arch = "x86_64")]
+            widened: vec![block::F32::default(); crate::isa::avx2::WIDENED_ROWS * max_cols],
+        }
     }
 }
 

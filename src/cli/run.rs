@@ -5,7 +5,7 @@ use super::{CliError, interrupt};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent};
 use crate::sample::SampleParams;
-use crate::text::{EncodeOptions, TextStream, Tokenizer};
+use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
 use std::io::{IsTerminal, Read, Write, stderr, stdin};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -208,7 +208,19 @@ fn prompt_tokens(
     tokenizer: &Tokenizer,
     text: &str,
 ) -> Result<Vec<u32>, crate::text::TextError> {
-    tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false })
+    let template = tokenizer.chat_template().filter(|_| !args.raw);
+    let Some(template) = template else {
+        return tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
+    };
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let mut messages: Vec<Message> = args.system.iter().map(|s| message("system", s)).collect();
+    messages.push(message("user", text));
+    let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token_str(id)).unwrap_or_default();
+    let (bos, eos) = (spelled(tokenizer.bos()), spelled(tokenizer.eos()));
+    let rendered = ChatTemplate::new(template)?.render(&messages, true, bos, eos)?;
+    // Templates that spell the BOS token must not get a second one.
+    let add_special = bos.is_empty() || !rendered.starts_with(bos);
+    tokenizer.encode(&rendered, EncodeOptions { add_special, parse_special: true })
 }
 
 /// One line: how many tokens, how fast, and why it ended.

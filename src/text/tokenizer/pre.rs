@@ -112,7 +112,8 @@ const LINES: Step = Step::Isolate(r"[^\n]+|\n+");
 const DIGIT: Step = Step::Isolate(r"\p{N}");
 const THREE_DIGITS: Step = Step::Isolate("[0-9][0-9][0-9]");
 const HAN_KANA: Step = Step::Isolate(r"[\u{4E00}-\u{9FA5}\u{3040}-\u{309F}\u{30A0}-\u{30FF}]+");
-const CJK: Step = Step::Isolate(r"[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]+");
+/// White space in these ranges counts as a vertical tab, so it is excluded.
+const CJK: Step = Step::Isolate(r"[[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]--\s]+");
 const NEWLINE: Step = Step::Isolate(r"[\r\n]");
 const SENTENCE_WORDS: Step = Step::Isolate(r" ?[^(\s|.,!?…。，、।۔،)]+");
 const DEEPSEEK3_WORDS: Step = Step::Words(concat!(
@@ -303,7 +304,7 @@ pub(super) const PRES: &[Pre] = &[
                 r"\u{1E900}-\u{1E943}]+",
             )),
             Step::Isolate(
-                r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3000}-\u{3002}]+",
+                r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3001}\u{3002}]+",
             ),
             Step::Isolate(r"\s+$"),
             CJK,

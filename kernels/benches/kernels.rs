@@ -1,0 +1,179 @@
+//! Every matrix product of the best level: `cargo bench -p teff-kernels [TYPE..]`.
+//!
+//! Decoding (1 and 4 tokens) streams a matrix larger than any cache and is given in GB/s beside
+//! the plain reading speed of the same memory; prefill (512 tokens) in multiply-accumulates per
+//! cycle, the clock being found by a chain of dependent additions in the same run. One thread,
+//! the best of some repetitions.
+
+use gguf_rs_lite::GgmlType;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use teff_kernels::{ActPlan, ActUnit, Acts, KernelTable, Level, ROW_STEP, Scratch, TypeKernels};
+
+/// Bytes of a matrix that no cache holds.
+const STREAMED_BYTES: usize = 96 << 20;
+/// Rows given to one call, as a decoder's chunks.
+const CHUNK_ROWS: usize = 4 * ROW_STEP;
+const COLS: usize = 2048;
+const PREFILL_TOKENS: usize = 512;
+/// Rows of the prefill's matrix: it stays in L2, as compute is what is measured.
+const PREFILL_ROWS: usize = 2 * CHUNK_ROWS;
+const MEASURED: Duration = Duration::from_millis(400);
+
+fn main() {
+    let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let chosen = |ty: &GgmlType| {
+        names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(ty.name()))
+    };
+    let table = KernelTable::detect();
+    let ghz = clock_ghz();
+    println!("level {}, {ghz:.2} GHz, one thread, {COLS} columns", table.level());
+    println!("GB/s of weights for 1 and 4 tokens; MAC/cycle for {PREFILL_TOKENS} tokens");
+    println!(
+        "{:8}{:>9}{:>9}{:>9}{:>9}{:>11}{:>12}{:>12}",
+        "type", "read", "1 token", "4 tokens", "time x4", "MAC/cycle", "1 in L2", "8 tokens"
+    );
+    for ty in GgmlType::all().filter(chosen) {
+        let Some(kernels) = table.types(ty) else { continue };
+        if kernels.level == Level::Scalar && names.is_empty() {
+            println!("{ty:8} scalar");
+            continue;
+        }
+        let w = weights(ty, STREAMED_BYTES);
+        let row_bytes = COLS / ty.block_len() * ty.block_bytes();
+        let read = gigabytes(w.len(), || read(&w));
+        let decode = |n| {
+            let input = Input::new(table, kernels, n);
+            let mut scratch = Scratch::new(COLS);
+            let mut y = vec![0.0; CHUNK_ROWS * n];
+            gigabytes(w.len() / row_bytes / CHUNK_ROWS * CHUNK_ROWS * row_bytes, || {
+                for w in w.chunks_exact(CHUNK_ROWS * row_bytes) {
+                    kernels.matmul(w, CHUNK_ROWS, &input.acts(), &mut scratch, &mut y);
+                }
+            })
+        };
+        let (one, four) = (decode(1), decode(4));
+        let cached = |n| {
+            let input = Input::new(table, kernels, n);
+            let mut scratch = Scratch::new(COLS);
+            let mut y = vec![0.0; PREFILL_ROWS * n];
+            let w = &w[..PREFILL_ROWS * row_bytes];
+            let time = best(|| {
+                kernels.matmul(w, PREFILL_ROWS, &input.acts(), &mut scratch, &mut y);
+            });
+            (PREFILL_ROWS * COLS * n) as f64 / time.as_secs_f64() / 1e9 / ghz
+        };
+        println!(
+            "{:8}{read:>9.1}{one:>9.1}{four:>9.1}{:>9.2}{:>11.1}{:>12.1}{:>12.1}",
+            ty.name(),
+            one / four,
+            cached(PREFILL_TOKENS),
+            cached(1),
+            cached(8),
+        );
+    }
+}
+
+/// Packed activations, owned.
+struct Input {
+    plan: ActPlan,
+    q: Vec<i8>,
+    d: Vec<f32>,
+    s: Vec<i16>,
+    x: Vec<f32>,
+}
+
+impl Input {
+    fn new(table: &KernelTable, kernels: &TypeKernels, n: usize) -> Input {
+        let plan = ActPlan::new(kernels.act, COLS, n);
+        let x: Vec<f32> = (0..n * COLS).map(|i| (i as f32 * 0.37).sin()).collect();
+        let units = plan.units();
+        let (mut q, mut d) = (vec![0; units * plan.q_len()], vec![0.0; units * plan.d_len()]);
+        let (mut s, mut floats) = (vec![0; units * plan.s_len()], vec![0.0; units * plan.x_len()]);
+        for u in 0..units {
+            let tokens = plan.tokens_of(u);
+            let unit = ActUnit {
+                q: &mut q[u * plan.q_len()..][..plan.q_len()],
+                d: &mut d[u * plan.d_len()..][..plan.d_len()],
+                s: &mut s[u * plan.s_len()..][..plan.s_len()],
+                x: &mut floats[u * plan.x_len()..][..plan.x_len()],
+            };
+            table.pack(&plan, &x[tokens.start * COLS..tokens.end * COLS], unit);
+        }
+        Input { plan, q, d, s, x: floats }
+    }
+
+    fn acts(&self) -> Acts<'_> {
+        Acts { plan: &self.plan, q: &self.q, d: &self.d, s: &self.s, x: &self.x }
+    }
+}
+
+/// Whole rows of random bits, about `bytes` of them, without NaN or infinity.
+fn weights(ty: GgmlType, bytes: usize) -> Vec<u8> {
+    let row_bytes = COLS / ty.block_len() * ty.block_bytes();
+    let mut state = 1u64;
+    let mut w: Vec<u8> = (0..bytes / row_bytes * row_bytes)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Exponents of all ones need a byte of 0x7c or more.
+            (state >> 33) as u8 & 0xbb
+        })
+        .collect();
+    w.truncate(bytes / row_bytes * row_bytes);
+    w
+}
+
+fn best(mut f: impl FnMut()) -> Duration {
+    let (start, mut best) = (Instant::now(), Duration::MAX);
+    while start.elapsed() < MEASURED {
+        let time = Instant::now();
+        f();
+        best = best.min(time.elapsed());
+    }
+    best
+}
+
+fn gigabytes(bytes: usize, f: impl FnMut()) -> f64 {
+    bytes as f64 / best(f).as_secs_f64() / 1e9
+}
+
+/// Reads memory as fast as plain loops do.
+fn read(bytes: &[u8]) {
+    let mut sums = [0u64; 16];
+    for chunk in bytes.as_chunks::<128>().0 {
+        for (sum, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+        }
+    }
+    black_box(sums);
+}
+
+/// One addition a cycle: no CPU does dependent ones faster, none slower.
+fn clock_ghz() -> f64 {
+    const ADDITIONS: u64 = 2_000_000;
+    let time = best(|| {
+        let mut x = 1u64;
+        for _ in 0..ADDITIONS / 10 {
+            // `black_box` of a sum would go through memory; ten rotations are ten cycles.
+            for _ in 0..10 {
+                x = black_box_register(x);
+            }
+        }
+        black_box(x);
+    });
+    ADDITIONS as f64 / time.as_secs_f64() / 1e9
+}
+
+/// An addition the compiler cannot fold.
+#[inline(always)]
+fn black_box_register(x: u64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut x = x;
+        // SAFETY: adds one to a register and touches nothing else.
+        unsafe { std::arch::asm!("add {0}, 1", inout(reg) x, options(pure, nomem, nostack)) };
+        x
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    x.rotate_left(1).wrapping_mul(3)
+}

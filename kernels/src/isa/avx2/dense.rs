@@ -1,0 +1,256 @@
+//! Dots of float rows: float weights by tokens, keys by queries.
+//!
+//! Tiles of four rows by up to three vectors. An element is one register of eight partial sums
+//! over k and [`crate::float`]'s tree at the end, whatever the tile; the twelve chains of a tile
+//! hide the latency of each other.
+
+use super::mem::{load_ps, load_some, store, store_16_ps, store_some};
+use super::sum::sum_4_ps;
+use crate::act::Acts;
+use crate::block::{Bf16, F16, F32, Float, as_blocks};
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+/// Rows of a tile.
+pub(super) const R: usize = 4;
+/// Vectors of a tile.
+const T: usize = 3;
+
+/// Eight numbers of a row, exactly.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn widen_f32(w: &[F32; 8]) -> __m256 {
+    _mm256_castsi256_ps(super::mem::load(w))
+}
+
+/// Eight numbers of a row, exactly.
+#[inline]
+#[target_feature(enable = "avx,f16c")]
+pub(super) fn widen_f16(w: &[F16; 8]) -> __m256 {
+    _mm256_cvtph_ps(super::mem::load_16(w))
+}
+
+/// Eight numbers of a row, exactly.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn widen_bf16(w: &[Bf16; 8]) -> __m256 {
+    let bits = _mm256_cvtepu16_epi32(super::mem::load_16(w));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+}
+
+/// Float weights; `buffer` holds [`R`] rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn matmul<W: Float>(
+    w: &[u8],
+    acts: &Acts<'_>,
+    buffer: &mut [F32],
+    y: &mut [f32],
+    widen: impl Fn(&[W; 8]) -> __m256,
+) {
+    dots(as_blocks::<W>(w), acts.x, acts.plan.cols, 1.0, buffer, y, widen);
+}
+
+/// `out[i][r] = scale * (x[i] . w[r])`; `w: [n_rows][cols]`, `x: [n][cols]`, `out: [n][n_rows]`.
+///
+/// More than one tile of vectors finds the rows widened in `buffer`, if it holds [`R`] of them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dots<W: Float>(
+    w: &[W],
+    x: &[f32],
+    cols: usize,
+    scale: f32,
+    buffer: &mut [F32],
+    out: &mut [f32],
+    widen: impl Fn(&[W; 8]) -> __m256,
+) {
+    let (n, n_rows) = (x.len() / cols, w.len() / cols);
+    for first in (0..n_rows).step_by(R) {
+        let rows = &w[first * cols..n_rows.min(first + R) * cols];
+        if n > T && buffer.len() >= R * cols {
+            let buffer = &mut buffer[..rows.len()];
+            let ((groups, tail), (to, to_tail)) = (rows.as_chunks(), buffer.as_chunks_mut());
+            for (to, group) in to.iter_mut().zip(groups) {
+                store::<[F32; 8]>(to, _mm256_castps_si256(widen(group)));
+            }
+            for (to, w) in to_tail.iter_mut().zip(tail) {
+                *to = F32::from_f32(w.to_f32());
+            }
+            some_rows(&*buffer, first, n_rows, x, cols, scale, out, |w| widen_f32(w));
+        } else {
+            some_rows(rows, first, n_rows, x, cols, scale, out, |w| widen(w));
+        }
+    }
+}
+
+/// Up to [`R`] rows by all vectors.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+#[expect(clippy::too_many_arguments, reason = "shapes and slices of one product")]
+fn some_rows<W: Float>(
+    rows: &[W],
+    first: usize,
+    n_rows: usize,
+    x: &[f32],
+    cols: usize,
+    scale: f32,
+    out: &mut [f32],
+    widen: impl Fn(&[W; 8]) -> __m256,
+) {
+    let n = rows.len() / cols;
+    // Missing rows repeat the last one.
+    let rows: [&[W]; R] = from_fn(|r| &rows[r.min(n - 1) * cols..][..cols]);
+    let tiles = x.chunks(T * cols).zip(out.chunks_mut(T * n_rows));
+    for (x, out) in tiles {
+        let vector = |i: usize| &x[i * cols..][..cols];
+        let mut write = |i: usize, sums: __m128| {
+            let mut lanes = [0.0; R];
+            store_16_ps(&mut lanes, _mm_mul_ps(sums, _mm_set1_ps(scale)));
+            out[i * n_rows + first..][..n].copy_from_slice(&lanes[..n]);
+        };
+        match x.len() / cols {
+            1 => {
+                let [a] = tile(rows, [vector(0)], &widen);
+                write(0, a);
+            }
+            2 => {
+                let [a, b] = tile(rows, [vector(0), vector(1)], &widen);
+                write(0, a);
+                write(1, b);
+            }
+            _ => {
+                let [a, b, c] = tile(rows, [vector(0), vector(1), vector(2)], &widen);
+                write(0, a);
+                write(1, b);
+                write(2, c);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile<W: Float, const N: usize>(
+    rows: [&[W]; R],
+    x: [&[f32]; N],
+    widen: impl Fn(&[W; 8]) -> __m256,
+) -> [__m128; N] {
+    let (w, w_tail) = (rows.map(|w| w.as_chunks::<8>().0), rows.map(|w| w.as_chunks::<8>().1));
+    let (v, v_tail) = (x.map(|x| x.as_chunks::<8>().0), x.map(|x| x.as_chunks::<8>().1));
+    let mut sums = [[_mm256_setzero_ps(); R]; N];
+    for g in 0..w[0].len() {
+        let mut wide = [_mm256_setzero_ps(); R];
+        for r in 0..R {
+            wide[r] = widen(&w[r][g]);
+        }
+        for i in 0..N {
+            let x = load_ps(&v[i][g]);
+            for r in 0..R {
+                sums[i][r] = _mm256_fmadd_ps(wide[r], x, sums[i][r]);
+            }
+        }
+    }
+    if !w_tail[0].is_empty() {
+        for r in 0..R {
+            let mut w = [0.0; 8];
+            for (to, w) in w.iter_mut().zip(w_tail[r]) {
+                *to = w.to_f32();
+            }
+            for i in 0..N {
+                sums[i][r] = _mm256_fmadd_ps(load_ps(&w), load_some(v_tail[i]), sums[i][r]);
+            }
+        }
+    }
+    let mut totals = [_mm_setzero_ps(); N];
+    for i in 0..N {
+        totals[i] = sum_4_ps(&sums[i]);
+    }
+    totals
+}
+
+/// `acc[i] += sum over rows of p[i][row] * v[row]`, one chain over the rows per element;
+/// `p: [n][n_rows]`, `v: [n_rows][dim]`, `acc: [n][dim]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn weighted_sum<V: Float>(
+    p: &[f32],
+    v: &[V],
+    dim: usize,
+    acc: &mut [f32],
+    widen: impl Fn(&[V; 8]) -> __m256,
+) {
+    let n_rows = v.len() / dim;
+    let tiles = p.chunks(T * n_rows).zip(acc.chunks_mut(T * dim));
+    for (p, acc) in tiles {
+        let weights = |i: usize| &p[i * n_rows..][..n_rows];
+        match acc.len() / dim {
+            1 => weighted_tile([weights(0)], v, dim, acc, &widen),
+            2 => weighted_tile([weights(0), weights(1)], v, dim, acc, &widen),
+            _ => weighted_tile([weights(0), weights(1), weights(2)], v, dim, acc, &widen),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn weighted_tile<V: Float, const N: usize>(
+    p: [&[f32]; N],
+    v: &[V],
+    dim: usize,
+    acc: &mut [f32],
+    widen: impl Fn(&[V; 8]) -> __m256,
+) {
+    let whole = dim / 32 * 32;
+    for at in (0..whole).step_by(32) {
+        weighted_columns::<V, N, 4>(p, v, dim, at, acc, &widen);
+    }
+    for at in (whole..dim / 8 * 8).step_by(8) {
+        weighted_columns::<V, N, 1>(p, v, dim, at, acc, &widen);
+    }
+    for at in dim / 8 * 8..dim {
+        for i in 0..N {
+            let acc = &mut acc[i * dim + at];
+            for (p, v) in p[i].iter().zip(v.chunks_exact(dim)) {
+                *acc = p.mul_add(v[at].to_f32(), *acc);
+            }
+        }
+    }
+}
+
+/// Columns `at..at + 8 * C`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn weighted_columns<V: Float, const N: usize, const C: usize>(
+    p: [&[f32]; N],
+    v: &[V],
+    dim: usize,
+    at: usize,
+    acc: &mut [f32],
+    widen: impl Fn(&[V; 8]) -> __m256,
+) {
+    let mut sums = [[_mm256_setzero_ps(); C]; N];
+    for i in 0..N {
+        for c in 0..C {
+            sums[i][c] = load_some(&acc[i * dim + at + 8 * c..][..8]);
+        }
+    }
+    for (row, v) in v.chunks_exact(dim).enumerate() {
+        let (groups, _) = v[at..at + 8 * C].as_chunks::<8>();
+        let mut v = [_mm256_setzero_ps(); C];
+        for c in 0..C {
+            v[c] = widen(&groups[c]);
+        }
+        for i in 0..N {
+            let p = _mm256_set1_ps(p[i][row]);
+            for c in 0..C {
+                sums[i][c] = _mm256_fmadd_ps(p, v[c], sums[i][c]);
+            }
+        }
+    }
+    for i in 0..N {
+        for c in 0..C {
+            store_some(&mut acc[i * dim + at + 8 * c..][..8], sums[i][c]);
+        }
+    }
+}

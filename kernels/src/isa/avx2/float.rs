@@ -1,0 +1,291 @@
+//! The float operations of [`crate::float`], eight lanes at a time, in its order of sums.
+//!
+//! Tails go through the same instructions as whole groups, so an element's bits do not depend on
+//! where a slice was cut.
+
+use super::dense;
+use super::exp::exp;
+use super::mem::{halves, load_ps, load_some, singles, store_16, store_ps, store_some};
+use super::sum::sum_ps;
+use crate::block::F32;
+use crate::float::{self, Activation, RopePairing};
+use std::arch::x86_64::*;
+
+/// The longest head whose rows are widened once for all queries, on the stack.
+const WIDENED_DIM_MAX: usize = 256;
+
+/// `y = f(y)`, eight at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn map(y: &mut [f32], f: impl Fn(__m256) -> __m256) {
+    let (groups, tail) = y.as_chunks_mut::<8>();
+    for y in groups {
+        store_ps(y, f(load_ps(y)));
+    }
+    store_some(tail, f(load_some(tail)));
+}
+
+/// `y = f(y, x)`, eight at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn zip(y: &mut [f32], x: &[f32], f: impl Fn(__m256, __m256) -> __m256) {
+    assert!(y.len() == x.len(), "vectors of one length");
+    let ((groups, tail), (x, x_tail)) = (y.as_chunks_mut::<8>(), x.as_chunks::<8>());
+    for (y, x) in groups.iter_mut().zip(x) {
+        store_ps(y, f(load_ps(y), load_ps(x)));
+    }
+    store_some(tail, f(load_some(tail), load_some(x_tail)));
+}
+
+/// `sum = f(sum, x)`, eight sums at a time, then the tree. `f` leaves a sum as it is for 0 in the
+/// lanes behind the end, or is told by the mask: all ones where there are elements.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn fold(x: &[f32], f: impl Fn(__m256, __m256) -> __m256) -> f32 {
+    let (groups, tail) = x.as_chunks::<8>();
+    let mut sum = _mm256_setzero_ps();
+    for x in groups {
+        sum = f(sum, load_ps(x));
+    }
+    if !tail.is_empty() {
+        let ends = f(sum, load_some(tail));
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let inside = _mm256_cmpgt_epi32(_mm256_set1_epi32(tail.len() as i32), lanes);
+        sum = _mm256_blendv_ps(sum, ends, _mm256_castsi256_ps(inside));
+    }
+    sum_ps(sum)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+    let mean_square = fold(x, |sum, x| _mm256_fmadd_ps(x, x, sum)) / x.len() as f32;
+    let factor = _mm256_set1_ps(1.0 / (mean_square + eps).sqrt());
+    zip(out, x, |_, x| _mm256_mul_ps(x, factor));
+    if let Some(weight) = weight {
+        zip(out, weight, |y, w| _mm256_mul_ps(y, w));
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn layer_norm(
+    x: &[f32],
+    weight: Option<&[f32]>,
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: &mut [f32],
+) {
+    let n = x.len() as f32;
+    let mean = _mm256_set1_ps(fold(x, |sum, x| _mm256_add_ps(sum, x)) / n);
+    let variance = fold(x, |sum, x| {
+        let x = _mm256_sub_ps(x, mean);
+        _mm256_fmadd_ps(x, x, sum)
+    }) / n;
+    let factor = _mm256_set1_ps(1.0 / (variance + eps).sqrt());
+    zip(out, x, |_, x| _mm256_mul_ps(_mm256_sub_ps(x, mean), factor));
+    if let Some(weight) = weight {
+        zip(out, weight, |y, w| _mm256_mul_ps(y, w));
+    }
+    if let Some(bias) = bias {
+        add(out, bias);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn act(f: Activation, x: &mut [f32]) {
+    let one = _mm256_set1_ps(1.0);
+    // x / (1 + exp(-t))
+    let gate = |x, t| _mm256_div_ps(x, _mm256_add_ps(one, exp(t)));
+    match f {
+        Activation::Silu => map(x, |x| gate(x, negate(x))),
+        Activation::Sigmoid => map(x, |x| gate(one, negate(x))),
+        Activation::GeluQuick => map(x, |x| gate(x, _mm256_mul_ps(x, _mm256_set1_ps(-1.702)))),
+        // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u))
+        Activation::Gelu => map(x, |x| {
+            const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_2;
+            let cubic = _mm256_fmadd_ps(
+                _mm256_mul_ps(x, x),
+                _mm256_set1_ps(0.044_715 * MINUS_2_SQRT_2_OVER_PI),
+                _mm256_set1_ps(MINUS_2_SQRT_2_OVER_PI),
+            );
+            gate(x, _mm256_mul_ps(x, cubic))
+        }),
+        // The second operand is returned for NaN.
+        Activation::Relu => map(x, |x| _mm256_max_ps(_mm256_setzero_ps(), x)),
+        Activation::ReluSqr => map(x, |x| {
+            let x = _mm256_max_ps(_mm256_setzero_ps(), x);
+            _mm256_mul_ps(x, x)
+        }),
+        Activation::GeluErf | Activation::Tanh => float::act(f, x),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+fn negate(x: __m256) -> __m256 {
+    _mm256_xor_ps(x, _mm256_set1_ps(-0.0))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn glu(f: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len(), "slices of one length");
+    out.copy_from_slice(gate);
+    act(f, out);
+    zip(out, up, |y, up| _mm256_mul_ps(y, up));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], pairing: RopePairing) {
+    let pairs = cos.len();
+    assert!(sin.len() == pairs && 2 * pairs <= x.len(), "pairs fit the head");
+    let x = &mut x[..2 * pairs];
+    match pairing {
+        RopePairing::Neox => {
+            let (first, second) = x.split_at_mut(pairs);
+            let (a, a_tail) = first.as_chunks_mut::<8>();
+            let (b, b_tail) = second.as_chunks_mut::<8>();
+            let ((cos, cos_tail), (sin, sin_tail)) = (cos.as_chunks::<8>(), sin.as_chunks::<8>());
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                let (x, y) = turn(load_ps(a), load_ps(b), load_ps(cos), load_ps(sin));
+                store_ps(a, x);
+                store_ps(b, y);
+            }
+            let (cos, sin) = (load_some(cos_tail), load_some(sin_tail));
+            let (x, y) = turn(load_some(a_tail), load_some(b_tail), cos, sin);
+            store_some(a_tail, x);
+            store_some(b_tail, y);
+        }
+        RopePairing::Norm => {
+            let twice = |x: &[f32]| {
+                let order = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+                _mm256_permutevar8x32_ps(load_some(x), order)
+            };
+            for ((x, cos), sin) in x.chunks_mut(8).zip(cos.chunks(4)).zip(sin.chunks(4)) {
+                let pair = load_some(x);
+                let swapped = _mm256_permute_ps::<0b10_11_00_01>(pair);
+                let crossed = _mm256_mul_ps(swapped, twice(sin));
+                store_some(x, _mm256_fmaddsub_ps(pair, twice(cos), crossed));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn turn(a: __m256, b: __m256, cos: __m256, sin: __m256) -> (__m256, __m256) {
+    let x = _mm256_fmsub_ps(a, cos, _mm256_mul_ps(b, sin));
+    (x, _mm256_fmadd_ps(a, sin, _mm256_mul_ps(b, cos)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn add(y: &mut [f32], x: &[f32]) {
+    zip(y, x, |y, x| _mm256_add_ps(y, x));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn scale(y: &mut [f32], f: f32) {
+    let f = _mm256_set1_ps(f);
+    map(y, |y| _mm256_mul_ps(y, f));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn add_scaled(y: &mut [f32], x: &[f32], f: f32) {
+    let f = _mm256_set1_ps(f);
+    zip(y, x, |y, x| _mm256_fmadd_ps(x, f, y));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    assert!(a.len() == b.len(), "vectors of one length");
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sum = _mm256_setzero_ps();
+    for (a, b) in a.iter().zip(b) {
+        sum = _mm256_fmadd_ps(load_ps(a), load_ps(b), sum);
+    }
+    sum_ps(_mm256_fmadd_ps(load_some(a_tail), load_some(b_tail), sum))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]) {
+    check_shape(q.len(), k.len(), dim, out.len());
+    dense::dots(singles(k), q, dim, scale, &mut [], out, |k| dense::widen_f32(k));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]) {
+    check_shape(q.len(), k.len(), dim, out.len());
+    let mut buffer = [F32([0; 4]); dense::R * WIDENED_DIM_MAX];
+    dense::dots(halves(k), q, dim, scale, &mut buffer, out, |k| dense::widen_f16(k));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]) {
+    check_shape(acc.len(), v.len(), dim, p.len());
+    if !p.is_empty() {
+        dense::weighted_sum(p, singles(v), dim, acc, |v| dense::widen_f32(v));
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]) {
+    check_shape(acc.len(), v.len(), dim, p.len());
+    if !p.is_empty() {
+        dense::weighted_sum(p, halves(v), dim, acc, |v| dense::widen_f16(v));
+    }
+}
+
+fn check_shape(rows: usize, keys: usize, dim: usize, weights: usize) {
+    assert!(dim > 0 && rows.is_multiple_of(dim) && keys.is_multiple_of(dim), "rows of {dim}");
+    assert!(weights == rows / dim * (keys / dim), "a weight per row and key");
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    let max = _mm256_set1_ps(max);
+    map(x, |x| exp(_mm256_sub_ps(x, max)));
+    fold(x, |sum, x| _mm256_add_ps(sum, x))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn max(x: &[f32]) -> f32 {
+    let (groups, tail) = x.as_chunks::<8>();
+    let mut lanes = _mm256_set1_ps(f32::NEG_INFINITY);
+    for x in groups {
+        // The second operand is returned for NaN.
+        lanes = _mm256_max_ps(load_ps(x), lanes);
+    }
+    let mut array = [0.0; 8];
+    store_ps(&mut array, lanes);
+    array.iter().chain(tail).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn softmax(x: &mut [f32]) {
+    let max = max(x);
+    let sum = exp_sum(x, max);
+    scale(x, 1.0 / sum);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn f16_to_f32(x: &[u16], out: &mut [f32]) {
+    assert!(x.len() == out.len(), "slices of one length");
+    let ((groups, tail), (out, out_tail)) = (halves(x).as_chunks::<8>(), out.as_chunks_mut::<8>());
+    for (y, x) in out.iter_mut().zip(groups) {
+        store_ps(y, dense::widen_f16(x));
+    }
+    for (y, x) in out_tail.iter_mut().zip(tail) {
+        *y = x.to_f32();
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn f32_to_f16(x: &[f32], out: &mut [u16]) {
+    assert!(x.len() == out.len(), "slices of one length");
+    let ((groups, tail), (out, out_tail)) = (x.as_chunks::<8>(), out.as_chunks_mut::<8>());
+    let narrow = |x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+    for (y, x) in out.iter_mut().zip(groups) {
+        store_16(y, narrow(load_ps(x)));
+    }
+    let mut last = [0; 8];
+    store_16(&mut last, narrow(load_some(tail)));
+    out_tail.copy_from_slice(&last[..tail.len()]);
+}

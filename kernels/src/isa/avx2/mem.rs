@@ -1,0 +1,137 @@
+//! Loads and stores between arrays and registers: the only unsafe code of the kernels. Lengths
+//! are in the types, so nothing can be out of bounds; alignment is free.
+
+use crate::block::{Bf16, F16, F32};
+use std::arch::x86_64::*;
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn load<T: Bytes32>(x: &T) -> __m256i {
+    // SAFETY: `Bytes32` types are 32 bytes without padding; the load takes any alignment.
+    unsafe { _mm256_loadu_si256(std::ptr::from_ref(x).cast()) }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn store<T: Bytes32>(x: &mut T, value: __m256i) {
+    // SAFETY: `Bytes32` types are 32 bytes and take any bits; the store takes any alignment.
+    unsafe { _mm256_storeu_si256(std::ptr::from_mut(x).cast(), value) }
+}
+
+/// 16 bytes.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_16<T: Bytes16>(x: &T) -> __m128i {
+    // SAFETY: `Bytes16` types are 16 bytes without padding; the load takes any alignment.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast()) }
+}
+
+/// 16 bytes.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn store_16<T: Bytes16>(x: &mut T, value: __m128i) {
+    // SAFETY: `Bytes16` types are 16 bytes and take any bits; the store takes any alignment.
+    unsafe { _mm_storeu_si128(std::ptr::from_mut(x).cast(), value) }
+}
+
+/// Eight floats.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn load_ps(x: &[f32; 8]) -> __m256 {
+    // SAFETY: eight floats are 32 bytes; the load takes any alignment.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+/// Eight floats.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn store_ps(x: &mut [f32; 8], value: __m256) {
+    // SAFETY: eight floats are 32 bytes; the store takes any alignment.
+    unsafe { _mm256_storeu_ps(x.as_mut_ptr(), value) }
+}
+
+/// Four floats.
+#[inline]
+#[target_feature(enable = "sse")]
+pub(super) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
+    // SAFETY: four floats are 16 bytes; the store takes any alignment.
+    unsafe { _mm_storeu_ps(x.as_mut_ptr(), value) }
+}
+
+/// Up to eight floats, zeros behind them.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn load_some(x: &[f32]) -> __m256 {
+    let mut lanes = [0.0; 8];
+    lanes[..x.len()].copy_from_slice(x);
+    load_ps(&lanes)
+}
+
+/// The first of eight floats.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn store_some(x: &mut [f32], value: __m256) {
+    let mut lanes = [0.0; 8];
+    store_ps(&mut lanes, value);
+    x.copy_from_slice(&lanes[..x.len()]);
+}
+
+/// Floats as weights: the same bits on a little-endian machine, as all with AVX2 are.
+pub(super) fn singles(x: &[f32]) -> &[F32] {
+    // SAFETY: `F32` is the four bytes of an f32, with a smaller alignment.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// Bits of halves as weights.
+pub(super) fn halves(x: &[u16]) -> &[F16] {
+    // SAFETY: `F16` is the two bytes of a u16, with a smaller alignment.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// Asks for the cache line `bytes` after `x`, which need not exist.
+#[inline]
+#[target_feature(enable = "sse")]
+pub(super) fn prefetch<T>(x: &T, bytes: usize) {
+    let address = std::ptr::from_ref(x).cast::<i8>().wrapping_add(bytes);
+    _mm_prefetch::<_MM_HINT_T0>(address);
+}
+
+/// Which types are 32 bytes of numbers.
+///
+/// # Safety
+/// 32 bytes, no padding, every bit pattern a value.
+pub(super) unsafe trait Bytes32 {}
+
+// SAFETY: arrays of integers, 32 bytes each.
+unsafe impl Bytes32 for [i8; 32] {}
+// SAFETY: as above.
+unsafe impl Bytes32 for [u8; 32] {}
+// SAFETY: as above.
+unsafe impl Bytes32 for [i16; 16] {}
+// SAFETY: as above.
+unsafe impl Bytes32 for [[i16; 8]; 2] {}
+// SAFETY: as above.
+unsafe impl Bytes32 for [i32; 8] {}
+// SAFETY: `F32` is four bytes.
+unsafe impl Bytes32 for [F32; 8] {}
+
+/// Which types are 16 bytes of numbers.
+///
+/// # Safety
+/// 16 bytes, no padding, every bit pattern a value.
+pub(super) unsafe trait Bytes16 {}
+
+// SAFETY: arrays of integers, 16 bytes each.
+unsafe impl Bytes16 for [u8; 16] {}
+// SAFETY: as above.
+unsafe impl Bytes16 for [i8; 16] {}
+// SAFETY: as above.
+unsafe impl Bytes16 for [i16; 8] {}
+// SAFETY: as above.
+unsafe impl Bytes16 for [u16; 8] {}
+// SAFETY: `F16` is two bytes.
+unsafe impl Bytes16 for [F16; 8] {}
+// SAFETY: `Bf16` is two bytes.
+unsafe impl Bytes16 for [Bf16; 8] {}
