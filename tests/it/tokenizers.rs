@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn any_text_comes_back(texts in proptest::collection::vec("\\PC*|[ \\n\\ta-z0-9']*", 4)) {
         static TOKENIZERS: LazyLock<[Tokenizer; 2]> =
-            LazyLock::new(|| ["llama-spm", "gpt-2"].map(|name| golden(name)));
+            LazyLock::new(|| ["llama-spm", "gpt-2"].map(golden));
         for tokenizer in &*TOKENIZERS {
             for text in &texts {
                 let ids = tokenizer.encode(text, EncodeOptions::default()).unwrap();
