@@ -9,7 +9,6 @@ use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 /// Rows of a tile.
 pub(super) const R: usize = 4;
@@ -100,7 +99,7 @@ fn some_rows<W: Float>(
 ) {
     let n = rows.len() / cols;
     // Missing rows repeat the last one.
-    let rows: [&[W]; R] = from_fn(|r| &rows[r.min(n - 1) * cols..][..cols]);
+    let rows = [0, 1, 2, 3].map(|r: usize| &rows[r.min(n - 1) * cols..][..cols]);
     let tiles = x.chunks(T * cols).zip(out.chunks_mut(T * n_rows));
     for (x, out) in tiles {
         let vector = |i: usize| &x[i * cols..][..cols];
@@ -136,29 +135,38 @@ fn tile<W: Float, const N: usize>(
     x: [&[f32]; N],
     widen: impl Fn(&[W; 8]) -> __m256,
 ) -> [__m128; N] {
-    let (w, w_tail) = (rows.map(|w| w.as_chunks::<8>().0), rows.map(|w| w.as_chunks::<8>().1));
-    let (v, v_tail) = (x.map(|x| x.as_chunks::<8>().0), x.map(|x| x.as_chunks::<8>().1));
+    let groups = rows[0].len() / 8;
+    let mut w: [&[[W; 8]]; R] = [&[]; R];
+    let mut v: [&[[f32; 8]]; N] = [&[]; N];
+    for r in 0..R {
+        w[r] = &rows[r].as_chunks().0[..groups];
+    }
+    for i in 0..N {
+        v[i] = &x[i].as_chunks().0[..groups];
+    }
     let mut sums = [[_mm256_setzero_ps(); R]; N];
-    for g in 0..w[0].len() {
-        let mut wide = [_mm256_setzero_ps(); R];
-        for r in 0..R {
-            wide[r] = widen(&w[r][g]);
-        }
+    for g in 0..groups {
+        // Inputs stay in registers, weights pass through one: with twelve sums there are 16.
+        let mut x = [_mm256_setzero_ps(); N];
         for i in 0..N {
-            let x = load_ps(&v[i][g]);
-            for r in 0..R {
-                sums[i][r] = _mm256_fmadd_ps(wide[r], x, sums[i][r]);
+            x[i] = load_ps(&v[i][g]);
+        }
+        for r in 0..R {
+            let w = widen(&w[r][g]);
+            for i in 0..N {
+                sums[i][r] = _mm256_fmadd_ps(w, x[i], sums[i][r]);
             }
         }
     }
-    if !w_tail[0].is_empty() {
+    if 8 * groups < rows[0].len() {
         for r in 0..R {
             let mut w = [0.0; 8];
-            for (to, w) in w.iter_mut().zip(w_tail[r]) {
+            for (to, w) in w.iter_mut().zip(&rows[r][8 * groups..]) {
                 *to = w.to_f32();
             }
             for i in 0..N {
-                sums[i][r] = _mm256_fmadd_ps(load_ps(&w), load_some(v_tail[i]), sums[i][r]);
+                let x = load_some(&x[i][8 * groups..]);
+                sums[i][r] = _mm256_fmadd_ps(load_ps(&w), x, sums[i][r]);
             }
         }
     }
@@ -237,14 +245,14 @@ fn weighted_columns<V: Float, const N: usize, const C: usize>(
     }
     for (row, v) in v.chunks_exact(dim).enumerate() {
         let (groups, _) = v[at..at + 8 * C].as_chunks::<8>();
-        let mut v = [_mm256_setzero_ps(); C];
-        for c in 0..C {
-            v[c] = widen(&groups[c]);
-        }
+        let mut weights = [_mm256_setzero_ps(); N];
         for i in 0..N {
-            let p = _mm256_set1_ps(p[i][row]);
-            for c in 0..C {
-                sums[i][c] = _mm256_fmadd_ps(p, v[c], sums[i][c]);
+            weights[i] = _mm256_set1_ps(p[i][row]);
+        }
+        for c in 0..C {
+            let v = widen(&groups[c]);
+            for i in 0..N {
+                sums[i][c] = _mm256_fmadd_ps(weights[i], v, sums[i][c]);
             }
         }
     }

@@ -12,7 +12,7 @@
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a pair of panels
 //! of that depth stays in L1, f32 sums of [`BLOCK_UNITS`] panels in L2.
 
-use super::mem::{load, load_16, load_ps, store, store_ps};
+use super::mem::{load, load_16, load_ps, pin, store, store_ps};
 use super::sum::{pairs_8, pairs_by_half, sum_lanes};
 use super::unpack::{Codes32, Codes256, Scales, half};
 use crate::act::{Acts, PANEL_TOKENS};
@@ -369,7 +369,8 @@ fn tile_32<B: Codes32, const T: usize>(
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].codes[k]);
                 for t in 0..T {
-                    run[r][t] = _mm256_add_epi16(run[r][t], _mm256_maddubs_epi16(q[t], codes));
+                    let products = _mm256_maddubs_epi16(q[t], codes);
+                    run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
                 }
             }
         }
@@ -413,7 +414,8 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T],
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].even[k]);
                 for t in 0..T {
-                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_madd_epi16(even[t], codes));
+                    let products = _mm256_madd_epi16(even[t], codes);
+                    isum[r][t] = pin(_mm256_add_epi32(isum[r][t], products));
                 }
             }
             let mut odd = [_mm256_setzero_si256(); T];
@@ -423,7 +425,8 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T],
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].odd[k]);
                 for t in 0..T {
-                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_madd_epi16(odd[t], codes));
+                    let products = _mm256_madd_epi16(odd[t], codes);
+                    isum[r][t] = pin(_mm256_add_epi32(isum[r][t], products));
                 }
             }
         }
@@ -464,7 +467,8 @@ fn tile_256<B: Codes256, const T: usize>(
                 for r in 0..R {
                     let codes = _mm256_set1_epi32(w[r].codes[k / 8][k % 8]);
                     for t in 0..T {
-                        run[r][t] = _mm256_add_epi16(run[r][t], _mm256_maddubs_epi16(q[t], codes));
+                        let products = _mm256_maddubs_epi16(q[t], codes);
+                        run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
                     }
                 }
             }

@@ -80,7 +80,7 @@ codes_256! {
 #[inline]
 #[target_feature(enable = "avx,f16c")]
 pub(super) fn halves(h: [F16; 8]) -> __m256 {
-    _mm256_cvtph_ps(load_16(&h.map(|h| u16::from_le_bytes(h.0))))
+    _mm256_cvtph_ps(load_16(&h))
 }
 
 /// One half as a float.
