@@ -48,6 +48,17 @@ impl<'a, const LEN: usize, const SUMS: usize, const N: usize> Rows<'a, LEN, SUMS
     }
 }
 
+/// Asks for blocks `i..i + count` of the next eight rows, in memory's order. The hardware follows
+/// each row by itself, and rows are too short for it to learn.
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch_next<B>(rows: &[&[B]; ROWS], i: usize, count: usize) {
+    let first = ROWS * size_of_val(rows[0]) + i * size_of::<B>();
+    for line in (0..count * size_of::<B>()).step_by(64) {
+        prefetch(&rows[0][0], first + line);
+    }
+}
+
 /// Writes the eight rows of every token.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -75,6 +86,7 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
+            prefetch_next(&rows, b * ROWS, ROWS);
             let mut code = [_mm256_setzero_si256(); ROWS];
             let (mut d, mut m) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
             for r in 0..ROWS {
@@ -125,6 +137,7 @@ pub(super) fn q8_0<const N: usize>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: 
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
+            prefetch_next(&rows, b * ROWS, ROWS);
             let mut d = [F16([0; 2]); ROWS];
             for r in 0..ROWS {
                 d[r] = rows[r][b].d;
@@ -162,7 +175,6 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
     let x = Rows::<256, SUMS_256, N>::new(acts, n);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
-        let ahead = ROWS * n * size_of::<B>();
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
             let mut isums = [[[0; 8]; ROWS]; N];
@@ -170,9 +182,7 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
             let (mut d, mut dmin) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
             for r in 0..ROWS {
                 let block = &rows[r][b];
-                for line in (0..size_of::<B>()).step_by(64) {
-                    prefetch(block, ahead + line);
-                }
+                prefetch_next(&rows, b * ROWS + r, 1);
                 let (codes, scales) = unpack(block);
                 let ordered = even_odd(scales.scales);
                 let mut p = [_mm256_setzero_si256(); N];
