@@ -1,2 +1,7 @@
 //! The `teff` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    teff::cli::main()
+}

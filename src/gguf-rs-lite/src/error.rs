@@ -252,6 +252,14 @@ impl Error {
     pub(crate) fn io(path: &Path, source: io::Error) -> Error {
         Error::Io { path: path.to_owned(), source }
     }
+
+    /// Names the file of an error that was found in bytes.
+    pub(crate) fn in_file(mut self, file: Option<&Path>) -> Error {
+        if let Error::Malformed { path, .. } = &mut self {
+            *path = file.map(Path::to_owned);
+        }
+        self
+    }
 }
 
 impl Item {
@@ -261,6 +269,12 @@ impl Item {
 
     pub(crate) fn tensor(name: &str) -> Item {
         Item::Tensor(cut(name))
+    }
+}
+
+impl Fault {
+    pub(crate) fn wrong_type(expected: ValueType, found: ValueType) -> Fault {
+        Fault::WrongType { expected: expected.name(), found: found.name() }
     }
 }
 
@@ -285,16 +299,6 @@ impl Located {
 
     pub fn of(self, item: Item) -> Error {
         Error::Malformed { path: None, offset: self.offset, item, fault: self.fault }
-    }
-}
-
-impl Error {
-    /// Names the file of an error that was found in bytes.
-    pub(crate) fn in_file(mut self, file: Option<&Path>) -> Error {
-        if let Error::Malformed { path, .. } | Error::Shard { path, .. } = &mut self {
-            *path = file.map(Path::to_owned);
-        }
-        self
     }
 }
 
@@ -358,7 +362,9 @@ impl fmt::Display for Fault {
             Fault::Count { what, count, left } => {
                 write!(f, "{count} {what} cannot fit into the {left} bytes left")
             }
-            Fault::Limit { what, value, max } => write!(f, "{what}: {value} is over {max}"),
+            Fault::Limit { what, value, max } => {
+                write!(f, "{value} {what}, at most {max} are allowed")
+            }
             Fault::Empty => f.write_str("the name is empty"),
             Fault::Utf8 => f.write_str("the string is not UTF-8"),
             Fault::ValueType(id) => write!(f, "metadata type {id} is unknown"),
@@ -443,11 +449,5 @@ impl fmt::Display for ShardFault {
                 write!(f, "key \"split.count\": {count} shards are over the limit of {max}")
             }
         }
-    }
-}
-
-impl Fault {
-    pub(crate) fn wrong_type(expected: ValueType, found: ValueType) -> Fault {
-        Fault::WrongType { expected: expected.name(), found: found.name() }
     }
 }

@@ -47,18 +47,20 @@ impl GgufFile {
     pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<GgufFile, Error> {
         let path = path.as_ref();
         let opened = Shard::parse(Some(path.to_owned()), Bytes::map(path)?, limits)?;
+        let mut parts = Parts::default();
         let Some(split) = Split::of(&opened.0, limits)? else {
-            return GgufFile::assemble(vec![opened], limits);
+            parts.push(opened, limits)?;
+            return parts.finish(limits);
         };
         let mut opened = Some(opened);
-        let mut parsed = Vec::with_capacity(split.count as usize);
         for (no, path) in split.paths(path)?.into_iter().enumerate() {
-            parsed.push(match opened.take_if(|_| no as u64 == split.no) {
+            let shard = match opened.take_if(|_| no as u64 == split.no) {
                 Some(opened) => opened,
                 None => open_shard(path, limits)?,
-            });
+            };
+            parts.push(shard, limits)?;
         }
-        GgufFile::assemble(parsed, limits)
+        parts.finish(limits)
     }
 
     /// A file in memory.
@@ -79,26 +81,11 @@ impl GgufFile {
     pub fn from_shards(shards: Vec<Vec<u8>>) -> Result<GgufFile, Error> {
         assert!(!shards.is_empty(), "a model has at least one file");
         let limits = Limits::default();
-        let parsed: Result<Vec<_>, Error> = shards
-            .into_iter()
-            .map(|bytes| Shard::parse(None, Bytes::Owned(bytes), &limits))
-            .collect();
-        GgufFile::assemble(parsed?, &limits)
-    }
-
-    fn assemble(parsed: Vec<(Shard, Table)>, limits: &Limits) -> Result<GgufFile, Error> {
-        let n_tensors = parsed.iter().map(|(_, table)| table.tensors.len()).sum();
-        let mut shards = Vec::with_capacity(parsed.len());
-        let mut tensors = Vec::with_capacity(n_tensors);
-        let mut info_at = Vec::with_capacity(n_tensors);
-        for (no, (shard, table)) in parsed.into_iter().enumerate() {
-            shards.push(shard);
-            tensors.extend(table.tensors.into_iter().map(|t| TensorInfo { shard: no, ..t }));
-            info_at.extend(table.info_at);
+        let mut parts = Parts::default();
+        for bytes in shards {
+            parts.push(Shard::parse(None, Bytes::Owned(bytes), &limits)?, &limits)?;
         }
-        split::check_set(&shards, n_tensors as u64, limits)?;
-        let by_name = index_names(&shards, &tensors, &info_at)?;
-        Ok(GgufFile { shards, tensors, by_name })
+        parts.finish(&limits)
     }
 
     /// The value of a key; of a split model, the first shard's.
@@ -193,6 +180,10 @@ pub(crate) struct Shard {
 }
 
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
+/// Tensors and entries are numbered in 32 bits, whatever the limits.
+const INDEX_MAX: u64 = u32::MAX as u64;
+/// The counts stand behind magic and version.
+const COUNTS_AT: u64 = 8;
 pub(crate) const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 pub(crate) const ALIGNMENT_DEFAULT: u32 = 32;
@@ -232,6 +223,40 @@ impl Shard {
 
 type Parsed = (Shard, Table);
 
+/// The shards so far, and the tensors of all of them.
+#[derive(Default)]
+struct Parts {
+    shards: Vec<Shard>,
+    table: Table,
+}
+
+impl Parts {
+    fn push(&mut self, (shard, table): Parsed, limits: &Limits) -> Result<(), Error> {
+        let count = (self.table.tensors.len() + table.tensors.len()) as u64;
+        let max = limits.tensors_max.min(INDEX_MAX);
+        if count > max {
+            let fault = Fault::Limit { what: "tensors of all shards", value: count, max };
+            return Err(Located::new(COUNTS_AT, fault).of(Item::Header).in_file(shard.path()));
+        }
+        if self.shards.is_empty() {
+            self.table = table;
+        } else {
+            let shard = self.shards.len();
+            self.table.tensors.extend(table.tensors.into_iter().map(|t| TensorInfo { shard, ..t }));
+            self.table.info_at.extend(table.info_at);
+        }
+        self.shards.push(shard);
+        Ok(())
+    }
+
+    fn finish(self, limits: &Limits) -> Result<GgufFile, Error> {
+        let Parts { shards, table: Table { tensors, info_at } } = self;
+        split::check_set(&shards, tensors.len() as u64, limits)?;
+        let by_name = index_names(&shards, &tensors, &info_at)?;
+        Ok(GgufFile { shards, tensors, by_name })
+    }
+}
+
 fn open_shard(path: PathBuf, limits: &Limits) -> Result<Parsed, Error> {
     let bytes = Bytes::map(&path).map_err(|error| match error {
         Error::Io { path, source } => {
@@ -267,9 +292,9 @@ fn read_encoding(bytes: &[u8]) -> Result<Cursor<'_>, Located> {
 fn read_counts(c: &mut Cursor<'_>, limits: &Limits) -> Result<(u64, u64), Located> {
     let encoding = c.encoding();
     let each = tensor_info::info_bytes_min(encoding);
-    let n_tensors = c.count("tensors", limits.tensors_max.min(u32::MAX.into()), each)?;
+    let n_tensors = c.count("tensors", limits.tensors_max.min(INDEX_MAX), each)?;
     let each = Metadata::entry_bytes_min(encoding);
-    let n_entries = c.count("metadata entries", limits.entries_max.min(u32::MAX.into()), each)?;
+    let n_entries = c.count("metadata entries", limits.entries_max.min(INDEX_MAX), each)?;
     Ok((n_tensors, n_entries))
 }
 

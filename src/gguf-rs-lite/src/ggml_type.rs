@@ -188,3 +188,28 @@ impl std::fmt::Display for GgmlType {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_names_lead_back() {
+        for ty in GgmlType::all() {
+            assert_eq!(GgmlType::from_id(ty.id()), Some(ty));
+            assert_eq!(GgmlType::from_name(&ty.name().to_lowercase()), Some(ty));
+            assert_eq!(GgmlType::withdrawn_name(ty.id()), None);
+        }
+        assert!(GgmlType::all().is_sorted_by(|a, b| a.id() < b.id()), "in the order of the ids");
+        assert_eq!((GgmlType::from_id(4), GgmlType::from_name("Q4_2")), (None, None));
+    }
+
+    #[test]
+    fn bytes_are_whole_blocks_or_none() {
+        assert_eq!(Q4_K.bytes_of(512), Some(288));
+        assert_eq!(Q4_K.bytes_of(0), Some(0));
+        assert_eq!(Q4_K.bytes_of(511), None);
+        assert_eq!(F64.bytes_of(u64::MAX / 8 + 1), None, "overflow");
+        assert_eq!(I8.bytes_of(u64::MAX), Some(u64::MAX));
+    }
+}

@@ -4,6 +4,10 @@
 //! versions 1, 2 and 3, little- and big-endian, split models. The crate knows no architecture,
 //! does no arithmetic on weights and starts no threads. It never panics on bytes, and
 //! [`Limits`] bound what a file can make it allocate.
+//!
+//! It accepts more than ggml: version 1, the other byte order, arrays within arrays, tensors with
+//! gaps between them or in any order. It refuses what ggml lets pass: strings that are not UTF-8,
+//! bools other than 0 and 1, empty tensor names, dimensions of length zero.
 
 mod byte_order;
 mod cursor;

@@ -1,9 +1,9 @@
 //! How much a file may ask for. Every count and length is held against a limit and against the
 //! bytes that are left in the file before anything is allocated or walked.
 //!
-//! Metadata stays in the map, so the reader's own memory is one 20-byte row per metadata entry
-//! and about 110 bytes per tensor: with the default limits at most 8 MiB, and less than four
-//! times the header's bytes.
+//! Metadata stays in the map, so the reader's own memory is a 20-byte row per metadata entry and
+//! some 110 bytes and the name per tensor: under the default limits less than 32 MiB, whatever the
+//! file claims, and in a file made for it 8 MiB over the file's own size (`tests/mutation.rs`).
 
 /// Upper bounds of what [`GgufFile`](crate::GgufFile) accepts; the writer keeps the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -463,7 +463,7 @@ fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<(), Loc
         let value = u64::from(depth) + 1;
         return Err(Located::new(
             offset,
-            Fault::Limit { what: "array depth", value, max: max.into() },
+            Fault::Limit { what: "arrays within arrays", value, max: max.into() },
         ));
     }
     let ty = value_type(c)?;
@@ -471,9 +471,10 @@ fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<(), Loc
     let len = c.count("array elements", limits.array_len_max, each)?;
     match ty {
         ValueType::Bool => check_bools(c, len),
-        ValueType::Str | ValueType::Array => {
-            (0..len).try_for_each(|_| check_value(c, ty, depth + 1, limits))
+        ValueType::Str => {
+            (0..len).try_for_each(|_| c.string("string bytes", limits.string_bytes_max).map(drop))
         }
+        ValueType::Array => (0..len).try_for_each(|_| check_array(c, depth + 1, limits)),
         _ => c.take(len * each).map(drop),
     }
 }

@@ -44,6 +44,7 @@ pub(crate) fn info_bytes_min(encoding: Encoding) -> u64 {
 }
 
 /// The tensors of one file, and where their table rows stand (for errors).
+#[derive(Default)]
 pub(crate) struct Table {
     pub tensors: Vec<TensorInfo>,
     pub info_at: Vec<u64>,

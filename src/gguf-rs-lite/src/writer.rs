@@ -318,7 +318,7 @@ fn check_string(s: &str, limits: &Limits) -> Result<(), Fault> {
 }
 
 fn check_array(array: &OwnedArray, depth: u8, limits: &Limits) -> Result<(), Fault> {
-    at_most("array depth", depth.into(), limits.array_depth_max.into())?;
+    at_most("arrays within arrays", depth.into(), limits.array_depth_max.into())?;
     at_most("array elements", array.len() as u64, limits.array_len_max)?;
     match array {
         OwnedArray::Str(strings) => strings.iter().try_for_each(|s| check_string(s, limits)),

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Everything a change must pass, in the order that fails soonest. CI runs exactly this.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --all --check
+step cargo clippy --workspace --all-targets -- -D warnings
+step cargo clippy --package teff --no-default-features -- -D warnings
+step cargo test --workspace
+RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps
+printf '\nall checks passed\n'

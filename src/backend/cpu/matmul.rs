@@ -1,0 +1,389 @@
+//! Products of weights and a batch of tokens, with the norm before and the epilogue after.
+//!
+//! The input is normalized and quantized once into the layout that the kernels want. For a few
+//! tokens every worker does that for itself, which is cheaper than a barrier; for many they share
+//! the work. Then rows of the weights are dealt out in chunks.
+
+use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
+use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, format_index};
+use crate::backend::program::{Epilogue, Linear, Norm, Op, Output, Part, Program};
+use crate::tensor::Weight;
+use std::ops::Range;
+use teff_kernels::{ActFormat, ActPlan, ActUnit, Acts, KernelTable, Layout, PANEL_TOKENS, Scratch};
+
+/// Chunks per thread that even out unequal cores, where there are enough rows.
+const CHUNKS_PER_THREAD: usize = 6;
+/// Rows that the tiled kernels unpack at a time; chunks for many tokens are a multiple of it.
+const ROW_BLOCK: usize = 48;
+/// Most blocks in a chunk for many tokens, so that products stay in the second-level cache.
+const BLOCKS_MAX: usize = 2;
+/// Chunks for a few tokens are a multiple of this, so that kernels have rows to interleave.
+const ROWS_MIN: usize = 16;
+/// Most rows of a chunk for a few tokens.
+const ROWS_MAX: usize = 1024;
+
+/// Packed activations of one worker.
+#[derive(Default)]
+pub(super) struct PrivatePack {
+    per_format: [OwnedPack; 3],
+}
+
+#[derive(Default)]
+struct OwnedPack {
+    q: Vec<i8>,
+    d: Vec<f32>,
+    s: Vec<i16>,
+    x: Vec<f32>,
+}
+
+impl PrivatePack {
+    /// Packs rows `x` of all tokens.
+    fn fill(&mut self, kernels: &KernelTable, plan: &ActPlan, x: &[f32]) {
+        let OwnedPack { q, d, s, x: xs } = &mut self.per_format[format_index(plan.format)];
+        let n = plan.units();
+        q.resize(n * plan.q_len(), 0);
+        d.resize(n * plan.d_len(), 0.0);
+        s.resize(n * plan.s_len(), 0);
+        xs.resize(n * plan.x_len(), 0.0);
+        for unit in 0..n {
+            let tokens = plan.tokens_of(unit);
+            let x = &x[tokens.start * plan.cols..tokens.end * plan.cols];
+            kernels.pack(plan, x, unit_of(plan, unit, q, d, s, xs));
+        }
+    }
+}
+
+impl OwnedPack {
+    fn acts<'a>(&'a self, plan: &'a ActPlan) -> Acts<'a> {
+        Acts { plan, q: &self.q, d: &self.d, s: &self.s, x: &self.x }
+    }
+}
+
+/// The weights of an operation that are multiplied with activations.
+fn weights(op: &Op) -> Vec<&Weight> {
+    match op {
+        Op::Linear(op) => op.parts.iter().map(|part| &part.weight).collect(),
+        Op::Moe(moe) => {
+            vec![&moe.router.weight, &moe.gate.weight, &moe.up.weight, &moe.down.weight]
+        }
+        Op::Embed { .. } | Op::RopeKv(_) | Op::Attention(_) | Op::AddNorm { .. } => Vec::new(),
+    }
+}
+
+/// The longest input row of any product.
+pub(super) fn max_cols(program: &Program) -> usize {
+    program.ops.iter().flat_map(weights).map(|w| w.cols).max().unwrap_or(0)
+}
+
+/// Elements of q, d, s and x that packed inputs of this format need at most.
+pub(super) fn pack_lens(
+    kernels: &KernelTable,
+    program: &Program,
+    format: ActFormat,
+    max_tokens: usize,
+) -> [usize; 4] {
+    let mut lens = [0; 4];
+    for weight in program.ops.iter().flat_map(weights) {
+        let kernels = kernels.types(weight.ty).unwrap_or_else(|| panic!("no kernel: {weight:?}"));
+        if kernels.act != format {
+            continue;
+        }
+        for n_tokens in [teff_kernels::ROWS_MAX, max_tokens] {
+            let plan = ActPlan::new(format, weight.cols, n_tokens);
+            let unit = [plan.q_len(), plan.d_len(), plan.s_len(), plan.x_len()];
+            let units = plan.units().next_multiple_of(PANEL_TOKENS);
+            for (len, unit) in lens.iter_mut().zip(unit) {
+                *len = (*len).max(units * unit);
+            }
+        }
+    }
+    lens
+}
+
+/// Input of a product: rows of a buffer, normalized.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub buffer: &'a Shared<f32>,
+    pub norm: Option<&'a Norm>,
+    pub set: TokenSet<'a>,
+}
+
+/// The packed input of a product, for each of [`FORMATS`] that its weights want.
+pub(super) type PackedActs<'a> = [Option<Acts<'a>>; 3];
+
+impl PackBuffers {
+    /// Packs rows `x` of the tokens `tokens`, which are one ticket's eight: one unit of a panel
+    /// layout, or one unit each.
+    fn fill(
+        &self,
+        kernels: &KernelTable,
+        plan: &ActPlan,
+        tokens: Range<usize>,
+        x: &[f32],
+        ticket: &mut Ticket<'_>,
+    ) {
+        let units = match plan.layout() {
+            Layout::Panels => 1,
+            Layout::Rows => PANEL_TOKENS,
+        };
+        let first = tokens.start / PANEL_TOKENS * units;
+        let [q_len, d_len, s_len, x_len] =
+            [plan.q_len(), plan.d_len(), plan.s_len(), plan.x_len()].map(|len| len * units);
+        let (q, d, s, xs) = write_cells_of_four(
+            ticket,
+            (&self.q, q_len),
+            (&self.d, d_len),
+            (&self.s, s_len),
+            (&self.x, x_len),
+        );
+        for unit in first..(first + units).min(plan.units()) {
+            let unit_tokens = plan.tokens_of(unit);
+            let start = (unit_tokens.start - tokens.start) * plan.cols;
+            let x = &x[start..start + unit_tokens.len() * plan.cols];
+            kernels.pack(plan, x, unit_of(plan, unit - first, q, d, s, xs));
+        }
+    }
+
+    /// What [`PackBuffers::fill`] wrote in the phase before.
+    fn acts<'p>(&'p self, plan: &'p ActPlan, phase: &'p Phase<'_>) -> Acts<'p> {
+        let units = plan.units();
+        Acts {
+            plan,
+            q: &self.q.read(phase)[..units * plan.q_len()],
+            d: &self.d.read(phase)[..units * plan.d_len()],
+            s: &self.s.read(phase)[..units * plan.s_len()],
+            x: &self.x.read(phase)[..units * plan.x_len()],
+        }
+    }
+}
+
+/// The parts of unit `unit` in buffers of several units.
+fn unit_of<'a>(
+    plan: &ActPlan,
+    unit: usize,
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    s: &'a mut [i16],
+    x: &'a mut [f32],
+) -> ActUnit<'a> {
+    ActUnit {
+        q: &mut q[unit * plan.q_len()..][..plan.q_len()],
+        d: &mut d[unit * plan.d_len()..][..plan.d_len()],
+        s: &mut s[unit * plan.s_len()..][..plan.s_len()],
+        x: &mut x[unit * plan.x_len()..][..plan.x_len()],
+    }
+}
+
+impl Context<'_> {
+    pub(super) fn linear(&self, op: &Linear, scratch: &mut WorkerScratch) {
+        let set = self.set(op.rows);
+        let n_rows = match op.epilogue {
+            Epilogue::Glu(_) => op.parts[0].weight.rows,
+            Epilogue::None | Epilogue::Act(_) => op.parts.iter().map(|p| p.weight.rows).sum(),
+        };
+        let buffer = &self.backend.buffers[op.input.0];
+        let source = Source { buffer, norm: op.norm.as_ref(), set };
+        let weights: Vec<&Weight> = op.parts.iter().map(|part| &part.weight).collect();
+        self.products(source, &weights, n_rows, scratch, |acts, ticket, kernels, y| {
+            match op.epilogue {
+                Epilogue::Glu(act) => {
+                    let rows = ticket.items();
+                    let n = rows.len() * set.len();
+                    y.resize(3 * n, 0.0);
+                    let (gate, rest) = y.split_at_mut(n);
+                    let (up, out) = rest.split_at_mut(n);
+                    self.product(&op.parts[0], rows.clone(), acts, kernels, gate);
+                    self.product(&op.parts[1], rows.clone(), acts, kernels, up);
+                    (self.ops.glu)(act, gate, up, out);
+                    self.store(op.out, set, ticket, rows, out);
+                }
+                Epilogue::None | Epilogue::Act(_) => {
+                    let mut first = 0;
+                    for part in &op.parts {
+                        let end = first + part.weight.rows;
+                        let columns = ticket.items().start.max(first)..ticket.items().end.min(end);
+                        if !columns.is_empty() {
+                            let rows = columns.start - first..columns.end - first;
+                            y.resize(rows.len() * set.len(), 0.0);
+                            self.product(part, rows, acts, kernels, y);
+                            if let Epilogue::Act(act) = op.epilogue {
+                                (self.ops.act)(act, y);
+                            }
+                            self.store(op.out, set, ticket, columns, y);
+                        }
+                        first = end;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Packs the input and deals `n_rows` rows of products of the weights, which share it.
+    pub(super) fn products(
+        &self,
+        source: Source<'_>,
+        weights: &[&Weight],
+        n_rows: usize,
+        scratch: &mut WorkerScratch,
+        mut f: impl FnMut(&PackedActs<'_>, &mut Ticket<'_>, &mut Scratch, &mut Vec<f32>),
+    ) {
+        let n_tokens = source.set.len();
+        if n_tokens == 0 {
+            return;
+        }
+        let cols = weights[0].cols;
+        let plans = FORMATS.map(|format| {
+            let wanted = weights.iter().any(|w| self.type_kernels(w).act == format);
+            wanted.then(|| ActPlan::new(format, cols, n_tokens))
+        });
+        let plans = || plans.iter().flatten();
+        let private = n_tokens <= teff_kernels::ROWS_MAX;
+        let WorkerScratch { kernels, row, y, pack, .. } = scratch;
+        if !private {
+            self.pack_shared(source, cols, plans, row);
+        }
+        let chunk = self.chunk_rows(n_rows, n_tokens);
+        self.worker.phase(|phase| {
+            if private {
+                self.read_rows(source, 0..n_tokens, cols, phase, row);
+                plans().for_each(|plan| pack.fill(self.backend.kernels, plan, row));
+            }
+            let acts = FORMATS.map(|format| {
+                let plan = plans().find(|plan| plan.format == format)?;
+                let index = format_index(format);
+                Some(match private {
+                    true => pack.per_format[index].acts(plan),
+                    false => self.backend.packs[index].acts(plan, phase),
+                })
+            });
+            for mut ticket in phase.tickets(n_rows, chunk) {
+                f(&acts, &mut ticket, kernels, y);
+            }
+        });
+    }
+
+    /// `y = scale * W x + bias` for rows `rows`, `[tokens][rows]`.
+    pub(super) fn product(
+        &self,
+        part: &Part,
+        rows: Range<usize>,
+        acts: &PackedActs<'_>,
+        scratch: &mut Scratch,
+        y: &mut [f32],
+    ) {
+        let bias = part.bias.as_ref().map(|bias| &bias[rows.clone()]);
+        let n = rows.len();
+        self.multiply(&part.weight, 0, rows, acts, scratch, y);
+        if part.scale != 1.0 {
+            (self.ops.scale)(y, part.scale);
+        }
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(n).for_each(|y| (self.ops.add)(y, bias));
+        }
+    }
+
+    /// `y = W x` for rows `rows` of matrix `index`, `[tokens][rows]`.
+    pub(super) fn multiply(
+        &self,
+        weight: &Weight,
+        index: usize,
+        rows: Range<usize>,
+        acts: &PackedActs<'_>,
+        scratch: &mut Scratch,
+        y: &mut [f32],
+    ) {
+        let kernels = self.type_kernels(weight);
+        let acts = acts[format_index(kernels.act)].as_ref().expect("packed for every weight");
+        let n = rows.len();
+        kernels.matmul(weight.rows_of(index, rows), n, acts, scratch, y);
+    }
+
+    /// Puts products `[set][columns]` where the operation wants them.
+    fn store(
+        &self,
+        out: Output,
+        set: TokenSet<'_>,
+        ticket: &mut Ticket<'_>,
+        columns: Range<usize>,
+        y: &mut [f32],
+    ) {
+        for (i, y) in y.chunks_exact_mut(columns.len()).enumerate() {
+            match out {
+                Output::Store(buf) => {
+                    let out = &self.backend.buffers[buf.0];
+                    out.write_columns(ticket, set.get(i), columns.clone()).copy_from_slice(y);
+                }
+                Output::Add(buf, scale) => {
+                    let out = &self.backend.buffers[buf.0];
+                    let out = out.write_columns(ticket, set.get(i), columns.clone());
+                    (self.ops.add_scaled)(out, y, scale);
+                }
+                Output::Logits { scale, softcap } => {
+                    if scale != 1.0 {
+                        (self.ops.scale)(y, scale);
+                    }
+                    if let Some(cap) = softcap {
+                        y.iter_mut().for_each(|y| *y = cap * (*y / cap).tanh());
+                    }
+                    let out = &self.backend.logits;
+                    out.write_columns(ticket, i, columns.clone()).copy_from_slice(y);
+                }
+            }
+        }
+    }
+
+    /// Rows of a chunk, for a product with `n_tokens` tokens.
+    fn chunk_rows(&self, n_rows: usize, n_tokens: usize) -> usize {
+        let even = n_rows.div_ceil(self.worker.n_threads() * CHUNKS_PER_THREAD);
+        if n_tokens > teff_kernels::ROWS_MAX {
+            even.next_multiple_of(ROW_BLOCK).min(BLOCKS_MAX * ROW_BLOCK)
+        } else {
+            even.next_multiple_of(ROWS_MIN).min(ROWS_MAX)
+        }
+    }
+
+    pub(super) fn type_kernels(&self, weight: &Weight) -> &'static teff_kernels::TypeKernels {
+        self.backend.kernels.types(weight.ty).expect("the backend was made for these types")
+    }
+
+    /// Packs the input into the shared buffers: a phase of its own, eight tokens a ticket.
+    fn pack_shared<'p, P: Iterator<Item = &'p ActPlan>>(
+        &self,
+        source: Source<'_>,
+        cols: usize,
+        plans: impl Fn() -> P,
+        row: &mut Vec<f32>,
+    ) {
+        let n = source.set.len();
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets(n.div_ceil(PANEL_TOKENS), 1) {
+                let first = ticket.items().start * PANEL_TOKENS;
+                let tokens = first..n.min(first + PANEL_TOKENS);
+                self.read_rows(source, tokens.clone(), cols, phase, row);
+                for plan in plans() {
+                    let packs = &self.backend.packs[format_index(plan.format)];
+                    packs.fill(self.backend.kernels, plan, tokens.clone(), row, &mut ticket);
+                }
+            }
+        });
+    }
+
+    /// Copies input rows `tokens` of the source, normalized, to `out`.
+    fn read_rows(
+        &self,
+        source: Source<'_>,
+        tokens: Range<usize>,
+        cols: usize,
+        phase: &Phase<'_>,
+        out: &mut Vec<f32>,
+    ) {
+        out.resize(tokens.len() * cols, 0.0);
+        for (i, out) in tokens.zip(out.chunks_exact_mut(cols)) {
+            let x = source.buffer.read_row(phase, source.set.get(i));
+            match source.norm {
+                Some(norm) => self.normalize(norm, x, out),
+                None => out.copy_from_slice(x),
+            }
+        }
+    }
+}

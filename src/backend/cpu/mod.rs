@@ -1,0 +1,279 @@
+//! The CPU backend: runs a [`Program`] with all workers of a pool, one phase per operation.
+//!
+//! Bits do not depend on the number of threads or on how tokens are batched: what a worker computes
+//! for one token and one output is a function of that token's inputs alone, in a fixed order.
+
+mod attention;
+mod matmul;
+mod moe;
+pub mod pool;
+pub mod topology;
+
+use super::pages::{Arena, PageId};
+use super::program::{Norm, NormKind, Op, Program, Rows};
+use pool::{Leader, Shared, Worker};
+use std::sync::{Mutex, PoisonError};
+use teff_kernels::{ActFormat, FloatOps, KernelTable, Scratch};
+
+/// What a step computes: a batch of tokens of one or more sequences.
+pub struct StepInput<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Position of each token in its sequence.
+    pub positions: &'a [u32],
+    /// Index into `tables` for each token.
+    pub sequence: &'a [u32],
+    /// Pages of each sequence: `[layer][position / PAGE_TOKENS]`, `None` where the layer has
+    /// forgotten.
+    pub tables: &'a [&'a [Vec<Option<PageId>>]],
+    /// Batch indices of the tokens whose logits are wanted, ascending.
+    pub outputs: &'a [u32],
+}
+
+/// The tokens that an operation computes.
+#[derive(Clone, Copy)]
+struct TokenSet<'a> {
+    outputs: Option<&'a [u32]>,
+    n_tokens: usize,
+}
+
+impl TokenSet<'_> {
+    fn len(&self) -> usize {
+        self.outputs.map_or(self.n_tokens, <[u32]>::len)
+    }
+
+    /// Batch index of the `i`-th token of the set.
+    fn get(&self, i: usize) -> usize {
+        self.outputs.map_or(i, |list| list[i] as usize)
+    }
+
+    fn contains(&self, token: usize) -> bool {
+        self.outputs.is_none_or(|list| list.binary_search(&(token as u32)).is_ok())
+    }
+}
+
+/// Activations packed for one format, and the room for them.
+struct PackBuffers {
+    q: Shared<i8>,
+    d: Shared<f32>,
+    s: Shared<i16>,
+    x: Shared<f32>,
+}
+
+/// Memory that belongs to one worker.
+struct WorkerScratch {
+    kernels: Scratch,
+    /// Normalized input rows.
+    row: Vec<f32>,
+    /// Products before they are stored.
+    y: Vec<f32>,
+    attention: attention::Scratch,
+    pack: matmul::PrivatePack,
+    routes: moe::Routes,
+}
+
+/// A program with its buffers.
+pub struct CpuBackend {
+    kernels: &'static KernelTable,
+    program: Program,
+    buffers: Vec<Shared<f32>>,
+    /// Per token: cosines, then sines.
+    ropes: Vec<Shared<f32>>,
+    logits: Shared<f32>,
+    packs: [PackBuffers; 3],
+    moe: moe::Buffers,
+    scratch: Vec<Mutex<WorkerScratch>>,
+    max_tokens: usize,
+    max_outputs: usize,
+}
+
+/// The formats in the order of `CpuBackend::packs`.
+const FORMATS: [ActFormat; 3] = [ActFormat::F32, ActFormat::Q8x32, ActFormat::Q8x256];
+
+fn format_index(format: ActFormat) -> usize {
+    FORMATS.iter().position(|&f| f == format).expect("FORMATS lists every format")
+}
+
+/// What the phases of a step need at hand.
+struct Context<'a> {
+    backend: &'a CpuBackend,
+    ops: &'a FloatOps,
+    input: &'a StepInput<'a>,
+    arena: &'a Arena,
+    worker: &'a Worker<'a>,
+}
+
+impl<'a> Context<'a> {
+    fn set(&self, rows: Rows) -> TokenSet<'a> {
+        TokenSet {
+            outputs: (rows == Rows::Outputs).then_some(self.input.outputs),
+            n_tokens: self.input.tokens.len(),
+        }
+    }
+}
+
+impl CpuBackend {
+    /// Buffers for steps of at most `max_tokens` tokens with `max_outputs` rows of logits, and
+    /// teams of at most `max_threads` workers. Large buffers take real memory only when touched.
+    ///
+    /// # Panics
+    /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
+    pub fn new(
+        kernels: &'static KernelTable,
+        program: Program,
+        max_tokens: usize,
+        max_outputs: usize,
+        max_threads: usize,
+    ) -> CpuBackend {
+        let max_cols = matmul::max_cols(&program);
+        let packs = FORMATS.map(|format| {
+            let [q, d, s, x] = matmul::pack_lens(kernels, &program, format, max_tokens);
+            PackBuffers {
+                q: Shared::new(1, q),
+                d: Shared::new(1, d),
+                s: Shared::new(1, s),
+                x: Shared::new(1, x),
+            }
+        });
+        let scratch = (0..max_threads.max(1)).map(|_| {
+            Mutex::new(WorkerScratch {
+                kernels: Scratch::new(max_cols),
+                row: Vec::new(),
+                y: Vec::new(),
+                attention: attention::Scratch::default(),
+                pack: matmul::PrivatePack::default(),
+                routes: moe::Routes::default(),
+            })
+        });
+        CpuBackend {
+            kernels,
+            buffers: program.widths.iter().map(|&w| Shared::new(max_tokens, w)).collect(),
+            ropes: (program.ropes.iter())
+                .map(|rope| Shared::new(max_tokens, 2 * rope.inv_freq.len()))
+                .collect(),
+            logits: Shared::new(max_outputs, program.n_vocab),
+            packs,
+            moe: moe::Buffers::new(&program, max_tokens),
+            scratch: scratch.collect(),
+            program,
+            max_tokens,
+            max_outputs,
+        }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> &'static KernelTable {
+        self.kernels
+    }
+
+    /// Tokens that fit one step.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Rows of logits that one step can give.
+    pub fn max_outputs(&self) -> usize {
+        self.max_outputs
+    }
+
+    /// The rows of logits of the last step, `[outputs][n_vocab]`.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        self.logits.get_mut()
+    }
+
+    /// Computes one step; see [`CpuBackend::logits_mut`].
+    ///
+    /// # Panics
+    /// If the batch is larger than the backend was made for, or a token id is no row of the
+    /// embedding.
+    pub fn run(&mut self, leader: &Leader<'_>, arena: &Arena, input: &StepInput<'_>) {
+        assert!(input.tokens.len() <= self.max_tokens && input.outputs.len() <= self.max_outputs);
+        assert!(input.tokens.len() == input.positions.len());
+        assert!(input.tokens.len() == input.sequence.len());
+        assert!(leader.n_threads() <= self.scratch.len());
+        let backend = &*self;
+        leader.run(&|worker| {
+            let mut scratch = backend.scratch[worker.index()]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let ops = backend.kernels.float();
+            let cx = Context { backend, ops, input, arena, worker };
+            cx.fill_ropes();
+            for op in &backend.program.ops {
+                cx.run(op, &mut scratch);
+            }
+        });
+    }
+}
+
+impl Context<'_> {
+    fn run(&self, op: &Op, scratch: &mut WorkerScratch) {
+        match op {
+            Op::Embed { table, scale, out } => {
+                let kernels = self.backend.kernels.types(table.ty).expect("checked at load");
+                let out = &self.backend.buffers[out.0];
+                self.worker.phase(|phase| {
+                    for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
+                        let token = self.input.tokens[ticket.items().start] as usize;
+                        let row = out.write_cells(&mut ticket, table.cols);
+                        kernels.dequantize(table.rows_of(0, token..token + 1), row);
+                        if *scale != 1.0 {
+                            (self.ops.scale)(row, *scale);
+                        }
+                    }
+                });
+            }
+            Op::Linear(op) => self.linear(op, scratch),
+            Op::RopeKv(op) => self.rope_kv(op, scratch),
+            Op::Attention(op) => self.attention(op, scratch),
+            Op::AddNorm { input, norm, scale, out, rows } => {
+                let (input, out) = (&self.backend.buffers[input.0], &self.backend.buffers[out.0]);
+                let set = self.set(*rows);
+                self.worker.phase(|phase| {
+                    for mut ticket in phase.tickets(set.n_tokens, 1) {
+                        let token = ticket.items().start;
+                        if set.contains(token) {
+                            scratch.row.resize(input.width(), 0.0);
+                            self.normalize(norm, input.read_row(phase, token), &mut scratch.row);
+                            let out = out.write_cells(&mut ticket, out.width());
+                            (self.ops.add_scaled)(out, &scratch.row, *scale);
+                        }
+                    }
+                });
+            }
+            Op::Moe(op) => self.moe(op, scratch),
+        }
+    }
+
+    fn normalize(&self, norm: &Norm, x: &[f32], out: &mut [f32]) {
+        let (weight, bias) = (norm.weight.as_deref(), norm.bias.as_deref());
+        match norm.kind {
+            NormKind::Rms => (self.ops.rms_norm)(x, weight, norm.eps, out),
+            NormKind::Layer => (self.ops.layer_norm)(x, weight, bias, norm.eps, out),
+        }
+    }
+
+    /// Cosines and sines of the batch's positions. The angle is taken in f64: at position 100,000
+    /// an f32 product is off by a hundredth of a radian.
+    fn fill_ropes(&self) {
+        for (rope, table) in self.backend.program.ropes.iter().zip(&self.backend.ropes) {
+            self.worker.phase(|phase| {
+                for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
+                    let position = f64::from(self.input.positions[ticket.items().start]);
+                    let row = table.write_cells(&mut ticket, table.width());
+                    let (cos, sin) = row.split_at_mut(rope.inv_freq.len());
+                    for ((cos, sin), &freq) in cos.iter_mut().zip(sin).zip(&rope.inv_freq) {
+                        let (s, c) = (position * freq).sin_cos();
+                        *cos = c as f32 * rope.magnitude;
+                        *sin = s as f32 * rope.magnitude;
+                    }
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Mixtures of experts: route, group the tokens by expert, multiply, and sum.
+//!
+//! Every expert's products are a phase for its gate and up projections and one for its down
+//! projection. A token's experts are summed in the order of their rank, whatever the batch.
+
+use super::matmul::Source;
+use super::pool::Shared;
+use super::{Context, TokenSet, WorkerScratch};
+use crate::backend::program::{ExpertPart, Gating, Moe, Op, Program};
+
+/// Smallest sum that weights are divided by, as in ggml: the least normal half.
+const WEIGHT_SUM_MIN: f32 = 6.103_515_6e-5;
+
+/// What the phases of a mixture hand on to one another, for the largest of the program.
+pub(super) struct Buffers {
+    /// Normalized input, `[tokens][cols]`.
+    x: Shared<f32>,
+    /// The router's scores, `[tokens][n_experts]`.
+    scores: Shared<f32>,
+    /// Chosen experts and their weights, `[tokens][n_used]`.
+    experts: Shared<u32>,
+    weights: Shared<f32>,
+    /// Hidden activations and outputs, a row for each token and rank.
+    hidden: Shared<f32>,
+    y: Shared<f32>,
+}
+
+impl Buffers {
+    pub(super) fn new(program: &Program, max_tokens: usize) -> Buffers {
+        let moes = || {
+            program.ops.iter().filter_map(|op| match op {
+                Op::Moe(moe) => Some(&**moe),
+                _ => None,
+            })
+        };
+        let most = |f: fn(&Moe) -> usize| moes().map(f).max().unwrap_or(0);
+        let slots = max_tokens * most(|moe| moe.n_used);
+        Buffers {
+            x: Shared::new(max_tokens, most(|moe| moe.gate.weight.cols)),
+            scores: Shared::new(max_tokens, most(|moe| moe.router.weight.rows)),
+            experts: Shared::new(max_tokens, most(|moe| moe.n_used)),
+            weights: Shared::new(max_tokens, most(|moe| moe.n_used)),
+            hidden: Shared::new(slots, most(|moe| moe.down.weight.cols)),
+            y: Shared::new(slots, most(|moe| moe.down.weight.rows)),
+        }
+    }
+}
+
+/// The step's tokens by expert, as each worker works them out for itself.
+#[derive(Default)]
+pub(super) struct Routes {
+    /// `(expert, token, slot)`, sorted.
+    by_expert: Vec<(u32, u32, u32)>,
+    tokens: Vec<u32>,
+    slots: Vec<u32>,
+    /// `(score, expert)` of one token.
+    ranked: Vec<(f32, u32)>,
+}
+
+impl Context<'_> {
+    pub(super) fn moe(&self, op: &Moe, scratch: &mut WorkerScratch) {
+        let set = self.set(op.rows);
+        if set.len() == 0 {
+            return;
+        }
+        self.normalize_input(op, set);
+        self.route(op, set, scratch);
+        let mut routes = std::mem::take(&mut scratch.routes);
+        self.group(op, set, &mut routes);
+        for group in routes.by_expert.chunk_by(|a, b| a.0 == b.0) {
+            let expert = group[0].0 as usize;
+            routes.tokens.clear();
+            routes.tokens.extend(group.iter().map(|&(_, token, _)| token));
+            routes.slots.clear();
+            routes.slots.extend(group.iter().map(|&(.., slot)| slot));
+            self.expert(op, expert, &routes.tokens, &routes.slots, scratch);
+        }
+        scratch.routes = routes;
+        self.combine(op, set);
+    }
+
+    fn normalize_input(&self, op: &Moe, set: TokenSet<'_>) {
+        let input = &self.backend.buffers[op.input.0];
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets(set.n_tokens, 1) {
+                let token = ticket.items().start;
+                if set.contains(token) {
+                    let x = input.read_row(phase, token);
+                    let buffer = &self.backend.moe.x;
+                    let out = &mut buffer.write_cells(&mut ticket, buffer.width())[..x.len()];
+                    match &op.norm {
+                        Some(norm) => self.normalize(norm, x, out),
+                        None => out.copy_from_slice(x),
+                    }
+                }
+            }
+        });
+    }
+
+    fn route(&self, op: &Moe, set: TokenSet<'_>, scratch: &mut WorkerScratch) {
+        let buffers = &self.backend.moe;
+        let n_experts = op.router.weight.rows;
+        let source = Source { buffer: &buffers.x, norm: None, set };
+        self.products(source, &[&op.router.weight], n_experts, scratch, |acts, ticket, kernels, y| {
+            let rows = ticket.items();
+            y.resize(rows.len() * set.len(), 0.0);
+            self.product(&op.router, rows.clone(), acts, kernels, y);
+            for (i, y) in y.chunks_exact(rows.len()).enumerate() {
+                buffers.scores.write_columns(ticket, set.get(i), rows.clone()).copy_from_slice(y);
+            }
+        });
+        let ranked = &mut scratch.routes.ranked;
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets(set.n_tokens, 1) {
+                let token = ticket.items().start;
+                if !set.contains(token) {
+                    continue;
+                }
+                let scores = &buffers.scores.read_row(phase, token)[..n_experts];
+                rank(op, scores, ranked, self.ops.softmax);
+                let experts = buffers.experts.write_cells(&mut ticket, buffers.experts.width());
+                for (expert, &(_, index)) in experts.iter_mut().zip(ranked.iter()) {
+                    *expert = index;
+                }
+                let weights = buffers.weights.write_cells(&mut ticket, buffers.weights.width());
+                for (weight, &(score, _)) in weights.iter_mut().zip(ranked.iter()) {
+                    *weight = score;
+                }
+            }
+        });
+    }
+
+    fn group(&self, op: &Moe, set: TokenSet<'_>, routes: &mut Routes) {
+        let experts = &self.backend.moe.experts;
+        routes.by_expert.clear();
+        self.worker.phase(|phase| {
+            for i in 0..set.len() {
+                let token = set.get(i);
+                for (rank, &expert) in experts.read_row(phase, token)[..op.n_used].iter().enumerate()
+                {
+                    let slot = (token * op.n_used + rank) as u32;
+                    routes.by_expert.push((expert, token as u32, slot));
+                }
+            }
+        });
+        routes.by_expert.sort_unstable();
+    }
+
+    /// One expert's output for its tokens.
+    fn expert(
+        &self,
+        op: &Moe,
+        expert: usize,
+        tokens: &[u32],
+        slots: &[u32],
+        scratch: &mut WorkerScratch,
+    ) {
+        let buffers = &self.backend.moe;
+        let scale = |part: &ExpertPart, y: &mut [f32]| {
+            if let Some(scales) = &part.scales {
+                (self.ops.scale)(y, scales[expert]);
+            }
+        };
+        let list = |rows| TokenSet { outputs: Some(rows), n_tokens: self.input.tokens.len() };
+        let (gate, up, down) = (&op.gate.weight, &op.up.weight, &op.down.weight);
+        let source = Source { buffer: &buffers.x, norm: None, set: list(tokens) };
+        self.products(source, &[gate, up], gate.rows, scratch, |acts, ticket, kernels, y| {
+            let rows = ticket.items();
+            let n = rows.len() * tokens.len();
+            y.resize(3 * n, 0.0);
+            let (y_gate, rest) = y.split_at_mut(n);
+            let (y_up, out) = rest.split_at_mut(n);
+            self.multiply(gate, expert, rows.clone(), acts, kernels, y_gate);
+            self.multiply(up, expert, rows.clone(), acts, kernels, y_up);
+            scale(&op.gate, y_gate);
+            scale(&op.up, y_up);
+            (self.ops.glu)(op.act, y_gate, y_up, out);
+            for (&slot, y) in slots.iter().zip(out.chunks_exact(rows.len())) {
+                let hidden = buffers.hidden.write_columns(ticket, slot as usize, rows.clone());
+                hidden.copy_from_slice(y);
+            }
+        });
+        let source = Source { buffer: &buffers.hidden, norm: None, set: list(slots) };
+        self.products(source, &[down], down.rows, scratch, |acts, ticket, kernels, y| {
+            let rows = ticket.items();
+            y.resize(rows.len() * slots.len(), 0.0);
+            self.multiply(down, expert, rows.clone(), acts, kernels, y);
+            scale(&op.down, y);
+            for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {
+                buffers.y.write_columns(ticket, slot as usize, rows.clone()).copy_from_slice(y);
+            }
+        });
+    }
+
+    fn combine(&self, op: &Moe, set: TokenSet<'_>) {
+        let buffers = &self.backend.moe;
+        let out = &self.backend.buffers[op.out.0];
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets(set.n_tokens, 1) {
+                let token = ticket.items().start;
+                if !set.contains(token) {
+                    continue;
+                }
+                let out = out.write_cells(&mut ticket, out.width());
+                let weights = &buffers.weights.read_row(phase, token)[..op.n_used];
+                for (rank, weight) in weights.iter().enumerate() {
+                    let y = &buffers.y.read_row(phase, token * op.n_used + rank)[..out.len()];
+                    (self.ops.add_scaled)(out, y, weight * op.scale);
+                }
+            }
+        });
+    }
+}
+
+/// Leaves the chosen experts with their weights in `ranked`, the highest score first; equal scores
+/// go by the expert's number.
+fn rank(op: &Moe, scores: &[f32], ranked: &mut Vec<(f32, u32)>, softmax: fn(&mut [f32])) {
+    let mut probabilities = scores.to_vec();
+    softmax(&mut probabilities);
+    ranked.clear();
+    ranked.extend(probabilities.iter().zip(0..).map(|(&p, i)| (p, i)));
+    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    ranked.truncate(op.n_used);
+    let sum = match op.gating {
+        Gating::Softmax => 1.0,
+        Gating::SoftmaxNormalized => {
+            ranked.iter().map(|r| r.0).sum::<f32>().max(WEIGHT_SUM_MIN)
+        }
+    };
+    for (weight, _) in ranked {
+        *weight *= op.weight_scale / sum;
+    }
+}

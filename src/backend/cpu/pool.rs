@@ -1,0 +1,694 @@
+//! The CPU's worker threads, and the only memory they share for writing.
+//!
+//! Rayon's fork/join costs 10 to 30 microseconds, a token of a small model has some two hundred
+//! regions: so there is one `broadcast` per generate call, and inside it the workers walk the step
+//! together, phase by phase, with a barrier between phases (spin, then yield, then park).
+//!
+//! What a phase may touch is checked, so that everything above this file is safe code: within one
+//! phase a [`Shared`] buffer is either read by all workers or written by all of them, and a writer
+//! reaches only the part that its [`Ticket`] owns. Tickets of a phase never overlap, and both
+//! borrow from the [`Phase`], which ends at the barrier. The check is one relaxed load.
+
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Rounds of spinning at a barrier, about 100 microseconds: longer than a phase of a small model
+/// is uneven, shorter than a time slice.
+const SPINS: u32 = 8_000;
+/// Rounds of yielding after the spins, before the thread parks.
+const YIELDS: u32 = 16;
+/// More threads than any machine this program is for; a typo must not start a million.
+pub const MAX_THREADS: usize = 512;
+
+/// Numbers the phases of all pools of the process: a phase is never mistaken for another's.
+static NEXT_PHASE: AtomicU64 = AtomicU64::new(1);
+
+/// A private pool of worker threads.
+pub struct Pool {
+    threads: rayon::ThreadPool,
+    n_threads: usize,
+}
+
+impl Pool {
+    /// Starts `n_threads` workers, at least one and at most [`MAX_THREADS`].
+    pub fn new(n_threads: usize) -> std::io::Result<Pool> {
+        let n_threads = n_threads.clamp(1, MAX_THREADS);
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads)
+            .thread_name(|i| format!("teff-{i}"))
+            .build()
+            .map_err(std::io::Error::other)?;
+        Ok(Pool { threads, n_threads })
+    }
+
+    /// Number of workers.
+    pub fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
+    /// Gathers all workers and runs `f` on one of them; through the [`Leader`] it puts all of them
+    /// to work as often as it likes. This is the one broadcast of a generate call.
+    pub fn lead<R: Send>(&self, f: impl FnOnce(&Leader<'_>) -> R + Send) -> R {
+        let team = Team::new(self.n_threads);
+        let f = Mutex::new(Some(f));
+        let result = Mutex::new(None);
+        self.threads.broadcast(|context| {
+            let _poison = PoisonOnPanic(&team);
+            let worker = Worker { team: &team, index: context.index() };
+            if context.index() != 0 {
+                return worker.follow();
+            }
+            let f = f.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let leader = Leader { worker };
+            if let Some(f) = f {
+                let value = f(&leader);
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+            }
+            leader.dismiss();
+        });
+        let result = result.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result.expect("the leader ran to its end, or its panic was passed on by broadcast")
+    }
+}
+
+/// A job: run by every worker of the team at the same time.
+type Job<'a> = dyn Fn(&Worker<'_>) + Sync + 'a;
+
+/// What the workers of one `lead` call share.
+struct Team {
+    n: usize,
+    /// Workers that have arrived at the current barrier.
+    arrived: AtomicUsize,
+    /// Completed barriers.
+    epoch: AtomicU64,
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+    /// A worker panicked: everybody leaves.
+    poisoned: AtomicBool,
+    /// The current phase's number.
+    phase: AtomicU64,
+    /// Next ticket of the current phase.
+    next_ticket: AtomicUsize,
+    /// Items of the current phase and items per ticket, or zeros before the first ticket.
+    deal: [AtomicUsize; 2],
+    /// The job to run after the next barrier; `None` sends the workers home.
+    job: UnsafeCell<Option<*const Job<'static>>>,
+}
+
+// SAFETY: `job` is the only field that is not Sync. The leader writes it before a barrier at which
+// all others wait and they read it after that barrier, so no access races.
+unsafe impl Sync for Team {}
+
+impl Team {
+    fn new(n: usize) -> Team {
+        Team {
+            n,
+            arrived: AtomicUsize::new(0),
+            epoch: AtomicU64::new(0),
+            sleepers: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+            phase: AtomicU64::new(0),
+            next_ticket: AtomicUsize::new(0),
+            deal: [const { AtomicUsize::new(0) }; 2],
+            job: UnsafeCell::new(None),
+        }
+    }
+
+    /// Waits for all workers; the last to arrive opens a new phase.
+    fn barrier(&self) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.n {
+            self.phase.store(new_phase(), Ordering::Relaxed);
+            self.next_ticket.store(0, Ordering::Relaxed);
+            self.deal[0].store(0, Ordering::Relaxed);
+            self.deal[1].store(0, Ordering::Relaxed);
+            self.arrived.store(0, Ordering::Relaxed);
+            self.epoch.store(epoch + 1, Ordering::SeqCst);
+            if self.sleepers.load(Ordering::SeqCst) > 0 {
+                self.wake_all();
+            }
+            return;
+        }
+        let passed = || self.epoch.load(Ordering::Acquire) != epoch || self.is_poisoned();
+        if (0..SPINS).any(|_| {
+            std::hint::spin_loop();
+            passed()
+        }) || (0..YIELDS).any(|_| {
+            std::thread::yield_now();
+            passed()
+        }) {
+            return self.check_poison();
+        }
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while self.epoch.load(Ordering::SeqCst) == epoch && !self.is_poisoned() {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        drop(guard);
+        self.check_poison();
+    }
+
+    fn wake_all(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed)
+    }
+
+    fn check_poison(&self) {
+        assert!(!self.is_poisoned(), "another worker panicked");
+    }
+}
+
+fn new_phase() -> u64 {
+    let phase = NEXT_PHASE.fetch_add(1, Ordering::Relaxed);
+    assert!(phase < 1 << PHASE_BITS, "phase numbers are used up");
+    phase
+}
+
+/// Releases the other workers from their barriers when one of them unwinds.
+struct PoisonOnPanic<'a>(&'a Team);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poisoned.store(true, Ordering::SeqCst);
+            self.0.wake_all();
+        }
+    }
+}
+
+/// The worker that runs the code between the jobs and starts them.
+pub struct Leader<'a> {
+    worker: Worker<'a>,
+}
+
+impl Leader<'_> {
+    /// Number of workers.
+    pub fn n_threads(&self) -> usize {
+        self.worker.team.n
+    }
+
+    /// Runs `job` on every worker, this one included, and returns when all are done.
+    pub fn run(&self, job: &Job<'_>) {
+        let team = self.worker.team;
+        let job: *const Job<'_> = job;
+        // SAFETY: only the lifetime changes. The pointer is used between the two barriers below,
+        // that is while `job` is borrowed; if a worker unwinds, the barrier panics here as well and
+        // `lead` does not return before every worker has left (rayon's broadcast waits for all).
+        let job: *const Job<'static> = unsafe { std::mem::transmute(job) };
+        // SAFETY: all other workers wait in `follow` at the barrier below; none reads the field.
+        unsafe { *team.job.get() = Some(job) };
+        team.barrier();
+        // SAFETY: `job` is borrowed until the end of this function.
+        unsafe { (*job)(&self.worker) };
+        team.barrier();
+    }
+
+    fn dismiss(self) {
+        // SAFETY: as in `run`: the others wait at the barrier below.
+        unsafe { *self.worker.team.job.get() = None };
+        self.worker.team.barrier();
+    }
+}
+
+/// One of the workers, inside a job.
+pub struct Worker<'a> {
+    team: &'a Team,
+    index: usize,
+}
+
+impl Worker<'_> {
+    /// This worker's number, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Number of workers in the job.
+    pub fn n_threads(&self) -> usize {
+        self.team.n
+    }
+
+    /// Runs one phase: all workers enter it, share its tickets, and leave it together.
+    pub fn phase(&self, f: impl FnOnce(&Phase<'_>)) {
+        f(&Phase {
+            team: self.team,
+            id: self.team.phase.load(Ordering::Relaxed),
+            dealt: Cell::new(false),
+        });
+        self.team.barrier();
+    }
+
+    fn follow(&self) {
+        loop {
+            self.team.barrier();
+            // SAFETY: the leader wrote the field before the barrier that has just opened, and
+            // writes it again only after the barrier that ends the job.
+            let Some(job) = (unsafe { *self.team.job.get() }) else { return };
+            // SAFETY: the leader keeps the job borrowed until the barrier below.
+            unsafe { (*job)(self) };
+            self.team.barrier();
+        }
+    }
+}
+
+/// The stretch of a job between two barriers.
+pub struct Phase<'p> {
+    team: &'p Team,
+    id: u64,
+    dealt: Cell<bool>,
+}
+
+impl Phase<'_> {
+    /// The work items `0..n_items` in runs of `chunk`, dealt out to whoever is free. All workers
+    /// must ask for the same deal, once a phase.
+    pub fn tickets(&self, n_items: usize, chunk: usize) -> Tickets<'_> {
+        assert!(!self.dealt.replace(true), "a phase deals its tickets once");
+        let chunk = chunk.max(1);
+        for (slot, mine) in self.team.deal.iter().zip([n_items + 1, chunk]) {
+            let first = slot.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed);
+            assert!(first.is_ok() || first == Err(mine), "workers asked for different deals");
+        }
+        Tickets { phase: self, n_items, chunk }
+    }
+}
+
+/// Iterator over the tickets that this worker draws.
+pub struct Tickets<'p> {
+    phase: &'p Phase<'p>,
+    n_items: usize,
+    chunk: usize,
+}
+
+impl<'p> Iterator for Tickets<'p> {
+    type Item = Ticket<'p>;
+
+    fn next(&mut self) -> Option<Ticket<'p>> {
+        let index = self.phase.team.next_ticket.fetch_add(1, Ordering::Relaxed);
+        let start = index.checked_mul(self.chunk).filter(|&start| start < self.n_items)?;
+        let end = self.n_items.min(start + self.chunk);
+        Some(Ticket { phase_id: self.phase.id, items: start..end, life: PhantomData })
+    }
+}
+
+/// The right, within one phase, to the items `items()` and to what they own in shared buffers.
+pub struct Ticket<'p> {
+    phase_id: u64,
+    items: Range<usize>,
+    life: PhantomData<&'p ()>,
+}
+
+impl Ticket<'_> {
+    /// The items of this ticket.
+    pub fn items(&self) -> Range<usize> {
+        self.items.clone()
+    }
+}
+
+/// Forty bits of phases last for half a year of a small model's decoding.
+const PHASE_BITS: u32 = 40;
+const PARAM_BITS: u32 = 22;
+const READ: u64 = 0;
+const CELLS: u64 = 1;
+const COLUMNS: u64 = 2;
+const SLOTS: u64 = 3;
+
+/// What a buffer is used for in the current phase: number of the phase, kind of use, parameter.
+struct Mode(AtomicU64);
+
+impl Mode {
+    /// Claims a kind of use for the phase; panics if the phase already uses the buffer otherwise.
+    #[inline]
+    fn claim(&self, phase: u64, kind: u64, param: usize) {
+        assert!((param as u64) < 1 << PARAM_BITS, "a cell of a shared buffer is too long");
+        let word = phase << (64 - PHASE_BITS) | kind << PARAM_BITS | param as u64;
+        let mut now = self.0.load(Ordering::Relaxed);
+        while now != word {
+            assert!(
+                now >> (64 - PHASE_BITS) != phase,
+                "a buffer is used in two ways within one phase"
+            );
+            match self.0.compare_exchange(now, word, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(other) => now = other,
+            }
+        }
+    }
+}
+
+/// A row-major matrix that the workers of a phase either all read or all write by ticket.
+pub struct Shared<T> {
+    mode: Mode,
+    width: usize,
+    data: UnsafeCell<Vec<T>>,
+}
+
+// SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+
+impl<T: Copy + Default> Shared<T> {
+    /// `rows` x `width` default values. Memory is zeroed lazily by the system, not touched here.
+    pub fn new(rows: usize, width: usize) -> Shared<T> {
+        let data = UnsafeCell::new(vec![T::default(); rows * width]);
+        Shared { mode: Mode(AtomicU64::new(0)), width, data }
+    }
+
+    /// Elements in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Exclusive access outside of jobs.
+    pub fn get_mut(&mut self) -> &mut [T] {
+        self.data.get_mut()
+    }
+
+    /// The whole buffer, read-only for this phase.
+    #[inline]
+    pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [T] {
+        self.mode.claim(phase.id, READ, 0);
+        // SAFETY: in this phase every claim on this buffer is for reading (`claim` panics
+        // otherwise), and the phase outlives the borrow.
+        unsafe { &*self.data.get() }
+    }
+
+    /// Row `row` of the buffer, read-only for this phase.
+    #[inline]
+    pub fn read_row<'p>(&'p self, phase: &'p Phase<'_>, row: usize) -> &'p [T] {
+        &self.read(phase)[row * self.width..][..self.width]
+    }
+
+    /// The cells `ticket.items()`, contiguous: item `i` of the phase owns the `cell` elements from
+    /// `i * cell` on.
+    #[inline]
+    pub fn write_cells<'t>(&'t self, ticket: &'t mut Ticket<'_>, cell: usize) -> &'t mut [T] {
+        let items = ticket.items();
+        self.cells(ticket, items, cell)
+    }
+
+    /// One of the ticket's cells; see [`Shared::write_cells`].
+    #[inline]
+    pub fn write_cell<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        cell: usize,
+        item: usize,
+    ) -> &'t mut [T] {
+        self.cells(ticket, item..item + 1, cell)
+    }
+
+    #[inline]
+    fn cells<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        items: Range<usize>,
+        cell: usize,
+    ) -> &'t mut [T] {
+        assert!(ticket.items.start <= items.start && items.end <= ticket.items.end);
+        self.mode.claim(ticket.phase_id, CELLS, cell);
+        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
+        let len = unsafe { (*self.data.get()).len() };
+        assert!(items.start <= items.end && items.end * cell <= len, "the cells are in the buffer");
+        // SAFETY: in bounds. All claims of this phase are for cells of this size, and no other
+        // ticket of the phase has these items; the ticket is borrowed mutably for the slice's
+        // life, so it gives out no second one meanwhile.
+        unsafe {
+            let start = (*self.data.get()).as_mut_ptr().add(items.start * cell);
+            std::slice::from_raw_parts_mut(start, (items.end - items.start) * cell)
+        }
+    }
+
+    /// Columns `columns` of row `row`, where item `i` of the phase is column `i` of every row.
+    #[inline]
+    pub fn write_columns<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        row: usize,
+        columns: Range<usize>,
+    ) -> &'t mut [T] {
+        assert!(ticket.items.start <= columns.start && columns.end <= ticket.items.end);
+        assert!(columns.start <= columns.end && columns.end <= self.width);
+        self.mode.claim(ticket.phase_id, COLUMNS, 0);
+        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
+        let len = unsafe { (*self.data.get()).len() };
+        assert!(row * self.width + columns.end <= len, "the row is in the buffer");
+        // SAFETY: in bounds. All claims of this phase are for columns, and no other ticket of the
+        // phase has these; the ticket is borrowed mutably for the slice's life.
+        unsafe {
+            let start = (*self.data.get()).as_mut_ptr().add(row * self.width + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.end - columns.start)
+        }
+    }
+}
+
+/// The ticket's cells in four buffers at a time, each with its own cell size; see
+/// [`Shared::write_cells`].
+pub fn write_cells_of_four<'t, A, B, C, D>(
+    ticket: &'t mut Ticket<'_>,
+    a: (&'t Shared<A>, usize),
+    b: (&'t Shared<B>, usize),
+    c: (&'t Shared<C>, usize),
+    d: (&'t Shared<D>, usize),
+) -> (&'t mut [A], &'t mut [B], &'t mut [C], &'t mut [D])
+where
+    A: Copy + Default,
+    B: Copy + Default,
+    C: Copy + Default,
+    D: Copy + Default,
+{
+    let of = |ticket: &Ticket<'_>| Ticket {
+        phase_id: ticket.phase_id,
+        items: ticket.items(),
+        life: PhantomData,
+    };
+    let addresses = [
+        std::ptr::from_ref(a.0).addr(),
+        std::ptr::from_ref(b.0).addr(),
+        std::ptr::from_ref(c.0).addr(),
+        std::ptr::from_ref(d.0).addr(),
+    ];
+    let distinct = (1..4).all(|i| !addresses[..i].contains(&addresses[i]));
+    assert!(distinct, "the four buffers are different ones");
+    let mut tickets = [of(ticket), of(ticket), of(ticket), of(ticket)];
+    let [ta, tb, tc, td] = &mut tickets;
+    let slices = (
+        std::ptr::from_mut(a.0.write_cells(ta, a.1)),
+        std::ptr::from_mut(b.0.write_cells(tb, b.1)),
+        std::ptr::from_mut(c.0.write_cells(tc, c.1)),
+        std::ptr::from_mut(d.0.write_cells(td, d.1)),
+    );
+    // SAFETY: four slices of four different buffers; `ticket` is borrowed for their life, so it
+    // gives out no others meanwhile.
+    unsafe { (&mut *slices.0, &mut *slices.1, &mut *slices.2, &mut *slices.3) }
+}
+
+/// Where the tokens of a step go in a page: batch token `token + i` to slot `slot + i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// First token of the batch that the page takes.
+    pub token: usize,
+    /// The slot it goes to.
+    pub slot: usize,
+    /// Number of tokens.
+    pub n: usize,
+}
+
+/// The keys or the values of one page of the KV cache: `[heads][slots][width]`. The tokens of a
+/// step write it, each its own slot, in a phase whose items are the batch's tokens.
+pub struct SlotMemory<T> {
+    mode: Mode,
+    slots: usize,
+    width: usize,
+    fill: Fill,
+    data: UnsafeCell<Vec<T>>,
+}
+
+// SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
+unsafe impl<T: Send + Sync> Sync for SlotMemory<T> {}
+
+impl<T: Copy + Default> SlotMemory<T> {
+    /// Default values.
+    pub fn new(heads: usize, slots: usize, width: usize) -> SlotMemory<T> {
+        let data = UnsafeCell::new(vec![T::default(); heads * slots * width]);
+        let mode = Mode(AtomicU64::new(0));
+        SlotMemory { mode, slots, width, fill: Fill::default(), data }
+    }
+
+    /// Says which tokens of the coming step the page takes, and where.
+    pub fn set_fill(&mut self, fill: Fill) {
+        assert!(fill.slot + fill.n <= self.slots, "the page holds its tokens");
+        self.fill = fill;
+    }
+
+    /// Exclusive access outside of jobs.
+    pub fn get_mut(&mut self) -> &mut Vec<T> {
+        self.data.get_mut()
+    }
+
+    /// The whole page, read-only for this phase.
+    #[inline]
+    pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [T] {
+        self.mode.claim(phase.id, READ, 0);
+        // SAFETY: in this phase every claim on this page is for reading.
+        unsafe { &*self.data.get() }
+    }
+
+    /// The row of head `head` of batch token `token`; `None` if the token goes to another page.
+    #[inline]
+    pub fn write_slot<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        token: usize,
+        head: usize,
+    ) -> Option<&'t mut [T]> {
+        let Fill { token: first, slot, n } = self.fill;
+        assert!(ticket.items().contains(&token));
+        if !(first..first + n).contains(&token) {
+            return None;
+        }
+        self.mode.claim(ticket.phase_id, SLOTS, 0);
+        let start = (head * self.slots + slot + token - first) * self.width;
+        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
+        let len = unsafe { (*self.data.get()).len() };
+        assert!(start + self.width <= len, "the head is in the page");
+        // SAFETY: in bounds. All claims of this phase are for slot rows, a token's slot is its own
+        // (`set_fill` checked the range, and needs `&mut self`), no other ticket of the phase has
+        // this token, and the ticket is borrowed mutably for the slice's life.
+        Some(unsafe {
+            let start = (*self.data.get()).as_mut_ptr().add(start);
+            std::slice::from_raw_parts_mut(start, self.width)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_cover_every_item_once_for_any_team() {
+        for n_threads in [1, 2, 4, 7] {
+            let pool = Pool::new(n_threads).unwrap();
+            let hits: Vec<AtomicUsize> = (0..1000).map(|_| AtomicUsize::new(0)).collect();
+            pool.lead(|leader| {
+                for _ in 0..50 {
+                    leader.run(&|worker| {
+                        for _ in 0..4 {
+                            worker.phase(|phase| {
+                                for ticket in phase.tickets(1000, 7) {
+                                    for i in ticket.items() {
+                                        hits[i].fetch_add(1, Ordering::Relaxed);
+                                    }
+                                }
+                            });
+                        }
+                    });
+                }
+            });
+            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 200));
+        }
+    }
+
+    #[test]
+    fn phases_see_what_the_phase_before_wrote() {
+        let pool = Pool::new(3).unwrap();
+        let buffer = Shared::<u32>::new(4, 30);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                for round in 1..100 {
+                    worker.phase(|phase| {
+                        for mut ticket in phase.tickets(30, 4) {
+                            let columns = ticket.items();
+                            for row in 0..4 {
+                                buffer.write_columns(&mut ticket, row, columns.clone()).fill(round);
+                            }
+                        }
+                    });
+                    worker.phase(|phase| {
+                        assert!(buffer.read(phase).iter().all(|&x| x == round));
+                    });
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn cells_are_the_tickets_own() {
+        let pool = Pool::new(2).unwrap();
+        let mut buffer = Shared::<usize>::new(5, 12);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    for mut ticket in phase.tickets(15, 1) {
+                        let item = ticket.items().start;
+                        buffer.write_cells(&mut ticket, 4).fill(item);
+                    }
+                });
+            });
+        });
+        assert!(buffer.get_mut().iter().enumerate().all(|(i, &x)| x == i / 4));
+    }
+
+    #[test]
+    #[should_panic(expected = "two ways within one phase")]
+    fn reading_and_writing_in_one_phase_is_refused() {
+        let pool = Pool::new(1).unwrap();
+        let buffer = Shared::<u8>::new(1, 8);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    let _ = buffer.read(phase);
+                    for mut ticket in phase.tickets(8, 8) {
+                        buffer.write_columns(&mut ticket, 0, 0..8).fill(1);
+                    }
+                });
+            });
+        });
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_panic_in_one_worker_reaches_the_caller() {
+        let pool = Pool::new(3).unwrap();
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|_| assert!(worker.index() != 2, "one of three"));
+                worker.phase(|_| ());
+            });
+        });
+    }
+
+    #[test]
+    fn slots_follow_the_fill() {
+        let pool = Pool::new(2).unwrap();
+        let mut page = SlotMemory::<f32>::new(2, 8, 4);
+        page.set_fill(Fill { token: 2, slot: 5, n: 3 });
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    for mut ticket in phase.tickets(6, 1) {
+                        let token = ticket.items().start;
+                        for (head, sign) in [1.0, -1.0].into_iter().enumerate() {
+                            let row = page.write_slot(&mut ticket, token, head);
+                            assert_eq!(row.is_some(), (2..5).contains(&token));
+                            row.unwrap_or_default().fill(sign * token as f32);
+                        }
+                    }
+                });
+            });
+        });
+        let data = page.get_mut();
+        assert_eq!(data[5 * 4..8 * 4], [2., 2., 2., 2., 3., 3., 3., 3., 4., 4., 4., 4.]);
+        assert_eq!(data[32 + 7 * 4..], [-4.; 4]);
+        assert_eq!(data[..5 * 4], [0.; 20]);
+    }
+}

@@ -1,0 +1,281 @@
+//! A model lowered to a flat list of operations on numbered buffers, made once at load.
+//!
+//! Every buffer is `[tokens][width]` in f32. Norms are the prologue of the product that reads
+//! them, biases, activations and residual sums its epilogue: each operation is one phase of the
+//! CPU, and will be one dispatch of a GPU.
+
+use crate::tensor::Weight;
+use teff_kernels::{Activation, RopePairing};
+
+/// Number of a buffer in [`Program::widths`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buf(pub usize);
+
+/// Number of a rotary table in [`Program::ropes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RopeId(pub usize);
+
+/// Everything a backend needs to compute logits from token ids.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// Elements per token of each buffer.
+    pub widths: Vec<usize>,
+    /// Rotary tables, filled at the start of each step.
+    pub ropes: Vec<Rope>,
+    /// What each layer that attends keeps per token.
+    pub kv: Vec<KvShape>,
+    /// In order of execution.
+    pub ops: Vec<Op>,
+    /// Length of a row of logits.
+    pub n_vocab: usize,
+}
+
+impl Program {
+    /// A new buffer of `width` elements per token.
+    pub fn buffer(&mut self, width: usize) -> Buf {
+        self.widths.push(width);
+        Buf(self.widths.len() - 1)
+    }
+
+    /// The table of `rope`, shared with earlier equal ones.
+    pub fn rope(&mut self, rope: Rope) -> RopeId {
+        let known = self.ropes.iter().position(|r| *r == rope);
+        RopeId(known.unwrap_or_else(|| {
+            self.ropes.push(rope);
+            self.ropes.len() - 1
+        }))
+    }
+}
+
+/// The keys and values that a layer keeps for each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvShape {
+    /// Heads that keys and values have.
+    pub n_kv_heads: usize,
+    /// Elements of a key.
+    pub k_dim: usize,
+    /// Elements of a value.
+    pub v_dim: usize,
+    /// A token sees itself and the `window - 1` tokens before it; `None`: all.
+    pub window: Option<usize>,
+}
+
+/// Frequencies of rotary position embedding (RoFormer, arXiv:2104.09864): dimension pair `i` turns
+/// by `position * inv_freq[i]`, and the result is multiplied by `magnitude`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Radians per position, one for each rotated pair.
+    pub inv_freq: Vec<f64>,
+    /// Factor of both cosine and sine (YaRN's attention factor, arXiv:2309.00071).
+    pub magnitude: f32,
+}
+
+/// A normalization over the last dimension.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// The formula.
+    pub kind: NormKind,
+    /// Added to the mean square or the variance.
+    pub eps: f32,
+    /// Elementwise factor, if any.
+    pub weight: Option<Vec<f32>>,
+    /// Elementwise addend, if any; only for [`NormKind::Layer`].
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Formula of a [`Norm`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / sqrt(mean(x^2) + eps)` (arXiv:1910.07467).
+    Rms,
+    /// `(x - mean(x)) / sqrt(var(x) + eps)` (arXiv:1607.06450).
+    Layer,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub enum Op {
+    /// `out[t] = scale * table[token t]`.
+    Embed {
+        /// Matrix `[n_vocab][width of out]`.
+        table: Weight,
+        /// Factor.
+        scale: f32,
+        /// Destination.
+        out: Buf,
+    },
+    /// Products that share an input.
+    Linear(Linear),
+    /// Per-head norms and rotation of queries and keys; keys and values go to the cache.
+    RopeKv(RopeKv),
+    /// Scaled dot-product attention over the cache.
+    Attention(Attention),
+    /// `out += scale * norm(input)`.
+    AddNorm {
+        /// Source.
+        input: Buf,
+        /// Its norm.
+        norm: Norm,
+        /// Factor of the sum's second term.
+        scale: f32,
+        /// Residual stream.
+        out: Buf,
+        /// Which tokens.
+        rows: Rows,
+    },
+    /// A mixture of experts, added to the residual stream.
+    Moe(Box<Moe>),
+}
+
+/// Which tokens an operation computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// All tokens of the batch.
+    All,
+    /// Only those whose logits were asked for; the others' buffers keep what they held.
+    Outputs,
+}
+
+/// `out = epilogue(scale * W norm(input) + bias)` for each of `parts`, whose outputs are laid out
+/// one behind the other.
+#[derive(Debug)]
+pub struct Linear {
+    /// Source.
+    pub input: Buf,
+    /// Applied to the input.
+    pub norm: Option<Norm>,
+    /// The matrices.
+    pub parts: Vec<Part>,
+    /// Applied to the products.
+    pub epilogue: Epilogue,
+    /// Destination.
+    pub out: Output,
+    /// Which tokens.
+    pub rows: Rows,
+}
+
+/// One matrix of a [`Linear`].
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Matrix `[rows][width of the input]`.
+    pub weight: Weight,
+    /// Factor of the product.
+    pub scale: f32,
+    /// Added after the factor.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// What happens to the products before they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// `f(y)`.
+    Act(Activation),
+    /// The parts are a gate and an up projection of equal shape: `f(gate) * up`.
+    Glu(Activation),
+}
+
+/// Where a [`Linear`] puts its result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Output {
+    /// Overwrites a buffer.
+    Store(Buf),
+    /// `buffer += scale * result`: the residual stream.
+    Add(Buf, f32),
+    /// The rows of logits, in the order of the tokens that want them: `softcap * tanh(scale * y /
+    /// softcap)`.
+    Logits {
+        /// Factor.
+        scale: f32,
+        /// Bound, if any.
+        softcap: Option<f32>,
+    },
+}
+
+/// Per-head norms and rotation of queries and keys in a buffer `[q | k | v]`; keys and values go
+/// to the cache of `layer`.
+#[derive(Debug)]
+pub struct RopeKv {
+    /// Buffer of width `(n_heads + n_kv_heads) * k_dim + n_kv_heads * v_dim`.
+    pub qkv: Buf,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Index into [`Program::kv`].
+    pub layer: usize,
+    /// Norm of each query head.
+    pub q_norm: Option<Norm>,
+    /// Norm of each key head.
+    pub k_norm: Option<Norm>,
+    /// Rotation, if the layer has one.
+    pub rope: Option<(RopeId, RopePairing)>,
+}
+
+/// `out[h] = softmax(scale * q[h] k^T) v`, causal, within the layer's window.
+#[derive(Debug)]
+pub struct Attention {
+    /// As [`RopeKv::qkv`] left it.
+    pub qkv: Buf,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Index into [`Program::kv`].
+    pub layer: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// Buffer of width `n_heads * v_dim`.
+    pub out: Buf,
+    /// Which tokens.
+    pub rows: Rows,
+}
+
+/// `out += scale * sum over the chosen experts e of w_e * down_e(f(gate_e(x)) * up_e(x))` with
+/// `x = norm(input)`.
+#[derive(Debug)]
+pub struct Moe {
+    /// Source.
+    pub input: Buf,
+    /// Applied to the input.
+    pub norm: Option<Norm>,
+    /// Matrix `[n_experts][width of the input]`.
+    pub router: Part,
+    /// Experts per token.
+    pub n_used: usize,
+    /// How scores become weights.
+    pub gating: Gating,
+    /// Factor of the weights.
+    pub weight_scale: f32,
+    /// Stack of gate projections.
+    pub gate: ExpertPart,
+    /// Stack of up projections.
+    pub up: ExpertPart,
+    /// Stack of down projections.
+    pub down: ExpertPart,
+    /// Activation of the gate.
+    pub act: Activation,
+    /// Residual stream.
+    pub out: Buf,
+    /// Factor of the sum's second term.
+    pub scale: f32,
+    /// Which tokens.
+    pub rows: Rows,
+}
+
+/// How a router's scores become the weights of the chosen experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gating {
+    /// Softmax over all experts; the weights of the chosen ones are divided by their sum.
+    SoftmaxNormalized,
+    /// Softmax over all experts.
+    Softmax,
+}
+
+/// A stack of matrices, one per expert, each with a factor.
+#[derive(Clone, Debug)]
+pub struct ExpertPart {
+    /// `[n_experts][rows][cols]`.
+    pub weight: Weight,
+    /// One factor per expert, if any.
+    pub scales: Option<Vec<f32>>,
+}

@@ -1,0 +1,128 @@
+//! `teff bench`: tokens per second, measured as the peers' benchmarks do: random tokens, a prompt
+//! in one go, then tokens one by one, the best of some repetitions after a warm-up.
+
+use super::CliError;
+use super::options::{EngineArgs, ModelArgs};
+use crate::backend::cpu::pool::Leader;
+use crate::backend::pages::KvType;
+use crate::decoder::{Decoder, Logits, Run, StepError};
+use crate::engine::{BATCH_DEFAULT, Engine, EngineOptions};
+use serde_json::json;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// `teff bench`
+#[derive(clap::Args, Debug)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    prompt: u32,
+    /// Tokens generated
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    r#gen: u32,
+    /// Tokens that the context holds before
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    depth: u32,
+    /// Repetitions
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    reps: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the figures.
+pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let start = Instant::now();
+    let model = args.model.open()?;
+    let [n_prompt, n_gen, depth] = [args.prompt, args.r#gen, args.depth].map(|n| n as usize);
+    let options = EngineOptions {
+        n_ctx: Some(depth + n_prompt + n_gen),
+        max_batch: BATCH_DEFAULT,
+        ..args.engine.options(KvType::F16)?
+    };
+    let mut engine = Engine::new(&model, &options)?;
+    let load = start.elapsed();
+    let (prompt, generate) = engine.lead(|decoder, leader| {
+        let mut random = Random(1);
+        let mut best = (Duration::MAX, Duration::MAX);
+        for rep in 0..=args.reps {
+            let times = measure(decoder, leader, &mut random, [depth, n_prompt, n_gen])?;
+            if rep > 0 {
+                best = (best.0.min(times.0), best.1.min(times.1));
+            }
+        }
+        Ok::<_, StepError>(best)
+    })?;
+    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    let round = |x: f64| (x * 100.0).round() / 100.0;
+    let (prompt_tps, gen_tps) = (round(rate(n_prompt, prompt)), round(rate(n_gen, generate)));
+    let load_ms = round(load.as_secs_f64() * 1e3);
+    let threads = engine.n_threads();
+    let isa = options.kernels.level().to_string();
+    let rss = rss_mib_max();
+    if args.json {
+        let line = json!({
+            "prompt_tokens": n_prompt, "prompt_tps": prompt_tps,
+            "gen_tokens": n_gen, "gen_tps": gen_tps, "depth": depth,
+            "threads": threads, "isa": isa, "load_ms": load_ms, "rss_mib_max": rss.map(round),
+        });
+        writeln!(out, "{line}")?;
+    } else {
+        writeln!(out, "prompt   {n_prompt:5} tokens  {prompt_tps:9.1} tokens/s")?;
+        writeln!(out, "generate {n_gen:5} tokens  {gen_tps:9.1} tokens/s")?;
+        let rss = rss.map_or("unknown".into(), |mib| format!("{mib:.0} MiB"));
+        writeln!(
+            out,
+            "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, peak memory {rss}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Times of the prompt and of the tokens after it.
+fn measure(
+    decoder: &mut Decoder,
+    leader: &Leader<'_>,
+    random: &mut Random,
+    [depth, n_prompt, n_gen]: [usize; 3],
+) -> Result<(Duration, Duration), StepError> {
+    let sequence = decoder.kv_mut().create();
+    let mut feed = |n: usize, chunk: usize| {
+        let tokens: Vec<u32> = (0..n).map(|_| random.below(decoder.n_vocab())).collect();
+        let start = Instant::now();
+        for tokens in tokens.chunks(chunk) {
+            decoder.step(leader, &[Run { sequence, tokens, logits: Logits::Last }])?;
+        }
+        Ok::<_, StepError>(start.elapsed())
+    };
+    feed(depth, BATCH_DEFAULT)?;
+    let times = (feed(n_prompt, BATCH_DEFAULT)?, feed(n_gen, 1)?);
+    decoder.kv_mut().remove(sequence);
+    Ok(times)
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): token ids need no better.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as u32
+    }
+}
+
+/// Peak resident memory of this process as Linux accounts it; `None` on other systems.
+fn rss_mib_max() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}

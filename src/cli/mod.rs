@@ -1,0 +1,101 @@
+//! The command line: one file per verb. The only room that prints.
+
+mod bench;
+mod error;
+mod inspect;
+mod interrupt;
+pub mod list;
+mod logits;
+mod options;
+pub mod progress;
+pub mod pull;
+pub mod rm;
+mod run;
+mod tokens;
+
+use clap::{Parser, Subcommand};
+use std::io::{BufWriter, Write, stdout};
+use std::process::ExitCode;
+
+pub use error::CliError;
+
+/// Runs GGUF language models on the CPU.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
+  teff run -p \"Why is the sky blue?\"        the default model, fetched on first use
+  teff run -m gemma3:270m --raw -p \"Once\"   continue a text
+  echo \"Hello\" | teff run -m model.gguf     a prompt from standard input
+  teff inspect model.gguf                   what a file holds and what it needs
+
+Text and data go to standard output, everything else to standard error.
+TEFF_CACHE is the folder of fetched models, TEFF_ISA (scalar, avx2, ...) forces older kernels."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Answer a prompt, or continue a text with --raw
+    Run(run::RunArgs),
+    /// Measure tokens per second on this machine
+    Bench(bench::BenchArgs),
+    /// Write the logits of given token ids
+    Logits(logits::LogitsArgs),
+    /// Turn text into token ids: one JSON array
+    Tokenize(tokens::TokenizeArgs),
+    /// Turn token ids, a JSON array, into text
+    Detokenize(tokens::DetokenizeArgs),
+    /// Explain a GGUF file
+    Inspect(inspect::InspectArgs),
+    /// Fetch a model into the cache
+    Pull(pull::PullArgs),
+    /// List the models that have a short name and those in the cache
+    List(list::ListArgs),
+    /// Remove a model from the cache
+    Rm(rm::RmArgs),
+}
+
+/// Parses the arguments and runs the verb. Errors go to stderr as one line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = BufWriter::new(stdout().lock());
+    let result = run_command(&cli.command, &mut out).and_then(|()| Ok(out.flush()?));
+    match result {
+        Err(error) if !error.is_broken_pipe() => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "error: {}", error.one_line());
+            error.exit_code()
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
+    match command {
+        Command::Run(args) => run::run(args, out),
+        Command::Bench(args) => bench::bench(args, out),
+        Command::Logits(args) => logits::logits(args),
+        Command::Tokenize(args) => tokens::tokenize(args, out),
+        Command::Detokenize(args) => tokens::detokenize(args, out),
+        Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Pull(args) => Ok(pull::pull(args, out, interrupt::flag()?)?),
+        Command::List(args) => Ok(list::list(args, out)?),
+        Command::Rm(args) => Ok(rm::rm(args, out)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,75 @@
+//! Options that several verbs share.
+
+use super::progress::StderrProgress;
+use super::{CliError, interrupt};
+use crate::backend::cpu::pool::MAX_THREADS;
+use crate::backend::pages::KvType;
+use crate::cache::{Cache, ModelRef};
+use crate::engine::{EngineOptions, Model};
+use std::path::PathBuf;
+use teff_kernels::KernelTable;
+
+/// Which model.
+#[derive(clap::Args, Debug)]
+pub struct ModelArgs {
+    /// A GGUF file, an alias from `teff list`, or hf:owner/repo[:file or quant]
+    #[arg(short, long, default_value_t)]
+    model: ModelRef,
+}
+
+impl ModelArgs {
+    /// The model that an argument without a flag names.
+    pub fn of(model: ModelRef) -> ModelArgs {
+        ModelArgs { model }
+    }
+
+    /// The model's file, fetched if need be.
+    pub fn path(&self) -> Result<PathBuf, CliError> {
+        let cancel = interrupt::flag()?;
+        Ok(Cache::from_env()?.resolve(&self.model, &mut StderrProgress::new(), cancel)?)
+    }
+
+    /// The model, opened.
+    pub fn open(&self) -> Result<Model, CliError> {
+        Ok(Model::open(&self.path()?)?)
+    }
+}
+
+/// How to run it.
+#[derive(clap::Args, Debug)]
+pub struct EngineArgs {
+    /// Worker threads [default: the physical cores this process may use]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    threads: Option<u16>,
+    /// How keys and values are cached: f16 or f32
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvType>,
+}
+
+impl EngineArgs {
+    /// The options, with `kv_type` where the user gave none.
+    pub fn options(&self, kv_type: KvType) -> Result<EngineOptions, CliError> {
+        Ok(EngineOptions {
+            threads: self.threads.map(usize::from),
+            kv_type: self.kv_type.unwrap_or(kv_type),
+            kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+            ..EngineOptions::default()
+        })
+    }
+}
+
+/// The context's length.
+#[derive(clap::Args, Debug)]
+pub struct ContextArgs {
+    /// Context in tokens [default: the model's, at most 4096]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+}
+
+/// Parses `a,b,c` or `[a, b, c]`.
+pub fn parse_ids(text: &str) -> Result<Vec<u32>, String> {
+    let text = text.trim();
+    let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    let ids = inner.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+    ids.map(|id| id.parse().map_err(|_| format!("`{id}` is not a token id"))).collect()
+}

@@ -1,0 +1,158 @@
+//! A download's progress on stderr: a bar that redraws itself on a terminal, a line every tenth
+//! elsewhere, so that logs stay short.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+use crate::cache::Progress;
+
+/// Shortest time between two drawings.
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+/// Width of the bar itself, in characters.
+const BAR_CHARS: u64 = 24;
+
+/// Shows downloads on stderr.
+pub struct StderrProgress {
+    is_terminal: bool,
+    what: String,
+    total_bytes: u64,
+    done_bytes: u64,
+    /// Bytes that an earlier process had fetched; they do not count for the speed.
+    first_bytes: Option<u64>,
+    began: Instant,
+    drawn: Option<Instant>,
+    tenths_told: u64,
+}
+
+impl StderrProgress {
+    /// Draws nothing yet.
+    pub fn new() -> StderrProgress {
+        StderrProgress {
+            is_terminal: stderr().is_terminal(),
+            what: String::new(),
+            total_bytes: 0,
+            done_bytes: 0,
+            first_bytes: None,
+            began: Instant::now(),
+            drawn: None,
+            tenths_told: 0,
+        }
+    }
+
+    fn draw(&mut self) {
+        self.drawn = Some(Instant::now());
+        // A closed stderr is no reason to stop a download.
+        let _ = write!(stderr(), "\r\x1b[K{}", self.bar());
+        let _ = stderr().flush();
+    }
+
+    fn bar(&self) -> String {
+        let (done, total) = (self.done_bytes, self.total_bytes.max(1));
+        let full = (done.min(total) * BAR_CHARS / total) as usize;
+        let fetched = done.saturating_sub(self.first_bytes.unwrap_or(0)) as f64;
+        let per_second = fetched / self.began.elapsed().as_secs_f64().max(0.001);
+        let left = match (total.saturating_sub(done)) as f64 / per_second {
+            seconds if seconds.is_finite() && done > 0 => format!(", {} left", duration(seconds)),
+            _ => String::new(),
+        };
+        format!(
+            "{} [{}{}] {:3} % of {}, {}/s{left}",
+            self.what,
+            "#".repeat(full),
+            ".".repeat(BAR_CHARS as usize - full),
+            done.min(total) * 100 / total,
+            bytes(total),
+            bytes(per_second as u64),
+        )
+    }
+}
+
+impl Default for StderrProgress {
+    fn default() -> StderrProgress {
+        StderrProgress::new()
+    }
+}
+
+impl Progress for StderrProgress {
+    fn begin(&mut self, what: &str, total_bytes: u64) {
+        let is_terminal = self.is_terminal;
+        *self = StderrProgress { what: what.to_owned(), total_bytes, ..StderrProgress::new() };
+        if !is_terminal {
+            let _ = writeln!(stderr(), "downloading {what}, {}", bytes(total_bytes));
+        }
+    }
+
+    fn advance(&mut self, done_bytes: u64) {
+        self.done_bytes = done_bytes;
+        self.first_bytes.get_or_insert(done_bytes);
+        if self.is_terminal {
+            if self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY) {
+                self.draw();
+            }
+        } else {
+            let tenths = done_bytes * 10 / self.total_bytes.max(1);
+            if tenths > self.tenths_told {
+                self.tenths_told = tenths;
+                let _ = writeln!(stderr(), "{} {} %", self.what, tenths * 10);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.is_terminal {
+            self.draw();
+            let _ = writeln!(stderr());
+        }
+    }
+
+    fn note(&mut self, line: &str) {
+        let _ = writeln!(stderr(), "{line}");
+    }
+}
+
+/// `93.8 MiB`
+pub fn bytes(n: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// `1 h 02 min`, `3 min 07 s`, `12 s`
+fn duration(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s:02} s"),
+        (h, m, _) => format!("{h} h {m:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_read_well() {
+        let shown = [0, 1023, 1024, 98_362_432, 5 << 40].map(bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "93.8 MiB", "5.0 TiB"]);
+        assert_eq!([12.4, 187.0, 3725.0].map(duration), ["12 s", "3 min 07 s", "1 h 02 min"]);
+    }
+
+    #[test]
+    fn a_bar_fills_and_never_overflows() {
+        let mut progress = StderrProgress::new();
+        (progress.what, progress.total_bytes) = ("m".into(), 200);
+        assert!(progress.bar().starts_with("m [........................]   0 % of 200 B"));
+        progress.done_bytes = 100;
+        assert!(progress.bar().starts_with("m [############............]  50 %"));
+        progress.done_bytes = 300;
+        assert!(progress.bar().starts_with("m [########################] 100 %"));
+        progress.total_bytes = 0;
+        assert!(progress.bar().contains("100 %"));
+    }
+}

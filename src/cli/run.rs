@@ -1,0 +1,248 @@
+//! `teff run`: answers a prompt, streaming.
+
+use super::options::{ContextArgs, EngineArgs, ModelArgs};
+use super::{CliError, interrupt};
+use crate::backend::pages::KvType;
+use crate::engine::{Engine, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent};
+use crate::sample::SampleParams;
+use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
+use std::io::{IsTerminal, Read, Write, stderr, stdin};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A prompt longer than this is a mistake: no context holds it.
+const PROMPT_BYTES_MAX: u64 = 64 << 20;
+
+/// `teff run`
+#[derive(clap::Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The prompt [default: read from standard input]
+    #[arg(short, long, conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(short, long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// Instructions that come before the prompt, for models with a chat template
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Generate at most this many tokens [default: until the model ends or the context is full]
+    #[arg(short, long, value_name = "TOKENS")]
+    n_predict: Option<usize>,
+    /// Continue the text as it is, without the model's chat template
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// How tokens are drawn.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long, value_name = "T")]
+    temp: Option<f32>,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Keep the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Keep tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Divide the logits of tokens seen lately; 1 does nothing
+    #[arg(long, value_name = "X")]
+    repeat_penalty: Option<f32>,
+    /// Lower a logit by X for each time its token was seen lately
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// Lower a logit by X if its token was seen lately
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// How many tokens "lately" is
+    #[arg(long, value_name = "N")]
+    repeat_last_n: Option<usize>,
+    /// The same seed gives the same text [default: a new one each time]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    fn params(&self) -> Result<SampleParams, CliError> {
+        let default = SampleParams::default();
+        let params = SampleParams {
+            temperature: self.temp.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(default.frequency_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(default.presence_penalty),
+            repeat_last_n: self.repeat_last_n.unwrap_or(default.repeat_last_n),
+            seed: self.seed.unwrap_or_else(random_seed),
+        };
+        params.validate().map_err(|error| CliError::usage(error.to_string()))?;
+        Ok(params)
+    }
+}
+
+/// A seed that differs from run to run.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+/// Streams the answer to `out`.
+pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let sampling = args.sampling.params()?;
+    let options = args.engine.options(KvType::F16)?;
+    let cancel = interrupt::flag()?;
+    let text = prompt_text(args)?;
+    let path = args.model.path()?;
+    let model = Model::open(&path)?;
+    // The vocabulary takes as long to build as the rest: do both at once.
+    let n_ctx = args.context.ctx.map(|n| n as usize);
+    let options = EngineOptions { n_ctx, ..options };
+    let (tokenizer, engine) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| model.tokenizer());
+        let engine = Engine::new(&model, &options);
+        (tokenizer.join(), engine)
+    });
+    let tokenizer = tokenizer.map_err(|_| CliError::failed("the vocabulary's thread died"))??;
+    let mut engine = engine?;
+    for warning in tokenizer.warnings() {
+        writeln!(stderr(), "warning: {warning}")?;
+    }
+    let prompt = prompt_tokens(args, &tokenizer, &text)
+        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
+    let tokenizer = Arc::new(tokenizer);
+    let mut stream = TextStream::new(tokenizer.clone());
+    let mut write_error = None;
+    let mut write = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            write_error = Some(error);
+            ControlFlow::Break(())
+        }
+    };
+    let request = Request { prompt, max_tokens: args.n_predict, sampling };
+    let show_progress = stderr().is_terminal();
+    let mut outcome = None;
+    {
+        // Tokens are drawn on a worker thread, the writer is not Send: hand the text over.
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let sender = sender;
+                let mut tell = |event| match sender.send(event) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                };
+                engine.generate(&request, Some(&tokenizer), cancel, &mut tell)
+            });
+            while let Ok(event) = receiver.recv() {
+                match event {
+                    TokenEvent::Prompt { done, total } if show_progress => {
+                        let _ = write!(stderr(), "\rreading the prompt: {done} of {total} tokens");
+                    }
+                    TokenEvent::Prompt { .. } => {}
+                    TokenEvent::Token(id) => {
+                        if write(&stream.push(id)).is_break() {
+                            break;
+                        }
+                    }
+                }
+            }
+            drop(receiver);
+            outcome = Some(worker.join());
+        });
+    }
+    let stats = match outcome {
+        Some(Ok(stats)) => stats?,
+        _ => return Err(CliError::failed("the decoder's thread died")),
+    };
+    let _ = write(&stream.finish());
+    let _ = write("\n");
+    if let Some(error) = write_error {
+        return Err(error.into());
+    }
+    let _ = writeln!(stderr(), "{}", statistics(&stats));
+    Ok(())
+}
+
+/// The prompt as the user gave it.
+fn prompt_text(args: &RunArgs) -> Result<String, CliError> {
+    let mut text = String::new();
+    match (&args.prompt, &args.file) {
+        (Some(prompt), _) => return Ok(prompt.clone()),
+        (None, Some(path)) => {
+            let at = CliError::at(path);
+            let file = std::fs::File::open(path).map_err(&at)?;
+            file.take(PROMPT_BYTES_MAX).read_to_string(&mut text).map_err(at)?;
+        }
+        (None, None) => {
+            if stdin().is_terminal() {
+                let _ = writeln!(stderr(), "Type the prompt, then Ctrl-D on a line of its own.");
+            }
+            let at = CliError::at(std::path::Path::new("standard input"));
+            stdin().lock().take(PROMPT_BYTES_MAX).read_to_string(&mut text).map_err(at)?;
+        }
+    }
+    // The line break that ends a file is the editor's, not the prompt's.
+    let end = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t).len());
+    text.truncate(end.unwrap_or(text.len()));
+    Ok(text)
+}
+
+/// The prompt's tokens, by way of the model's chat template if it has one.
+fn prompt_tokens(
+    args: &RunArgs,
+    tokenizer: &Tokenizer,
+    text: &str,
+) -> Result<Vec<u32>, crate::text::TextError> {
+    let template = tokenizer.chat_template().filter(|_| !args.raw);
+    let Some(template) = template else {
+        return tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
+    };
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let mut messages: Vec<Message> = args.system.iter().map(|s| message("system", s)).collect();
+    messages.push(message("user", text));
+    let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token_str(id)).unwrap_or_default();
+    let (bos, eos) = (spelled(tokenizer.bos()), spelled(tokenizer.eos()));
+    let rendered = ChatTemplate::new(template)?.render(&messages, true, bos, eos)?;
+    // Templates that spell the BOS token must not get a second one.
+    let add_special = bos.is_empty() || !rendered.starts_with(bos);
+    tokenizer.encode(&rendered, EncodeOptions { add_special, parse_special: true })
+}
+
+/// One line: how many tokens, how fast, and why it ended.
+fn statistics(stats: &Stats) -> String {
+    let rate = |n: usize, seconds: f64| n as f64 / seconds.max(1e-9);
+    let finish = match stats.finish {
+        FinishReason::EndOfGeneration => "the model ended",
+        FinishReason::MaxTokens => "-n reached",
+        FinishReason::ContextFull => "the context is full: raise --ctx for more",
+        FinishReason::Cancelled => "interrupted",
+    };
+    let prompt_s = stats.prompt_time.as_secs_f64();
+    let mut line = format!(
+        "prompt {} tokens, {:.2} s ({:.1} tokens/s)",
+        stats.n_prompt,
+        prompt_s,
+        rate(stats.n_prompt, prompt_s)
+    );
+    if stats.n_generated > 1 {
+        let s = stats.generate_time.as_secs_f64();
+        let speed = rate(stats.n_generated - 1, s);
+        line += &format!("; answer {} tokens, {s:.2} s ({speed:.1} tokens/s)", stats.n_generated);
+    }
+    line + "; " + finish
+}

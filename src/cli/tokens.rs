@@ -1,0 +1,67 @@
+//! `teff tokenize` and `teff detokenize`.
+
+use super::CliError;
+use super::options::{ModelArgs, parse_ids};
+use crate::text::{EncodeOptions, Tokenizer};
+use gguf_rs_lite::GgufFile;
+use std::io::{Read, Write, stdin};
+
+/// `teff tokenize`
+#[derive(clap::Args, Debug)]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Add the tokens that begin and end a text, as the model's file says
+    #[arg(long)]
+    bos: bool,
+    /// Recognize control tokens such as <|im_end|> in the text
+    #[arg(long)]
+    parse_special: bool,
+}
+
+/// `teff detokenize`
+#[derive(clap::Args, Debug)]
+pub struct DetokenizeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Only the vocabulary is needed: files without a network will do.
+fn tokenizer(model: &ModelArgs) -> Result<Tokenizer, CliError> {
+    let path = model.path()?;
+    let file = GgufFile::open(&path)?;
+    Tokenizer::from_gguf(&file)
+        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
+}
+
+/// Standard input, as text.
+fn input() -> Result<String, CliError> {
+    let mut text = String::new();
+    let at = CliError::at(std::path::Path::new("standard input"));
+    stdin().lock().read_to_string(&mut text).map_err(at)?;
+    Ok(text)
+}
+
+/// Text on standard input to a JSON array of ids.
+pub fn tokenize(args: &TokenizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let tokenizer = tokenizer(&args.model)?;
+    let options = EncodeOptions { add_special: args.bos, parse_special: args.parse_special };
+    let ids = tokenizer.encode(&input()?, options)?;
+    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+    writeln!(out, "[{}]", ids.join(","))?;
+    Ok(())
+}
+
+/// A JSON array of ids on standard input to text.
+pub fn detokenize(args: &DetokenizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let tokenizer = tokenizer(&args.model)?;
+    let ids = parse_ids(&input()?)
+        .map_err(|error| CliError::failed(format!("standard input: {error}")))?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= tokenizer.vocab_size()) {
+        let n = tokenizer.vocab_size();
+        let message = format!("standard input: token id {id} is not in the vocabulary of {n}");
+        return Err(CliError::failed(message));
+    }
+    out.write_all(tokenizer.decode(&ids, true).as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! The one transformer: a model's description and weights lowered to a program, and the steps that
+//! run it over sequences in the paged KV cache.
+
+mod lower;
+
+use crate::backend::cpu::pool::Leader;
+use crate::backend::cpu::{CpuBackend, StepInput};
+use crate::backend::pages::KvType;
+use crate::backend::program::Program;
+use crate::kv::{KvError, PagePool, PageTable, SeqId};
+use crate::model::{ModelError, ModelSpec};
+use gguf_rs_lite::GgufFile;
+use std::sync::Arc;
+use teff_kernels::KernelTable;
+
+/// Sizes that are fixed when a decoder is made.
+#[derive(Clone, Copy, Debug)]
+pub struct DecoderOptions {
+    /// Workers in a team, at most.
+    pub max_threads: usize,
+    /// Tokens in a step, at most.
+    pub max_batch: usize,
+    /// Rows of logits in a step, at most.
+    pub max_outputs: usize,
+    /// Tokens in a sequence, at most.
+    pub n_ctx: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+    /// Bytes that all pages of the KV cache may take.
+    pub kv_bytes_max: usize,
+}
+
+/// Tokens of one sequence in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Whose they are.
+    pub sequence: SeqId,
+    /// The tokens that follow what the sequence holds.
+    pub tokens: &'a [u32],
+    /// Which of them want logits.
+    pub logits: Logits,
+}
+
+/// Which tokens of a [`Run`] want logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: a prompt that goes on.
+    None,
+    /// The last one.
+    Last,
+    /// Every one.
+    All,
+}
+
+/// Why a step was not made. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepError {
+    /// No room in the cache.
+    Kv(KvError),
+    /// A token id that the model does not have.
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Number of tokens in the vocabulary.
+        n_vocab: usize,
+    },
+    /// More tokens or logits than [`DecoderOptions`] allow.
+    BatchTooLarge {
+        /// Tokens allowed.
+        max_batch: usize,
+        /// Rows of logits allowed.
+        max_outputs: usize,
+    },
+    /// A sequence is twice in the batch.
+    SequenceTwice,
+}
+
+impl std::fmt::Display for StepError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StepError::Kv(error) => error.fmt(f),
+            StepError::TokenId { id, n_vocab } => {
+                write!(f, "token id {id} is not in the vocabulary of {n_vocab} tokens")
+            }
+            StepError::BatchTooLarge { max_batch, max_outputs } => {
+                write!(f, "a step takes {max_batch} tokens and gives {max_outputs} rows of logits")
+            }
+            StepError::SequenceTwice => write!(f, "a sequence is twice in the batch"),
+        }
+    }
+}
+
+impl std::error::Error for StepError {}
+
+impl From<KvError> for StepError {
+    fn from(error: KvError) -> StepError {
+        StepError::Kv(error)
+    }
+}
+
+/// A model ready to compute.
+pub struct Decoder {
+    backend: CpuBackend,
+    kv: PagePool,
+    n_vocab: usize,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    sequence: Vec<u32>,
+    outputs: Vec<u32>,
+}
+
+impl Decoder {
+    /// Binds the tensors of `file` to the description and makes the buffers.
+    pub fn new(
+        file: &Arc<GgufFile>,
+        spec: &ModelSpec,
+        kernels: &'static KernelTable,
+        options: &DecoderOptions,
+    ) -> Result<Decoder, ModelError> {
+        let program = lower::lower(file, spec, kernels)?;
+        let kv = PagePool::new(
+            program.kv.clone(),
+            options.kv_type,
+            options.n_ctx,
+            options.kv_bytes_max,
+        );
+        let max_batch = options.max_batch.max(1);
+        let backend = CpuBackend::new(
+            kernels,
+            program,
+            max_batch,
+            options.max_outputs.clamp(1, max_batch),
+            options.max_threads,
+        );
+        Ok(Decoder {
+            n_vocab: backend.program().n_vocab,
+            backend,
+            kv,
+            tokens: Vec::with_capacity(max_batch),
+            positions: Vec::with_capacity(max_batch),
+            sequence: Vec::with_capacity(max_batch),
+            outputs: Vec::with_capacity(max_batch),
+        })
+    }
+
+    /// Length of a row of logits.
+    pub fn n_vocab(&self) -> usize {
+        self.n_vocab
+    }
+
+    /// Tokens that fit one step.
+    pub fn max_batch(&self) -> usize {
+        self.backend.max_tokens()
+    }
+
+    /// Rows of logits that one step can give.
+    pub fn max_outputs(&self) -> usize {
+        self.backend.max_outputs()
+    }
+
+    /// What the steps run.
+    pub fn program(&self) -> &Program {
+        self.backend.program()
+    }
+
+    /// The sequences.
+    pub fn kv(&self) -> &PagePool {
+        &self.kv
+    }
+
+    /// The sequences.
+    pub fn kv_mut(&mut self) -> &mut PagePool {
+        &mut self.kv
+    }
+
+    /// Feeds tokens to one or more sequences. Returns the logits that were asked for, in the order
+    /// of the runs and their tokens, `[outputs][n_vocab]`.
+    pub fn step(&mut self, leader: &Leader<'_>, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
+        self.gather(runs)?;
+        let tables: Vec<&PageTable> =
+            runs.iter().filter_map(|run| self.kv.table(run.sequence)).collect();
+        let tables: Vec<&[_]> = tables.iter().map(|table| &table[..]).collect();
+        let input = StepInput {
+            tokens: &self.tokens,
+            positions: &self.positions,
+            sequence: &self.sequence,
+            tables: &tables,
+            outputs: &self.outputs,
+        };
+        let n = self.outputs.len() * self.n_vocab;
+        if !self.tokens.is_empty() {
+            self.backend.run(leader, self.kv.arena(), &input);
+        }
+        for run in runs {
+            self.kv.commit(run.sequence);
+        }
+        Ok(&mut self.backend.logits_mut()[..n])
+    }
+
+    /// Lays out the batch and takes pages for it.
+    fn gather(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
+        self.tokens.clear();
+        self.positions.clear();
+        self.sequence.clear();
+        self.outputs.clear();
+        for (i, run) in runs.iter().enumerate() {
+            if runs[..i].iter().any(|other| other.sequence == run.sequence) {
+                return Err(StepError::SequenceTwice);
+            }
+            let bad = run.tokens.iter().find(|&&id| id as usize >= self.n_vocab);
+            if let Some(&id) = bad {
+                return Err(StepError::TokenId { id, n_vocab: self.n_vocab });
+            }
+            let (start, first) = (self.kv.len(run.sequence), self.tokens.len());
+            self.tokens.extend(run.tokens);
+            self.positions.extend((start..start + run.tokens.len()).map(|p| p as u32));
+            self.sequence.extend(run.tokens.iter().map(|_| i as u32));
+            let end = self.tokens.len();
+            let outputs = match run.logits {
+                Logits::None => end..end,
+                Logits::Last => end.saturating_sub(1).max(first)..end,
+                Logits::All => first..end,
+            };
+            self.outputs.extend(outputs.map(|t| t as u32));
+        }
+        let (max_batch, max_outputs) = (self.max_batch(), self.max_outputs());
+        if self.tokens.len() > max_batch || self.outputs.len() > max_outputs {
+            return Err(StepError::BatchTooLarge { max_batch, max_outputs });
+        }
+        let mut first = 0;
+        for (i, run) in runs.iter().enumerate() {
+            if let Err(error) = self.kv.reserve(run.sequence, run.tokens.len(), first) {
+                runs[..i].iter().for_each(|run| self.kv.unreserve(run.sequence));
+                return Err(error.into());
+            }
+            first += run.tokens.len();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! A loaded model that answers requests: prompt in, tokens out, one at a time.
+
+mod generate;
+
+pub use generate::{FinishReason, Request, Stats, TokenEvent};
+
+use crate::backend::cpu::pool::{Leader, Pool};
+use crate::backend::cpu::topology;
+use crate::backend::pages::KvType;
+use crate::decoder::{Decoder, DecoderOptions, StepError};
+use crate::model::{Hparams, ModelError, ModelSpec, arch};
+use crate::sample::SampleError;
+use crate::text::{TextError, Tokenizer};
+use gguf_rs_lite::GgufFile;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use teff_kernels::KernelTable;
+
+/// Context in tokens when nobody says: long enough for a conversation, and a cache of this length
+/// fits small machines.
+pub const N_CTX_DEFAULT: usize = 4096;
+/// Tokens of a prompt that are computed at a time when nobody says.
+pub const BATCH_DEFAULT: usize = 512;
+
+/// Choices that are made when a model is made ready.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Worker threads; `None`: the cores that this process may run on.
+    pub threads: Option<usize>,
+    /// Tokens in a sequence; `None`: the model's, at most [`N_CTX_DEFAULT`].
+    pub n_ctx: Option<usize>,
+    /// Tokens computed at a time, at most.
+    pub max_batch: usize,
+    /// Rows of logits in a step, at most.
+    pub max_outputs: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+    /// Bytes that the KV cache may take.
+    pub kv_bytes_max: usize,
+    /// Which kernels to use.
+    pub kernels: &'static KernelTable,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            threads: None,
+            n_ctx: None,
+            max_batch: BATCH_DEFAULT,
+            max_outputs: 1,
+            kv_type: KvType::F16,
+            kv_bytes_max: usize::MAX,
+            kernels: KernelTable::detect(),
+        }
+    }
+}
+
+/// Why a model cannot be loaded or a request not answered.
+#[derive(Debug)]
+pub enum EngineError {
+    /// The file is no GGUF file.
+    File(gguf_rs_lite::Error),
+    /// The file is no model that can be run.
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: ModelError,
+    },
+    /// The file's vocabulary cannot be used.
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: TextError,
+    },
+    /// Worker threads could not be started.
+    Threads(std::io::Error),
+    /// A step was refused.
+    Step(StepError),
+    /// A token could not be drawn.
+    Sample(SampleError),
+    /// A request without a token.
+    EmptyPrompt,
+    /// A prompt that leaves no room for an answer.
+    PromptTooLong {
+        /// Tokens in the prompt.
+        n_prompt: usize,
+        /// Tokens in the context.
+        n_ctx: usize,
+    },
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EngineError::File(error) => error.fmt(f),
+            EngineError::Model { path, error } => write!(f, "{}: {error}", path.display()),
+            EngineError::Text { path, error } => write!(f, "{}: {error}", path.display()),
+            EngineError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            EngineError::Step(error) => error.fmt(f),
+            EngineError::Sample(error) => error.fmt(f),
+            EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
+            EngineError::PromptTooLong { n_prompt, n_ctx } => write!(
+                f,
+                "the prompt has {n_prompt} tokens and the context holds {n_ctx}: \
+                 shorten it or raise --ctx"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+impl From<StepError> for EngineError {
+    fn from(error: StepError) -> EngineError {
+        EngineError::Step(error)
+    }
+}
+
+/// A file and its description.
+pub struct Model {
+    file: Arc<GgufFile>,
+    spec: ModelSpec,
+    path: PathBuf,
+}
+
+impl Model {
+    /// Opens a GGUF file and reads what its metadata describes. Tensors are bound by
+    /// [`Engine::new`].
+    pub fn open(path: &Path) -> Result<Model, EngineError> {
+        let file = GgufFile::open(path).map_err(EngineError::File)?;
+        Model::from_file(Arc::new(file), path)
+    }
+
+    /// The model of a file that is open already; `path` is for messages.
+    pub fn from_file(file: Arc<GgufFile>, path: &Path) -> Result<Model, EngineError> {
+        let named = |error| EngineError::Model { path: path.to_path_buf(), error };
+        let h = Hparams::new(&file).map_err(named)?;
+        let spec = arch::spec(&h).map_err(named)?;
+        Ok(Model { spec, path: path.to_path_buf(), file })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<GgufFile> {
+        &self.file
+    }
+
+    /// The description.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's vocabulary.
+    pub fn tokenizer(&self) -> Result<Tokenizer, EngineError> {
+        Tokenizer::from_gguf(&self.file)
+            .map_err(|error| EngineError::Text { path: self.path.clone(), error })
+    }
+}
+
+/// A model with the threads and buffers to run it.
+pub struct Engine {
+    decoder: Decoder,
+    pool: Pool,
+}
+
+impl Engine {
+    /// Binds the model's tensors and starts the threads.
+    pub fn new(model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
+        let n_threads = options.threads.unwrap_or_else(topology::default_threads);
+        let pool = Pool::new(n_threads).map_err(EngineError::Threads)?;
+        let n_ctx = options.n_ctx.unwrap_or(model.spec.n_ctx_train.min(N_CTX_DEFAULT)).max(1);
+        let decoder_options = DecoderOptions {
+            max_threads: pool.n_threads(),
+            max_batch: options.max_batch.min(n_ctx).max(1),
+            max_outputs: options.max_outputs,
+            n_ctx,
+            kv_type: options.kv_type,
+            kv_bytes_max: options.kv_bytes_max,
+        };
+        let decoder = Decoder::new(&model.file, &model.spec, options.kernels, &decoder_options)
+            .map_err(|error| EngineError::Model { path: model.path.clone(), error })?;
+        Ok(Engine { decoder, pool })
+    }
+
+    /// Number of worker threads.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Runs `f` with the decoder and all workers at hand: one gathering of the threads for as many
+    /// steps as `f` makes.
+    pub fn lead<R: Send>(&mut self, f: impl FnOnce(&mut Decoder, &Leader<'_>) -> R + Send) -> R {
+        let decoder = &mut self.decoder;
+        self.pool.lead(|leader| f(decoder, leader))
+    }
+}

@@ -1,0 +1,7 @@
+//! Qwen 3, dense (arXiv:2505.09388): norms of query and key heads.
+
+use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    Ok(ModelSpec::llama_like(h)?.rope(RopePairing::Neox).qk_norm())
+}

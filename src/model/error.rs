@@ -1,0 +1,79 @@
+//! Why a file cannot be run as a model.
+
+use gguf_rs_lite::GgmlType;
+use std::fmt;
+
+/// Names the key or the tensor at fault.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelError {
+    /// No description of this architecture.
+    UnknownArchitecture(String),
+    /// A required key is missing.
+    MissingKey(String),
+    /// A key has a value that cannot be used.
+    BadKey {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A key that may change the mathematics and that the description does not know.
+    UnknownKey(String),
+    /// A required tensor is missing.
+    MissingTensor(String),
+    /// A tensor has another shape than the hyperparameters say.
+    TensorShape {
+        /// The tensor.
+        name: String,
+        /// Dimensions in GGUF order, rows first in length.
+        found: Vec<u64>,
+        /// What the model needs.
+        expected: Vec<u64>,
+    },
+    /// A tensor that no part of the model uses.
+    UnusedTensor(String),
+    /// A tensor of a type that has no kernel yet.
+    TensorType {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        ty: GgmlType,
+    },
+    /// Big-endian tensors.
+    BigEndian,
+}
+
+impl ModelError {
+    pub(crate) fn bad_key(key: impl Into<String>, problem: impl Into<String>) -> ModelError {
+        ModelError::BadKey { key: key.into(), problem: problem.into() }
+    }
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelError::UnknownArchitecture(name) => {
+                write!(f, "key `general.architecture`: `{name}` is not supported; known are ")?;
+                f.write_str(&super::arch::names().collect::<Vec<_>>().join(", "))
+            }
+            ModelError::MissingKey(key) => write!(f, "key `{key}` is missing"),
+            ModelError::BadKey { key, problem } => write!(f, "key `{key}` {problem}"),
+            ModelError::UnknownKey(key) => {
+                write!(f, "key `{key}` is not understood and may change the results")
+            }
+            ModelError::MissingTensor(name) => write!(f, "tensor `{name}` is missing"),
+            ModelError::TensorShape { name, found, expected } => {
+                write!(f, "tensor `{name}` has shape {found:?}, the model needs {expected:?}")
+            }
+            ModelError::UnusedTensor(name) => {
+                write!(f, "tensor `{name}` has no place in this architecture")
+            }
+            ModelError::TensorType { name, ty } => {
+                write!(f, "tensor `{name}` has type {ty}, which cannot be computed with yet")
+            }
+            ModelError::BigEndian => write!(f, "big-endian tensors cannot be run yet"),
+        }
+    }
+}
+
+impl std::error::Error for ModelError {}

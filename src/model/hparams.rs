@@ -1,0 +1,176 @@
+//! Typed access to the metadata of an architecture, which remembers what was read: a key that
+//! nobody asked for may change the mathematics, and then loading fails.
+
+use super::ModelError;
+use gguf_rs_lite::{GgufFile, Value};
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+/// Layers that a model may have; more than any model has.
+const LAYERS_MAX: usize = 1024;
+/// A length of a dimension; more than any model has.
+const LENGTH_MAX: usize = 1 << 24;
+
+/// Keys that say nothing about the computation.
+const HARMLESS: &[&str] = &["vocab_size", "tensor_data_layout", "quantization_version"];
+/// Prefixes of keys that belong to other parts than the text decoder.
+const HARMLESS_PREFIXES: &[&str] = &["vision.", "audio.", "mm.", "image", "pooling_type"];
+
+/// The keys `<architecture>.*` of a file.
+pub struct Hparams<'a> {
+    file: &'a GgufFile,
+    arch: &'a str,
+    asked: RefCell<HashSet<String>>,
+    /// Number of layers.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Context in tokens that the model was trained for.
+    pub n_ctx_train: usize,
+}
+
+impl<'a> Hparams<'a> {
+    /// Reads the architecture and the sizes that every model has.
+    pub fn new(file: &'a GgufFile) -> Result<Hparams<'a>, ModelError> {
+        const KEY: &str = "general.architecture";
+        let arch = file.get(KEY).ok_or_else(|| ModelError::MissingKey(KEY.into()))?;
+        let arch = arch.as_str().ok_or_else(|| ModelError::bad_key(KEY, "is not a string"))?;
+        let asked = RefCell::default();
+        let mut h = Hparams { file, arch, asked, n_layers: 0, n_embd: 0, n_ctx_train: 0 };
+        h.n_layers = h.length("block_count")?;
+        if h.n_layers > LAYERS_MAX {
+            return Err(ModelError::bad_key(
+                h.key("block_count"),
+                format!("is {}, more than {LAYERS_MAX}", h.n_layers),
+            ));
+        }
+        h.n_embd = h.length("embedding_length")?;
+        h.n_ctx_train = h.u64("context_length")?.unwrap_or(2048).min(u64::from(u32::MAX)) as usize;
+        Ok(h)
+    }
+
+    /// The architecture's name in the file.
+    pub fn arch(&self) -> &'a str {
+        self.arch
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.arch)
+    }
+
+    fn get(&self, name: &str) -> Option<Value<'a>> {
+        let key = self.key(name);
+        let value = self.file.get(&key);
+        self.asked.borrow_mut().insert(key);
+        value
+    }
+
+    fn typed<T>(
+        &self,
+        name: &str,
+        convert: impl Fn(&Value<'a>) -> Option<T>,
+        wanted: &str,
+    ) -> Result<Option<T>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let problem = || format!("is {}, not {wanted}", value.type_name());
+        convert(&value).map(Some).ok_or_else(|| ModelError::bad_key(self.key(name), problem()))
+    }
+
+    /// A non-negative integer, if the key is there.
+    pub fn u64(&self, name: &str) -> Result<Option<u64>, ModelError> {
+        self.typed(name, Value::as_u64, "a non-negative integer")
+    }
+
+    /// A finite float, if the key is there.
+    pub fn f32(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        let value = self.typed(name, Value::as_f32, "a float")?;
+        match value {
+            Some(x) if !x.is_finite() => {
+                Err(ModelError::bad_key(self.key(name), format!("is {x}, not a finite number")))
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// A string, if the key is there.
+    pub fn str(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
+        self.typed(name, Value::as_str, "a string")
+    }
+
+    /// A boolean, if the key is there.
+    pub fn bool(&self, name: &str) -> Result<Option<bool>, ModelError> {
+        self.typed(name, Value::as_bool, "a boolean")
+    }
+
+    /// A required length: at least 1 and within reason.
+    pub fn length(&self, name: &str) -> Result<usize, ModelError> {
+        self.optional_length(name)?.ok_or_else(|| ModelError::MissingKey(self.key(name)))
+    }
+
+    /// A length, if the key is there.
+    pub fn optional_length(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        self.u64(name)?.map(|n| self.check_length(name, n)).transpose()
+    }
+
+    fn check_length(&self, name: &str, n: u64) -> Result<usize, ModelError> {
+        match usize::try_from(n) {
+            Ok(n) if (1..=LENGTH_MAX).contains(&n) => Ok(n),
+            _ => Err(ModelError::bad_key(
+                self.key(name),
+                format!("is {n}, not within 1..={LENGTH_MAX}"),
+            )),
+        }
+    }
+
+    /// A length for each layer: one number for all, or an array.
+    pub fn lengths(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(array) = value.as_array() else {
+            let length = self.length(name)?;
+            return Ok(Some(vec![length; self.n_layers]));
+        };
+        let problem = |text: &str| ModelError::bad_key(self.key(name), text);
+        if array.len() < self.n_layers {
+            return Err(problem("has fewer elements than there are layers"));
+        }
+        let lengths = array.to_u64s().ok_or_else(|| problem("is not an array of integers"))?;
+        let lengths = lengths.into_iter().take(self.n_layers);
+        lengths.map(|n| self.check_length(name, n)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Which layers a pattern marks: an array of flags, or a period `n` that leaves every `n`-th
+    /// layer unmarked.
+    pub fn pattern(&self, name: &str, period: u64) -> Result<Vec<bool>, ModelError> {
+        let array = self.get(name).and_then(|value| value.as_array());
+        if let Some(array) = array {
+            let ints = || array.to_i64s().map(|v| v.into_iter().map(|x| x != 0).collect());
+            let flags: Option<Vec<bool>> = array.to_bools().or_else(ints);
+            let flags = flags.filter(|flags| flags.len() >= self.n_layers);
+            return flags.ok_or_else(|| {
+                ModelError::bad_key(self.key(name), "is not an array of a flag for each layer")
+            });
+        }
+        let period = self.u64(name)?.unwrap_or(period);
+        Ok((0..self.n_layers as u64).map(|i| period == 0 || i % period + 1 < period).collect())
+    }
+
+    /// An error about one of the keys.
+    pub fn bad(&self, name: &str, problem: impl Into<String>) -> ModelError {
+        ModelError::bad_key(self.key(name), problem)
+    }
+
+    /// Fails if the file has a key of the architecture that was not asked for.
+    pub fn finish(&self) -> Result<(), ModelError> {
+        let prefix = self.key("");
+        let asked = self.asked.borrow();
+        for (key, _) in self.file.entries() {
+            let Some(name) = key.strip_prefix(&prefix) else { continue };
+            let harmless = HARMLESS.contains(&name)
+                || HARMLESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            if !harmless && !asked.contains(key) {
+                return Err(ModelError::UnknownKey(key.to_string()));
+            }
+        }
+        Ok(())
+    }
+}

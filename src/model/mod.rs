@@ -1,0 +1,13 @@
+//! What the network *is*: its hyperparameters, a description of its layers, and the tensors that
+//! belong to it. Pure data; nothing here computes.
+
+pub mod arch;
+mod error;
+mod hparams;
+mod spec;
+mod weights;
+
+pub use error::ModelError;
+pub use hparams::Hparams;
+pub use spec::*;
+pub use weights::Binder;

@@ -1,0 +1,106 @@
+//! Tensors by name: each is claimed by the part of the model that uses it, with the shape that it
+//! must have. What nobody claims has no known meaning, and loading fails.
+
+use super::ModelError;
+use crate::tensor::Weight;
+use gguf_rs_lite::{ByteOrder, GgufFile, TensorInfo};
+use std::collections::HashSet;
+use std::sync::Arc;
+use teff_kernels::KernelTable;
+
+/// Hands out the tensors of a file and keeps count.
+pub struct Binder<'a> {
+    file: &'a Arc<GgufFile>,
+    kernels: &'static KernelTable,
+    claimed: HashSet<&'a str>,
+}
+
+impl<'a> Binder<'a> {
+    /// For the tensors of `file`; types must have a kernel in `kernels`.
+    pub fn new(
+        file: &'a Arc<GgufFile>,
+        kernels: &'static KernelTable,
+    ) -> Result<Binder<'a>, ModelError> {
+        if file.byte_order() == ByteOrder::Big {
+            return Err(ModelError::BigEndian);
+        }
+        Ok(Binder { file, kernels, claimed: HashSet::new() })
+    }
+
+    /// Whether the file has the tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.file.tensor(name).is_some()
+    }
+
+    /// The dimensions of a tensor in GGUF order, without claiming it.
+    pub fn dims(&self, name: &str) -> Option<&'a [u64]> {
+        self.file.tensor(name).map(|info| &info.dims[..])
+    }
+
+    /// Claims a tensor that carries nothing for the computation.
+    pub fn ignore(&mut self, name: &str) {
+        if let Some(info) = self.file.tensor(name) {
+            self.claimed.insert(&info.name);
+        }
+    }
+
+    fn claim(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
+        let info =
+            self.file.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let expected: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
+        // Trailing dimensions of 1 may be left out.
+        let trim = |dims: &[u64]| {
+            let n = dims.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
+            dims.get(..n).map(<[u64]>::to_vec)
+        };
+        if trim(&info.dims) != trim(&expected) {
+            let found = info.dims.clone();
+            return Err(ModelError::TensorShape { name: name.to_string(), found, expected });
+        }
+        if self.kernels.types(info.ty).is_none() {
+            return Err(ModelError::TensorType { name: name.to_string(), ty: info.ty });
+        }
+        self.claimed.insert(&info.name);
+        Ok(info)
+    }
+
+    /// Claims the matrix `[rows][cols]`.
+    pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+        self.claim(name, &[cols, rows]).map(|info| Weight::mapped(self.file, info))
+    }
+
+    /// Claims a stack of `n` matrices `[rows][cols]`.
+    pub fn stack(
+        &mut self,
+        name: &str,
+        [n, rows, cols]: [usize; 3],
+    ) -> Result<Weight, ModelError> {
+        self.claim(name, &[cols, rows, n]).map(|info| Weight::mapped(self.file, info))
+    }
+
+    /// Claims a vector, in f32.
+    pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let info = self.claim(name, &[len])?;
+        let mut values = vec![0.0; len];
+        let kernels = self.kernels.types(info.ty).expect("`claim` asked for the kernel");
+        kernels.dequantize(self.file.data(info), &mut values);
+        Ok(values)
+    }
+
+    /// Claims a vector if the file has it.
+    pub fn optional_vector(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        self.has(name).then(|| self.vector(name, len)).transpose()
+    }
+
+    /// Fails if a tensor is left.
+    pub fn finish(self) -> Result<(), ModelError> {
+        match self.file.tensors().iter().find(|info| !self.claimed.contains(&info.name[..])) {
+            Some(info) => Err(ModelError::UnusedTensor(info.name.clone())),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The tokens still in the running: first the dense logits of the whole vocabulary, then, once a
+//! filter has chosen, a short list. Order is by logit, highest first, then by token id.
+//!
+//! Selection instead of sorting: the best k of n by a heap of k (k small) or quickselect; top-p
+//! sorts slices of growing size from the top until their mass suffices.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use super::math::exp;
+
+/// One token and its logit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Token id.
+    pub id: u32,
+    /// Finite or negative infinity.
+    pub logit: f32,
+}
+
+/// The set the filters narrow. Never empty, and the best one is never negative infinity.
+#[derive(Debug)]
+pub struct Candidates<'a> {
+    logits: &'a mut [f32],
+    list: &'a mut Vec<Candidate>,
+    /// Whether `list` holds the set; before that it is all of `logits`.
+    listed: bool,
+}
+
+/// Up to this k one pass with a heap beats quickselect over the whole vocabulary.
+const HEAP_K_MAX: usize = 512;
+/// First slice that [`Candidates::keep_mass`] sorts; a typical nucleus fits into it.
+const MASS_SLICE: usize = 64;
+
+impl<'a> Candidates<'a> {
+    /// All tokens; `logits` must hold a finite one and no NaN. `list` is scratch.
+    pub(super) fn new(logits: &'a mut [f32], list: &'a mut Vec<Candidate>) -> Self {
+        list.clear();
+        Self { logits, list, listed: false }
+    }
+
+    /// How many are left.
+    pub fn len(&self) -> usize {
+        if self.listed { self.list.len() } else { self.logits.len() }
+    }
+
+    /// Never, by construction.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Logits of all tokens by id, while no filter has narrowed the set yet.
+    pub fn dense_mut(&mut self) -> Option<&mut [f32]> {
+        (!self.listed).then_some(&mut *self.logits)
+    }
+
+    /// The likeliest candidate.
+    pub fn best(&self) -> Candidate {
+        self.iter().reduce(|a, b| if order(&b, &a).is_lt() { b } else { a }).expect("never empty")
+    }
+
+    /// The candidates in their present order.
+    pub fn iter(&self) -> impl Iterator<Item = Candidate> + '_ {
+        let dense = if self.listed { &[] } else { &*self.logits };
+        let list = if self.listed { &**self.list } else { &[] };
+        let dense = dense.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
+        dense.chain(list.iter().copied())
+    }
+
+    /// Replaces every logit `l` by `f(l)`; `f` must not reverse their order.
+    pub fn map(&mut self, f: impl Fn(f32) -> f32) {
+        if self.listed {
+            self.list.iter_mut().for_each(|c| c.logit = f(c.logit));
+        } else {
+            self.logits.iter_mut().for_each(|l| *l = f(*l));
+        }
+    }
+
+    /// Keeps the best `k` (at least one), best first.
+    pub fn keep_best(&mut self, k: usize) {
+        let k = k.clamp(1, self.len());
+        if !self.listed && k <= HEAP_K_MAX {
+            self.list_best(k);
+            return;
+        }
+        self.list_all();
+        if k < self.list.len() {
+            self.list.select_nth_unstable_by(k - 1, order);
+            self.list.truncate(k);
+        }
+        self.list.sort_unstable_by(order);
+    }
+
+    /// Keeps those whose probability is at least `share` of the best one's.
+    pub fn keep_relative(&mut self, share: f32) {
+        let best = self.best();
+        let keep =
+            |c: &Candidate| c.id == best.id || relative(c.logit, best.logit) >= f64::from(share);
+        if self.listed {
+            self.list.retain(keep);
+            return;
+        }
+        let Self { logits, list, .. } = self;
+        let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
+        list.extend(all.filter(keep));
+        self.listed = true;
+    }
+
+    /// Keeps the fewest best ones that together hold `share` of the probability, best first.
+    pub fn keep_mass(&mut self, share: f32) {
+        let best = self.best().logit;
+        let total: f64 = self.iter().map(|c| relative(c.logit, best)).sum();
+        let wanted = f64::from(share) * total;
+        self.list_all();
+        let (mut done, mut slice, mut mass) = (0, MASS_SLICE, 0.0);
+        while done < self.list.len() {
+            let rest = &mut self.list[done..];
+            let end = slice.min(rest.len());
+            if end < rest.len() {
+                rest.select_nth_unstable_by(end - 1, order);
+            }
+            rest[..end].sort_unstable_by(order);
+            for (i, candidate) in rest[..end].iter().enumerate() {
+                mass += relative(candidate.logit, best);
+                if mass >= wanted {
+                    self.list.truncate(done + i + 1);
+                    return;
+                }
+            }
+            done += end;
+            slice *= 4;
+        }
+    }
+
+    /// The candidate at `unit` (in `[0, 1)`) of the cumulated probabilities, in present order.
+    pub(super) fn draw(&self, unit: f64) -> u32 {
+        let best = self.best();
+        let total: f64 = self.iter().map(|c| relative(c.logit, best.logit)).sum();
+        let mut left = unit * total;
+        for candidate in self.iter() {
+            left -= relative(candidate.logit, best.logit);
+            if left < 0.0 {
+                return candidate.id;
+            }
+        }
+        // Only rounding of the sums gets here.
+        best.id
+    }
+
+    fn list_all(&mut self) {
+        if !self.listed {
+            let all = self.logits.iter().zip(0..);
+            self.list.extend(all.map(|(&logit, id)| Candidate { id, logit }));
+            self.listed = true;
+        }
+    }
+
+    /// The best `k` of the dense logits through a heap whose top is the worst kept so far.
+    fn list_best(&mut self, k: usize) {
+        let mut heap: BinaryHeap<Ranked> = BinaryHeap::with_capacity(k);
+        let mut worst = f32::NEG_INFINITY;
+        for (&logit, id) in self.logits.iter().zip(0..) {
+            let ranked = Ranked(Candidate { id, logit });
+            if heap.len() < k {
+                heap.push(ranked);
+            } else if logit > worst {
+                // Ids ascend, so an equal logit never displaces one that is kept.
+                if let Some(mut top) = heap.peek_mut() {
+                    *top = ranked;
+                }
+            } else {
+                continue;
+            }
+            if heap.len() == k {
+                worst = heap.peek().map_or(worst, |top| top.0.logit);
+            }
+        }
+        self.list.extend(heap.into_sorted_vec().into_iter().map(|ranked| ranked.0));
+        self.listed = true;
+    }
+}
+
+/// Best first: higher logit, then lower id.
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    (Reverse(Logit(a.logit)), a.id).cmp(&(Reverse(Logit(b.logit)), b.id))
+}
+
+/// Probability relative to the best candidate's.
+fn relative(logit: f32, best: f32) -> f64 {
+    exp(f64::from(logit) - f64::from(best))
+}
+
+/// A logit without NaN; the two zeros are equal.
+#[derive(PartialEq)]
+struct Logit(f32);
+
+impl Eq for Logit {}
+
+impl PartialOrd for Logit {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Logit {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.partial_cmp(&other.0).unwrap_or(Ordering::Equal)
+    }
+}
+
+/// A candidate that compares by [`order`]: the greatest is the worst.
+struct Ranked(Candidate);
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        order(&self.0, &other.0)
+    }
+}

@@ -1,0 +1,171 @@
+//! Tiny seeded models: a description, drawn weights, and the logits that the reference
+//! implementation computed from the same weights in F32.
+//!
+//! `tests/golden/archs/NAME.json` holds `architecture`, `seed`, `metadata` (key -> [GGUF type,
+//! value]), `tensors` ([name, dims in GGUF order]), `tokens` and `n_vocab`; `NAME.f32` the logits,
+//! little-endian `[n_tokens][n_vocab]`. No weight file is kept: [`weight`] draws each value from
+//! the tensor's name, so the bytes are the same everywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue};
+use serde_json::Value;
+
+/// A tiny model with what the reference answered.
+pub struct Fixture {
+    /// A complete GGUF file.
+    pub gguf: Vec<u8>,
+    /// The prompt.
+    pub tokens: Vec<u32>,
+    pub n_vocab: usize,
+    /// `[tokens.len()][n_vocab]`: the logits after each token.
+    pub logits: Vec<f32>,
+}
+
+/// Names of all fixtures, sorted.
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(folder()).expect("tests/golden/archs").flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The fixture of that name.
+pub fn load(name: &str) -> Fixture {
+    let json = folder().join(format!("{name}.json"));
+    let spec = read_json(&json);
+    let tokens = array(&spec["tokens"]).iter().map(|id| unsigned(id) as u32).collect();
+    let logits = fs::read(json.with_extension("f32")).expect("logits beside the description");
+    let logits = logits.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    Fixture { gguf: build(&json), tokens, n_vocab: unsigned(&spec["n_vocab"]) as usize, logits }
+}
+
+/// The GGUF file that a description stands for.
+pub fn build(json: &Path) -> Vec<u8> {
+    let spec = read_json(json);
+    let mut writer = GgufWriter::new(Vec::new());
+    let architecture = spec["architecture"].as_str().expect("a string");
+    writer.add("general.architecture", architecture).expect("a new key");
+    writer.add("tokenizer.ggml.model", "none").expect("a new key");
+    for (key, typed) in spec["metadata"].as_object().expect("an object") {
+        writer.add(key, metadata(&typed[0], &typed[1])).expect("a new key");
+    }
+    let tensors: Vec<(&str, Vec<u64>)> = array(&spec["tensors"])
+        .iter()
+        .map(|t| (t[0].as_str().expect("a name"), array(&t[1]).iter().map(unsigned).collect()))
+        .collect();
+    for (name, dims) in &tensors {
+        writer.declare(*name, GgmlType::F32, dims).expect("a new tensor");
+    }
+    let seed = unsigned(&spec["seed"]);
+    let mut data = writer.write_header().expect("memory takes all");
+    for (name, dims) in &tensors {
+        let values = (0..dims.iter().product()).map(|i| weight(seed, name, dims, i));
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        data.write_tensor(&bytes).expect("the declared length");
+    }
+    data.finish().expect("every tensor written")
+}
+
+/// Weight `i`, in storage order, of the tensor `name`.
+fn weight(seed: u64, name: &str, dims: &[u64], i: u64) -> f32 {
+    const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+    let start = seed.wrapping_add(fnv1a(name));
+    let z = splitmix64(start.wrapping_add((i + 1).wrapping_mul(GOLDEN_GAMMA)));
+    let u = (z >> 40) as f64 / f64::from(1 << 23) - 1.0; // in [-1, 1)
+    let value = if name.contains("rope_f") {
+        4.5 + 3.5 * u
+    } else if name.contains(".ssm_a") || name.ends_with("ssm_a") {
+        -(0.5 + 0.5 * u.abs())
+    } else if name.contains("norm") && !name.ends_with(".bias") {
+        1.0 + 0.1 * u
+    } else if name.ends_with(".bias") || dims.len() == 1 {
+        0.05 * u
+    } else {
+        u * (3.0 / dims[0] as f64).sqrt()
+    };
+    value as f32
+}
+
+fn fnv1a(text: &str) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+fn splitmix64(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn metadata(ty: &Value, value: &Value) -> OwnedValue {
+    let floats = || array(value).iter().map(|v| v.as_f64().expect("a number") as f32);
+    let integers = || array(value).iter().map(|v| v.as_i64().expect("an integer"));
+    match ty.as_str().expect("a type's name") {
+        "BOOL" => value.as_bool().expect("a bool").into(),
+        "UINT32" => u32::try_from(unsigned(value)).expect("32 bits").into(),
+        "FLOAT32" => (value.as_f64().expect("a number") as f32).into(),
+        "STRING" => value.as_str().expect("a string").into(),
+        "ARRAY:UINT32" => integers().map(|v| v as u32).collect::<Vec<_>>().into(),
+        "ARRAY:INT32" => integers().map(|v| v as i32).collect::<Vec<_>>().into(),
+        "ARRAY:FLOAT32" => floats().collect::<Vec<_>>().into(),
+        other => panic!("metadata type {other}"),
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs")
+}
+
+fn read_json(path: &Path) -> Value {
+    let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().expect("an array")
+}
+
+fn unsigned(value: &Value) -> u64 {
+    value.as_u64().expect("an unsigned integer")
+}
+
+#[test]
+fn weights_follow_the_rule() {
+    // Computed with Python's integers and floats from the rule's text.
+    let cases: &[(&str, &[u64], u64, f32)] = &[
+        ("token_embd.weight", &[256, 128], 0, -0.09895005),
+        ("token_embd.weight", &[256, 128], 32767, -0.059228495),
+        ("blk.0.attn_norm.weight", &[256], 3, 0.9973215),
+        ("blk.2.attn_q.bias", &[256], 255, -0.036914147),
+        ("blk.0.attn_norm.bias", &[256], 1, -0.049688388),
+        ("rope_freqs.weight", &[16], 15, 7.3729963),
+        ("blk.1.ssm_a", &[1, 8], 2, -0.5540604),
+        ("blk.0.attn_q.scale", &[1], 0, 0.025314141),
+        ("blk.1.ffn_down_exps.weight", &[384, 256, 8], 700000, -0.022406476),
+    ];
+    for &(name, dims, i, expected) in cases {
+        assert_eq!(weight(42_424_242, name, dims, i), expected, "{name}[{i}]");
+    }
+}
+
+#[test]
+fn every_fixture_is_a_readable_file() {
+    assert!(names().len() >= 8, "{:?}", names());
+    for name in names() {
+        let fixture = load(&name);
+        assert_eq!(fixture.logits.len(), fixture.tokens.len() * fixture.n_vocab, "{name}");
+        assert!(fixture.logits.iter().all(|x| x.is_finite()), "{name}");
+        let file = GgufFile::from_bytes(fixture.gguf).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let architecture = file.get("general.architecture").and_then(|v| v.as_str());
+        assert!(name.starts_with(architecture.expect("a string")), "{name}");
+        let embedding = file.tensor("token_embd.weight").expect("every model has one");
+        assert_eq!(embedding.rows(), fixture.n_vocab as u64, "{name}");
+        let row = file.data(embedding);
+        let first = f32::from_le_bytes([row[0], row[1], row[2], row[3]]);
+        assert!(first != 0.0 && first.abs() <= (3.0 / embedding.cols() as f32).sqrt(), "{name}");
+    }
+}

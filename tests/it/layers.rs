@@ -1,0 +1,581 @@
+//! The house rules that a compiler does not know, read off the sources themselves:
+//!
+//! - a room imports only from rooms below its own ([`ROOMS`]; see `src/ARCHITECTURE.md`),
+//! - architecture names stay in `src/model/arch`, so no `if arch == ..` creeps into shared code,
+//! - `unsafe` stays in the few files listed in [`UNSAFE_FILES`],
+//! - only `cli` and `main.rs` print or exit, only the CPU backend knows rayon,
+//! - no `unwrap`, `todo!` or `unimplemented!` outside tests.
+//!
+//! Sources are read as text with comments blanked, so the checks see every target and feature.
+//! Limits: macros that build paths are not seen, and a `mod` inside a file counts as that file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every room of `src`, with its rank. A room may use rooms of a lower rank, never its equals.
+const ROOMS: &[(&str, u8)] = &[
+    ("tensor", 2),
+    ("backend", 3),
+    ("model", 3),
+    ("text", 3),
+    ("sample", 3),
+    ("kv", 4),
+    ("decoder", 5),
+    ("engine", 6),
+    ("quantize", 6),
+    ("convert", 6),
+    ("cache", 6),
+    ("eval", 7),
+    ("serve", 7),
+    ("cli", 8),
+];
+
+/// What a room must not know although its rank would let it: (room, rooms absent from it).
+const ABSENT: &[(&str, &[&str])] = &[
+    ("kv", &["model", "text", "sample"]),
+    ("decoder", &["text", "sample"]),
+    ("sample", &["tensor"]),
+    ("cache", &["tensor", "backend", "model", "text", "sample", "kv", "decoder"]),
+];
+
+/// Files and folders that may say `unsafe`.
+const UNSAFE_FILES: &[&str] = &[
+    "kernels/src/isa/",
+    "kernels/src/table.rs",
+    "kernels/src/block/mod.rs",
+    "src/gguf-rs-lite/src/mapped.rs",
+    "src/backend/cpu/pool.rs",
+];
+
+/// Places that may name an architecture: its own folder, model names people type, and formats
+/// that share a name with one (`tokenizer.ggml.pre`, the layouts that `convert` reads).
+const NAMING_FILES: &[&str] =
+    &["src/model/arch/", "src/cache/aliases.rs", "src/text/", "src/convert/"];
+
+const PRINTING: &[&str] = &[
+    "print!",
+    "println!",
+    "eprint!",
+    "eprintln!",
+    "dbg!",
+    "io::stdout",
+    "io::stderr",
+    "process::exit",
+    "process::abort",
+];
+
+const UNFINISHED: &[&str] = &["todo!", "unimplemented!", ".unwrap()", ".unwrap_err()"];
+
+// ---------------------------------------------------------------- the checks
+
+#[test]
+fn rooms_import_only_from_below() {
+    check_all(upward_imports);
+}
+
+#[test]
+fn architectures_are_named_in_one_place() {
+    let names = architecture_names();
+    assert!(names.contains("llama"), "{names:?}");
+    check_all(|source| named_architectures(source, &names));
+}
+
+#[test]
+fn unsafe_stays_in_few_files() {
+    check_all(stray_unsafe);
+}
+
+#[test]
+fn only_the_command_line_prints_or_exits() {
+    check_all(printing);
+}
+
+#[test]
+fn rayon_stays_in_the_cpu_backend() {
+    check_all(stray_rayon);
+}
+
+#[test]
+fn nothing_is_unfinished() {
+    check_all(unfinished);
+}
+
+fn upward_imports(source: &Source) -> Vec<Finding> {
+    let Some(room) = source.room() else { return Vec::new() };
+    let Some(rank) = rank(&room) else {
+        return vec![Finding::new(source, 0, format!("room `{room}` has no rank in ROOMS"))];
+    };
+    let absent = ABSENT.iter().find(|(of, _)| *of == room).map_or(&[][..], |(_, absent)| absent);
+    let is_allowed = |other: &str| {
+        other == room
+            // What is no room is an item of the crate's root.
+            || self::rank(other).is_none_or(|r| r < rank && !absent.contains(&other))
+    };
+    let uses = source.used_rooms().into_iter();
+    uses.filter(|(_, other)| !is_allowed(other))
+        .map(|(at, other)| Finding::new(source, at, format!("`{room}` uses `{other}`")))
+        .collect()
+}
+
+fn named_architectures(source: &Source, names: &BTreeSet<String>) -> Vec<Finding> {
+    if source.is_in(NAMING_FILES) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    let text = source.with_strings.to_ascii_lowercase();
+    for name in names {
+        for at in word_positions(&text, name) {
+            let (before, after) = (&text[..at], &text[at + name.len()..]);
+            let is_alias = after.starts_with(':') && !after.starts_with("::");
+            let is_program = after.starts_with(".cpp");
+            let is_module = before.ends_with("mod ");
+            if !is_alias && !is_program && !is_module {
+                findings.push(Finding::new(source, at, format!("names architecture `{name}`")));
+            }
+        }
+    }
+    findings
+}
+
+fn stray_unsafe(source: &Source) -> Vec<Finding> {
+    if source.is_in(UNSAFE_FILES) {
+        return Vec::new();
+    }
+    let places = word_positions(&source.code, "unsafe");
+    places.map(|at| Finding::new(source, at, "says `unsafe`".to_owned())).collect()
+}
+
+fn printing(source: &Source) -> Vec<Finding> {
+    if source.is_in(&["src/cli/", "src/main.rs"]) {
+        return Vec::new();
+    }
+    source.find_any(PRINTING, "prints or exits")
+}
+
+fn stray_rayon(source: &Source) -> Vec<Finding> {
+    if source.is_in(&["src/backend/cpu/"]) {
+        return Vec::new();
+    }
+    source.find_any(&["rayon"], "knows of threads")
+}
+
+fn unfinished(source: &Source) -> Vec<Finding> {
+    source.find_any(UNFINISHED, "is unfinished or panics on input")
+}
+
+// ---------------------------------------------------------------- reading sources
+
+/// Something against the rules.
+#[derive(Debug, PartialEq)]
+struct Finding(String);
+
+impl Finding {
+    fn new(source: &Source, at: usize, what: String) -> Finding {
+        let line = source.code[..at].matches('\n').count() + 1;
+        Finding(format!("{}:{line}: {what}", source.path))
+    }
+}
+
+/// One file of library code. Both texts have the file's length and lines.
+struct Source {
+    /// From the repository's root, with `/`.
+    path: String,
+    /// Comments, strings and test modules blanked.
+    code: String,
+    /// Comments and test modules blanked.
+    with_strings: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Source {
+        let (mut code, mut with_strings) = blank(text);
+        blank_tests(&mut code, &mut with_strings);
+        Source { path: path.to_owned(), code, with_strings }
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| {
+            self.path == *place || { place.ends_with('/') && self.path.starts_with(place) }
+        })
+    }
+
+    /// The room a file of the root crate belongs to; `None` for other crates, `lib.rs`, `main.rs`.
+    fn room(&self) -> Option<String> {
+        self.module_path().first().cloned()
+    }
+
+    /// `["decoder", "mixer", "attention"]` for `src/decoder/mixer/attention.rs`.
+    fn module_path(&self) -> Vec<String> {
+        let Some(inner) = self.path.strip_prefix("src/") else { return Vec::new() };
+        if inner.starts_with("gguf-rs-lite/") {
+            return Vec::new();
+        }
+        let inner = inner.strip_suffix(".rs").unwrap_or(inner);
+        let mut path: Vec<String> = inner.split('/').map(str::to_owned).collect();
+        if matches!(path.last().map(String::as_str), Some("mod" | "lib" | "main")) {
+            path.pop();
+        }
+        path
+    }
+
+    /// Every first segment below the crate's root that the file mentions, with its place.
+    fn used_rooms(&self) -> Vec<(usize, String)> {
+        let mut used = Vec::new();
+        for at in word_positions(&self.code, "crate") {
+            used.extend(segments_at(&self.code, at + "crate".len()));
+        }
+        let depth = self.module_path().len();
+        for at in word_positions(&self.code, "super") {
+            // Only the first of `super::super` starts a climb.
+            if self.code[..at].ends_with("super::") {
+                continue;
+            }
+            let chain = self.code[at..].split("::").take_while(|part| *part == "super").count();
+            if chain >= depth {
+                let end = at + chain * "super".len() + (chain - 1) * "::".len();
+                used.extend(segments_at(&self.code, end));
+            }
+        }
+        used
+    }
+
+    fn find_any(&self, words: &[&str], what: &str) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for word in words {
+            for at in word_positions(&self.code, word) {
+                findings.push(Finding::new(self, at, format!("`{word}`: {what}")));
+            }
+        }
+        findings
+    }
+}
+
+/// The names right after `::` at `at`: one, or each that a group `{a::.., b}` begins with.
+fn segments_at(code: &str, at: usize) -> Vec<(usize, String)> {
+    let name_at = |at: usize| {
+        let end = code[at..].find(|c: char| !is_word(c)).map_or(code.len(), |n| at + n);
+        (at, code[at..end].to_owned())
+    };
+    let skip = |at: usize| at + code[at..].len() - code[at..].trim_start().len();
+    let Some(rest) = code[at..].strip_prefix("::") else { return Vec::new() };
+    let start = skip(code.len() - rest.len());
+    if !code[start..].starts_with('{') {
+        return vec![name_at(start)];
+    }
+    let (mut segments, mut depth) = (Vec::new(), 0);
+    for (n, c) in code[start..].char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        if depth == 1 && matches!(c, '{' | ',') {
+            segments.push(name_at(skip(start + n + 1)));
+        }
+    }
+    segments.retain(|(_, name)| !name.is_empty());
+    segments
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Where `word` stands by itself, not as part of a longer one.
+fn word_positions<'t>(text: &'t str, word: &'t str) -> impl Iterator<Item = usize> + 't {
+    let ends = |c: Option<char>, inner: Option<char>| {
+        !(inner.is_some_and(is_word) && c.is_some_and(is_word))
+    };
+    text.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        ends(text[..at].chars().next_back(), word.chars().next())
+            && ends(text[at + word.len()..].chars().next(), word.chars().next_back())
+    })
+}
+
+/// `text` with comments, strings and characters blanked, and with comments alone blanked.
+fn blank(text: &str) -> (String, String) {
+    let bytes = text.as_bytes();
+    let (mut code, mut with_strings) = (bytes.to_vec(), bytes.to_vec());
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &text[at..];
+        let previous = text[..at].chars().next_back();
+        let is_literal_start = !previous.is_some_and(is_word);
+        let (len, is_comment) = if rest.starts_with("//") {
+            (rest.find('\n').unwrap_or(rest.len()), true)
+        } else if rest.starts_with("/*") {
+            (block_comment_len(rest), true)
+        } else if let Some(len) = raw_string_len(rest).filter(|_| is_literal_start) {
+            (len, false)
+        } else if rest.starts_with('"') {
+            (quoted_len(rest, '"'), false)
+        } else if rest.starts_with('\'') && is_char_literal(rest) {
+            (quoted_len(rest, '\''), false)
+        } else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+            continue;
+        };
+        let end = at + len;
+        for i in (at..end).filter(|&i| bytes[i] != b'\n') {
+            code[i] = b' ';
+            if is_comment {
+                with_strings[i] = b' ';
+            }
+        }
+        at = end;
+    }
+    let utf8 = |bytes| String::from_utf8(bytes).expect("whole characters are blanked");
+    (utf8(code), utf8(with_strings))
+}
+
+fn block_comment_len(text: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < text.len() {
+        if text[at..].starts_with("/*") {
+            (depth, at) = (depth + 1, at + 2);
+        } else if text[at..].starts_with("*/") {
+            (depth, at) = (depth - 1, at + 2);
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += text[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    text.len()
+}
+
+/// Length of `r"..."`, `r#"..."#`, `br"..."`, if `text` starts with one.
+fn raw_string_len(text: &str) -> Option<usize> {
+    let inner = text.strip_prefix('b').or_else(|| text.strip_prefix('c')).unwrap_or(text);
+    let inner = inner.strip_prefix('r')?;
+    let hashes = inner.len() - inner.trim_start_matches('#').len();
+    let body = inner[hashes..].strip_prefix('"')?;
+    let close = format!("\"{}", "#".repeat(hashes));
+    let start = text.len() - body.len();
+    Some(body.find(&close).map_or(text.len(), |n| start + n + close.len()))
+}
+
+fn quoted_len(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// `'x'` and `'\n'` are characters, `'a` of `&'a str` is a lifetime.
+fn is_char_literal(text: &str) -> bool {
+    let mut chars = text.chars().skip(1);
+    match chars.next() {
+        Some('\\') => true,
+        Some(_) => chars.next() == Some('\''),
+        None => false,
+    }
+}
+
+/// Blanks what `#[cfg(test)]` and `#[test]` stand before.
+fn blank_tests(code: &mut String, with_strings: &mut String) {
+    for attribute in ["#[cfg(test)]", "#[test]"] {
+        while let Some(start) = code.find(attribute) {
+            let end = item_end(code, start + attribute.len());
+            for text in [&mut *code, &mut *with_strings] {
+                let blanked: String =
+                    text[start..end].bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }).collect();
+                text.replace_range(start..end, &blanked);
+            }
+        }
+    }
+}
+
+/// The end of the item that starts at `at`: its `;`, or the brace that closes its body.
+fn item_end(code: &str, at: usize) -> usize {
+    let (mut braces, mut others) = (0, 0);
+    for (n, c) in code[at..].char_indices() {
+        match c {
+            '(' | '[' => others += 1,
+            ')' | ']' => others -= 1,
+            '{' => braces += 1,
+            '}' => braces -= 1,
+            _ => {}
+        }
+        if (c == '}' && braces == 0) || (c == ';' && braces == 0 && others == 0) {
+            return at + n + 1;
+        }
+    }
+    code.len()
+}
+
+fn rank(room: &str) -> Option<u8> {
+    ROOMS.iter().find(|(name, _)| *name == room).map(|&(_, rank)| rank)
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every architecture is a file of `src/model/arch`; its name is the file's.
+fn architecture_names() -> BTreeSet<String> {
+    let files = rust_files(&root().join("src/model/arch"));
+    let stems = files.iter().filter_map(|file| file.file_stem()?.to_str().map(str::to_owned));
+    stems.filter(|stem| stem != "mod").collect()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// All library code: the root crate, the kernels, the reader. Not tests, benches and fuzzing.
+fn sources() -> Vec<Source> {
+    let outside = ["/tests/", "/benches/", "/examples/", "/fuzz/"];
+    let mut sources = Vec::new();
+    for file in ["src", "kernels/src"].iter().flat_map(|folder| rust_files(&root().join(folder))) {
+        let path = file.strip_prefix(root()).expect("below the root").to_str().expect("UTF-8");
+        let path = path.replace('\\', "/");
+        let is_tests = path.ends_with("/tests.rs") || outside.iter().any(|p| path.contains(p));
+        if !is_tests {
+            sources.push(Source::new(&path, &fs::read_to_string(&file).expect("UTF-8")));
+        }
+    }
+    sources
+}
+
+fn check_all(check: impl Fn(&Source) -> Vec<Finding>) {
+    let findings: Vec<String> = sources().iter().flat_map(check).map(|Finding(f)| f).collect();
+    assert!(findings.is_empty(), "\n{}", findings.join("\n"));
+}
+
+// ---------------------------------------------------------------- the checks can fail
+
+fn findings(check: impl Fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> Vec<String> {
+    check(&Source::new(path, text)).into_iter().map(|Finding(f)| f).collect()
+}
+
+#[test]
+fn upward_imports_are_found() {
+    let check = |path, text| findings(upward_imports, path, text);
+    let up = "src/kv/pages.rs";
+    assert_eq!(check(up, "use crate::engine::Engine;"), ["src/kv/pages.rs:1: `kv` uses `engine`"]);
+    assert_eq!(check(up, "\nfn f() { crate::cli::run() }").len(), 1);
+    assert_eq!(check(up, "use crate::{backend::Buffer, decoder::{a, b}, tensor};").len(), 1);
+    assert_eq!(check(up, "use crate::{\n    serve,\n    cli::{x},\n};").len(), 2);
+    assert_eq!(check(up, "use super::super::engine::Engine;").len(), 1);
+    assert_eq!(check("src/kv/mod.rs", "use super::engine::Engine;").len(), 1);
+    assert_eq!(check("src/kv.rs", "pub use super::cli;").len(), 1);
+    // Equals, and rooms that are deliberately absent.
+    assert_eq!(check("src/text/mod.rs", "use crate::sample::SamplerChain;").len(), 1);
+    assert_eq!(check("src/decoder/mod.rs", "use crate::text::Tokenizer;").len(), 1);
+    assert_eq!(check("src/cache/mod.rs", "use crate::model::ModelSpec;").len(), 1);
+    assert_eq!(
+        check("src/attic/mod.rs", ""),
+        ["src/attic/mod.rs:1: room `attic` has no rank in ROOMS"]
+    );
+
+    for fine in [
+        "use crate::backend::Buffer;",
+        "use crate::kv::PageTable;",
+        "use super::pool::Pool;",
+        "use std::engine::x; // crate::engine",
+        "const S: &str = \"crate::engine\";",
+        "#[cfg(test)]\nmod tests { use crate::engine::Engine; }",
+        "macro_rules! m { () => { $crate::VERSION } }",
+    ] {
+        assert!(check(up, fine).is_empty(), "{fine}");
+    }
+    assert!(check("src/main.rs", "use teff::cli;").is_empty());
+    assert!(check("src/gguf-rs-lite/src/file.rs", "use crate::error::Error;").is_empty());
+}
+
+#[test]
+fn architecture_names_are_found() {
+    let names = ["llama", "qwen2"].map(str::to_owned).into();
+    let check = |path, text| findings(|s| named_architectures(s, &names), path, text);
+    let path = "src/decoder/mod.rs";
+    for bad in [
+        "if arch == \"llama\" {}",
+        "struct Llama;",
+        "get(\"qwen2.block_count\")",
+        "x = llama::SPEC;",
+        "r#\"Qwen2\"#",
+    ] {
+        assert_eq!(check(path, bad).len(), 1, "{bad}");
+    }
+    for fine in [
+        "// as in llama",
+        "fn llama_like() {}",
+        "\"llama.cpp\"",
+        "\"qwen2:0.5b\"",
+        "let qwen25 = 1;",
+        "#[test]\nfn t() { load(\"llama\"); }",
+    ] {
+        assert!(check(path, fine).is_empty(), "{fine}");
+    }
+    assert!(check("src/model/arch/llama.rs", "\"llama\"").is_empty());
+    assert_eq!(check("src/model/spec.rs", "\"llama\"").len(), 1);
+}
+
+#[test]
+fn unsafe_printing_and_unfinished_code_are_found() {
+    assert_eq!(findings(stray_unsafe, "src/kv/mod.rs", "unsafe fn f() {}").len(), 1);
+    assert_eq!(findings(stray_unsafe, "kernels/src/lib.rs", "let x = unsafe { 1 };").len(), 1);
+    for fine in ["#![deny(unsafe_op_in_unsafe_fn)]", "// unsafe", "\"unsafe\""] {
+        assert!(findings(stray_unsafe, "src/kv/mod.rs", fine).is_empty(), "{fine}");
+    }
+    assert!(findings(stray_unsafe, "kernels/src/isa/avx2/dot.rs", "unsafe {}").is_empty());
+
+    let bad = "fn f() { println!(\"x\"); eprintln!(); std::process::exit(1) }";
+    assert_eq!(findings(printing, "src/engine/mod.rs", bad).len(), 3);
+    assert_eq!(findings(printing, "src/engine/mod.rs", "std::io::stdout().lock()").len(), 1);
+    assert!(findings(printing, "src/cli/run.rs", bad).is_empty());
+    assert!(findings(printing, "src/engine/mod.rs", "/* println!() */ fingerprint!()").is_empty());
+
+    assert_eq!(findings(stray_rayon, "src/decoder/mod.rs", "use rayon::prelude::*;").len(), 1);
+    assert!(findings(stray_rayon, "src/backend/cpu/pool.rs", "use rayon::scope;").is_empty());
+
+    assert_eq!(findings(unfinished, "src/kv/mod.rs", "x.unwrap(); todo!()").len(), 2);
+    assert!(findings(unfinished, "src/kv/mod.rs", "x.unwrap_or(1)").is_empty());
+    assert!(findings(unfinished, "src/kv/mod.rs", "#[test]\nfn t() { x.unwrap() }").is_empty());
+}
+
+#[test]
+fn sources_are_read_as_rust() {
+    let code = |text: &str| Source::new("src/kv/mod.rs", text).code;
+    for hidden in [
+        "/* x /* y */ z */",
+        "// x \" y",
+        "\"x // y\"",
+        "\"\\\"x\"",
+        "r#\"x \" y\"#",
+        "br\"\\\"",
+        "'\"'",
+        "'\\''",
+        "'x'",
+    ] {
+        let expected = format!("a {}\n b", " ".repeat(hidden.len()));
+        assert_eq!(code(&format!("a {hidden}\n b")), expected, "{hidden}");
+    }
+    for shown in ["&'a str, 'b: {", "fn f<'a>(x: &'a u8, y: &'a u8)", "r#type"] {
+        assert_eq!(code(shown), shown);
+    }
+    assert_eq!(code("a\n#[cfg(test)]\nuse x;\nb"), "a\n            \n      \nb");
+    assert_eq!(code("#[test]\nfn t() -> [u8; 2] {\n{}\n}\nb").trim(), "b");
+}

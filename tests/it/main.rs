@@ -1,0 +1,11 @@
+//! One integration binary: it links once, and its parts share their helpers.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[cfg(feature = "cli")]
+mod cache;
+#[cfg(feature = "chat-template")]
+mod chat_templates;
+mod fixture_model;
+mod layers;
+mod sampling;
+mod tokenizers;
