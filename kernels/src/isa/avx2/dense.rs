@@ -4,7 +4,7 @@
 //! over k and [`crate::float`]'s tree at the end, whatever the tile; the twelve chains of a tile
 //! hide the latency of each other.
 
-use super::mem::{load_ps, load_some, store, store_16_ps, store_some};
+use super::mem::{load_ps, load_some, prefetch, store, store_16_ps, store_some};
 use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
@@ -146,6 +146,12 @@ fn tile<W: Float, const N: usize>(
     }
     let mut sums = [[_mm256_setzero_ps(); R]; N];
     for g in 0..groups {
+        if N == 1 {
+            // Memory's speed decides: ask for the next rows, which need not exist.
+            for r in 0..R {
+                prefetch(&w[r][g], R * size_of_val(rows[0]));
+            }
+        }
         // Inputs stay in registers, weights pass through one: with twelve sums there are 16.
         let mut x = [_mm256_setzero_ps(); N];
         for i in 0..N {

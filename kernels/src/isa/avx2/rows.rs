@@ -8,7 +8,7 @@
 
 use super::mem::{load, prefetch, store};
 use super::sum::{cross_128, pairs_8, pairs_by_half, sum_8};
-use super::unpack::{Codes32, Codes256, Scales, even_odd, halves, scale_pair};
+use super::unpack::{Codes32, Codes256, SCALE_PAIRS, Scales, even_odd, halves};
 use crate::act::{Acts, SUMS_256};
 use crate::block::{BlockQ8_0, F16, as_blocks};
 use std::arch::x86_64::*;
@@ -173,13 +173,16 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
 ) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
     let x = Rows::<256, SUMS_256, N>::new(acts, n);
+    // Shuffling by a mask it knows the compiler finds two instructions for one.
+    let masks = std::hint::black_box(&SCALE_PAIRS);
+    // Written whole for every block; out here, they are not cleared for it.
+    let mut isums = [[[0; 8]; ROWS]; N];
+    let mut msums = [[[0; 8]; ROWS]; N];
+    let (mut d, mut dmin) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
-            let mut isums = [[[0; 8]; ROWS]; N];
-            let mut msums = [[[0; 8]; ROWS]; N];
-            let (mut d, mut dmin) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
             for r in 0..ROWS {
                 let block = &rows[r][b];
                 prefetch_next(&rows, b * ROWS + r, 1);
@@ -187,7 +190,7 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
                 let ordered = even_odd(scales.scales);
                 let mut p = [_mm256_setzero_si256(); N];
                 for j in 0..8 {
-                    let scale = scale_pair(ordered, j);
+                    let scale = _mm256_shuffle_epi8(ordered, load(&masks[j]));
                     for t in 0..N {
                         let products =
                             _mm256_maddubs_epi16(codes[j], load(&x.q[t][b].as_chunks::<32>().0[j]));

@@ -230,7 +230,7 @@ pub(super) fn q6_k(b: &BlockQ6K) -> ([__m256i; 8], Scales) {
     (codes, Scales { scales, mins: _mm256_setzero_si256() })
 }
 
-/// Sixteen scales in the order in which [`scale_pair`] finds them.
+/// Sixteen scales in the order in which [`SCALE_PAIRS`] finds them.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn even_odd(scales: __m256i) -> __m256i {
@@ -240,13 +240,17 @@ pub(super) fn even_odd(scales: __m256i) -> __m256i {
     _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(scales, order))
 }
 
-/// The scales of elements `32j..32j + 16` in the low half, of the next 16 in the high one.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn scale_pair(even_odd: __m256i, j: usize) -> __m256i {
-    let place = (2 * j) as i16;
-    _mm256_shuffle_epi8(even_odd, _mm256_set1_epi16(place | (place + 1) << 8))
-}
+/// Shuffles for [`even_odd`] scales: by mask `j` those of elements `32j..32j + 16` fill the low
+/// half, those of the next 16 the high one.
+pub(super) static SCALE_PAIRS: [[u8; 32]; 8] = {
+    let mut masks = [[0; 32]; 8];
+    let mut i = 0;
+    while i < 8 * 32 {
+        masks[i / 32][i % 32] = (i / 32 * 2 + i % 2) as u8;
+        i += 1;
+    }
+    masks
+};
 
 /// The eight scales and minimums of Q4_K and Q5_K, each twice.
 #[inline]
