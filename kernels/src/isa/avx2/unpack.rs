@@ -21,8 +21,10 @@ pub(super) trait Codes32: Block32 {
 pub(super) trait Codes256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
     const OFFSET: i32;
-    /// Whether scales cover 32 elements instead of 16 and codes have at most 4 bits.
+    /// Whether scales cover 32 elements instead of 16.
     const WIDE: bool;
+    /// What panels take off the codes, so that their products fit.
+    const PANEL_OFFSET: i32;
     /// Scale of the scales and of the minimums.
     fn d(&self) -> [F16; 2];
 }
@@ -55,10 +57,11 @@ codes_32! {
 }
 
 macro_rules! codes_256 {
-    ($($block:ident: $offset:literal, $wide:literal, |$b:ident| $d:expr;)*) => {$(
+    ($($block:ident: $offset:literal, $wide:literal, $panel:literal, |$b:ident| $d:expr;)*) => {$(
         impl Codes256 for $block {
             const OFFSET: i32 = $offset;
             const WIDE: bool = $wide;
+            const PANEL_OFFSET: i32 = $panel;
             #[inline(always)]
             fn d(&self) -> [F16; 2] {
                 let $b = self;
@@ -69,11 +72,11 @@ macro_rules! codes_256 {
 }
 
 codes_256! {
-    BlockQ2K: 0, false, |b| [b.d, b.dmin];
-    BlockQ3K: 4, false, |b| [b.d, F16([0; 2])];
-    BlockQ4K: 0, true, |b| [b.d, b.dmin];
-    BlockQ5K: 0, false, |b| [b.d, b.dmin];
-    BlockQ6K: 32, false, |b| [b.d, F16([0; 2])];
+    BlockQ2K: 0, false, 0, |b| [b.d, b.dmin];
+    BlockQ3K: 4, false, 4, |b| [b.d, F16([0; 2])];
+    BlockQ4K: 0, true, 0, |b| [b.d, b.dmin];
+    BlockQ5K: 0, true, 16, |b| [b.d, b.dmin];
+    BlockQ6K: 32, false, 32, |b| [b.d, F16([0; 2])];
 }
 
 /// The bits of eight halves as floats.
