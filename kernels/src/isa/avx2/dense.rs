@@ -104,9 +104,16 @@ fn some_rows<W: Float>(
     for (x, out) in tiles {
         let vector = |i: usize| &x[i * cols..][..cols];
         let mut write = |i: usize, sums: __m128| {
-            let mut lanes = [0.0; R];
-            store_16_ps(&mut lanes, _mm_mul_ps(sums, _mm_set1_ps(scale)));
-            out[i * n_rows + first..][..n].copy_from_slice(&lanes[..n]);
+            let (sums, out) =
+                (_mm_mul_ps(sums, _mm_set1_ps(scale)), &mut out[i * n_rows + first..]);
+            match out.first_chunk_mut::<R>() {
+                Some(out) if n == R => store_16_ps(out, sums),
+                _ => {
+                    let mut lanes = [0.0; R];
+                    store_16_ps(&mut lanes, sums);
+                    out[..n].copy_from_slice(&lanes[..n]);
+                }
+            }
         };
         match x.len() / cols {
             1 => {
@@ -147,9 +154,10 @@ fn tile<W: Float, const N: usize>(
     let mut sums = [[_mm256_setzero_ps(); R]; N];
     for g in 0..groups {
         if N == 1 {
-            // Memory's speed decides: ask for the next rows, which need not exist.
-            for r in 0..R {
-                prefetch(&w[r][g], R * size_of_val(rows[0]));
+            // Memory's speed decides: ask for a share of the next rows, which need not exist.
+            let share = R * size_of::<[W; 8]>();
+            for line in (0..share).step_by(64) {
+                prefetch(&w[0][0], R * size_of_val(rows[0]) + g * share + line);
             }
         }
         // Inputs stay in registers, weights pass through one: with twelve sums there are 16.
