@@ -8,10 +8,13 @@
 use gguf_rs_lite::GgmlType;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use teff_kernels::{ActPlan, ActUnit, Acts, KernelTable, Level, ROW_STEP, Scratch, TypeKernels};
+use teff_kernels::{
+    ActFormat, ActPlan, ActUnit, Activation, Acts, KernelTable, Level, ROW_STEP, Scratch,
+    TypeKernels,
+};
 
 /// Bytes of a matrix that no cache holds.
-const STREAMED_BYTES: usize = 96 << 20;
+const STREAMED_BYTES: usize = 64 << 20;
 /// Rows given to one call, as a decoder's chunks.
 const CHUNK_ROWS: usize = 4 * ROW_STEP;
 const COLS: usize = 2048;
@@ -72,6 +75,56 @@ fn main() {
             cached(8),
         );
     }
+    if names.is_empty() {
+        float_operations(table);
+    }
+}
+
+/// Packing and the float operations that a decoder spends time in, from L1.
+fn float_operations(table: &KernelTable) {
+    const REPEATS: u32 = 1000;
+    let nanoseconds = |f: &mut dyn FnMut()| {
+        let time = best(|| (0..REPEATS).for_each(|_| f()));
+        time.as_secs_f64() * 1e9 / f64::from(REPEATS)
+    };
+    let ops = table.float();
+    let mut x: Vec<f32> = (0..COLS).map(|i| (i as f32 * 0.37).sin()).collect();
+    let mut y = vec![0.0; COLS];
+    println!("\nnanoseconds for {COLS} elements");
+    for format in [ActFormat::Q8x32, ActFormat::Q8x256] {
+        for tokens in [1, 8] {
+            let plan = ActPlan::new(format, COLS, tokens);
+            let input = x.repeat(tokens);
+            let (mut q, mut d) = (vec![0; plan.q_len()], vec![0.0; plan.d_len()]);
+            let mut s = vec![0; plan.s_len()];
+            let time = nanoseconds(&mut || {
+                let unit = ActUnit { q: &mut q, d: &mut d, s: &mut s, x: &mut [] };
+                table.pack(&plan, &input, unit);
+            });
+            println!(
+                "{:24}{:>8.0}",
+                format!("pack {format:?} {:?}", plan.layout()),
+                time / tokens as f64
+            );
+        }
+    }
+    let print = |name: &str, f: &mut dyn FnMut()| println!("{name:24}{:>8.0}", nanoseconds(f));
+    print("rms_norm", &mut || (ops.rms_norm)(&x, None, 1e-5, &mut y));
+    print("silu", &mut || (ops.glu)(Activation::Silu, &x, &x, black_box(&mut y)));
+    print("gelu", &mut || (ops.glu)(Activation::Gelu, &x, &x, black_box(&mut y)));
+    print("softmax", &mut || (ops.softmax)(black_box(&mut x)));
+
+    const DIM: usize = 64;
+    const KEYS: usize = 64;
+    let keys = vec![0x2e66_u16; KEYS * DIM];
+    println!("\nnanoseconds for {KEYS} keys of {DIM} halves, scores and weighted sum");
+    for n_q in [1, 3, 64] {
+        let (q, mut acc) = (vec![0.1; n_q * DIM], vec![0.0; n_q * DIM]);
+        let mut p = vec![0.0; n_q * KEYS];
+        let scores = nanoseconds(&mut || (ops.scores_f16)(&q, &keys, DIM, 0.1, &mut p));
+        let sum = nanoseconds(&mut || (ops.weighted_sum_f16)(&p, &keys, DIM, &mut acc));
+        println!("{:24}{scores:>8.0}{sum:>8.0}", format!("{n_q} queries"));
+    }
 }
 
 /// Packed activations, owned.
@@ -126,11 +179,30 @@ fn weights(ty: GgmlType, bytes: usize) -> Vec<u8> {
 fn best(mut f: impl FnMut()) -> Duration {
     let (start, mut best) = (Instant::now(), Duration::MAX);
     while start.elapsed() < MEASURED {
-        let time = Instant::now();
+        let time = cpu_time();
         f();
-        best = best.min(time.elapsed());
+        best = best.min(cpu_time() - time);
     }
     best
+}
+
+/// How long this thread has run, which other processes do not lengthen.
+#[cfg(target_os = "linux")]
+fn cpu_time() -> Duration {
+    const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
+    }
+    let mut time = [0; 2];
+    // SAFETY: a `timespec` of a 64-bit Linux is two 64-bit numbers, and `time` has room for it.
+    unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time[0] as u64, time[1] as u32)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cpu_time() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 fn gigabytes(bytes: usize, f: impl FnMut()) -> f64 {
@@ -148,15 +220,14 @@ fn read(bytes: &[u8]) {
     black_box(sums);
 }
 
-/// One addition a cycle: no CPU does dependent ones faster, none slower.
+/// Dependent additions, which CPUs do one of in a cycle.
 fn clock_ghz() -> f64 {
     const ADDITIONS: u64 = 2_000_000;
     let time = best(|| {
         let mut x = 1u64;
         for _ in 0..ADDITIONS / 10 {
-            // `black_box` of a sum would go through memory; ten rotations are ten cycles.
             for _ in 0..10 {
-                x = black_box_register(x);
+                x = add_one(x);
             }
         }
         black_box(x);
@@ -166,7 +237,7 @@ fn clock_ghz() -> f64 {
 
 /// An addition the compiler cannot fold.
 #[inline(always)]
-fn black_box_register(x: u64) -> u64 {
+fn add_one(x: u64) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
         let mut x = x;
@@ -174,6 +245,13 @@ fn black_box_register(x: u64) -> u64 {
         unsafe { std::arch::asm!("add {0}, 1", inout(reg) x, options(pure, nomem, nostack)) };
         x
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    x.rotate_left(1).wrapping_mul(3)
+    #[cfg(target_arch = "aarch64")]
+    {
+        let mut x = x;
+        // SAFETY: adds one to a register and touches nothing else.
+        unsafe { std::arch::asm!("add {0}, {0}, #1", inout(reg) x, options(pure, nomem, nostack)) };
+        x
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    black_box(x + 1)
 }

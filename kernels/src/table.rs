@@ -89,12 +89,18 @@ pub struct TypeKernels {
     pub act: ActFormat,
     pub(crate) matmul: MatmulFn,
     pub(crate) dequantize: fn(&[u8], &mut [f32]),
+    pub(crate) quantize: fn(&[f32], Option<&[f32]>, &mut [u8]),
 }
 
 impl TypeKernels {
     /// The values of whole blocks.
     pub fn dequantize(&self, blocks: &[u8], out: &mut [f32]) {
         (self.dequantize)(blocks, out);
+    }
+
+    /// Writes the whole blocks of one row `x`; `imatrix` weighs the columns' errors, if given.
+    pub fn quantize(&self, x: &[f32], imatrix: Option<&[f32]>, blocks: &mut [u8]) {
+        (self.quantize)(x, imatrix, blocks);
     }
 
     /// `y[t * n_rows + r] = W[r] . x[t]` for all tokens of `acts`; `w` is `n_rows` contiguous rows
@@ -245,6 +251,6 @@ pub(crate) const fn blocks_256<B: Block256>() -> TypeKernels {
 }
 
 const fn kernels<B: Block>(act: ActFormat, matmul: MatmulFn) -> TypeKernels {
-    let dequantize = block::dequantize_row::<B>;
-    TypeKernels { ty: B::TY, level: Level::Scalar, act, matmul, dequantize }
+    let (dequantize, quantize) = (block::dequantize_row::<B>, block::quantize_row::<B>);
+    TypeKernels { ty: B::TY, level: Level::Scalar, act, matmul, dequantize, quantize }
 }

@@ -171,6 +171,34 @@ fn assert_equal(ty: GgmlType, what: &str, rows: usize, got: &[u32], want: &[u32]
     }
 }
 
+/// Tables are what they say, and every type of the list has kernels at every level.
+#[test]
+fn levels_and_types() {
+    for level in Level::ALL {
+        assert_eq!(level.name().parse(), Ok(level));
+        let table = KernelTable::at_most(level);
+        assert!(table.level() <= level);
+        for ty in TYPES {
+            let kernels = kernels(table, ty);
+            assert_eq!((kernels.ty, kernels.act), (ty, ActFormat::of(ty)));
+            assert!(kernels.level <= table.level());
+        }
+        assert!(table.types(GgmlType::IQ1_S).is_none() && table.types(GgmlType::Q8_K).is_none());
+    }
+    let error = "avx3".parse::<Level>().unwrap_err().to_string();
+    assert!(
+        error.contains("avx3") && error.contains("scalar") && error.contains("avx2"),
+        "{error}"
+    );
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        assert_eq!(KernelTable::at_most(Level::Avx2).level() == Level::Avx2, has);
+    }
+}
+
 /// Integer types return the scalar level's bits, whatever the blocks hold.
 #[test]
 fn integer_types_equal_scalar() {

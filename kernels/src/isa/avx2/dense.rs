@@ -4,12 +4,11 @@
 //! over k and [`crate::float`]'s tree at the end, whatever the tile; the twelve chains of a tile
 //! hide the latency of each other.
 
-use super::mem::{load_ps, load_some, store, store_16_ps, store_some};
+use super::mem::{load_ps, load_some, prefetch, store, store_16_ps, store_some};
 use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 /// Rows of a tile.
 pub(super) const R: usize = 4;
@@ -66,6 +65,9 @@ pub(super) fn dots<W: Float>(
     widen: impl Fn(&[W; 8]) -> __m256,
 ) {
     let (n, n_rows) = (x.len() / cols, w.len() / cols);
+    if n == 1 {
+        return dots_of_one(w, x, scale, out, widen);
+    }
     for first in (0..n_rows).step_by(R) {
         let rows = &w[first * cols..n_rows.min(first + R) * cols];
         if n > T && buffer.len() >= R * cols {
@@ -84,6 +86,42 @@ pub(super) fn dots<W: Float>(
     }
 }
 
+/// [`dots`] of one vector: eight rows in flight, and memory asked ahead, as its speed decides.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots_of_one<W: Float>(
+    w: &[W],
+    x: &[f32],
+    scale: f32,
+    out: &mut [f32],
+    widen: impl Fn(&[W; 8]) -> __m256,
+) {
+    let scale = _mm_set1_ps(scale);
+    for (w, out) in w.chunks(2 * R * x.len()).zip(out.chunks_mut(2 * R)) {
+        let [sums] = tile::<W, { 2 * R }, 1>(some_of(w, x.len()), [x], &widen);
+        let (low, high) = sums.split_at(R);
+        let mut lanes = [0.0; 2 * R];
+        for (lanes, sums) in lanes.as_chunks_mut().0.iter_mut().zip([low, high]) {
+            let sums = sums.first_chunk().expect("half of the rows");
+            store_16_ps(lanes, _mm_mul_ps(sum_4_ps(sums), scale));
+        }
+        match out.first_chunk_mut() {
+            Some(out) => *out = lanes,
+            None => out.copy_from_slice(&lanes[..out.len()]),
+        }
+    }
+}
+
+/// Up to `N` rows, of which missing ones repeat the last one.
+#[inline(always)]
+fn some_of<W, const N: usize>(rows: &[W], cols: usize) -> [&[W]; N] {
+    let mut some: [&[W]; N] = [&[]; N];
+    for r in 0..N {
+        some[r] = &rows[r.min(rows.len() / cols - 1) * cols..][..cols];
+    }
+    some
+}
+
 /// Up to [`R`] rows by all vectors.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -99,15 +137,21 @@ fn some_rows<W: Float>(
     widen: impl Fn(&[W; 8]) -> __m256,
 ) {
     let n = rows.len() / cols;
-    // Missing rows repeat the last one.
-    let rows: [&[W]; R] = from_fn(|r| &rows[r.min(n - 1) * cols..][..cols]);
+    let rows: [&[W]; R] = some_of(rows, cols);
     let tiles = x.chunks(T * cols).zip(out.chunks_mut(T * n_rows));
     for (x, out) in tiles {
         let vector = |i: usize| &x[i * cols..][..cols];
-        let mut write = |i: usize, sums: __m128| {
-            let mut lanes = [0.0; R];
-            store_16_ps(&mut lanes, _mm_mul_ps(sums, _mm_set1_ps(scale)));
-            out[i * n_rows + first..][..n].copy_from_slice(&lanes[..n]);
+        let mut write = |i: usize, sums: [__m256; R]| {
+            let sums = _mm_mul_ps(sum_4_ps(&sums), _mm_set1_ps(scale));
+            let out = &mut out[i * n_rows + first..];
+            match out.first_chunk_mut::<R>() {
+                Some(out) if n == R => store_16_ps(out, sums),
+                _ => {
+                    let mut lanes = [0.0; R];
+                    store_16_ps(&mut lanes, sums);
+                    out[..n].copy_from_slice(&lanes[..n]);
+                }
+            }
         };
         match x.len() / cols {
             1 => {
@@ -129,44 +173,57 @@ fn some_rows<W: Float>(
     }
 }
 
+/// The eight partial sums of `ROWS` rows by `N` vectors.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile<W: Float, const N: usize>(
-    rows: [&[W]; R],
+fn tile<W: Float, const ROWS: usize, const N: usize>(
+    rows: [&[W]; ROWS],
     x: [&[f32]; N],
     widen: impl Fn(&[W; 8]) -> __m256,
-) -> [__m128; N] {
-    let (w, w_tail) = (rows.map(|w| w.as_chunks::<8>().0), rows.map(|w| w.as_chunks::<8>().1));
-    let (v, v_tail) = (x.map(|x| x.as_chunks::<8>().0), x.map(|x| x.as_chunks::<8>().1));
-    let mut sums = [[_mm256_setzero_ps(); R]; N];
-    for g in 0..w[0].len() {
-        let mut wide = [_mm256_setzero_ps(); R];
-        for r in 0..R {
-            wide[r] = widen(&w[r][g]);
+) -> [[__m256; ROWS]; N] {
+    let groups = rows[0].len() / 8;
+    let mut w: [&[[W; 8]]; ROWS] = [&[]; ROWS];
+    let mut v: [&[[f32; 8]]; N] = [&[]; N];
+    for r in 0..ROWS {
+        w[r] = &rows[r].as_chunks().0[..groups];
+    }
+    for i in 0..N {
+        v[i] = &x[i].as_chunks().0[..groups];
+    }
+    let mut sums = [[_mm256_setzero_ps(); ROWS]; N];
+    for g in 0..groups {
+        if N == 1 {
+            // A share of the next rows, which need not exist.
+            let share = ROWS * size_of::<[W; 8]>();
+            for line in (0..share).step_by(64) {
+                prefetch(&w[0][0], ROWS * size_of_val(rows[0]) + g * share + line);
+            }
         }
+        // Inputs stay in registers, weights pass through one: with twelve sums there are 16.
+        let mut x = [_mm256_setzero_ps(); N];
         for i in 0..N {
-            let x = load_ps(&v[i][g]);
-            for r in 0..R {
-                sums[i][r] = _mm256_fmadd_ps(wide[r], x, sums[i][r]);
+            x[i] = load_ps(&v[i][g]);
+        }
+        for r in 0..ROWS {
+            let w = widen(&w[r][g]);
+            for i in 0..N {
+                sums[i][r] = _mm256_fmadd_ps(w, x[i], sums[i][r]);
             }
         }
     }
-    if !w_tail[0].is_empty() {
-        for r in 0..R {
+    if 8 * groups < rows[0].len() {
+        for r in 0..ROWS {
             let mut w = [0.0; 8];
-            for (to, w) in w.iter_mut().zip(w_tail[r]) {
+            for (to, w) in w.iter_mut().zip(&rows[r][8 * groups..]) {
                 *to = w.to_f32();
             }
             for i in 0..N {
-                sums[i][r] = _mm256_fmadd_ps(load_ps(&w), load_some(v_tail[i]), sums[i][r]);
+                let x = load_some(&x[i][8 * groups..]);
+                sums[i][r] = _mm256_fmadd_ps(load_ps(&w), x, sums[i][r]);
             }
         }
     }
-    let mut totals = [_mm_setzero_ps(); N];
-    for i in 0..N {
-        totals[i] = sum_4_ps(&sums[i]);
-    }
-    totals
+    sums
 }
 
 /// `acc[i] += sum over rows of p[i][row] * v[row]`, one chain over the rows per element;
@@ -237,14 +294,14 @@ fn weighted_columns<V: Float, const N: usize, const C: usize>(
     }
     for (row, v) in v.chunks_exact(dim).enumerate() {
         let (groups, _) = v[at..at + 8 * C].as_chunks::<8>();
-        let mut v = [_mm256_setzero_ps(); C];
-        for c in 0..C {
-            v[c] = widen(&groups[c]);
-        }
+        let mut weights = [_mm256_setzero_ps(); N];
         for i in 0..N {
-            let p = _mm256_set1_ps(p[i][row]);
-            for c in 0..C {
-                sums[i][c] = _mm256_fmadd_ps(p, v[c], sums[i][c]);
+            weights[i] = _mm256_set1_ps(p[i][row]);
+        }
+        for c in 0..C {
+            let v = widen(&groups[c]);
+            for i in 0..N {
+                sums[i][c] = _mm256_fmadd_ps(weights[i], v, sums[i][c]);
             }
         }
     }

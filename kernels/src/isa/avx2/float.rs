@@ -37,8 +37,7 @@ fn zip(y: &mut [f32], x: &[f32], f: impl Fn(__m256, __m256) -> __m256) {
     store_some(tail, f(load_some(tail), load_some(x_tail)));
 }
 
-/// `sum = f(sum, x)`, eight sums at a time, then the tree. `f` leaves a sum as it is for 0 in the
-/// lanes behind the end, or is told by the mask: all ones where there are elements.
+/// `sum = f(sum, x)`, eight sums at a time, then the tree; lanes behind the end keep their sums.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn fold(x: &[f32], f: impl Fn(__m256, __m256) -> __m256) -> f32 {

@@ -90,6 +90,18 @@ pub(super) fn halves(x: &[u16]) -> &[F16] {
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
+/// The same value, about which the compiler knows nothing: so it keeps sums in the order and the
+/// registers they were written in, where re-associating them would spill.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn pin(mut x: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(ymm_reg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    x
+}
+
 /// Asks for the cache line `bytes` after `x`, which need not exist.
 #[inline]
 #[target_feature(enable = "sse")]

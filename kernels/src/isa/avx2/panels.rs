@@ -12,7 +12,7 @@
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a pair of panels
 //! of that depth stays in L1, f32 sums of [`BLOCK_UNITS`] panels in L2.
 
-use super::mem::{load, load_16, load_ps, store, store_ps};
+use super::mem::{load, load_16, load_ps, pin, store, store_ps};
 use super::sum::{pairs_8, pairs_by_half, sum_lanes};
 use super::unpack::{Codes32, Codes256, Scales, half};
 use crate::act::{Acts, PANEL_TOKENS};
@@ -88,7 +88,8 @@ struct Row256 {
     start: [[i32; 8]; 2],
     /// Scales likewise, as pairs of the same i16.
     scales: [[i32; 8]; 2],
-    /// Minimums as pairs of neighbours: per 16 codes, or per 32 in the first four.
+    /// Minimums as pairs of neighbours: per 16 codes; or per 32 in the first four, scales likewise
+    /// in the last four.
     mins: [i32; 8],
     d: f32,
     dmin: f32,
@@ -297,7 +298,7 @@ fn unpack_wide(block: &BlockQ8_0, row: &mut Row32Wide) {
 fn unpack_256<B: Codes256>(block: &B, (codes, scales): ([__m256i; 8], Scales), row: &mut Row256) {
     let mut pairs = [_mm256_setzero_si256(); 8];
     for j in 0..8 {
-        let codes = _mm256_sub_epi8(codes[j], _mm256_set1_epi8(B::OFFSET as i8));
+        let codes = _mm256_sub_epi8(codes[j], _mm256_set1_epi8(B::PANEL_OFFSET as i8));
         store(&mut row.codes[j], codes);
         pairs[j] = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
     }
@@ -310,7 +311,9 @@ fn unpack_256<B: Codes256>(block: &B, (codes, scales): ([__m256i; 8], Scales), r
             0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13,
         ));
         let mins = _mm256_shuffle_epi8(mins, every_other);
-        store(&mut row.mins, _mm256_permute4x64_epi64::<0b10_00_10_00>(mins));
+        let scales = _mm256_shuffle_epi8(scales, every_other);
+        let both = _mm256_unpacklo_epi64(mins, scales);
+        store(&mut row.mins, _mm256_permute4x64_epi64::<0b11_01_10_00>(both));
     } else {
         // Words 0..4 of the low and high half of `a` belong to registers 0..4, 16 codes each.
         let [a, b] = pairs_by_half(&pairs);
@@ -369,7 +372,8 @@ fn tile_32<B: Codes32, const T: usize>(
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].codes[k]);
                 for t in 0..T {
-                    run[r][t] = _mm256_add_epi16(run[r][t], _mm256_maddubs_epi16(q[t], codes));
+                    let products = _mm256_maddubs_epi16(q[t], codes);
+                    run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
                 }
             }
         }
@@ -413,7 +417,8 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T],
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].even[k]);
                 for t in 0..T {
-                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_madd_epi16(even[t], codes));
+                    let products = _mm256_madd_epi16(even[t], codes);
+                    isum[r][t] = pin(_mm256_add_epi32(isum[r][t], products));
                 }
             }
             let mut odd = [_mm256_setzero_si256(); T];
@@ -423,7 +428,8 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T],
             for r in 0..R {
                 let codes = _mm256_set1_epi32(w[r].odd[k]);
                 for t in 0..T {
-                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_madd_epi16(odd[t], codes));
+                    let products = _mm256_madd_epi16(odd[t], codes);
+                    isum[r][t] = pin(_mm256_add_epi32(isum[r][t], products));
                 }
             }
         }
@@ -447,6 +453,7 @@ fn tile_256<B: Codes256, const T: usize>(
     panels: [Panel<'_, 64, 24>; T],
     sums: &mut Sums,
 ) {
+    const { assert!(B::PANEL_OFFSET == B::OFFSET || B::WIDE && B::PANEL_OFFSET - B::OFFSET == 16) }
     // Words of four k in an i16 run.
     let depth = if B::WIDE { 8 } else { 4 };
     for (b, w) in w.iter().enumerate() {
@@ -464,7 +471,8 @@ fn tile_256<B: Codes256, const T: usize>(
                 for r in 0..R {
                     let codes = _mm256_set1_epi32(w[r].codes[k / 8][k % 8]);
                     for t in 0..T {
-                        run[r][t] = _mm256_add_epi16(run[r][t], _mm256_maddubs_epi16(q[t], codes));
+                        let products = _mm256_maddubs_epi16(q[t], codes);
+                        run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
                     }
                 }
             }
@@ -481,6 +489,15 @@ fn tile_256<B: Codes256, const T: usize>(
             let (s, _) = panel.s[b].as_chunks::<2>();
             let pairs = if B::WIDE { &s[..4] } else { &s[4..] };
             for r in 0..R {
+                if B::PANEL_OFFSET != B::OFFSET {
+                    let mut sum = _mm256_setzero_si256();
+                    for (pair, scale) in pairs.iter().zip(&w[r].mins[4..]) {
+                        let products = _mm256_madd_epi16(load(pair), _mm256_set1_epi32(*scale));
+                        sum = _mm256_add_epi32(sum, products);
+                    }
+                    // 16 is the only difference.
+                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_slli_epi32::<4>(sum));
+                }
                 let d = _mm256_mul_ps(_mm256_set1_ps(w[r].d), da);
                 let out = &mut sums[r][t];
                 let mut acc = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum[r][t]), load_ps(out));

@@ -8,7 +8,7 @@
 
 use super::mem::{load, prefetch, store};
 use super::sum::{cross_128, pairs_8, pairs_by_half, sum_8};
-use super::unpack::{Codes32, Codes256, Scales, even_odd, halves, scale_pair};
+use super::unpack::{Codes32, Codes256, SCALE_PAIRS, Scales, even_odd, halves};
 use crate::act::{Acts, SUMS_256};
 use crate::block::{BlockQ8_0, F16, as_blocks};
 use std::arch::x86_64::*;
@@ -17,9 +17,14 @@ use std::arch::x86_64::*;
 const ROWS: usize = 8;
 
 /// Rows `first..first + 8`, the last one repeated behind the end.
+#[inline(always)]
 fn eight_rows<B>(w: &[B], first: usize, blocks: usize) -> [&[B]; ROWS] {
     let last = w.len() / blocks - 1;
-    std::array::from_fn(|i| &w[(first + i).min(last) * blocks..][..blocks])
+    let mut rows: [&[B]; ROWS] = [&[]; ROWS];
+    for r in 0..ROWS {
+        rows[r] = &w[(first + r).min(last) * blocks..][..blocks];
+    }
+    rows
 }
 
 /// The activations of `N` tokens, block by block.
@@ -30,17 +35,27 @@ struct Rows<'a, const LEN: usize, const SUMS: usize, const N: usize> {
 }
 
 impl<'a, const LEN: usize, const SUMS: usize, const N: usize> Rows<'a, LEN, SUMS, N> {
-    fn new(acts: &Acts<'a>) -> Self {
-        let (plan, n) = (acts.plan, acts.plan.blocks());
-        Rows {
-            q: std::array::from_fn(|t| {
-                &acts.q[t * plan.q_len()..][..plan.q_len()].as_chunks().0[..n]
-            }),
-            d: std::array::from_fn(|t| &acts.d[t * plan.d_len()..][..n]),
-            s: std::array::from_fn(|t| {
-                &acts.s[t * plan.s_len()..][..plan.s_len()].as_chunks().0[..n]
-            }),
+    #[inline(always)]
+    fn new(acts: &Acts<'a>, n: usize) -> Self {
+        let plan = acts.plan;
+        let mut rows = Rows { q: [&[]; N], d: [&[]; N], s: [&[]; N] };
+        for t in 0..N {
+            rows.q[t] = &acts.q[t * plan.q_len()..].as_chunks().0[..n];
+            rows.d[t] = &acts.d[t * plan.d_len()..][..n];
+            rows.s[t] = &acts.s[t * plan.s_len()..].as_chunks().0[..n];
         }
+        rows
+    }
+}
+
+/// Asks for blocks `i..i + count` of the next eight rows, in memory's order. The hardware follows
+/// each row by itself, and rows are too short for it to learn.
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch_next<B>(rows: &[&[B]; ROWS], i: usize, count: usize) {
+    let first = ROWS * size_of_val(rows[0]) + i * size_of::<B>();
+    for line in (0..count * size_of::<B>()).step_by(64) {
+        prefetch(&rows[0][0], first + line);
     }
 }
 
@@ -65,20 +80,20 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
     codes: impl Fn(&B) -> __m256i,
 ) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
-    let x = Rows::<32, 1, N>::new(acts);
+    let x = Rows::<32, 1, N>::new(acts, n);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
-            let block = rows.map(|row| &row[b]);
+            prefetch_next(&rows, b * ROWS, ROWS);
             let mut code = [_mm256_setzero_si256(); ROWS];
+            let (mut d, mut m) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
             for r in 0..ROWS {
-                code[r] = codes(block[r]);
+                code[r] = codes(&rows[r][b]);
+                [d[r], m[r]] = rows[r][b].scales();
             }
-            let scales = block.map(|block| block.scales());
-            let d = halves(scales.map(|s| s[0]));
-            let m = if B::HAS_MIN { halves(scales.map(|s| s[1])) } else { d };
+            let (d, m) = (halves(d), if B::HAS_MIN { halves(m) } else { _mm256_setzero_ps() });
             for t in 0..N {
                 let q = load(&x.q[t][b]);
                 let mut p = [_mm256_setzero_si256(); ROWS];
@@ -116,20 +131,24 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q8_0<const N: usize>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: &mut [f32]) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<BlockQ8_0>(w));
-    let x = Rows::<32, 1, N>::new(acts);
+    let x = Rows::<32, 1, N>::new(acts, n);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
-            let block = rows.map(|row| &row[b]);
-            let d = halves(block.map(|block| block.d));
+            prefetch_next(&rows, b * ROWS, ROWS);
+            let mut d = [F16([0; 2]); ROWS];
+            for r in 0..ROWS {
+                d[r] = rows[r][b].d;
+            }
+            let d = halves(d);
             for t in 0..N {
                 let q = load(&x.q[t][b]);
                 // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
                 let mut p = [_mm256_setzero_si256(); ROWS];
                 for r in 0..ROWS {
-                    let w = load(&block[r].qs);
+                    let w = load(&rows[r][b].qs);
                     let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
                     p[r] = _mm256_madd_epi16(pairs, ones);
                 }
@@ -153,28 +172,28 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
     unpack: impl Fn(&B) -> ([__m256i; 8], Scales),
 ) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
-    let x = Rows::<256, SUMS_256, N>::new(acts);
+    let x = Rows::<256, SUMS_256, N>::new(acts, n);
+    // Shuffling by a mask it knows the compiler finds two instructions for one.
+    let masks = std::hint::black_box(&SCALE_PAIRS);
+    // Written whole for every block; out here, they are not cleared for it.
+    let mut isums = [[[0; 8]; ROWS]; N];
+    let mut msums = [[[0; 8]; ROWS]; N];
+    let (mut d, mut dmin) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
-        let ahead = ROWS * n * size_of::<B>();
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
-            let q: [&[[i8; 32]; 8]; N] = std::array::from_fn(|t| as_groups(&x.q[t][b]));
-            let mut isums = [[[0; 8]; ROWS]; N];
-            let mut msums = [[[0; 8]; ROWS]; N];
-            let (mut d, mut dmin) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
             for r in 0..ROWS {
                 let block = &rows[r][b];
-                for line in (0..size_of::<B>()).step_by(64) {
-                    prefetch(block, ahead + line);
-                }
+                prefetch_next(&rows, b * ROWS + r, 1);
                 let (codes, scales) = unpack(block);
                 let ordered = even_odd(scales.scales);
                 let mut p = [_mm256_setzero_si256(); N];
                 for j in 0..8 {
-                    let scale = scale_pair(ordered, j);
+                    let scale = _mm256_shuffle_epi8(ordered, load(&masks[j]));
                     for t in 0..N {
-                        let products = _mm256_maddubs_epi16(codes[j], load(&q[t][j]));
+                        let products =
+                            _mm256_maddubs_epi16(codes[j], load(&x.q[t][b].as_chunks::<32>().0[j]));
                         p[t] = _mm256_add_epi32(p[t], _mm256_madd_epi16(products, scale));
                     }
                 }
@@ -226,9 +245,4 @@ fn times<B: Codes256>(x: __m256i) -> __m256i {
         32 => _mm256_slli_epi32::<5>(x),
         offset => _mm256_mullo_epi32(x, _mm256_set1_epi32(offset)),
     }
-}
-
-/// 256 codes as eight registers.
-fn as_groups(q: &[i8; 256]) -> &[[i8; 32]; 8] {
-    q.as_chunks().0.try_into().expect("256 = 8 * 32")
 }

@@ -21,8 +21,10 @@ pub(super) trait Codes32: Block32 {
 pub(super) trait Codes256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
     const OFFSET: i32;
-    /// Whether scales cover 32 elements instead of 16 and codes have at most 4 bits.
+    /// Whether scales cover 32 elements instead of 16.
     const WIDE: bool;
+    /// What panels take off the codes, so that their products fit.
+    const PANEL_OFFSET: i32;
     /// Scale of the scales and of the minimums.
     fn d(&self) -> [F16; 2];
 }
@@ -55,10 +57,11 @@ codes_32! {
 }
 
 macro_rules! codes_256 {
-    ($($block:ident: $offset:literal, $wide:literal, |$b:ident| $d:expr;)*) => {$(
+    ($($block:ident: $offset:literal, $wide:literal, $panel:literal, |$b:ident| $d:expr;)*) => {$(
         impl Codes256 for $block {
             const OFFSET: i32 = $offset;
             const WIDE: bool = $wide;
+            const PANEL_OFFSET: i32 = $panel;
             #[inline(always)]
             fn d(&self) -> [F16; 2] {
                 let $b = self;
@@ -69,18 +72,18 @@ macro_rules! codes_256 {
 }
 
 codes_256! {
-    BlockQ2K: 0, false, |b| [b.d, b.dmin];
-    BlockQ3K: 4, false, |b| [b.d, F16([0; 2])];
-    BlockQ4K: 0, true, |b| [b.d, b.dmin];
-    BlockQ5K: 0, false, |b| [b.d, b.dmin];
-    BlockQ6K: 32, false, |b| [b.d, F16([0; 2])];
+    BlockQ2K: 0, false, 0, |b| [b.d, b.dmin];
+    BlockQ3K: 4, false, 4, |b| [b.d, F16([0; 2])];
+    BlockQ4K: 0, true, 0, |b| [b.d, b.dmin];
+    BlockQ5K: 0, true, 16, |b| [b.d, b.dmin];
+    BlockQ6K: 32, false, 32, |b| [b.d, F16([0; 2])];
 }
 
 /// The bits of eight halves as floats.
 #[inline]
 #[target_feature(enable = "avx,f16c")]
 pub(super) fn halves(h: [F16; 8]) -> __m256 {
-    _mm256_cvtph_ps(load_16(&h.map(|h| u16::from_le_bytes(h.0))))
+    _mm256_cvtph_ps(load_16(&h))
 }
 
 /// One half as a float.
@@ -230,7 +233,7 @@ pub(super) fn q6_k(b: &BlockQ6K) -> ([__m256i; 8], Scales) {
     (codes, Scales { scales, mins: _mm256_setzero_si256() })
 }
 
-/// Sixteen scales in the order in which [`scale_pair`] finds them.
+/// Sixteen scales in the order in which [`SCALE_PAIRS`] finds them.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn even_odd(scales: __m256i) -> __m256i {
@@ -240,13 +243,17 @@ pub(super) fn even_odd(scales: __m256i) -> __m256i {
     _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(scales, order))
 }
 
-/// The scales of elements `32j..32j + 16` in the low half, of the next 16 in the high one.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn scale_pair(even_odd: __m256i, j: usize) -> __m256i {
-    let place = (2 * j) as i16;
-    _mm256_shuffle_epi8(even_odd, _mm256_set1_epi16(place | (place + 1) << 8))
-}
+/// Shuffles for [`even_odd`] scales: by mask `j` those of elements `32j..32j + 16` fill the low
+/// half, those of the next 16 the high one.
+pub(super) static SCALE_PAIRS: [[u8; 32]; 8] = {
+    let mut masks = [[0; 32]; 8];
+    let mut i = 0;
+    while i < 8 * 32 {
+        masks[i / 32][i % 32] = (i / 32 * 2 + i % 2) as u8;
+        i += 1;
+    }
+    masks
+};
 
 /// The eight scales and minimums of Q4_K and Q5_K, each twice.
 #[inline]
