@@ -193,10 +193,14 @@ fn tile<W: Float, const ROWS: usize, const N: usize>(
     let mut sums = [[_mm256_setzero_ps(); ROWS]; N];
     for g in 0..groups {
         if N == 1 {
-            // A share of the next rows, which need not exist.
+            // A share of the next rows, which need not exist; not into L1, where eight rows of a
+            // power of two of bytes fall into one set.
             let share = ROWS * size_of::<[W; 8]>();
             for line in (0..share).step_by(64) {
-                prefetch(&w[0][0], ROWS * size_of_val(rows[0]) + g * share + line);
+                prefetch::<_MM_HINT_T1, _>(
+                    &w[0][0],
+                    ROWS * size_of_val(rows[0]) + g * share + line,
+                );
             }
         }
         // Inputs stay in registers, weights pass through one: with twelve sums there are 16.

@@ -102,12 +102,13 @@ pub(super) fn pin(mut x: __m256i) -> __m256i {
     x
 }
 
-/// Asks for the cache line `bytes` after `x`, which need not exist.
+/// Asks for the cache line `bytes` after `x`, which need not exist; into L1 for `_MM_HINT_T0`,
+/// into L2 for `_MM_HINT_T1`.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(super) fn prefetch<T>(x: &T, bytes: usize) {
+pub(super) fn prefetch<const HINT: i32, T>(x: &T, bytes: usize) {
     let address = std::ptr::from_ref(x).cast::<i8>().wrapping_add(bytes);
-    _mm_prefetch::<_MM_HINT_T0>(address);
+    _mm_prefetch::<HINT>(address);
 }
 
 /// Which types are 32 bytes of numbers.
