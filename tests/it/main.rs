@@ -5,6 +5,8 @@
 mod cache;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
+#[cfg(feature = "cli")]
+mod cli;
 mod decoder;
 mod fixture_model;
 mod hostile_models;
