@@ -96,7 +96,7 @@ fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
     for (key, value) in file.entries() {
         writer.add(key, value).unwrap();
     }
-    let fits = |dims: &[u64]| dims.len() > 1 && dims[0] % ty.block_len() as u64 == 0;
+    let fits = |dims: &[u64]| dims.len() > 1 && dims[0].is_multiple_of(ty.block_len() as u64);
     for tensor in file.tensors() {
         let ty = if fits(&tensor.dims) { ty } else { tensor.ty };
         writer.declare(&tensor.name, ty, &tensor.dims).unwrap();
