@@ -9,6 +9,7 @@ mod chat_templates;
 mod cli;
 mod decoder;
 mod fixture_model;
+mod generate;
 mod hostile_models;
 mod layers;
 mod sampling;
