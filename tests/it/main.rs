@@ -12,5 +12,7 @@ mod fixture_model;
 mod generate;
 mod hostile_models;
 mod layers;
+#[cfg(feature = "cli")]
+mod real_models;
 mod sampling;
 mod tokenizers;
