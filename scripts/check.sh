@@ -11,6 +11,7 @@ step() {
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings
+step cargo clippy --package teff --no-default-features --features cli -- -D warnings
 step cargo test --workspace
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps
 printf '\nall checks passed\n'

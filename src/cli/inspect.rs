@@ -80,7 +80,13 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> 
     if args.tensors {
         for TensorInfo { name, ty, dims, bytes: n, .. } in file.tensors() {
             let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
-            writeln!(out, "  {name:40} {:8} {:>18} {:>10}", ty.name(), dims.join(" x "), bytes(*n))?;
+            writeln!(
+                out,
+                "  {name:40} {:8} {:>18} {:>10}",
+                ty.name(),
+                dims.join(" x "),
+                bytes(*n)
+            )?;
         }
     }
     let (mut weights, mut total) = (0, 0);
@@ -123,7 +129,12 @@ fn shown(value: Value<'_>) -> String {
         Value::Array(array) => {
             let first: Vec<String> = array.iter().take(ELEMENTS_MAX).map(shown).collect();
             let more = if array.len() > ELEMENTS_MAX { ", ..." } else { "" };
-            format!("[{}{more}] ({} x {})", first.join(", "), array.len(), array.element_type().name())
+            format!(
+                "[{}{more}] ({} x {})",
+                first.join(", "),
+                array.len(),
+                array.element_type().name()
+            )
         }
         Value::Bool(x) => x.to_string(),
         Value::F32(x) => x.to_string(),
@@ -254,9 +265,7 @@ fn to_json(
         Err(error) => object["unsupported"] = json!(error.to_string()),
     }
     if args.tensors {
-        let row = |t: &TensorInfo| {
-            json!({"name": t.name, "type": t.ty.name(), "dims": t.dims, "bytes": t.bytes})
-        };
+        let row = |t: &TensorInfo| json!({"name": t.name, "type": t.ty.name(), "dims": t.dims, "bytes": t.bytes});
         object["tensors"] = file.tensors().iter().map(row).collect();
     }
     object

@@ -52,7 +52,9 @@ impl StderrProgress {
         let fetched = done.saturating_sub(self.first_bytes.unwrap_or(0)) as f64;
         let per_second = fetched / self.began.elapsed().as_secs_f64().max(0.001);
         let left = match (total.saturating_sub(done)) as f64 / per_second {
-            seconds if seconds.is_finite() && done > 0 => format!(", {} left", duration(seconds)),
+            seconds if seconds.is_finite() && (1..total).contains(&done) => {
+                format!(", {} left", duration(seconds))
+            }
             _ => String::new(),
         };
         format!(

@@ -212,7 +212,8 @@ fn prompt_tokens(
     let Some(template) = template else {
         return tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
     };
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let message =
+        |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let mut messages: Vec<Message> = args.system.iter().map(|s| message("system", s)).collect();
     messages.push(message("user", text));
     let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token_str(id)).unwrap_or_default();

@@ -134,13 +134,7 @@ impl Lowering<'_> {
 
     /// A product whose result is added to the residual stream, by way of its own norm if there is
     /// one.
-    fn add_product(
-        &mut self,
-        input: Buf,
-        part: Part,
-        post_norm: Option<Norm>,
-        rows: Rows,
-    ) {
+    fn add_product(&mut self, input: Buf, part: Part, post_norm: Option<Norm>, rows: Rows) {
         if post_norm.is_some() && self.y == self.x {
             self.y = self.program.buffer(self.spec.n_embd);
         }

@@ -118,12 +118,8 @@ impl Decoder {
         options: &DecoderOptions,
     ) -> Result<Decoder, ModelError> {
         let program = lower::lower(file, spec, kernels)?;
-        let kv = PagePool::new(
-            program.kv.clone(),
-            options.kv_type,
-            options.n_ctx,
-            options.kv_bytes_max,
-        );
+        let kv =
+            PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max);
         let max_batch = options.max_batch.max(1);
         let backend = CpuBackend::new(
             kernels,

@@ -312,9 +312,10 @@ mod tests {
         assert_eq!(pool.kv_bytes(), (5 + 3) * PAGE_BYTES);
         let table = pool.table(id).unwrap();
         assert!(table[0].iter().all(Option::is_some));
-        assert_eq!(table[1].iter().map(Option::is_some).collect::<Vec<_>>(), [
-            false, false, true, true, true
-        ]);
+        assert_eq!(
+            table[1].iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, false, true, true, true]
+        );
         pool.remove(id);
         assert_eq!(pool.kv_bytes(), 0);
     }

@@ -346,7 +346,12 @@ impl RopeScaling {
             RopeScaling::None => (pairs.collect(), 1.0),
             RopeScaling::Linear { factor } => (pairs.map(|f| f / f64::from(factor)).collect(), 1.0),
             RopeScaling::Yarn {
-                factor, n_ctx_orig, beta_fast, beta_slow, ext_factor, attn_factor,
+                factor,
+                n_ctx_orig,
+                beta_fast,
+                beta_slow,
+                ext_factor,
+                attn_factor,
             } => {
                 let factor = f64::from(factor);
                 // The pair that makes `turns` turns within the original context.

@@ -70,11 +70,7 @@ impl<'a> Binder<'a> {
     }
 
     /// Claims a stack of `n` matrices `[rows][cols]`.
-    pub fn stack(
-        &mut self,
-        name: &str,
-        [n, rows, cols]: [usize; 3],
-    ) -> Result<Weight, ModelError> {
+    pub fn stack(&mut self, name: &str, [n, rows, cols]: [usize; 3]) -> Result<Weight, ModelError> {
         self.claim(name, &[cols, rows, n]).map(|info| Weight::mapped(self.file, info))
     }
 

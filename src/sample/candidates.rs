@@ -2,7 +2,7 @@
 //! filter has chosen, a short list. Order is by logit, highest first, then by token id.
 //!
 //! Selection instead of sorting: the best k of n by a heap of k (k small) or quickselect; top-p
-//! sorts slices of growing size from the top until their mass suffices.
+//! drops what is too light to matter, finds the end of the nucleus by halving, and sorts that.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -29,8 +29,8 @@ pub struct Candidates<'a> {
 
 /// Up to this k one pass with a heap beats quickselect over the whole vocabulary.
 const HEAP_K_MAX: usize = 512;
-/// First slice that [`Candidates::keep_mass`] sorts; a typical nucleus fits into it.
-const MASS_SLICE: usize = 64;
+/// Up to this many, sorting is cheaper than halving.
+const SORTED_MAX: usize = 64;
 
 impl<'a> Candidates<'a> {
     /// All tokens; `logits` must hold a finite one and no NaN. `list` is scratch.
@@ -96,14 +96,7 @@ impl<'a> Candidates<'a> {
         let best = self.best();
         let keep =
             |c: &Candidate| c.id == best.id || relative(c.logit, best.logit) >= f64::from(share);
-        if self.listed {
-            self.list.retain(keep);
-            return;
-        }
-        let Self { logits, list, .. } = self;
-        let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
-        list.extend(all.filter(keep));
-        self.listed = true;
+        self.list_where(keep);
     }
 
     /// Keeps the fewest best ones that together hold `share` of the probability, best first.
@@ -111,25 +104,31 @@ impl<'a> Candidates<'a> {
         let best = self.best().logit;
         let total: f64 = self.iter().map(|c| relative(c.logit, best)).sum();
         let wanted = f64::from(share) * total;
-        self.list_all();
-        let (mut done, mut slice, mut mass) = (0, MASS_SLICE, 0.0);
-        while done < self.list.len() {
-            let rest = &mut self.list[done..];
-            let end = slice.min(rest.len());
-            if end < rest.len() {
-                rest.select_nth_unstable_by(end - 1, order);
+        // All tokens lighter than this together weigh less than half of what may be left out.
+        let light = 0.5 * (total - wanted) / self.len() as f64;
+        self.list_where(|c| relative(c.logit, best) >= light);
+        let mass_of =
+            |part: &[Candidate]| -> f64 { part.iter().map(|c| relative(c.logit, best)).sum() };
+        // Halve the range that holds the end of the nucleus; what is before it is inside.
+        let (mut start, mut end, mut mass) = (0, self.list.len(), 0.0);
+        while end - start > SORTED_MAX {
+            let middle = (end - start) / 2;
+            self.list[start..end].select_nth_unstable_by(middle - 1, order);
+            let upper = mass_of(&self.list[start..start + middle]);
+            if mass + upper >= wanted {
+                end = start + middle;
+            } else {
+                (start, mass) = (start + middle, mass + upper);
             }
-            rest[..end].sort_unstable_by(order);
-            for (i, candidate) in rest[..end].iter().enumerate() {
-                mass += relative(candidate.logit, best);
-                if mass >= wanted {
-                    self.list.truncate(done + i + 1);
-                    return;
-                }
-            }
-            done += end;
-            slice *= 4;
         }
+        self.list.truncate(end);
+        self.list.sort_unstable_by(order);
+        let mut mass = 0.0;
+        let enough = self.list.iter().position(|c| {
+            mass += relative(c.logit, best);
+            mass >= wanted
+        });
+        self.list.truncate(enough.map_or(end, |last| last + 1));
     }
 
     /// The candidate at `unit` (in `[0, 1)`) of the cumulated probabilities, in present order.
@@ -149,10 +148,19 @@ impl<'a> Candidates<'a> {
 
     fn list_all(&mut self) {
         if !self.listed {
-            let all = self.logits.iter().zip(0..);
-            self.list.extend(all.map(|(&logit, id)| Candidate { id, logit }));
-            self.listed = true;
+            self.list_where(|_| true);
         }
+    }
+
+    fn list_where(&mut self, keep: impl Fn(&Candidate) -> bool) {
+        if self.listed {
+            self.list.retain(keep);
+            return;
+        }
+        let Self { logits, list, .. } = self;
+        let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
+        list.extend(all.filter(keep));
+        self.listed = true;
     }
 
     /// The best `k` of the dense logits through a heap whose top is the worst kept so far.

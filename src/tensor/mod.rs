@@ -38,7 +38,12 @@ impl Weight {
     ///
     /// # Panics
     /// If the bytes are not those of `n` matrices of this shape.
-    pub fn owned(name: &str, ty: GgmlType, [n, rows, cols]: [usize; 3], bytes: Arc<[u8]>) -> Weight {
+    pub fn owned(
+        name: &str,
+        ty: GgmlType,
+        [n, rows, cols]: [usize; 3],
+        bytes: Arc<[u8]>,
+    ) -> Weight {
         let expected = ty.bytes_of((n * rows * cols) as u64);
         assert_eq!(expected, Some(bytes.len() as u64), "bytes of {name}");
         Weight { name: name.to_string(), ty, rows, cols, n, bytes: Bytes::Owned(bytes) }

@@ -5,7 +5,9 @@
 mod cache;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
+mod decoder;
 mod fixture_model;
+mod hostile_models;
 mod layers;
 mod sampling;
 mod tokenizers;

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use gguf_rs_lite::GgufFile;
+use gguf_rs_lite::{GgufFile, GgufWriter, OwnedValue};
 use proptest::prelude::*;
-use teff::text::{EncodeOptions, TextStream, Tokenizer};
+use teff::text::{EncodeOptions, TextError, TextStream, Tokenizer};
 
 /// Separates the texts of an `.inp` file.
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
@@ -70,10 +70,14 @@ fn golden_folder() -> PathBuf {
 
 /// A committed vocabulary.
 fn golden(name: &str) -> Tokenizer {
+    Tokenizer::from_gguf(&GgufFile::from_bytes(golden_bytes(name)).unwrap()).unwrap()
+}
+
+fn golden_bytes(name: &str) -> Vec<u8> {
     let packed = fs::read(golden_folder().join(format!("{name}.gguf.xz"))).unwrap();
     let mut bytes = Vec::new();
     lzma_rs::xz_decompress(&mut &packed[..], &mut bytes).unwrap();
-    Tokenizer::from_gguf(&GgufFile::from_bytes(bytes).unwrap()).unwrap()
+    bytes
 }
 
 #[test]
@@ -168,12 +172,138 @@ fn long_inputs_take_no_quadratic_time() {
     }
 }
 
+fn with_keys(keys: &[(&str, OwnedValue)]) -> Result<Tokenizer, TextError> {
+    let mut writer = GgufWriter::new(Vec::new());
+    for (key, value) in keys {
+        writer.add(*key, value.clone()).unwrap();
+    }
+    let bytes = writer.write_header().unwrap().finish().unwrap();
+    Tokenizer::from_gguf(&GgufFile::from_bytes(bytes).unwrap())
+}
+
+fn strings(list: &[&str]) -> OwnedValue {
+    list.iter().map(|s| s.to_string()).collect::<Vec<_>>().into()
+}
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+#[test]
+fn what_is_unsupported_is_refused_by_name() {
+    let refused = |keys: &[(&str, OwnedValue)]| with_keys(keys).unwrap_err().to_string();
+    assert_eq!(refused(&[]), "metadata key `tokenizer.ggml.model` is missing");
+    assert_eq!(
+        refused(&[(MODEL, "rwkv".into())]),
+        "unsupported tokenizer model `rwkv` (tokenizer.ggml.model)"
+    );
+    assert_eq!(
+        refused(&[(MODEL, 7u32.into())]),
+        "metadata key `tokenizer.ggml.model` must be a string"
+    );
+    let gpt2 = |pre: &str, tokens: &[&str]| {
+        let keys = [(MODEL, "gpt2".into()), (PRE, pre.into()), (TOKENS, strings(tokens))];
+        with_keys(&keys).unwrap_err().to_string()
+    };
+    assert_eq!(gpt2("gpt-5", &["a"]), "unknown pre-tokenizer `gpt-5` (tokenizer.ggml.pre)");
+    assert_eq!(gpt2("gpt-2", &["a"]), "metadata key `tokenizer.ggml.merges` is missing");
+    assert_eq!(
+        gpt2("gpt-2", &["b", "a", "a"]),
+        r#"tokenizer.ggml.tokens: ids 1 and 2 are both "a""#
+    );
+    assert_eq!(
+        refused(&[(MODEL, "llama".into()), (TOKENS, vec![1u32, 2].into())]),
+        "metadata key `tokenizer.ggml.tokens` must be an array of strings"
+    );
+    let scores = "tokenizer.ggml.scores";
+    assert_eq!(
+        refused(&[
+            (MODEL, "llama".into()),
+            (TOKENS, strings(&["a", "b"])),
+            (scores, vec![1.0f32].into())
+        ]),
+        "metadata key `tokenizer.ggml.scores` must be an array of 2 numbers, one per token"
+    );
+}
+
+#[test]
+fn old_files_without_a_pre_tokenizer_warn() {
+    let tokenizer = with_keys(&[
+        (MODEL, "gpt2".into()),
+        (TOKENS, strings(&["a", "b", "ab"])),
+        (MERGES, strings(&["a b"])),
+        ("tokenizer.ggml.bos_token_id", 99u32.into()),
+    ])
+    .unwrap();
+    assert_eq!(tokenizer.encode("abb", EncodeOptions::default()).unwrap(), [2, 1]);
+    let [bos, pre] = tokenizer.warnings() else { panic!("{:?}", tokenizer.warnings()) };
+    assert!(bos.contains("bos_token_id") && pre.contains(PRE), "{bos} {pre}");
+    assert_eq!((tokenizer.bos(), tokenizer.end_of_generation()), (None, &[][..]));
+}
+
+#[test]
+fn characters_without_a_token_fall_back_to_bytes_or_unknown() {
+    let spm = |tokens: &[&str]| {
+        with_keys(&[
+            (MODEL, "llama".into()),
+            (TOKENS, strings(tokens)),
+            ("tokenizer.ggml.add_space_prefix", false.into()),
+        ])
+        .unwrap()
+    };
+    let plain = EncodeOptions::default();
+    let bytes = spm(&["<unk>", "a", "<0xC3>", "<0xA9>"]);
+    assert_eq!(bytes.encode("aé", plain).unwrap(), [1, 2, 3]);
+    assert_eq!(bytes.encode("aü", plain).unwrap(), [1, 0]);
+    let key = ("tokenizer.ggml.unknown_token_id", 7u32.into());
+    let none = with_keys(&[(MODEL, "llama".into()), (TOKENS, strings(&["a"])), key]).unwrap();
+    let error = none.encode("é", plain).unwrap_err();
+    assert_eq!(error, TextError::Unencodable { character: '▁' });
+}
+
+#[test]
+fn files_without_vocabulary_have_a_size_only() {
+    let tokenizer = with_keys(&[
+        (MODEL, "none".into()),
+        ("general.architecture", "llama".into()),
+        ("llama.vocab_size", 320u32.into()),
+    ])
+    .unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.bos()), (320, None));
+    assert_eq!(tokenizer.encode("a", EncodeOptions::default()), Err(TextError::NoVocabulary));
+    assert_eq!(tokenizer.decode(&[1, 2], true), "");
+}
+
+#[test]
+fn damaged_vocabularies_never_panic() {
+    let mut rng = teff::sample::rng::Rng::new(1);
+    for name in ["llama-spm", "gpt-2"] {
+        let whole = golden_bytes(name);
+        let mut loaded = 0;
+        for _ in 0..60 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + rng.next_u64() % 4 {
+                let at = rng.next_u64() as usize % bytes.len();
+                bytes[at] ^= 1 << (rng.next_u64() % 8);
+            }
+            let Ok(file) = GgufFile::from_bytes(bytes) else { continue };
+            let Ok(tokenizer) = Tokenizer::from_gguf(&file) else { continue };
+            loaded += 1;
+            if let Ok(ids) = tokenizer.encode("<s> Hello\n\n  wörld 123 🦙", PARSE) {
+                tokenizer.decode(&ids, true);
+            }
+        }
+        assert!(loaded > 0, "{name}: no damaged file got as far as the tokenizer");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn any_text_comes_back(texts in proptest::collection::vec("\\PC*|[ \\n\\ta-z0-9']*", 4)) {
         static TOKENIZERS: LazyLock<[Tokenizer; 2]> =
-            LazyLock::new(|| ["llama-spm", "gpt-2"].map(|name| golden(name)));
+            LazyLock::new(|| ["llama-spm", "gpt-2"].map(golden));
         for tokenizer in &*TOKENIZERS {
             for text in &texts {
                 let ids = tokenizer.encode(text, EncodeOptions::default()).unwrap();

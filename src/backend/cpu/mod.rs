@@ -198,9 +198,8 @@ impl CpuBackend {
         assert!(leader.n_threads() <= self.scratch.len());
         let backend = &*self;
         leader.run(&|worker| {
-            let mut scratch = backend.scratch[worker.index()]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut scratch =
+                backend.scratch[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
             let ops = backend.kernels.float();
             let cx = Context { backend, ops, input, arena, worker };
             cx.fill_ropes();

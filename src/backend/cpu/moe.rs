@@ -101,14 +101,23 @@ impl Context<'_> {
         let buffers = &self.backend.moe;
         let n_experts = op.router.weight.rows;
         let source = Source { buffer: &buffers.x, norm: None, set };
-        self.products(source, &[&op.router.weight], n_experts, scratch, |acts, ticket, kernels, y| {
-            let rows = ticket.items();
-            y.resize(rows.len() * set.len(), 0.0);
-            self.product(&op.router, rows.clone(), acts, kernels, y);
-            for (i, y) in y.chunks_exact(rows.len()).enumerate() {
-                buffers.scores.write_columns(ticket, set.get(i), rows.clone()).copy_from_slice(y);
-            }
-        });
+        self.products(
+            source,
+            &[&op.router.weight],
+            n_experts,
+            scratch,
+            |acts, ticket, kernels, y| {
+                let rows = ticket.items();
+                y.resize(rows.len() * set.len(), 0.0);
+                self.product(&op.router, rows.clone(), acts, kernels, y);
+                for (i, y) in y.chunks_exact(rows.len()).enumerate() {
+                    buffers
+                        .scores
+                        .write_columns(ticket, set.get(i), rows.clone())
+                        .copy_from_slice(y);
+                }
+            },
+        );
         let ranked = &mut scratch.routes.ranked;
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(set.n_tokens, 1) {
@@ -136,7 +145,8 @@ impl Context<'_> {
         self.worker.phase(|phase| {
             for i in 0..set.len() {
                 let token = set.get(i);
-                for (rank, &expert) in experts.read_row(phase, token)[..op.n_used].iter().enumerate()
+                for (rank, &expert) in
+                    experts.read_row(phase, token)[..op.n_used].iter().enumerate()
                 {
                     let slot = (token * op.n_used + rank) as u32;
                     routes.by_expert.push((expert, token as u32, slot));
@@ -223,9 +233,7 @@ fn rank(op: &Moe, scores: &[f32], ranked: &mut Vec<(f32, u32)>, softmax: fn(&mut
     ranked.truncate(op.n_used);
     let sum = match op.gating {
         Gating::Softmax => 1.0,
-        Gating::SoftmaxNormalized => {
-            ranked.iter().map(|r| r.0).sum::<f32>().max(WEIGHT_SUM_MIN)
-        }
+        Gating::SoftmaxNormalized => ranked.iter().map(|r| r.0).sum::<f32>().max(WEIGHT_SUM_MIN),
     };
     for (weight, _) in ranked {
         *weight *= op.weight_scale / sum;

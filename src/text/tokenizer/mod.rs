@@ -4,6 +4,9 @@
 //! llama.cpp's rules, so that a file gives the ids it was tested with. Other kinds
 //! (WordPiece, Unigram, RWKV, PLaMo) are refused by name.
 //!
+//! The `tokenizers` crate is not underneath: its BPE wants merges where GGUF has scores, its `Model`
+//! trait wants trainers, its patterns backtrack, and its rules for added tokens are not GGUF's.
+//!
 //! Cost: the vocabulary is copied once into compact tables (about 7 MB for 262,144 tokens);
 //! encoding is O(n log n) on any input.
 

@@ -25,14 +25,25 @@ pub(super) enum Fragment {
 pub(super) struct SpecialFinder {
     /// One bit per pair of bytes that begins a special token.
     starts: Box<[u64; 1024]>,
-    /// Byte lengths that occur, longest first; whether a user-defined token has that length.
-    lengths: Vec<(usize, bool)>,
+    /// The special tokens by length in bytes, longest first.
+    lengths: Vec<Length>,
+}
+
+/// What all special tokens of one length have in common.
+#[derive(Clone, Debug, Default)]
+struct Length {
+    bytes: usize,
+    /// Whether a user-defined token is among them.
+    user: bool,
+    /// First and last bytes that occur, as bits: a filter before any lookup.
+    first: [u64; 4],
+    last: [u64; 4],
 }
 
 impl SpecialFinder {
     pub fn new(vocab: &Vocab) -> Self {
         let mut starts = Box::new([0; 1024]);
-        let mut lengths = BTreeMap::new();
+        let mut lengths: BTreeMap<usize, Length> = BTreeMap::new();
         for id in 0..vocab.len() as u32 {
             let kind = vocab.attr(id);
             if kind & (attr::CONTROL | attr::USER | attr::UNKNOWN) == 0 {
@@ -41,12 +52,16 @@ impl SpecialFinder {
             let text = vocab.str(id).unwrap_or_default().as_bytes();
             match *text {
                 [] => continue,
-                [one] => (0..=255).for_each(|second| set(&mut starts, [one, second])),
-                [one, two, ..] => set(&mut starts, [one, two]),
+                [one] => (0..=255).for_each(|second| set(&mut starts[..], pair(one, second))),
+                [one, two, ..] => set(&mut starts[..], pair(one, two)),
             }
-            *lengths.entry(text.len()).or_default() |= is_plain_user(kind);
+            let length = lengths.entry(text.len()).or_default();
+            length.bytes = text.len();
+            length.user |= is_plain_user(kind);
+            set(&mut length.first, text[0].into());
+            set(&mut length.last, text[text.len() - 1].into());
         }
-        Self { starts, lengths: lengths.into_iter().rev().collect() }
+        Self { starts, lengths: lengths.into_values().rev().collect() }
     }
 
     /// Cuts `text`; `parse_special` finds control and unknown tokens too.
@@ -57,16 +72,15 @@ impl SpecialFinder {
         let candidates = self.candidates(text.as_bytes());
         // Start of each token that was found -> its whole range with stripped spaces, and its id.
         let mut taken = BTreeMap::new();
-        for &(length, user) in &self.lengths {
-            if candidates.is_empty() || !(parse_special || user) {
-                continue;
-            }
+        for length in self.lengths.iter().filter(|length| parse_special || length.user) {
             for &at in &candidates {
-                let Some(piece) = text.get(at..at + length) else { continue };
-                let Some(free) = free_around(&taken, text.len(), at, length) else { continue };
-                let Some(id) = vocab.find(piece) else { continue };
+                let Some(range) = length.candidate(text.as_bytes(), at) else { continue };
+                let Some(id) = text.get(range.clone()).and_then(|piece| vocab.find(piece)) else {
+                    continue;
+                };
+                let Some(free) = free_around(&taken, text.len(), &range) else { continue };
                 if found(vocab.attr(id), parse_special) {
-                    let range = stripped(text, at..at + length, &free, vocab.attr(id));
+                    let range = stripped(text, range, &free, vocab.attr(id));
                     taken.insert(range.start, (range.end, id));
                 }
             }
@@ -85,19 +99,30 @@ impl SpecialFinder {
     fn candidates(&self, text: &[u8]) -> Vec<usize> {
         let is_start = |at: usize| {
             // A single-byte token at the very end has its bit set for every second byte.
-            get(&self.starts, [text[at], text.get(at + 1).copied().unwrap_or(0)])
+            get(&self.starts[..], pair(text[at], text.get(at + 1).copied().unwrap_or(0)))
         };
         (0..text.len()).filter(|&at| is_start(at)).collect()
     }
 }
 
-fn set(bits: &mut [u64; 1024], pair: [u8; 2]) {
-    let at = usize::from(u16::from_le_bytes(pair));
+impl Length {
+    /// Where a token of this length could be if one starts at `at`.
+    fn candidate(&self, text: &[u8], at: usize) -> Option<Range<usize>> {
+        let end = at + self.bytes;
+        let last = *text.get(end - 1)?;
+        (get(&self.last, last.into()) && get(&self.first, text[at].into())).then_some(at..end)
+    }
+}
+
+fn pair(first: u8, second: u8) -> usize {
+    usize::from(u16::from_le_bytes([first, second]))
+}
+
+fn set(bits: &mut [u64], at: usize) {
     bits[at / 64] |= 1 << (at % 64);
 }
 
-fn get(bits: &[u64; 1024], pair: [u8; 2]) -> bool {
-    let at = usize::from(u16::from_le_bytes(pair));
+fn get(bits: &[u64], at: usize) -> bool {
     bits[at / 64] >> (at % 64) & 1 == 1
 }
 
@@ -114,12 +139,11 @@ fn found(kind: u8, parse_special: bool) -> bool {
 fn free_around(
     taken: &BTreeMap<usize, (usize, u32)>,
     text_len: usize,
-    at: usize,
-    length: usize,
+    candidate: &Range<usize>,
 ) -> Option<Range<usize>> {
-    let start = taken.range(..=at).next_back().map_or(0, |(_, &(end, _))| end);
-    let end = taken.range(at..).next().map_or(text_len, |(&next, _)| next);
-    (start <= at && at + length <= end).then_some(start..end)
+    let start = taken.range(..=candidate.start).next_back().map_or(0, |(_, &(end, _))| end);
+    let end = taken.range(candidate.start..).next().map_or(text_len, |(&next, _)| next);
+    (start <= candidate.start && candidate.end <= end).then_some(start..end)
 }
 
 /// The token with the white space it swallows, within the free text around it.

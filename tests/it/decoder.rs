@@ -1,0 +1,235 @@
+//! The decoder against the reference's logits, and against itself: any batching, any number of
+//! threads and any reuse of a prefix gives the same bits.
+
+use crate::fixture_model::{self, Fixture};
+use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter};
+use std::path::Path;
+use std::sync::Arc;
+use teff::backend::pages::KvType;
+use teff::decoder::{Decoder, Logits, Run, StepError};
+use teff::engine::{Engine, EngineOptions, Model};
+use teff::kv::KvError;
+use teff_kernels::{KernelTable, Level};
+
+/// Two F32 computations in another order differ only by rounding.
+const NMSE_MAX: f64 = 1e-6;
+
+fn model(gguf: Vec<u8>) -> Model {
+    let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
+    Model::from_file(file, Path::new("test.gguf")).unwrap()
+}
+
+fn options(threads: usize, batch: usize) -> EngineOptions {
+    EngineOptions {
+        threads: Some(threads),
+        max_batch: batch,
+        max_outputs: batch,
+        kv_type: KvType::F32,
+        ..EngineOptions::default()
+    }
+}
+
+/// The logits at every position, fed `batch` tokens at a time.
+fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
+    let mut engine = Engine::new(model, options).unwrap();
+    engine.lead(|decoder, leader| {
+        let sequence = decoder.kv_mut().create();
+        let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
+            let run = Run { sequence, tokens, logits: Logits::All };
+            decoder.step(leader, &[run]).unwrap().to_vec()
+        });
+        chunks.collect()
+    })
+}
+
+/// The largest normalized mean square error of any position.
+fn nmse_max(ours: &[f32], truth: &[f32], n_vocab: usize) -> f64 {
+    assert_eq!(ours.len(), truth.len());
+    let rows = ours.chunks(n_vocab).zip(truth.chunks(n_vocab));
+    let nmse = rows.map(|(a, b)| {
+        let sums = a.iter().zip(b).fold((0.0, 0.0), |(error, norm), (&a, &b)| {
+            (error + f64::from(a - b).powi(2), norm + f64::from(b).powi(2))
+        });
+        sums.0 / sums.1
+    });
+    nmse.fold(0.0, f64::max)
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn every_fixture_gives_the_references_logits_and_the_same_bits_always() {
+    for name in fixture_model::names() {
+        let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load(&name);
+        let model = model(gguf);
+        let first = logits(&model, &tokens, &options(1, 1));
+        let error = nmse_max(&first, &truth, n_vocab);
+        assert!(error <= NMSE_MAX, "{name}: NMSE {error:.2e}");
+        for (threads, batch) in [(1, 7), (2, 1), (2, 48), (4, 7), (3, 48), (1, 5)] {
+            let other = logits(&model, &tokens, &options(threads, batch));
+            assert!(bits(&other) == bits(&first), "{name}: {threads} threads, batches of {batch}");
+        }
+    }
+}
+
+#[test]
+fn every_architecture_has_a_fixture() {
+    let fixtures = fixture_model::names();
+    let described = |arch| {
+        fixtures.iter().any(|name| {
+            let file = GgufFile::from_bytes(fixture_model::load(name).gguf).unwrap();
+            file.get("general.architecture").and_then(|v| v.as_str()) == Some(arch)
+        })
+    };
+    for arch in teff::model::arch::names() {
+        assert!(described(arch), "no file in tests/golden/archs is of architecture {arch}");
+    }
+}
+
+/// The fixture with its matrices in another type.
+fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
+    let file = GgufFile::from_bytes(gguf.to_vec()).unwrap();
+    let kernels = KernelTable::at_most(Level::Scalar).types(ty).unwrap();
+    let mut writer = GgufWriter::new(Vec::new());
+    for (key, value) in file.entries() {
+        writer.add(key, value).unwrap();
+    }
+    let fits = |dims: &[u64]| dims.len() > 1 && dims[0] % ty.block_len() as u64 == 0;
+    for tensor in file.tensors() {
+        let ty = if fits(&tensor.dims) { ty } else { tensor.ty };
+        writer.declare(&tensor.name, ty, &tensor.dims).unwrap();
+    }
+    let mut data = writer.write_header().unwrap();
+    for tensor in file.tensors() {
+        let bytes = file.data(tensor);
+        if !fits(&tensor.dims) {
+            data.write_tensor(bytes).unwrap();
+            continue;
+        }
+        let values: Vec<f32> =
+            bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        let n = ty.bytes_of(values.len() as u64).unwrap() as usize;
+        let mut blocks = vec![0; n];
+        let cols = tensor.dims[0] as usize;
+        let row_bytes = n / (values.len() / cols);
+        for (row, blocks) in values.chunks(cols).zip(blocks.chunks_mut(row_bytes)) {
+            kernels.quantize(row, None, blocks);
+        }
+        data.write_tensor(&blocks).unwrap();
+    }
+    data.finish().unwrap()
+}
+
+#[test]
+fn every_type_gives_the_same_bits_however_it_is_batched() {
+    use GgmlType::*;
+    let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load("qwen3-dense");
+    // How far a model of random weights strays with weights of this type.
+    let types = [
+        (F16, 1e-5),
+        (BF16, 1e-3),
+        (Q8_0, 2e-3),
+        (Q6_K, 4e-3),
+        (Q5_0, 0.02),
+        (Q5_1, 0.02),
+        (Q5_K, 0.02),
+        (Q4_0, 0.06),
+        (Q4_1, 0.06),
+        (Q4_K, 0.06),
+        (Q3_K, 0.25),
+        (Q2_K, 0.8),
+    ];
+    for (ty, error_max) in types {
+        let model = model(quantized(&gguf, ty));
+        let first = logits(&model, &tokens, &options(1, 1));
+        let error = nmse_max(&first, &truth, n_vocab);
+        assert!(error <= error_max, "{ty}: NMSE {error:.2e}");
+        for (threads, batch) in [(2, 3), (2, 7), (4, 48), (1, 17)] {
+            let other = logits(&model, &tokens, &options(threads, batch));
+            assert!(bits(&other) == bits(&first), "{ty}: {threads} threads, batches of {batch}");
+        }
+        let scalar =
+            EngineOptions { kernels: KernelTable::at_most(Level::Scalar), ..options(2, 48) };
+        // Other roundings in norms and attention now and then move an activation to the next
+        // code.
+        let scalar = nmse_max(&logits(&model, &tokens, &scalar), &first, n_vocab);
+        assert!(scalar <= 1e-3, "{ty}: scalar differs by NMSE {scalar:.2e}");
+    }
+}
+
+#[test]
+fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
+    for name in ["gemma3-dense", "llama-moe"] {
+        let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let alone = logits(&model, &tokens, &options(2, 48));
+        let mut other: Vec<u32> = tokens.clone();
+        other.reverse();
+        let other_alone = logits(&model, &other, &options(2, 48));
+        let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
+        engine.lead(|decoder, leader| {
+            let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
+            for (ta, tb) in tokens.chunks(12).zip(other.chunks(12)) {
+                let runs = [
+                    Run { sequence: a, tokens: ta, logits: Logits::All },
+                    Run { sequence: b, tokens: tb, logits: Logits::Last },
+                ];
+                let end = decoder.kv().len(a) + 12;
+                let rows = decoder.step(leader, &runs).unwrap();
+                assert_eq!(rows.len(), 13 * n_vocab);
+                let expected = &alone[(end - 12) * n_vocab..end * n_vocab];
+                assert!(bits(&rows[..12 * n_vocab]) == bits(expected), "{name}");
+                let expected = &other_alone[(end - 1) * n_vocab..end * n_vocab];
+                assert!(bits(&rows[12 * n_vocab..]) == bits(expected), "{name}");
+            }
+            // A fork at 40 goes its own way; its parent's pages stay as they were.
+            let fork = decoder.kv_mut().fork(a, 40).unwrap();
+            let step = |decoder: &mut Decoder, sequence, tokens: &[u32]| {
+                let run = Run { sequence, tokens, logits: Logits::Last };
+                bits(decoder.step(leader, &[run]).unwrap())
+            };
+            let forked = step(decoder, fork, &tokens[40..]);
+            assert!(forked == bits(&alone[47 * n_vocab..]), "{name}");
+            assert!(decoder.kv_mut().truncate(a, 44));
+            let again = step(decoder, a, &tokens[44..]);
+            assert!(again == bits(&alone[47 * n_vocab..]), "{name}");
+            decoder.kv_mut().remove(a);
+            decoder.kv_mut().remove(fork);
+            decoder.kv_mut().remove(b);
+            assert_eq!(decoder.kv().kv_bytes(), 0);
+        });
+    }
+}
+
+#[test]
+fn half_precision_keys_and_values_stay_close() {
+    let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load("llama-dense");
+    let options = EngineOptions { kv_type: KvType::F16, ..options(2, 48) };
+    let error = nmse_max(&logits(&model(gguf), &tokens, &options), &truth, n_vocab);
+    assert!((1e-9..1e-5).contains(&error), "NMSE {error:.2e}");
+}
+
+#[test]
+fn refused_steps_change_nothing() {
+    let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load("llama-dense-plain");
+    let options = EngineOptions { n_ctx: Some(40), ..options(2, 48) };
+    let mut engine = Engine::new(&model(gguf), &options).unwrap();
+    engine.lead(|decoder, leader| {
+        let sequence = decoder.kv_mut().create();
+        let run = |tokens| Run { sequence, tokens, logits: Logits::Last };
+        let full = StepError::Kv(KvError::ContextFull { n_ctx: 40 });
+        assert_eq!(decoder.step(leader, &[run(&tokens)]).unwrap_err(), full);
+        let bad = StepError::TokenId { id: n_vocab as u32, n_vocab };
+        let beyond = [1, n_vocab as u32];
+        assert_eq!(decoder.step(leader, &[run(&beyond)]).unwrap_err(), bad);
+        let twice = [run(&[1]), run(&[2])];
+        assert_eq!(decoder.step(leader, &twice).unwrap_err(), StepError::SequenceTwice);
+        assert_eq!(decoder.kv().kv_bytes(), 0);
+        let first = bits(decoder.step(leader, &[run(&tokens[..40])]).unwrap());
+        assert_eq!(decoder.step(leader, &[run(&[1])]).unwrap_err(), full);
+        assert!(decoder.kv_mut().truncate(sequence, 39));
+        assert_eq!(bits(decoder.step(leader, &[run(&tokens[39..40])]).unwrap()), first);
+    });
+}

@@ -1,0 +1,79 @@
+//! Files that are GGUF but hardly models: loading ends in an error or in a model that computes,
+//! never in a panic. (What is not even GGUF is the reader's own business, see its tests.)
+
+use crate::fixture_model;
+use gguf_rs_lite::GgufFile;
+use std::path::Path;
+use std::sync::Arc;
+use teff::backend::cpu::pool::Pool;
+use teff::backend::pages::KvType;
+use teff::decoder::{Decoder, DecoderOptions, Logits, Run};
+use teff::engine::Model;
+use teff_kernels::KernelTable;
+
+/// Loads the bytes as far as they go and feeds two tokens. Says whether it came that far.
+fn try_model(bytes: Vec<u8>, pool: &Pool) -> bool {
+    let Ok(file) = GgufFile::from_bytes(bytes) else { return false };
+    let Ok(model) = Model::from_file(Arc::new(file), Path::new("hostile.gguf")) else {
+        return false;
+    };
+    let options = DecoderOptions {
+        max_threads: 1,
+        max_batch: 2,
+        max_outputs: 1,
+        n_ctx: 8,
+        kv_type: KvType::F16,
+        kv_bytes_max: 1 << 20,
+    };
+    let kernels = KernelTable::detect();
+    let Ok(mut decoder) = Decoder::new(model.file(), model.spec(), kernels, &options) else {
+        return false;
+    };
+    let n_vocab = decoder.n_vocab();
+    pool.lead(|leader| {
+        let sequence = decoder.kv_mut().create();
+        let tokens = [0, (n_vocab - 1) as u32];
+        let run = Run { sequence, tokens: &tokens, logits: Logits::Last };
+        decoder.step(leader, &[run]).is_ok_and(|row| row.len() == n_vocab)
+    })
+}
+
+/// Where the tensors' data begins: the names, types and shapes lie before it.
+fn header_len(gguf: &[u8]) -> usize {
+    let file = GgufFile::from_bytes(gguf.to_vec()).unwrap();
+    file.tensors().iter().map(|tensor| tensor.offset).min().unwrap() as usize
+}
+
+#[test]
+fn a_flipped_byte_of_a_header_is_an_error_or_a_model() {
+    let pool = Pool::new(1).unwrap();
+    for name in ["gemma3-dense", "llama-moe", "llama-dense-yarn"] {
+        let gguf = fixture_model::load(name).gguf;
+        assert!(try_model(gguf.clone(), &pool), "{name} itself");
+        let header = header_len(&gguf);
+        let mut loaded = 0;
+        let mut tried = 0;
+        // Every byte once, its flip chosen by its place: another bit, all bits, or a small step.
+        for at in 0..header {
+            let flip = [0x01, 0xff, 0x80, 0x04, 0x20, 0x7f][at % 6];
+            let mut bytes = gguf.clone();
+            bytes[at] ^= flip;
+            loaded += usize::from(try_model(bytes, &pool));
+            tried += 1;
+        }
+        // Both ends happen, or the test tests nothing.
+        assert!(loaded > tried / 100 && loaded < tried / 2, "{name}: {loaded} of {tried} loaded");
+    }
+}
+
+#[test]
+fn weights_of_any_bits_compute() {
+    let pool = Pool::new(1).unwrap();
+    let gguf = fixture_model::load("qwen3-dense").gguf;
+    let header = header_len(&gguf);
+    for fill in [0x00, 0xff, 0x7f, 0x80] {
+        let mut bytes = gguf.clone();
+        bytes[header..].fill(fill);
+        assert!(try_model(bytes, &pool), "weights of {fill:#x}");
+    }
+}
