@@ -1,7 +1,7 @@
 //! Loads and stores between arrays and registers: the only unsafe code of the kernels. Lengths
 //! are in the types, so nothing can be out of bounds; alignment is free.
 
-use crate::block::{Bf16, F16, F32};
+use crate::block::{Bf16, Block, F16, F32};
 use std::arch::x86_64::*;
 
 /// 32 bytes.
@@ -26,6 +26,25 @@ pub(super) fn store<T: Bytes32>(x: &mut T, value: __m256i) {
 pub(super) fn load_16<T: Bytes16>(x: &T) -> __m128i {
     // SAFETY: `Bytes16` types are 16 bytes without padding; the load takes any alignment.
     unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast()) }
+}
+
+/// The first 16 bytes of a block.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_head<B: Block>(x: &B) -> __m128i {
+    const { assert!(size_of::<B>() >= 16) }
+    // SAFETY: blocks are nothing but bytes, and these 16 are its own.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast()) }
+}
+
+/// The last 16 bytes of a block.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_tail<B: Block>(x: &B) -> __m128i {
+    const { assert!(size_of::<B>() >= 16) }
+    let end = size_of::<B>() - 16;
+    // SAFETY: blocks are nothing but bytes, and these 16 are its own.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast::<u8>().add(end).cast()) }
 }
 
 /// 16 bytes.
@@ -124,7 +143,7 @@ unsafe impl Bytes32 for [u8; 32] {}
 // SAFETY: as above.
 unsafe impl Bytes32 for [i16; 16] {}
 // SAFETY: as above.
-unsafe impl Bytes32 for [[i16; 8]; 2] {}
+unsafe impl Bytes32 for [[i16; 2]; 8] {}
 // SAFETY: as above.
 unsafe impl Bytes32 for [i32; 8] {}
 // SAFETY: `F32` is four bytes.
