@@ -7,7 +7,7 @@
 //! Rows that eight does not divide are filled up with repetitions of the last one.
 
 use super::mem::{load, load_ps, prefetch, store_ps};
-use super::sum::{cross_128, pairs_8, pairs_by_half, sum_8};
+use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_8};
 use super::unpack::{Codes32, Codes256, EightScales, halves};
 use crate::act::{Acts, SUMS};
 use crate::block::{BlockQ8_0, F16, as_blocks};
@@ -186,6 +186,7 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
             for r in 1..ROWS {
                 blocks[r] = &rows[r][b];
             }
+            prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS, ROWS);
             let scales = scales(&blocks);
             let mut tokens = [Token::default(); N];
             for t in 0..N {
@@ -197,14 +198,17 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
                     tokens[t].s = scaled_sums::<B>(&s[0], &d[0]);
                 }
             }
+            // From memory they are spread over the lanes by the load.
+            let tokens = std::hint::black_box(&tokens);
             let mut sums = [[_mm256_setzero_ps(); 2]; N];
-            macro_rules! groups {
-                ($($j:literal)*) => {$(
-                    prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS + $j, 1);
-                    group::<B, N, $j>(&blocks, &scales, &tokens, &mut sums, masks, &codes);
+            macro_rules! planes {
+                ($($i:literal)*) => {$(
+                    if $i * PLANES < 8 {
+                        planes::<B, N, $i>(&blocks, &scales, tokens, &mut sums, masks, &codes);
+                    }
                 )*};
             }
-            groups!(0 1 2 3 4 5 6 7);
+            planes!(0 1 2 3);
             for t in 0..N {
                 let [products, mins] = sums[t];
                 acc[t] = _mm256_fmadd_ps(scales.d, products, acc[t]);
@@ -249,11 +253,15 @@ fn scaled_sums<B: Codes256>(s: &[[i16; SUMS]; 8], d: &[f32; 8]) -> [[f32; 8]; 2]
     out
 }
 
-/// Elements `32 * J..32 * J + 32` of eight super-blocks: a step of the chain of the products and
+/// Groups of 32 elements that are taken together: as they come of the same bytes, these are loaded
+/// once.
+const PLANES: usize = 2;
+
+/// Elements `64 * I..64 * I + 64` of eight super-blocks: two steps of the chain of the products and
 /// of that of the minimums, for `N` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn group<B: Codes256, const N: usize, const J: usize>(
+fn planes<B: Codes256, const N: usize, const I: usize>(
     blocks: &[&B; ROWS],
     scales: &EightScales,
     tokens: &[Token<'_>; N],
@@ -261,56 +269,101 @@ fn group<B: Codes256, const N: usize, const J: usize>(
     masks: &Masks,
     codes: &impl Fn(&B, usize) -> __m256i,
 ) {
-    let wide = B::GROUP == 32;
-    let (word, byte) = if wide { (J / 4, J % 4) } else { (J / 2, J % 2 * 2) };
-    let scale = |mask| _mm256_shuffle_epi8(scales.scales[word], load(mask));
-    let min = |byte: usize| {
-        let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));
-        _mm256_cvtepi32_ps(min)
-    };
-    // Pairs of the same i16.
-    let (scale, crossed_scale) = if wide {
-        let scale = scale(&masks.scale[byte]);
-        (scale, scale)
-    } else {
-        // Scales may be negative.
-        let [straight, crossed] = &masks.crossing[byte / 2];
-        (_mm256_srai_epi16::<8>(scale(straight)), _mm256_srai_epi16::<8>(scale(crossed)))
-    };
-    let mut code = [_mm256_setzero_si256(); ROWS];
-    for r in 0..ROWS {
-        code[r] = codes(blocks[r], J);
-    }
-    for t in 0..N {
-        let q = load(&tokens[t].q[J]);
-        let mut p = [_mm256_setzero_si256(); ROWS];
-        for r in 0..ROWS {
-            p[r] = _mm256_maddubs_epi16(code[r], q);
+    let mut pairs = [[[_mm256_setzero_si256(); 2]; PLANES]; N];
+    for half in 0..2 {
+        for plane in 0..PLANES {
+            let j = I * PLANES + plane;
+            let mut code = [_mm256_setzero_si256(); 4];
+            for r in 0..4 {
+                code[r] = codes(blocks[4 * half + r], j);
+            }
+            for t in 0..N {
+                let q = load(&tokens[t].q[j]);
+                let mut p = [_mm256_setzero_si256(); 4];
+                for r in 0..4 {
+                    p[r] = _mm256_maddubs_epi16(code[r], q);
+                }
+                pairs[t][plane][half] = pairs_4(p[0], p[1], p[2], p[3]);
+            }
         }
-        // Eight pairs of products fit an i16 if the codes are at most 15, four if at most 32 once
-        // the offset is off.
-        let isum = if wide && B::MAX <= 15 {
-            _mm256_madd_epi16(pairs_8(&p), scale)
-        } else {
-            let [mut a, mut b] = pairs_by_half(&p);
-            if B::OFFSET != 0 {
-                let offset = offset::<B>(q);
-                a = _mm256_sub_epi16(a, offset);
-                b = _mm256_sub_epi16(b, offset);
-            }
-            let (straight, crossed) = cross_128(a, b);
-            let straight = _mm256_madd_epi16(straight, scale);
-            _mm256_add_epi32(straight, _mm256_madd_epi16(crossed, crossed_scale))
+    }
+    for plane in 0..PLANES {
+        let j = I * PLANES + plane;
+        let factors = Factors::new::<B>(scales, j, masks);
+        for t in 0..N {
+            step::<B>(pairs[t][plane], &tokens[t], j, &factors, &mut sums[t]);
+        }
+    }
+}
+
+/// The scales and minimums of one group of 32 of eight rows.
+struct Factors {
+    /// As pairs of the same i16, for what [`cross_128`] makes of the halves of 32 elements.
+    straight: __m256i,
+    crossed: __m256i,
+    /// Of the 32, or of either half.
+    mins: [__m256; 2],
+}
+
+impl Factors {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new<B: Codes256>(scales: &EightScales, j: usize, masks: &Masks) -> Factors {
+        let scale = |word: usize, mask| _mm256_shuffle_epi8(scales.scales[word], load(mask));
+        let min = |word: usize, byte: usize| {
+            let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));
+            _mm256_cvtepi32_ps(min)
         };
-        let da = _mm256_set1_ps(tokens[t].d[J]);
-        let [products, mins] = &mut sums[t];
-        *products = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), da, *products);
-        if B::HAS_MIN {
-            let [first, second] = tokens[t].s;
-            *mins = _mm256_fmadd_ps(min(byte), _mm256_set1_ps(first[J]), *mins);
-            if !wide {
-                *mins = _mm256_fmadd_ps(min(byte + 1), _mm256_set1_ps(second[J]), *mins);
+        if B::GROUP == 32 {
+            let (word, byte) = (j / 4, j % 4);
+            let scale = scale(word, &masks.scale[byte]);
+            let mins = [min(word, byte), _mm256_setzero_ps()];
+            Factors { straight: scale, crossed: scale, mins }
+        } else {
+            let (word, byte) = (j / 2, j % 2 * 2);
+            let [straight, crossed] = &masks.crossing[j % 2];
+            Factors {
+                // Scales may be negative.
+                straight: _mm256_srai_epi16::<8>(scale(word, straight)),
+                crossed: _mm256_srai_epi16::<8>(scale(word, crossed)),
+                mins: [min(word, byte), min(word, byte + 1)],
             }
+        }
+    }
+}
+
+/// A step of both chains of one token.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn step<B: Codes256>(
+    [mut a, mut b]: [__m256i; 2],
+    token: &Token<'_>,
+    j: usize,
+    factors: &Factors,
+    [products, mins]: &mut [__m256; 2],
+) {
+    // Eight pairs of products fit an i16 if the codes are at most 15; four if they are at most 32
+    // once the offset is off.
+    let isum = if B::GROUP == 32 && B::MAX <= 15 {
+        let (straight, crossed) = cross_128(a, b);
+        _mm256_madd_epi16(_mm256_add_epi16(straight, crossed), factors.straight)
+    } else {
+        if B::OFFSET != 0 {
+            let offset = offset::<B>(load(&token.q[j]));
+            a = _mm256_sub_epi16(a, offset);
+            b = _mm256_sub_epi16(b, offset);
+        }
+        let (straight, crossed) = cross_128(a, b);
+        let straight = _mm256_madd_epi16(straight, factors.straight);
+        _mm256_add_epi32(straight, _mm256_madd_epi16(crossed, factors.crossed))
+    };
+    let da = _mm256_set1_ps(token.d[j]);
+    *products = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), da, *products);
+    if B::HAS_MIN {
+        let [first, second] = token.s;
+        *mins = _mm256_fmadd_ps(factors.mins[0], _mm256_set1_ps(first[j]), *mins);
+        if B::GROUP == 16 {
+            *mins = _mm256_fmadd_ps(factors.mins[1], _mm256_set1_ps(second[j]), *mins);
         }
     }
 }

@@ -34,7 +34,7 @@ fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
 /// As [`sum_4`] with pairs of i16.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn pairs_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+pub(super) fn pairs_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
     let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
     let (straight, crossed) = cross_64(ab, cd);
