@@ -127,6 +127,24 @@ impl<'a> Panel<'a> {
             s: &s.as_chunks().0.as_chunks().0[first..first + n],
         }
     }
+
+    /// The eight blocks of super-block `b`.
+    #[inline(always)]
+    fn eight(self, b: usize) -> EightBlocks<'a> {
+        EightBlocks {
+            q: &self.q.as_chunks().0[b],
+            d: &self.d.as_chunks().0[b],
+            s: &self.s.as_chunks().0[b],
+        }
+    }
+}
+
+/// A panel's part of a super-block.
+#[derive(Clone, Copy)]
+struct EightBlocks<'a> {
+    q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]; 8],
+    d: &'a [[f32; PANEL_TOKENS]; 8],
+    s: &'a [[[i16; SUMS]; PANEL_TOKENS]; 8],
 }
 
 /// Types in blocks of 32 with codes of at most 5 bits.
@@ -462,9 +480,9 @@ fn tile_256<B: Codes256, const T: usize>(
     const { assert!(B::PANEL_OFFSET == B::OFFSET || B::GROUP == 32) }
     let ones = _mm256_set1_epi16(1);
     for (b, w) in w.iter().enumerate() {
+        let panels = panels.map(|panel| panel.eight(b));
         let mut products = [[_mm256_setzero_ps(); T]; R];
         for j in 0..8 {
-            let at = 8 * b + j;
             let mut isum = [[_mm256_setzero_si256(); T]; R];
             for g in 0..32 / B::GROUP {
                 let i = j * (32 / B::GROUP) + g;
@@ -476,7 +494,7 @@ fn tile_256<B: Codes256, const T: usize>(
                     let k = g * 4 + k;
                     let mut q = [_mm256_setzero_si256(); T];
                     for t in 0..T {
-                        q[t] = load(&panels[t].q[at][k]);
+                        q[t] = load(&panels[t].q[j][k]);
                     }
                     for r in 0..R {
                         let codes = _mm256_set1_epi32(w[r].codes[j][k]);
@@ -495,8 +513,8 @@ fn tile_256<B: Codes256, const T: usize>(
                 }
             }
             for t in 0..T {
-                let da = load_ps(&panels[t].d[at]);
-                let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(load(&panels[t].s[at]), ones));
+                let da = load_ps(&panels[t].d[j]);
+                let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(load(&panels[t].s[j]), ones));
                 for r in 0..R {
                     let mut isum = _mm256_cvtepi32_ps(isum[r][t]);
                     if B::PANEL_OFFSET != B::OFFSET {
@@ -507,30 +525,19 @@ fn tile_256<B: Codes256, const T: usize>(
                 }
             }
         }
-        for r in 0..R {
-            let d = _mm256_set1_ps(w[r].d);
-            for t in 0..T {
-                let out = &mut sums[r][t];
-                store_ps(out, _mm256_fmadd_ps(d, products[r][t], load_ps(out)));
-            }
-        }
-        if !B::HAS_MIN {
-            continue;
-        }
         let mut mins = [[_mm256_setzero_ps(); T]; R];
-        for j in 0..8 {
-            let at = 8 * b + j;
+        for j in 0..if B::HAS_MIN { 8 } else { 0 } {
             for g in 0..32 / B::GROUP {
                 let i = j * (32 / B::GROUP) + g;
                 let mut scaled = [_mm256_setzero_ps(); T];
                 for t in 0..T {
-                    let pair = load(&panels[t].s[at]);
+                    let pair = load(&panels[t].s[j]);
                     let sum = match (B::GROUP, g) {
                         (32, _) => _mm256_madd_epi16(pair, ones),
                         (_, 0) => _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(pair)),
                         _ => _mm256_srai_epi32::<16>(pair),
                     };
-                    let da = load_ps(&panels[t].d[at]);
+                    let da = load_ps(&panels[t].d[j]);
                     scaled[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), da);
                 }
                 for r in 0..R {
@@ -541,11 +548,16 @@ fn tile_256<B: Codes256, const T: usize>(
                 }
             }
         }
+        // Loaded before the loops they would take all registers from them.
+        let sums = std::hint::black_box(&mut *sums);
         for r in 0..R {
-            let dmin = _mm256_set1_ps(w[r].dmin);
+            let (d, dmin) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].dmin));
             for t in 0..T {
-                let out = &mut sums[r][t];
-                store_ps(out, _mm256_fnmadd_ps(dmin, mins[r][t], load_ps(out)));
+                let mut acc = _mm256_fmadd_ps(d, products[r][t], load_ps(&sums[r][t]));
+                if B::HAS_MIN {
+                    acc = _mm256_fnmadd_ps(dmin, mins[r][t], acc);
+                }
+                store_ps(&mut sums[r][t], acc);
             }
         }
     }
