@@ -121,6 +121,14 @@ pub(super) fn pin(mut x: __m256i) -> __m256i {
     x
 }
 
+/// No load or prefetch is moved across by the compiler: so what could be loaded again is, rather
+/// than kept in registers there are not enough of, and prefetches stay apart.
+#[inline]
+pub(super) fn fence() {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("", options(nostack, preserves_flags)) }
+}
+
 /// Asks for the cache line `bytes` after `x`, which need not exist; into L1 for `_MM_HINT_T0`,
 /// into L2 for `_MM_HINT_T1`.
 #[inline]

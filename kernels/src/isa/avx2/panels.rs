@@ -483,32 +483,12 @@ fn tile_256<B: Codes256, const T: usize>(
         let panels = panels.map(|panel| panel.eight(b));
         let mut products = [[_mm256_setzero_ps(); T]; R];
         for j in 0..8 {
-            let mut isum = [[_mm256_setzero_si256(); T]; R];
-            for g in 0..32 / B::GROUP {
-                let i = j * (32 / B::GROUP) + g;
-                let mut run = [[_mm256_setzero_si256(); T]; R];
+            let mut isum = run::<B, T>(w, &panels, j, 0);
+            if B::GROUP == 16 {
+                let second = run::<B, T>(w, &panels, j, 1);
                 for r in 0..R {
-                    run[r] = [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T];
-                }
-                for k in 0..B::GROUP / 4 {
-                    let k = g * 4 + k;
-                    let mut q = [_mm256_setzero_si256(); T];
                     for t in 0..T {
-                        q[t] = load(&panels[t].q[j][k]);
-                    }
-                    for r in 0..R {
-                        let codes = _mm256_set1_epi32(w[r].codes[j][k]);
-                        for t in 0..T {
-                            let products = _mm256_maddubs_epi16(q[t], codes);
-                            run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
-                        }
-                    }
-                }
-                for r in 0..R {
-                    let scale = _mm256_set1_epi32(w[r].scales[i / 8][i % 8]);
-                    for t in 0..T {
-                        let scaled = _mm256_madd_epi16(run[r][t], scale);
-                        isum[r][t] = _mm256_add_epi32(isum[r][t], scaled);
+                        isum[r][t] = _mm256_add_epi32(isum[r][t], second[r][t]);
                     }
                 }
             }
@@ -561,4 +541,41 @@ fn tile_256<B: Codes256, const T: usize>(
             }
         }
     }
+}
+
+/// The products of group `g` of elements `32j..32j + 32`, times its scale.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn run<B: Codes256, const T: usize>(
+    w: &[Row256; R],
+    panels: &[EightBlocks<'_>; T],
+    j: usize,
+    g: usize,
+) -> [[__m256i; T]; R] {
+    let i = j * (32 / B::GROUP) + g;
+    let mut run = [[_mm256_setzero_si256(); T]; R];
+    for r in 0..R {
+        run[r] = [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T];
+    }
+    for k in 0..B::GROUP / 4 {
+        let k = g * 4 + k;
+        let mut q = [_mm256_setzero_si256(); T];
+        for t in 0..T {
+            q[t] = load(&panels[t].q[j][k]);
+        }
+        for r in 0..R {
+            let codes = _mm256_set1_epi32(w[r].codes[j][k]);
+            for t in 0..T {
+                let products = _mm256_maddubs_epi16(q[t], codes);
+                run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
+            }
+        }
+    }
+    for r in 0..R {
+        let scale = _mm256_set1_epi32(w[r].scales[i / 8][i % 8]);
+        for t in 0..T {
+            run[r][t] = _mm256_madd_epi16(run[r][t], scale);
+        }
+    }
+    run
 }

@@ -6,7 +6,7 @@
 //!
 //! Rows that eight does not divide are filled up with repetitions of the last one.
 
-use super::mem::{load, load_ps, prefetch, store_ps};
+use super::mem::{fence, load, load_ps, prefetch, store_ps};
 use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_8};
 use super::unpack::{Codes32, Codes256, EightScales, halves};
 use crate::act::{Acts, SUMS};
@@ -186,7 +186,6 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
             for r in 1..ROWS {
                 blocks[r] = &rows[r][b];
             }
-            prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS, ROWS);
             let scales = scales(&blocks);
             let mut tokens = [Token::default(); N];
             for t in 0..N {
@@ -203,9 +202,9 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
             let mut sums = [[_mm256_setzero_ps(); 2]; N];
             macro_rules! planes {
                 ($($i:literal)*) => {$(
-                    if $i * PLANES < 8 {
-                        planes::<B, N, $i>(&blocks, &scales, tokens, &mut sums, masks, &codes);
-                    }
+                    prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS + $i * PLANES, PLANES);
+                    fence();
+                    planes::<B, N, $i>(&blocks, &scales, tokens, &mut sums, masks, &codes);
                 )*};
             }
             planes!(0 1 2 3);
