@@ -1,4 +1,4 @@
-//! teff runs GGUF language models on the CPUs people already own.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod backend;
 #[cfg(feature = "cli")]

@@ -37,6 +37,21 @@ impl Program {
         Buf(self.widths.len() - 1)
     }
 
+    /// Bytes that the buffers take for each token of a step, those inside a mixture of experts
+    /// included.
+    pub fn bytes_per_token(&self) -> usize {
+        let moe = self.ops.iter().map(|op| match op {
+            Op::Moe(moe) => {
+                let slot = moe.down.weight.cols.saturating_add(moe.down.weight.rows);
+                moe.n_used.saturating_mul(slot).saturating_add(moe.router.weight.rows)
+            }
+            _ => 0,
+        });
+        let widths = self.widths.iter().fold(0_usize, |sum, &w| sum.saturating_add(w));
+        let floats = widths.saturating_add(moe.max().unwrap_or(0));
+        floats.saturating_mul(size_of::<f32>())
+    }
+
     /// The table of `rope`, shared with earlier equal ones.
     pub fn rope(&mut self, rope: Rope) -> RopeId {
         let known = self.ropes.iter().position(|r| *r == rope);

@@ -25,8 +25,8 @@ const ELEMENTS_MAX: usize = 6;
 #[derive(clap::Args, Debug)]
 pub struct InspectArgs {
     /// A GGUF file, an alias, or hf:owner/repo[:file or quant]
-    #[arg(value_name = "MODEL")]
-    model: Option<crate::cache::ModelRef>,
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    file: Option<crate::cache::ModelRef>,
     #[command(flatten)]
     flag: ModelArgs,
     /// List every tensor
@@ -49,7 +49,7 @@ struct TypeSum {
 
 /// Explains the file.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let path: PathBuf = match &args.model {
+    let path: PathBuf = match &args.file {
         Some(model) => ModelArgs::of(model.clone()).path()?,
         None => args.flag.path()?,
     };

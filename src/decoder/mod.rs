@@ -13,6 +13,11 @@ use gguf_rs_lite::GgufFile;
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
+/// What the activations of a step may take; larger steps are cut.
+const STEP_BYTES_MAX: usize = 1 << 30;
+/// What one token's activations may take: a hundred times what the largest models need.
+const TOKEN_BYTES_MAX: usize = 16 << 20;
+
 /// Sizes that are fixed when a decoder is made.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderOptions {
@@ -120,7 +125,11 @@ impl Decoder {
         let program = lower::lower(file, spec, kernels)?;
         let kv =
             PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max);
-        let max_batch = options.max_batch.max(1);
+        let bytes_per_token = program.bytes_per_token();
+        if bytes_per_token > TOKEN_BYTES_MAX {
+            return Err(ModelError::TooWide { bytes_per_token });
+        }
+        let max_batch = options.max_batch.min(STEP_BYTES_MAX / bytes_per_token.max(1)).max(1);
         let backend = CpuBackend::new(
             kernels,
             program,

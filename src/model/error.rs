@@ -39,6 +39,11 @@ pub enum ModelError {
         /// Its type.
         ty: GgmlType,
     },
+    /// Activations that would take more memory than any model needs.
+    TooWide {
+        /// Bytes for one token.
+        bytes_per_token: usize,
+    },
     /// Big-endian tensors.
     BigEndian,
 }
@@ -70,6 +75,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::TensorType { name, ty } => {
                 write!(f, "tensor `{name}` has type {ty}, which cannot be computed with yet")
+            }
+            ModelError::TooWide { bytes_per_token } => {
+                write!(f, "one token's activations would take {bytes_per_token} bytes")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors cannot be run yet"),
         }

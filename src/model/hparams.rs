@@ -8,8 +8,8 @@ use std::collections::HashSet;
 
 /// Layers that a model may have; more than any model has.
 const LAYERS_MAX: usize = 1024;
-/// A length of a dimension; more than any model has.
-const LENGTH_MAX: usize = 1 << 24;
+/// A length of a dimension; ten times what any model has.
+const LENGTH_MAX: usize = 1 << 19;
 
 /// Keys that say nothing about the computation.
 const HARMLESS: &[&str] = &["vocab_size", "tensor_data_layout", "quantization_version"];

@@ -10,7 +10,7 @@
 //! its flag and the HTTP server its JSON field.
 //!
 //! Cost: one pass over the vocabulary, then work on the survivors only. Nothing sorts the whole
-//! vocabulary; see [`candidates`].
+//! vocabulary; see `candidates.rs`.
 
 mod candidates;
 mod history;

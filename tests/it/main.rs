@@ -5,8 +5,11 @@
 mod cache;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
+#[cfg(feature = "cli")]
+mod cli;
 mod decoder;
 mod fixture_model;
+mod generate;
 mod hostile_models;
 mod layers;
 mod sampling;

@@ -5,7 +5,7 @@
 //! the work. Then rows of the weights are dealt out in chunks.
 
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
-use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, format_index};
+use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
 use crate::backend::program::{Epilogue, Linear, Norm, Op, Output, Part, Program};
 use crate::tensor::Weight;
 use std::ops::Range;
@@ -189,8 +189,7 @@ impl Context<'_> {
                 Epilogue::Glu(act) => {
                     let rows = ticket.items();
                     let n = rows.len() * set.len();
-                    y.resize(3 * n, 0.0);
-                    let (gate, rest) = y.split_at_mut(n);
+                    let (gate, rest) = at_least(y, 3 * n).split_at_mut(n);
                     let (up, out) = rest.split_at_mut(n);
                     self.product(&op.parts[0], rows.clone(), acts, kernels, gate);
                     self.product(&op.parts[1], rows.clone(), acts, kernels, up);
@@ -204,7 +203,7 @@ impl Context<'_> {
                         let columns = ticket.items().start.max(first)..ticket.items().end.min(end);
                         if !columns.is_empty() {
                             let rows = columns.start - first..columns.end - first;
-                            y.resize(rows.len() * set.len(), 0.0);
+                            let y = at_least(y, rows.len() * set.len());
                             self.product(part, rows, acts, kernels, y);
                             if let Epilogue::Act(act) = op.epilogue {
                                 (self.ops.act)(act, y);
@@ -377,7 +376,7 @@ impl Context<'_> {
         phase: &Phase<'_>,
         out: &mut Vec<f32>,
     ) {
-        out.resize(tokens.len() * cols, 0.0);
+        let out = at_least(out, tokens.len() * cols);
         for (i, out) in tokens.zip(out.chunks_exact_mut(cols)) {
             let x = source.buffer.read_row(phase, source.set.get(i));
             match source.norm {

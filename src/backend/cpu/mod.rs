@@ -94,6 +94,14 @@ fn format_index(format: ActFormat) -> usize {
     FORMATS.iter().position(|&f| f == format).expect("FORMATS lists every format")
 }
 
+/// The first `n` elements of a scratch buffer that only grows, whatever they hold.
+fn at_least<T: Copy + Default>(scratch: &mut Vec<T>, n: usize) -> &mut [T] {
+    if scratch.len() < n {
+        scratch.resize(n, T::default());
+    }
+    &mut scratch[..n]
+}
+
 /// What the phases of a step need at hand.
 struct Context<'a> {
     backend: &'a CpuBackend,
@@ -237,10 +245,10 @@ impl Context<'_> {
                     for mut ticket in phase.tickets(set.n_tokens, 1) {
                         let token = ticket.items().start;
                         if set.contains(token) {
-                            scratch.row.resize(input.width(), 0.0);
-                            self.normalize(norm, input.read_row(phase, token), &mut scratch.row);
+                            let row = at_least(&mut scratch.row, input.width());
+                            self.normalize(norm, input.read_row(phase, token), row);
                             let out = out.write_cells(&mut ticket, out.width());
-                            (self.ops.add_scaled)(out, &scratch.row, *scale);
+                            (self.ops.add_scaled)(out, row, *scale);
                         }
                     }
                 });

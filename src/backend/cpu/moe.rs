@@ -5,7 +5,7 @@
 
 use super::matmul::Source;
 use super::pool::Shared;
-use super::{Context, TokenSet, WorkerScratch};
+use super::{Context, TokenSet, WorkerScratch, at_least};
 use crate::backend::program::{ExpertPart, Gating, Moe, Op, Program};
 
 /// Smallest sum that weights are divided by, as in ggml: the least normal half.
@@ -177,8 +177,7 @@ impl Context<'_> {
         self.products(source, &[gate, up], gate.rows, scratch, |acts, ticket, kernels, y| {
             let rows = ticket.items();
             let n = rows.len() * tokens.len();
-            y.resize(3 * n, 0.0);
-            let (y_gate, rest) = y.split_at_mut(n);
+            let (y_gate, rest) = at_least(y, 3 * n).split_at_mut(n);
             let (y_up, out) = rest.split_at_mut(n);
             self.multiply(gate, expert, rows.clone(), acts, kernels, y_gate);
             self.multiply(up, expert, rows.clone(), acts, kernels, y_up);
@@ -193,7 +192,7 @@ impl Context<'_> {
         let source = Source { buffer: &buffers.hidden, norm: None, set: list(slots) };
         self.products(source, &[down], down.rows, scratch, |acts, ticket, kernels, y| {
             let rows = ticket.items();
-            y.resize(rows.len() * slots.len(), 0.0);
+            let y = at_least(y, rows.len() * slots.len());
             self.multiply(down, expert, rows.clone(), acts, kernels, y);
             scale(&op.down, y);
             for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {

@@ -406,6 +406,20 @@ impl<T: Copy + Default> Shared<T> {
         self.cells(ticket, item..item + 1, cell)
     }
 
+    /// Cell `item` of a buffer with `cells_per_row` cells of `cell` elements in a row, where the
+    /// items of the phase are the rows.
+    #[inline]
+    pub fn write_tile_cell<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        cells_per_row: usize,
+        cell: usize,
+        item: usize,
+    ) -> &'t mut [T] {
+        let row = self.write_cell(ticket, cells_per_row * cell, item / cells_per_row);
+        &mut row[item % cells_per_row * cell..][..cell]
+    }
+
     #[inline]
     fn cells<'t>(
         &'t self,

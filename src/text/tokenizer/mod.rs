@@ -165,7 +165,7 @@ impl Tokenizer {
         self.text_kind().map_or_else(Vec::new, |kind| kind.token_bytes(id))
     }
 
-    /// A token as spelled in the file ("Ġthe", "▁the", "<s>").
+    /// A token as spelled in the file (`Ġthe`, `▁the`, `<s>`).
     pub fn token_str(&self, id: u32) -> Option<&str> {
         self.vocab()?.str(id)
     }

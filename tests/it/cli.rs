@@ -1,0 +1,175 @@
+//! The program as scripts see it: what goes where, exit codes, one-line errors.
+
+use crate::fixture_model;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A folder of its own that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("teff-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    /// A tiny model without a vocabulary.
+    fn model(&self, name: &str) -> PathBuf {
+        let path = self.0.join(format!("{name}.gguf"));
+        std::fs::write(&path, fixture_model::load(name).gguf).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn teff(args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_teff"))
+        .args(args)
+        .env_remove("TEFF_ISA")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The one line of an error, which must be all of stderr.
+fn error_of(output: &Output, code: i32) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(output.stdout.is_empty(), "an error leaves stdout alone");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+    stderr
+}
+
+#[test]
+fn logits_are_the_same_bytes_for_any_batch() {
+    let folder = Folder::new("logits");
+    let model = folder.model("llama-dense");
+    let fixture = fixture_model::load("llama-dense");
+    let ids: Vec<String> = fixture.tokens.iter().map(u32::to_string).collect();
+    let ids = ids.join(",");
+    let mut files = Vec::new();
+    for (batch, threads) in [("1", "1"), ("7", "2"), ("48", "4")] {
+        let out = folder.0.join(batch);
+        let args = [
+            "logits",
+            "-m",
+            text(&model),
+            "--tokens",
+            &ids,
+            "--batch",
+            batch,
+            "-t",
+            threads,
+            "-o",
+            text(&out),
+        ];
+        let output = teff(&args, "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        files.push(std::fs::read(out).unwrap());
+    }
+    assert_eq!(files[0].len(), fixture.logits.len() * 4);
+    assert!(files[0] == files[1] && files[1] == files[2]);
+}
+
+#[test]
+fn failures_name_the_file_and_the_fault() {
+    let folder = Folder::new("failures");
+    let model = folder.model("qwen3-dense");
+    let missing = folder.0.join("missing.gguf");
+    let error = error_of(&teff(&["run", "-m", text(&missing), "-p", "x"], ""), 1);
+    assert!(error.contains("missing.gguf"), "{error}");
+
+    let cut = folder.0.join("cut.gguf");
+    std::fs::write(&cut, &std::fs::read(&model).unwrap()[..1000]).unwrap();
+    let error = error_of(&teff(&["inspect", text(&cut)], ""), 1);
+    assert!(error.contains("cut.gguf") && error.contains("offset"), "{error}");
+
+    let error = error_of(&teff(&["run", "-m", text(&model), "-p", "x"], ""), 1);
+    assert!(error.contains("qwen3-dense.gguf"), "{error}");
+
+    let out = folder.0.join("out");
+    let args = ["logits", "-m", text(&model), "--tokens", "1,999999", "-o", text(&out)];
+    let error = error_of(&teff(&args, ""), 1);
+    assert!(error.contains("999999"), "{error}");
+}
+
+#[test]
+fn wrong_usage_is_told_with_code_2() {
+    for args in [
+        &["frobnicate"][..],
+        &["run", "--temp", "nan", "-p", "x"],
+        &["run", "--top-p", "-1", "-p", "x"],
+        &["run", "--threads", "0", "-p", "x"],
+        &["run", "--kv-type", "f8", "-p", "x"],
+        &["run", "-p", "x", "-f", "y"],
+        &["logits", "--tokens", "1,b", "-o", "x"],
+    ] {
+        let output = teff(args, "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("error: ") && output.stdout.is_empty(), "{args:?}: {stderr}");
+    }
+    let unknown = Command::new(env!("CARGO_BIN_EXE_teff"))
+        .args(["bench", "-m", "x"])
+        .env("TEFF_ISA", "quantum")
+        .output()
+        .unwrap();
+    assert_ne!(unknown.status.code(), Some(0));
+}
+
+#[test]
+fn bench_and_inspect_print_one_json_object() {
+    let folder = Folder::new("json");
+    let model = folder.model("gemma3-dense");
+    let args =
+        ["bench", "-m", text(&model), "--prompt", "40", "--gen", "4", "--reps", "1", "--json"];
+    let output = teff(&args, "");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for key in
+        ["prompt_tokens", "prompt_tps", "gen_tokens", "gen_tps", "depth", "threads", "load_ms"]
+    {
+        assert!(object[key].is_number(), "{key} in {object}");
+    }
+    assert!(object["isa"].is_string() && object["rss_mib_max"] != 0);
+
+    let output = teff(&["inspect", text(&model), "--tensors", "--json"], "");
+    assert_eq!(output.stdout.iter().filter(|&&b| b == b'\n').count(), 1);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["layers"], 3);
+    assert_eq!(object["metadata"]["general.architecture"], "gemma3");
+    assert_eq!(object["tensors"][0]["type"], "F32");
+
+    let output = teff(&["inspect", text(&model)], "");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("window 32") && shown.contains("norms before and after"), "{shown}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let folder = Folder::new("pipe");
+    let model = folder.model("llama-moe");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_teff"))
+        .args(["inspect", text(&model), "--tensors"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}

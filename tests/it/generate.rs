@@ -1,0 +1,109 @@
+//! Requests from prompt to last token, on a tiny model without a vocabulary.
+
+use crate::fixture_model;
+use gguf_rs_lite::GgufFile;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use teff::engine::{
+    Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent,
+};
+use teff::sample::SampleParams;
+
+fn engine(options: &EngineOptions) -> Engine {
+    let gguf = fixture_model::load("gemma3-dense").gguf;
+    let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
+    Engine::new(&Model::from_file(file, Path::new("test.gguf")).unwrap(), options).unwrap()
+}
+
+fn options() -> EngineOptions {
+    EngineOptions { threads: Some(2), n_ctx: Some(100), max_batch: 16, ..EngineOptions::default() }
+}
+
+fn request(seed: u64, max_tokens: Option<usize>) -> Request {
+    let sampling = SampleParams { seed, temperature: 1.5, top_k: 0, ..SampleParams::default() };
+    Request { prompt: (1..41).collect(), max_tokens, sampling }
+}
+
+/// The tokens of an answer, and how it went.
+fn answer(engine: &mut Engine, request: &Request) -> (Vec<u32>, Stats) {
+    let mut tokens = Vec::new();
+    let stats = engine.generate(request, None, &AtomicBool::new(false), &mut |event| {
+        if let TokenEvent::Token(id) = event {
+            tokens.push(id);
+        }
+        ControlFlow::Continue(())
+    });
+    (tokens, stats.unwrap())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
+    let mut engine = engine(&options());
+    let (first, stats) = answer(&mut engine, &request(7, Some(30)));
+    assert_eq!(first.len(), 30);
+    assert_eq!((stats.n_prompt, stats.n_generated), (40, 30));
+    assert_eq!(stats.finish, FinishReason::MaxTokens);
+    let others = EngineOptions { threads: Some(3), max_batch: 5, ..options() };
+    assert_eq!(answer(&mut self::engine(&others), &request(7, Some(30))).0, first);
+    assert_eq!(answer(&mut engine, &request(7, Some(30))).0, first);
+    assert_ne!(answer(&mut engine, &request(8, Some(30))).0, first);
+    assert_eq!(engine.decoder().kv().kv_bytes(), 0, "answers give their pages back");
+}
+
+#[test]
+fn a_full_context_is_a_reason_to_stop_and_loses_nothing() {
+    let (tokens, stats) = answer(&mut engine(&options()), &request(1, None));
+    assert_eq!(stats.finish, FinishReason::ContextFull);
+    // The last token needs no room of its own.
+    assert_eq!(tokens.len(), 100 - 40 + 1);
+    // As does a budget of pages: the layers' shapes are equal, so 9 pages are 3 for each.
+    let page_bytes = 32 * 2 * (32 + 32) * 2;
+    let budget = EngineOptions { kv_bytes_max: 9 * page_bytes, ..options() };
+    let (tokens, stats) = answer(&mut engine(&budget), &request(1, None));
+    assert_eq!(stats.finish, FinishReason::ContextFull);
+    assert!(tokens.len() >= 3 * 32 - 40, "{} tokens", tokens.len());
+}
+
+#[test]
+fn answers_stop_when_asked_to() {
+    let mut engine = engine(&options());
+    let cancel = AtomicBool::new(false);
+    let mut seen = 0;
+    let stats = engine.generate(&request(1, None), None, &cancel, &mut |event| {
+        seen += usize::from(matches!(event, TokenEvent::Token(_)));
+        if seen == 5 {
+            cancel.store(true, Ordering::Relaxed);
+        }
+        ControlFlow::Continue(())
+    });
+    let stats = stats.unwrap();
+    assert_eq!((stats.finish, stats.n_generated, seen), (FinishReason::Cancelled, 5, 5));
+    // A prompt is left between two of its parts.
+    let mut parts = Vec::new();
+    let stats = engine.generate(&request(1, None), None, &AtomicBool::new(false), &mut |event| {
+        parts.push(event);
+        ControlFlow::Break(())
+    });
+    assert_eq!(parts, [TokenEvent::Prompt { done: 16, total: 40 }]);
+    assert_eq!(stats.unwrap().finish, FinishReason::Cancelled);
+}
+
+#[test]
+fn requests_that_cannot_be_answered_say_why() {
+    let mut engine = engine(&options());
+    let never = AtomicBool::new(false);
+    let mut quiet = |_| ControlFlow::Continue(());
+    let mut ask = |request: &Request| engine.generate(request, None, &never, &mut quiet);
+    let empty = Request { prompt: Vec::new(), ..request(1, None) };
+    assert!(matches!(ask(&empty), Err(EngineError::EmptyPrompt)));
+    let long = Request { prompt: vec![1; 101], ..request(1, None) };
+    let error = ask(&long).unwrap_err();
+    assert!(matches!(error, EngineError::PromptTooLong { n_prompt: 101, n_ctx: 100 }), "{error}");
+    let unknown = Request { prompt: vec![1_000_000], ..request(1, None) };
+    assert!(ask(&unknown).unwrap_err().to_string().contains("1000000"));
+    let nan = SampleParams { temperature: f32::NAN, ..SampleParams::default() };
+    let error = ask(&Request { sampling: nan, ..request(1, None) }).unwrap_err();
+    assert!(matches!(error, EngineError::Sample(_)), "{error}");
+}
