@@ -91,7 +91,7 @@ fn float_operations(table: &KernelTable) {
     let mut x: Vec<f32> = (0..COLS).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut y = vec![0.0; COLS];
     println!("\nnanoseconds for {COLS} elements");
-    for format in [ActFormat::Q8x32, ActFormat::Q8x256] {
+    for format in [ActFormat::Q8x32] {
         for tokens in [1, 8] {
             let plan = ActPlan::new(format, COLS, tokens);
             let input = x.repeat(tokens);

@@ -5,23 +5,25 @@
 //! side, so that a vector register holds one token per lane and no kernel ever adds across lanes.
 //! Float weights always take rows.
 //!
-//! **Quantization** of a block (32 or 256 elements): `d = amax / 127`, `q = x * (127 / amax)`
-//! rounded to nearest, ties to even; so `-127 <= q <= 127`. A block of zeros, or of numbers so
-//! small (`amax` below about 4e-37) that `127 / amax` overflows, has `d = 0` and `q = 0`. A block
-//! with a NaN or an infinity has `d = NaN` and `q = 0`: its products are NaN, not silently finite.
+//! **Quantization** of a block of 32: `d = amax / 127`, `q = x * (127 / amax)` rounded to nearest,
+//! ties to even; so `-127 <= q <= 127`. A block of zeros, or of numbers so small (`amax` below
+//! about 4e-37) that `127 / amax` overflows, has `d = 0` and `q = 0`. A block with a NaN or an
+//! infinity has `d = NaN` and `q = 0`: its products are NaN, not silently finite.
 //!
-//! **Buffers of a unit**, `b` counting blocks:
+//! Weights in super-blocks of 256 take the same blocks of 32: inputs of a feed-forward layer's
+//! second matrix are heavy-tailed, and one scale per 256 would be most of a model's whole error.
+//!
+//! **Buffers of a unit**, `b` counting blocks; `s` are the sums of a block's two 16 codes:
 //!
 //! | | `q` | `d` | `s` |
 //! |---|---|---|---|
-//! | Rows, Q8x32 | `[cols]` | `[b]` | `[b]` sums of the 32 codes |
-//! | Rows, Q8x256 | `[cols]` | `[b]` | `[b][24]`: 16 sums of 16 codes, then 8 sums of 32 |
-//! | Panels, Q8x32 | `[cols / 4][8 tokens][4]`, plus 128 | `[b][8]` | `[b][8]` |
-//! | Panels, Q8x256 | likewise | `[b][8]` | `[b][12][8][2]`: 4 pairs of sums of 32, 8 pairs of 16 |
+//! | Rows | `[cols]` | `[b]` | `[b][2]` |
+//! | Panels | `[cols / 4][8 tokens][4]`, plus 128 | `[b][8]` | `[b][8][2]` |
 //!
 //! Codes of a panel are stored plus 128, as the unsigned operand of `vpmaddubsw`; the padding of
 //! a last panel is tokens of zeros.
 
+use crate::block::Act32;
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 
@@ -31,18 +33,16 @@ pub const ROWS_MAX: usize = 4;
 /// Tokens in a panel: the 32-bit lanes of a 256-bit register.
 pub const PANEL_TOKENS: usize = 8;
 
-/// Sums that go with 256 codes of one token.
-pub(crate) const SUMS_256: usize = 24;
+/// Sums that go with a block of one token.
+pub(crate) const SUMS: usize = 2;
 
 /// How an input row is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ActFormat {
     /// Not at all.
     F32,
-    /// 8 bits with a scale per 32, for types in blocks of 32.
+    /// 8 bits with a scale per 32.
     Q8x32,
-    /// 8 bits with a scale per 256, for the k-quants.
-    Q8x256,
 }
 
 impl ActFormat {
@@ -51,7 +51,6 @@ impl ActFormat {
         match self {
             ActFormat::F32 => 1,
             ActFormat::Q8x32 => 32,
-            ActFormat::Q8x256 => 256,
         }
     }
 
@@ -59,8 +58,7 @@ impl ActFormat {
     pub fn of(ty: GgmlType) -> ActFormat {
         match ty.block_len() {
             1 => ActFormat::F32,
-            32 => ActFormat::Q8x32,
-            _ => ActFormat::Q8x256,
+            _ => ActFormat::Q8x32,
         }
     }
 }
@@ -132,8 +130,7 @@ impl ActPlan {
     pub fn s_len(&self) -> usize {
         match self.format {
             ActFormat::F32 => 0,
-            ActFormat::Q8x32 => self.blocks() * self.unit_tokens(),
-            ActFormat::Q8x256 => self.blocks() * self.unit_tokens() * SUMS_256,
+            ActFormat::Q8x32 => self.blocks() * self.unit_tokens() * SUMS,
         }
     }
 
@@ -213,43 +210,20 @@ impl Acts<'_> {
         assert!(self.x.len() == units * plan.x_len(), "floats of all units");
     }
 
-    /// The codes of one token's block.
-    pub(crate) fn codes<const LEN: usize>(&self, token: usize, block: usize) -> [i8; LEN] {
-        let (unit, lane) = self.plan.place(token);
-        let q = &self.q[unit * self.plan.q_len()..];
-        match self.plan.layout() {
-            Layout::Rows => std::array::from_fn(|k| q[block * LEN + k]),
-            Layout::Panels => {
-                let q = &q[block * LEN * PANEL_TOKENS..][..LEN * PANEL_TOKENS];
-                std::array::from_fn(|k| q[k / 4 * 4 * PANEL_TOKENS + lane * 4 + k % 4] ^ -128)
-            }
-        }
-    }
-
-    /// The scale of one token's block.
-    pub(crate) fn scale(&self, token: usize, block: usize) -> f32 {
-        let (unit, lane) = self.plan.place(token);
-        self.d[unit * self.plan.d_len() + block * self.plan.unit_tokens() + lane]
-    }
-
-    /// The sum of the codes of one token's block of 32.
-    pub(crate) fn sum_of_32(&self, token: usize, block: usize) -> i16 {
-        let (unit, lane) = self.plan.place(token);
-        self.s[unit * self.plan.s_len() + block * self.plan.unit_tokens() + lane]
-    }
-
-    /// The sums of 16 codes each of one token's block of 256.
-    pub(crate) fn sums_of_16(&self, token: usize, block: usize) -> [i16; 16] {
+    /// One block of one token.
+    pub(crate) fn block(&self, token: usize, block: usize) -> Act32 {
         let (unit, lane) = self.plan.place(token);
         let tokens = self.plan.unit_tokens();
-        let s = &self.s[unit * self.plan.s_len() + block * SUMS_256 * tokens..];
-        match self.plan.layout() {
-            Layout::Rows => std::array::from_fn(|i| s[i]),
+        let q = &self.q[unit * self.plan.q_len() + block * 32 * tokens..][..32 * tokens];
+        let q = match self.plan.layout() {
+            Layout::Rows => std::array::from_fn(|k| q[k]),
             Layout::Panels => {
-                let of_16 = &s[8 * PANEL_TOKENS..];
-                std::array::from_fn(|i| of_16[i / 2 * 2 * PANEL_TOKENS + lane * 2 + i % 2])
+                std::array::from_fn(|k| q[k / 4 * 4 * tokens + lane * 4 + k % 4] ^ -128)
             }
-        }
+        };
+        let d = self.d[unit * self.plan.d_len() + block * tokens + lane];
+        let s = &self.s[unit * self.plan.s_len() + (block * tokens + lane) * SUMS..];
+        Act32 { q, d, sums: std::array::from_fn(|i| s[i]) }
     }
 }
 
@@ -257,66 +231,48 @@ impl Acts<'_> {
 pub(crate) fn pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
     match (plan.format, plan.layout()) {
         (ActFormat::F32, _) => unit.x.copy_from_slice(x),
-        (ActFormat::Q8x32, Layout::Rows) => pack_row::<32, 1>(x, unit),
-        (ActFormat::Q8x256, Layout::Rows) => pack_row::<256, SUMS_256>(x, unit),
-        (ActFormat::Q8x32, Layout::Panels) => pack_panel::<32, 1>(plan, x, unit),
-        (ActFormat::Q8x256, Layout::Panels) => pack_panel::<256, SUMS_256>(plan, x, unit),
+        (ActFormat::Q8x32, Layout::Rows) => pack_row(x, unit),
+        (ActFormat::Q8x32, Layout::Panels) => pack_panel(plan, x, unit),
     }
 }
 
-fn pack_row<const LEN: usize, const SUMS: usize>(x: &[f32], unit: ActUnit<'_>) {
-    let (x, _) = x.as_chunks::<LEN>();
-    let (q, _) = unit.q.as_chunks_mut::<LEN>();
+fn pack_row(x: &[f32], unit: ActUnit<'_>) {
+    let (x, _) = x.as_chunks();
+    let (q, _) = unit.q.as_chunks_mut::<32>();
     let (s, _) = unit.s.as_chunks_mut::<SUMS>();
     for (((x, q), d), s) in x.iter().zip(q).zip(unit.d).zip(s) {
-        *d = quantize_block(x, q);
-        sums(q, s);
+        let block = quantize_block(x);
+        (*q, *d, *s) = (block.q, block.d, block.sums);
     }
 }
 
-fn pack_panel<const LEN: usize, const SUMS: usize>(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
+fn pack_panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
     unit.q.fill(-128);
     unit.d.fill(0.0);
     unit.s.fill(0);
     for (lane, x) in x.chunks_exact(plan.cols).enumerate() {
-        let (x, _) = x.as_chunks::<LEN>();
-        for (b, x) in x.iter().enumerate() {
-            let (mut q, mut s) = ([0; LEN], [0; SUMS]);
-            unit.d[b * PANEL_TOKENS + lane] = quantize_block(x, &mut q);
-            sums(&q, &mut s);
-            let panel = &mut unit.q[b * LEN * PANEL_TOKENS..][..LEN * PANEL_TOKENS];
-            for (group, q) in panel.chunks_exact_mut(4 * PANEL_TOKENS).zip(q.chunks_exact(4)) {
-                for (out, q) in group[4 * lane..].iter_mut().zip(q) {
+        for (b, x) in x.as_chunks().0.iter().enumerate() {
+            let block = quantize_block(x);
+            let place = b * PANEL_TOKENS + lane;
+            unit.d[place] = block.d;
+            unit.s[place * SUMS..][..SUMS].copy_from_slice(&block.sums);
+            let panel = &mut unit.q[b * 32 * PANEL_TOKENS..][..32 * PANEL_TOKENS];
+            let words = block.q.chunks_exact(4);
+            for (group, word) in panel.chunks_exact_mut(4 * PANEL_TOKENS).zip(words) {
+                for (out, q) in group[4 * lane..].iter_mut().zip(word) {
                     *out = q ^ -128;
                 }
             }
-            store_sums(&s, lane, &mut unit.s[b * SUMS * PANEL_TOKENS..][..SUMS * PANEL_TOKENS]);
         }
     }
 }
 
-/// Places the sums of one token's block into a panel's `[12][8][2]` or `[8]`.
-pub(crate) fn store_sums(s: &[i16], lane: usize, panel: &mut [i16]) {
-    let [sum] = s else {
-        let (of_16, of_32) = s.split_at(16);
-        let pairs = of_32.chunks_exact(2).chain(of_16.chunks_exact(2));
-        for (out, pair) in panel.chunks_exact_mut(2 * PANEL_TOKENS).zip(pairs) {
-            out[2 * lane..2 * lane + 2].copy_from_slice(pair);
-        }
-        return;
-    };
-    panel[lane] = *sum;
-}
-
-/// Writes the codes of one block, returns its scale.
-fn quantize_block(x: &[f32], q: &mut [i8]) -> f32 {
+fn quantize_block(x: &[f32; 32]) -> Act32 {
     // As integers magnitudes order as floats do, with infinity and NaN on top.
     let amax = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
     let (d, factor) = scale_of(f32::from_bits(amax));
-    for (q, x) in q.iter_mut().zip(x) {
-        *q = if factor == 0.0 { 0 } else { (x * factor).round_ties_even() as i8 };
-    }
-    d
+    let q = x.map(|x| if factor == 0.0 { 0 } else { (x * factor).round_ties_even() as i8 });
+    Act32::new(q, d)
 }
 
 /// The scale `d` of a block and the factor from its elements to codes; 0 if all codes are 0.
@@ -328,18 +284,5 @@ pub(crate) fn scale_of(amax: f32) -> (f32, f32) {
         (amax / 127.0, factor)
     } else {
         (0.0, 0.0)
-    }
-}
-
-/// The sums that go with the codes of a block: see the table of this file.
-fn sums(q: &[i8], s: &mut [i16]) {
-    let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum();
-    match s {
-        [s] => *s = sum(q),
-        _ => {
-            for (s, q) in s.iter_mut().zip(q.chunks_exact(16).chain(q.chunks_exact(32))) {
-                *s = sum(q);
-            }
-        }
     }
 }

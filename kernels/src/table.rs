@@ -118,6 +118,7 @@ impl TypeKernels {
     ) {
         let plan = acts.plan;
         assert!(plan.format == self.act, "activations in the type's format");
+        assert!(plan.cols.is_multiple_of(self.ty.block_len()), "rows of whole {} blocks", self.ty);
         let row_bytes = plan.cols / self.ty.block_len() * self.ty.block_bytes();
         assert!(w.len() == n_rows * row_bytes, "whole rows");
         assert!(y.len() == n_rows * plan.n_tokens, "an output per row and token");
@@ -247,7 +248,7 @@ pub(crate) const fn blocks_32<B: Block32>() -> TypeKernels {
 }
 
 pub(crate) const fn blocks_256<B: Block256>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x256, scalar::matmul_256::<B>)
+    kernels::<B>(ActFormat::Q8x32, scalar::matmul_256::<B>)
 }
 
 const fn kernels<B: Block>(act: ActFormat, matmul: MatmulFn) -> TypeKernels {

@@ -3,7 +3,9 @@
 use gguf_rs_lite::GgmlType;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use teff_kernels::block::{self, Block, Block32, Block256, Float, as_blocks, dequantize_row};
+use teff_kernels::block::{
+    self, Act32, Block, Block32, Block256, Float, as_blocks, dequantize_row,
+};
 
 /// Unit roundoff of f32.
 const EPS: f64 = 1.0 / (1 << 24) as f64;
@@ -52,18 +54,9 @@ fn cut<B: Block>(bytes: &[u8], n: usize) -> &[u8] {
     &bytes[..n * size_of::<B>()]
 }
 
-/// Activations of a whole row in Q8x32 or Q8x256, from random codes and scales.
-struct Row<'a> {
-    q: &'a [i8],
-    d: &'a [f32],
-    sums: Vec<i16>,
-}
-
-impl<'a> Row<'a> {
-    fn new(q: &'a [i8], d: &'a [f32], group: usize) -> Row<'a> {
-        let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum();
-        Row { q, d, sums: q.chunks(group).map(sum).collect() }
-    }
+/// Activations of a row, from random codes and scales.
+fn acts(q: &[i8], d: &[f32]) -> Vec<Act32> {
+    q.as_chunks().0.iter().zip(d).map(|(&q, &d)| Act32::new(q, d)).collect()
 }
 
 #[test]
@@ -141,28 +134,28 @@ fn unpack256_agrees<B: Block256>(bytes: &[u8]) {
     }
 }
 
-type Dot<B> = fn(&[B], &[i8], &[f32], &[i16]) -> f32;
+type Dot<B> = fn(&[B], &[Act32]) -> f32;
 
 /// The dot against one in f64 of the dequantized weights, within what the roundings of the values
 /// and of the chain can add up to.
 fn dot_agrees<B: Block>(
     bytes: &[u8],
-    row: &Row<'_>,
+    acts: &[Act32],
     dot: Dot<B>,
     magnitude: impl Fn(&B, usize) -> f64,
 ) {
     let blocks = as_blocks::<B>(bytes);
     let values = dequantize::<B>(bytes);
     let (mut exact, mut terms) = (0.0, 0.0);
-    for (i, (&value, &q)) in values.iter().zip(row.q).enumerate() {
-        let act = f64::from(row.d[i / B::LEN]) * f64::from(q);
+    for (i, &value) in values.iter().enumerate() {
+        let act = f64::from(acts[i / 32].d) * f64::from(acts[i / 32].q[i % 32]);
         exact += f64::from(value) * act;
         terms += magnitude(&blocks[i / B::LEN], i % B::LEN) * act.abs();
     }
-    let got = f64::from(dot(blocks, row.q, row.d, &row.sums));
-    // Three roundings in a value, one in its scale times the activation's, one in the
-    // conversion of the sum, two per block in the chain.
-    let bound = EPS * (5 + 2 * blocks.len()) as f64 * terms * 1.0001 + 1e-30;
+    let got = f64::from(dot(blocks, acts));
+    // Three roundings in a value, one in a scale times the activations' or their sum, up to 16 in
+    // a super-block's own chain, two per block in the row's.
+    let bound = EPS * (20 + 2 * blocks.len()) as f64 * terms * 1.0001 + 1e-30;
     assert!((got - exact).abs() <= bound, "{}: {got} {exact} {bound:e}", B::TY);
 }
 
@@ -185,17 +178,17 @@ fn with_scales<B: Block>(bytes: &[u8], n: usize, scale: f32) -> Vec<u8> {
     bytes
 }
 
-fn dot32_agrees<B: Block32>(bytes: &[u8], q: &[i8], d: &[f32], scale: f32) {
-    let row = Row::new(&q[..96], &d[..3], 32);
-    dot_agrees::<B>(&with_scales::<B>(bytes, 3, scale), &row, block::dot32, |block, i| {
+fn dot32_agrees<B: Block32>(bytes: &[u8], acts: &[Act32], scale: f32) {
+    let bytes = with_scales::<B>(bytes, 3, scale);
+    dot_agrees::<B>(&bytes, &acts[..3], block::dot32, |block, i| {
         let u = block.unpack();
         f64::from(u.d.abs()) * f64::from(u.codes[i]).abs() + f64::from(u.m.abs())
     });
 }
 
-fn dot256_agrees<B: Block256>(bytes: &[u8], q: &[i8], d: &[f32], scale: f32) {
-    let row = Row::new(q, &d[..3], 16);
-    dot_agrees::<B>(&with_scales::<B>(bytes, 3, scale), &row, block::dot256, |block, i| {
+fn dot256_agrees<B: Block256>(bytes: &[u8], acts: &[Act32], scale: f32) {
+    let bytes = with_scales::<B>(bytes, 3, scale);
+    dot_agrees::<B>(&bytes, acts, block::dot256, |block, i| {
         let u = block.unpack();
         let product = f64::from(u.scales[i / 16]) * f64::from(u.codes[i]);
         f64::from(u.d.abs()) * product.abs() + f64::from(u.dmin.abs()) * f64::from(u.mins[i / 16])
@@ -203,42 +196,50 @@ fn dot256_agrees<B: Block256>(bytes: &[u8], q: &[i8], d: &[f32], scale: f32) {
 }
 
 /// The order of the chain, spelled out: two steps per block from the exact sums.
-fn dot32_is_one_chain<B: Block32>(bytes: &[u8], q: &[i8], d: &[f32]) {
+fn dot32_is_one_chain<B: Block32>(bytes: &[u8], acts: &[Act32]) {
     let bytes = cut::<B>(bytes, 3);
-    let row = Row::new(&q[..96], &d[..3], 32);
     let mut acc = 0f32;
-    for (b, block) in as_blocks::<B>(bytes).iter().enumerate() {
+    for (block, act) in as_blocks::<B>(bytes).iter().zip(acts) {
         let u = block.unpack();
-        let q = &q[32 * b..][..32];
-        let isum: i64 = (0..32).map(|i| i64::from(u.codes[i]) * i64::from(q[i])).sum();
-        acc = f32::mul_add(u.d * d[b], isum as f32, acc);
+        let isum: i64 = (0..32).map(|i| i64::from(u.codes[i]) * i64::from(act.q[i])).sum();
+        acc = f32::mul_add(u.d * act.d, isum as f32, acc);
         if B::HAS_MIN {
-            let sum: i64 = q.iter().map(|&q| i64::from(q)).sum();
-            acc = f32::mul_add(u.m * d[b], sum as f32, acc);
+            let sum: i64 = act.q.iter().map(|&q| i64::from(q)).sum();
+            acc = f32::mul_add(u.m * act.d, sum as f32, acc);
         }
     }
-    let got = block::dot32(as_blocks::<B>(bytes), row.q, row.d, &row.sums);
+    let got = block::dot32(as_blocks::<B>(bytes), &acts[..3]);
     assert!(got.to_bits() == acc.to_bits() || got.is_nan() && acc.is_nan(), "{}", B::TY);
 }
 
-fn dot256_is_one_chain<B: Block256>(bytes: &[u8], q: &[i8], d: &[f32]) {
+/// The same for super-blocks: a chain of products and one of minimums in each.
+fn dot256_is_one_chain<B: Block256>(bytes: &[u8], acts: &[Act32]) {
     let bytes = cut::<B>(bytes, 3);
-    let row = Row::new(q, &d[..3], 16);
     let mut acc = 0f32;
     for (b, block) in as_blocks::<B>(bytes).iter().enumerate() {
         let u = block.unpack();
-        let q = &q[256 * b..][..256];
-        let (mut isum, mut msum) = (0i64, 0i64);
-        for (i, &q) in q.iter().enumerate() {
-            isum += i64::from(u.scales[i / 16]) * i64::from(u.codes[i]) * i64::from(q);
-            msum += i64::from(u.mins[i / 16]) * i64::from(q);
+        let (mut t, mut mins) = (0f32, 0f32);
+        for (j, act) in acts[8 * b..][..8].iter().enumerate() {
+            let isum: i64 = (0..32)
+                .map(|i| (32 * j + i, i64::from(act.q[i])))
+                .map(|(i, q)| i64::from(u.scales[i / 16]) * i64::from(u.codes[i]) * q)
+                .sum();
+            assert!(isum.abs() <= 1 << 24, "{}", B::TY);
+            t = f32::mul_add(isum as f32, act.d, t);
+            if B::HAS_MIN {
+                for (g, q) in act.q.chunks(B::GROUP).enumerate() {
+                    let sum: i64 = q.iter().map(|&q| i64::from(q)).sum();
+                    let min = f32::from(u.mins[2 * j + g]);
+                    mins = f32::mul_add(min, act.d * sum as f32, mins);
+                }
+            }
         }
-        acc = f32::mul_add(u.d * d[b], isum as f32, acc);
+        acc = f32::mul_add(u.d, t, acc);
         if B::HAS_MIN {
-            acc = f32::mul_add(-(u.dmin * d[b]), msum as f32, acc);
+            acc = f32::mul_add(-u.dmin, mins, acc);
         }
     }
-    let got = block::dot256(as_blocks::<B>(bytes), row.q, row.d, &row.sums);
+    let got = block::dot256(as_blocks::<B>(bytes), acts);
     assert!(got.to_bits() == acc.to_bits() || got.is_nan() && acc.is_nan(), "{}", B::TY);
 }
 
@@ -324,21 +325,23 @@ proptest! {
     fn dots_agree_with_f64(
         bytes in vec(any::<u8>(), 3 * 210),
         q in vec(-127i8..=127, 768),
-        d in vec(0f32..2.0, 3),
+        d in vec(0f32..2.0, 24),
         scale in -4f32..4.0,
     ) {
-        each!(32 dot32_agrees(&bytes, &q, &d, scale));
-        each!(256 dot256_agrees(&bytes, &q, &d, scale));
+        let acts = acts(&q, &d);
+        each!(32 dot32_agrees(&bytes, &acts, scale));
+        each!(256 dot256_agrees(&bytes, &acts, scale));
     }
 
     #[test]
     fn dots_are_one_chain(
         bytes in vec(any::<u8>(), 3 * 210),
         q in vec(prop_oneof![any::<i8>(), Just(-128), Just(127)], 768),
-        d in vec(any::<f32>(), 3),
+        d in vec(any::<f32>(), 24),
     ) {
-        each!(32 dot32_is_one_chain(&bytes, &q, &d));
-        each!(256 dot256_is_one_chain(&bytes, &q, &d));
+        let acts = acts(&q, &d);
+        each!(32 dot32_is_one_chain(&bytes, &acts));
+        each!(256 dot256_is_one_chain(&bytes, &acts));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //!
 //! A weight row is a whole number of blocks. An integer type is unpacked to small integer codes
 //! plus a few scales ([`Unpacked32`], [`Unpacked256`]); [`dot32`] and [`dot256`] add the codes
-//! times the quantized activations exactly in i32 and then walk one chain of f32 `mul_add`s, block
-//! after block. Every faster kernel of an integer type returns these bits. Float weights
-//! ([`F32`], [`F16`], [`Bf16`]) follow [`crate::float`]'s order of lanes instead.
+//! times the quantized activations exactly, 32 of them at a time, and then walk one chain of f32
+//! `mul_add`s, block after block. Every faster kernel of an integer type returns these bits. Float
+//! weights ([`F32`], [`F16`], [`Bf16`]) follow [`crate::float`]'s order of lanes instead.
 //!
 //! Cost: one pass, no allocation. Lengths that do not fit panic: they are the caller's invariants.
 //! Scales may be any bits, NaN and infinity included; results then are what IEEE makes of them.
@@ -63,7 +63,7 @@ pub trait Block: plain::Plain {
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]);
 }
 
-/// An integer type in blocks of 32, for activations in Q8x32.
+/// An integer type in blocks of 32.
 pub trait Block32: Block {
     /// Whether the type has a minimum; without one `Unpacked32::m` is zero and takes no part.
     const HAS_MIN: bool;
@@ -72,8 +72,10 @@ pub trait Block32: Block {
     fn unpack(&self) -> Unpacked32;
 }
 
-/// An integer type in super-blocks of 256, for activations in Q8x256.
+/// An integer type in super-blocks of 256.
 pub trait Block256: Block {
+    /// Elements under one scale and one minimum: 16 or 32.
+    const GROUP: usize;
     /// Whether the type has minimums; without them `mins` and `dmin` are zero and take no part.
     const HAS_MIN: bool;
 
@@ -115,30 +117,74 @@ pub struct Unpacked256 {
     pub dmin: f32,
 }
 
-impl Unpacked32 {
-    /// `sum(codes * q)`, exact: at most 32 * 128 * 128.
-    pub fn isum(&self, q: &[i8]) -> i32 {
-        idot(&self.codes, q)
+/// 32 quantized activations: value `i` is `d * q[i]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Act32 {
+    /// Codes.
+    pub q: [i8; 32],
+    /// Scale.
+    pub d: f32,
+    /// Sums of the first and of the last 16 codes.
+    pub sums: [i16; 2],
+}
+
+impl Act32 {
+    /// With the sums of the codes.
+    pub fn new(q: [i8; 32], d: f32) -> Act32 {
+        let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum();
+        Act32 { q, d, sums: [sum(&q[..16]), sum(&q[16..])] }
     }
 
-    /// One step of the chain of [`dot32`]: this block against 32 activations `q` of scale `da` and
-    /// sum `sum`.
-    pub fn step<B: Block32>(&self, acc: f32, q: &[i8], da: f32, sum: i16) -> f32 {
-        let acc = (self.d * da).mul_add(self.isum(q) as f32, acc);
-        if B::HAS_MIN { (self.m * da).mul_add(f32::from(sum), acc) } else { acc }
+    /// The sum of all codes.
+    pub fn sum(&self) -> i16 {
+        self.sums[0] + self.sums[1]
+    }
+}
+
+impl Unpacked32 {
+    /// `sum(codes * q)`, exact: at most 32 * 128 * 128.
+    pub fn isum(&self, act: &Act32) -> i32 {
+        idot(&self.codes, &act.q)
+    }
+
+    /// One step of the chain of [`dot32`]: with `da` the activations' scale,
+    /// `acc += (d * da) * isum`, then with a minimum `acc += (m * da) * sum`.
+    pub fn step<B: Block32>(&self, acc: f32, act: &Act32) -> f32 {
+        let acc = (self.d * act.d).mul_add(self.isum(act) as f32, acc);
+        if B::HAS_MIN { (self.m * act.d).mul_add(f32::from(act.sum()), acc) } else { acc }
     }
 }
 
 impl Unpacked256 {
-    /// `sum(scale * codes * q)`, exact: at most 256 * 128 * 128 * 128 = 2^29.
-    pub fn isum(&self, q: &[i8]) -> i32 {
-        let groups = self.codes.chunks_exact(16).zip(q.chunks_exact(16));
-        groups.zip(self.scales).map(|((c, q), s)| i32::from(s) * idot(c, q)).sum()
+    /// `sum(scale * codes * q)` of elements `32j..32j + 32`: at most 32 * 128 * 32 * 127 < 2^24 in
+    /// any type, so as a float it is exact, too.
+    pub fn isum(&self, j: usize, act: &Act32) -> i32 {
+        let (codes, q) = (self.codes.chunks_exact(16).skip(2 * j), act.q.chunks_exact(16));
+        let groups = codes.zip(q).zip(&self.scales[2 * j..]);
+        groups.map(|((c, q), &s)| i32::from(s) * idot(c, q)).sum()
     }
 
-    /// `sum(min * sum)` over the groups of 16, exact.
-    pub fn msum(&self, sums: &[i16]) -> i32 {
-        self.mins.iter().zip(sums).map(|(&m, &s)| i32::from(m) * i32::from(s)).sum()
+    /// One step of the chain of [`dot256`]: from `t = 0` and `u = 0`, 32 elements after the other,
+    /// `t += isum * da` and for each minimum `u += min * (da * sum)`, the sum of the codes it is
+    /// taken from; then `acc += d * t`, and with minimums `acc += -dmin * u`.
+    pub fn step<B: Block256>(&self, acc: f32, acts: &[Act32; 8]) -> f32 {
+        let (mut t, mut u) = (0f32, 0f32);
+        for (j, act) in acts.iter().enumerate() {
+            t = (self.isum(j, act) as f32).mul_add(act.d, t);
+            let mut take = |min: i16, sum: i16| {
+                u = f32::from(min).mul_add(act.d * f32::from(sum), u);
+            };
+            match (B::HAS_MIN, B::GROUP) {
+                (false, _) => {}
+                (true, 32) => take(self.mins[2 * j], act.sum()),
+                (true, _) => {
+                    take(self.mins[2 * j], act.sums[0]);
+                    take(self.mins[2 * j + 1], act.sums[1]);
+                }
+            }
+        }
+        let acc = self.d.mul_add(t, acc);
+        if B::HAS_MIN { (-self.dmin).mul_add(u, acc) } else { acc }
     }
 
     /// The 256 values, with the roundings of ggml's loops: `(d * scale) * code`, and with minimums
@@ -154,43 +200,25 @@ impl Unpacked256 {
             }
         }
     }
-
-    /// One step of the chain of [`dot256`]: this block against 256 activations `q` of scale `da`
-    /// and sums of 16 `sums` (unread if the type has no minimums).
-    pub fn step<B: Block256>(&self, acc: f32, q: &[i8], da: f32, sums: &[i16]) -> f32 {
-        let acc = (self.d * da).mul_add(self.isum(q) as f32, acc);
-        if B::HAS_MIN { (-(self.dmin * da)).mul_add(self.msum(sums) as f32, acc) } else { acc }
-    }
 }
 
 fn idot(codes: &[i8], q: &[i8]) -> i32 {
     codes.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
 }
 
-/// A row of 32-blocks times an activation row in Q8x32: per 32 elements 32 codes `q`, a scale `d`
-/// and the sum of the codes `sums` (unread if the type has no minimum).
-pub fn dot32<B: Block32>(row: &[B], q: &[i8], d: &[f32], sums: &[i16]) -> f32 {
-    assert!(q.len() == 32 * row.len() && d.len() == row.len(), "activations fit the row");
-    assert!(!B::HAS_MIN || sums.len() == row.len(), "one sum per block");
-    let mut acc = 0.0;
-    for (i, (block, q)) in row.iter().zip(q.chunks_exact(32)).enumerate() {
-        let sum = if B::HAS_MIN { sums[i] } else { 0 };
-        acc = block.unpack().step::<B>(acc, q, d[i], sum);
-    }
-    acc
+/// A row of blocks of 32 times as many blocks of activations.
+pub fn dot32<B: Block32>(row: &[B], acts: &[Act32]) -> f32 {
+    assert!(acts.len() == row.len(), "activations fit the row");
+    let steps = row.iter().zip(acts);
+    steps.fold(0.0, |acc, (block, act)| block.unpack().step::<B>(acc, act))
 }
 
-/// A row of 256-blocks times an activation row in Q8x256: per 256 elements 256 codes `q`, a scale
-/// `d` and 16 sums of 16 codes `sums` (unread if the type has no minimums).
-pub fn dot256<B: Block256>(row: &[B], q: &[i8], d: &[f32], sums: &[i16]) -> f32 {
-    assert!(q.len() == 256 * row.len() && d.len() == row.len(), "activations fit the row");
-    assert!(!B::HAS_MIN || sums.len() == 16 * row.len(), "sixteen sums per block");
-    let mut acc = 0.0;
-    for (i, (block, q)) in row.iter().zip(q.chunks_exact(256)).enumerate() {
-        let sums = if B::HAS_MIN { &sums[16 * i..16 * (i + 1)] } else { &[] };
-        acc = block.unpack().step::<B>(acc, q, d[i], sums);
-    }
-    acc
+/// A row of super-blocks times eight times as many blocks of activations.
+pub fn dot256<B: Block256>(row: &[B], acts: &[Act32]) -> f32 {
+    let (acts, rest) = acts.as_chunks();
+    assert!(acts.len() == row.len() && rest.is_empty(), "activations fit the row");
+    let steps = row.iter().zip(acts);
+    steps.fold(0.0, |acc, (block, acts)| block.unpack().step::<B>(acc, acts))
 }
 
 /// A row of float weights times an f32 row, in [`crate::float`]'s order.

@@ -37,6 +37,7 @@ impl Block for BlockQ2K {
 }
 
 impl Block256 for BlockQ2K {
+    const GROUP: usize = 16;
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=3: bits `2j` of byte `32h + l` are element `128h + 32j + l`.

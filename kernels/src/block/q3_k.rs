@@ -64,6 +64,7 @@ impl Block for BlockQ3K {
 }
 
 impl Block256 for BlockQ3K {
+    const GROUP: usize = 16;
     const HAS_MIN: bool = false;
 
     /// Codes in -4..=3: low bits as in Q2_K; bit `4h + j` of `hmask[l]` is the third bit of

@@ -39,6 +39,7 @@ impl Block for BlockQ4K {
 }
 
 impl Block256 for BlockQ4K {
+    const GROUP: usize = 32;
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=15: of each 32 bytes the low nibbles are 32 elements, the high ones the next.

@@ -43,6 +43,7 @@ impl Block for BlockQ5K {
 }
 
 impl Block256 for BlockQ5K {
+    const GROUP: usize = 32;
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=31: low nibbles as in Q4_K; bit `j` of `qh[l]` is the fifth bit of element

@@ -46,6 +46,7 @@ impl Block for BlockQ6K {
 }
 
 impl Block256 for BlockQ6K {
+    const GROUP: usize = 16;
     const HAS_MIN: bool = false;
 
     /// Codes in -32..=31. Element `128h + 32j + l` has its low nibble in `ql[64h + 32(j % 2) + l]`

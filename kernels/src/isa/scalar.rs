@@ -19,14 +19,13 @@ pub(crate) fn matmul_32<B: Block32>(
         for (b, block) in row.iter().enumerate() {
             let block = block.unpack();
             for (t, y) in y[r..].iter_mut().step_by(n_rows).enumerate() {
-                let q = acts.codes::<32>(t, b);
-                *y = block.step::<B>(*y, &q, acts.scale(t, b), acts.sum_of_32(t, b));
+                *y = block.step::<B>(*y, &acts.block(t, b));
             }
         }
     }
 }
 
-/// Weights in blocks of 256.
+/// Weights in super-blocks of 256.
 pub(crate) fn matmul_256<B: Block256>(
     w: &[u8],
     n_rows: usize,
@@ -35,12 +34,11 @@ pub(crate) fn matmul_256<B: Block256>(
     y: &mut [f32],
 ) {
     y.fill(0.0);
-    for (r, row) in as_blocks::<B>(w).chunks_exact(acts.plan.blocks()).enumerate() {
+    for (r, row) in as_blocks::<B>(w).chunks_exact(acts.plan.blocks() / 8).enumerate() {
         for (b, block) in row.iter().enumerate() {
             let block = block.unpack();
             for (t, y) in y[r..].iter_mut().step_by(n_rows).enumerate() {
-                let q = acts.codes::<256>(t, b);
-                *y = block.step::<B>(*y, &q, acts.scale(t, b), &acts.sums_of_16(t, b));
+                *y = block.step::<B>(*y, &std::array::from_fn(|j| acts.block(t, 8 * b + j)));
             }
         }
     }

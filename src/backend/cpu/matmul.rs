@@ -25,7 +25,7 @@ const ROWS_MAX: usize = 1024;
 /// Packed activations of one worker.
 #[derive(Default)]
 pub(super) struct PrivatePack {
-    per_format: [OwnedPack; 3],
+    per_format: [OwnedPack; FORMATS.len()],
 }
 
 #[derive(Default)]
@@ -109,7 +109,7 @@ pub(super) struct Source<'a> {
 }
 
 /// The packed input of a product, for each of [`FORMATS`] that its weights want.
-pub(super) type PackedActs<'a> = [Option<Acts<'a>>; 3];
+pub(super) type PackedActs<'a> = [Option<Acts<'a>>; FORMATS.len()];
 
 impl PackBuffers {
     /// Packs rows `x` of the tokens `tokens`, which are one ticket's eight: one unit of a panel

@@ -80,7 +80,7 @@ pub struct CpuBackend {
     /// Per token: cosines, then sines.
     ropes: Vec<Shared<f32>>,
     logits: Shared<f32>,
-    packs: [PackBuffers; 3],
+    packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
     scratch: Vec<Mutex<WorkerScratch>>,
     max_tokens: usize,
@@ -88,7 +88,7 @@ pub struct CpuBackend {
 }
 
 /// The formats in the order of `CpuBackend::packs`.
-const FORMATS: [ActFormat; 3] = [ActFormat::F32, ActFormat::Q8x32, ActFormat::Q8x256];
+const FORMATS: [ActFormat; 2] = [ActFormat::F32, ActFormat::Q8x32];
 
 fn format_index(format: ActFormat) -> usize {
     FORMATS.iter().position(|&f| f == format).expect("FORMATS lists every format")

@@ -1,7 +1,7 @@
 //! Loads and stores between arrays and registers: the only unsafe code of the kernels. Lengths
 //! are in the types, so nothing can be out of bounds; alignment is free.
 
-use crate::block::{Bf16, F16, F32};
+use crate::block::{Bf16, Block, F16, F32};
 use std::arch::x86_64::*;
 
 /// 32 bytes.
@@ -26,6 +26,25 @@ pub(super) fn store<T: Bytes32>(x: &mut T, value: __m256i) {
 pub(super) fn load_16<T: Bytes16>(x: &T) -> __m128i {
     // SAFETY: `Bytes16` types are 16 bytes without padding; the load takes any alignment.
     unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast()) }
+}
+
+/// The first 16 bytes of a block.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_head<B: Block>(x: &B) -> __m128i {
+    const { assert!(size_of::<B>() >= 16) }
+    // SAFETY: blocks are nothing but bytes, and these 16 are its own.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast()) }
+}
+
+/// The last 16 bytes of a block.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_tail<B: Block>(x: &B) -> __m128i {
+    const { assert!(size_of::<B>() >= 16) }
+    let end = size_of::<B>() - 16;
+    // SAFETY: blocks are nothing but bytes, and these 16 are its own.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast::<u8>().add(end).cast()) }
 }
 
 /// 16 bytes.
@@ -102,6 +121,14 @@ pub(super) fn pin(mut x: __m256i) -> __m256i {
     x
 }
 
+/// No load or prefetch is moved across by the compiler: so what could be loaded again is, rather
+/// than kept in registers there are not enough of, and prefetches stay apart.
+#[inline]
+pub(super) fn fence() {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("", options(nostack, preserves_flags)) }
+}
+
 /// Asks for the cache line `bytes` after `x`, which need not exist; into L1 for `_MM_HINT_T0`,
 /// into L2 for `_MM_HINT_T1`.
 #[inline]
@@ -124,7 +151,7 @@ unsafe impl Bytes32 for [u8; 32] {}
 // SAFETY: as above.
 unsafe impl Bytes32 for [i16; 16] {}
 // SAFETY: as above.
-unsafe impl Bytes32 for [[i16; 8]; 2] {}
+unsafe impl Bytes32 for [[i16; 2]; 8] {}
 // SAFETY: as above.
 unsafe impl Bytes32 for [i32; 8] {}
 // SAFETY: `F32` is four bytes.

@@ -80,16 +80,31 @@ macro_rules! matmuls {
     )*};
 }
 
-macro_rules! blocks {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $kernel:ident, $unpack:expr) => {
+macro_rules! blocks_32 {
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr) => {
         match ($acts.plan.layout(), $acts.plan.n_tokens) {
             (Layout::Panels, _) => {
-                panels::$kernel($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack)
+                panels::blocks_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes)
             }
-            (_, 1) => rows::$kernel::<_, 1>($w, $n_rows, $acts, $y, $unpack),
-            (_, 2) => rows::$kernel::<_, 2>($w, $n_rows, $acts, $y, $unpack),
-            (_, 3) => rows::$kernel::<_, 3>($w, $n_rows, $acts, $y, $unpack),
-            _ => rows::$kernel::<_, 4>($w, $n_rows, $acts, $y, $unpack),
+            (_, 1) => rows::blocks_32::<_, 1>($w, $n_rows, $acts, $y, $codes),
+            (_, 2) => rows::blocks_32::<_, 2>($w, $n_rows, $acts, $y, $codes),
+            (_, 3) => rows::blocks_32::<_, 3>($w, $n_rows, $acts, $y, $codes),
+            _ => rows::blocks_32::<_, 4>($w, $n_rows, $acts, $y, $codes),
+        }
+    };
+}
+
+macro_rules! blocks_256 {
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident,
+     $codes:expr, $scales:expr, $eight:expr) => {
+        match ($acts.plan.layout(), $acts.plan.n_tokens) {
+            (Layout::Panels, _) => {
+                panels::blocks_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $scales)
+            }
+            (_, 1) => rows::blocks_256::<_, 1>($w, $n_rows, $acts, $y, $codes, $eight),
+            (_, 2) => rows::blocks_256::<_, 2>($w, $n_rows, $acts, $y, $codes, $eight),
+            (_, 3) => rows::blocks_256::<_, 3>($w, $n_rows, $acts, $y, $codes, $eight),
+            _ => rows::blocks_256::<_, 4>($w, $n_rows, $acts, $y, $codes, $eight),
         }
     };
 }
@@ -117,16 +132,36 @@ matmuls! {
     f32: dense(|w| dense::widen_f32(w));
     f16: dense(|w| dense::widen_f16(w));
     bf16: dense(|w| dense::widen_bf16(w));
-    q4_0: blocks(blocks_32, |b: &BlockQ4_0| unpack::nibbles(&b.qs));
-    q4_1: blocks(blocks_32, |b: &BlockQ4_1| unpack::nibbles(&b.qs));
-    q5_0: blocks(blocks_32, |b: &BlockQ5_0| unpack::nibbles_and_fifth(&b.qs, &b.qh));
-    q5_1: blocks(blocks_32, |b: &BlockQ5_1| unpack::nibbles_and_fifth(&b.qs, &b.qh));
+    q4_0: blocks_32(|b: &BlockQ4_0| unpack::nibbles(&b.qs));
+    q4_1: blocks_32(|b: &BlockQ4_1| unpack::nibbles(&b.qs));
+    q5_0: blocks_32(|b: &BlockQ5_0| unpack::nibbles_and_fifth(&b.qs, &b.qh));
+    q5_1: blocks_32(|b: &BlockQ5_1| unpack::nibbles_and_fifth(&b.qs, &b.qh));
     q8_0: bytes();
-    q2_k: blocks(blocks_256, |b| unpack::q2_k(b));
-    q3_k: blocks(blocks_256, |b| unpack::q3_k(b));
-    q4_k: blocks(blocks_256, |b| unpack::q4_k(b));
-    q5_k: blocks(blocks_256, |b| unpack::q5_k(b));
-    q6_k: blocks(blocks_256, |b| unpack::q6_k(b));
+    q2_k: blocks_256(
+        |b, j| unpack::q2_k(b, j),
+        |b| unpack::scales_q2_k(b),
+        |blocks| unpack::eight_q2_k(blocks)
+    );
+    q3_k: blocks_256(
+        |b, j| unpack::q3_k(b, j),
+        |b| unpack::scales_q3_k(b),
+        |blocks| unpack::eight_q3_k(blocks)
+    );
+    q4_k: blocks_256(
+        |b, j| unpack::q4_k(b, j),
+        |b: &BlockQ4K| unpack::scales_and_mins(&b.scales),
+        |blocks| unpack::eight_scales_and_mins(blocks)
+    );
+    q5_k: blocks_256(
+        |b, j| unpack::q5_k(b, j),
+        |b: &BlockQ5K| unpack::scales_and_mins(&b.scales),
+        |blocks| unpack::eight_scales_and_mins(blocks)
+    );
+    q6_k: blocks_256(
+        |b, j| unpack::q6_k(b, j),
+        |b| unpack::scales_q6_k(b),
+        |blocks| unpack::eight_q6_k(blocks)
+    );
 }
 
 fn entry_pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {

@@ -12,10 +12,10 @@
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a pair of panels
 //! of that depth stays in L1, f32 sums of [`BLOCK_UNITS`] panels in L2.
 
-use super::mem::{load, load_16, load_ps, pin, store, store_ps};
+use super::mem::{load, load_ps, pin, store, store_ps};
 use super::sum::{pairs_8, pairs_by_half, sum_lanes};
 use super::unpack::{Codes32, Codes256, Scales, half};
-use crate::act::{Acts, PANEL_TOKENS};
+use crate::act::{Acts, PANEL_TOKENS, SUMS};
 use crate::block::{Block, BlockQ8_0, as_blocks};
 use std::arch::x86_64::*;
 
@@ -88,9 +88,11 @@ struct Row256 {
     start: [[i32; 8]; 2],
     /// Scales likewise, as pairs of the same i16.
     scales: [[i32; 8]; 2],
-    /// Minimums as pairs of neighbours: per 16 codes; or per 32 in the first four, scales likewise
-    /// in the last four.
-    mins: [i32; 8],
+    /// What is to be added per unit of the tokens' sums for codes stored less too much: the scales
+    /// of 32 times that.
+    restored: [f32; 8],
+    /// Minimums, one per 16 codes, or per 32 in the first eight.
+    mins: [[f32; 8]; 2],
     d: f32,
     dmin: f32,
 }
@@ -99,20 +101,21 @@ impl Default for Row256 {
     fn default() -> Row256 {
         let zeros = [0; 8];
         let (codes, pairs) = ([zeros; 8], [zeros; 2]);
-        Row256 { codes, start: pairs, scales: pairs, mins: zeros, d: 0.0, dmin: 0.0 }
+        let (restored, mins) = ([0.0; 8], [[0.0; 8]; 2]);
+        Row256 { codes, start: pairs, scales: pairs, restored, mins, d: 0.0, dmin: 0.0 }
     }
 }
 
-/// One panel from some block on.
+/// One panel from some block of 32 on.
 #[derive(Clone, Copy)]
-struct Panel<'a, const WORDS: usize, const SUMS: usize> {
+struct Panel<'a> {
     /// `[block][word of four k]`
-    q: &'a [[[i8; 4 * PANEL_TOKENS]; WORDS]],
+    q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]],
     d: &'a [[f32; PANEL_TOKENS]],
-    s: &'a [[[i16; PANEL_TOKENS]; SUMS]],
+    s: &'a [[[i16; SUMS]; PANEL_TOKENS]],
 }
 
-impl<'a, const WORDS: usize, const SUMS: usize> Panel<'a, WORDS, SUMS> {
+impl<'a> Panel<'a> {
     fn new(acts: &Acts<'a>, unit: usize, first: usize, n: usize) -> Self {
         let plan = acts.plan;
         let q = &acts.q[unit * plan.q_len()..][..plan.q_len()];
@@ -124,6 +127,24 @@ impl<'a, const WORDS: usize, const SUMS: usize> Panel<'a, WORDS, SUMS> {
             s: &s.as_chunks().0.as_chunks().0[first..first + n],
         }
     }
+
+    /// The eight blocks of super-block `b`.
+    #[inline(always)]
+    fn eight(self, b: usize) -> EightBlocks<'a> {
+        EightBlocks {
+            q: &self.q.as_chunks().0[b],
+            d: &self.d.as_chunks().0[b],
+            s: &self.s.as_chunks().0[b],
+        }
+    }
+}
+
+/// A panel's part of a super-block.
+#[derive(Clone, Copy)]
+struct EightBlocks<'a> {
+    q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]; 8],
+    d: &'a [[f32; PANEL_TOKENS]; 8],
+    s: &'a [[[i16; SUMS]; PANEL_TOKENS]; 8],
 }
 
 /// Types in blocks of 32 with codes of at most 5 bits.
@@ -137,7 +158,7 @@ pub(super) fn blocks_32<B: Codes32>(
     y: &mut [f32],
     codes: impl Fn(&B) -> __m256i,
 ) {
-    matmul::<B, Row32, 8, 1>(
+    matmul::<B, Row32>(
         as_blocks(w),
         n_rows,
         acts,
@@ -159,7 +180,7 @@ pub(super) fn q8_0(
     scratch: &mut PanelScratch,
     y: &mut [f32],
 ) {
-    matmul::<BlockQ8_0, Row32Wide, 8, 1>(
+    matmul::<BlockQ8_0, Row32Wide>(
         as_blocks(w),
         n_rows,
         acts,
@@ -180,15 +201,16 @@ pub(super) fn blocks_256<B: Codes256>(
     acts: &Acts<'_>,
     scratch: &mut PanelScratch,
     y: &mut [f32],
-    unpack: impl Fn(&B) -> ([__m256i; 8], Scales),
+    codes: impl Fn(&B, usize) -> __m256i,
+    scales: impl Fn(&B) -> Scales,
 ) {
-    matmul::<B, Row256, 64, 24>(
+    matmul::<B, Row256>(
         as_blocks(w),
         n_rows,
         acts,
         (&mut scratch.of_256, &mut scratch.sums),
         y,
-        |block, row| unpack_256(block, unpack(block), row),
+        |block, row| unpack_256(block, &codes, scales(block), row),
         |w, [a, b], sums| tile_256::<B, 2>(w, [a, b], sums),
         |w, a, sums| tile_256::<B, 1>(w, [a], sums),
     );
@@ -198,17 +220,18 @@ pub(super) fn blocks_256<B: Codes256>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 #[expect(clippy::too_many_arguments, reason = "a loop nest with its three bodies")]
-fn matmul<B: Block, W, const WORDS: usize, const SUMS: usize>(
+fn matmul<B: Block, W>(
     w: &[B],
     n_rows: usize,
     acts: &Acts<'_>,
     (unpacked, sums): (&mut [W], &mut [Sums]),
     y: &mut [f32],
     unpack: impl Fn(&B, &mut W),
-    tile_2: impl Fn(&[[W; R]], [Panel<'_, WORDS, SUMS>; 2], &mut Sums),
-    tile_1: impl Fn(&[[W; R]], Panel<'_, WORDS, SUMS>, &mut Sums),
+    tile_2: impl Fn(&[[W; R]], [Panel<'_>; 2], &mut Sums),
+    tile_1: impl Fn(&[[W; R]], Panel<'_>, &mut Sums),
 ) {
-    let (blocks, units) = (acts.plan.blocks(), acts.plan.units());
+    let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
+    let per_block = B::LEN / 32;
     for first_row in (0..n_rows).step_by(BLOCK_ROWS) {
         let groups = BLOCK_ROWS.min(n_rows - first_row).div_ceil(R);
         for first_unit in (0..units).step_by(BLOCK_UNITS) {
@@ -227,9 +250,10 @@ fn matmul<B: Block, W, const WORDS: usize, const SUMS: usize>(
                 let (tiles, _) = unpacked.as_chunks::<R>();
                 for (pair, sums) in sums.chunks_exact_mut(groups).enumerate() {
                     let unit = first_unit + 2 * pair;
-                    let a = Panel::new(acts, unit, first, n);
+                    let panel = |unit| Panel::new(acts, unit, first * per_block, n * per_block);
+                    let a = panel(unit);
                     if unit + 1 < units {
-                        let b = Panel::new(acts, unit + 1, first, n);
+                        let b = panel(unit + 1);
                         for (tiles, sums) in tiles.chunks_exact(n).zip(sums) {
                             tile_2(tiles, [a, b], sums);
                         }
@@ -295,25 +319,25 @@ fn unpack_wide(block: &BlockQ8_0, row: &mut Row32Wide) {
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn unpack_256<B: Codes256>(block: &B, (codes, scales): ([__m256i; 8], Scales), row: &mut Row256) {
+fn unpack_256<B: Codes256>(
+    block: &B,
+    codes: &impl Fn(&B, usize) -> __m256i,
+    Scales { scales, mins }: Scales,
+    row: &mut Row256,
+) {
     let mut pairs = [_mm256_setzero_si256(); 8];
     for j in 0..8 {
-        let codes = _mm256_sub_epi8(codes[j], _mm256_set1_epi8(B::PANEL_OFFSET as i8));
+        let codes = _mm256_sub_epi8(codes(block, j), _mm256_set1_epi8(B::PANEL_OFFSET as i8));
         store(&mut row.codes[j], codes);
         pairs[j] = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
     }
-    let Scales { scales, mins } = scales;
-    if B::WIDE {
+    if B::GROUP == 32 {
         store(&mut row.start[0], times_minus_128(pairs_8(&pairs)));
-        // Each scale and minimum is there twice: already pairs of the same, and every other one.
+        // Each scale and minimum is there twice: already pairs of the same.
         store(&mut row.scales[0], scales);
-        let every_other = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-            0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13,
-        ));
-        let mins = _mm256_shuffle_epi8(mins, every_other);
-        let scales = _mm256_shuffle_epi8(scales, every_other);
-        let both = _mm256_unpacklo_epi64(mins, scales);
-        store(&mut row.mins, _mm256_permute4x64_epi64::<0b11_01_10_00>(both));
+        let restored = _mm256_srai_epi32::<16>(_mm256_slli_epi16::<4>(scales));
+        store_ps(&mut row.restored, _mm256_cvtepi32_ps(restored));
+        store_ps(&mut row.mins[0], _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(mins)));
     } else {
         // Words 0..4 of the low and high half of `a` belong to registers 0..4, 16 codes each.
         let [a, b] = pairs_by_half(&pairs);
@@ -323,7 +347,10 @@ fn unpack_256<B: Codes256>(block: &B, (codes, scales): ([__m256i; 8], Scales), r
         let high = _mm256_unpackhi_epi16(scales, scales);
         store(&mut row.scales[0], _mm256_permute2x128_si256::<0x20>(low, high));
         store(&mut row.scales[1], _mm256_permute2x128_si256::<0x31>(low, high));
-        store(&mut row.mins, mins);
+        let low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(mins));
+        let high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256::<1>(mins));
+        store_ps(&mut row.mins[0], _mm256_cvtepi32_ps(low));
+        store_ps(&mut row.mins[1], _mm256_cvtepi32_ps(high));
     }
     let [d, dmin] = block.d();
     row.d = half(d);
@@ -352,11 +379,7 @@ fn times_minus_128_sse(x: __m128i) -> __m128i {
 /// `R` rows by `T` panels, some blocks of 32: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_32<B: Codes32, const T: usize>(
-    w: &[[Row32; R]],
-    panels: [Panel<'_, 8, 1>; T],
-    sums: &mut Sums,
-) {
+fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], panels: [Panel<'_>; T], sums: &mut Sums) {
     let ones = _mm256_set1_epi16(1);
     let offset = B::OFFSET - stored_offset::<B>();
     for (b, w) in w.iter().enumerate() {
@@ -380,7 +403,7 @@ fn tile_32<B: Codes32, const T: usize>(
         for t in 0..T {
             let panel = panels[t];
             let da = load_ps(&panel.d[b]);
-            let sum = _mm256_cvtepi16_epi32(load_16(&panel.s[b][0]));
+            let sum = _mm256_madd_epi16(load(&panel.s[b]), ones);
             for r in 0..R {
                 let mut isum = _mm256_madd_epi16(run[r][t], ones);
                 if offset != 0 {
@@ -402,7 +425,7 @@ fn tile_32<B: Codes32, const T: usize>(
 /// `R` rows by `T` panels, some blocks of 32 with codes of 8 bits: products in i32.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T], sums: &mut Sums) {
+fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_>; T], sums: &mut Sums) {
     let low = _mm256_set1_epi16(0xff);
     for (b, w) in w.iter().enumerate() {
         let mut isum = [[_mm256_setzero_si256(); T]; R];
@@ -450,68 +473,109 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_, 8, 1>; T],
 #[target_feature(enable = "avx2,fma")]
 fn tile_256<B: Codes256, const T: usize>(
     w: &[[Row256; R]],
-    panels: [Panel<'_, 64, 24>; T],
+    panels: [Panel<'_>; T],
     sums: &mut Sums,
 ) {
-    const { assert!(B::PANEL_OFFSET == B::OFFSET || B::WIDE && B::PANEL_OFFSET - B::OFFSET == 16) }
-    // Words of four k in an i16 run.
-    let depth = if B::WIDE { 8 } else { 4 };
+    const { assert!(B::PANEL_OFFSET == B::OFFSET || B::PANEL_OFFSET - B::OFFSET == 16) }
+    const { assert!(B::PANEL_OFFSET == B::OFFSET || B::GROUP == 32) }
+    let ones = _mm256_set1_epi16(1);
     for (b, w) in w.iter().enumerate() {
-        let mut isum = [[_mm256_setzero_si256(); T]; R];
-        for i in 0..64 / depth {
-            let mut run = [[_mm256_setzero_si256(); T]; R];
-            for r in 0..R {
-                run[r] = [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T];
-            }
-            for k in i * depth..(i + 1) * depth {
-                let mut q = [_mm256_setzero_si256(); T];
-                for t in 0..T {
-                    q[t] = load(&panels[t].q[b][k]);
-                }
+        let panels = panels.map(|panel| panel.eight(b));
+        let mut products = [[_mm256_setzero_ps(); T]; R];
+        for j in 0..8 {
+            let mut isum = run::<B, T>(w, &panels, j, 0);
+            if B::GROUP == 16 {
+                let second = run::<B, T>(w, &panels, j, 1);
                 for r in 0..R {
-                    let codes = _mm256_set1_epi32(w[r].codes[k / 8][k % 8]);
                     for t in 0..T {
-                        let products = _mm256_maddubs_epi16(q[t], codes);
-                        run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
+                        isum[r][t] = _mm256_add_epi32(isum[r][t], second[r][t]);
                     }
                 }
             }
-            for r in 0..R {
-                let scale = _mm256_set1_epi32(w[r].scales[i / 8][i % 8]);
-                for t in 0..T {
-                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_madd_epi16(run[r][t], scale));
+            for t in 0..T {
+                let da = load_ps(&panels[t].d[j]);
+                let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(load(&panels[t].s[j]), ones));
+                for r in 0..R {
+                    let mut isum = _mm256_cvtepi32_ps(isum[r][t]);
+                    if B::PANEL_OFFSET != B::OFFSET {
+                        // Small integers: exact.
+                        isum = _mm256_fmadd_ps(_mm256_set1_ps(w[r].restored[j]), sum, isum);
+                    }
+                    products[r][t] = _mm256_fmadd_ps(isum, da, products[r][t]);
                 }
             }
         }
-        for t in 0..T {
-            let panel = panels[t];
-            let da = load_ps(&panel.d[b]);
-            let (s, _) = panel.s[b].as_chunks::<2>();
-            let pairs = if B::WIDE { &s[..4] } else { &s[4..] };
-            for r in 0..R {
-                if B::PANEL_OFFSET != B::OFFSET {
-                    let mut sum = _mm256_setzero_si256();
-                    for (pair, scale) in pairs.iter().zip(&w[r].mins[4..]) {
-                        let products = _mm256_madd_epi16(load(pair), _mm256_set1_epi32(*scale));
-                        sum = _mm256_add_epi32(sum, products);
-                    }
-                    // 16 is the only difference.
-                    isum[r][t] = _mm256_add_epi32(isum[r][t], _mm256_slli_epi32::<4>(sum));
+        let mut mins = [[_mm256_setzero_ps(); T]; R];
+        for j in 0..if B::HAS_MIN { 8 } else { 0 } {
+            for g in 0..32 / B::GROUP {
+                let i = j * (32 / B::GROUP) + g;
+                let mut scaled = [_mm256_setzero_ps(); T];
+                for t in 0..T {
+                    let pair = load(&panels[t].s[j]);
+                    let sum = match (B::GROUP, g) {
+                        (32, _) => _mm256_madd_epi16(pair, ones),
+                        (_, 0) => _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(pair)),
+                        _ => _mm256_srai_epi32::<16>(pair),
+                    };
+                    let da = load_ps(&panels[t].d[j]);
+                    scaled[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), da);
                 }
-                let d = _mm256_mul_ps(_mm256_set1_ps(w[r].d), da);
-                let out = &mut sums[r][t];
-                let mut acc = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum[r][t]), load_ps(out));
+                for r in 0..R {
+                    let min = _mm256_set1_ps(w[r].mins[i / 8][i % 8]);
+                    for t in 0..T {
+                        mins[r][t] = _mm256_fmadd_ps(min, scaled[t], mins[r][t]);
+                    }
+                }
+            }
+        }
+        // Loaded before the loops they would take all registers from them.
+        let sums = std::hint::black_box(&mut *sums);
+        for r in 0..R {
+            let (d, dmin) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].dmin));
+            for t in 0..T {
+                let mut acc = _mm256_fmadd_ps(d, products[r][t], load_ps(&sums[r][t]));
                 if B::HAS_MIN {
-                    let mut msum = _mm256_setzero_si256();
-                    for (pair, min) in pairs.iter().zip(w[r].mins) {
-                        let products = _mm256_madd_epi16(load(pair), _mm256_set1_epi32(min));
-                        msum = _mm256_add_epi32(msum, products);
-                    }
-                    let dmin = _mm256_mul_ps(_mm256_set1_ps(w[r].dmin), da);
-                    acc = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(msum), acc);
+                    acc = _mm256_fnmadd_ps(dmin, mins[r][t], acc);
                 }
-                store_ps(out, acc);
+                store_ps(&mut sums[r][t], acc);
             }
         }
     }
+}
+
+/// The products of group `g` of elements `32j..32j + 32`, times its scale.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn run<B: Codes256, const T: usize>(
+    w: &[Row256; R],
+    panels: &[EightBlocks<'_>; T],
+    j: usize,
+    g: usize,
+) -> [[__m256i; T]; R] {
+    let i = j * (32 / B::GROUP) + g;
+    let mut run = [[_mm256_setzero_si256(); T]; R];
+    for r in 0..R {
+        run[r] = [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T];
+    }
+    for k in 0..B::GROUP / 4 {
+        let k = g * 4 + k;
+        let mut q = [_mm256_setzero_si256(); T];
+        for t in 0..T {
+            q[t] = load(&panels[t].q[j][k]);
+        }
+        for r in 0..R {
+            let codes = _mm256_set1_epi32(w[r].codes[j][k]);
+            for t in 0..T {
+                let products = _mm256_maddubs_epi16(q[t], codes);
+                run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
+            }
+        }
+    }
+    for r in 0..R {
+        let scale = _mm256_set1_epi32(w[r].scales[i / 8][i % 8]);
+        for t in 0..T {
+            run[r][t] = _mm256_madd_epi16(run[r][t], scale);
+        }
+    }
+    run
 }

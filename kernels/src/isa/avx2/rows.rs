@@ -6,10 +6,10 @@
 //!
 //! Rows that eight does not divide are filled up with repetitions of the last one.
 
-use super::mem::{load, prefetch, store};
-use super::sum::{cross_128, pairs_8, pairs_by_half, sum_8};
-use super::unpack::{Codes32, Codes256, SCALE_PAIRS, Scales, even_odd, halves};
-use crate::act::{Acts, SUMS_256};
+use super::mem::{fence, load, load_ps, prefetch, store_ps};
+use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_8};
+use super::unpack::{Codes32, Codes256, EightScales, halves};
+use crate::act::{Acts, SUMS};
 use crate::block::{BlockQ8_0, F16, as_blocks};
 use std::arch::x86_64::*;
 
@@ -28,16 +28,16 @@ fn eight_rows<B>(w: &[B], first: usize, blocks: usize) -> [&[B]; ROWS] {
 }
 
 /// The activations of `N` tokens, block by block.
-struct Rows<'a, const LEN: usize, const SUMS: usize, const N: usize> {
-    q: [&'a [[i8; LEN]]; N],
+struct Rows<'a, const N: usize> {
+    q: [&'a [[i8; 32]]; N],
     d: [&'a [f32]; N],
     s: [&'a [[i16; SUMS]]; N],
 }
 
-impl<'a, const LEN: usize, const SUMS: usize, const N: usize> Rows<'a, LEN, SUMS, N> {
+impl<'a, const N: usize> Rows<'a, N> {
     #[inline(always)]
-    fn new(acts: &Acts<'a>, n: usize) -> Self {
-        let plan = acts.plan;
+    fn new(acts: &Acts<'a>) -> Self {
+        let (plan, n) = (acts.plan, acts.plan.blocks());
         let mut rows = Rows { q: [&[]; N], d: [&[]; N], s: [&[]; N] };
         for t in 0..N {
             rows.q[t] = &acts.q[t * plan.q_len()..].as_chunks().0[..n];
@@ -81,7 +81,7 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
     codes: impl Fn(&B) -> __m256i,
 ) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
-    let x = Rows::<32, 1, N>::new(acts, n);
+    let x = Rows::<N>::new(acts);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
@@ -110,7 +110,8 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
                     let (straight, crossed) = cross_128(a, b);
                     _mm256_add_epi32(straight, crossed)
                 };
-                let sum = i32::from(x.s[t][b][0]);
+                let [s, s_2] = x.s[t][b];
+                let sum = i32::from(s) + i32::from(s_2);
                 let isum = match B::OFFSET {
                     0 => isum,
                     offset => _mm256_sub_epi32(isum, _mm256_set1_epi32(offset * sum)),
@@ -132,7 +133,7 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q8_0<const N: usize>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: &mut [f32]) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<BlockQ8_0>(w));
-    let x = Rows::<32, 1, N>::new(acts, n);
+    let x = Rows::<N>::new(acts);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
@@ -162,7 +163,7 @@ pub(super) fn q8_0<const N: usize>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: 
     }
 }
 
-/// Types in blocks of 256.
+/// Types in super-blocks of 256.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn blocks_256<B: Codes256, const N: usize>(
@@ -170,56 +171,48 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
     n_rows: usize,
     acts: &Acts<'_>,
     y: &mut [f32],
-    unpack: impl Fn(&B) -> ([__m256i; 8], Scales),
+    codes: impl Fn(&B, usize) -> __m256i,
+    scales: impl Fn(&[&B; ROWS]) -> EightScales,
 ) {
-    let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
-    let x = Rows::<256, SUMS_256, N>::new(acts, n);
-    // Shuffling by a mask it knows the compiler finds two instructions for one.
-    let masks = std::hint::black_box(&SCALE_PAIRS);
-    // Written whole for every block; out here, they are not cleared for it.
-    let mut isums = [[[0; 8]; ROWS]; N];
-    let mut msums = [[[0; 8]; ROWS]; N];
-    let (mut d, mut dmin) = ([F16([0; 2]); ROWS], [F16([0; 2]); ROWS]);
+    let (n, w) = (acts.plan.blocks() / 8, as_blocks::<B>(w));
+    let x = Rows::<N>::new(acts);
+    // Shuffling by masks it knows the compiler finds two instructions for one.
+    let masks = std::hint::black_box(&MASKS);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..n {
-            for r in 0..ROWS {
-                let block = &rows[r][b];
-                prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS + r, 1);
-                let (codes, scales) = unpack(block);
-                let ordered = even_odd(scales.scales);
-                let mut p = [_mm256_setzero_si256(); N];
-                for j in 0..8 {
-                    let scale = _mm256_shuffle_epi8(ordered, load(&masks[j]));
-                    for t in 0..N {
-                        let products =
-                            _mm256_maddubs_epi16(codes[j], load(&x.q[t][b].as_chunks::<32>().0[j]));
-                        p[t] = _mm256_add_epi32(p[t], _mm256_madd_epi16(products, scale));
-                    }
-                }
-                [d[r], dmin[r]] = block.d();
-                for t in 0..N {
-                    let s: &[i16; 16] = x.s[t][b].first_chunk().expect("24 sums");
-                    let mut p = p[t];
-                    if B::OFFSET != 0 {
-                        let sums = _mm256_madd_epi16(scales.scales, load(s));
-                        p = _mm256_sub_epi32(p, times::<B>(sums));
-                    }
-                    store(&mut isums[t][r], p);
-                    if B::HAS_MIN {
-                        store(&mut msums[t][r], _mm256_madd_epi16(scales.mins, load(s)));
-                    }
+            let mut blocks = [&rows[0][b]; ROWS];
+            for r in 1..ROWS {
+                blocks[r] = &rows[r][b];
+            }
+            let scales = scales(&blocks);
+            let mut tokens = [Token::default(); N];
+            for t in 0..N {
+                let (q, _) = x.q[t][8 * b..][..8].as_chunks();
+                let (d, _) = x.d[t][8 * b..][..8].as_chunks();
+                tokens[t] = Token { q: &q[0], d: &d[0], s: [[0.0; 8]; 2] };
+                if B::HAS_MIN {
+                    let (s, _) = x.s[t][8 * b..][..8].as_chunks();
+                    tokens[t].s = scaled_sums::<B>(&s[0], &d[0]);
                 }
             }
-            let (d, dmin) = (halves(d), halves(dmin));
+            // From memory they are spread over the lanes by the load.
+            let tokens = std::hint::black_box(&tokens);
+            let mut sums = [[_mm256_setzero_ps(); 2]; N];
+            macro_rules! planes {
+                ($($i:literal)*) => {$(
+                    prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS + $i * PLANES, PLANES);
+                    fence();
+                    planes::<B, N, $i>(&blocks, &scales, tokens, &mut sums, masks, &codes);
+                )*};
+            }
+            planes!(0 1 2 3);
             for t in 0..N {
-                let da = _mm256_set1_ps(x.d[t][b]);
-                let isum = _mm256_cvtepi32_ps(sum_8(&load_8(&isums[t])));
-                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), isum, acc[t]);
+                let [products, mins] = sums[t];
+                acc[t] = _mm256_fmadd_ps(scales.d, products, acc[t]);
                 if B::HAS_MIN {
-                    let msum = _mm256_cvtepi32_ps(sum_8(&load_8(&msums[t])));
-                    acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, da), msum, acc[t]);
+                    acc[t] = _mm256_fnmadd_ps(scales.dmin, mins, acc[t]);
                 }
             }
         }
@@ -227,23 +220,193 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
     }
 }
 
+/// 256 activations of one token.
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    q: &'a [[i8; 32]; 8],
+    d: &'a [f32; 8],
+    /// Of each group that has a minimum, the sum of the codes times their scale.
+    s: [[f32; 8]; 2],
+}
+
+impl Default for Token<'_> {
+    fn default() -> Self {
+        Token { q: &[[0; 32]; 8], d: &[0.0; 8], s: [[0.0; 8]; 2] }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_8(x: &[[i32; 8]; 8]) -> [__m256i; 8] {
-    let mut out = [_mm256_setzero_si256(); 8];
-    for i in 0..8 {
-        out[i] = load(&x[i]);
+fn scaled_sums<B: Codes256>(s: &[[i16; SUMS]; 8], d: &[f32; 8]) -> [[f32; 8]; 2] {
+    let (mut out, s, d) = ([[0.0; 8]; 2], load(s), load_ps(d));
+    if B::GROUP == 32 {
+        let sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(s, _mm256_set1_epi16(1)));
+        store_ps(&mut out[0], _mm256_mul_ps(sums, d));
+    } else {
+        // Those of the first halves of 32, then those of the second.
+        let first = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(s));
+        let second = _mm256_srai_epi32::<16>(s);
+        store_ps(&mut out[0], _mm256_mul_ps(_mm256_cvtepi32_ps(first), d));
+        store_ps(&mut out[1], _mm256_mul_ps(_mm256_cvtepi32_ps(second), d));
     }
     out
 }
 
-/// `x * OFFSET`, a power of two.
+/// Groups of 32 elements that are taken together: as they come of the same bytes, these are loaded
+/// once.
+const PLANES: usize = 2;
+
+/// Elements `64 * I..64 * I + 64` of eight super-blocks: two steps of the chain of the products and
+/// of that of the minimums, for `N` tokens.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn times<B: Codes256>(x: __m256i) -> __m256i {
-    match B::OFFSET {
-        4 => _mm256_slli_epi32::<2>(x),
-        32 => _mm256_slli_epi32::<5>(x),
-        offset => _mm256_mullo_epi32(x, _mm256_set1_epi32(offset)),
+#[target_feature(enable = "avx2,fma")]
+fn planes<B: Codes256, const N: usize, const I: usize>(
+    blocks: &[&B; ROWS],
+    scales: &EightScales,
+    tokens: &[Token<'_>; N],
+    sums: &mut [[__m256; 2]; N],
+    masks: &Masks,
+    codes: &impl Fn(&B, usize) -> __m256i,
+) {
+    let mut pairs = [[[_mm256_setzero_si256(); 2]; PLANES]; N];
+    for half in 0..2 {
+        for plane in 0..PLANES {
+            let j = I * PLANES + plane;
+            let mut code = [_mm256_setzero_si256(); 4];
+            for r in 0..4 {
+                code[r] = codes(blocks[4 * half + r], j);
+            }
+            for t in 0..N {
+                let q = load(&tokens[t].q[j]);
+                let mut p = [_mm256_setzero_si256(); 4];
+                for r in 0..4 {
+                    p[r] = _mm256_maddubs_epi16(code[r], q);
+                }
+                pairs[t][plane][half] = pairs_4(p[0], p[1], p[2], p[3]);
+            }
+        }
+    }
+    for plane in 0..PLANES {
+        let j = I * PLANES + plane;
+        let factors = Factors::new::<B>(scales, j, masks);
+        for t in 0..N {
+            step::<B>(pairs[t][plane], &tokens[t], j, &factors, &mut sums[t]);
+        }
     }
 }
+
+/// The scales and minimums of one group of 32 of eight rows.
+struct Factors {
+    /// As pairs of the same i16, for what [`cross_128`] makes of the halves of 32 elements.
+    straight: __m256i,
+    crossed: __m256i,
+    /// Of the 32, or of either half.
+    mins: [__m256; 2],
+}
+
+impl Factors {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new<B: Codes256>(scales: &EightScales, j: usize, masks: &Masks) -> Factors {
+        let scale = |word: usize, mask| _mm256_shuffle_epi8(scales.scales[word], load(mask));
+        let min = |word: usize, byte: usize| {
+            let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));
+            _mm256_cvtepi32_ps(min)
+        };
+        if B::GROUP == 32 {
+            let (word, byte) = (j / 4, j % 4);
+            let scale = scale(word, &masks.scale[byte]);
+            let mins = [min(word, byte), _mm256_setzero_ps()];
+            Factors { straight: scale, crossed: scale, mins }
+        } else {
+            let (word, byte) = (j / 2, j % 2 * 2);
+            let [straight, crossed] = &masks.crossing[j % 2];
+            Factors {
+                // Scales may be negative.
+                straight: _mm256_srai_epi16::<8>(scale(word, straight)),
+                crossed: _mm256_srai_epi16::<8>(scale(word, crossed)),
+                mins: [min(word, byte), min(word, byte + 1)],
+            }
+        }
+    }
+}
+
+/// A step of both chains of one token.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn step<B: Codes256>(
+    [mut a, mut b]: [__m256i; 2],
+    token: &Token<'_>,
+    j: usize,
+    factors: &Factors,
+    [products, mins]: &mut [__m256; 2],
+) {
+    // Eight pairs of products fit an i16 if the codes are at most 15; four if they are at most 32
+    // once the offset is off.
+    let isum = if B::GROUP == 32 && B::MAX <= 15 {
+        let (straight, crossed) = cross_128(a, b);
+        _mm256_madd_epi16(_mm256_add_epi16(straight, crossed), factors.straight)
+    } else {
+        if B::OFFSET != 0 {
+            let offset = offset::<B>(load(&token.q[j]));
+            a = _mm256_sub_epi16(a, offset);
+            b = _mm256_sub_epi16(b, offset);
+        }
+        let (straight, crossed) = cross_128(a, b);
+        let straight = _mm256_madd_epi16(straight, factors.straight);
+        _mm256_add_epi32(straight, _mm256_madd_epi16(crossed, factors.crossed))
+    };
+    let da = _mm256_set1_ps(token.d[j]);
+    *products = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), da, *products);
+    if B::HAS_MIN {
+        let [first, second] = token.s;
+        *mins = _mm256_fmadd_ps(factors.mins[0], _mm256_set1_ps(first[j]), *mins);
+        if B::GROUP == 16 {
+            *mins = _mm256_fmadd_ps(factors.mins[1], _mm256_set1_ps(second[j]), *mins);
+        }
+    }
+}
+
+/// What [`pairs_by_half`] makes of `OFFSET * q`, the same for every row.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn offset<B: Codes256>(q: __m256i) -> __m256i {
+    let x = _mm256_maddubs_epi16(_mm256_set1_epi8(B::OFFSET as i8), q);
+    let x = _mm256_add_epi16(x, _mm256_shuffle_epi32::<0b01_00_11_10>(x));
+    _mm256_add_epi16(x, _mm256_shuffle_epi32::<0b10_11_00_01>(x))
+}
+
+/// Byte shuffles within words.
+struct Masks {
+    /// Byte `i` to pairs of the same i16.
+    scale: [[u8; 32]; 4],
+    /// Byte `2i` of the low half's words and `2i + 1` of the high half's, to the upper bytes of
+    /// pairs of the same i16; then the other way round.
+    crossing: [[[u8; 32]; 2]; 2],
+    /// Byte `i` to an i32.
+    min: [[u8; 32]; 4],
+}
+
+static MASKS: Masks = {
+    const NONE: u8 = 0x80;
+    let mut masks =
+        Masks { scale: [[NONE; 32]; 4], crossing: [[[NONE; 32]; 2]; 2], min: [[NONE; 32]; 4] };
+    let mut word = 0;
+    while word < 8 {
+        // Shuffles see the 16 bytes of each half.
+        let (at, source, high) = (4 * word, 4 * (word % 4), word / 4);
+        let mut i = 0;
+        while i < 4 {
+            let byte = (source + i) as u8;
+            masks.min[i][at] = byte;
+            masks.scale[i][at] = byte;
+            masks.scale[i][at + 2] = byte;
+            let crossing = &mut masks.crossing[i / 2][(i % 2) ^ high];
+            crossing[at + 1] = byte;
+            crossing[at + 3] = byte;
+            i += 1;
+        }
+        word += 1;
+    }
+    masks
+};

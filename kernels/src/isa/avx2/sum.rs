@@ -34,7 +34,7 @@ fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
 /// As [`sum_4`] with pairs of i16.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn pairs_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+pub(super) fn pairs_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
     let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
     let (straight, crossed) = cross_64(ab, cd);
@@ -98,4 +98,18 @@ pub(super) fn sum_4_ps(x: &[__m256; 4]) -> __m128 {
     let (mut c, mut d) = (fold_half(x[2]), fold_half(x[3]));
     _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
     _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d))
+}
+
+/// Word `j` of register `i` to word `i` of register `j`, in each half.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn transpose_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> [__m256i; 4] {
+    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+    [
+        _mm256_unpacklo_epi64(ab, cd),
+        _mm256_unpackhi_epi64(ab, cd),
+        _mm256_unpacklo_epi64(ab_high, cd_high),
+        _mm256_unpackhi_epi64(ab_high, cd_high),
+    ]
 }

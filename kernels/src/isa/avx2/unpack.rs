@@ -1,9 +1,11 @@
 //! Native blocks to codes and scales in registers.
 //!
 //! Codes come unsigned, 32 to a register in the order of the elements; a type's `OFFSET` is what
-//! is to be taken off them.
+//! is to be taken off them. Of a super-block, register `j` is elements `32j..32j + 32`; callers
+//! unroll their loops, so that `j` is a constant and all shifts are immediate.
 
-use super::mem::{load, load_16};
+use super::mem::{load, load_16, load_head, load_tail};
+use super::sum::transpose_4;
 use crate::block::*;
 use std::arch::x86_64::*;
 
@@ -21,18 +23,27 @@ pub(super) trait Codes32: Block32 {
 pub(super) trait Codes256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
     const OFFSET: i32;
-    /// Whether scales cover 32 elements instead of 16.
-    const WIDE: bool;
+    /// The largest code.
+    const MAX: i32;
     /// What panels take off the codes, so that their products fit.
     const PANEL_OFFSET: i32;
     /// Scale of the scales and of the minimums.
     fn d(&self) -> [F16; 2];
 }
 
-/// The scales and minimums of a block of 256 as 16 i16, one per 16 elements.
+/// The scales and minimums of a super-block as 16 i16, one per 16 elements.
 pub(super) struct Scales {
     pub scales: __m256i,
     pub mins: __m256i,
+}
+
+/// The scales of eight super-blocks, one of each of eight rows: byte `i` of word `r` in register
+/// `w` belongs to group `4w + i` of row `r`. There are 8 or 16 groups.
+pub(super) struct EightScales {
+    pub scales: [__m256i; 4],
+    pub mins: [__m256i; 4],
+    pub d: __m256,
+    pub dmin: __m256,
 }
 
 macro_rules! codes_32 {
@@ -57,10 +68,10 @@ codes_32! {
 }
 
 macro_rules! codes_256 {
-    ($($block:ident: $offset:literal, $wide:literal, $panel:literal, |$b:ident| $d:expr;)*) => {$(
+    ($($block:ident: $offset:literal, $max:literal, $panel:literal, |$b:ident| $d:expr;)*) => {$(
         impl Codes256 for $block {
             const OFFSET: i32 = $offset;
-            const WIDE: bool = $wide;
+            const MAX: i32 = $max;
             const PANEL_OFFSET: i32 = $panel;
             #[inline(always)]
             fn d(&self) -> [F16; 2] {
@@ -72,11 +83,11 @@ macro_rules! codes_256 {
 }
 
 codes_256! {
-    BlockQ2K: 0, false, 0, |b| [b.d, b.dmin];
-    BlockQ3K: 4, false, 4, |b| [b.d, F16([0; 2])];
-    BlockQ4K: 0, true, 0, |b| [b.d, b.dmin];
-    BlockQ5K: 0, true, 16, |b| [b.d, b.dmin];
-    BlockQ6K: 32, false, 32, |b| [b.d, F16([0; 2])];
+    BlockQ2K: 0, 3, 0, |b| [b.d, b.dmin];
+    BlockQ3K: 4, 7, 4, |b| [b.d, F16([0; 2])];
+    BlockQ4K: 0, 15, 0, |b| [b.d, b.dmin];
+    BlockQ5K: 0, 31, 16, |b| [b.d, b.dmin];
+    BlockQ6K: 32, 63, 32, |b| [b.d, F16([0; 2])];
 }
 
 /// The bits of eight halves as floats.
@@ -115,50 +126,78 @@ pub(super) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i {
     _mm256_or_si256(nibbles(qs), _mm256_and_si256(is_set, _mm256_set1_epi8(16)))
 }
 
-/// Q2_K: register `j` holds the codes of elements `32j..32j + 32`.
+/// The codes of Q2_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q2_k(b: &BlockQ2K) -> ([__m256i; 8], Scales) {
-    let mut codes = [_mm256_setzero_si256(); 8];
-    let low = _mm256_set1_epi8(3);
-    let (qs, _) = b.qs.as_chunks::<32>();
-    for (h, qs) in qs.iter().enumerate() {
-        let q = load(qs);
-        codes[4 * h] = _mm256_and_si256(q, low);
-        codes[4 * h + 1] = _mm256_and_si256(_mm256_srli_epi16::<2>(q), low);
-        codes[4 * h + 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(q), low);
-        codes[4 * h + 3] = _mm256_and_si256(_mm256_srli_epi16::<6>(q), low);
-    }
-    let both = load_16(&b.scales);
-    let low = _mm_set1_epi8(15);
-    let scales = Scales {
-        scales: _mm256_cvtepu8_epi16(_mm_and_si128(both, low)),
-        mins: _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(both), low)),
-    };
-    (codes, scales)
+pub(super) fn q2_k(b: &BlockQ2K, j: usize) -> __m256i {
+    let plane = shifted(load(&b.qs.as_chunks::<32>().0[j / 4]), 2 * (j as i32 % 4));
+    _mm256_and_si256(plane, _mm256_set1_epi8(3))
 }
 
-/// Q3_K, as [`q2_k`].
+/// The codes of Q3_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q3_k(b: &BlockQ3K) -> ([__m256i; 8], Scales) {
-    let mut codes = [_mm256_setzero_si256(); 8];
-    let (low, third) = (_mm256_set1_epi8(3), _mm256_set1_epi8(4));
-    let hmask = load(&b.hmask);
-    let (qs, _) = b.qs.as_chunks::<32>();
-    for (h, qs) in qs.iter().enumerate() {
-        let q = load(qs);
-        // The third bits of this half's planes in bits 0..4.
-        let high = if h == 0 { hmask } else { _mm256_srli_epi16::<4>(hmask) };
-        let merge = |low, high| _mm256_or_si256(low, _mm256_and_si256(high, third));
-        codes[4 * h] = merge(_mm256_and_si256(q, low), _mm256_slli_epi16::<2>(high));
-        let q_1 = _mm256_and_si256(_mm256_srli_epi16::<2>(q), low);
-        codes[4 * h + 1] = merge(q_1, _mm256_slli_epi16::<1>(high));
-        codes[4 * h + 2] = merge(_mm256_and_si256(_mm256_srli_epi16::<4>(q), low), high);
-        let q_3 = _mm256_and_si256(_mm256_srli_epi16::<6>(q), low);
-        codes[4 * h + 3] = merge(q_3, _mm256_srli_epi16::<1>(high));
+pub(super) fn q3_k(b: &BlockQ3K, j: usize) -> __m256i {
+    let low = shifted(load(&b.qs.as_chunks::<32>().0[j / 4]), 2 * (j as i32 % 4));
+    let third = shifted(load(&b.hmask), j as i32 - 2);
+    let third = _mm256_and_si256(third, _mm256_set1_epi8(4));
+    _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(3)), third)
+}
+
+/// The codes of Q4_K.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn q4_k(b: &BlockQ4K, j: usize) -> __m256i {
+    let plane = shifted(load(&b.qs.as_chunks::<32>().0[j / 2]), 4 * (j as i32 % 2));
+    _mm256_and_si256(plane, _mm256_set1_epi8(15))
+}
+
+/// The codes of Q5_K.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn q5_k(b: &BlockQ5K, j: usize) -> __m256i {
+    let low = shifted(load(&b.qs.as_chunks::<32>().0[j / 2]), 4 * (j as i32 % 2));
+    let fifth = shifted(load(&b.qh), j as i32 - 4);
+    let fifth = _mm256_and_si256(fifth, _mm256_set1_epi8(16));
+    _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), fifth)
+}
+
+/// The codes of Q6_K.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
+    let ((ql, _), (qh, _)) = (b.ql.as_chunks::<32>(), b.qh.as_chunks::<32>());
+    let (half, plane) = (j / 4, j % 4);
+    let low = shifted(load(&ql[2 * half + plane % 2]), 4 * (plane as i32 / 2));
+    let top = shifted(load(&qh[half]), 2 * plane as i32 - 4);
+    let top = _mm256_and_si256(top, _mm256_set1_epi8(0x30));
+    _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), top)
+}
+
+/// `x >> right`, bits of neighbouring bytes coming in; to the left if negative.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn shifted(x: __m256i, right: i32) -> __m256i {
+    let count = _mm_cvtsi32_si128(right.abs());
+    if right < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) }
+}
+
+/// The scales of Q2_K.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn scales_q2_k(b: &BlockQ2K) -> Scales {
+    let both = load_16(&b.scales);
+    let low = _mm_set1_epi8(15);
+    Scales {
+        scales: _mm256_cvtepu8_epi16(_mm_and_si128(both, low)),
+        mins: _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(both), low)),
     }
-    // Sixteen 6-bit scales; see the scalar `unpack_scales`.
+}
+
+/// The scales of Q3_K: see the scalar `unpack_scales`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn scales_q3_k(b: &BlockQ3K) -> Scales {
     let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| b.scales[4 * i + j]));
     let (a, b, top) = (word(0), word(1), word(2));
     let (nibble, two) = (0x0f0f_0f0f, 0x0303_0303);
@@ -170,95 +209,21 @@ pub(super) fn q3_k(b: &BlockQ3K) -> ([__m256i; 8], Scales) {
     ];
     let [a, b, c, d] = scales.map(|s| s as i32);
     let scales = _mm_sub_epi8(_mm_setr_epi32(a, b, c, d), _mm_set1_epi8(32));
-    (codes, Scales { scales: _mm256_cvtepi8_epi16(scales), mins: _mm256_setzero_si256() })
+    Scales { scales: _mm256_cvtepi8_epi16(scales), mins: _mm256_setzero_si256() }
 }
 
-/// Q4_K, as [`q2_k`].
+/// The scales of Q6_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q4_k(b: &BlockQ4K) -> ([__m256i; 8], Scales) {
-    let mut codes = [_mm256_setzero_si256(); 8];
-    let low = _mm256_set1_epi8(15);
-    let (qs, _) = b.qs.as_chunks::<32>();
-    for (j, qs) in qs.iter().enumerate() {
-        let q = load(qs);
-        codes[2 * j] = _mm256_and_si256(q, low);
-        codes[2 * j + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(q), low);
-    }
-    (codes, scales_and_mins(&b.scales))
-}
-
-/// Q5_K, as [`q2_k`].
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn q5_k(b: &BlockQ5K) -> ([__m256i; 8], Scales) {
-    let mut codes = [_mm256_setzero_si256(); 8];
-    let (low, fifth) = (_mm256_set1_epi8(15), _mm256_set1_epi8(16));
-    let qh = load(&b.qh);
-    let (qs, _) = b.qs.as_chunks::<32>();
-    for (j, qs) in qs.iter().enumerate() {
-        let q = load(qs);
-        // Bits 2j and 2j + 1 of `qh` to bit 4.
-        let [even, odd] = match j {
-            0 => [_mm256_slli_epi16::<4>(qh), _mm256_slli_epi16::<3>(qh)],
-            1 => [_mm256_slli_epi16::<2>(qh), _mm256_slli_epi16::<1>(qh)],
-            2 => [qh, _mm256_srli_epi16::<1>(qh)],
-            _ => [_mm256_srli_epi16::<2>(qh), _mm256_srli_epi16::<3>(qh)],
-        };
-        let merge =
-            |q, high| _mm256_or_si256(_mm256_and_si256(q, low), _mm256_and_si256(high, fifth));
-        codes[2 * j] = merge(q, even);
-        codes[2 * j + 1] = merge(_mm256_srli_epi16::<4>(q), odd);
-    }
-    (codes, scales_and_mins(&b.scales))
-}
-
-/// Q6_K, as [`q2_k`].
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn q6_k(b: &BlockQ6K) -> ([__m256i; 8], Scales) {
-    let mut codes = [_mm256_setzero_si256(); 8];
-    let (low, top) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let ((ql, _), (qh, _)) = (b.ql.as_chunks::<32>(), b.qh.as_chunks::<32>());
-    for (h, qh) in qh.iter().enumerate() {
-        let (a, b, high) = (load(&ql[2 * h]), load(&ql[2 * h + 1]), load(qh));
-        let merge =
-            |q, high| _mm256_or_si256(_mm256_and_si256(q, low), _mm256_and_si256(high, top));
-        codes[4 * h] = merge(a, _mm256_slli_epi16::<4>(high));
-        codes[4 * h + 1] = merge(b, _mm256_slli_epi16::<2>(high));
-        codes[4 * h + 2] = merge(_mm256_srli_epi16::<4>(a), high);
-        codes[4 * h + 3] = merge(_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(high));
-    }
+pub(super) fn scales_q6_k(b: &BlockQ6K) -> Scales {
     let scales = _mm256_cvtepi8_epi16(load_16(&b.scales));
-    (codes, Scales { scales, mins: _mm256_setzero_si256() })
+    Scales { scales, mins: _mm256_setzero_si256() }
 }
-
-/// Sixteen scales in the order in which [`SCALE_PAIRS`] finds them.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn even_odd(scales: __m256i) -> __m256i {
-    let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-        0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
-    ));
-    _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(scales, order))
-}
-
-/// Shuffles for [`even_odd`] scales: by mask `j` those of elements `32j..32j + 16` fill the low
-/// half, those of the next 16 the high one.
-pub(super) static SCALE_PAIRS: [[u8; 32]; 8] = {
-    let mut masks = [[0; 32]; 8];
-    let mut i = 0;
-    while i < 8 * 32 {
-        masks[i / 32][i % 32] = (i / 32 * 2 + i % 2) as u8;
-        i += 1;
-    }
-    masks
-};
 
 /// The eight scales and minimums of Q4_K and Q5_K, each twice.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn scales_and_mins(packed: &[u8; 12]) -> Scales {
+pub(super) fn scales_and_mins(packed: &[u8; 12]) -> Scales {
     let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| packed[4 * i + j]));
     let (a, b, c) = (word(0), word(1), word(2));
     let (six, nibble, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x0303_0303);
@@ -269,4 +234,97 @@ fn scales_and_mins(packed: &[u8; 12]) -> Scales {
         _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(bytes, bytes))
     };
     Scales { scales: twice(scales), mins: twice(mins) }
+}
+
+/// The scales of eight blocks of Q2_K.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_q2_k(blocks: &[&BlockQ2K; 8]) -> EightScales {
+    let (low, none) = (_mm256_set1_epi8(15), _mm256_setzero_si256());
+    let (mut scales, mut mins) = ([none; 4], [none; 4]);
+    for (w, both) in words(blocks, |b| load_16(&b.scales)).into_iter().enumerate() {
+        scales[w] = _mm256_and_si256(both, low);
+        mins[w] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+    }
+    let [d, dmin] = halves_8(blocks);
+    EightScales { scales, mins, d, dmin }
+}
+
+/// The scales of eight blocks of Q3_K: see the scalar `unpack_scales`.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_q3_k(blocks: &[&BlockQ3K; 8]) -> EightScales {
+    // Two bytes of codes, three words of scales, `d`.
+    let [x, y, z, w] = words(blocks, |b| load_tail(b));
+    let join =
+        |low, high| _mm256_or_si256(_mm256_srli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+    let (a, b, top) = (join(x, y), join(y, z), join(z, w));
+    let (nibble, two, offset) =
+        (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30), _mm256_set1_epi8(32));
+    let scale = |low, top| {
+        let (low, top) = (_mm256_and_si256(low, nibble), _mm256_and_si256(top, two));
+        _mm256_sub_epi8(_mm256_or_si256(low, top), offset)
+    };
+    let scales = [
+        scale(a, _mm256_slli_epi16::<4>(top)),
+        scale(b, _mm256_slli_epi16::<2>(top)),
+        scale(_mm256_srli_epi16::<4>(a), top),
+        scale(_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(top)),
+    ];
+    let [d, _] = halves_8(blocks);
+    EightScales { scales, mins: [_mm256_setzero_si256(); 4], d, dmin: _mm256_setzero_ps() }
+}
+
+/// The scales of eight blocks of Q6_K.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_q6_k(blocks: &[&BlockQ6K; 8]) -> EightScales {
+    let scales = words(blocks, |b| load_16(&b.scales));
+    let [d, _] = halves_8(blocks);
+    EightScales { scales, mins: [_mm256_setzero_si256(); 4], d, dmin: _mm256_setzero_ps() }
+}
+
+/// The scales of eight blocks that begin as those of Q4_K and Q5_K do.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_scales_and_mins<B: Block>(blocks: &[&B; 8]) -> EightScales {
+    let [halves, a, b, c] = words(blocks, |b| load_head(b));
+    let (six, nibble, two) = (_mm256_set1_epi8(63), _mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+    let join = |low, top| {
+        let top = _mm256_and_si256(_mm256_srli_epi16::<2>(top), two);
+        _mm256_or_si256(_mm256_and_si256(low, nibble), top)
+    };
+    let none = _mm256_setzero_si256();
+    // Of each half first the low 16 bits of its words, then the high ones.
+    let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+    ));
+    let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(halves, order));
+    EightScales {
+        scales: [_mm256_and_si256(a, six), join(c, a), none, none],
+        mins: [_mm256_and_si256(b, six), join(_mm256_srli_epi16::<4>(c), b), none, none],
+        d: _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+        dmin: _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+    }
+}
+
+/// Word `w` of each of eight blocks' 16 bytes, in register `w`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn words<B>(blocks: &[&B; 8], bytes: impl Fn(&B) -> __m128i) -> [__m256i; 4] {
+    let mut x = [_mm256_setzero_si256(); 4];
+    for r in 0..4 {
+        x[r] = _mm256_set_m128i(bytes(blocks[r + 4]), bytes(blocks[r]));
+    }
+    transpose_4(x[0], x[1], x[2], x[3])
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn halves_8<B: Codes256>(blocks: &[&B; 8]) -> [__m256; 2] {
+    let (mut d, mut dmin) = ([F16([0; 2]); 8], [F16([0; 2]); 8]);
+    for r in 0..8 {
+        [d[r], dmin[r]] = blocks[r].d();
+    }
+    [halves(d), halves(dmin)]
 }
