@@ -192,7 +192,7 @@ proptest! {
     fn sums_have_the_stated_order(n in LENGTHS, a in floats(70), b in floats(70)) {
         let mut l = [0f32; 8];
         for i in 0..n {
-            l[i % 8] += a[i] * b[i];
+            l[i % 8] = a[i].mul_add(b[i], l[i % 8]);
         }
         let expected = ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
         prop_assert_eq!(float::dot(&a[..n], &b[..n]).to_bits(), expected.to_bits());

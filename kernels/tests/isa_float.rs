@@ -1,7 +1,11 @@
-//! Float operations of every level this CPU has, against the scalar level and against f64; and the
-//! promise that no element's bits depend on what is computed beside it.
+//! Float operations of every level this CPU has, bit for bit against the scalar level, and the
+//! promise that no element's bits depend on what is computed beside it. How near the scalar level
+//! is to the truth is the business of `float_ops.rs`.
 
-use teff_kernels::{Activation, KernelTable, Level, RopePairing, float};
+use gguf_rs_lite::GgmlType;
+use teff_kernels::{
+    ActFormat, ActPlan, Activation, Acts, KernelTable, Level, RopePairing, Scratch, float,
+};
 
 /// Every level of this CPU.
 fn tables() -> Vec<&'static KernelTable> {
@@ -10,36 +14,116 @@ fn tables() -> Vec<&'static KernelTable> {
     tables
 }
 
-/// `n` numbers in -1..1, another sequence per `seed`.
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// In -1..1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn numbers(&mut self, n: usize, kind: Kind) -> Vec<f32> {
+        let number = |random: &mut Random| match kind {
+            Kind::Tame => 4.0 * random.float(),
+            Kind::Tiny => 1e-22 * random.float(),
+            Kind::Signs => ODD[(random.next() >> 32) as usize % 2],
+            Kind::Odd if random.next() >> 62 == 0 => {
+                ODD[(random.next() >> 32) as usize % ODD.len()]
+            }
+            Kind::Odd => 100.0 * random.float(),
+            Kind::Any => f32::from_bits((random.next() >> 32) as u32),
+        };
+        (0..n).map(|_| number(self)).collect()
+    }
+}
+
+/// What numbers are drawn.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// In -4..4.
+    Tame,
+    /// Products of two are subnormal or underflow to either zero.
+    Tiny,
+    /// 0 and -0.
+    Signs,
+    /// A quarter of [`ODD`], the others in -100..100.
+    Odd,
+    /// Random bits: any exponent, NaN and infinity.
+    Any,
+}
+
+const KINDS: [Kind; 5] = [Kind::Tame, Kind::Tiny, Kind::Signs, Kind::Odd, Kind::Any];
+
+const ODD: [f32; 18] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    f32::MIN_POSITIVE,
+    1e-45,
+    -1e-45,
+    -1e-39,
+    f32::MAX,
+    f32::MIN,
+    88.73,
+    -87.5,
+    -103.9,
+    1e19,
+    f32::EPSILON,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+];
+
+/// On both sides of whole groups, and long ones.
+fn lengths() -> impl Iterator<Item = usize> {
+    (0..=70).chain([96, 203, 576, 1023])
 }
 
 fn halves(x: &[f32]) -> Vec<u16> {
     x.iter().map(|&x| half::f16::from_f32(x).to_bits()).collect()
 }
 
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
+/// All NaN alike.
+fn bits(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
 }
 
-fn assert_near(got: &[f32], want: &[f32], bound: f32, what: &str) {
+fn assert_same(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let allowed = bound * want.abs().max(1.0);
-        assert!((got - want).abs() <= allowed, "{what}: element {i} is {got}, not {want}");
+        assert!(bits(*got) == bits(*want), "{what}: element {i} is {got:e}, not {want:e}");
     }
 }
 
-/// Lengths around whole registers, and long ones.
-const LENGTHS: [usize; 9] = [1, 2, 7, 8, 9, 24, 31, 64, 576];
+/// Runs both on copies of `y`.
+fn compare(y: &[f32], got: impl Fn(&mut [f32]), want: impl Fn(&mut [f32]), what: &str) {
+    let (mut a, mut b) = (y.to_vec(), y.to_vec());
+    got(&mut a);
+    want(&mut b);
+    assert_same(&a, &b, what);
+}
+
+/// For every level, kind and length.
+fn for_all(f: impl Fn(&KernelTable, &mut dyn FnMut() -> Vec<f32>, usize, &str)) {
+    for table in tables() {
+        let mut random = Random(1);
+        for kind in KINDS {
+            for n in lengths() {
+                let what = format!("{}, {n} {kind:?}", table.level());
+                f(table, &mut || random.numbers(n, kind), n, &what);
+            }
+        }
+    }
+}
 
 const ACTIVATIONS: [Activation; 8] = [
     Activation::Silu,
@@ -53,51 +137,67 @@ const ACTIVATIONS: [Activation; 8] = [
 ];
 
 #[test]
-fn norms_are_near_scalar() {
+fn norms_equal_scalar() {
+    for_all(|table, numbers, n, what| {
+        let ops = table.float();
+        let (x, weight, bias) = (numbers(), numbers(), numbers());
+        let out = vec![9.0; n];
+        for weight in [None, Some(&weight[..])] {
+            for eps in [0.0, 1e-5] {
+                let got = |y: &mut [f32]| (ops.rms_norm)(&x, weight, eps, y);
+                compare(&out, got, |y| float::rms_norm(&x, weight, eps, y), what);
+            }
+            for bias in [None, Some(&bias[..])] {
+                let got = |y: &mut [f32]| (ops.layer_norm)(&x, weight, bias, 1e-5, y);
+                compare(&out, got, |y| float::layer_norm(&x, weight, bias, 1e-5, y), what);
+            }
+        }
+    });
+}
+
+#[test]
+fn activations_equal_scalar() {
+    for_all(|table, numbers, n, what| {
+        let ops = table.float();
+        let (x, up) = (numbers(), numbers());
+        for f in ACTIVATIONS {
+            let what = &format!("{f:?}, {what}");
+            compare(&x, |x| (ops.act)(f, x), |x| float::act(f, x), what);
+            let out = vec![9.0; n];
+            let got = |y: &mut [f32]| (ops.glu)(f, &x, &up, y);
+            compare(&out, got, |y| float::glu(f, &x, &up, y), what);
+        }
+    });
+}
+
+/// A million floats from all over, NaN included.
+#[test]
+fn exp_and_activations_equal_scalar_everywhere() {
+    const STRIDE: usize = 4099;
+    let x: Vec<f32> = (0..=u32::MAX).step_by(STRIDE).map(f32::from_bits).collect();
     for table in tables() {
         let ops = table.float();
-        for n in LENGTHS {
-            let (x, weight, bias) = (numbers(n, 1), numbers(n, 2), numbers(n, 3));
-            for weight in [None, Some(&weight[..])] {
-                let (mut got, mut want) = (vec![9.0; n], vec![0.0; n]);
-                (ops.rms_norm)(&x, weight, 1e-5, &mut got);
-                float::rms_norm(&x, weight, 1e-5, &mut want);
-                assert_near(&got, &want, 1e-6, "rms_norm");
-                for bias in [None, Some(&bias[..])] {
-                    (ops.layer_norm)(&x, weight, bias, 1e-2, &mut got);
-                    float::layer_norm(&x, weight, bias, 1e-2, &mut want);
-                    assert_near(&got, &want, 1e-5, "layer_norm");
-                }
-            }
+        compare(&x, |x| _ = (ops.exp_sum)(x, 0.0), |x| _ = float::exp_sum(x, 0.0), "exp");
+        for f in ACTIVATIONS {
+            compare(&x, |x| (ops.act)(f, x), |x| float::act(f, x), &format!("{f:?}"));
         }
     }
 }
 
 #[test]
-fn activations_are_near_scalar_and_cut_anywhere() {
+fn activations_cut_anywhere() {
     for table in tables() {
-        let ops = table.float();
+        let (ops, mut random) = (table.float(), Random(2));
+        let (x, up) = (random.numbers(203, Kind::Odd), random.numbers(203, Kind::Tame));
         for f in ACTIVATIONS {
-            let mut x: Vec<f32> = numbers(203, 4).iter().map(|x| x * 12.0).collect();
-            x.extend([0.0, -0.0, 88.0, -88.0, 104.0, -104.0, 1e30, -1e30, 1e-30]);
-            let (mut got, mut want) = (x.clone(), x.clone());
-            (ops.act)(f, &mut got);
-            float::act(f, &mut want);
-            let finite = |x: &[f32]| x.iter().map(|x| x.clamp(-1e36, 1e36)).collect::<Vec<_>>();
-            assert_near(&finite(&got), &finite(&want), 1e-6, &format!("{f:?}"));
-
-            let up = numbers(x.len(), 5);
             let mut gated = vec![0.0; x.len()];
             (ops.glu)(f, &x, &up, &mut gated);
             for cut in [1, 3, 8, 13, 100] {
                 let (mut a, mut b) = (vec![0.0; cut], vec![0.0; x.len() - cut]);
                 (ops.glu)(f, &x[..cut], &up[..cut], &mut a);
                 (ops.glu)(f, &x[cut..], &up[cut..], &mut b);
-                assert_eq!(bits(&gated), bits(&[a, b].concat()), "{f:?} cut at {cut}");
+                assert_same(&[a, b].concat(), &gated, &format!("{f:?} cut at {cut}"));
             }
-            let mut nan = [1.0, f32::NAN, 2.0];
-            (ops.act)(f, &mut nan);
-            assert!(nan[1].is_nan() && !nan[0].is_nan() && !nan[2].is_nan(), "{f:?} of NaN");
         }
     }
 }
@@ -125,120 +225,155 @@ fn exp_is_within_two_ulp() {
 }
 
 #[test]
-fn softmax_and_its_parts_are_near_scalar() {
-    for table in tables() {
-        let ops = table.float();
-        for n in LENGTHS {
-            let mut x: Vec<f32> = numbers(n, 6).iter().map(|x| x * 20.0).collect();
-            if n > 4 {
-                (x[1], x[3]) = (f32::NEG_INFINITY, 19.0);
-            }
-            assert_eq!((ops.max)(&x), float::max(&x));
-            let max = float::max(&x);
+fn softmax_and_its_parts_equal_scalar() {
+    for_all(|table, numbers, _, what| {
+        let (ops, x) = (table.float(), numbers());
+        let max = float::max(&x);
+        assert_same(&[(ops.max)(&x)], &[max], what);
+        for max in [max, 0.0, 3.7] {
             let (mut got, mut want) = (x.clone(), x.clone());
             let sums = [(ops.exp_sum)(&mut got, max), float::exp_sum(&mut want, max)];
-            assert_near(&got, &want, 1e-6, "exp_sum's elements");
-            assert_near(&sums[..1], &sums[1..], 1e-6, "exp_sum");
-            let (mut got, mut want) = (x.clone(), x.clone());
-            (ops.softmax)(&mut got);
-            float::softmax(&mut want);
-            assert_near(&got, &want, 1e-6, "softmax");
+            assert_same(&got, &want, what);
+            assert_same(&sums[..1], &sums[1..], what);
         }
-        assert_eq!((ops.max)(&[]), f32::NEG_INFINITY);
-        assert_eq!((ops.max)(&[1.0, f32::NAN, 0.5, -3.0]), 1.0);
+        compare(&x, |x| (ops.softmax)(x), |x| float::softmax(x), what);
+    });
+    for table in tables() {
+        assert_eq!((table.float().max)(&[]), f32::NEG_INFINITY);
+        assert_eq!((table.float().max)(&[1.0, f32::NAN, 0.5, -3.0]), 1.0);
     }
 }
 
 #[test]
-fn linear_operations_are_near_scalar() {
-    for table in tables() {
+fn linear_operations_equal_scalar() {
+    for_all(|table, numbers, _, what| {
         let ops = table.float();
-        for n in LENGTHS {
-            let (x, y) = (numbers(n, 7), numbers(n, 8));
-            let both = |f: &dyn Fn(&mut [f32]), g: &dyn Fn(&mut [f32]), what: &str| {
-                let (mut got, mut want) = (y.clone(), y.clone());
-                f(&mut got);
-                g(&mut want);
-                assert_near(&got, &want, 1e-6, what);
-            };
-            both(&|y| (ops.add)(y, &x), &|y| float::add(y, &x), "add");
-            both(&|y| (ops.scale)(y, 1.7), &|y| float::scale(y, 1.7), "scale");
-            both(
-                &|y| (ops.add_scaled)(y, &x, 0.3),
-                &|y| float::add_scaled(y, &x, 0.3),
-                "add_scaled",
-            );
-            let dots = [(ops.dot)(&x, &y), float::dot(&x, &y)];
-            assert_near(&dots[..1], &dots[1..], 1e-5, "dot");
-        }
-    }
+        let (x, y, f) = (numbers(), numbers(), numbers().first().copied().unwrap_or(0.3));
+        compare(&y, |y| (ops.add)(y, &x), |y| float::add(y, &x), what);
+        compare(&y, |y| (ops.scale)(y, f), |y| float::scale(y, f), what);
+        let got = |y: &mut [f32]| (ops.add_scaled)(y, &x, f);
+        compare(&y, got, |y| float::add_scaled(y, &x, f), what);
+        assert_same(&[(ops.dot)(&x, &y)], &[float::dot(&x, &y)], what);
+    });
 }
 
 #[test]
-fn rope_is_near_scalar() {
-    for table in tables() {
-        let ops = table.float();
+fn rope_equals_scalar() {
+    for_all(|table, numbers, pairs, what| {
+        let rope = table.float().rope;
+        let (cos, sin) = (numbers(), numbers());
+        // Five dimensions behind the rotated ones stay as they are.
+        let x = [numbers(), numbers(), vec![7.0; 5]].concat();
         for pairing in [RopePairing::Norm, RopePairing::Neox] {
-            for pairs in [1, 3, 4, 8, 9, 32, 64] {
-                let angles: Vec<f32> = numbers(pairs, 9).iter().map(|x| x * 100.0).collect();
-                let cos: Vec<f32> = angles.iter().map(|x| x.cos()).collect();
-                let sin: Vec<f32> = angles.iter().map(|x| x.sin()).collect();
-                // Five dimensions behind the rotated ones stay as they are.
-                let x = numbers(2 * pairs + 5, 10);
-                let (mut got, mut want) = (x.clone(), x.clone());
-                (ops.rope)(&mut got, &cos, &sin, pairing);
-                float::rope(&mut want, &cos, &sin, pairing);
-                assert_near(&got, &want, 1e-6, &format!("rope {pairing:?} {pairs}"));
-                assert_eq!(bits(&got[2 * pairs..]), bits(&x[2 * pairs..]));
+            let what = &format!("{pairing:?}, {what}");
+            let want = |x: &mut [f32]| float::rope(x, &cos, &sin, pairing);
+            compare(&x, |x| rope(x, &cos, &sin, pairing), want, what);
+            let mut turned = x.clone();
+            rope(&mut turned, &cos, &sin, pairing);
+            assert_eq!(turned[2 * pairs..], [7.0; 5], "{what}");
+        }
+    });
+}
+
+#[test]
+fn attention_equals_scalar_whatever_the_batch() {
+    for table in tables() {
+        let mut random = Random(3);
+        for dim in (1..=40).chain([64, 70, 80, 96, 256, 300]) {
+            for (i, (n_q, n_keys)) in
+                [(1, 1), (1, 13), (2, 4), (3, 5), (4, 33), (9, 7), (2, 0)].into_iter().enumerate()
+            {
+                let kind = KINDS[(dim + i) % KINDS.len()];
+                attention_equals_scalar(table, &mut random, kind, dim, n_q, n_keys);
+            }
+        }
+    }
+}
+
+fn attention_equals_scalar(
+    table: &KernelTable,
+    random: &mut Random,
+    kind: Kind,
+    dim: usize,
+    n_q: usize,
+    n_keys: usize,
+) {
+    let ops = table.float();
+    let (q, k) = (random.numbers(n_q * dim, kind), random.numbers(n_keys * dim, kind));
+    let k_half = halves(&k);
+    let what = &format!("{}: {kind:?} {dim}, {n_q} by {n_keys}", table.level());
+
+    let out = vec![9.0; n_q * n_keys];
+    let got = |y: &mut [f32]| (ops.scores_f16)(&q, &k_half, dim, 0.3, y);
+    compare(&out, got, |y| float::scores_f16(&q, &k_half, dim, 0.3, y), what);
+    let got = |y: &mut [f32]| (ops.scores_f32)(&q, &k, dim, 0.3, y);
+    compare(&out, got, |y| float::scores_f32(&q, &k, dim, 0.3, y), what);
+    let mut scores = out;
+    got(&mut scores);
+    for (i, score) in scores.iter().enumerate() {
+        let (q, k) = (&q[i / n_keys * dim..][..dim], &k[i % n_keys * dim..][..dim]);
+        let mut alone = [0.0];
+        (ops.scores_f32)(q, k, dim, 0.3, &mut alone);
+        assert_same(&alone, &[*score], what);
+    }
+
+    let (p, acc) = (random.numbers(n_q * n_keys, kind), random.numbers(n_q * dim, kind));
+    let got = |y: &mut [f32]| (ops.weighted_sum_f16)(&p, &k_half, dim, y);
+    compare(&acc, got, |y| float::weighted_sum_f16(&p, &k_half, dim, y), what);
+    let got = |y: &mut [f32]| (ops.weighted_sum_f32)(&p, &k, dim, y);
+    compare(&acc, got, |y| float::weighted_sum_f32(&p, &k, dim, y), what);
+    let mut sums = acc.clone();
+    got(&mut sums);
+    for (i, sums) in sums.chunks_exact(dim).enumerate() {
+        // One query alone, its keys in two calls.
+        let mut alone = acc[i * dim..][..dim].to_vec();
+        let (p, cut) = (&p[i * n_keys..][..n_keys], n_keys / 2);
+        (ops.weighted_sum_f32)(&p[..cut], &k[..cut * dim], dim, &mut alone);
+        (ops.weighted_sum_f32)(&p[cut..], &k[cut * dim..], dim, &mut alone);
+        assert_same(&alone, sums, what);
+    }
+}
+
+/// Matrices of float weights.
+#[test]
+fn products_of_float_weights_equal_scalar() {
+    let scalar = KernelTable::at_most(Level::Scalar);
+    for table in tables() {
+        let mut random = Random(4);
+        for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16] {
+            for (i, cols) in (1..=70).chain([96, 576, 1023]).enumerate() {
+                let (rows, n) = (1 + i * 7 % 13, 1 + i * 5 % 9);
+                for kind in KINDS {
+                    let w = random.numbers(rows * cols, kind);
+                    let mut bytes = vec![0; rows * cols * ty.block_bytes()];
+                    scalar.types(ty).unwrap().quantize(&w, None, &mut bytes);
+                    let x = random.numbers(n * cols, kind);
+                    let plan = ActPlan::new(ActFormat::F32, cols, n);
+                    let acts = Acts { plan: &plan, q: &[], d: &[], s: &[], x: &x };
+                    let product = |table: &KernelTable, y: &mut [f32]| {
+                        let kernels = table.types(ty).unwrap();
+                        kernels.matmul(&bytes, rows, &acts, &mut Scratch::new(cols), y);
+                    };
+                    let what = &format!("{}: {ty} {rows}x{cols} by {n}, {kind:?}", table.level());
+                    let out = vec![7.0; rows * n];
+                    compare(&out, |y| product(table, y), |y| product(scalar, y), what);
+                }
             }
         }
     }
 }
 
 #[test]
-fn attention_is_near_scalar_whatever_the_batch() {
-    for table in tables() {
-        let ops = table.float();
-        for dim in [1, 8, 30, 64, 80, 96, 300] {
-            for (n_q, n_keys) in [(1, 1), (1, 13), (2, 4), (3, 5), (4, 33), (9, 7)] {
-                let (q, k) = (numbers(n_q * dim, 11), numbers(n_keys * dim, 12));
-                let k_half = halves(&k);
-                let what = format!("dim {dim}, {n_q} queries, {n_keys} keys");
-                let (mut got, mut want) = (vec![9.0; n_q * n_keys], vec![0.0; n_q * n_keys]);
-
-                (ops.scores_f16)(&q, &k_half, dim, 0.125, &mut got);
-                float::scores_f16(&q, &k_half, dim, 0.125, &mut want);
-                assert_near(&got, &want, 1e-5, &what);
-                (ops.scores_f32)(&q, &k, dim, 0.125, &mut got);
-                float::scores_f32(&q, &k, dim, 0.125, &mut want);
-                assert_near(&got, &want, 1e-5, &what);
-                for (i, got) in got.iter().enumerate() {
-                    let (q, k) = (&q[i / n_keys * dim..][..dim], &k[i % n_keys * dim..][..dim]);
-                    let mut alone = [0.0];
-                    (ops.scores_f32)(q, k, dim, 0.125, &mut alone);
-                    assert_eq!(got.to_bits(), alone[0].to_bits(), "{what}: score {i}");
-                }
-
-                let (p, acc) = (numbers(n_q * n_keys, 13), numbers(n_q * dim, 14));
-                let (mut got, mut want) = (acc.clone(), acc.clone());
-                (ops.weighted_sum_f16)(&p, &k_half, dim, &mut got);
-                float::weighted_sum_f16(&p, &k_half, dim, &mut want);
-                assert_near(&got, &want, 1e-5, &what);
-                let (mut got, mut want) = (acc.clone(), acc.clone());
-                (ops.weighted_sum_f32)(&p, &k, dim, &mut got);
-                float::weighted_sum_f32(&p, &k, dim, &mut want);
-                assert_near(&got, &want, 1e-5, &what);
-                for (i, got) in got.chunks_exact(dim).enumerate() {
-                    // One query alone, its keys in two calls.
-                    let mut alone = acc[i * dim..][..dim].to_vec();
-                    let (p, cut) = (&p[i * n_keys..][..n_keys], n_keys / 2);
-                    (ops.weighted_sum_f32)(&p[..cut], &k[..cut * dim], dim, &mut alone);
-                    (ops.weighted_sum_f32)(&p[cut..], &k[cut * dim..], dim, &mut alone);
-                    assert_eq!(bits(got), bits(&alone), "{what}: query {i}");
-                }
-            }
-        }
-    }
+fn conversions_equal_scalar() {
+    for_all(|table, numbers, n, what| {
+        let (ops, x) = (table.float(), numbers());
+        let (mut got, mut want) = (vec![9; n], vec![9; n]);
+        (ops.f32_to_f16)(&x, &mut got);
+        float::f32_to_f16(&x, &mut want);
+        assert_eq!(got, want, "{what}");
+        let got = |y: &mut [f32]| (ops.f16_to_f32)(&want, y);
+        compare(&vec![9.0; n], got, |y| float::f16_to_f32(&want, y), what);
+    });
 }
 
 #[test]
@@ -255,10 +390,5 @@ fn halves_convert_exactly() {
             assert!(want.is_nan() && wide.is_nan() || wide.to_bits() == want.to_f32().to_bits());
             assert!(want.is_nan() || *back == h, "{h:#x}");
         }
-        let x: Vec<f32> = numbers(1003, 15).iter().map(|x| x * 70_000.0).collect();
-        let (mut got, mut want) = (vec![0; x.len()], vec![0; x.len()]);
-        (ops.f32_to_f16)(&x, &mut got);
-        float::f32_to_f16(&x, &mut want);
-        assert_eq!(got, want);
     }
 }

@@ -224,16 +224,7 @@ pub fn dot256<B: Block256>(row: &[B], acts: &[Act32]) -> f32 {
 /// A row of float weights times an f32 row, in [`crate::float`]'s order.
 pub fn dot_float<W: Float>(row: &[W], x: &[f32]) -> f32 {
     assert!(x.len() == row.len(), "activations fit the row");
-    let (weights, weight_tail) = row.as_chunks::<{ crate::float::LANES }>();
-    let (xs, x_tail) = x.as_chunks::<{ crate::float::LANES }>();
-    let mut lanes = crate::float::Lanes::default();
-    for (w, x) in weights.iter().zip(xs) {
-        lanes.add_products(&w.map(W::to_f32), x);
-    }
-    for (i, (w, x)) in weight_tail.iter().zip(x_tail).enumerate() {
-        lanes.0[i] += w.to_f32() * x;
-    }
-    lanes.sum()
+    crate::float::dot_of(row, x, W::to_f32)
 }
 
 /// The values of whole blocks given as bytes.

@@ -1,5 +1,7 @@
 //! Activations, element by element.
 
+use super::exp::exp;
+
 /// The functions feed-forward networks use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -49,34 +51,46 @@ pub fn glu(f: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
 /// <https://stackoverflow.com/q/35148198>), `x + x P(x^2)` near 0 and `1 - exp(Q(|x|))` beyond,
 /// which is exactly 1 from 4 on.
 pub fn erf(x: f32) -> f32 {
-    const NEAR: f32 = 475.0 / 512.0;
-    const P: [f32; 6] = [
-        -5.967_617e-4,
-        4.991_194_2e-3,
-        -2.676_813_5e-2,
-        1.128_199_25e-1,
-        -3.761_253_4e-1,
-        1.283_791_7e-1,
-    ];
-    const Q: [f32; 7] = [
-        -1.728_534_7e-5,
-        3.831_971_3e-4,
-        -3.883_964_4e-3,
-        2.425_462_2e-2,
-        -1.067_778_8e-1,
-        -6.348_467e-1,
-        -1.287_175_1e-1,
-    ];
     // From the first coefficient, not 0: infinity must not meet it.
-    let horner = |c: &[f32], x: f32| c[1..].iter().fold(c[0], |sum, c| sum * x + c);
+    let horner = |c: &[f32], x: f32| c[1..].iter().fold(c[0], |sum, c| sum.mul_add(x, *c));
     let magnitude = x.abs();
-    if magnitude > NEAR {
-        let exponent = horner(&Q, magnitude) * magnitude - magnitude;
-        (1.0 - exponent.exp()).copysign(x)
+    if magnitude > ERF_NEAR {
+        let exponent = horner(&ERF_FAR_Q, magnitude).mul_add(magnitude, -magnitude);
+        (1.0 - exp(exponent)).copysign(x)
     } else {
-        horner(&P, x * x) * x + x
+        horner(&ERF_NEAR_P, x * x).mul_add(x, x)
     }
 }
+
+/// Up to here [`erf`] is `x + x P(x^2)`.
+pub(crate) const ERF_NEAR: f32 = 475.0 / 512.0;
+/// Coefficients of `P`, the highest power first.
+pub(crate) const ERF_NEAR_P: [f32; 6] = [
+    -5.967_617e-4,
+    4.991_194_2e-3,
+    -2.676_813_5e-2,
+    1.128_199_25e-1,
+    -3.761_253_4e-1,
+    1.283_791_7e-1,
+];
+/// Coefficients of `(Q(x) + x) / x`, the highest power first.
+pub(crate) const ERF_FAR_Q: [f32; 7] = [
+    -1.728_534_7e-5,
+    3.831_971_3e-4,
+    -3.883_964_4e-3,
+    2.425_462_2e-2,
+    -1.067_778_8e-1,
+    -6.348_467e-1,
+    -1.287_175_1e-1,
+];
+
+/// `-2 sqrt(2 / pi)`: GELU's tanh form is `x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3)))`, as
+/// `(1 + tanh(u)) / 2 = 1 / (1 + exp(-2u))`.
+pub(crate) const GELU_LINEAR: f32 = -1.595_769_2;
+/// [`GELU_LINEAR`] times the cubic term's 0.044715.
+pub(crate) const GELU_CUBIC: f32 = 0.044_715 * GELU_LINEAR;
+/// Minus the factor of [`Activation::GeluQuick`].
+pub(crate) const QUICK: f32 = -1.702;
 
 fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
     for x in x {
@@ -84,17 +98,21 @@ fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
+/// `x / (1 + exp(t))`.
+fn gate(x: f32, t: f32) -> f32 {
+    x / (1.0 + exp(t))
+}
+
 fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+    gate(1.0, -x)
 }
 
 fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
+    gate(x, -x)
 }
 
 fn gelu(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + (SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x)).tanh())
+    gate(x, x * (x * x).mul_add(GELU_CUBIC, GELU_LINEAR))
 }
 
 fn gelu_erf(x: f32) -> f32 {
@@ -102,7 +120,7 @@ fn gelu_erf(x: f32) -> f32 {
 }
 
 fn gelu_quick(x: f32) -> f32 {
-    x / (1.0 + (-1.702 * x).exp())
+    gate(x, QUICK * x)
 }
 
 /// NaN stays NaN, unlike with `f32::max`.

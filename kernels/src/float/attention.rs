@@ -1,19 +1,19 @@
 //! Scores and weighted sums over the keys of one head: `n_q` query rows share `n_keys` key rows.
 //!
 //! No key is skipped: masks are the caller's. A score is one dot in the room's order, a component
-//! of a weighted sum one chain over the keys in order, so neither depends on `n_q`.
+//! of a weighted sum one chain of `mul_add`s over the keys in order, so neither depends on `n_q`.
 
-use super::{LANES, Lanes, half_to_f32};
+use super::{dot_of, half_to_f32};
 
 /// `out[q][key] = scale * (q[q] . k[key])`; `q: [n_q][dim]`, `k: [n_keys][dim]`,
 /// `out: [n_q][n_keys]`.
 pub fn scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, super::dot);
+    scores(q, k, dim, scale, out, |k| k);
 }
 
 /// As [`scores_f32`] with the keys as halves.
 pub fn scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, dot_f16);
+    scores(q, k, dim, scale, out, half_to_f32);
 }
 
 /// `acc[q] += sum(p[q][key] * v[key])`; `p: [n_q][n_keys]`, `v: [n_keys][dim]`,
@@ -27,13 +27,13 @@ pub fn weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]) {
     weighted_sum(p, v, dim, acc, half_to_f32);
 }
 
-fn scores<K>(
+fn scores<K: Copy>(
     q: &[f32],
     k: &[K],
     dim: usize,
     scale: f32,
     out: &mut [f32],
-    dot: impl Fn(&[f32], &[K]) -> f32,
+    to_f32: impl Fn(K) -> f32,
 ) {
     let (n_q, n_keys) = (rows(q.len(), dim), rows(k.len(), dim));
     assert!(out.len() == n_q * n_keys, "a score per query and key");
@@ -42,7 +42,7 @@ fn scores<K>(
     }
     for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(n_keys)) {
         for (k, score) in k.chunks_exact(dim).zip(out) {
-            *score = dot(q, k) * scale;
+            *score = dot_of(k, q, &to_f32) * scale;
         }
     }
 }
@@ -62,7 +62,7 @@ fn weighted_sum<V: Copy>(
     for (p, acc) in p.chunks_exact(n_keys).zip(acc.chunks_exact_mut(dim)) {
         for (p, v) in p.iter().zip(v.chunks_exact(dim)) {
             for (acc, &v) in acc.iter_mut().zip(v) {
-                *acc += p * to_f32(v);
+                *acc = p.mul_add(to_f32(v), *acc);
             }
         }
     }
@@ -71,17 +71,4 @@ fn weighted_sum<V: Copy>(
 fn rows(len: usize, dim: usize) -> usize {
     assert!(dim > 0 && len.is_multiple_of(dim), "whole rows of {dim}");
     len / dim
-}
-
-fn dot_f16(a: &[f32], b: &[u16]) -> f32 {
-    let (a_groups, a_tail) = a.as_chunks::<LANES>();
-    let (b_groups, b_tail) = b.as_chunks::<LANES>();
-    let mut lanes = Lanes::default();
-    for (a, b) in a_groups.iter().zip(b_groups) {
-        lanes.add_products(a, &b.map(half_to_f32));
-    }
-    for (i, (a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        lanes.0[i] += a * half_to_f32(b);
-    }
-    lanes.sum()
 }

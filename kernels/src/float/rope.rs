@@ -18,18 +18,19 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], pairing: RopePairing) {
     match pairing {
         RopePairing::Norm => {
             for (pair, (cos, sin)) in x.chunks_exact_mut(2).zip(angles) {
-                let (a, b) = (pair[0], pair[1]);
-                pair[0] = a * cos - b * sin;
-                pair[1] = a * sin + b * cos;
+                (pair[0], pair[1]) = turn(pair[0], pair[1], *cos, *sin);
             }
         }
         RopePairing::Neox => {
             let (first, second) = x.split_at_mut(pairs);
             for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-                let (a, b) = (*x, *y);
-                *x = a * cos - b * sin;
-                *y = a * sin + b * cos;
+                (*x, *y) = turn(*x, *y, *cos, *sin);
             }
         }
     }
+}
+
+/// `(a cos - b sin, b cos + a sin)`, the first product of each exact.
+fn turn(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
+    (a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin))
 }

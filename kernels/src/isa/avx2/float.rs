@@ -1,4 +1,5 @@
-//! The float operations of [`crate::float`], eight lanes at a time, in its order of sums.
+//! The float operations of [`crate::float`], eight lanes at a time: its bits, by the same operations
+//! in the same order.
 //!
 //! Tails go through the same instructions as whole groups, so an element's bits do not depend on
 //! where a slice was cut.
@@ -8,6 +9,8 @@ use super::exp::exp;
 use super::mem::{halves, load_ps, load_some, singles, store_16, store_ps, store_some};
 use super::sum::sum_ps;
 use crate::block::F32;
+use crate::float::activation::{ERF_FAR_Q, ERF_NEAR, ERF_NEAR_P, GELU_CUBIC, GELU_LINEAR, QUICK};
+use crate::float::softmax::larger;
 use crate::float::{self, Activation, RopePairing};
 use std::arch::x86_64::*;
 
@@ -97,16 +100,11 @@ pub(super) fn act(f: Activation, x: &mut [f32]) {
     match f {
         Activation::Silu => map(x, |x| gate(x, negate(x))),
         Activation::Sigmoid => map(x, |x| gate(one, negate(x))),
-        Activation::GeluQuick => map(x, |x| gate(x, _mm256_mul_ps(x, _mm256_set1_ps(-1.702)))),
-        // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u))
+        Activation::GeluQuick => map(x, |x| gate(x, _mm256_mul_ps(x, _mm256_set1_ps(QUICK)))),
         Activation::Gelu => map(x, |x| {
-            const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_2;
-            let cubic = _mm256_fmadd_ps(
-                _mm256_mul_ps(x, x),
-                _mm256_set1_ps(0.044_715 * MINUS_2_SQRT_2_OVER_PI),
-                _mm256_set1_ps(MINUS_2_SQRT_2_OVER_PI),
-            );
-            gate(x, _mm256_mul_ps(x, cubic))
+            let (linear, cubic) = (_mm256_set1_ps(GELU_LINEAR), _mm256_set1_ps(GELU_CUBIC));
+            let factor = _mm256_fmadd_ps(_mm256_mul_ps(x, x), cubic, linear);
+            gate(x, _mm256_mul_ps(x, factor))
         }),
         // The second operand is returned for NaN.
         Activation::Relu => map(x, |x| _mm256_max_ps(_mm256_setzero_ps(), x)),
@@ -114,8 +112,37 @@ pub(super) fn act(f: Activation, x: &mut [f32]) {
             let x = _mm256_max_ps(_mm256_setzero_ps(), x);
             _mm256_mul_ps(x, x)
         }),
-        Activation::GeluErf | Activation::Tanh => float::act(f, x),
+        Activation::GeluErf => map(x, |x| {
+            let scaled = _mm256_mul_ps(x, _mm256_set1_ps(std::f32::consts::FRAC_1_SQRT_2));
+            let factor = _mm256_add_ps(one, erf(scaled));
+            _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(0.5), x), factor)
+        }),
+        Activation::Tanh => float::act(f, x),
     }
+}
+
+/// [`float::erf`]: both of its branches, then a choice.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn erf(x: __m256) -> __m256 {
+    let sign = _mm256_set1_ps(-0.0);
+    let magnitude = _mm256_andnot_ps(sign, x);
+    let q = horner(&ERF_FAR_Q, magnitude);
+    let far = exp(_mm256_fmsub_ps(q, magnitude, magnitude));
+    let far = _mm256_or_ps(_mm256_sub_ps(_mm256_set1_ps(1.0), far), _mm256_and_ps(sign, x));
+    let near = _mm256_fmadd_ps(horner(&ERF_NEAR_P, _mm256_mul_ps(x, x)), x, x);
+    let is_far = _mm256_cmp_ps::<_CMP_GT_OQ>(magnitude, _mm256_set1_ps(ERF_NEAR));
+    _mm256_blendv_ps(near, far, is_far)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn horner(coefficients: &[f32], x: __m256) -> __m256 {
+    let mut sum = _mm256_set1_ps(coefficients[0]);
+    for c in &coefficients[1..] {
+        sum = _mm256_fmadd_ps(sum, x, _mm256_set1_ps(*c));
+    }
+    sum
 }
 
 #[inline]
@@ -172,7 +199,7 @@ pub(super) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], pairing: RopePairing
 #[target_feature(enable = "avx2,fma")]
 fn turn(a: __m256, b: __m256, cos: __m256, sin: __m256) -> (__m256, __m256) {
     let x = _mm256_fmsub_ps(a, cos, _mm256_mul_ps(b, sin));
-    (x, _mm256_fmadd_ps(a, sin, _mm256_mul_ps(b, cos)))
+    (x, _mm256_fmadd_ps(b, cos, _mm256_mul_ps(a, sin)))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -200,7 +227,10 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     for (a, b) in a.iter().zip(b) {
         sum = _mm256_fmadd_ps(load_ps(a), load_ps(b), sum);
     }
-    sum_ps(_mm256_fmadd_ps(load_some(a_tail), load_some(b_tail), sum))
+    if !a_tail.is_empty() {
+        sum = _mm256_fmadd_ps(load_some(a_tail), load_some(b_tail), sum);
+    }
+    sum_ps(sum)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -254,7 +284,7 @@ pub(super) fn max(x: &[f32]) -> f32 {
     }
     let mut array = [0.0; 8];
     store_ps(&mut array, lanes);
-    array.iter().chain(tail).copied().fold(f32::NEG_INFINITY, f32::max)
+    array.iter().chain(tail).copied().fold(f32::NEG_INFINITY, larger)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
