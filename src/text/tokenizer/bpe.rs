@@ -5,10 +5,11 @@
 //! 280,000 take some 15 ms), and files whose merges name texts outside the vocabulary work.
 
 use gguf_rs_lite::GgufFile;
+use tokenizers::Token;
 
 use super::byte_level;
-use super::merge::Merger;
-use super::pre::{Pre, Splitter};
+use super::merge::Scratch;
+use super::pre::Pre;
 use super::table::StrTable;
 use super::vocab::{Vocab, bad_strings, too_large};
 use crate::text::TextError;
@@ -19,18 +20,10 @@ const MERGES: &str = "tokenizer.ggml.merges";
 #[derive(Clone, Debug)]
 pub(super) struct Bpe {
     pre: &'static Pre,
-    splitter: Splitter,
     /// `left right` in order of rank.
     merges: StrTable,
     /// Tokens for the bytes of a piece that is no token.
     byte_ids: [Option<u32>; 256],
-}
-
-/// Buffers reused from word to word.
-#[derive(Default)]
-pub(super) struct Scratch {
-    spelled: String,
-    joined: std::cell::RefCell<String>,
 }
 
 impl Bpe {
@@ -48,61 +41,52 @@ impl Bpe {
         } else {
             vocab.byte_ids()
         };
-        Ok(Self { pre, splitter: pre.splitter(), merges, byte_ids })
+        Ok(Self { pre, merges, byte_ids })
     }
 
     pub fn pre(&self) -> &'static Pre {
         self.pre
     }
 
-    /// Appends the tokens of `text`.
-    pub fn encode(
-        &self,
-        vocab: &Vocab,
-        merger: &mut Merger,
-        scratch: &mut Scratch,
-        text: &str,
-        out: &mut Vec<u32>,
-    ) {
-        for word in self.splitter.split(text) {
-            scratch.spelled.clear();
-            if self.pre.byte_level {
-                byte_level::encode(&text[word], &mut scratch.spelled);
-            } else {
-                scratch.spelled.push_str(&text[word]);
-            }
-            self.encode_word(vocab, merger, scratch, out);
+    /// The tokens of a word.
+    pub fn tokenize(&self, vocab: &Vocab, scratch: &mut Scratch, word: &str) -> Vec<Token> {
+        let Scratch { merger, spelled, joined } = scratch;
+        spelled.clear();
+        if self.pre.byte_level {
+            byte_level::encode(word, spelled);
+        } else {
+            spelled.push_str(word);
         }
-    }
-
-    fn encode_word(
-        &self,
-        vocab: &Vocab,
-        merger: &mut Merger,
-        scratch: &Scratch,
-        out: &mut Vec<u32>,
-    ) {
-        let word = &scratch.spelled;
         let whole =
             self.pre.ignore_merges || (self.pre.gemma4 && word.bytes().all(|byte| byte == b'\n'));
-        if let Some(id) = whole.then(|| vocab.find(word)).flatten() {
-            out.push(id);
-            return;
+        if let Some(id) = whole.then(|| vocab.find(spelled)).flatten() {
+            return vec![vocab.token(id, (0, word.len()))];
         }
-        let rank = |joined: &str, split: usize| {
-            let (left, right) = joined.split_at(split);
-            let mut key = scratch.joined.borrow_mut();
-            key.clear();
-            key.extend([left, " ", right]);
+        let rank = |pair: &str, split: usize| {
+            let (left, right) = pair.split_at(split);
             // The first space after the first byte is the separator in a merge.
             if left.len() > 1 && left.as_bytes()[1..].contains(&b' ') {
                 return None;
             }
+            let mut key = joined.borrow_mut();
+            key.clear();
+            key.extend([left, " ", right]);
             self.merges.find(&key).map(|rank| u32::MAX - rank)
         };
-        merger.run(word, rank, |piece| match vocab.find(piece) {
-            Some(id) => out.push(id),
-            None => out.extend(piece.bytes().filter_map(|b| self.byte_ids[usize::from(b)])),
+        let (mut tokens, mut end) = (Vec::new(), 0);
+        merger.run(spelled, rank, |piece| {
+            // One character of the alphabet spells one byte.
+            let bytes = if self.pre.byte_level { piece.chars().count() } else { piece.len() };
+            let offsets = (end, end + bytes);
+            end += bytes;
+            match vocab.find(piece) {
+                Some(id) => tokens.push(vocab.token(id, offsets)),
+                None => {
+                    let ids = piece.bytes().filter_map(|b| self.byte_ids[usize::from(b)]);
+                    tokens.extend(ids.map(|id| vocab.token(id, offsets)));
+                }
+            }
         });
+        tokens
     }
 }

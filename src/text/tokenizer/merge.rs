@@ -5,6 +5,7 @@
 //! Pairs that a merge made obsolete stay in the queue and are skipped: both symbols must still be
 //! there and have the lengths the pair was queued with.
 
+use std::cell::RefCell;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
@@ -13,6 +14,16 @@ use std::ops::Range;
 pub(super) struct Merger {
     symbols: Vec<Symbol>,
     queue: BinaryHeap<Pair>,
+}
+
+/// Buffers reused from word to word.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub merger: Merger,
+    /// The word as the vocabulary spells it.
+    pub spelled: String,
+    /// Two neighbours as a merge spells them.
+    pub joined: RefCell<String>,
 }
 
 /// A run of characters; `len` is 0 once it was merged into the one before it.

@@ -1,36 +1,44 @@
 //! Text to token ids and back, built from a file's `tokenizer.ggml.*` metadata.
 //!
-//! Two algorithms now: SentencePiece BPE ([`spm`]) and BPE with ranked merges ([`bpe`]), each with
-//! llama.cpp's rules, so that a file gives the ids it was tested with. Other kinds
-//! (WordPiece, Unigram, RWKV, PLaMo) are refused by name.
+//! Text runs through the `tokenizers` crate ([`pipeline`]) with two algorithms as its `Model`:
+//! SentencePiece BPE ([`spm`]) and BPE with ranked merges ([`bpe`]), each with llama.cpp's rules,
+//! so that a file gives the ids it was tested with. Other kinds (WordPiece, Unigram, RWKV, PLaMo)
+//! are refused by name.
 //!
-//! The `tokenizers` crate is not underneath: its BPE wants merges where GGUF has scores, its `Model`
-//! trait wants trainers, its patterns backtrack, and its rules for added tokens are not GGUF's.
+//! Special tokens are found before the pipeline ([`special`]), not by the crate's added vocabulary,
+//! whose rules differ: it takes the leftmost longest token where llama.cpp takes longer ones first
+//! anywhere, it strips Unicode's white space where llama.cpp strips ASCII's, a control token it
+//! must not parse still hides a user-defined one inside it, and whether it parses them is a
+//! property of the tokenizer, not of the call.
 //!
-//! Cost: the vocabulary is copied once into compact tables (about 7 MB for 262,144 tokens);
-//! encoding is O(n log n) on any input.
+//! Cost: the vocabulary is copied once into compact tables (about 7 MB for 262,144 tokens), which
+//! model and decoder share; encoding is O(n log n) on any input.
 
 mod bpe;
 mod byte_level;
 mod merge;
+mod pipeline;
 mod pre;
 mod special;
 mod spm;
 mod table;
 mod vocab;
 
+use std::sync::Arc;
+
 use gguf_rs_lite::GgufFile;
 
-use super::{TextError, Utf8Buffer};
+use super::TextError;
 use bpe::Bpe;
-use merge::Merger;
-use pre::Pre;
+use pipeline::{Algorithm, Detokenizer, GgufModel, Pipeline};
+use pre::{Pre, Splitter};
 use special::{Fragment, SpecialFinder};
 use spm::Spm;
-use vocab::{DefaultIds, Vocab, attr};
+use vocab::{DefaultIds, Vocab};
 
-/// Longest text per [`Tokenizer::encode`]: its scratch takes up to 40 bytes per byte of text.
-pub const TEXT_BYTES_MAX: usize = 64 << 20;
+/// Longest text per [`Tokenizer::encode`]: where nothing can be cut, its scratch takes up to 160
+/// bytes per byte of text.
+pub const TEXT_BYTES_MAX: usize = 16 << 20;
 
 /// How [`Tokenizer::encode`] treats special tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +58,7 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     chat_template: Option<String>,
+    warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,19 +70,9 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 struct TextKind {
-    vocab: Vocab,
+    vocab: Arc<Vocab>,
     finder: SpecialFinder,
-    algorithm: Algorithm,
-    /// "▁" stands for a space.
-    escape_spaces: bool,
-    /// A space goes before the text and before text behind a special token.
-    space_prefix: bool,
-}
-
-#[derive(Clone, Debug)]
-enum Algorithm {
-    Spm(Spm),
-    Bpe(Bpe),
+    pipeline: Pipeline,
 }
 
 /// U+2581, the visible space of SentencePiece.
@@ -95,7 +94,7 @@ impl Tokenizer {
                 None => {
                     let pre = Pre::named("default").expect("the table has this row");
                     let mut tokenizer = Self::bpe(file, pre)?;
-                    tokenizer.warn(format!(
+                    tokenizer.warnings.push(format!(
                         "`{PRE}` is missing: the default pre-tokenizer may give wrong tokens; \
                          convert the model again with a newer converter"
                     ));
@@ -110,10 +109,10 @@ impl Tokenizer {
             flag("tokenizer.ggml.add_bos_token").unwrap_or(tokenizer.add_bos) || tokenizer.gemma4();
         tokenizer.add_eos = flag("tokenizer.ggml.add_eos_token").unwrap_or(tokenizer.add_eos);
         if tokenizer.add_bos && tokenizer.bos().is_none() {
-            tokenizer.warn("BOS should be added but the file names none".to_owned());
+            tokenizer.warnings.push("BOS should be added but the file names none".to_owned());
         }
         if tokenizer.add_eos && tokenizer.eos().is_none() {
-            tokenizer.warn("EOS should be added but the file names none".to_owned());
+            tokenizer.warnings.push("EOS should be added but the file names none".to_owned());
         }
         let template = file.get("tokenizer.chat_template").and_then(|value| value.as_str());
         tokenizer.chat_template = template.map(str::to_owned);
@@ -141,28 +140,14 @@ impl Tokenizer {
     /// no UTF-8 become U+FFFD. The space that encoding put in front is taken away again.
     pub fn decode(&self, ids: &[u32], special: bool) -> String {
         let Kind::Text(kind) = &self.kind else { return String::new() };
-        let mut buffer = Utf8Buffer::default();
-        let mut text = String::new();
-        let mut at_start = kind.space_prefix;
-        for &id in ids {
-            let control = self.is_control(id);
-            if control && !special {
-                continue;
-            }
-            let bytes = kind.token_bytes(id);
-            let bytes = match bytes.strip_prefix(b" ") {
-                Some(rest) if at_start && !control => rest,
-                _ => &bytes[..],
-            };
-            at_start &= control;
-            text.push_str(&buffer.push(bytes));
-        }
-        text + &buffer.finish()
+        let shown = |id: &u32| special || !kind.vocab.is_control(*id);
+        let ids: Vec<_> = ids.iter().copied().filter(shown).collect();
+        kind.pipeline.decode(&ids)
     }
 
     /// The bytes a token stands for; a control token's are its name. Empty beyond the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        self.text_kind().map_or_else(Vec::new, |kind| kind.token_bytes(id))
+        self.text_kind().map_or_else(Vec::new, |kind| kind.pipeline.detokenizer().token_bytes(id))
     }
 
     /// A token as spelled in the file (`Ġthe`, `▁the`, `<s>`).
@@ -213,8 +198,7 @@ impl Tokenizer {
 
     /// Whether the token is structure, not text (control or unknown).
     pub fn is_control(&self, id: u32) -> bool {
-        let kind = self.vocab().map_or(0, |vocab| vocab.attr(id));
-        kind & (attr::CONTROL | attr::UNKNOWN) != 0
+        self.vocab().is_some_and(|vocab| vocab.is_control(id))
     }
 
     /// Source of the model's chat template.
@@ -224,7 +208,7 @@ impl Tokenizer {
 
     /// Odd things in the file that a user should know of, one line each.
     pub fn warnings(&self) -> &[String] {
-        self.vocab().map_or(&[], |vocab| &vocab.warnings)
+        &self.warnings
     }
 
     fn without_vocabulary(file: &GgufFile) -> Result<Self, TextError> {
@@ -237,34 +221,39 @@ impl Tokenizer {
         })?;
         let (add_bos, add_eos) = (false, false);
         let vocab_size = vocab_size as usize;
-        Ok(Self { kind: Kind::None, vocab_size, add_bos, add_eos, chat_template: None })
+        let (chat_template, warnings) = (None, Vec::new());
+        Ok(Self { kind: Kind::None, vocab_size, add_bos, add_eos, chat_template, warnings })
     }
 
     fn spm(file: &GgufFile) -> Result<Self, TextError> {
         let vocab = Vocab::read(file, &DefaultIds([Some(1), Some(2), Some(0)]))?;
         let algorithm = Algorithm::Spm(Spm::read(file, &vocab)?);
         let prefix = file.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
-        Ok(Self::new(vocab, algorithm, true, prefix.unwrap_or(true), true))
+        Ok(Self::new(vocab, algorithm, None, [true, prefix.unwrap_or(true)], true))
     }
 
     fn bpe(file: &GgufFile, pre: &'static Pre) -> Result<Self, TextError> {
         let vocab = Vocab::read(file, &DefaultIds([None; 3]))?;
         let algorithm = Algorithm::Bpe(Bpe::read(file, &vocab, pre)?);
-        Ok(Self::new(vocab, algorithm, !pre.byte_level, false, pre.add_bos))
+        let splitter = Some(pre.splitter());
+        Ok(Self::new(vocab, algorithm, splitter, [!pre.byte_level, false], pre.add_bos))
     }
 
     fn new(
-        vocab: Vocab,
+        mut vocab: Vocab,
         algorithm: Algorithm,
-        escape_spaces: bool,
-        space_prefix: bool,
+        splitter: Option<Splitter>,
+        [escape_spaces, space_prefix]: [bool; 2],
         add_bos: bool,
     ) -> Self {
-        let vocab_size = vocab.len();
-        let finder = SpecialFinder::new(&vocab);
-        let kind = TextKind { vocab, finder, algorithm, escape_spaces, space_prefix };
-        let kind = Kind::Text(Box::new(kind));
-        Self { kind, vocab_size, add_bos, add_eos: false, chat_template: None }
+        let (vocab_size, finder) = (vocab.len(), SpecialFinder::new(&vocab));
+        let warnings = std::mem::take(&mut vocab.warnings);
+        let vocab = Arc::new(vocab);
+        let model = GgufModel { vocab: vocab.clone(), algorithm };
+        let detokenizer = Detokenizer { vocab: vocab.clone(), escape_spaces, space_prefix };
+        let pipeline = Pipeline::new(model, splitter, detokenizer);
+        let kind = Kind::Text(Box::new(TextKind { vocab, finder, pipeline }));
+        Self { kind, vocab_size, add_bos, add_eos: false, chat_template: None, warnings }
     }
 
     fn text_kind(&self) -> Option<&TextKind> {
@@ -279,16 +268,7 @@ impl Tokenizer {
     }
 
     fn gemma4(&self) -> bool {
-        match self.text_kind().map(|kind| &kind.algorithm) {
-            Some(Algorithm::Bpe(bpe)) => bpe.pre().gemma4,
-            _ => false,
-        }
-    }
-
-    fn warn(&mut self, warning: String) {
-        if let Kind::Text(kind) = &mut self.kind {
-            kind.vocab.warnings.push(warning);
-        }
+        self.text_kind().is_some_and(|kind| kind.pipeline.is_gemma4())
     }
 }
 
@@ -310,59 +290,12 @@ fn need_string(key: &'static str) -> TextError {
 
 impl TextKind {
     fn encode(&self, text: &str, parse_special: bool, ids: &mut Vec<u32>) -> Result<(), TextError> {
-        let mut merger = Merger::default();
-        let mut scratch = bpe::Scratch::default();
-        let mut escaped = String::new();
-        let mut after_special = true;
         for fragment in self.finder.partition(&self.vocab, text, parse_special) {
-            let range = match fragment {
-                Fragment::Token(id) => {
-                    ids.push(id);
-                    after_special = true;
-                    continue;
-                }
-                Fragment::Text(range) => range,
-            };
-            let mut text = &text[range];
-            if self.escape_spaces {
-                escaped.clear();
-                escaped.push_str(if self.space_prefix && after_special { " " } else { "" });
-                escaped.push_str(text);
-                escaped = escaped.replace(' ', VISIBLE_SPACE);
-                text = &escaped;
-            }
-            after_special = false;
-            match &self.algorithm {
-                Algorithm::Spm(spm) => spm.encode(&self.vocab, &mut merger, text, ids)?,
-                Algorithm::Bpe(bpe) => {
-                    bpe.encode(&self.vocab, &mut merger, &mut scratch, text, ids);
-                }
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(range) => self.pipeline.encode(&text[range], ids)?,
             }
         }
         Ok(())
     }
-
-    fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let Some(spelled) = self.vocab.str(id) else { return Vec::new() };
-        let kind = self.vocab.attr(id);
-        if kind & (attr::CONTROL | attr::UNKNOWN | attr::USER) != 0 {
-            spelled.as_bytes().to_vec()
-        } else if kind & attr::NORMAL != 0 {
-            if self.escape_spaces {
-                spelled.replace(VISIBLE_SPACE, " ").into_bytes()
-            } else {
-                byte_level::decode(spelled)
-            }
-        } else if kind & attr::BYTE != 0 {
-            byte_of(spelled).map_or_else(|| spelled.as_bytes().to_vec(), |byte| vec![byte])
-        } else {
-            Vec::new()
-        }
-    }
-}
-
-/// The byte of `<0xXX>`.
-fn byte_of(spelled: &str) -> Option<u8> {
-    let digits = spelled.strip_prefix("<0x")?.strip_suffix('>')?;
-    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }

@@ -12,6 +12,8 @@ use std::ops::Range;
 
 use regex_automata::meta::Regex;
 use regex_automata::{Anchored, Input};
+use tokenizers::tokenizer::normalizer::Range as Chosen;
+use tokenizers::{PreTokenizedString, PreTokenizer};
 
 /// One row: names that mean the same.
 #[derive(Debug)]
@@ -450,7 +452,7 @@ impl Step {
     }
 }
 
-/// A compiled [`Pre`].
+/// A compiled [`Pre`], as the crate's pre-tokenizer.
 #[derive(Clone, Debug)]
 pub(super) struct Splitter {
     cutters: Vec<Cutter>,
@@ -481,6 +483,62 @@ impl Splitter {
             std::mem::swap(&mut pieces, &mut cut);
         }
         pieces
+    }
+
+    /// Cuts at least `size` apart such that the parts of `text` split as the whole does.
+    ///
+    /// Patterns do not look around, so a match is the same wherever the text begins before it and
+    /// ends behind it; only the white space of `Words` and a final `$` look at what follows.
+    pub fn cuts(&self, text: &str, size: usize) -> Vec<usize> {
+        let mut cuts = Vec::new();
+        collect_cuts(&self.cutters, text, 0, &mut |at| {
+            if at - cuts.last().copied().unwrap_or(0) >= size {
+                cuts.push(at);
+            }
+        });
+        cuts
+    }
+}
+
+impl PreTokenizer for Splitter {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        text.split(|_, piece| {
+            let words = self.split(piece.get()).into_iter();
+            Ok(words.map(move |word| {
+                piece.slice(Chosen::Normalized(word)).expect("words end where characters do")
+            }))
+        })
+    }
+}
+
+/// Calls `emit` with places in `text`, which starts at `base`, where it can be cut.
+fn collect_cuts(cutters: &[Cutter], text: &str, base: usize, emit: &mut impl FnMut(usize)) {
+    let Some((first, later)) = cutters.split_first() else { return };
+    if let Step::Isolate(pattern) = first.step
+        && pattern.ends_with('$')
+    {
+        return; // it would match where the text is cut by any later step
+    }
+    let mut done = 0;
+    loop {
+        let found = first.find(text, done);
+        if let Step::Isolate(_) = first.step {
+            // No match begins in the text before this one, wherever that is cut.
+            let gap = done..found.as_ref().map_or(text.len(), |(found, _)| found.start);
+            collect_cuts(later, &text[gap.clone()], base + gap.start, &mut *emit);
+            emit(base + gap.end);
+        }
+        match found {
+            None => return,
+            Some((run, true)) => done = leave_last(text, &run),
+            Some((word, false)) => {
+                done = word.end;
+                // All white so far may be a run, which would not leave its last character.
+                if text[word].contains(|c: char| !c.is_whitespace()) {
+                    emit(base + done);
+                }
+            }
+        }
     }
 }
 
@@ -557,6 +615,10 @@ fn in_powers(text: &str, run: Range<usize>, emit: &mut impl FnMut(Range<usize>))
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn words<'t>(pre: &str, text: &'t str) -> Vec<&'t str> {
@@ -605,6 +667,36 @@ mod tests {
     fn jais_cuts_spaces_in_powers_of_two() {
         let text = format!("a{}b", " ".repeat(8));
         assert_eq!(words("jais-2", &text), ["a", "    ", "  ", " ", " b"]);
+    }
+
+    /// Short runs of what the patterns tell apart.
+    const TEXTS: &str = r"([a-zA-Z]{1,3}|[ \n\t\r]{1,3}|[0-9]{1,4}|[.!'~<]|[éß日ア\u{301}]){0,60}";
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn parts_split_as_the_whole(text in TEXTS) {
+            static SPLITTERS: LazyLock<Vec<Splitter>> =
+                LazyLock::new(|| PRES.iter().map(Pre::splitter).collect());
+            for (splitter, pre) in SPLITTERS.iter().zip(PRES) {
+                let (mut parts, mut start) = (Vec::new(), 0);
+                for end in splitter.cuts(&text, 1).into_iter().chain([text.len()]) {
+                    let words = splitter.split(&text[start..end]).into_iter();
+                    parts.extend(words.map(|word| start + word.start..start + word.end));
+                    start = end;
+                }
+                prop_assert_eq!(parts, splitter.split(&text), "{:?}", pre.names);
+            }
+        }
+    }
+
+    #[test]
+    fn long_texts_have_cuts() {
+        let text = "It was 1 dark night,\n\n  and stormy! ".repeat(100);
+        for pre in PRES {
+            let n = pre.splitter().cuts(&text, 50).len();
+            assert!(n > 20, "{:?}: {n}", pre.names);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! text is the token with the highest score merges first, the rest falls back to bytes.
 //!
 //! The file has scores and no merges. Deriving half a million merges at every start (what the
-//! `tokenizers` crate's BPE would need) takes seconds; looking the joined text up takes nothing.
+//! `tokenizers` crate's own BPE needs) takes seconds; looking the joined text up takes nothing.
 //!
 //! Merging runs word by word although the algorithm knows no words: where no token of the
 //! vocabulary has the text's "x▁" inside, no merge can cross it, so the cut changes nothing but
@@ -11,9 +11,10 @@
 use std::collections::BTreeSet;
 
 use gguf_rs_lite::GgufFile;
+use tokenizers::Token;
 
 use super::VISIBLE_SPACE;
-use super::merge::Merger;
+use super::merge::Scratch;
 use super::vocab::{Vocab, read_scores};
 use crate::text::TextError;
 
@@ -36,45 +37,60 @@ impl Spm {
         Ok(Self { priorities, byte_ids: vocab.byte_ids(), before_space })
     }
 
-    /// Appends the tokens of `text`, whose spaces are already "▁".
-    pub fn encode(
+    /// The tokens of `text`, whose spaces are already "▁".
+    pub fn tokenize(
         &self,
         vocab: &Vocab,
-        merger: &mut Merger,
+        scratch: &mut Scratch,
         text: &str,
-        out: &mut Vec<u32>,
-    ) -> Result<(), TextError> {
+    ) -> Result<Vec<Token>, TextError> {
         let priority = |joined: &str, _| Some(self.priorities[vocab.find(joined)? as usize]);
-        let mut failed = None;
-        for word in self.words(text) {
+        let (mut tokens, mut end) = (Vec::with_capacity(text.len() / 3 + 1), 0);
+        let (mut start, mut failed) = (0, None);
+        for cut in self.word_starts(text, 0).chain([text.len()]) {
             // Only a single character can be no token.
-            merger.run(word, priority, |piece| match vocab.find(piece) {
-                Some(id) => out.push(id),
-                None => failed = failed.or(self.encode_bytes(vocab, piece, out).err()),
+            scratch.merger.run(&text[start..cut], priority, |piece| {
+                let offsets = (end, end + piece.len());
+                end = offsets.1;
+                match vocab.find(piece) {
+                    Some(id) => tokens.push(vocab.token(id, offsets)),
+                    None => match self.fallback(vocab, piece) {
+                        Ok(ids) => tokens.extend(ids.iter().map(|&id| vocab.token(id, offsets))),
+                        Err(character) => failed = failed.or(Some(character)),
+                    },
+                }
             });
+            start = cut;
         }
-        failed.map_or(Ok(()), |character| Err(TextError::Unencodable { character }))
+        failed.map_or(Ok(tokens), |character| Err(TextError::Unencodable { character }))
     }
 
-    /// Parts of `text` that no merge can cross.
-    fn words<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
-        let cuts = text.match_indices(VISIBLE_SPACE).map(|(at, _)| at).filter(move |&at| {
+    /// Cuts of a long text at least `size` apart; its spaces may be either kind.
+    pub fn cuts(&self, text: &str, size: usize) -> Vec<usize> {
+        let next = |from: usize| {
+            let from = text.floor_char_boundary(from.saturating_add(size));
+            self.word_starts(text, from).next()
+        };
+        std::iter::successors(next(0), |&cut| next(cut)).collect()
+    }
+
+    /// Positions behind `from`, except the start, that no merge can cross.
+    fn word_starts(&self, text: &str, from: usize) -> impl Iterator<Item = usize> {
+        let spaces = text[from..].match_indices([' ', '▁']).map(move |(at, _)| from + at);
+        spaces.filter(move |&at| {
             let before = text[..at].chars().next_back();
-            before.is_some_and(|c| c != '▁' && !self.before_space.contains(&c))
-        });
-        let mut start = 0;
-        cuts.chain([text.len()]).map(move |cut| &text[std::mem::replace(&mut start, cut)..cut])
+            before.is_some_and(|c| c != ' ' && c != '▁' && !self.before_space.contains(&c))
+        })
     }
 
     /// A character that is no token: its bytes, else the unknown token.
-    fn encode_bytes(&self, vocab: &Vocab, piece: &str, out: &mut Vec<u32>) -> Result<(), char> {
+    fn fallback(&self, vocab: &Vocab, piece: &str) -> Result<Vec<u32>, char> {
         let bytes = piece.bytes().map(|byte| self.byte_ids[usize::from(byte)]);
-        if let Some(ids) = bytes.collect::<Option<Vec<_>>>() {
-            out.extend(ids);
-            return Ok(());
+        if let Some(ids) = bytes.collect() {
+            return Ok(ids);
         }
-        out.push(vocab.special.unknown.ok_or(piece.chars().next().unwrap_or_default())?);
-        Ok(())
+        let unknown = vocab.special.unknown;
+        unknown.map(|id| vec![id]).ok_or(piece.chars().next().unwrap_or_default())
     }
 }
 
@@ -104,8 +120,12 @@ mod tests {
         let before_space = before_spaces("a▁b▁▁c").chain(before_spaces("▁d")).collect();
         assert_eq!(before_space, BTreeSet::from(['a', 'b']));
         let spm = Spm { priorities: Vec::new(), byte_ids: [None; 256], before_space };
-        let words: Vec<_> = spm.words("▁▁xa▁c▁▁b▁").collect();
-        assert_eq!(words, ["▁▁xa▁c", "▁▁b▁"]);
+        let text = "▁▁xa▁c▁▁b▁";
+        let starts: Vec<_> = spm.word_starts(text, 0).collect();
+        assert_eq!(starts, [text.find("▁▁b").unwrap()]);
+        let text = "xx xx a xx  xx";
+        assert_eq!(spm.cuts(text, 1), [2, 5, 10]);
+        assert_eq!(spm.cuts(text, 3), [5, 10]);
     }
 
     #[test]

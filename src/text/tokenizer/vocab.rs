@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use gguf_rs_lite::{Array, GgufFile, Value};
+use tokenizers::Token;
 
 use super::table::{StrTable, TableError};
 use crate::text::TextError;
@@ -87,6 +88,16 @@ impl Vocab {
     /// Bits of [`attr`]; 0 beyond the vocabulary, and for tokens marked unused.
     pub fn attr(&self, id: u32) -> u8 {
         self.attrs.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether the token is structure, not text (control or unknown).
+    pub fn is_control(&self, id: u32) -> bool {
+        self.attr(id) & (attr::CONTROL | attr::UNKNOWN) != 0
+    }
+
+    /// A token as a model of the `tokenizers` crate gives it.
+    pub fn token(&self, id: u32, offsets: (usize, usize)) -> Token {
+        Token::new(id, self.str(id).unwrap_or_default().to_owned(), offsets)
     }
 
     /// Token of each byte, spelled `<0xXX>`.
