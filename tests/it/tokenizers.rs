@@ -172,6 +172,25 @@ fn long_inputs_take_no_quadratic_time() {
     }
 }
 
+#[test]
+fn long_texts_give_the_ids_of_their_sentences() {
+    // Far beyond what goes through the pipeline at once; one text has no line breaks.
+    for sentence in ["It's 12345 wörlds,  and 石臼.\n", "Once upon a time there was a fox. "] {
+        for name in ["llama-spm", "gpt-2", "llama-bpe", "falcon", "deepseek-coder"] {
+            let tokenizer = golden(name);
+            let ids = |n| tokenizer.encode(&sentence.repeat(n), EncodeOptions::default()).unwrap();
+            let (two, three, long) = (ids(2), ids(3), ids(3000));
+            let period = three.len() - two.len();
+            let from = two.len() - period;
+            assert_eq!(long.len(), two.len() + 2998 * period, "{name} {sentence:?}");
+            assert_eq!(long[..three.len() - period], three[..three.len() - period]);
+            let inside = from..long.len() - 2 * period;
+            assert!(inside.clone().all(|at| long[at] == long[at + period]), "{name} {sentence:?}");
+            assert_eq!(tokenizer.decode(&long, false), sentence.repeat(3000));
+        }
+    }
+}
+
 fn with_keys(keys: &[(&str, OwnedValue)]) -> Result<Tokenizer, TextError> {
     let mut writer = GgufWriter::new(Vec::new());
     for (key, value) in keys {
