@@ -236,7 +236,7 @@ fn softmax_and_its_parts_equal_scalar() {
             assert_same(&got, &want, what);
             assert_same(&sums[..1], &sums[1..], what);
         }
-        compare(&x, |x| (ops.softmax)(x), |x| float::softmax(x), what);
+        compare(&x, ops.softmax, float::softmax, what);
     });
     for table in tables() {
         assert_eq!((table.float().max)(&[]), f32::NEG_INFINITY);
