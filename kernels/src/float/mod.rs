@@ -11,7 +11,7 @@
 //! many rows, queries or keys are computed together.
 //!
 //! **Roundings.** What is written `mul_add` is rounded once, all else after every operation, and
-//! there is nothing but what IEEE rounds correctly and what is made of it ([`exp`]). `tanh` alone
+//! there is nothing but what IEEE rounds correctly and what is made of it (`exp.rs`). `tanh` alone
 //! is the C library's, at every level. On x86 without FMA, `mul_add` is a library call per element,
 //! about ten times the cost: right but slow. Such CPUs need a level of their own, which has to
 //! return the same bits.
