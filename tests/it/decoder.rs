@@ -71,6 +71,9 @@ fn every_fixture_gives_the_references_logits_and_the_same_bits_always() {
             let other = logits(&model, &tokens, &options(threads, batch));
             assert!(bits(&other) == bits(&first), "{name}: {threads} threads, batches of {batch}");
         }
+        let kernels = KernelTable::at_most(Level::Scalar);
+        let scalar = logits(&model, &tokens, &EngineOptions { kernels, ..options(2, 48) });
+        assert!(bits(&scalar) == bits(&first), "{name}: the scalar level");
     }
 }
 

@@ -12,9 +12,9 @@
 //!
 //! **Roundings.** What is written `mul_add` is rounded once, all else after every operation, and
 //! there is nothing but what IEEE rounds correctly and what is made of it (`exp.rs`). `tanh` alone
-//! is the C library's, at every level. On x86 without FMA, `mul_add` is a library call per element,
-//! about ten times the cost: right but slow. Such CPUs need a level of their own, which has to
-//! return the same bits.
+//! is the C library's, at every level. In builds for x86 in general, `mul_add` is a library call:
+//! 4 ns measured, forty times an element's share of vectorized products. Right but slow; CPUs
+//! without FMA are for a level of their own, which has to return the same bits.
 //!
 //! **Values.** NaN and infinity go through as IEEE has it, nothing panics for them. Lengths that do
 //! not fit panic: they are the caller's invariants. Nothing allocates.

@@ -1,6 +1,6 @@
 //! Matrix products for any CPU: every block unpacked once, then walked by all tokens.
 //!
-//! The specification of the integer levels (bit for bit) and of the float ones (to rounding).
+//! The specification of the integer levels (bit for bit) and of the float ones.
 
 use crate::act::Acts;
 use crate::block::{Block32, Block256, Float, as_blocks, dot_float};
