@@ -46,28 +46,28 @@ pub struct RunArgs {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Sampling")]
 struct SamplingArgs {
-    /// Randomness; 0 always takes the likeliest token
+    /// Randomness; 0 always takes the likeliest token [default: 0.8]
     #[arg(long, value_name = "T")]
     temp: Option<f32>,
-    /// Keep the K likeliest tokens; 0 keeps all
+    /// Keep the K likeliest tokens; 0 keeps all [default: 40]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Keep the likeliest tokens that together have probability P
+    /// Keep the likeliest tokens that together have probability P [default: 0.95]
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
-    /// Keep tokens at least P times as likely as the likeliest
+    /// Keep tokens at least P times as likely as the likeliest [default: 0.05]
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
-    /// Divide the logits of tokens seen lately; 1 does nothing
+    /// Divide the logits of tokens seen lately; 1 does nothing [default: 1]
     #[arg(long, value_name = "X")]
     repeat_penalty: Option<f32>,
-    /// Lower a logit by X for each time its token was seen lately
+    /// Lower a logit by X for each time its token was seen lately [default: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
-    /// Lower a logit by X if its token was seen lately
+    /// Lower a logit by X if its token was seen lately [default: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
-    /// How many tokens "lately" is
+    /// How many tokens "lately" is [default: 64]
     #[arg(long, value_name = "N")]
     repeat_last_n: Option<usize>,
     /// The same seed gives the same text [default: a new one each time]
@@ -246,4 +246,48 @@ fn statistics(stats: &Stats) -> String {
         line += &format!("; answer {} tokens, {s:.2} s ({speed:.1} tokens/s)", stats.n_generated);
     }
     line + "; " + finish
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// `--sampling` for the parser.
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+
+    #[test]
+    fn help_tells_the_defaults_of_the_sampler() {
+        let SampleParams {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repeat_penalty,
+            frequency_penalty,
+            presence_penalty,
+            repeat_last_n,
+            seed: _,
+        } = SampleParams::default();
+        let defaults = [
+            ("temp", temperature.to_string()),
+            ("top_k", top_k.to_string()),
+            ("top_p", top_p.to_string()),
+            ("min_p", min_p.to_string()),
+            ("repeat_penalty", repeat_penalty.to_string()),
+            ("frequency_penalty", frequency_penalty.to_string()),
+            ("presence_penalty", presence_penalty.to_string()),
+            ("repeat_last_n", repeat_last_n.to_string()),
+        ];
+        let command = Flags::command();
+        for (name, default) in defaults {
+            let flag = command.get_arguments().find(|arg| arg.get_id() == name).unwrap();
+            let help = flag.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("[default: {default}]")), "{name}: {help}");
+        }
+    }
 }

@@ -57,7 +57,7 @@ impl Pool {
         let result = Mutex::new(None);
         self.threads.broadcast(|context| {
             let _poison = PoisonOnPanic(&team);
-            let worker = Worker { team: &team, index: context.index() };
+            let worker = Worker { team: &team, index: context.index(), busy: Cell::new(false) };
             if context.index() != 0 {
                 return worker.follow();
             }
@@ -221,10 +221,12 @@ impl Leader<'_> {
     }
 }
 
-/// One of the workers, inside a job.
+/// One of the workers, inside a job. Not `Sync`, nor is a [`Leader`]: jobs cannot start jobs.
 pub struct Worker<'a> {
     team: &'a Team,
     index: usize,
+    /// Inside a phase.
+    busy: Cell<bool>,
 }
 
 impl Worker<'_> {
@@ -239,12 +241,17 @@ impl Worker<'_> {
     }
 
     /// Runs one phase: all workers enter it, share its tickets, and leave it together.
+    ///
+    /// # Panics
+    /// Inside another phase: its tickets would outlive the barrier at which they end.
     pub fn phase(&self, f: impl FnOnce(&Phase<'_>)) {
+        assert!(!self.busy.replace(true), "phases do not nest");
         f(&Phase {
             team: self.team,
             id: self.team.phase.load(Ordering::Relaxed),
             dealt: Cell::new(false),
         });
+        self.busy.set(false);
         self.team.barrier();
     }
 
@@ -667,6 +674,13 @@ mod tests {
                 });
             });
         });
+    }
+
+    #[test]
+    #[should_panic(expected = "phases do not nest")]
+    fn a_phase_inside_a_phase_is_refused() {
+        let pool = Pool::new(1).unwrap();
+        pool.lead(|leader| leader.run(&|worker| worker.phase(|_| worker.phase(|_| ()))));
     }
 
     #[test]
