@@ -3,7 +3,7 @@
 use super::CliError;
 use super::options::{EngineArgs, ModelArgs, parse_ids};
 use crate::backend::pages::KvType;
-use crate::decoder::{Decoder, Logits, Run, StepError};
+use crate::decoder::{Logits, Run, StepError};
 use crate::engine::{Engine, EngineOptions};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -62,12 +62,8 @@ pub fn logits(args: &LogitsArgs) -> Result<(), CliError> {
                 break;
             }
         }
-        forget(decoder, sequence);
+        decoder.kv_mut().remove(sequence);
         Ok(())
     })?;
     written.and_then(|()| out.flush()).map_err(at)
-}
-
-fn forget(decoder: &mut Decoder, sequence: crate::kv::SeqId) {
-    decoder.kv_mut().remove(sequence);
 }

@@ -4,8 +4,9 @@ use super::options::{ContextArgs, EngineArgs, ModelArgs};
 use super::{CliError, interrupt};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent};
-use crate::sample::SampleParams;
+use crate::sample::{self, SampleParams};
 use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
+use clap::{Arg, ArgMatches, Command};
 use std::io::{IsTerminal, Read, Write, stderr, stdin};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -42,54 +43,69 @@ pub struct RunArgs {
     sampling: SamplingArgs,
 }
 
-/// How tokens are drawn.
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Sampling")]
+/// How tokens are drawn: a flag for every parameter of the sampler's table.
+#[derive(Debug)]
 struct SamplingArgs {
-    /// Randomness; 0 always takes the likeliest token [default: 0.8]
-    #[arg(long, value_name = "T")]
-    temp: Option<f32>,
-    /// Keep the K likeliest tokens; 0 keeps all [default: 40]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Keep the likeliest tokens that together have probability P [default: 0.95]
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Keep tokens at least P times as likely as the likeliest [default: 0.05]
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-    /// Divide the logits of tokens seen lately; 1 does nothing [default: 1]
-    #[arg(long, value_name = "X")]
-    repeat_penalty: Option<f32>,
-    /// Lower a logit by X for each time its token was seen lately [default: 0]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    frequency_penalty: Option<f32>,
-    /// Lower a logit by X if its token was seen lately [default: 0]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    presence_penalty: Option<f32>,
-    /// How many tokens "lately" is [default: 64]
-    #[arg(long, value_name = "N")]
-    repeat_last_n: Option<usize>,
-    /// The same seed gives the same text [default: a new one each time]
-    #[arg(long)]
+    /// In the order of [`sample::params`]; `None`: the default.
+    values: Vec<Option<f64>>,
     seed: Option<u64>,
+}
+
+const SEED: &str = "seed";
+
+impl clap::Args for SamplingArgs {
+    fn augment_args(mut command: Command) -> Command {
+        const HEADING: &str = "Sampling";
+        let defaults = SampleParams::default();
+        for param in sample::params() {
+            // The fields are f32: in f64 the default of 0.8 has seventeen digits.
+            let default = (param.get)(&defaults) as f32;
+            let arg = Arg::new(param.name)
+                .long(param.flag)
+                .value_name(if param.integer { "N" } else { "X" })
+                .help(format!("{} [default: {default}]", param.help))
+                .value_parser(clap::value_parser!(f64))
+                .allow_negative_numbers(param.min < 0.0)
+                .help_heading(HEADING);
+            command = command.arg(arg);
+        }
+        let seed = Arg::new(SEED)
+            .long(SEED)
+            .value_name("N")
+            .help("The same seed gives the same text [default: a new one each time]")
+            .value_parser(clap::value_parser!(u64))
+            .help_heading(HEADING);
+        command.arg(seed)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SamplingArgs::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for SamplingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<SamplingArgs, clap::Error> {
+        let value = |param: &sample::Param| matches.get_one(param.name).copied();
+        let values = sample::params().map(value).collect();
+        Ok(SamplingArgs { values, seed: matches.get_one(SEED).copied() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = SamplingArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 impl SamplingArgs {
     fn params(&self) -> Result<SampleParams, CliError> {
-        let default = SampleParams::default();
-        let params = SampleParams {
-            temperature: self.temp.unwrap_or(default.temperature),
-            top_k: self.top_k.unwrap_or(default.top_k),
-            top_p: self.top_p.unwrap_or(default.top_p),
-            min_p: self.min_p.unwrap_or(default.min_p),
-            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(default.frequency_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(default.presence_penalty),
-            repeat_last_n: self.repeat_last_n.unwrap_or(default.repeat_last_n),
-            seed: self.seed.unwrap_or_else(random_seed),
-        };
-        params.validate().map_err(|error| CliError::usage(error.to_string()))?;
+        let seed = self.seed.unwrap_or_else(random_seed);
+        let mut params = SampleParams { seed, ..SampleParams::default() };
+        for (param, value) in sample::params().zip(&self.values) {
+            if let Some(value) = *value {
+                let assigned = param.assign(&mut params, value);
+                assigned.map_err(|error| CliError::usage(error.to_string()))?;
+            }
+        }
         Ok(params)
     }
 }
@@ -125,6 +141,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
     let tokenizer = Arc::new(tokenizer);
     let mut stream = TextStream::new(tokenizer.clone());
+    let request = Request { prompt, max_tokens: args.n_predict, sampling };
     let mut write_error = None;
     let mut write = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => ControlFlow::Continue(()),
@@ -133,42 +150,32 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
             ControlFlow::Break(())
         }
     };
-    let request = Request { prompt, max_tokens: args.n_predict, sampling };
-    let show_progress = stderr().is_terminal();
-    let mut outcome = None;
-    {
-        // Tokens are drawn on a worker thread, the writer is not Send: hand the text over.
-        let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
-        std::thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                let sender = sender;
-                let mut tell = |event| match sender.send(event) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                };
-                engine.generate(&request, Some(&tokenizer), cancel, &mut tell)
-            });
-            while let Ok(event) = receiver.recv() {
-                match event {
-                    TokenEvent::Prompt { done, total } if show_progress => {
-                        let _ = write!(stderr(), "\rreading the prompt: {done} of {total} tokens");
-                    }
-                    TokenEvent::Prompt { .. } => {}
-                    TokenEvent::Token(id) => {
-                        if write(&stream.push(id)).is_break() {
-                            break;
-                        }
-                    }
-                }
-            }
-            drop(receiver);
-            outcome = Some(worker.join());
+    // Tokens are drawn on a worker thread, the writer is not Send: events are handed over.
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
+    let stats = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let sender = sender;
+            let mut tell = |event| match sender.send(event) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            engine.generate(&request, Some(&tokenizer), cancel, &mut tell)
         });
-    }
-    let stats = match outcome {
-        Some(Ok(stats)) => stats?,
-        _ => return Err(CliError::failed("the decoder's thread died")),
-    };
+        for event in receiver {
+            let flow = match event {
+                TokenEvent::Token(id) => write(&stream.push(id)),
+                TokenEvent::Prompt { done, total } => {
+                    show_prompt_progress(done, total);
+                    ControlFlow::Continue(())
+                }
+            };
+            if flow.is_break() {
+                break;
+            }
+        }
+        worker.join()
+    });
+    let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))??;
     let _ = write(&stream.finish());
     let _ = write("\n");
     if let Some(error) = write_error {
@@ -176,6 +183,13 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let _ = writeln!(stderr(), "{}", statistics(&stats));
     Ok(())
+}
+
+/// How far a long prompt is, on a terminal.
+fn show_prompt_progress(done: usize, total: usize) {
+    if stderr().is_terminal() {
+        let _ = write!(stderr(), "\rreading the prompt: {done} of {total} tokens");
+    }
 }
 
 /// The prompt as the user gave it.
@@ -285,7 +299,9 @@ mod tests {
         ];
         let command = Flags::command();
         for (name, default) in defaults {
-            let flag = command.get_arguments().find(|arg| arg.get_id() == name).unwrap();
+            let long = name.replace('_', "-");
+            let is_it = |arg: &&Arg| arg.get_long() == Some(&long[..]);
+            let flag = command.get_arguments().find(is_it).unwrap();
             let help = flag.get_help().unwrap().to_string();
             assert!(help.ends_with(&format!("[default: {default}]")), "{name}: {help}");
         }

@@ -7,7 +7,7 @@ use crate::backend::cpu::pool::Leader;
 use crate::backend::cpu::{CpuBackend, StepInput};
 use crate::backend::pages::KvType;
 use crate::backend::program::Program;
-use crate::kv::{KvError, PagePool, PageTable, SeqId};
+use crate::kv::{KvError, PagePool, SeqId};
 use crate::model::{ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
 use std::sync::Arc;
@@ -182,9 +182,8 @@ impl Decoder {
     /// of the runs and their tokens, `[outputs][n_vocab]`.
     pub fn step(&mut self, leader: &Leader<'_>, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
         self.gather(runs)?;
-        let tables: Vec<&PageTable> =
-            runs.iter().filter_map(|run| self.kv.table(run.sequence)).collect();
-        let tables: Vec<&[_]> = tables.iter().map(|table| &table[..]).collect();
+        let tables = runs.iter().filter_map(|run| self.kv.table(run.sequence));
+        let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
         let input = StepInput {
             tokens: &self.tokens,
             positions: &self.positions,

@@ -7,7 +7,7 @@ pub(super) const FILTER: Filter = Filter {
     params: &[Param {
         name: "min_p",
         flag: "min-p",
-        help: "choose among tokens at least this likely relative to the likeliest; 0 is off",
+        help: "Choose among tokens at least this likely relative to the likeliest; 0 is off",
         min: 0.0,
         max: 1.0,
         integer: false,

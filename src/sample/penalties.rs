@@ -11,7 +11,7 @@ pub(super) const FILTER: Filter = Filter {
         Param {
             name: "repeat_penalty",
             flag: "repeat-penalty",
-            help: "make recent tokens this much less likely; 1 is off",
+            help: "Make recent tokens this much less likely; 1 is off",
             min: 0.125,
             max: 100.0,
             integer: false,
@@ -21,7 +21,7 @@ pub(super) const FILTER: Filter = Filter {
         Param {
             name: "frequency_penalty",
             flag: "frequency-penalty",
-            help: "subtract this from a token's logit per recent occurrence",
+            help: "Subtract this from a token's logit per recent occurrence",
             min: -100.0,
             max: 100.0,
             integer: false,
@@ -31,7 +31,7 @@ pub(super) const FILTER: Filter = Filter {
         Param {
             name: "presence_penalty",
             flag: "presence-penalty",
-            help: "subtract this from a token's logit if it occurred recently",
+            help: "Subtract this from a token's logit if it occurred recently",
             min: -100.0,
             max: 100.0,
             integer: false,
@@ -41,7 +41,7 @@ pub(super) const FILTER: Filter = Filter {
         Param {
             name: "repeat_last_n",
             flag: "repeat-last-n",
-            help: "how many tokens back the penalties look; 0 is off",
+            help: "How many tokens back the penalties look; 0 is off",
             min: 0.0,
             max: REPEAT_LAST_N_MAX as f64,
             integer: true,

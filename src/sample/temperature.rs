@@ -7,7 +7,7 @@ pub(super) const FILTER: Filter = Filter {
     params: &[Param {
         name: "temperature",
         flag: "temp",
-        help: "flatten (above 1) or sharpen (below 1) the distribution; 0 is greedy",
+        help: "Flatten (above 1) or sharpen (below 1) the distribution; 0 is greedy",
         min: 0.0,
         max: 1000.0,
         integer: false,

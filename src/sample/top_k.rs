@@ -7,7 +7,7 @@ pub(super) const FILTER: Filter = Filter {
     params: &[Param {
         name: "top_k",
         flag: "top-k",
-        help: "choose among the k likeliest tokens; 0 is off",
+        help: "Choose among the k likeliest tokens; 0 is off",
         min: 0.0,
         max: u32::MAX as f64,
         integer: true,

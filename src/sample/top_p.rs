@@ -7,7 +7,7 @@ pub(super) const FILTER: Filter = Filter {
     params: &[Param {
         name: "top_p",
         flag: "top-p",
-        help: "choose among the fewest tokens that hold this much probability; 1 is off",
+        help: "Choose among the fewest tokens that hold this much probability; 1 is off",
         min: 0.0,
         max: 1.0,
         integer: false,

@@ -5,7 +5,7 @@
 //! group of heads, and of neighbouring tokens of a prompt, visit a page together.
 
 use super::pool::Phase;
-use super::{Context, WorkerScratch, at_least};
+use super::{Context, WorkerScratch, at_least, soft_cap};
 use crate::backend::pages::{PAGE_TOKENS, PageId, PageView};
 use crate::backend::program::{Attention, Norm, RopeKv};
 use std::ops::Range;
@@ -19,6 +19,8 @@ pub(super) struct Scratch {
     /// Keys and values of a token.
     row: Vec<f32>,
     head: Vec<f32>,
+    /// Tokens whose queries visit pages together.
+    tile: Vec<usize>,
     /// `[queries][k_dim]`
     q: Vec<f32>,
     /// `[queries][PAGE_TOKENS]`
@@ -115,7 +117,7 @@ impl Context<'_> {
             return;
         }
         let group = op.n_heads / shape.n_kv_heads;
-        let mut tokens = Vec::with_capacity(TILE_TOKENS);
+        let mut tokens = std::mem::take(&mut scratch.tile);
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(set.n_tokens, TILE_TOKENS) {
                 let mut rest = ticket.items();
@@ -143,6 +145,7 @@ impl Context<'_> {
                 }
             }
         });
+        scratch.tile = tokens;
     }
 
     /// Attention of query heads `heads`, which share a key/value head, of some tokens of one
@@ -231,7 +234,7 @@ impl Context<'_> {
             }
         }
         if let Some(cap) = op.softcap {
-            scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+            soft_cap(scores, cap);
         }
         let sums = &mut softmax.sums[queries.start * v_dim..queries.end * v_dim];
         let running = softmax.max[queries.clone()].iter_mut().zip(&mut softmax.total[queries]);

@@ -5,7 +5,9 @@
 //! the work. Then rows of the weights are dealt out in chunks.
 
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
-use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
+use super::{
+    Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index, soft_cap,
+};
 use crate::backend::program::{Epilogue, Linear, Norm, Op, Output, Part, Program};
 use crate::tensor::Weight;
 use std::ops::Range;
@@ -183,8 +185,8 @@ impl Context<'_> {
         };
         let buffer = &self.backend.buffers[op.input.0];
         let source = Source { buffer, norm: op.norm.as_ref(), set };
-        let weights: Vec<&Weight> = op.parts.iter().map(|part| &part.weight).collect();
-        self.products(source, &weights, n_rows, scratch, |acts, ticket, kernels, y| {
+        let weights = op.parts.iter().map(|part| &part.weight);
+        self.products(source, weights, n_rows, scratch, |acts, ticket, kernels, y| {
             match op.epilogue {
                 Epilogue::Glu(act) => {
                     let rows = ticket.items();
@@ -218,10 +220,10 @@ impl Context<'_> {
     }
 
     /// Packs the input and deals `n_rows` rows of products of the weights, which share it.
-    pub(super) fn products(
+    pub(super) fn products<'w>(
         &self,
         source: Source<'_>,
-        weights: &[&Weight],
+        weights: impl Iterator<Item = &'w Weight> + Clone,
         n_rows: usize,
         scratch: &mut WorkerScratch,
         mut f: impl FnMut(&PackedActs<'_>, &mut Ticket<'_>, &mut Scratch, &mut Vec<f32>),
@@ -230,9 +232,9 @@ impl Context<'_> {
         if n_tokens == 0 {
             return;
         }
-        let cols = weights[0].cols;
+        let cols = weights.clone().next().expect("a product has weights").cols;
         let plans = FORMATS.map(|format| {
-            let wanted = weights.iter().any(|w| self.type_kernels(w).act == format);
+            let wanted = weights.clone().any(|w| self.type_kernels(w).act == format);
             wanted.then(|| ActPlan::new(format, cols, n_tokens))
         });
         let plans = || plans.iter().flatten();
@@ -322,7 +324,7 @@ impl Context<'_> {
                         (self.ops.scale)(y, scale);
                     }
                     if let Some(cap) = softcap {
-                        y.iter_mut().for_each(|y| *y = cap * (*y / cap).tanh());
+                        soft_cap(y, cap);
                     }
                     let out = &self.backend.logits;
                     out.write_columns(ticket, i, columns.clone()).copy_from_slice(y);

@@ -102,6 +102,11 @@ fn at_least<T: Copy + Default>(scratch: &mut Vec<T>, n: usize) -> &mut [T] {
     &mut scratch[..n]
 }
 
+/// `cap * tanh(x / cap)` (arXiv:2408.00118, section 2).
+fn soft_cap(x: &mut [f32], cap: f32) {
+    x.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+}
+
 /// What the phases of a step need at hand.
 struct Context<'a> {
     backend: &'a CpuBackend,

@@ -55,6 +55,8 @@ pub(super) struct Routes {
     slots: Vec<u32>,
     /// `(score, expert)` of one token.
     ranked: Vec<(f32, u32)>,
+    /// The softmax of one token's scores.
+    probabilities: Vec<f32>,
 }
 
 impl Context<'_> {
@@ -103,7 +105,7 @@ impl Context<'_> {
         let source = Source { buffer: &buffers.x, norm: None, set };
         self.products(
             source,
-            &[&op.router.weight],
+            std::iter::once(&op.router.weight),
             n_experts,
             scratch,
             |acts, ticket, kernels, y| {
@@ -118,7 +120,7 @@ impl Context<'_> {
                 }
             },
         );
-        let ranked = &mut scratch.routes.ranked;
+        let Routes { ranked, probabilities, .. } = &mut scratch.routes;
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(set.n_tokens, 1) {
                 let token = ticket.items().start;
@@ -126,7 +128,7 @@ impl Context<'_> {
                     continue;
                 }
                 let scores = &buffers.scores.read_row(phase, token)[..n_experts];
-                rank(op, scores, ranked, self.ops.softmax);
+                rank(op, scores, probabilities, ranked, self.ops.softmax);
                 let experts = buffers.experts.write_cells(&mut ticket, buffers.experts.width());
                 for (expert, &(_, index)) in experts.iter_mut().zip(ranked.iter()) {
                     *expert = index;
@@ -174,31 +176,43 @@ impl Context<'_> {
         let list = |rows| TokenSet { outputs: Some(rows), n_tokens: self.input.tokens.len() };
         let (gate, up, down) = (&op.gate.weight, &op.up.weight, &op.down.weight);
         let source = Source { buffer: &buffers.x, norm: None, set: list(tokens) };
-        self.products(source, &[gate, up], gate.rows, scratch, |acts, ticket, kernels, y| {
-            let rows = ticket.items();
-            let n = rows.len() * tokens.len();
-            let (y_gate, rest) = at_least(y, 3 * n).split_at_mut(n);
-            let (y_up, out) = rest.split_at_mut(n);
-            self.multiply(gate, expert, rows.clone(), acts, kernels, y_gate);
-            self.multiply(up, expert, rows.clone(), acts, kernels, y_up);
-            scale(&op.gate, y_gate);
-            scale(&op.up, y_up);
-            (self.ops.glu)(op.act, y_gate, y_up, out);
-            for (&slot, y) in slots.iter().zip(out.chunks_exact(rows.len())) {
-                let hidden = buffers.hidden.write_columns(ticket, slot as usize, rows.clone());
-                hidden.copy_from_slice(y);
-            }
-        });
+        self.products(
+            source,
+            [gate, up].into_iter(),
+            gate.rows,
+            scratch,
+            |acts, ticket, kernels, y| {
+                let rows = ticket.items();
+                let n = rows.len() * tokens.len();
+                let (y_gate, rest) = at_least(y, 3 * n).split_at_mut(n);
+                let (y_up, out) = rest.split_at_mut(n);
+                self.multiply(gate, expert, rows.clone(), acts, kernels, y_gate);
+                self.multiply(up, expert, rows.clone(), acts, kernels, y_up);
+                scale(&op.gate, y_gate);
+                scale(&op.up, y_up);
+                (self.ops.glu)(op.act, y_gate, y_up, out);
+                for (&slot, y) in slots.iter().zip(out.chunks_exact(rows.len())) {
+                    let hidden = buffers.hidden.write_columns(ticket, slot as usize, rows.clone());
+                    hidden.copy_from_slice(y);
+                }
+            },
+        );
         let source = Source { buffer: &buffers.hidden, norm: None, set: list(slots) };
-        self.products(source, &[down], down.rows, scratch, |acts, ticket, kernels, y| {
-            let rows = ticket.items();
-            let y = at_least(y, rows.len() * slots.len());
-            self.multiply(down, expert, rows.clone(), acts, kernels, y);
-            scale(&op.down, y);
-            for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {
-                buffers.y.write_columns(ticket, slot as usize, rows.clone()).copy_from_slice(y);
-            }
-        });
+        self.products(
+            source,
+            std::iter::once(down),
+            down.rows,
+            scratch,
+            |acts, ticket, kernels, y| {
+                let rows = ticket.items();
+                let y = at_least(y, rows.len() * slots.len());
+                self.multiply(down, expert, rows.clone(), acts, kernels, y);
+                scale(&op.down, y);
+                for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {
+                    buffers.y.write_columns(ticket, slot as usize, rows.clone()).copy_from_slice(y);
+                }
+            },
+        );
     }
 
     fn combine(&self, op: &Moe, set: TokenSet<'_>) {
@@ -223,9 +237,16 @@ impl Context<'_> {
 
 /// Leaves the chosen experts with their weights in `ranked`, the highest score first; equal scores
 /// go by the expert's number.
-fn rank(op: &Moe, scores: &[f32], ranked: &mut Vec<(f32, u32)>, softmax: fn(&mut [f32])) {
-    let mut probabilities = scores.to_vec();
-    softmax(&mut probabilities);
+fn rank(
+    op: &Moe,
+    scores: &[f32],
+    probabilities: &mut Vec<f32>,
+    ranked: &mut Vec<(f32, u32)>,
+    softmax: fn(&mut [f32]),
+) {
+    probabilities.clear();
+    probabilities.extend_from_slice(scores);
+    softmax(probabilities);
     ranked.clear();
     ranked.extend(probabilities.iter().zip(0..).map(|(&p, i)| (p, i)));
     ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
