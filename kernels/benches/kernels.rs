@@ -33,8 +33,18 @@ fn main() {
     println!("level {}, {ghz:.2} GHz, one thread, {COLS} columns", table.level());
     println!("GB/s of weights for 1 and 4 tokens; MAC/cycle for {PREFILL_TOKENS} tokens");
     println!(
-        "{:8}{:>9}{:>9}{:>9}{:>9}{:>11}{:>12}{:>12}",
-        "type", "read", "1 token", "4 tokens", "time x4", "MAC/cycle", "1 in L2", "8 tokens"
+        "{:8}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>11}{:>12}{:>12}",
+        "type",
+        "read",
+        "1 token",
+        "4 tokens",
+        "time x4",
+        "lanes 1",
+        "lanes 4",
+        "time x4",
+        "MAC/cycle",
+        "1 in L2",
+        "8 tokens"
     );
     for ty in GgmlType::all().filter(chosen) {
         let Some(kernels) = table.types(ty) else { continue };
@@ -45,17 +55,28 @@ fn main() {
         let w = weights(ty, STREAMED_BYTES);
         let row_bytes = COLS / ty.block_len() * ty.block_bytes();
         let read = gigabytes(w.len(), || read(&w));
-        let decode = |n| {
+        let mut groups = vec![0; w.len() / row_bytes / CHUNK_ROWS * CHUNK_ROWS * row_bytes];
+        if kernels.lanes().is_some() {
+            kernels.interleave(&w[..groups.len()], row_bytes, &mut groups);
+        }
+        let decode = |interleaved: bool, n| {
             let input = Input::new(table, kernels, n);
             let mut scratch = Scratch::new(COLS);
             let mut y = vec![0.0; CHUNK_ROWS * n];
-            gigabytes(w.len() / row_bytes / CHUNK_ROWS * CHUNK_ROWS * row_bytes, || {
+            let w = if interleaved { &groups } else { &w[..groups.len()] };
+            gigabytes(groups.len(), || {
                 for w in w.chunks_exact(CHUNK_ROWS * row_bytes) {
-                    kernels.matmul(w, CHUNK_ROWS, &input.acts(), &mut scratch, &mut y);
+                    let (acts, s, y) = (&input.acts(), &mut scratch, &mut y);
+                    match interleaved {
+                        true => kernels.matmul_interleaved(w, 0..CHUNK_ROWS, acts, s, y),
+                        false => kernels.matmul(w, CHUNK_ROWS, acts, s, y),
+                    }
                 }
             })
         };
-        let (one, four) = (decode(1), decode(4));
+        let lanes = |n| if kernels.lanes().is_some() { decode(true, n) } else { f64::NAN };
+        let (one, four) = (decode(false, 1), decode(false, 4));
+        let (lanes_one, lanes_four) = (lanes(1), lanes(4));
         let cached = |n| {
             let input = Input::new(table, kernels, n);
             let mut scratch = Scratch::new(COLS);
@@ -67,9 +88,11 @@ fn main() {
             (PREFILL_ROWS * COLS * n) as f64 / time.as_secs_f64() / 1e9 / ghz
         };
         println!(
-            "{:8}{read:>9.1}{one:>9.1}{four:>9.1}{:>9.2}{:>11.1}{:>12.1}{:>12.1}",
+            "{:8}{read:>9.1}{one:>9.1}{four:>9.1}{:>9.2}{lanes_one:>9.1}{lanes_four:>9.1}\
+             {:>9.2}{:>11.1}{:>12.1}{:>12.1}",
             ty.name(),
             one / four,
+            lanes_one / lanes_four,
             cached(PREFILL_TOKENS),
             cached(1),
             cached(8),

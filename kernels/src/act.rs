@@ -28,7 +28,7 @@ use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 
 /// The most tokens that are laid out as rows: from here on panels are faster.
-pub const ROWS_MAX: usize = 4;
+pub const ROWS_MAX: usize = 8;
 
 /// Tokens in a panel: the 32-bit lanes of a 256-bit register.
 pub const PANEL_TOKENS: usize = 8;

@@ -10,6 +10,7 @@
 pub mod act;
 pub mod block;
 pub mod float;
+mod interleave;
 mod isa;
 pub mod table;
 

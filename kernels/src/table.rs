@@ -4,11 +4,13 @@
 //! its table against the token of the table's level, and every call of a kernel goes through a
 //! method here that has asserted the lengths; a wrong length is a broken invariant and panics.
 
-use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts};
+use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout};
 use crate::block::{self, Block, Block32, Block256, Float};
 use crate::float::{self, Activation, RopePairing};
+use crate::interleave;
 use crate::isa::{Level, UnknownLevel, scalar};
 use gguf_rs_lite::GgmlType;
+use std::ops::Range;
 
 /// Chunks of rows that are a multiple of this leave no lane of any kernel idle.
 pub const ROW_STEP: usize = 24;
@@ -26,6 +28,8 @@ pub struct KernelTable {
 }
 
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
+/// Groups of interleaved rows, bytes of a group, rows to skip, activations, outputs.
+pub(crate) type InterleavedFn = fn(&[u8], usize, usize, &Acts<'_>, &mut [f32]);
 pub(crate) type MatmulFn = fn(&[u8], usize, &Acts<'_>, &mut Scratch, &mut [f32]);
 
 impl KernelTable {
@@ -90,6 +94,15 @@ pub struct TypeKernels {
     pub(crate) matmul: MatmulFn,
     pub(crate) dequantize: fn(&[u8], &mut [f32]),
     pub(crate) quantize: fn(&[f32], Option<&[f32]>, &mut [u8]),
+    pub(crate) interleaved: Option<Interleaved>,
+}
+
+/// How a level decodes from interleaved rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interleaved {
+    /// Rows of a group.
+    pub lanes: usize,
+    pub matmul: InterleavedFn,
 }
 
 impl TypeKernels {
@@ -126,6 +139,66 @@ impl TypeKernels {
         if !y.is_empty() {
             (self.matmul)(w, n_rows, acts, scratch, y);
         }
+    }
+}
+
+/// Interleaved rows: see [`crate::interleave`].
+impl TypeKernels {
+    /// Rows of a group, if the level has kernels for interleaved rows of this type.
+    pub fn lanes(&self) -> Option<usize> {
+        self.interleaved.map(|interleaved| interleaved.lanes)
+    }
+
+    /// Interleaves whole groups of rows of `row_bytes` each into `out`, of the same length.
+    pub fn interleave(&self, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+        let group_bytes = self.group_bytes(row_bytes);
+        assert!(rows.len() == out.len() && rows.len().is_multiple_of(group_bytes), "whole groups");
+        for (rows, out) in rows.chunks_exact(group_bytes).zip(out.chunks_exact_mut(group_bytes)) {
+            interleave::interleave(self.ty, group_bytes / row_bytes, rows, out);
+        }
+    }
+
+    /// As [`TypeKernels::matmul`] with the interleaved groups that rows `rows` lie in.
+    pub fn matmul_interleaved(
+        &self,
+        groups: &[u8],
+        rows: Range<usize>,
+        acts: &Acts<'_>,
+        scratch: &mut Scratch,
+        y: &mut [f32],
+    ) {
+        let plan = acts.plan;
+        assert!(plan.format == self.act, "activations in the type's format");
+        assert!(plan.cols.is_multiple_of(self.ty.block_len()), "rows of whole {} blocks", self.ty);
+        let row_bytes = plan.cols / self.ty.block_len() * self.ty.block_bytes();
+        let group_bytes = self.group_bytes(row_bytes);
+        let lanes = group_bytes / row_bytes;
+        let (first, skip) = (rows.start / lanes, rows.start % lanes);
+        let n_groups = rows.end.div_ceil(lanes) - first;
+        assert!(groups.len() == n_groups * group_bytes, "the groups of the rows");
+        assert!(y.len() == rows.len() * plan.n_tokens, "an output per row and token");
+        acts.check();
+        match self.interleaved {
+            _ if y.is_empty() => {}
+            Some(interleaved) if plan.layout() == Layout::Rows => {
+                (interleaved.matmul)(groups, group_bytes, skip, acts, y);
+            }
+            _ => {
+                let mut native = std::mem::take(&mut scratch.native);
+                native.resize(native.len().max(groups.len()), 0);
+                let n = native[..groups.len()].chunks_exact_mut(group_bytes);
+                for (group, native) in groups.chunks_exact(group_bytes).zip(n) {
+                    interleave::restore(self.ty, lanes, group, native);
+                }
+                let w = &native[skip * row_bytes..][..rows.len() * row_bytes];
+                (self.matmul)(w, rows.len(), acts, scratch, y);
+                scratch.native = native;
+            }
+        }
+    }
+
+    fn group_bytes(&self, row_bytes: usize) -> usize {
+        self.lanes().expect("the level interleaves this type") * row_bytes
     }
 }
 
@@ -175,6 +248,8 @@ pub struct FloatOps {
 /// Where a thread unpacks weights; allocated once.
 #[derive(Debug)]
 pub struct Scratch {
+    /// Rows restored from their interleaved form; grows to what a chunk needs.
+    native: Vec<u8>,
     #[cfg(target_arch = "x86_64")]
     pub(crate) panels: crate::isa::avx2::PanelScratch,
     /// Some rows of float weights.
@@ -187,6 +262,7 @@ impl Scratch {
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "not yet"))]
     pub fn new(max_cols: usize) -> Scratch {
         Scratch {
+            native: Vec::new(),
             #[cfg(target_arch = "x86_64")]
             panels: crate::isa::avx2::PanelScratch::new(),
             #[cfg(target_arch = "x86_64")]
@@ -253,5 +329,6 @@ pub(crate) const fn blocks_256<B: Block256>() -> TypeKernels {
 
 const fn kernels<B: Block>(act: ActFormat, matmul: MatmulFn) -> TypeKernels {
     let (dequantize, quantize) = (block::dequantize_row::<B>, block::quantize_row::<B>);
-    TypeKernels { ty: B::TY, level: Level::Scalar, act, matmul, dequantize, quantize }
+    let level = Level::Scalar;
+    TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, interleaved: None }
 }

@@ -268,6 +268,51 @@ fn no_result_depends_on_the_batch() {
     }
 }
 
+/// Interleaved rows: the same bits as native ones, for any rows of the groups.
+#[test]
+fn interleaved_rows_equal_native_ones() {
+    let mut random = Random(7);
+    for table in tables() {
+        for ty in TYPES {
+            let kernels = kernels(table, ty);
+            let Some(lanes) = kernels.lanes() else { continue };
+            let (n_groups, cols) = (3, ty.block_len() * (1 + random.below(4)));
+            let row_bytes = cols / ty.block_len() * ty.block_bytes();
+            for kind in [Blocks::Tame, Blocks::Any, Blocks::Filled(0xff), Blocks::Filled(0x80)] {
+                let w = weights(ty, n_groups * lanes, cols, kind, &mut random);
+                let mut groups = vec![0; w.len()];
+                kernels.interleave(&w, row_bytes, &mut groups);
+                for n in (1..=ROWS_MAX + 1).chain([19]) {
+                    let first = random.below(n_groups * lanes);
+                    let rows = first..first + 1 + random.below(n_groups * lanes - first);
+                    let mut x = inputs(n * cols, &mut random);
+                    if random.below(3) == 0 {
+                        x.iter_mut().for_each(|x| *x = x.signum());
+                    }
+                    let native = &w[rows.start * row_bytes..rows.end * row_bytes];
+                    let want = matmul(table, ty, native, cols, &x);
+                    let group_bytes = lanes * row_bytes;
+                    let covering =
+                        rows.start / lanes * group_bytes..rows.end.div_ceil(lanes) * group_bytes;
+                    let packed = Packed::new(table, kernels.act, cols, &x);
+                    let mut y = vec![7.0; rows.len() * n];
+                    let mut scratch = Scratch::new(cols);
+                    kernels.matmul_interleaved(
+                        &groups[covering],
+                        rows.clone(),
+                        &packed.acts(),
+                        &mut scratch,
+                        &mut y,
+                    );
+                    let got: Vec<u32> = y.into_iter().map(bits).collect();
+                    let what = format!("interleaved {kind:?} {rows:?} n={n}");
+                    assert_equal(ty, &what, rows.len(), &got, &want);
+                }
+            }
+        }
+    }
+}
+
 /// A row alone or among others, on both layouts: the same bits.
 #[test]
 fn no_result_depends_on_the_rows() {

@@ -11,6 +11,7 @@
 mod dense;
 mod exp;
 mod float;
+mod lanes;
 mod mem;
 mod pack;
 mod panels;
@@ -24,8 +25,11 @@ use crate::float::{Activation, RopePairing};
 use crate::isa::Level;
 use crate::isa::detect::Avx2;
 use crate::table::{
-    FloatOps, KernelTable, MatmulFn, Scratch, TypeKernels, blocks_32, blocks_256, floats,
+    FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, blocks_32,
+    blocks_256, floats,
 };
+
+use std::ops::Range;
 
 pub(crate) use panels::PanelScratch;
 
@@ -44,20 +48,24 @@ static TYPES: [TypeKernels; 13] = [
     on_avx2(floats::<F32>(), f32),
     on_avx2(floats::<F16>(), f16),
     on_avx2(floats::<Bf16>(), bf16),
-    on_avx2(blocks_32::<BlockQ4_0>(), q4_0),
-    on_avx2(blocks_32::<BlockQ4_1>(), q4_1),
-    on_avx2(blocks_32::<BlockQ5_0>(), q5_0),
-    on_avx2(blocks_32::<BlockQ5_1>(), q5_1),
-    on_avx2(blocks_32::<BlockQ8_0>(), q8_0),
-    on_avx2(blocks_256::<BlockQ2K>(), q2_k),
-    on_avx2(blocks_256::<BlockQ3K>(), q3_k),
-    on_avx2(blocks_256::<BlockQ4K>(), q4_k),
-    on_avx2(blocks_256::<BlockQ5K>(), q5_k),
-    on_avx2(blocks_256::<BlockQ6K>(), q6_k),
+    with_lanes(on_avx2(blocks_32::<BlockQ4_0>(), q4_0), interleaved::q4_0),
+    with_lanes(on_avx2(blocks_32::<BlockQ4_1>(), q4_1), interleaved::q4_1),
+    with_lanes(on_avx2(blocks_32::<BlockQ5_0>(), q5_0), interleaved::q5_0),
+    with_lanes(on_avx2(blocks_32::<BlockQ5_1>(), q5_1), interleaved::q5_1),
+    with_lanes(on_avx2(blocks_32::<BlockQ8_0>(), q8_0), interleaved::q8_0),
+    with_lanes(on_avx2(blocks_256::<BlockQ2K>(), q2_k), interleaved::q2_k),
+    with_lanes(on_avx2(blocks_256::<BlockQ3K>(), q3_k), interleaved::q3_k),
+    with_lanes(on_avx2(blocks_256::<BlockQ4K>(), q4_k), interleaved::q4_k),
+    with_lanes(on_avx2(blocks_256::<BlockQ5K>(), q5_k), interleaved::q5_k),
+    with_lanes(on_avx2(blocks_256::<BlockQ6K>(), q6_k), interleaved::q6_k),
 ];
 
 const fn on_avx2(scalar: TypeKernels, matmul: MatmulFn) -> TypeKernels {
     TypeKernels { level: Level::Avx2, matmul, ..scalar }
+}
+
+const fn with_lanes(native: TypeKernels, matmul: InterleavedFn) -> TypeKernels {
+    TypeKernels { interleaved: Some(Interleaved { lanes: lanes::LANES, matmul }), ..native }
 }
 
 /// Matrix products: `name: module::function(what unpacks a block)`.
@@ -82,14 +90,20 @@ macro_rules! matmuls {
 
 macro_rules! blocks_32 {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr) => {
-        match ($acts.plan.layout(), $acts.plan.n_tokens) {
-            (Layout::Panels, _) => {
+        match $acts.plan.layout() {
+            Layout::Panels => {
                 panels::blocks_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes)
             }
-            (_, 1) => rows::blocks_32::<_, 1>($w, $n_rows, $acts, $y, $codes),
-            (_, 2) => rows::blocks_32::<_, 2>($w, $n_rows, $acts, $y, $codes),
-            (_, 3) => rows::blocks_32::<_, 3>($w, $n_rows, $acts, $y, $codes),
-            _ => rows::blocks_32::<_, 4>($w, $n_rows, $acts, $y, $codes),
+            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
+                rows::blocks_32::<_, N>(
+                    $w,
+                    $n_rows,
+                    $acts,
+                    first,
+                    tokens_of!($y, $n_rows, first, N),
+                    $codes,
+                )
+            }),
         }
     };
 }
@@ -97,28 +111,73 @@ macro_rules! blocks_32 {
 macro_rules! blocks_256 {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident,
      $codes:expr, $scales:expr, $eight:expr) => {
-        match ($acts.plan.layout(), $acts.plan.n_tokens) {
-            (Layout::Panels, _) => {
+        match $acts.plan.layout() {
+            Layout::Panels => {
                 panels::blocks_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $scales)
             }
-            (_, 1) => rows::blocks_256::<_, 1>($w, $n_rows, $acts, $y, $codes, $eight),
-            (_, 2) => rows::blocks_256::<_, 2>($w, $n_rows, $acts, $y, $codes, $eight),
-            (_, 3) => rows::blocks_256::<_, 3>($w, $n_rows, $acts, $y, $codes, $eight),
-            _ => rows::blocks_256::<_, 4>($w, $n_rows, $acts, $y, $codes, $eight),
+            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
+                rows::blocks_256::<_, N>(
+                    $w,
+                    $n_rows,
+                    $acts,
+                    first,
+                    tokens_of!($y, $n_rows, first, N),
+                    $codes,
+                    $eight,
+                )
+            }),
         }
     };
 }
 
 macro_rules! bytes {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident,) => {
-        match ($acts.plan.layout(), $acts.plan.n_tokens) {
-            (Layout::Panels, _) => panels::q8_0($w, $n_rows, $acts, &mut $scratch.panels, $y),
-            (_, 1) => rows::q8_0::<1>($w, $n_rows, $acts, $y),
-            (_, 2) => rows::q8_0::<2>($w, $n_rows, $acts, $y),
-            (_, 3) => rows::q8_0::<3>($w, $n_rows, $acts, $y),
-            _ => rows::q8_0::<4>($w, $n_rows, $acts, $y),
+        match $acts.plan.layout() {
+            Layout::Panels => panels::q8_0($w, $n_rows, $acts, &mut $scratch.panels, $y),
+            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
+                rows::q8_0::<N>($w, $n_rows, $acts, first, tokens_of!($y, $n_rows, first, N))
+            }),
         }
     };
+}
+
+/// Tokens `first..first + N` at a time.
+macro_rules! few_tokens {
+    ($n_tokens:expr, |$N:ident, $first:ident| $kernel:expr) => {
+        for tokens in parts_of($n_tokens) {
+            let $first = tokens.start;
+            match tokens.len() {
+                1 => {
+                    const $N: usize = 1;
+                    $kernel
+                }
+                2 => {
+                    const $N: usize = 2;
+                    $kernel
+                }
+                3 => {
+                    const $N: usize = 3;
+                    $kernel
+                }
+                _ => {
+                    const $N: usize = 4;
+                    $kernel
+                }
+            }
+        }
+    };
+}
+/// The outputs of tokens `first..first + n`.
+macro_rules! tokens_of {
+    ($y:ident, $n_rows:ident, $first:expr, $n:expr) => {
+        &mut $y[$first * $n_rows..][..$n * $n_rows]
+    };
+}
+
+/// Even parts of at most four tokens, which is what registers hold the sums of.
+fn parts_of(n_tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    let size = n_tokens.div_ceil(n_tokens.div_ceil(4).max(1)).max(1);
+    (0..n_tokens).step_by(size).map(move |first| first..n_tokens.min(first + size))
 }
 
 macro_rules! dense {
@@ -126,6 +185,64 @@ macro_rules! dense {
         let _ = $n_rows;
         dense::matmul($w, $acts, &mut $scratch.widened, $y, $widen)
     }};
+}
+
+/// Products of interleaved rows: `name: function::<type, words>(what unpacks a block)`.
+macro_rules! lanes {
+    ($($name:ident: $kernel:ident$([$ty:ty, $words:literal])?($($argument:expr),*);)*) => {
+        mod interleaved {
+            use super::*;
+            $(pub fn $name(w: &[u8], group_bytes: usize, skip: usize, acts: &Acts<'_>, y: &mut [f32]) {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn kernel(
+                    w: &[u8],
+                    group_bytes: usize,
+                    skip: usize,
+                    acts: &Acts<'_>,
+                    y: &mut [f32],
+                ) {
+                    let n_rows = y.len() / acts.plan.n_tokens;
+                    for (group, place) in lanes::groups(w, group_bytes, skip, n_rows) {
+                        few_tokens!(acts.plan.n_tokens, |N, first| {
+                            let x = rows::Rows::<N>::new(acts, first);
+                            let sums = lanes::$kernel::<$($ty, $words,)? N>(group, &x, $($argument),*);
+                            place.write(sums, first, y);
+                        });
+                    }
+                }
+                // SAFETY: the CPU has the features, see the head of this file.
+                unsafe { kernel(w, group_bytes, skip, acts, y) }
+            })*
+        }
+    };
+}
+
+lanes! {
+    q4_0: blocks_32[BlockQ4_0, 4](|b, g| b.codes_4(0, g), |b| b.scale_alone());
+    q4_1: blocks_32[BlockQ4_1, 5](|b, g| b.codes_4(1, g), |b| unpack::pairs_of_halves(b.word(0)));
+    q5_0: blocks_32[BlockQ5_0, 5](|b, g| b.codes_5(1, g), |b| b.scale_alone());
+    q5_1: blocks_32[BlockQ5_1, 6](|b, g| b.codes_5(2, g), |b| unpack::pairs_of_halves(b.word(0)));
+    q8_0: q8_0();
+    q2_k: blocks_256[BlockQ2K, 21](
+        |b, j, g| lanes::super_block::q2_k(b, j, g),
+        |b| unpack::of_q2_k(b.words_at(0), unpack::pairs_of_halves(b.word(20)))
+    );
+    q3_k: blocks_256[BlockQ3K, 27](
+        |b, j, g| lanes::super_block::q3_k(b, j, g),
+        |b| unpack::of_q3_k(b.words_at(24), b.half())
+    );
+    q4_k: blocks_256[BlockQ4K, 36](
+        |b, j, g| lanes::super_block::q4_k(b, j, g),
+        |b| unpack::of_scales_and_mins(b.words_at(0))
+    );
+    q5_k: blocks_256[BlockQ5K, 44](
+        |b, j, g| lanes::super_block::q5_k(b, j, g),
+        |b| unpack::of_scales_and_mins(b.words_at(0))
+    );
+    q6_k: blocks_256[BlockQ6K, 52](
+        |b, j, g| lanes::super_block::q6_k(b, j, g),
+        |b| unpack::of_q6_k(b.words_at(48), b.half())
+    );
 }
 
 matmuls! {

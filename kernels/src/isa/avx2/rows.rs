@@ -28,21 +28,23 @@ fn eight_rows<B>(w: &[B], first: usize, blocks: usize) -> [&[B]; ROWS] {
 }
 
 /// The activations of `N` tokens, block by block.
-struct Rows<'a, const N: usize> {
-    q: [&'a [[i8; 32]]; N],
-    d: [&'a [f32]; N],
-    s: [&'a [[i16; SUMS]]; N],
+pub(super) struct Rows<'a, const N: usize> {
+    pub q: [&'a [[i8; 32]]; N],
+    pub d: [&'a [f32]; N],
+    pub s: [&'a [[i16; SUMS]]; N],
 }
 
 impl<'a, const N: usize> Rows<'a, N> {
+    /// Tokens `first..first + N`.
     #[inline(always)]
-    fn new(acts: &Acts<'a>) -> Self {
+    pub fn new(acts: &Acts<'a>, first: usize) -> Self {
         let (plan, n) = (acts.plan, acts.plan.blocks());
         let mut rows = Rows { q: [&[]; N], d: [&[]; N], s: [&[]; N] };
-        for t in 0..N {
-            rows.q[t] = &acts.q[t * plan.q_len()..].as_chunks().0[..n];
-            rows.d[t] = &acts.d[t * plan.d_len()..][..n];
-            rows.s[t] = &acts.s[t * plan.s_len()..].as_chunks().0[..n];
+        for i in 0..N {
+            let t = first + i;
+            rows.q[i] = &acts.q[t * plan.q_len()..].as_chunks().0[..n];
+            rows.d[i] = &acts.d[t * plan.d_len()..][..n];
+            rows.s[i] = &acts.s[t * plan.s_len()..].as_chunks().0[..n];
         }
         rows
     }
@@ -77,11 +79,12 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
+    first_token: usize,
     y: &mut [f32],
     codes: impl Fn(&B) -> __m256i,
 ) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
-    let x = Rows::<N>::new(acts);
+    let x = Rows::<N>::new(acts, first_token);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
@@ -131,9 +134,15 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
 /// Q8_0.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0<const N: usize>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: &mut [f32]) {
+pub(super) fn q8_0<const N: usize>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    first_token: usize,
+    y: &mut [f32],
+) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<BlockQ8_0>(w));
-    let x = Rows::<N>::new(acts);
+    let x = Rows::<N>::new(acts, first_token);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
@@ -170,12 +179,13 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
+    first_token: usize,
     y: &mut [f32],
     codes: impl Fn(&B, usize) -> __m256i,
     scales: impl Fn(&[&B; ROWS]) -> EightScales,
 ) {
     let (n, w) = (acts.plan.blocks() / 8, as_blocks::<B>(w));
-    let x = Rows::<N>::new(acts);
+    let x = Rows::<N>::new(acts, first_token);
     // Shuffling by masks it knows the compiler finds two instructions for one.
     let masks = std::hint::black_box(&MASKS);
     for first in (0..n_rows).step_by(ROWS) {

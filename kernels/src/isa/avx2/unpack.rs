@@ -177,7 +177,7 @@ pub(super) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
 /// `x >> right`, bits of neighbouring bytes coming in; to the left if negative.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn shifted(x: __m256i, right: i32) -> __m256i {
+pub(super) fn shifted(x: __m256i, right: i32) -> __m256i {
     let count = _mm_cvtsi32_si128(right.abs());
     if right < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) }
 }
@@ -240,13 +240,19 @@ pub(super) fn scales_and_mins(packed: &[u8; 12]) -> Scales {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn eight_q2_k(blocks: &[&BlockQ2K; 8]) -> EightScales {
+    of_q2_k(words(blocks, |b| load_16(&b.scales)), halves_8(blocks))
+}
+
+/// Of the four words of the scales.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_q2_k(words: [__m256i; 4], [d, dmin]: [__m256; 2]) -> EightScales {
     let (low, none) = (_mm256_set1_epi8(15), _mm256_setzero_si256());
     let (mut scales, mut mins) = ([none; 4], [none; 4]);
-    for (w, both) in words(blocks, |b| load_16(&b.scales)).into_iter().enumerate() {
-        scales[w] = _mm256_and_si256(both, low);
-        mins[w] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+    for w in 0..4 {
+        scales[w] = _mm256_and_si256(words[w], low);
+        mins[w] = _mm256_and_si256(_mm256_srli_epi16::<4>(words[w]), low);
     }
-    let [d, dmin] = halves_8(blocks);
     EightScales { scales, mins, d, dmin }
 }
 
@@ -258,7 +264,14 @@ pub(super) fn eight_q3_k(blocks: &[&BlockQ3K; 8]) -> EightScales {
     let [x, y, z, w] = words(blocks, |b| load_tail(b));
     let join =
         |low, high| _mm256_or_si256(_mm256_srli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
-    let (a, b, top) = (join(x, y), join(y, z), join(z, w));
+    let [d, _] = halves_8(blocks);
+    of_q3_k([join(x, y), join(y, z), join(z, w)], d)
+}
+
+/// Of the three words of the scales.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_q3_k([a, b, top]: [__m256i; 3], d: __m256) -> EightScales {
     let (nibble, two, offset) =
         (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30), _mm256_set1_epi8(32));
     let scale = |low, top| {
@@ -271,7 +284,6 @@ pub(super) fn eight_q3_k(blocks: &[&BlockQ3K; 8]) -> EightScales {
         scale(_mm256_srli_epi16::<4>(a), top),
         scale(_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(top)),
     ];
-    let [d, _] = halves_8(blocks);
     EightScales { scales, mins: [_mm256_setzero_si256(); 4], d, dmin: _mm256_setzero_ps() }
 }
 
@@ -279,8 +291,14 @@ pub(super) fn eight_q3_k(blocks: &[&BlockQ3K; 8]) -> EightScales {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn eight_q6_k(blocks: &[&BlockQ6K; 8]) -> EightScales {
-    let scales = words(blocks, |b| load_16(&b.scales));
     let [d, _] = halves_8(blocks);
+    of_q6_k(words(blocks, |b| load_16(&b.scales)), d)
+}
+
+/// Of the four words of the scales.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_q6_k(scales: [__m256i; 4], d: __m256) -> EightScales {
     EightScales { scales, mins: [_mm256_setzero_si256(); 4], d, dmin: _mm256_setzero_ps() }
 }
 
@@ -288,24 +306,41 @@ pub(super) fn eight_q6_k(blocks: &[&BlockQ6K; 8]) -> EightScales {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn eight_scales_and_mins<B: Block>(blocks: &[&B; 8]) -> EightScales {
-    let [halves, a, b, c] = words(blocks, |b| load_head(b));
+    of_scales_and_mins(words(blocks, |b| load_head(b)))
+}
+
+/// Of the word of `d` and `dmin` and the three of the scales.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_scales_and_mins([halves, a, b, c]: [__m256i; 4]) -> EightScales {
     let (six, nibble, two) = (_mm256_set1_epi8(63), _mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
     let join = |low, top| {
         let top = _mm256_and_si256(_mm256_srli_epi16::<2>(top), two);
         _mm256_or_si256(_mm256_and_si256(low, nibble), top)
     };
     let none = _mm256_setzero_si256();
-    // Of each half first the low 16 bits of its words, then the high ones.
-    let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-        0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
-    ));
-    let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(halves, order));
+    let [d, dmin] = pairs_of_halves(halves);
     EightScales {
         scales: [_mm256_and_si256(a, six), join(c, a), none, none],
         mins: [_mm256_and_si256(b, six), join(_mm256_srli_epi16::<4>(c), b), none, none],
-        d: _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
-        dmin: _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+        d,
+        dmin,
     }
+}
+
+/// The first and the second halves of eight pairs.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn pairs_of_halves(pairs: __m256i) -> [__m256; 2] {
+    // Of each 128 bits first the low 16 bits of its words, then the high ones.
+    let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+    ));
+    let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(pairs, order));
+    [
+        _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+        _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+    ]
 }
 
 /// Word `w` of each of eight blocks' 16 bytes, in register `w`.

@@ -1,0 +1,158 @@
+//! Interleaved rows: the bytes of native blocks in the order in which decoding streams them best.
+//!
+//! `lanes` rows (8 or 16, the 32-bit lanes of a level's registers) make a group. A group is its
+//! rows' blocks, column by column of blocks; of the `lanes` blocks of one column
+//! - 32-bit word `w` of every row lies side by side: one load gives the word of all rows, each lane
+//!   keeps its own row's sums, and nothing is ever added across lanes;
+//! - the bytes that do not fill a word (a scale of two bytes, say) follow, row after row.
+//!
+//! ```text
+//! word 0 of rows 0..lanes | word 1 of rows 0..lanes | ... | rest of row 0 | rest of row 1 | ...
+//! ```
+//!
+//! It is a permutation: as many bytes as before, [`restore`] is its inverse, and products have the
+//! same bits. The one change within a word are the fifth bits of Q5_0 and Q5_1, see [`swap_bits`].
+//!
+//! Cost: some bytes per cycle, once per weight.
+
+use gguf_rs_lite::GgmlType;
+
+/// How a type's blocks are taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parts {
+    /// Bytes of a block.
+    block: usize,
+    /// Whole words of a block.
+    words: usize,
+    /// Where they begin.
+    words_at: usize,
+    /// Bytes of a block outside of them, and where they begin.
+    rest: usize,
+    rest_at: usize,
+    /// Word 0 holds the fifth bits of 32 codes.
+    fifth_bits: bool,
+}
+
+impl Parts {
+    fn of(ty: GgmlType) -> Parts {
+        let block = ty.block_bytes();
+        let (words, rest) = (block / 4, block % 4);
+        // Blocks of 32 begin with their scale, super-blocks end with it.
+        let (words_at, rest_at) = if ty.block_len() == 32 { (rest, 0) } else { (0, 4 * words) };
+        let fifth_bits = matches!(ty, GgmlType::Q5_0 | GgmlType::Q5_1);
+        // Q5_1 has two halves before them, which fill a word.
+        Parts { block, words, words_at, rest, rest_at, fifth_bits }
+    }
+
+    /// The word of the fifth bits.
+    fn fifth_word(self) -> Option<usize> {
+        self.fifth_bits.then_some((self.block - 20 - self.rest) / 4)
+    }
+}
+
+/// Interleaves the `lanes` contiguous rows `rows` into `out`, a group of the same length.
+pub(crate) fn interleave(ty: GgmlType, lanes: usize, rows: &[u8], out: &mut [u8]) {
+    match lanes {
+        8 => permute::<8>(Parts::of(ty), rows, out),
+        16 => permute::<16>(Parts::of(ty), rows, out),
+        _ => unreachable!("groups have 8 or 16 rows"),
+    }
+}
+
+/// The inverse of [`interleave`].
+pub(crate) fn restore(ty: GgmlType, lanes: usize, group: &[u8], out: &mut [u8]) {
+    match lanes {
+        8 => invert::<8>(Parts::of(ty), group, out),
+        16 => invert::<16>(Parts::of(ty), group, out),
+        _ => unreachable!("groups have 8 or 16 rows"),
+    }
+}
+
+fn permute<const LANES: usize>(parts: Parts, rows: &[u8], out: &mut [u8]) {
+    let row_bytes = rows.len() / LANES;
+    let fifth = parts.fifth_word();
+    for (b, out) in out.chunks_exact_mut(LANES * parts.block).enumerate() {
+        let (words, rests) = out.split_at_mut(LANES * 4 * parts.words);
+        let (words, _) = words.as_chunks_mut::<4>().0.as_chunks_mut::<LANES>();
+        for r in 0..LANES {
+            let block = &rows[r * row_bytes + b * parts.block..][..parts.block];
+            let (from, _) = block[parts.words_at..][..4 * parts.words].as_chunks::<4>();
+            for (to, from) in words.iter_mut().zip(from) {
+                to[r] = *from;
+            }
+            if let Some(w) = fifth {
+                words[w][r] = swap_bits(words[w][r]);
+            }
+            let rest = &block[parts.rest_at..][..parts.rest];
+            rests[r * parts.rest..][..parts.rest].copy_from_slice(rest);
+        }
+    }
+}
+
+fn invert<const LANES: usize>(parts: Parts, group: &[u8], out: &mut [u8]) {
+    let row_bytes = out.len() / LANES;
+    let fifth = parts.fifth_word();
+    for (b, group) in group.chunks_exact(LANES * parts.block).enumerate() {
+        let (words, rests) = group.split_at(LANES * 4 * parts.words);
+        let (words, _) = words.as_chunks::<4>().0.as_chunks::<LANES>();
+        for r in 0..LANES {
+            let block = &mut out[r * row_bytes + b * parts.block..][..parts.block];
+            let (to, _) = block[parts.words_at..][..4 * parts.words].as_chunks_mut::<4>();
+            for (to, from) in to.iter_mut().zip(words) {
+                *to = from[r];
+            }
+            if let Some(w) = fifth {
+                to[w] = swap_bits(to[w]);
+            }
+            let rest = &mut block[parts.rest_at..][..parts.rest];
+            rest.copy_from_slice(&rests[r * parts.rest..][..parts.rest]);
+        }
+    }
+}
+
+/// Moves bit `4g + k`, the fifth bit of element `4g + k`, to byte `k`, where the byte of that
+/// element's word is: bit [`FIFTH`]`[g]` of it. The numbers of the bits have their digits 0 and 3
+/// exchanged, and 1 and 4; so it is its own inverse.
+fn swap_bits(word: [u8; 4]) -> [u8; 4] {
+    let mut x = u32::from_le_bytes(word);
+    for (distance, lower) in [((1 << 3) - 1, 0x00aa_00aa), ((1 << 4) - (1 << 1), 0x0000_cccc)] {
+        let moved = (x >> distance ^ x) & lower;
+        x ^= moved | moved << distance;
+    }
+    x.to_le_bytes()
+}
+
+/// Where [`swap_bits`] puts the fifth bits of elements `4g..4g + 4`.
+pub(crate) const FIFTH: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fifth_bits_go_to_their_bytes() {
+        for g in 0..8 {
+            for k in 0..4 {
+                let bit = 1u32 << (4 * g + k);
+                let moved = swap_bits(bit.to_le_bytes());
+                let mut expected = [0; 4];
+                expected[k] = 1 << FIFTH[g];
+                assert_eq!(moved, expected, "group {g} element {k}");
+                assert_eq!(swap_bits(moved), bit.to_le_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn restoring_undoes_interleaving() {
+        let types = GgmlType::all().filter(|ty| ty.block_len() > 1);
+        for (ty, lanes) in types.flat_map(|ty| [(ty, 8), (ty, 16)]) {
+            let n = lanes * 3 * ty.block_bytes();
+            let rows: Vec<u8> = (0..n).map(|i| (i * 37 + i / 251) as u8).collect();
+            let (mut group, mut back) = (vec![0; n], vec![0; n]);
+            interleave(ty, lanes, &rows, &mut group);
+            restore(ty, lanes, &group, &mut back);
+            assert!(group != rows && back == rows, "{ty}");
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Decoding from interleaved rows ([`crate::interleave`]): one to eight tokens, a weight row per
+//! lane.
+//!
+//! A register is the same four codes of eight rows, multiplied with a token's four codes that the
+//! load spreads over the lanes; a row's products add up in its lane, and so does the f32 chain of
+//! the specification. There are no shuffles but for scales, and memory is read as one stream.
+
+use super::mem::{load, load_16, prefetch, store_ps};
+use super::rows::Rows;
+use super::unpack::{Codes32, Codes256, EightScales, shifted};
+use crate::interleave::FIFTH;
+use std::arch::x86_64::*;
+
+/// Rows of a group.
+pub(super) const LANES: usize = 8;
+
+/// How far ahead memory is asked for: the hardware stops at the end of each page of 4 KiB.
+const AHEAD_BYTES: usize = 2048;
+
+/// The `W` words of a block, of all rows, and what does not fill a word.
+#[derive(Clone, Copy)]
+pub(super) struct Words<'a, const W: usize> {
+    words: &'a [[u8; 32]; W],
+    rest: &'a [u8],
+}
+
+impl<'a, const W: usize> Words<'a, W> {
+    #[inline(always)]
+    fn new(group: &'a [u8], block: usize, bytes: usize) -> Self {
+        let (words, rest) = group[block * LANES * bytes..][..LANES * bytes].split_at(32 * W);
+        Words { words: words.as_chunks().0.first_chunk().expect("the words of a block"), rest }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn word(&self, w: usize) -> __m256i {
+        load(&self.words[w])
+    }
+
+    /// Words `first..first + N`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn words_at<const N: usize>(&self, first: usize) -> [__m256i; N] {
+        let mut words = [_mm256_setzero_si256(); N];
+        for w in 0..N {
+            words[w] = self.word(first + w);
+        }
+        words
+    }
+
+    /// The half of each row that is the rest of its block.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub fn half(&self) -> __m256 {
+        _mm256_cvtph_ps(load_16(self.rest.first_chunk::<16>().expect("a half of each row")))
+    }
+
+    /// It, and no minimum.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub fn scale_alone(&self) -> [__m256; 2] {
+        [self.half(), _mm256_setzero_ps()]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn nibbles(&self, w: usize, high: bool) -> __m256i {
+        let word = if high { _mm256_srli_epi16::<4>(self.word(w)) } else { self.word(w) };
+        _mm256_and_si256(word, _mm256_set1_epi8(15))
+    }
+
+    /// Elements `4g..4g + 4` of a block of 32 with nibbles from word `first` on.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn codes_4(&self, first: usize, g: usize) -> __m256i {
+        self.nibbles(first + g % 4, g >= 4)
+    }
+
+    /// The same with fifth bits in the word before.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn codes_5(&self, first: usize, g: usize) -> __m256i {
+        let fifth = shifted(self.word(first - 1), FIFTH[g] - 4);
+        let fifth = _mm256_and_si256(fifth, _mm256_set1_epi8(16));
+        _mm256_or_si256(self.codes_4(first, g), fifth)
+    }
+}
+
+/// Elements `32j + 4g..32j + 4g + 4` of super-blocks; see the scalar `unpack` of each type.
+pub(super) mod super_block {
+    use super::*;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q2_k(b: &Words<'_, 21>, j: usize, g: usize) -> __m256i {
+        let plane = shifted(b.word(4 + j / 4 * 8 + g), 2 * (j as i32 % 4));
+        _mm256_and_si256(plane, _mm256_set1_epi8(3))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q3_k(b: &Words<'_, 27>, j: usize, g: usize) -> __m256i {
+        let low = shifted(b.word(8 + j / 4 * 8 + g), 2 * (j as i32 % 4));
+        let third = _mm256_and_si256(shifted(b.word(g), j as i32 - 2), _mm256_set1_epi8(4));
+        _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(3)), third)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q4_k(b: &Words<'_, 36>, j: usize, g: usize) -> __m256i {
+        b.nibbles(4 + j / 2 * 8 + g, j % 2 == 1)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q5_k(b: &Words<'_, 44>, j: usize, g: usize) -> __m256i {
+        let fifth = _mm256_and_si256(shifted(b.word(4 + g), j as i32 - 4), _mm256_set1_epi8(16));
+        _mm256_or_si256(b.nibbles(12 + j / 2 * 8 + g, j % 2 == 1), fifth)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q6_k(b: &Words<'_, 52>, j: usize, g: usize) -> __m256i {
+        let (half, plane) = (j / 4, j % 4);
+        let low = b.nibbles(16 * half + plane % 2 * 8 + g, plane >= 2);
+        let top = shifted(b.word(32 + 8 * half + g), 2 * plane as i32 - 4);
+        _mm256_or_si256(low, _mm256_and_si256(top, _mm256_set1_epi8(0x30)))
+    }
+}
+
+/// Where the rows of a group go.
+pub(super) struct Place {
+    /// Lanes before the first wanted row.
+    skip: usize,
+    /// Outputs `first..first + n` of each token.
+    first: usize,
+    n: usize,
+    n_rows: usize,
+}
+
+impl Place {
+    /// Writes the rows of tokens `token..token + N`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn write<const N: usize>(&self, sums: [__m256; N], token: usize, y: &mut [f32]) {
+        for t in 0..N {
+            let y = &mut y[(token + t) * self.n_rows + self.first..][..self.n];
+            match y.first_chunk_mut() {
+                Some(y) => store_ps(y, sums[t]),
+                None => {
+                    let mut lanes = [0.0; LANES];
+                    store_ps(&mut lanes, sums[t]);
+                    y.copy_from_slice(&lanes[self.skip..][..self.n]);
+                }
+            }
+        }
+    }
+}
+
+/// The groups of whole blocks, of which rows `skip..skip + n_rows` are wanted.
+pub(super) fn groups(
+    w: &[u8],
+    group_bytes: usize,
+    skip: usize,
+    n_rows: usize,
+) -> impl Iterator<Item = (&[u8], Place)> {
+    w.chunks_exact(group_bytes).enumerate().map(move |(g, group)| {
+        let (start, end) = ((g * LANES).max(skip), ((g + 1) * LANES).min(skip + n_rows));
+        let (skip, first) = (start - g * LANES, start - skip);
+        (group, Place { skip, first, n: end - start, n_rows })
+    })
+}
+
+/// Asks for the lines of the block that is read some time later.
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch_block<const W: usize>(b: &Words<'_, W>) {
+    for line in (0..W * 32 + b.rest.len()).step_by(64) {
+        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + line);
+    }
+}
+
+/// Four codes of a token, in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread(q: &[i8; 32], g: usize) -> __m256i {
+    let [a, b, c, d] = [0, 1, 2, 3].map(|i| q[4 * g + i] as u8);
+    _mm256_set1_epi32(i32::from_le_bytes([a, b, c, d]))
+}
+
+/// A group of a type in blocks of 32 with codes of at most 5 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    codes: impl Fn(&Words<'_, W>, usize) -> __m256i,
+    scales: impl Fn(&Words<'_, W>) -> [__m256; 2],
+) -> [__m256; N] {
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [_mm256_setzero_ps(); N];
+    for i in 0..x.d[0].len() {
+        let b = Words::<W>::new(group, i, size_of::<B>());
+        prefetch_block(&b);
+        // Eight pairs of products of codes up to 15 fit an i16, of codes up to 31 four.
+        let mut run = [[_mm256_setzero_si256(); 2]; N];
+        for g in 0..8 {
+            let code = codes(&b, g);
+            for t in 0..N {
+                let products = _mm256_maddubs_epi16(code, spread(&x.q[t][i], g));
+                let run = &mut run[t][if B::MAX > 15 { g / 4 } else { 0 }];
+                *run = _mm256_add_epi16(*run, products);
+            }
+        }
+        let [d, m] = scales(&b);
+        for t in 0..N {
+            let mut isum = _mm256_madd_epi16(run[t][0], ones);
+            if B::MAX > 15 {
+                isum = _mm256_add_epi32(isum, _mm256_madd_epi16(run[t][1], ones));
+            }
+            let [s, s_2] = x.s[t][i];
+            let sum = i32::from(s) + i32::from(s_2);
+            if B::OFFSET != 0 {
+                isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(B::OFFSET * sum));
+            }
+            let da = _mm256_set1_ps(x.d[t][i]);
+            acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), _mm256_cvtepi32_ps(isum), acc[t]);
+            if B::HAS_MIN {
+                let sum = _mm256_set1_ps(sum as f32);
+                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(m, da), sum, acc[t]);
+            }
+        }
+    }
+    acc
+}
+
+/// A group of Q8_0.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn q8_0<const N: usize>(group: &[u8], x: &Rows<'_, N>) -> [__m256; N] {
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [_mm256_setzero_ps(); N];
+    for i in 0..x.d[0].len() {
+        let b = Words::<8>::new(group, i, 34);
+        prefetch_block(&b);
+        let mut isum = [_mm256_setzero_si256(); N];
+        for g in 0..8 {
+            // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
+            let w = b.word(g);
+            let magnitude = _mm256_abs_epi8(w);
+            for t in 0..N {
+                let q = _mm256_sign_epi8(spread(&x.q[t][i], g), w);
+                let pairs = _mm256_maddubs_epi16(magnitude, q);
+                isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        let d = b.half();
+        for t in 0..N {
+            let d = _mm256_mul_ps(d, _mm256_set1_ps(x.d[t][i]));
+            acc[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum[t]), acc[t]);
+        }
+    }
+    acc
+}
+
+/// A group of a type in super-blocks of 256.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    codes: impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
+    scales: impl Fn(&Words<'_, W>) -> EightScales,
+) -> [__m256; N] {
+    // Shuffling by masks it knows the compiler finds two instructions for one.
+    let masks = std::hint::black_box(&MASKS);
+    let mut acc = [_mm256_setzero_ps(); N];
+    for i in 0..x.d[0].len() / 8 {
+        let b = Words::<W>::new(group, i, size_of::<B>());
+        let scales = scales(&b);
+        let mut sums = [[_mm256_setzero_ps(); 2]; N];
+        macro_rules! steps {
+            ($($j:literal)*) => {$(
+                step::<B, W, N, $j>(&b, x, i, &codes, &scales, masks, &mut sums);
+            )*};
+        }
+        steps!(0 1 2 3 4 5 6 7);
+        for t in 0..N {
+            let [products, mins] = sums[t];
+            acc[t] = _mm256_fmadd_ps(scales.d, products, acc[t]);
+            if B::HAS_MIN {
+                acc[t] = _mm256_fnmadd_ps(scales.dmin, mins, acc[t]);
+            }
+        }
+    }
+    acc
+}
+
+/// Elements `32J..32J + 32` of super-block `i`: a step of the chain of the products and of that of
+/// the minimums.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
+    b: &Words<'_, W>,
+    x: &Rows<'_, N>,
+    i: usize,
+    codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
+    scales: &EightScales,
+    masks: &Masks,
+    sums: &mut [[__m256; 2]; N],
+) {
+    let block = 8 * i + J;
+    let share = (size_of::<B>() * LANES).div_ceil(64) * 64 / 8;
+    for line in (0..share).step_by(64) {
+        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + J * share + line);
+    }
+    // Groups of four codes whose pairs of products fit an i16; a run ends with its scale, too.
+    let fit = if B::MAX <= 15 {
+        8
+    } else if B::MAX <= 31 {
+        4
+    } else {
+        2
+    };
+    let run_len = if B::GROUP == 16 && fit > 4 { 4 } else { fit };
+    let mut isum = [_mm256_setzero_si256(); N];
+    let factor = |half: usize| {
+        if B::GROUP == 32 {
+            _mm256_shuffle_epi8(scales.scales[J / 4], load(&masks.twice[J % 4]))
+        } else {
+            // Scales may be negative.
+            let scale = load(&masks.twice_high[J % 2 * 2 + half]);
+            _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(scales.scales[J / 2], scale))
+        }
+    };
+    for half in 0..2 {
+        let factor = factor(half);
+        for first in (4 * half..4 * half + 4).step_by(run_len.min(4)) {
+            if run_len == 8 && half == 1 {
+                break;
+            }
+            let mut run = [_mm256_setzero_si256(); N];
+            for g in first..first + run_len {
+                let code = codes(b, J, g);
+                for t in 0..N {
+                    let products = _mm256_maddubs_epi16(code, spread(&x.q[t][block], g));
+                    run[t] = _mm256_add_epi16(run[t], products);
+                }
+            }
+            for t in 0..N {
+                isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(run[t], factor));
+            }
+        }
+    }
+    if B::OFFSET != 0 {
+        // Both scales of 32 elements, for the sums of both halves.
+        let pair = _mm256_shuffle_epi8(scales.scales[J / 2], load(&masks.pair[J % 2]));
+        let pair = _mm256_srai_epi16::<8>(pair);
+        for t in 0..N {
+            let [s, s_2] = x.s[t][block].map(i16::to_le_bytes);
+            let s = i32::from_le_bytes([s[0], s[1], s_2[0], s_2[1]]);
+            let offset = _mm256_madd_epi16(pair, _mm256_set1_epi32(s));
+            let offset = _mm256_sll_epi32(offset, _mm_cvtsi32_si128(B::OFFSET.ilog2() as i32));
+            isum[t] = _mm256_sub_epi32(isum[t], offset);
+        }
+    }
+    for t in 0..N {
+        let da = _mm256_set1_ps(x.d[t][block]);
+        sums[t][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum[t]), da, sums[t][0]);
+    }
+    if B::HAS_MIN {
+        let min = |word: usize, byte: usize| {
+            let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));
+            _mm256_cvtepi32_ps(min)
+        };
+        if B::GROUP == 32 {
+            let min = min(J / 4, J % 4);
+            for t in 0..N {
+                let [s, s_2] = x.s[t][block];
+                let sum = _mm256_set1_ps(x.d[t][block] * f32::from(s + s_2));
+                sums[t][1] = _mm256_fmadd_ps(min, sum, sums[t][1]);
+            }
+        } else {
+            for half in 0..2 {
+                let min = min(J / 2, J % 2 * 2 + half);
+                for t in 0..N {
+                    let sum = x.d[t][block] * f32::from(x.s[t][block][half]);
+                    sums[t][1] = _mm256_fmadd_ps(min, _mm256_set1_ps(sum), sums[t][1]);
+                }
+            }
+        }
+    }
+}
+
+/// Byte shuffles within words.
+struct Masks {
+    /// Byte `i` to two equal i16, zeros above.
+    twice: [[u8; 32]; 4],
+    /// Byte `i` to the upper bytes of two i16.
+    twice_high: [[u8; 32]; 4],
+    /// Bytes `2i` and `2i + 1` to the upper bytes of two i16.
+    pair: [[u8; 32]; 2],
+    /// Byte `i` to an i32.
+    min: [[u8; 32]; 4],
+}
+
+static MASKS: Masks = {
+    const NONE: [u8; 32] = [0x80; 32];
+    let mut masks =
+        Masks { twice: [NONE; 4], twice_high: [NONE; 4], pair: [NONE; 2], min: [NONE; 4] };
+    let mut word = 0;
+    while word < 8 {
+        // Shuffles see the 16 bytes of each half.
+        let (at, source) = (4 * word, 4 * (word % 4));
+        let mut i = 0;
+        while i < 4 {
+            let byte = (source + i) as u8;
+            masks.twice[i][at] = byte;
+            masks.twice[i][at + 2] = byte;
+            masks.twice_high[i][at + 1] = byte;
+            masks.twice_high[i][at + 3] = byte;
+            masks.pair[i / 2][at + 1 + i % 2 * 2] = byte;
+            masks.min[i][at] = byte;
+            i += 1;
+        }
+        word += 1;
+    }
+    masks
+};
