@@ -5,9 +5,10 @@
 //! load spreads over the lanes; a row's products add up in its lane, and so does the f32 chain of
 //! the specification. There are no shuffles but for scales, and memory is read as one stream.
 
-use super::mem::{load, load_16, prefetch, store_ps};
+use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
 use super::rows::Rows;
 use super::unpack::{Codes32, Codes256, EightScales, shifted};
+use crate::act::SUMS;
 use crate::interleave::FIFTH;
 use std::arch::x86_64::*;
 
@@ -180,16 +181,26 @@ fn prefetch_block<const W: usize>(b: &Words<'_, W>) {
     }
 }
 
-/// Four codes of a token, in every lane.
+/// Codes `4g..4g + 4` of a token, in every lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn spread(q: &[i8; 32], g: usize) -> __m256i {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|i| q[4 * g + i] as u8);
-    _mm256_set1_epi32(i32::from_le_bytes([a, b, c, d]))
+fn four(q: &[i8; 32], g: usize) -> __m256i {
+    spread(&q.as_chunks::<4>().0[g])
+}
+
+/// Unrolls a loop over the eight groups of four codes: shifts by constants are immediate.
+macro_rules! eight_times {
+    (|$g:ident| $body:expr) => {
+        eight_times!(|$g| $body, 0 1 2 3 4 5 6 7)
+    };
+    (|$g:ident| $body:expr, $($i:literal)*) => {$({
+        const $g: usize = $i;
+        $body
+    })*};
 }
 
 /// A group of a type in blocks of 32 with codes of at most 5 bits.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
     group: &[u8],
@@ -199,19 +210,20 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
 ) -> [__m256; N] {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [_mm256_setzero_ps(); N];
+    let x = x.as_long_as(x.d[0].len());
     for i in 0..x.d[0].len() {
         let b = Words::<W>::new(group, i, size_of::<B>());
         prefetch_block(&b);
         // Eight pairs of products of codes up to 15 fit an i16, of codes up to 31 four.
         let mut run = [[_mm256_setzero_si256(); 2]; N];
-        for g in 0..8 {
-            let code = codes(&b, g);
+        eight_times!(|G| {
+            let code = codes(&b, G);
             for t in 0..N {
-                let products = _mm256_maddubs_epi16(code, spread(&x.q[t][i], g));
-                let run = &mut run[t][if B::MAX > 15 { g / 4 } else { 0 }];
-                *run = _mm256_add_epi16(*run, products);
+                let products = _mm256_maddubs_epi16(code, four(&x.q[t][i], G));
+                let run = &mut run[t][if B::MAX > 15 { G / 4 } else { 0 }];
+                *run = pin(_mm256_add_epi16(*run, products));
             }
-        }
+        });
         let [d, m] = scales(&b);
         for t in 0..N {
             let mut isum = _mm256_madd_epi16(run[t][0], ones);
@@ -235,25 +247,26 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
 }
 
 /// A group of Q8_0.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q8_0<const N: usize>(group: &[u8], x: &Rows<'_, N>) -> [__m256; N] {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [_mm256_setzero_ps(); N];
+    let x = x.as_long_as(x.d[0].len());
     for i in 0..x.d[0].len() {
         let b = Words::<8>::new(group, i, 34);
         prefetch_block(&b);
         let mut isum = [_mm256_setzero_si256(); N];
-        for g in 0..8 {
+        eight_times!(|G| {
             // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
-            let w = b.word(g);
+            let w = b.word(G);
             let magnitude = _mm256_abs_epi8(w);
             for t in 0..N {
-                let q = _mm256_sign_epi8(spread(&x.q[t][i], g), w);
+                let q = _mm256_sign_epi8(four(&x.q[t][i], G), w);
                 let pairs = _mm256_maddubs_epi16(magnitude, q);
                 isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(pairs, ones));
             }
-        }
+        });
         let d = b.half();
         for t in 0..N {
             let d = _mm256_mul_ps(d, _mm256_set1_ps(x.d[t][i]));
@@ -264,7 +277,7 @@ pub(super) fn q8_0<const N: usize>(group: &[u8], x: &Rows<'_, N>) -> [__m256; N]
 }
 
 /// A group of a type in super-blocks of 256.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
     group: &[u8],
@@ -278,13 +291,16 @@ pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
     for i in 0..x.d[0].len() / 8 {
         let b = Words::<W>::new(group, i, size_of::<B>());
         let scales = scales(&b);
-        let mut sums = [[_mm256_setzero_ps(); 2]; N];
-        macro_rules! steps {
-            ($($j:literal)*) => {$(
-                step::<B, W, N, $j>(&b, x, i, &codes, &scales, masks, &mut sums);
-            )*};
+        let mut tokens = [Token::default(); N];
+        for t in 0..N {
+            tokens[t] = Token {
+                q: &x.q[t].as_chunks().0[i],
+                d: &x.d[t].as_chunks().0[i],
+                s: &x.s[t].as_chunks().0[i],
+            };
         }
-        steps!(0 1 2 3 4 5 6 7);
+        let mut sums = [[_mm256_setzero_ps(); 2]; N];
+        eight_times!(|J| step::<B, W, N, J>(&b, &tokens, &codes, &scales, masks, &mut sums));
         for t in 0..N {
             let [products, mins] = sums[t];
             acc[t] = _mm256_fmadd_ps(scales.d, products, acc[t]);
@@ -296,20 +312,33 @@ pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
     acc
 }
 
-/// Elements `32J..32J + 32` of super-block `i`: a step of the chain of the products and of that of
+/// 256 activations of one token.
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    q: &'a [[i8; 32]; 8],
+    d: &'a [f32; 8],
+    s: &'a [[i16; SUMS]; 8],
+}
+
+impl Default for Token<'_> {
+    fn default() -> Self {
+        Token { q: &[[0; 32]; 8], d: &[0.0; 8], s: &[[0; SUMS]; 8] }
+    }
+}
+
+/// Elements `32J..32J + 32` of a super-block: a step of the chain of the products and of that of
 /// the minimums.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     b: &Words<'_, W>,
-    x: &Rows<'_, N>,
-    i: usize,
+    tokens: &[Token<'_>; N],
     codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
     scales: &EightScales,
     masks: &Masks,
     sums: &mut [[__m256; 2]; N],
 ) {
-    let block = 8 * i + J;
+    fence();
     let share = (size_of::<B>() * LANES).div_ceil(64) * 64 / 8;
     for line in (0..share).step_by(64) {
         prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + J * share + line);
@@ -323,7 +352,6 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
         2
     };
     let run_len = if B::GROUP == 16 && fit > 4 { 4 } else { fit };
-    let mut isum = [_mm256_setzero_si256(); N];
     let factor = |half: usize| {
         if B::GROUP == 32 {
             _mm256_shuffle_epi8(scales.scales[J / 4], load(&masks.twice[J % 4]))
@@ -333,39 +361,35 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
             _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(scales.scales[J / 2], scale))
         }
     };
-    for half in 0..2 {
-        let factor = factor(half);
-        for first in (4 * half..4 * half + 4).step_by(run_len.min(4)) {
-            if run_len == 8 && half == 1 {
-                break;
-            }
-            let mut run = [_mm256_setzero_si256(); N];
-            for g in first..first + run_len {
-                let code = codes(b, J, g);
-                for t in 0..N {
-                    let products = _mm256_maddubs_epi16(code, spread(&x.q[t][block], g));
-                    run[t] = _mm256_add_epi16(run[t], products);
-                }
-            }
+    let factors = [factor(0), factor(1)];
+    let mut isum = [_mm256_setzero_si256(); N];
+    let mut run = [_mm256_setzero_si256(); N];
+    eight_times!(|G| {
+        let code = codes(b, J, G);
+        for t in 0..N {
+            let products = _mm256_maddubs_epi16(code, four(&tokens[t].q[J], G));
+            run[t] = pin(_mm256_add_epi16(run[t], products));
+        }
+        if (G + 1) % run_len == 0 {
             for t in 0..N {
-                isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(run[t], factor));
+                let scaled = _mm256_madd_epi16(run[t], factors[G / 4]);
+                isum[t] = _mm256_add_epi32(isum[t], scaled);
+                run[t] = _mm256_setzero_si256();
             }
         }
-    }
+    });
     if B::OFFSET != 0 {
         // Both scales of 32 elements, for the sums of both halves.
         let pair = _mm256_shuffle_epi8(scales.scales[J / 2], load(&masks.pair[J % 2]));
         let pair = _mm256_srai_epi16::<8>(pair);
         for t in 0..N {
-            let [s, s_2] = x.s[t][block].map(i16::to_le_bytes);
-            let s = i32::from_le_bytes([s[0], s[1], s_2[0], s_2[1]]);
-            let offset = _mm256_madd_epi16(pair, _mm256_set1_epi32(s));
+            let offset = _mm256_madd_epi16(pair, spread(&tokens[t].s[J]));
             let offset = _mm256_sll_epi32(offset, _mm_cvtsi32_si128(B::OFFSET.ilog2() as i32));
             isum[t] = _mm256_sub_epi32(isum[t], offset);
         }
     }
     for t in 0..N {
-        let da = _mm256_set1_ps(x.d[t][block]);
+        let da = _mm256_set1_ps(tokens[t].d[J]);
         sums[t][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum[t]), da, sums[t][0]);
     }
     if B::HAS_MIN {
@@ -376,15 +400,15 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
         if B::GROUP == 32 {
             let min = min(J / 4, J % 4);
             for t in 0..N {
-                let [s, s_2] = x.s[t][block];
-                let sum = _mm256_set1_ps(x.d[t][block] * f32::from(s + s_2));
+                let [s, s_2] = tokens[t].s[J];
+                let sum = _mm256_set1_ps(tokens[t].d[J] * f32::from(s + s_2));
                 sums[t][1] = _mm256_fmadd_ps(min, sum, sums[t][1]);
             }
         } else {
             for half in 0..2 {
                 let min = min(J / 2, J % 2 * 2 + half);
                 for t in 0..N {
-                    let sum = x.d[t][block] * f32::from(x.s[t][block][half]);
+                    let sum = tokens[t].d[J] * f32::from(tokens[t].s[J][half]);
                     sums[t][1] = _mm256_fmadd_ps(min, _mm256_set1_ps(sum), sums[t][1]);
                 }
             }

@@ -55,6 +55,14 @@ pub(super) fn store_16<T: Bytes16>(x: &mut T, value: __m128i) {
     unsafe { _mm_storeu_si128(std::ptr::from_mut(x).cast(), value) }
 }
 
+/// Four bytes, in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn spread<T: Bytes4>(x: &T) -> __m256i {
+    // SAFETY: `Bytes4` types are 4 bytes without padding; the read takes any alignment.
+    _mm256_set1_epi32(unsafe { std::ptr::from_ref(x).cast::<i32>().read_unaligned() })
+}
+
 /// Eight floats.
 #[inline]
 #[target_feature(enable = "avx")]
@@ -175,3 +183,14 @@ unsafe impl Bytes16 for [u16; 8] {}
 unsafe impl Bytes16 for [F16; 8] {}
 // SAFETY: `Bf16` is two bytes.
 unsafe impl Bytes16 for [Bf16; 8] {}
+
+/// Which types are 4 bytes of numbers.
+///
+/// # Safety
+/// 4 bytes, no padding, every bit pattern a value.
+pub(super) unsafe trait Bytes4 {}
+
+// SAFETY: arrays of integers, 4 bytes each.
+unsafe impl Bytes4 for [i8; 4] {}
+// SAFETY: as above.
+unsafe impl Bytes4 for [i16; 2] {}

@@ -50,6 +50,18 @@ impl<'a, const N: usize> Rows<'a, N> {
     }
 }
 
+impl<const N: usize> Rows<'_, N> {
+    /// The first `n` blocks, all there are: said again where the compiler is to know it.
+    #[inline(always)]
+    pub fn as_long_as(&self, n: usize) -> Self {
+        let Rows { mut q, mut d, mut s } = *self;
+        for t in 0..N {
+            (q[t], d[t], s[t]) = (&q[t][..n], &d[t][..n], &s[t][..n]);
+        }
+        Rows { q, d, s }
+    }
+}
+
 /// Asks for blocks `i..i + count` of the next eight rows, in memory's order. The hardware follows
 /// each row by itself, and rows are too short for it to learn. Measured: into L1 is better for the
 /// short steps of 4- and 5-bit blocks of 32, into L2 for all others.
