@@ -158,6 +158,18 @@ impl TypeKernels {
         }
     }
 
+    /// The inverse of [`TypeKernels::interleave`].
+    pub fn restore(&self, groups: &[u8], row_bytes: usize, rows: &mut [u8]) {
+        let group_bytes = self.group_bytes(row_bytes);
+        assert!(rows.len() == groups.len(), "as many rows as are in the groups");
+        assert!(rows.len().is_multiple_of(group_bytes), "whole groups");
+        for (group, rows) in
+            groups.chunks_exact(group_bytes).zip(rows.chunks_exact_mut(group_bytes))
+        {
+            interleave::restore(self.ty, group_bytes / row_bytes, group, rows);
+        }
+    }
+
     /// As [`TypeKernels::matmul`] with the interleaved groups that rows `rows` lie in.
     pub fn matmul_interleaved(
         &self,
@@ -186,10 +198,7 @@ impl TypeKernels {
             _ => {
                 let mut native = std::mem::take(&mut scratch.native);
                 native.resize(native.len().max(groups.len()), 0);
-                let n = native[..groups.len()].chunks_exact_mut(group_bytes);
-                for (group, native) in groups.chunks_exact(group_bytes).zip(n) {
-                    interleave::restore(self.ty, lanes, group, native);
-                }
+                self.restore(groups, row_bytes, &mut native[..groups.len()]);
                 let w = &native[skip * row_bytes..][..rows.len() * row_bytes];
                 (self.matmul)(w, rows.len(), acts, scratch, y);
                 scratch.native = native;

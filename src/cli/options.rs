@@ -44,6 +44,9 @@ pub struct EngineArgs {
     /// How keys and values are cached: f16 or f32
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Decode from the weights as they lie in the file: slower, and without memory of their own
+    #[arg(long)]
+    no_repack: bool,
 }
 
 impl EngineArgs {
@@ -52,6 +55,7 @@ impl EngineArgs {
         Ok(EngineOptions {
             threads: self.threads.map(usize::from),
             kv_type: self.kv_type.unwrap_or(kv_type),
+            repack: !self.no_repack,
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
             ..EngineOptions::default()
         })

@@ -33,6 +33,8 @@ pub struct DecoderOptions {
     pub kv_type: KvType,
     /// Bytes that all pages of the KV cache may take.
     pub kv_bytes_max: usize,
+    /// Whether decoding may interleave the weights.
+    pub repack: bool,
 }
 
 /// Tokens of one sequence in a step.
@@ -136,6 +138,7 @@ impl Decoder {
             max_batch,
             options.max_outputs.clamp(1, max_batch),
             options.max_threads,
+            options.repack,
         );
         Ok(Decoder {
             n_vocab: backend.program().n_vocab,
@@ -161,6 +164,11 @@ impl Decoder {
     /// Rows of logits that one step can give.
     pub fn max_outputs(&self) -> usize {
         self.backend.max_outputs()
+    }
+
+    /// Bytes of weights that decoding has interleaved so far, and that it will have in the end.
+    pub fn interleaved_bytes(&self) -> [usize; 2] {
+        self.backend.interleaved_bytes()
     }
 
     /// What the steps run.

@@ -38,6 +38,9 @@ pub struct EngineOptions {
     pub kv_type: KvType,
     /// Bytes that the KV cache may take.
     pub kv_bytes_max: usize,
+    /// Whether decoding may interleave the weights, which takes as much memory as they have but
+    /// gives that of the file's pages back.
+    pub repack: bool,
     /// Which kernels to use.
     pub kernels: &'static KernelTable,
 }
@@ -51,6 +54,7 @@ impl Default for EngineOptions {
             max_outputs: 1,
             kv_type: KvType::F16,
             kv_bytes_max: usize::MAX,
+            repack: true,
             kernels: KernelTable::detect(),
         }
     }
@@ -183,6 +187,7 @@ impl Engine {
             n_ctx,
             kv_type: options.kv_type,
             kv_bytes_max: options.kv_bytes_max,
+            repack: options.repack,
         };
         let decoder = Decoder::new(&model.file, &model.spec, options.kernels, &decoder_options)
             .map_err(|error| EngineError::Model { path: model.path.clone(), error })?;

@@ -16,6 +16,8 @@ pub struct Weight {
     pub cols: usize,
     /// Matrices in the stack: the experts of a mixture, otherwise 1.
     pub n: usize,
+    /// Number of the interleaved form that a backend keeps of it.
+    pub interleaved: Option<usize>,
     bytes: Bytes,
 }
 
@@ -31,7 +33,7 @@ impl Weight {
         let dim = |i: usize| info.dims.get(i).map_or(1, |&d| d as usize);
         let bytes = Bytes::Mapped(file.clone(), info.clone());
         let (cols, rows, n) = (dim(0), dim(1), dim(2) * dim(3));
-        Weight { name: info.name.clone(), ty: info.ty, rows, cols, n, bytes }
+        Weight { name: info.name.clone(), ty: info.ty, rows, cols, n, interleaved: None, bytes }
     }
 
     /// A weight with bytes of its own.
@@ -46,7 +48,8 @@ impl Weight {
     ) -> Weight {
         let expected = ty.bytes_of((n * rows * cols) as u64);
         assert_eq!(expected, Some(bytes.len() as u64), "bytes of {name}");
-        Weight { name: name.to_string(), ty, rows, cols, n, bytes: Bytes::Owned(bytes) }
+        let (name, bytes) = (name.to_string(), Bytes::Owned(bytes));
+        Weight { name, ty, rows, cols, n, interleaved: None, bytes }
     }
 
     /// All bytes.
@@ -54,6 +57,13 @@ impl Weight {
         match &self.bytes {
             Bytes::Mapped(file, info) => file.data(info),
             Bytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// Gives memory of `part` of the bytes back to the system, which has them in the file.
+    pub fn release(&self, part: std::ops::Range<usize>) {
+        if let Bytes::Mapped(file, info) = &self.bytes {
+            file.release(info, part);
         }
     }
 

@@ -161,6 +161,40 @@ fn every_type_gives_the_same_bits_however_it_is_batched() {
 }
 
 #[test]
+fn interleaving_the_weights_changes_no_bit() {
+    use GgmlType::*;
+    let detected = KernelTable::detect();
+    for name in ["qwen3-dense", "llama-moe"] {
+        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
+        for ty in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K] {
+            let model = model(quantized(&gguf, ty));
+            let plain = EngineOptions { repack: false, ..options(2, 48) };
+            let native = bits(&logits(&model, &tokens, &plain));
+            let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
+            engine.lead(|decoder, leader| {
+                assert_eq!(decoder.interleaved_bytes()[0], 0);
+                for batch in [1, 2, 7, 8, 9, 48] {
+                    let sequence = decoder.kv_mut().create();
+                    let chunks = tokens.chunks(batch).flat_map(|tokens| {
+                        let run = Run { sequence, tokens, logits: Logits::All };
+                        bits(decoder.step(leader, &[run]).unwrap())
+                    });
+                    let interleaved: Vec<u32> = chunks.collect();
+                    assert!(interleaved == native, "{name} {ty} in batches of {batch}");
+                    decoder.kv_mut().remove(sequence);
+                }
+                let [done, all] = decoder.interleaved_bytes();
+                let lanes = detected.types(ty).and_then(|kernels| kernels.lanes());
+                assert!(
+                    done == all && (all > 0) == lanes.is_some(),
+                    "{name} {ty}: {done} of {all}"
+                );
+            });
+        }
+    }
+}
+
+#[test]
 fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
     for name in ["gemma3-dense", "llama-moe"] {
         let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);

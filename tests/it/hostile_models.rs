@@ -24,6 +24,7 @@ fn try_model(bytes: Vec<u8>, pool: &Pool) -> bool {
         n_ctx: 8,
         kv_type: KvType::F16,
         kv_bytes_max: 1 << 20,
+        repack: true,
     };
     let kernels = KernelTable::detect();
     let Ok(mut decoder) = Decoder::new(model.file(), model.spec(), kernels, &options) else {

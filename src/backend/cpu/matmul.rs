@@ -8,7 +8,7 @@ use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
 use super::{
     Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index, soft_cap,
 };
-use crate::backend::program::{Epilogue, Linear, Norm, Op, Output, Part, Program};
+use crate::backend::program::{Epilogue, Linear, Moe, Norm, Op, Output, Part, Program};
 use crate::tensor::Weight;
 use std::ops::Range;
 use teff_kernels::{ActFormat, ActPlan, ActUnit, Acts, KernelTable, Layout, PANEL_TOKENS, Scratch};
@@ -72,6 +72,18 @@ fn weights(op: &Op) -> Vec<&Weight> {
     }
 }
 
+/// The same, to be changed.
+pub(super) fn weights_mut(op: &mut Op) -> Vec<&mut Weight> {
+    match op {
+        Op::Linear(op) => op.parts.iter_mut().map(|part| &mut part.weight).collect(),
+        Op::Moe(moe) => {
+            let Moe { router, gate, up, down, .. } = &mut **moe;
+            vec![&mut router.weight, &mut gate.weight, &mut up.weight, &mut down.weight]
+        }
+        Op::Embed { .. } | Op::RopeKv(_) | Op::Attention(_) | Op::AddNorm { .. } => Vec::new(),
+    }
+}
+
 /// The longest input row of any product.
 pub(super) fn max_cols(program: &Program) -> usize {
     program.ops.iter().flat_map(weights).map(|w| w.cols).max().unwrap_or(0)
@@ -110,8 +122,13 @@ pub(super) struct Source<'a> {
     pub set: TokenSet<'a>,
 }
 
-/// The packed input of a product, for each of [`FORMATS`] that its weights want.
-pub(super) type PackedActs<'a> = [Option<Acts<'a>>; FORMATS.len()];
+/// What the rows of a product are computed from.
+pub(super) struct Operands<'a> {
+    /// The packed input, for each of [`FORMATS`] that the weights want.
+    acts: [Option<Acts<'a>>; FORMATS.len()],
+    /// All interleaved weights.
+    interleaved: &'a [u8],
+}
 
 impl PackBuffers {
     /// Packs rows `x` of the tokens `tokens`, which are one ticket's eight: one unit of a panel
@@ -186,15 +203,15 @@ impl Context<'_> {
         let buffer = &self.backend.buffers[op.input.0];
         let source = Source { buffer, norm: op.norm.as_ref(), set };
         let weights = op.parts.iter().map(|part| &part.weight);
-        self.products(source, weights, n_rows, scratch, |acts, ticket, kernels, y| {
+        self.products(source, weights, n_rows, scratch, |operands, ticket, kernels, y| {
             match op.epilogue {
                 Epilogue::Glu(act) => {
                     let rows = ticket.items();
                     let n = rows.len() * set.len();
                     let (gate, rest) = at_least(y, 3 * n).split_at_mut(n);
                     let (up, out) = rest.split_at_mut(n);
-                    self.product(&op.parts[0], rows.clone(), acts, kernels, gate);
-                    self.product(&op.parts[1], rows.clone(), acts, kernels, up);
+                    self.product(&op.parts[0], rows.clone(), operands, kernels, gate);
+                    self.product(&op.parts[1], rows.clone(), operands, kernels, up);
                     (self.ops.glu)(act, gate, up, out);
                     self.store(op.out, set, ticket, rows, out);
                 }
@@ -206,7 +223,7 @@ impl Context<'_> {
                         if !columns.is_empty() {
                             let rows = columns.start - first..columns.end - first;
                             let y = at_least(y, rows.len() * set.len());
-                            self.product(part, rows, acts, kernels, y);
+                            self.product(part, rows, operands, kernels, y);
                             if let Epilogue::Act(act) = op.epilogue {
                                 (self.ops.act)(act, y);
                             }
@@ -226,7 +243,7 @@ impl Context<'_> {
         weights: impl Iterator<Item = &'w Weight> + Clone,
         n_rows: usize,
         scratch: &mut WorkerScratch,
-        mut f: impl FnMut(&PackedActs<'_>, &mut Ticket<'_>, &mut Scratch, &mut Vec<f32>),
+        mut f: impl FnMut(&Operands<'_>, &mut Ticket<'_>, &mut Scratch, &mut Vec<f32>),
     ) {
         let n_tokens = source.set.len();
         if n_tokens == 0 {
@@ -257,8 +274,10 @@ impl Context<'_> {
                     false => self.backend.packs[index].acts(plan, phase),
                 })
             });
+            let interleaved = self.backend.interleaved.read(phase);
+            let operands = Operands { acts, interleaved };
             for mut ticket in phase.tickets(n_rows, chunk) {
-                f(&acts, &mut ticket, kernels, y);
+                f(&operands, &mut ticket, kernels, y);
             }
         });
     }
@@ -268,13 +287,13 @@ impl Context<'_> {
         &self,
         part: &Part,
         rows: Range<usize>,
-        acts: &PackedActs<'_>,
+        operands: &Operands<'_>,
         scratch: &mut Scratch,
         y: &mut [f32],
     ) {
         let bias = part.bias.as_ref().map(|bias| &bias[rows.clone()]);
         let n = rows.len();
-        self.multiply(&part.weight, 0, rows, acts, scratch, y);
+        self.multiply(&part.weight, 0, rows, operands, scratch, y);
         if part.scale != 1.0 {
             (self.ops.scale)(y, part.scale);
         }
@@ -289,14 +308,24 @@ impl Context<'_> {
         weight: &Weight,
         index: usize,
         rows: Range<usize>,
-        acts: &PackedActs<'_>,
+        operands: &Operands<'_>,
         scratch: &mut Scratch,
         y: &mut [f32],
     ) {
         let kernels = self.type_kernels(weight);
-        let acts = acts[format_index(kernels.act)].as_ref().expect("packed for every weight");
-        let n = rows.len();
-        kernels.matmul(weight.rows_of(index, rows), n, acts, scratch, y);
+        let acts = operands.acts[format_index(kernels.act)].as_ref();
+        let acts = acts.expect("packed for every weight");
+        let of_stack = index * weight.rows + rows.start..index * weight.rows + rows.end;
+        match self.backend.interleaved.groups(weight, of_stack.clone()) {
+            Some(groups) => {
+                let groups = &operands.interleaved[groups];
+                kernels.matmul_interleaved(groups, of_stack, acts, scratch, y);
+            }
+            None => {
+                let n = rows.len();
+                kernels.matmul(weight.rows_of(index, rows), n, acts, scratch, y);
+            }
+        }
     }
 
     /// Puts products `[set][columns]` where the operation wants them.

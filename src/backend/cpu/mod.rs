@@ -4,6 +4,7 @@
 //! for one token and one output is a function of that token's inputs alone, in a fixed order.
 
 mod attention;
+mod interleaved;
 mod matmul;
 mod moe;
 pub mod pool;
@@ -67,6 +68,8 @@ struct WorkerScratch {
     row: Vec<f32>,
     /// Products before they are stored.
     y: Vec<f32>,
+    /// Rows of a table that are in their native order again.
+    group: Vec<u8>,
     attention: attention::Scratch,
     pack: matmul::PrivatePack,
     routes: moe::Routes,
@@ -82,6 +85,7 @@ pub struct CpuBackend {
     logits: Shared<f32>,
     packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
+    interleaved: interleaved::Interleaved,
     scratch: Vec<Mutex<WorkerScratch>>,
     max_tokens: usize,
     max_outputs: usize,
@@ -128,16 +132,22 @@ impl<'a> Context<'a> {
 impl CpuBackend {
     /// Buffers for steps of at most `max_tokens` tokens with `max_outputs` rows of logits, and
     /// teams of at most `max_threads` workers. Large buffers take real memory only when touched.
+    /// With `repack`, decoding interleaves the weights bit by bit.
     ///
     /// # Panics
     /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
     pub fn new(
         kernels: &'static KernelTable,
-        program: Program,
+        mut program: Program,
         max_tokens: usize,
         max_outputs: usize,
         max_threads: usize,
+        repack: bool,
     ) -> CpuBackend {
+        let interleaved = match repack {
+            true => interleaved::Interleaved::plan(kernels, &mut program),
+            false => interleaved::Interleaved::none(),
+        };
         let max_cols = matmul::max_cols(&program);
         let packs = FORMATS.map(|format| {
             let [q, d, s, x] = matmul::pack_lens(kernels, &program, format, max_tokens);
@@ -153,6 +163,7 @@ impl CpuBackend {
                 kernels: Scratch::new(max_cols),
                 row: Vec::new(),
                 y: Vec::new(),
+                group: Vec::new(),
                 attention: attention::Scratch::default(),
                 pack: matmul::PrivatePack::default(),
                 routes: moe::Routes::default(),
@@ -168,6 +179,7 @@ impl CpuBackend {
             packs,
             moe: moe::Buffers::new(&program, max_tokens),
             scratch: scratch.collect(),
+            interleaved,
             program,
             max_tokens,
             max_outputs,
@@ -194,6 +206,11 @@ impl CpuBackend {
         self.max_outputs
     }
 
+    /// Bytes of weights that are interleaved now, and of those that will be.
+    pub fn interleaved_bytes(&self) -> [usize; 2] {
+        self.interleaved.bytes()
+    }
+
     /// The rows of logits of the last step, `[outputs][n_vocab]`.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         self.logits.get_mut()
@@ -209,6 +226,8 @@ impl CpuBackend {
         assert!(input.tokens.len() == input.positions.len());
         assert!(input.tokens.len() == input.sequence.len());
         assert!(leader.n_threads() <= self.scratch.len());
+        let decoding = input.tokens.len() <= teff_kernels::ROWS_MAX;
+        let batch = if decoding { self.interleaved.next_batch() } else { Vec::new() };
         let backend = &*self;
         leader.run(&|worker| {
             let mut scratch =
@@ -219,7 +238,9 @@ impl CpuBackend {
             for op in &backend.program.ops {
                 cx.run(op, &mut scratch);
             }
+            batch.iter().for_each(|part| cx.interleave(part));
         });
+        self.interleaved.finish(&batch);
     }
 }
 
@@ -230,10 +251,21 @@ impl Context<'_> {
                 let kernels = self.backend.kernels.types(table.ty).expect("checked at load");
                 let out = &self.backend.buffers[out.0];
                 self.worker.phase(|phase| {
+                    let interleaved = self.backend.interleaved.read(phase);
                     for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
                         let token = self.input.tokens[ticket.items().start] as usize;
                         let row = out.write_cells(&mut ticket, table.cols);
-                        kernels.dequantize(table.rows_of(0, token..token + 1), row);
+                        match self.backend.interleaved.groups(table, token..token + 1) {
+                            Some(group) => {
+                                // Its pages of the file have been given back.
+                                let rows = at_least(&mut scratch.group, group.len());
+                                kernels.restore(&interleaved[group], table.row_bytes(), rows);
+                                let lane = token % (rows.len() / table.row_bytes());
+                                let bytes = rows.chunks_exact(table.row_bytes()).nth(lane);
+                                kernels.dequantize(bytes.expect("a lane of the group"), row);
+                            }
+                            None => kernels.dequantize(table.rows_of(0, token..token + 1), row),
+                        }
                         if *scale != 1.0 {
                             (self.ops.scale)(row, *scale);
                         }

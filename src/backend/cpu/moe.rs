@@ -108,10 +108,10 @@ impl Context<'_> {
             std::iter::once(&op.router.weight),
             n_experts,
             scratch,
-            |acts, ticket, kernels, y| {
+            |operands, ticket, kernels, y| {
                 let rows = ticket.items();
                 y.resize(rows.len() * set.len(), 0.0);
-                self.product(&op.router, rows.clone(), acts, kernels, y);
+                self.product(&op.router, rows.clone(), operands, kernels, y);
                 for (i, y) in y.chunks_exact(rows.len()).enumerate() {
                     buffers
                         .scores
@@ -181,13 +181,13 @@ impl Context<'_> {
             [gate, up].into_iter(),
             gate.rows,
             scratch,
-            |acts, ticket, kernels, y| {
+            |operands, ticket, kernels, y| {
                 let rows = ticket.items();
                 let n = rows.len() * tokens.len();
                 let (y_gate, rest) = at_least(y, 3 * n).split_at_mut(n);
                 let (y_up, out) = rest.split_at_mut(n);
-                self.multiply(gate, expert, rows.clone(), acts, kernels, y_gate);
-                self.multiply(up, expert, rows.clone(), acts, kernels, y_up);
+                self.multiply(gate, expert, rows.clone(), operands, kernels, y_gate);
+                self.multiply(up, expert, rows.clone(), operands, kernels, y_up);
                 scale(&op.gate, y_gate);
                 scale(&op.up, y_up);
                 (self.ops.glu)(op.act, y_gate, y_up, out);
@@ -203,10 +203,10 @@ impl Context<'_> {
             std::iter::once(down),
             down.rows,
             scratch,
-            |acts, ticket, kernels, y| {
+            |operands, ticket, kernels, y| {
                 let rows = ticket.items();
                 let y = at_least(y, rows.len() * slots.len());
-                self.multiply(down, expert, rows.clone(), acts, kernels, y);
+                self.multiply(down, expert, rows.clone(), operands, kernels, y);
                 scale(&op.down, y);
                 for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {
                     buffers.y.write_columns(ticket, slot as usize, rows.clone()).copy_from_slice(y);

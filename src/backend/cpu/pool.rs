@@ -12,6 +12,7 @@
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -93,8 +94,9 @@ struct Team {
     phase: AtomicU64,
     /// Next ticket of the current phase.
     next_ticket: AtomicUsize,
-    /// Items of the current phase and items per ticket, or zeros before the first ticket.
-    deal: [AtomicUsize; 2],
+    /// First item of the current phase, the last one, and items per ticket; each plus one, or zeros
+    /// before the first ticket.
+    deal: [AtomicUsize; 3],
     /// The job to run after the next barrier; `None` sends the workers home.
     job: UnsafeCell<Option<*const Job<'static>>>,
 }
@@ -115,7 +117,7 @@ impl Team {
             poisoned: AtomicBool::new(false),
             phase: AtomicU64::new(0),
             next_ticket: AtomicUsize::new(0),
-            deal: [const { AtomicUsize::new(0) }; 2],
+            deal: [const { AtomicUsize::new(0) }; 3],
             job: UnsafeCell::new(None),
         }
     }
@@ -126,8 +128,7 @@ impl Team {
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.n {
             self.phase.store(new_phase(), Ordering::Relaxed);
             self.next_ticket.store(0, Ordering::Relaxed);
-            self.deal[0].store(0, Ordering::Relaxed);
-            self.deal[1].store(0, Ordering::Relaxed);
+            self.deal.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
             self.arrived.store(0, Ordering::Relaxed);
             self.epoch.store(epoch + 1, Ordering::SeqCst);
             if self.sleepers.load(Ordering::SeqCst) > 0 {
@@ -279,20 +280,25 @@ impl Phase<'_> {
     /// The work items `0..n_items` in runs of `chunk`, dealt out to whoever is free. All workers
     /// must ask for the same deal, once a phase.
     pub fn tickets(&self, n_items: usize, chunk: usize) -> Tickets<'_> {
+        self.tickets_of(0..n_items, chunk)
+    }
+
+    /// As [`Phase::tickets`] with other items than those from 0 on.
+    pub fn tickets_of(&self, items: Range<usize>, chunk: usize) -> Tickets<'_> {
         assert!(!self.dealt.replace(true), "a phase deals its tickets once");
         let chunk = chunk.max(1);
-        for (slot, mine) in self.team.deal.iter().zip([n_items + 1, chunk]) {
-            let first = slot.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed);
-            assert!(first.is_ok() || first == Err(mine), "workers asked for different deals");
+        for (slot, mine) in self.team.deal.iter().zip([items.start, items.end, chunk]) {
+            let first = slot.compare_exchange(0, mine + 1, Ordering::Relaxed, Ordering::Relaxed);
+            assert!(first.is_ok() || first == Err(mine + 1), "workers asked for different deals");
         }
-        Tickets { phase: self, n_items, chunk }
+        Tickets { phase: self, items, chunk }
     }
 }
 
 /// Iterator over the tickets that this worker draws.
 pub struct Tickets<'p> {
     phase: &'p Phase<'p>,
-    n_items: usize,
+    items: Range<usize>,
     chunk: usize,
 }
 
@@ -301,8 +307,11 @@ impl<'p> Iterator for Tickets<'p> {
 
     fn next(&mut self) -> Option<Ticket<'p>> {
         let index = self.phase.team.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let start = index.checked_mul(self.chunk).filter(|&start| start < self.n_items)?;
-        let end = self.n_items.min(start + self.chunk);
+        let start = index.checked_mul(self.chunk)?.checked_add(self.items.start)?;
+        if start >= self.items.end {
+            return None;
+        }
+        let end = self.items.end.min(start + self.chunk);
         Some(Ticket { phase_id: self.phase.id, items: start..end, life: PhantomData })
     }
 }
@@ -356,17 +365,45 @@ impl Mode {
 pub struct Shared<T> {
     mode: Mode,
     width: usize,
-    data: UnsafeCell<Vec<T>>,
+    start: NonNull<T>,
+    len: usize,
+    /// Whose the memory is, if not a box's.
+    map: Option<memmap2::MmapMut>,
 }
 
 // SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+// SAFETY: it owns its elements.
+unsafe impl<T: Send> Send for Shared<T> {}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        if self.map.is_none() {
+            let slice = NonNull::slice_from_raw_parts(self.start, self.len);
+            // SAFETY: without a map `new` made the pointer and the length of a box it leaked.
+            drop(unsafe { Box::from_raw(slice.as_ptr()) });
+        }
+    }
+}
+
+impl Shared<u8> {
+    /// One row of `len` zeros in memory of its own, in huge pages where the system has them.
+    pub fn mapped(len: usize) -> std::io::Result<Shared<u8>> {
+        let mut map = memmap2::MmapMut::map_anon(len.max(1))?;
+        // A hint: without huge pages it is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = NonNull::from(&mut map[..]).cast();
+        Ok(Shared { mode: Mode(AtomicU64::new(0)), width: len, start, len, map: Some(map) })
+    }
+}
 
 impl<T: Copy + Default> Shared<T> {
     /// `rows` x `width` default values. Memory is zeroed lazily by the system, not touched here.
     pub fn new(rows: usize, width: usize) -> Shared<T> {
-        let data = UnsafeCell::new(vec![T::default(); rows * width]);
-        Shared { mode: Mode(AtomicU64::new(0)), width, data }
+        let data = Box::leak(vec![T::default(); rows * width].into_boxed_slice());
+        let (len, start) = (data.len(), NonNull::from(data).cast());
+        Shared { mode: Mode(AtomicU64::new(0)), width, start, len, map: None }
     }
 
     /// Elements in a row.
@@ -376,7 +413,8 @@ impl<T: Copy + Default> Shared<T> {
 
     /// Exclusive access outside of jobs.
     pub fn get_mut(&mut self) -> &mut [T] {
-        self.data.get_mut()
+        // SAFETY: the buffer's own memory, borrowed with the buffer.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
     /// The whole buffer, read-only for this phase.
@@ -385,7 +423,7 @@ impl<T: Copy + Default> Shared<T> {
         self.mode.claim(phase.id, READ, 0);
         // SAFETY: in this phase every claim on this buffer is for reading (`claim` panics
         // otherwise), and the phase outlives the borrow.
-        unsafe { &*self.data.get() }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     /// Row `row` of the buffer, read-only for this phase.
@@ -436,14 +474,15 @@ impl<T: Copy + Default> Shared<T> {
     ) -> &'t mut [T] {
         assert!(ticket.items.start <= items.start && items.end <= ticket.items.end);
         self.mode.claim(ticket.phase_id, CELLS, cell);
-        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
-        let len = unsafe { (*self.data.get()).len() };
-        assert!(items.start <= items.end && items.end * cell <= len, "the cells are in the buffer");
+        assert!(
+            items.start <= items.end && items.end * cell <= self.len,
+            "the cells are in the buffer"
+        );
         // SAFETY: in bounds. All claims of this phase are for cells of this size, and no other
         // ticket of the phase has these items; the ticket is borrowed mutably for the slice's
         // life, so it gives out no second one meanwhile.
         unsafe {
-            let start = (*self.data.get()).as_mut_ptr().add(items.start * cell);
+            let start = self.start.as_ptr().add(items.start * cell);
             std::slice::from_raw_parts_mut(start, (items.end - items.start) * cell)
         }
     }
@@ -459,13 +498,11 @@ impl<T: Copy + Default> Shared<T> {
         assert!(ticket.items.start <= columns.start && columns.end <= ticket.items.end);
         assert!(columns.start <= columns.end && columns.end <= self.width);
         self.mode.claim(ticket.phase_id, COLUMNS, 0);
-        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
-        let len = unsafe { (*self.data.get()).len() };
-        assert!(row * self.width + columns.end <= len, "the row is in the buffer");
+        assert!(row * self.width + columns.end <= self.len, "the row is in the buffer");
         // SAFETY: in bounds. All claims of this phase are for columns, and no other ticket of the
         // phase has these; the ticket is borrowed mutably for the slice's life.
         unsafe {
-            let start = (*self.data.get()).as_mut_ptr().add(row * self.width + columns.start);
+            let start = self.start.as_ptr().add(row * self.width + columns.start);
             std::slice::from_raw_parts_mut(start, columns.end - columns.start)
         }
     }

@@ -1,4 +1,4 @@
-//! How many threads to use when nobody says.
+//! What this machine offers: cores and memory.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,6 +20,14 @@ fn physical_cores(cpus: &Path) -> Option<usize> {
         }
     }
     (!cores.is_empty()).then_some(cores.len())
+}
+
+/// Memory that can be had without swapping, as Linux estimates it; `None` on other systems.
+pub fn available_bytes() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Cost of opening: one walk over the header (a few ms for 262,000 tokens), no copy of metadata,
 //! no touch of tensor data. Whatever opens has been checked as a whole, so access cannot fail.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::byte_order::ByteOrder;
@@ -151,6 +152,17 @@ impl GgufFile {
     /// Bytes of all files together.
     pub fn total_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes.len() as u64).sum()
+    }
+
+    /// Gives memory of a part of a tensor's data back to the system, if the file is mapped; the
+    /// data can still be read, then anew from the file.
+    ///
+    /// # Panics
+    /// If the tensor is another file's and does not lie in this one.
+    pub fn release(&self, tensor: &TensorInfo, part: Range<usize>) {
+        assert!(part.start <= part.end && part.end <= tensor.bytes as usize, "part of the tensor");
+        let start = tensor.offset as usize;
+        self.shards[tensor.shard].bytes.release(start + part.start..start + part.end);
     }
 
     /// Asks the system to read the files ahead; returns at once.

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -43,6 +43,20 @@ impl Bytes {
         if let Bytes::Mapped(map) = self {
             let _ = map.advise(memmap2::Advice::WillNeed);
         }
+    }
+
+    /// Tells the system that these bytes will hardly be read again: their memory is free for
+    /// others, and should they be read after all, they come from the file as before.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is read-only and has a file, so no written page can be lost, and
+            // pages that are read again hold the file's bytes.
+            let _ = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

@@ -1,0 +1,162 @@
+//! Weights laid out anew for decoding: rows interleaved as the kernels stream them best
+//! ([`TypeKernels::interleave`](teff_kernels::TypeKernels::interleave)).
+//!
+//! A model starts from the file's pages, without a copy. While it decodes, each step interleaves
+//! some more rows into memory of its own and gives the pages they came from back to the system:
+//! memory in use stays about the file's size, results stay the same to the bit, and a step takes
+//! some milliseconds longer until all is done. Prompts are computed from either form.
+
+use super::Context;
+use super::matmul::weights_mut;
+use super::pool::{Phase, Shared};
+use super::topology::available_bytes;
+use crate::backend::program::{Op, Program};
+use crate::tensor::Weight;
+use std::ops::Range;
+use teff_kernels::KernelTable;
+
+/// A step interleaves this share of the weights: a short answer takes long enough to gain from it.
+const STEPS: usize = 16;
+/// But not less than this, about three milliseconds of two cores.
+const STEP_BYTES_MIN: usize = 32 << 20;
+/// Bytes that a ticket interleaves, about.
+const TICKET_BYTES: usize = 256 << 10;
+/// Memory of its own cannot be dropped by a system that runs out of it, as pages of a file can: the
+/// weights may take this share of what is available.
+const AVAILABLE_SHARE: usize = 2;
+
+/// The interleaved weights of a program.
+pub(super) struct Interleaved {
+    bytes: Shared<u8>,
+    weights: Vec<Entry>,
+    /// The first weight that is not done.
+    next: usize,
+}
+
+struct Entry {
+    weight: Weight,
+    /// Rows of a group, and their bytes.
+    lanes: usize,
+    group_bytes: usize,
+    /// Its place in `bytes`, in groups of this size.
+    groups: Range<usize>,
+    /// Groups that are there.
+    done: usize,
+}
+
+/// Groups of one weight that a step interleaves.
+pub(super) struct Part {
+    entry: usize,
+    groups: Range<usize>,
+}
+
+impl Interleaved {
+    /// No weight ever.
+    pub fn none() -> Interleaved {
+        Interleaved { bytes: Shared::new(0, 0), weights: Vec::new(), next: 0 }
+    }
+
+    /// All weights that the kernels have such a form of, none of them done. Without enough memory,
+    /// none at all.
+    pub fn plan(kernels: &KernelTable, program: &mut Program) -> Interleaved {
+        let mut weights: Vec<Entry> = Vec::new();
+        let mut end = 0;
+        for weight in program.ops.iter_mut().flat_map(weights_mut) {
+            let Some(lanes) = kernels.types(weight.ty).and_then(|kernels| kernels.lanes()) else {
+                continue;
+            };
+            let known = weights.iter().position(|entry| entry.weight.name == weight.name);
+            weight.interleaved = Some(known.unwrap_or_else(|| {
+                let group_bytes = lanes * weight.row_bytes();
+                let first = end / group_bytes + usize::from(end % group_bytes != 0);
+                // Rows that fill no group stay as they are.
+                let groups = first..first + weight.n * weight.rows / lanes;
+                end = groups.end * group_bytes;
+                weights.push(Entry { weight: weight.clone(), lanes, group_bytes, groups, done: 0 });
+                weights.len() - 1
+            }));
+        }
+        for op in &mut program.ops {
+            if let Op::Embed { table, .. } = op {
+                table.interleaved = weights.iter().position(|e| e.weight.name == table.name);
+            }
+        }
+        let fits = available_bytes().is_some_and(|available| end <= available / AVAILABLE_SHARE);
+        match Shared::mapped(end) {
+            Ok(bytes) if fits => Interleaved { bytes, weights, next: 0 },
+            _ => Interleaved::none(),
+        }
+    }
+
+    /// Bytes that are interleaved, and that will be.
+    pub fn bytes(&self) -> [usize; 2] {
+        let sum = |groups: fn(&Entry) -> usize| {
+            self.weights.iter().map(|entry| groups(entry) * entry.group_bytes).sum()
+        };
+        [sum(|entry| entry.done), sum(|entry| entry.groups.len())]
+    }
+
+    /// What the next step is to interleave.
+    pub fn next_batch(&self) -> Vec<Part> {
+        let mut budget = (self.bytes.width() / STEPS).max(STEP_BYTES_MIN);
+        let mut parts = Vec::new();
+        for (i, entry) in self.weights.iter().enumerate().skip(self.next) {
+            let n = (budget / entry.group_bytes).min(entry.groups.len() - entry.done);
+            if n > 0 {
+                parts.push(Part { entry: i, groups: entry.done..entry.done + n });
+            }
+            budget -= n * entry.group_bytes;
+            if entry.done + n < entry.groups.len() {
+                break;
+            }
+        }
+        parts
+    }
+
+    /// Takes note of what a step has done.
+    pub fn finish(&mut self, batch: &[Part]) {
+        for part in batch {
+            let entry = &mut self.weights[part.entry];
+            entry.done = part.groups.end;
+            let bytes = |group: usize| group * entry.group_bytes;
+            entry.weight.release(bytes(part.groups.start)..bytes(part.groups.end));
+            if entry.done == entry.groups.len() {
+                self.next = part.entry + 1;
+            }
+        }
+    }
+
+    /// All bytes, of which [`Interleaved::groups`] are there.
+    pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [u8] {
+        self.bytes.read(phase)
+    }
+
+    /// Where the groups that rows `rows` of the stack lie in are, if all of them are there.
+    pub fn groups(&self, weight: &Weight, rows: Range<usize>) -> Option<Range<usize>> {
+        let entry = self.weights.get(weight.interleaved?)?;
+        let groups = rows.start / entry.lanes..rows.end.div_ceil(entry.lanes);
+        let bytes = |group: usize| (entry.groups.start + group) * entry.group_bytes;
+        (groups.end <= entry.done).then(|| bytes(groups.start)..bytes(groups.end))
+    }
+}
+
+impl Context<'_> {
+    /// Interleaves some groups: a phase of its own.
+    pub(super) fn interleave(&self, part: &Part) {
+        let Interleaved { bytes, weights, .. } = &self.backend.interleaved;
+        let entry = &weights[part.entry];
+        let kernels = self.type_kernels(&entry.weight);
+        let first = entry.groups.start;
+        let items = first + part.groups.start..first + part.groups.end;
+        let chunk = (TICKET_BYTES / entry.group_bytes).max(1);
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets_of(items, chunk) {
+                let groups = ticket.items();
+                let rows = (groups.start - first) * entry.group_bytes
+                    ..(groups.end - first) * entry.group_bytes;
+                let out = bytes.write_cells(&mut ticket, entry.group_bytes);
+                kernels.interleave(&entry.weight.bytes()[rows], entry.weight.row_bytes(), out);
+            }
+        });
+    }
+}
