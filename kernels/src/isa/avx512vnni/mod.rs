@@ -1,0 +1,123 @@
+//! AVX-512 VNNI: panels of tokens against every quantized type.
+//!
+//! `vpdpbusd` multiplies four bytes by four and adds them to an i32, where AVX2 takes three
+//! instructions and limits on the codes. All the rest is as fast in AVX2's kernels, and theirs.
+//!
+//! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
+//! leave this file only inside [`TABLE`], and that only against an [`Avx512Vnni`] token, which
+//! also proves what AVX2's entries need.
+
+#![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
+
+mod mem;
+mod panels;
+mod vector;
+
+use super::avx2;
+use super::avx2::unpack::{self, Codes32};
+use crate::act::{Acts, Layout};
+use crate::block::*;
+use crate::isa::Level;
+use crate::isa::detect::Avx512Vnni;
+use crate::table::{KernelTable, MatmulFn, Scratch, TypeKernels};
+use gguf_rs_lite::GgmlType;
+
+pub(crate) use panels::PanelScratch;
+
+/// The table, for those who can show that the CPU has the features.
+pub(crate) fn table(_: Avx512Vnni) -> &'static KernelTable {
+    &TABLE
+}
+
+static TABLE: KernelTable = KernelTable {
+    level: Level::Avx512Vnni,
+    types: &TYPES,
+    float: avx2::FLOAT,
+    pack: avx2::entry_pack,
+};
+
+static TYPES: [TypeKernels; avx2::TYPES.len()] = {
+    let mut types = avx2::TYPES;
+    let mut i = 0;
+    while i < types.len() {
+        if let Some(matmul) = matmul_of(types[i].ty) {
+            types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
+        }
+        i += 1;
+    }
+    types
+};
+
+/// Matrix products: `type, name: kernel of panels(what unpacks a block)`, rows being AVX2's.
+macro_rules! matmuls {
+    ($($ty:ident, $name:ident: $panels:ident($($argument:expr),*);)*) => {
+        const fn matmul_of(ty: GgmlType) -> Option<MatmulFn> {
+            match ty {
+                $(GgmlType::$ty => Some($name),)*
+                _ => None,
+            }
+        }
+
+        $(fn $name(
+            w: &[u8],
+            n_rows: usize,
+            acts: &Acts<'_>,
+            scratch: &mut Scratch,
+            y: &mut [f32],
+        ) {
+            #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            fn kernel(
+                w: &[u8],
+                n_rows: usize,
+                acts: &Acts<'_>,
+                scratch: &mut PanelScratch,
+                y: &mut [f32],
+            ) {
+                panels::$panels(w, n_rows, acts, scratch, y, $($argument),*)
+            }
+            match acts.plan.layout() {
+                Layout::Rows => avx2::$name(w, n_rows, acts, scratch, y),
+                // SAFETY: the CPU has the features, see the head of this file.
+                Layout::Panels => unsafe { kernel(w, n_rows, acts, &mut scratch.panels_vnni, y) },
+            }
+        })*
+    };
+}
+
+matmuls! {
+    Q4_0, q4_0: blocks_32(
+        |b: &BlockQ4_0| panels::less(unpack::nibbles(&b.qs), BlockQ4_0::OFFSET),
+        |b| b.scales()
+    );
+    Q4_1, q4_1: blocks_32(
+        |b: &BlockQ4_1| panels::less(unpack::nibbles(&b.qs), BlockQ4_1::OFFSET),
+        |b| b.scales()
+    );
+    Q5_0, q5_0: blocks_32(
+        |b: &BlockQ5_0| {
+            panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_0::OFFSET)
+        },
+        |b| b.scales()
+    );
+    Q5_1, q5_1: blocks_32(
+        |b: &BlockQ5_1| {
+            panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_1::OFFSET)
+        },
+        |b| b.scales()
+    );
+    Q8_0, q8_0: blocks_32(
+        |b: &BlockQ8_0| avx2::mem::load(&b.qs),
+        |b: &BlockQ8_0| [b.d, F16([0; 2])]
+    );
+    Q2_K, q2_k: blocks_256(|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
+    Q3_K, q3_k: blocks_256(|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
+    Q4_K, q4_k: blocks_256(
+        |b, j| unpack::q4_k(b, j),
+        |b: &BlockQ4K| unpack::scales_and_mins(&b.scales)
+    );
+    Q5_K, q5_k: blocks_256(
+        |b, j| unpack::q5_k(b, j),
+        |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
+    );
+    Q6_K, q6_k: blocks_256(|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+}
