@@ -183,7 +183,7 @@ pub struct Scratch {
     #[cfg(target_arch = "x86_64")]
     pub(crate) panels: crate::isa::avx2::PanelScratch,
     #[cfg(target_arch = "x86_64")]
-    pub(crate) panels_vnni: crate::isa::avx512vnni::PanelScratch,
+    pub(crate) vnni: crate::isa::avx512vnni::VnniScratch,
     /// Some rows of float weights.
     #[cfg(target_arch = "x86_64")]
     pub(crate) widened: Vec<block::F32>,
@@ -197,7 +197,7 @@ impl Scratch {
             #[cfg(target_arch = "x86_64")]
             panels: crate::isa::avx2::PanelScratch::new(),
             #[cfg(target_arch = "x86_64")]
-            panels_vnni: crate::isa::avx512vnni::PanelScratch::new(),
+            vnni: crate::isa::avx512vnni::VnniScratch::new(max_cols),
             #[cfg(target_arch = "x86_64")]
             widened: vec![block::F32::default(); crate::isa::avx2::WIDENED_ROWS * max_cols],
         }

@@ -74,7 +74,7 @@ pub(in crate::isa) fn store_ps(x: &mut [f32; 8], value: __m256) {
 /// Four floats.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(super) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
+pub(in crate::isa) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
     // SAFETY: four floats are 16 bytes; the store takes any alignment.
     unsafe { _mm_storeu_ps(x.as_mut_ptr(), value) }
 }
@@ -82,7 +82,7 @@ pub(super) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
 /// Up to eight floats, zeros behind them.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn load_some(x: &[f32]) -> __m256 {
+pub(in crate::isa) fn load_some(x: &[f32]) -> __m256 {
     let mut lanes = [0.0; 8];
     lanes[..x.len()].copy_from_slice(x);
     load_ps(&lanes)

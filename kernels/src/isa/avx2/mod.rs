@@ -9,7 +9,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
-mod dense;
+pub(in crate::isa) mod dense;
 mod exp;
 mod float;
 pub(in crate::isa) mod mem;

@@ -93,7 +93,7 @@ pub(super) fn sum_ps(x: __m256) -> f32 {
 /// [`sum_ps`] of four registers, in the four lanes.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn sum_4_ps(x: &[__m256; 4]) -> __m128 {
+pub(in crate::isa) fn sum_4_ps(x: &[__m256; 4]) -> __m128 {
     let (mut a, mut b) = (fold_half(x[0]), fold_half(x[1]));
     let (mut c, mut d) = (fold_half(x[2]), fold_half(x[3]));
     _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);

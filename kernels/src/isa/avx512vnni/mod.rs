@@ -1,7 +1,8 @@
-//! AVX-512 VNNI: panels of tokens against every quantized type.
+//! AVX-512 VNNI: prefill, of every type.
 //!
 //! `vpdpbusd` multiplies four bytes by four and adds them to an i32, where AVX2 takes three
-//! instructions and limits on the codes. All the rest is as fast in AVX2's kernels, and theirs.
+//! instructions and limits on the codes; 32 registers make larger tiles of floats. All the rest,
+//! products of up to [`ROWS_MAX`] tokens among it, is as fast in AVX2's kernels, and theirs.
 //!
 //! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
 //! leave this file only inside [`TABLE`], and that only against an [`Avx512Vnni`] token, which
@@ -9,20 +10,19 @@
 
 #![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
 
+mod dense;
 mod mem;
 mod panels;
 mod vector;
 
 use super::avx2;
 use super::avx2::unpack::{self, Codes32};
-use crate::act::{Acts, Layout};
+use crate::act::{Acts, ROWS_MAX};
 use crate::block::*;
 use crate::isa::Level;
 use crate::isa::detect::Avx512Vnni;
 use crate::table::{KernelTable, MatmulFn, Scratch, TypeKernels};
 use gguf_rs_lite::GgmlType;
-
-pub(crate) use panels::PanelScratch;
 
 /// The table, for those who can show that the CPU has the features.
 pub(crate) fn table(_: Avx512Vnni) -> &'static KernelTable {
@@ -48,9 +48,30 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
     types
 };
 
-/// Matrix products: `type, name: kernel of panels(what unpacks a block)`, rows being AVX2's.
+/// Where a thread unpacks weights, and sums; empty on CPUs without the level.
+#[derive(Debug)]
+pub(crate) struct VnniScratch {
+    panels: panels::PanelScratch,
+    /// Some rows of float weights.
+    groups: Vec<dense::Group>,
+}
+
+impl VnniScratch {
+    /// For rows of at most `max_cols` elements.
+    pub fn new(max_cols: usize) -> VnniScratch {
+        match Avx512Vnni::new() {
+            Some(_) => VnniScratch {
+                panels: panels::PanelScratch::new(),
+                groups: vec![dense::Group::default(); max_cols.div_ceil(8)],
+            },
+            None => VnniScratch { panels: panels::PanelScratch::default(), groups: Vec::new() },
+        }
+    }
+}
+
+/// Matrix products: `type, name: kernel of many tokens(what unpacks a block)`.
 macro_rules! matmuls {
-    ($($ty:ident, $name:ident: $panels:ident($($argument:expr),*);)*) => {
+    ($($ty:ident, $name:ident: $kernel:path, ($($argument:expr),*);)*) => {
         const fn matmul_of(ty: GgmlType) -> Option<MatmulFn> {
             match ty {
                 $(GgmlType::$ty => Some($name),)*
@@ -70,54 +91,57 @@ macro_rules! matmuls {
                 w: &[u8],
                 n_rows: usize,
                 acts: &Acts<'_>,
-                scratch: &mut PanelScratch,
+                scratch: &mut VnniScratch,
                 y: &mut [f32],
             ) {
-                panels::$panels(w, n_rows, acts, scratch, y, $($argument),*)
+                $kernel(w, n_rows, acts, scratch, y, $($argument),*)
             }
-            match acts.plan.layout() {
-                Layout::Rows => avx2::$name(w, n_rows, acts, scratch, y),
-                // SAFETY: the CPU has the features, see the head of this file.
-                Layout::Panels => unsafe { kernel(w, n_rows, acts, &mut scratch.panels_vnni, y) },
+            if acts.plan.n_tokens <= ROWS_MAX {
+                return avx2::$name(w, n_rows, acts, scratch, y);
             }
+            // SAFETY: the CPU has the features, see the head of this file.
+            unsafe { kernel(w, n_rows, acts, &mut scratch.vnni, y) }
         })*
     };
 }
 
 matmuls! {
-    Q4_0, q4_0: blocks_32(
+    F32, f32: dense::matmul, (|w| avx2::dense::widen_f32(w));
+    F16, f16: dense::matmul, (|w| avx2::dense::widen_f16(w));
+    BF16, bf16: dense::matmul, (|w| avx2::dense::widen_bf16(w));
+    Q4_0, q4_0: panels::blocks_32, (
         |b: &BlockQ4_0| panels::less(unpack::nibbles(&b.qs), BlockQ4_0::OFFSET),
         |b| b.scales()
     );
-    Q4_1, q4_1: blocks_32(
+    Q4_1, q4_1: panels::blocks_32, (
         |b: &BlockQ4_1| panels::less(unpack::nibbles(&b.qs), BlockQ4_1::OFFSET),
         |b| b.scales()
     );
-    Q5_0, q5_0: blocks_32(
+    Q5_0, q5_0: panels::blocks_32, (
         |b: &BlockQ5_0| {
             panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_0::OFFSET)
         },
         |b| b.scales()
     );
-    Q5_1, q5_1: blocks_32(
+    Q5_1, q5_1: panels::blocks_32, (
         |b: &BlockQ5_1| {
             panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_1::OFFSET)
         },
         |b| b.scales()
     );
-    Q8_0, q8_0: blocks_32(
+    Q8_0, q8_0: panels::blocks_32, (
         |b: &BlockQ8_0| avx2::mem::load(&b.qs),
         |b: &BlockQ8_0| [b.d, F16([0; 2])]
     );
-    Q2_K, q2_k: blocks_256(|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
-    Q3_K, q3_k: blocks_256(|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
-    Q4_K, q4_k: blocks_256(
+    Q2_K, q2_k: panels::blocks_256, (|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
+    Q3_K, q3_k: panels::blocks_256, (|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
+    Q4_K, q4_k: panels::blocks_256, (
         |b, j| unpack::q4_k(b, j),
         |b: &BlockQ4K| unpack::scales_and_mins(&b.scales)
     );
-    Q5_K, q5_k: blocks_256(
+    Q5_K, q5_k: panels::blocks_256, (
         |b, j| unpack::q5_k(b, j),
         |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
     );
-    Q6_K, q6_k: blocks_256(|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+    Q6_K, q6_k: panels::blocks_256, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
 }

@@ -13,6 +13,7 @@
 //! rows by [`BLOCK_COLS`] columns are unpacked into L2, a pair of panels of that depth stays in
 //! L1, f32 sums of [`BLOCK_UNITS`] panels in L2.
 
+use super::VnniScratch;
 use super::mem::{load_ps, store_ps};
 use super::vector::{
     all, codes, dot_add, float, minus_mul_add, mul, mul_add, pair_sums, scales, sums, times,
@@ -25,7 +26,6 @@ use crate::isa::avx2::pack::transpose;
 use crate::isa::avx2::panels::Panel;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
 use crate::isa::avx2::unpack::{Codes256, Scales, half};
-use crate::isa::detect::Avx512Vnni;
 use std::arch::x86_64::*;
 
 /// Weight rows of a tile.
@@ -40,9 +40,9 @@ const BLOCK_UNITS: usize = 64;
 /// The f32 sums of a tile, `[row][token]`.
 type Sums = [[f32; 2 * PANEL_TOKENS]; R];
 
-/// Where a thread unpacks weights, and sums; empty on CPUs without the level.
-#[derive(Debug)]
-pub(crate) struct PanelScratch {
+/// Where a thread unpacks weights, and sums.
+#[derive(Debug, Default)]
+pub(super) struct PanelScratch {
     of_32: Vec<Row32>,
     of_256: Vec<Row256>,
     sums: Vec<Sums>,
@@ -50,11 +50,10 @@ pub(crate) struct PanelScratch {
 
 impl PanelScratch {
     pub fn new() -> PanelScratch {
-        let rows = if Avx512Vnni::new().is_some() { BLOCK_ROWS } else { 0 };
         PanelScratch {
-            of_32: vec![Row32::default(); rows * BLOCK_COLS / 32],
-            of_256: vec![Row256::default(); rows * BLOCK_COLS / 256],
-            sums: vec![Sums::default(); rows / R * BLOCK_UNITS / 2],
+            of_32: vec![Row32::default(); BLOCK_ROWS * BLOCK_COLS / 32],
+            of_256: vec![Row256::default(); BLOCK_ROWS * BLOCK_COLS / 256],
+            sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
     }
 }
@@ -126,7 +125,7 @@ pub(super) fn blocks_32<B: Block32>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
-    scratch: &mut PanelScratch,
+    scratch: &mut VnniScratch,
     y: &mut [f32],
     codes: impl Fn(&B) -> __m256i,
     scales: impl Fn(&B) -> [F16; 2],
@@ -135,7 +134,7 @@ pub(super) fn blocks_32<B: Block32>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_32, &mut scratch.sums),
+        (&mut scratch.panels.of_32, &mut scratch.panels.sums),
         y,
         |block, row| unpack_32(codes(block), scales(block), row),
         |w, pair, sums| tile_32::<B, 2>(w, &pair, sums),
@@ -150,7 +149,7 @@ pub(super) fn blocks_256<B: Super>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
-    scratch: &mut PanelScratch,
+    scratch: &mut VnniScratch,
     y: &mut [f32],
     codes: impl Fn(&B, usize) -> __m256i,
     scales: impl Fn(&B) -> Scales,
@@ -159,7 +158,7 @@ pub(super) fn blocks_256<B: Super>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_256, &mut scratch.sums),
+        (&mut scratch.panels.of_256, &mut scratch.panels.sums),
         y,
         |block, row| unpack_256(block, &codes, scales(block), row),
         |w, pair, sums| tile_256::<B, 2>(w, &pair, sums),
