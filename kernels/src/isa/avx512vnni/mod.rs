@@ -2,7 +2,7 @@
 //!
 //! `vpdpbusd` multiplies four bytes by four and adds them to an i32, where AVX2 takes three
 //! instructions and limits on the codes; 32 registers make larger tiles of floats. All the rest,
-//! products of up to [`ROWS_MAX`] tokens among it, is as fast in AVX2's kernels, and theirs.
+//! products of few tokens among it, is as fast in AVX2's kernels, and theirs.
 //!
 //! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
 //! leave this file only inside [`TABLE`], and that only against an [`Avx512Vnni`] token, which
@@ -69,9 +69,10 @@ impl VnniScratch {
     }
 }
 
-/// Matrix products: `type, name: kernel of many tokens(what unpacks a block)`.
+/// Matrix products: `type, name: kernel of more than so many tokens, (what unpacks
+/// a block)`.
 macro_rules! matmuls {
-    ($($ty:ident, $name:ident: $kernel:path, ($($argument:expr),*);)*) => {
+    ($($ty:ident, $name:ident: $kernel:path, $few:path, ($($argument:expr),*);)*) => {
         const fn matmul_of(ty: GgmlType) -> Option<MatmulFn> {
             match ty {
                 $(GgmlType::$ty => Some($name),)*
@@ -96,7 +97,7 @@ macro_rules! matmuls {
             ) {
                 $kernel(w, n_rows, acts, scratch, y, $($argument),*)
             }
-            if acts.plan.n_tokens <= ROWS_MAX {
+            if acts.plan.n_tokens <= $few {
                 return avx2::$name(w, n_rows, acts, scratch, y);
             }
             // SAFETY: the CPU has the features, see the head of this file.
@@ -106,42 +107,42 @@ macro_rules! matmuls {
 }
 
 matmuls! {
-    F32, f32: dense::matmul, (|w| avx2::dense::widen_f32(w));
-    F16, f16: dense::matmul, (|w| avx2::dense::widen_f16(w));
-    BF16, bf16: dense::matmul, (|w| avx2::dense::widen_bf16(w));
-    Q4_0, q4_0: panels::blocks_32, (
+    F32, f32: dense::matmul, dense::FEW, (|w| avx2::dense::widen_f32(w));
+    F16, f16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_f16(w));
+    BF16, bf16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_bf16(w));
+    Q4_0, q4_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ4_0| panels::less(unpack::nibbles(&b.qs), BlockQ4_0::OFFSET),
         |b| b.scales()
     );
-    Q4_1, q4_1: panels::blocks_32, (
+    Q4_1, q4_1: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ4_1| panels::less(unpack::nibbles(&b.qs), BlockQ4_1::OFFSET),
         |b| b.scales()
     );
-    Q5_0, q5_0: panels::blocks_32, (
+    Q5_0, q5_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ5_0| {
             panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_0::OFFSET)
         },
         |b| b.scales()
     );
-    Q5_1, q5_1: panels::blocks_32, (
+    Q5_1, q5_1: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ5_1| {
             panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_1::OFFSET)
         },
         |b| b.scales()
     );
-    Q8_0, q8_0: panels::blocks_32, (
+    Q8_0, q8_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ8_0| avx2::mem::load(&b.qs),
         |b: &BlockQ8_0| [b.d, F16([0; 2])]
     );
-    Q2_K, q2_k: panels::blocks_256, (|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
-    Q3_K, q3_k: panels::blocks_256, (|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
-    Q4_K, q4_k: panels::blocks_256, (
+    Q2_K, q2_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
+    Q3_K, q3_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
+    Q4_K, q4_k: panels::blocks_256, ROWS_MAX, (
         |b, j| unpack::q4_k(b, j),
         |b: &BlockQ4K| unpack::scales_and_mins(&b.scales)
     );
-    Q5_K, q5_k: panels::blocks_256, (
+    Q5_K, q5_k: panels::blocks_256, ROWS_MAX, (
         |b, j| unpack::q5_k(b, j),
         |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
     );
-    Q6_K, q6_k: panels::blocks_256, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+    Q6_K, q6_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
 }
