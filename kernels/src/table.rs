@@ -36,13 +36,13 @@ impl KernelTable {
     /// The best this CPU has, unless the environment variable `TEFF_ISA` names a lower level. A
     /// name that is no level's is passed over: [`KernelTable::from_env`] tells.
     pub fn detect() -> &'static KernelTable {
-        KernelTable::from_env().unwrap_or_else(|_| KernelTable::at_most(Level::Avx2))
+        KernelTable::from_env().unwrap_or_else(|_| KernelTable::at_most(Level::BEST))
     }
 
     /// As [`KernelTable::detect`], with an error if `TEFF_ISA` names no level.
     pub fn from_env() -> Result<&'static KernelTable, UnknownLevel> {
         match std::env::var_os(TEFF_ISA) {
-            None => Ok(KernelTable::at_most(Level::Avx2)),
+            None => Ok(KernelTable::at_most(Level::BEST)),
             Some(name) => Ok(KernelTable::at_most(name.to_string_lossy().parse()?)),
         }
     }
@@ -54,6 +54,11 @@ impl KernelTable {
             Level::Avx2 => match crate::isa::detect::Avx2::new() {
                 Some(token) => crate::isa::avx2::table(token),
                 None => &SCALAR,
+            },
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => match crate::isa::detect::Avx512Vnni::new() {
+                Some(token) => crate::isa::avx512vnni::table(token),
+                None => KernelTable::at_most(Level::Avx2),
             },
             _ => &SCALAR,
         }
@@ -261,6 +266,8 @@ pub struct Scratch {
     native: Vec<u8>,
     #[cfg(target_arch = "x86_64")]
     pub(crate) panels: crate::isa::avx2::PanelScratch,
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) vnni: crate::isa::avx512vnni::VnniScratch,
     /// Some rows of float weights.
     #[cfg(target_arch = "x86_64")]
     pub(crate) widened: Vec<block::F32>,
@@ -274,6 +281,8 @@ impl Scratch {
             native: Vec::new(),
             #[cfg(target_arch = "x86_64")]
             panels: crate::isa::avx2::PanelScratch::new(),
+            #[cfg(target_arch = "x86_64")]
+            vnni: crate::isa::avx512vnni::VnniScratch::new(max_cols),
             #[cfg(target_arch = "x86_64")]
             widened: vec![block::F32::default(); crate::isa::avx2::WIDENED_ROWS * max_cols],
         }

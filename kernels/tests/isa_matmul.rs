@@ -196,6 +196,15 @@ fn levels_and_types() {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         assert_eq!(KernelTable::at_most(Level::Avx2).level() == Level::Avx2, has);
+        let has = has
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        let table = KernelTable::at_most(Level::Avx512Vnni);
+        assert_eq!(table.level() == Level::Avx512Vnni, has);
+        assert!(!has || TYPES.iter().all(|&ty| kernels(table, ty).level == Level::Avx512Vnni));
     }
 }
 
@@ -256,6 +265,8 @@ fn no_result_depends_on_the_batch() {
     for table in tables() {
         for ty in TYPES {
             let (rows, cols) = (5 + random.below(9), 256 * (1 + random.below(2)));
+            // Rows of floats need not be whole registers.
+            let cols = if is_float(ty) { cols + random.below(8) } else { cols };
             let w = weights(ty, rows, cols, Blocks::Tame, &mut random);
             let x = inputs(40 * cols, &mut random);
             let single: Vec<u32> =

@@ -14,8 +14,28 @@ impl Avx2 {
     }
 }
 
+/// Proof of what [`Avx2`] shows and of AVX-512 F, BW, DQ, VL and VNNI, likewise saved.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512Vnni(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Vnni {
+    /// `None` on CPUs without.
+    pub fn new() -> Option<Avx512Vnni> {
+        cpufeatures::new!(avx512, "avx512f", "avx512bw", "avx512dq", "avx512vl");
+        Avx2::new().filter(|_| avx512::get() && has_avx512vnni()).map(|_| Avx512Vnni(()))
+    }
+}
+
 /// CPUID leaf 1, ecx bit 29, which `cpufeatures` does not know.
 #[cfg(target_arch = "x86_64")]
 fn has_f16c() -> bool {
     std::arch::x86_64::__cpuid(1).ecx >> 29 & 1 == 1
+}
+
+/// CPUID leaf 7, ecx bit 11, which `cpufeatures` does not know; CPUs with AVX2 have the leaf.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512vnni() -> bool {
+    std::arch::x86_64::__cpuid_count(7, 0).ecx >> 11 & 1 == 1
 }

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512vnni;
 pub(crate) mod detect;
 pub(crate) mod scalar;
 
@@ -19,17 +21,22 @@ pub enum Level {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
     Avx2,
+    /// The same with AVX-512 VNNI: Zen 4, Ice Lake and later.
+    Avx512Vnni,
 }
 
 impl Level {
     /// All levels, worst first.
-    pub const ALL: [Level; 2] = [Level::Scalar, Level::Avx2];
+    pub const ALL: [Level; 3] = [Level::Scalar, Level::Avx2, Level::Avx512Vnni];
+
+    pub(crate) const BEST: Level = Level::ALL[Level::ALL.len() - 1];
 
     /// The spelling of [`Level::from_str`].
     pub const fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
             Level::Avx2 => "avx2",
+            Level::Avx512Vnni => "avx512vnni",
         }
     }
 }

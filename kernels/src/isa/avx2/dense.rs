@@ -18,21 +18,21 @@ const T: usize = 3;
 /// Eight numbers of a row, exactly.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn widen_f32(w: &[F32; 8]) -> __m256 {
+pub(in crate::isa) fn widen_f32(w: &[F32; 8]) -> __m256 {
     _mm256_castsi256_ps(super::mem::load(w))
 }
 
 /// Eight numbers of a row, exactly.
 #[inline]
 #[target_feature(enable = "avx,f16c")]
-pub(super) fn widen_f16(w: &[F16; 8]) -> __m256 {
+pub(in crate::isa) fn widen_f16(w: &[F16; 8]) -> __m256 {
     _mm256_cvtph_ps(super::mem::load_16(w))
 }
 
 /// Eight numbers of a row, exactly.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn widen_bf16(w: &[Bf16; 8]) -> __m256 {
+pub(in crate::isa) fn widen_bf16(w: &[Bf16; 8]) -> __m256 {
     let bits = _mm256_cvtepu16_epi32(super::mem::load_16(w));
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
 }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 /// 32 bytes.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn load<T: Bytes32>(x: &T) -> __m256i {
+pub(in crate::isa) fn load<T: Bytes32>(x: &T) -> __m256i {
     // SAFETY: `Bytes32` types are 32 bytes without padding; the load takes any alignment.
     unsafe { _mm256_loadu_si256(std::ptr::from_ref(x).cast()) }
 }
@@ -15,7 +15,7 @@ pub(super) fn load<T: Bytes32>(x: &T) -> __m256i {
 /// 32 bytes.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn store<T: Bytes32>(x: &mut T, value: __m256i) {
+pub(in crate::isa) fn store<T: Bytes32>(x: &mut T, value: __m256i) {
     // SAFETY: `Bytes32` types are 32 bytes and take any bits; the store takes any alignment.
     unsafe { _mm256_storeu_si256(std::ptr::from_mut(x).cast(), value) }
 }
@@ -66,7 +66,7 @@ pub(super) fn spread<T: Bytes4>(x: &T) -> __m256i {
 /// Eight floats.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn load_ps(x: &[f32; 8]) -> __m256 {
+pub(in crate::isa) fn load_ps(x: &[f32; 8]) -> __m256 {
     // SAFETY: eight floats are 32 bytes; the load takes any alignment.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
@@ -74,7 +74,7 @@ pub(super) fn load_ps(x: &[f32; 8]) -> __m256 {
 /// Eight floats.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn store_ps(x: &mut [f32; 8], value: __m256) {
+pub(in crate::isa) fn store_ps(x: &mut [f32; 8], value: __m256) {
     // SAFETY: eight floats are 32 bytes; the store takes any alignment.
     unsafe { _mm256_storeu_ps(x.as_mut_ptr(), value) }
 }
@@ -82,7 +82,7 @@ pub(super) fn store_ps(x: &mut [f32; 8], value: __m256) {
 /// Four floats.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(super) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
+pub(in crate::isa) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
     // SAFETY: four floats are 16 bytes; the store takes any alignment.
     unsafe { _mm_storeu_ps(x.as_mut_ptr(), value) }
 }
@@ -90,7 +90,7 @@ pub(super) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
 /// Up to eight floats, zeros behind them.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn load_some(x: &[f32]) -> __m256 {
+pub(in crate::isa) fn load_some(x: &[f32]) -> __m256 {
     let mut lanes = [0.0; 8];
     lanes[..x.len()].copy_from_slice(x);
     load_ps(&lanes)
@@ -150,7 +150,7 @@ pub(super) fn prefetch<const HINT: i32, T>(x: &T, bytes: usize) {
 ///
 /// # Safety
 /// 32 bytes, no padding, every bit pattern a value.
-pub(super) unsafe trait Bytes32 {}
+pub(in crate::isa) unsafe trait Bytes32 {}
 
 // SAFETY: arrays of integers, 32 bytes each.
 unsafe impl Bytes32 for [i8; 32] {}

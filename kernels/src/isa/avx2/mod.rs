@@ -1,23 +1,24 @@
 //! AVX2, FMA and F16C: the table, and safe entries to the kernels.
 //!
 //! An entry's one `unsafe` calls a function of the three features. It is sound because entries
-//! leave this file only inside [`TABLE`], and that only against an [`Avx2`] token.
+//! leave this file only inside [`TABLE`], and that only against an [`Avx2`] token; higher levels,
+//! whose tokens prove as much, call some of them.
 //!
 //! Hot loops count and index: `array::map` and `from_fn` lack the features, so what they are given
 //! is not inlined through them.
 
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
-mod dense;
+pub(in crate::isa) mod dense;
 mod exp;
 mod float;
-mod lanes;
-mod mem;
-mod pack;
-mod panels;
+pub(in crate::isa) mod lanes;
+pub(in crate::isa) mod mem;
+pub(in crate::isa) mod pack;
+pub(in crate::isa) mod panels;
 mod rows;
-mod sum;
-mod unpack;
+pub(in crate::isa) mod sum;
+pub(in crate::isa) mod unpack;
 
 use crate::act::{ActPlan, ActUnit, Acts, Layout};
 use crate::block::*;
@@ -44,7 +45,7 @@ pub(crate) fn table(_: Avx2) -> &'static KernelTable {
 static TABLE: KernelTable =
     KernelTable { level: Level::Avx2, types: &TYPES, float: FLOAT, pack: entry_pack };
 
-static TYPES: [TypeKernels; 13] = [
+pub(in crate::isa) const TYPES: [TypeKernels; 13] = [
     on_avx2(floats::<F32>(), f32),
     on_avx2(floats::<F16>(), f16),
     on_avx2(floats::<Bf16>(), bf16),
@@ -71,7 +72,13 @@ const fn with_lanes(native: TypeKernels, matmul: InterleavedFn) -> TypeKernels {
 /// Matrix products: `name: module::function(what unpacks a block)`.
 macro_rules! matmuls {
     ($($name:ident: $layouts:ident($($argument:tt)*);)*) => {$(
-        fn $name(w: &[u8], n_rows: usize, acts: &Acts<'_>, scratch: &mut Scratch, y: &mut [f32]) {
+        pub(in crate::isa) fn $name(
+            w: &[u8],
+            n_rows: usize,
+            acts: &Acts<'_>,
+            scratch: &mut Scratch,
+            y: &mut [f32],
+        ) {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn kernel(
                 w: &[u8],
@@ -281,14 +288,14 @@ matmuls! {
     );
 }
 
-fn entry_pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
+pub(in crate::isa) fn entry_pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
     // SAFETY: the CPU has the features, see the head of this file.
     unsafe { pack::pack(plan, x, unit) }
 }
 
 macro_rules! float_ops {
     ($($name:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)?;)*) => {
-        const FLOAT: FloatOps = FloatOps {
+        pub(in crate::isa) const FLOAT: FloatOps = FloatOps {
             $($name: {
                 fn entry($($arg: $ty),*) $(-> $out)? {
                     // SAFETY: the CPU has the features, see the head of this file.

@@ -108,15 +108,15 @@ impl Default for Row256 {
 
 /// One panel from some block of 32 on.
 #[derive(Clone, Copy)]
-struct Panel<'a> {
+pub(in crate::isa) struct Panel<'a> {
     /// `[block][word of four k]`
-    q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]],
-    d: &'a [[f32; PANEL_TOKENS]],
-    s: &'a [[[i16; SUMS]; PANEL_TOKENS]],
+    pub q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]],
+    pub d: &'a [[f32; PANEL_TOKENS]],
+    pub s: &'a [[[i16; SUMS]; PANEL_TOKENS]],
 }
 
 impl<'a> Panel<'a> {
-    fn new(acts: &Acts<'a>, unit: usize, first: usize, n: usize) -> Self {
+    pub fn new(acts: &Acts<'a>, unit: usize, first: usize, n: usize) -> Self {
         let plan = acts.plan;
         let q = &acts.q[unit * plan.q_len()..][..plan.q_len()];
         let d = &acts.d[unit * plan.d_len()..][..plan.d_len()];

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 /// Lane `i` of the result is the sum of the eight i32 of `p[i]`.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn sum_8(p: &[__m256i; 8]) -> __m256i {
+pub(in crate::isa) fn sum_8(p: &[__m256i; 8]) -> __m256i {
     let a = sum_4(p[0], p[1], p[2], p[3]);
     let b = sum_4(p[4], p[5], p[6], p[7]);
     let (straight, crossed) = cross_128(a, b);
@@ -24,7 +24,7 @@ pub(super) fn pairs_by_half(p: &[__m256i; 8]) -> [__m256i; 2] {
 /// The sums of the four i32 of each half, word by word.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+pub(in crate::isa) fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
     let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
     let (straight, crossed) = cross_64(ab, cd);
@@ -68,7 +68,7 @@ pub(super) fn cross_128(a: __m256i, b: __m256i) -> (__m256i, __m256i) {
 /// The sum of eight i32.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn sum_lanes(x: __m256i) -> i32 {
+pub(in crate::isa) fn sum_lanes(x: __m256i) -> i32 {
     let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
     let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
     let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
@@ -93,7 +93,7 @@ pub(super) fn sum_ps(x: __m256) -> f32 {
 /// [`sum_ps`] of four registers, in the four lanes.
 #[inline]
 #[target_feature(enable = "avx")]
-pub(super) fn sum_4_ps(x: &[__m256; 4]) -> __m128 {
+pub(in crate::isa) fn sum_4_ps(x: &[__m256; 4]) -> __m128 {
     let (mut a, mut b) = (fold_half(x[0]), fold_half(x[1]));
     let (mut c, mut d) = (fold_half(x[2]), fold_half(x[3]));
     _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);

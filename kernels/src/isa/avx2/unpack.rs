@@ -10,7 +10,7 @@ use crate::block::*;
 use std::arch::x86_64::*;
 
 /// A type in blocks of 32 whose codes have at most 5 bits.
-pub(super) trait Codes32: Block32 {
+pub(in crate::isa) trait Codes32: Block32 {
     /// Value = d * (code - OFFSET) + m.
     const OFFSET: i32;
     /// The largest code.
@@ -20,7 +20,7 @@ pub(super) trait Codes32: Block32 {
 }
 
 /// A type in blocks of 256.
-pub(super) trait Codes256: Block256 {
+pub(in crate::isa) trait Codes256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
     const OFFSET: i32;
     /// The largest code.
@@ -32,7 +32,7 @@ pub(super) trait Codes256: Block256 {
 }
 
 /// The scales and minimums of a super-block as 16 i16, one per 16 elements.
-pub(super) struct Scales {
+pub(in crate::isa) struct Scales {
     pub scales: __m256i,
     pub mins: __m256i,
 }
@@ -100,14 +100,14 @@ pub(super) fn halves(h: [F16; 8]) -> __m256 {
 /// One half as a float.
 #[inline]
 #[target_feature(enable = "avx,f16c")]
-pub(super) fn half(h: F16) -> f32 {
+pub(in crate::isa) fn half(h: F16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(h.0).into())))
 }
 
 /// The codes of Q4_0 and Q4_1: low nibbles, then high ones.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn nibbles(qs: &[u8; 16]) -> __m256i {
+pub(in crate::isa) fn nibbles(qs: &[u8; 16]) -> __m256i {
     let low = load_16(qs);
     let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
     _mm256_and_si256(both, _mm256_set1_epi8(15))
@@ -116,7 +116,7 @@ pub(super) fn nibbles(qs: &[u8; 16]) -> __m256i {
 /// The codes of Q5_0 and Q5_1.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i {
+pub(in crate::isa) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i {
     // Byte i gets byte i / 8 of `qh`, of which bit i % 8 is to be found.
     let spread =
         _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
@@ -129,7 +129,7 @@ pub(super) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i {
 /// The codes of Q2_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q2_k(b: &BlockQ2K, j: usize) -> __m256i {
+pub(in crate::isa) fn q2_k(b: &BlockQ2K, j: usize) -> __m256i {
     let plane = shifted(load(&b.qs.as_chunks::<32>().0[j / 4]), 2 * (j as i32 % 4));
     _mm256_and_si256(plane, _mm256_set1_epi8(3))
 }
@@ -137,7 +137,7 @@ pub(super) fn q2_k(b: &BlockQ2K, j: usize) -> __m256i {
 /// The codes of Q3_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q3_k(b: &BlockQ3K, j: usize) -> __m256i {
+pub(in crate::isa) fn q3_k(b: &BlockQ3K, j: usize) -> __m256i {
     let low = shifted(load(&b.qs.as_chunks::<32>().0[j / 4]), 2 * (j as i32 % 4));
     let third = shifted(load(&b.hmask), j as i32 - 2);
     let third = _mm256_and_si256(third, _mm256_set1_epi8(4));
@@ -147,7 +147,7 @@ pub(super) fn q3_k(b: &BlockQ3K, j: usize) -> __m256i {
 /// The codes of Q4_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q4_k(b: &BlockQ4K, j: usize) -> __m256i {
+pub(in crate::isa) fn q4_k(b: &BlockQ4K, j: usize) -> __m256i {
     let plane = shifted(load(&b.qs.as_chunks::<32>().0[j / 2]), 4 * (j as i32 % 2));
     _mm256_and_si256(plane, _mm256_set1_epi8(15))
 }
@@ -155,7 +155,7 @@ pub(super) fn q4_k(b: &BlockQ4K, j: usize) -> __m256i {
 /// The codes of Q5_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q5_k(b: &BlockQ5K, j: usize) -> __m256i {
+pub(in crate::isa) fn q5_k(b: &BlockQ5K, j: usize) -> __m256i {
     let low = shifted(load(&b.qs.as_chunks::<32>().0[j / 2]), 4 * (j as i32 % 2));
     let fifth = shifted(load(&b.qh), j as i32 - 4);
     let fifth = _mm256_and_si256(fifth, _mm256_set1_epi8(16));
@@ -165,7 +165,7 @@ pub(super) fn q5_k(b: &BlockQ5K, j: usize) -> __m256i {
 /// The codes of Q6_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
+pub(in crate::isa) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
     let ((ql, _), (qh, _)) = (b.ql.as_chunks::<32>(), b.qh.as_chunks::<32>());
     let (half, plane) = (j / 4, j % 4);
     let low = shifted(load(&ql[2 * half + plane % 2]), 4 * (plane as i32 / 2));
@@ -185,7 +185,7 @@ pub(super) fn shifted(x: __m256i, right: i32) -> __m256i {
 /// The scales of Q2_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn scales_q2_k(b: &BlockQ2K) -> Scales {
+pub(in crate::isa) fn scales_q2_k(b: &BlockQ2K) -> Scales {
     let both = load_16(&b.scales);
     let low = _mm_set1_epi8(15);
     Scales {
@@ -197,7 +197,7 @@ pub(super) fn scales_q2_k(b: &BlockQ2K) -> Scales {
 /// The scales of Q3_K: see the scalar `unpack_scales`.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn scales_q3_k(b: &BlockQ3K) -> Scales {
+pub(in crate::isa) fn scales_q3_k(b: &BlockQ3K) -> Scales {
     let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| b.scales[4 * i + j]));
     let (a, b, top) = (word(0), word(1), word(2));
     let (nibble, two) = (0x0f0f_0f0f, 0x0303_0303);
@@ -215,7 +215,7 @@ pub(super) fn scales_q3_k(b: &BlockQ3K) -> Scales {
 /// The scales of Q6_K.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn scales_q6_k(b: &BlockQ6K) -> Scales {
+pub(in crate::isa) fn scales_q6_k(b: &BlockQ6K) -> Scales {
     let scales = _mm256_cvtepi8_epi16(load_16(&b.scales));
     Scales { scales, mins: _mm256_setzero_si256() }
 }
@@ -223,7 +223,7 @@ pub(super) fn scales_q6_k(b: &BlockQ6K) -> Scales {
 /// The eight scales and minimums of Q4_K and Q5_K, each twice.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn scales_and_mins(packed: &[u8; 12]) -> Scales {
+pub(in crate::isa) fn scales_and_mins(packed: &[u8; 12]) -> Scales {
     let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| packed[4 * i + j]));
     let (a, b, c) = (word(0), word(1), word(2));
     let (six, nibble, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x0303_0303);

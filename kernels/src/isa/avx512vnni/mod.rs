@@ -1,0 +1,148 @@
+//! AVX-512 VNNI: prefill, of every type.
+//!
+//! `vpdpbusd` multiplies four bytes by four and adds them to an i32, where AVX2 takes three
+//! instructions and limits on the codes; 32 registers make larger tiles of floats. All the rest,
+//! products of few tokens among it, is as fast in AVX2's kernels, and theirs.
+//!
+//! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
+//! leave this file only inside [`TABLE`], and that only against an [`Avx512Vnni`] token, which
+//! also proves what AVX2's entries need.
+
+#![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
+
+mod dense;
+mod mem;
+mod panels;
+mod vector;
+
+use super::avx2;
+use super::avx2::unpack::{self, Codes32};
+use crate::act::{Acts, ROWS_MAX};
+use crate::block::*;
+use crate::isa::Level;
+use crate::isa::detect::Avx512Vnni;
+use crate::table::{KernelTable, MatmulFn, Scratch, TypeKernels};
+use gguf_rs_lite::GgmlType;
+
+/// The table, for those who can show that the CPU has the features.
+pub(crate) fn table(_: Avx512Vnni) -> &'static KernelTable {
+    &TABLE
+}
+
+static TABLE: KernelTable = KernelTable {
+    level: Level::Avx512Vnni,
+    types: &TYPES,
+    float: avx2::FLOAT,
+    pack: avx2::entry_pack,
+};
+
+static TYPES: [TypeKernels; avx2::TYPES.len()] = {
+    let mut types = avx2::TYPES;
+    let mut i = 0;
+    while i < types.len() {
+        if let Some(matmul) = matmul_of(types[i].ty) {
+            types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
+        }
+        i += 1;
+    }
+    types
+};
+
+/// Where a thread unpacks weights, and sums; empty on CPUs without the level.
+#[derive(Debug)]
+pub(crate) struct VnniScratch {
+    panels: panels::PanelScratch,
+    /// Some rows of float weights.
+    groups: Vec<dense::Group>,
+}
+
+impl VnniScratch {
+    /// For rows of at most `max_cols` elements.
+    pub fn new(max_cols: usize) -> VnniScratch {
+        match Avx512Vnni::new() {
+            Some(_) => VnniScratch {
+                panels: panels::PanelScratch::new(),
+                groups: vec![dense::Group::default(); max_cols.div_ceil(8)],
+            },
+            None => VnniScratch { panels: panels::PanelScratch::default(), groups: Vec::new() },
+        }
+    }
+}
+
+/// Matrix products: `type, name: kernel of more than so many tokens, (what unpacks
+/// a block)`.
+macro_rules! matmuls {
+    ($($ty:ident, $name:ident: $kernel:path, $few:path, ($($argument:expr),*);)*) => {
+        const fn matmul_of(ty: GgmlType) -> Option<MatmulFn> {
+            match ty {
+                $(GgmlType::$ty => Some($name),)*
+                _ => None,
+            }
+        }
+
+        $(fn $name(
+            w: &[u8],
+            n_rows: usize,
+            acts: &Acts<'_>,
+            scratch: &mut Scratch,
+            y: &mut [f32],
+        ) {
+            #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            fn kernel(
+                w: &[u8],
+                n_rows: usize,
+                acts: &Acts<'_>,
+                scratch: &mut VnniScratch,
+                y: &mut [f32],
+            ) {
+                $kernel(w, n_rows, acts, scratch, y, $($argument),*)
+            }
+            if acts.plan.n_tokens <= $few {
+                return avx2::$name(w, n_rows, acts, scratch, y);
+            }
+            // SAFETY: the CPU has the features, see the head of this file.
+            unsafe { kernel(w, n_rows, acts, &mut scratch.vnni, y) }
+        })*
+    };
+}
+
+matmuls! {
+    F32, f32: dense::matmul, dense::FEW, (|w| avx2::dense::widen_f32(w));
+    F16, f16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_f16(w));
+    BF16, bf16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_bf16(w));
+    Q4_0, q4_0: panels::blocks_32, ROWS_MAX, (
+        |b: &BlockQ4_0| panels::less(unpack::nibbles(&b.qs), BlockQ4_0::OFFSET),
+        |b| b.scales()
+    );
+    Q4_1, q4_1: panels::blocks_32, ROWS_MAX, (
+        |b: &BlockQ4_1| panels::less(unpack::nibbles(&b.qs), BlockQ4_1::OFFSET),
+        |b| b.scales()
+    );
+    Q5_0, q5_0: panels::blocks_32, ROWS_MAX, (
+        |b: &BlockQ5_0| {
+            panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_0::OFFSET)
+        },
+        |b| b.scales()
+    );
+    Q5_1, q5_1: panels::blocks_32, ROWS_MAX, (
+        |b: &BlockQ5_1| {
+            panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_1::OFFSET)
+        },
+        |b| b.scales()
+    );
+    Q8_0, q8_0: panels::blocks_32, ROWS_MAX, (
+        |b: &BlockQ8_0| avx2::mem::load(&b.qs),
+        |b: &BlockQ8_0| [b.d, F16([0; 2])]
+    );
+    Q2_K, q2_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
+    Q3_K, q3_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
+    Q4_K, q4_k: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::q4_k(b, j),
+        |b: &BlockQ4K| unpack::scales_and_mins(&b.scales)
+    );
+    Q5_K, q5_k: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::q5_k(b, j),
+        |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
+    );
+    Q6_K, q6_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+}
