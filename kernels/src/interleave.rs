@@ -125,6 +125,40 @@ fn swap_bits(word: [u8; 4]) -> [u8; 4] {
 /// Where [`swap_bits`] puts the fifth bits of elements `4g..4g + 4`.
 pub(crate) const FIFTH: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
+/// Where the rows of a group go.
+pub(crate) struct Place {
+    /// Lanes before the first wanted row.
+    skip: usize,
+    /// Outputs `first..first + n` of the `n_rows` of each token.
+    first: usize,
+    n: usize,
+    n_rows: usize,
+}
+
+impl Place {
+    /// Puts the wanted ones of a token's lanes into `y`, `[tokens][n_rows]`.
+    #[inline]
+    pub fn put(&self, lanes: &[f32], token: usize, y: &mut [f32]) {
+        let y = &mut y[token * self.n_rows + self.first..][..self.n];
+        y.copy_from_slice(&lanes[self.skip..][..self.n]);
+    }
+}
+
+/// The groups of `lanes` rows that `w` holds, of which rows `skip..skip + n_rows` are wanted.
+pub(crate) fn groups(
+    w: &[u8],
+    lanes: usize,
+    group_bytes: usize,
+    skip: usize,
+    n_rows: usize,
+) -> impl Iterator<Item = (&[u8], Place)> {
+    w.chunks_exact(group_bytes).enumerate().map(move |(g, group)| {
+        let (start, end) = ((g * lanes).max(skip), ((g + 1) * lanes).min(skip + n_rows));
+        let (lane, first) = (start - g * lanes, start - skip);
+        (group, Place { skip: lane, first, n: end - start, n_rows })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

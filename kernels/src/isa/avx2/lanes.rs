@@ -9,7 +9,7 @@ use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
 use super::rows::Rows;
 use super::unpack::{Codes32, Codes256, EightScales, shifted};
 use crate::act::SUMS;
-use crate::interleave::FIFTH;
+use crate::interleave::{FIFTH, Place};
 use std::arch::x86_64::*;
 
 /// Rows of a group.
@@ -129,47 +129,15 @@ pub(super) mod super_block {
     }
 }
 
-/// Where the rows of a group go.
-pub(super) struct Place {
-    /// Lanes before the first wanted row.
-    skip: usize,
-    /// Outputs `first..first + n` of each token.
-    first: usize,
-    n: usize,
-    n_rows: usize,
-}
-
-impl Place {
-    /// Writes the rows of tokens `token..token + N`.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    pub fn write<const N: usize>(&self, sums: [__m256; N], token: usize, y: &mut [f32]) {
-        for t in 0..N {
-            let y = &mut y[(token + t) * self.n_rows + self.first..][..self.n];
-            match y.first_chunk_mut() {
-                Some(y) => store_ps(y, sums[t]),
-                None => {
-                    let mut lanes = [0.0; LANES];
-                    store_ps(&mut lanes, sums[t]);
-                    y.copy_from_slice(&lanes[self.skip..][..self.n]);
-                }
-            }
-        }
+/// Writes the rows of tokens `token..token + N`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn write<const N: usize>(place: &Place, sums: [__m256; N], token: usize, y: &mut [f32]) {
+    for t in 0..N {
+        let mut lanes = [0.0; LANES];
+        store_ps(&mut lanes, sums[t]);
+        place.put(&lanes, token + t, y);
     }
-}
-
-/// The groups of whole blocks, of which rows `skip..skip + n_rows` are wanted.
-pub(super) fn groups(
-    w: &[u8],
-    group_bytes: usize,
-    skip: usize,
-    n_rows: usize,
-) -> impl Iterator<Item = (&[u8], Place)> {
-    w.chunks_exact(group_bytes).enumerate().map(move |(g, group)| {
-        let (start, end) = ((g * LANES).max(skip), ((g + 1) * LANES).min(skip + n_rows));
-        let (skip, first) = (start - g * LANES, start - skip);
-        (group, Place { skip, first, n: end - start, n_rows })
-    })
 }
 
 /// Asks for the lines of the block that is read some time later.

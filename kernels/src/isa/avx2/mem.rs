@@ -141,7 +141,7 @@ pub(super) fn fence() {
 /// into L2 for `_MM_HINT_T1`.
 #[inline]
 #[target_feature(enable = "sse")]
-pub(super) fn prefetch<const HINT: i32, T>(x: &T, bytes: usize) {
+pub(in crate::isa) fn prefetch<const HINT: i32, T>(x: &T, bytes: usize) {
     let address = std::ptr::from_ref(x).cast::<i8>().wrapping_add(bytes);
     _mm_prefetch::<HINT>(address);
 }

@@ -16,13 +16,14 @@ pub(in crate::isa) mod lanes;
 pub(in crate::isa) mod mem;
 pub(in crate::isa) mod pack;
 pub(in crate::isa) mod panels;
-mod rows;
+pub(in crate::isa) mod rows;
 pub(in crate::isa) mod sum;
 pub(in crate::isa) mod unpack;
 
 use crate::act::{ActPlan, ActUnit, Acts, Layout};
 use crate::block::*;
 use crate::float::{Activation, RopePairing};
+use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx2;
 use crate::table::{
@@ -174,6 +175,8 @@ macro_rules! few_tokens {
         }
     };
 }
+pub(in crate::isa) use few_tokens;
+
 /// The outputs of tokens `first..first + n`.
 macro_rules! tokens_of {
     ($y:ident, $n_rows:ident, $first:expr, $n:expr) => {
@@ -182,7 +185,7 @@ macro_rules! tokens_of {
 }
 
 /// Even parts of at most four tokens, which is what registers hold the sums of.
-fn parts_of(n_tokens: usize) -> impl Iterator<Item = Range<usize>> {
+pub(in crate::isa) fn parts_of(n_tokens: usize) -> impl Iterator<Item = Range<usize>> {
     let size = n_tokens.div_ceil(n_tokens.div_ceil(4).max(1)).max(1);
     (0..n_tokens).step_by(size).map(move |first| first..n_tokens.min(first + size))
 }
@@ -209,11 +212,11 @@ macro_rules! lanes {
                     y: &mut [f32],
                 ) {
                     let n_rows = y.len() / acts.plan.n_tokens;
-                    for (group, place) in lanes::groups(w, group_bytes, skip, n_rows) {
+                    for (group, place) in groups(w, lanes::LANES, group_bytes, skip, n_rows) {
                         few_tokens!(acts.plan.n_tokens, |N, first| {
                             let x = rows::Rows::<N>::new(acts, first);
                             let sums = lanes::$kernel::<$($ty, $words,)? N>(group, &x, $($argument),*);
-                            place.write(sums, first, y);
+                            lanes::write(&place, sums, first, y);
                         });
                     }
                 }

@@ -28,7 +28,7 @@ fn eight_rows<B>(w: &[B], first: usize, blocks: usize) -> [&[B]; ROWS] {
 }
 
 /// The activations of `N` tokens, block by block.
-pub(super) struct Rows<'a, const N: usize> {
+pub(in crate::isa) struct Rows<'a, const N: usize> {
     pub q: [&'a [[i8; 32]]; N],
     pub d: [&'a [f32]; N],
     pub s: [&'a [[i16; SUMS]]; N],

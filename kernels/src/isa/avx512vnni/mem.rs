@@ -2,6 +2,29 @@
 
 use std::arch::x86_64::*;
 
+/// 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load(x: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 bytes; the load takes any alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_32(x: &[u8; 32]) -> __m256i {
+    crate::isa::avx2::mem::load(x)
+}
+
+/// Four bytes, in every lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn spread(x: &[i8; 4]) -> __m512i {
+    // SAFETY: four bytes; the read takes any alignment.
+    _mm512_set1_epi32(unsafe { x.as_ptr().cast::<i32>().read_unaligned() })
+}
+
 /// Sixteen floats.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -11,17 +11,21 @@
 #![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
 
 mod dense;
+mod lanes;
 mod mem;
 mod panels;
 mod vector;
 
 use super::avx2;
+use super::avx2::rows::Rows;
 use super::avx2::unpack::{self, Codes32};
+use super::avx2::{few_tokens, parts_of};
 use crate::act::{Acts, ROWS_MAX};
 use crate::block::*;
+use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx512Vnni;
-use crate::table::{KernelTable, MatmulFn, Scratch, TypeKernels};
+use crate::table::{Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
 use gguf_rs_lite::GgmlType;
 
 /// The table, for those who can show that the CPU has the features.
@@ -42,6 +46,9 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
     while i < types.len() {
         if let Some(matmul) = matmul_of(types[i].ty) {
             types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
+        }
+        if let Some(matmul) = interleaved_of(types[i].ty) {
+            types[i].interleaved = Some(Interleaved { lanes: lanes::LANES, matmul });
         }
         i += 1;
     }
@@ -145,4 +152,81 @@ matmuls! {
         |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
     );
     Q6_K, q6_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+}
+
+/// Products of interleaved rows: `type, name: kernel[parameters](what unpacks a block)`.
+macro_rules! lanes {
+    ($($ty:ident, $name:ident: $kernel:ident[$($parameter:tt),*]($($argument:expr),*);)*) => {
+        const fn interleaved_of(ty: GgmlType) -> Option<InterleavedFn> {
+            match ty {
+                $(GgmlType::$ty => Some(interleaved::$name),)*
+                _ => None,
+            }
+        }
+
+        mod interleaved {
+            use super::*;
+            $(pub fn $name(
+                w: &[u8],
+                group_bytes: usize,
+                skip: usize,
+                acts: &Acts<'_>,
+                y: &mut [f32],
+            ) {
+                #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                fn kernel(
+                    w: &[u8],
+                    group_bytes: usize,
+                    skip: usize,
+                    acts: &Acts<'_>,
+                    y: &mut [f32],
+                ) {
+                    let n_rows = y.len() / acts.plan.n_tokens;
+                    for (group, place) in groups(w, lanes::LANES, group_bytes, skip, n_rows) {
+                        few_tokens!(acts.plan.n_tokens, |N, first| {
+                            let x = Rows::<N>::new(acts, first);
+                            let sums =
+                                lanes::$kernel::<$($parameter,)* N>(group, &x, $($argument),*);
+                            lanes::write(&place, sums, first, y);
+                        });
+                    }
+                }
+                // SAFETY: the CPU has the features, see the head of this file.
+                unsafe { kernel(w, group_bytes, skip, acts, y) }
+            })*
+        }
+    };
+}
+
+lanes! {
+    Q4_0, q4_0: blocks_32[4](
+        lanes::of_32::<BlockQ4_0>(), |b, g| b.codes_4(0, g), |b| b.scale_alone()
+    );
+    Q4_1, q4_1: blocks_32[5](
+        lanes::of_32::<BlockQ4_1>(), |b, g| b.codes_4(1, g), |b| b.halves(0)
+    );
+    Q5_0, q5_0: blocks_32[5](
+        lanes::of_32::<BlockQ5_0>(), |b, g| b.codes_5(1, g), |b| b.scale_alone()
+    );
+    Q5_1, q5_1: blocks_32[6](
+        lanes::of_32::<BlockQ5_1>(), |b, g| b.codes_5(2, g), |b| b.halves(0)
+    );
+    Q8_0, q8_0: blocks_32[8](
+        (size_of::<BlockQ8_0>(), 128, false), |b, g| b.codes_8(g), |b| b.scale_alone()
+    );
+    Q2_K, q2_k: blocks_256[BlockQ2K, 21](
+        |b, j, g| lanes::super_block::q2_k(b, j, g), |b| lanes::scales::q2_k(b)
+    );
+    Q3_K, q3_k: blocks_256[BlockQ3K, 27](
+        |b, j, g| lanes::super_block::q3_k(b, j, g), |b| lanes::scales::q3_k(b)
+    );
+    Q4_K, q4_k: blocks_256[BlockQ4K, 36](
+        |b, j, g| lanes::super_block::q4_k(b, j, g), |b| lanes::scales::six_bits(b)
+    );
+    Q5_K, q5_k: blocks_256[BlockQ5K, 44](
+        |b, j, g| lanes::super_block::q5_k(b, j, g), |b| lanes::scales::six_bits(b)
+    );
+    Q6_K, q6_k: blocks_256[BlockQ6K, 52](
+        |b, j, g| lanes::super_block::q6_k(b, j, g), |b| lanes::scales::q6_k(b)
+    );
 }

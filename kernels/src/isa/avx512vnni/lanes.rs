@@ -1,0 +1,456 @@
+//! Decoding from interleaved rows ([`crate::interleave`]), sixteen to a group: a weight row per
+//! lane, as AVX2's kernels of the same name, in half as many loads and a third of the instructions.
+//!
+//! A token's four codes are the broadcast operand of `vpdpbusd`, which adds all products of a
+//! block to an i32: no code is too large, offsets are where sums begin.
+
+use super::mem::{load, load_32, spread, store_ps};
+use crate::act::SUMS;
+use crate::interleave::{FIFTH, Place};
+use crate::isa::avx2::mem::prefetch;
+use crate::isa::avx2::rows::Rows;
+use crate::isa::avx2::unpack::{Codes32, Codes256};
+use std::arch::x86_64::*;
+
+/// Rows of a group.
+pub(super) const LANES: usize = 16;
+
+/// How far ahead memory is asked for: the hardware stops at the end of each page of 4 KiB.
+const AHEAD_BYTES: usize = 4096;
+
+/// The `W` words of a block, of all rows, and what does not fill a word.
+#[derive(Clone, Copy)]
+pub(super) struct Words<'a, const W: usize> {
+    words: &'a [[u8; 64]; W],
+    rest: &'a [u8],
+}
+
+impl<'a, const W: usize> Words<'a, W> {
+    #[inline(always)]
+    fn new(group: &'a [u8], block: usize, bytes: usize) -> Self {
+        let (words, rest) = group[block * LANES * bytes..][..LANES * bytes].split_at(64 * W);
+        Words { words: words.as_chunks().0.first_chunk().expect("the words of a block"), rest }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn word(&self, w: usize) -> __m512i {
+        load(&self.words[w])
+    }
+
+    /// The half of each row that is the rest of its block.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn half(&self) -> __m512 {
+        _mm512_cvtph_ps(load_32(self.rest.first_chunk::<32>().expect("a half of each row")))
+    }
+
+    /// It, and no minimum.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn scale_alone(&self) -> [__m512; 2] {
+        [self.half(), _mm512_setzero_ps()]
+    }
+
+    /// The two halves in word `w`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn halves(&self, w: usize) -> [__m512; 2] {
+        let pairs = self.word(w);
+        [pairs, _mm512_srli_epi32::<16>(pairs)].map(|x| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn nibbles(&self, w: usize, high: bool) -> __m512i {
+        let word = if high { _mm512_srli_epi16::<4>(self.word(w)) } else { self.word(w) };
+        _mm512_and_si512(word, _mm512_set1_epi8(15))
+    }
+
+    /// Bits of word `w` shifted right by `right`, to the left if negative, under a mask.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn bits(&self, w: usize, right: i32, mask: i8) -> __m512i {
+        let count = _mm_cvtsi32_si128(right.abs());
+        let x = self.word(w);
+        let x = if right < 0 { _mm512_sll_epi16(x, count) } else { _mm512_srl_epi16(x, count) };
+        _mm512_and_si512(x, _mm512_set1_epi8(mask))
+    }
+
+    /// Elements `4g..4g + 4` of a block of 32 with nibbles from word `first` on.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn codes_4(&self, first: usize, g: usize) -> __m512i {
+        self.nibbles(first + g % 4, g >= 4)
+    }
+
+    /// The same with fifth bits in the word before.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn codes_5(&self, first: usize, g: usize) -> __m512i {
+        let fifth = self.bits(first - 1, FIFTH[g] - 4, 16);
+        _mm512_or_si512(self.codes_4(first, g), fifth)
+    }
+
+    /// Codes of a byte, plus 128.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn codes_8(&self, g: usize) -> __m512i {
+        _mm512_xor_si512(self.word(g), _mm512_set1_epi8(-128))
+    }
+}
+
+/// Elements `32j + 4g..32j + 4g + 4` of super-blocks; see the scalar `unpack` of each type.
+pub(super) mod super_block {
+    use super::*;
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q2_k(b: &Words<'_, 21>, j: usize, g: usize) -> __m512i {
+        b.bits(4 + j / 4 * 8 + g, 2 * (j as i32 % 4), 3)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q3_k(b: &Words<'_, 27>, j: usize, g: usize) -> __m512i {
+        let low = b.bits(8 + j / 4 * 8 + g, 2 * (j as i32 % 4), 3);
+        _mm512_or_si512(low, b.bits(g, j as i32 - 2, 4))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q4_k(b: &Words<'_, 36>, j: usize, g: usize) -> __m512i {
+        b.nibbles(4 + j / 2 * 8 + g, j % 2 == 1)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q5_k(b: &Words<'_, 44>, j: usize, g: usize) -> __m512i {
+        let low = b.nibbles(12 + j / 2 * 8 + g, j % 2 == 1);
+        _mm512_or_si512(low, b.bits(4 + g, j as i32 - 4, 16))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q6_k(b: &Words<'_, 52>, j: usize, g: usize) -> __m512i {
+        let (half, plane) = (j / 4, j % 4);
+        let low = b.nibbles(16 * half + plane % 2 * 8 + g, plane >= 2);
+        _mm512_or_si512(low, b.bits(32 + 8 * half + g, 2 * plane as i32 - 4, 0x30))
+    }
+}
+
+/// The scales and minimums of a super-block: byte `i` of register `w` belongs to group `4w + i`,
+/// of which there are 8 or 16.
+pub(super) struct Scales {
+    scales: [__m512i; 4],
+    mins: [__m512i; 4],
+    d: __m512,
+    dmin: __m512,
+}
+
+/// Scales as the types pack them; see the scalar `unpack` of each.
+pub(super) mod scales {
+    use super::*;
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q2_k(b: &Words<'_, 21>) -> Scales {
+        let none = _mm512_setzero_si512();
+        let (mut scales, mut mins) = ([none; 4], [none; 4]);
+        for w in 0..4 {
+            scales[w] = b.nibbles(w, false);
+            mins[w] = b.nibbles(w, true);
+        }
+        let [d, dmin] = b.halves(20);
+        Scales { scales, mins, d, dmin }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q3_k(b: &Words<'_, 27>) -> Scales {
+        let (low, top) = (24, 26);
+        let scale = |low: __m512i, top: __m512i| {
+            _mm512_sub_epi8(_mm512_or_si512(low, top), _mm512_set1_epi8(32))
+        };
+        let scales = [
+            scale(b.nibbles(low, false), b.bits(top, -4, 0x30)),
+            scale(b.nibbles(low + 1, false), b.bits(top, -2, 0x30)),
+            scale(b.nibbles(low, true), b.bits(top, 0, 0x30)),
+            scale(b.nibbles(low + 1, true), b.bits(top, 2, 0x30)),
+        ];
+        let dmin = _mm512_setzero_ps();
+        Scales { scales, mins: [_mm512_setzero_si512(); 4], d: b.half(), dmin }
+    }
+
+    /// Of Q4_K and Q5_K.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn six_bits<const W: usize>(b: &Words<'_, W>) -> Scales {
+        let none = _mm512_setzero_si512();
+        let scales = [b.bits(1, 0, 63), _mm512_or_si512(b.nibbles(3, false), b.bits(1, 2, 0x30))];
+        let mins = [b.bits(2, 0, 63), _mm512_or_si512(b.nibbles(3, true), b.bits(2, 2, 0x30))];
+        let [d, dmin] = b.halves(0);
+        Scales {
+            scales: [scales[0], scales[1], none, none],
+            mins: [mins[0], mins[1], none, none],
+            d,
+            dmin,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q6_k(b: &Words<'_, 52>) -> Scales {
+        let none = _mm512_setzero_si512();
+        let scales = [b.word(48), b.word(49), b.word(50), b.word(51)];
+        Scales { scales, mins: [none; 4], d: b.half(), dmin: _mm512_setzero_ps() }
+    }
+}
+
+/// Writes the rows of tokens `token..token + N`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn write<const N: usize>(place: &Place, sums: [__m512; N], token: usize, y: &mut [f32]) {
+    for t in 0..N {
+        let mut lanes = [0.0; LANES];
+        store_ps(&mut lanes, sums[t]);
+        place.put(&lanes, token + t, y);
+    }
+}
+
+/// Asks for `lines` lines of what is read some time after `b`.
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch_lines<const W: usize>(b: &Words<'_, W>, first: usize, lines: usize) {
+    for line in first..first + lines {
+        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + 64 * line);
+    }
+}
+
+/// Unrolls a loop over eight: shifts by constants are immediate.
+macro_rules! eight_times {
+    (|$g:ident| $body:expr) => {
+        eight_times!(|$g| $body, 0 1 2 3 4 5 6 7)
+    };
+    (|$g:ident| $body:expr, $($i:literal)*) => {$({
+        const $g: usize = $i;
+        $body
+    })*};
+}
+
+/// A group of a type in blocks of 32; of its codes `offset` is to be taken off.
+#[inline(never)]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn blocks_32<const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    (bytes, offset, has_min): (usize, i32, bool),
+    codes: impl Fn(&Words<'_, W>, usize) -> __m512i,
+    scales: impl Fn(&Words<'_, W>) -> [__m512; 2],
+) -> [__m512; N] {
+    let mut acc = [_mm512_setzero_ps(); N];
+    let x = x.as_long_as(x.d[0].len());
+    for i in 0..x.d[0].len() {
+        let b = Words::<W>::new(group, i, bytes);
+        prefetch_lines(&b, 0, (bytes * LANES).div_ceil(64));
+        let mut sums = [0; N];
+        let mut isum = [_mm512_setzero_si512(); N];
+        for t in 0..N {
+            sums[t] = i32::from(x.s[t][i][0]) + i32::from(x.s[t][i][1]);
+            if offset != 0 {
+                isum[t] = _mm512_set1_epi32(-offset * sums[t]);
+            }
+        }
+        eight_times!(|G| {
+            let code = codes(&b, G);
+            for t in 0..N {
+                let q = spread(&x.q[t][i].as_chunks::<4>().0[G]);
+                isum[t] = _mm512_dpbusd_epi32(isum[t], code, q);
+            }
+        });
+        let [d, m] = scales(&b);
+        for t in 0..N {
+            let da = _mm512_set1_ps(x.d[t][i]);
+            acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(d, da), _mm512_cvtepi32_ps(isum[t]), acc[t]);
+            if has_min {
+                let sum = _mm512_set1_ps(sums[t] as f32);
+                acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(m, da), sum, acc[t]);
+            }
+        }
+    }
+    acc
+}
+
+/// What [`blocks_32`] is to know of a type.
+pub(super) const fn of_32<B: Codes32>() -> (usize, i32, bool) {
+    (size_of::<B>(), B::OFFSET, B::HAS_MIN)
+}
+
+/// A group of a type in super-blocks of 256.
+#[inline(never)]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    codes: impl Fn(&Words<'_, W>, usize, usize) -> __m512i,
+    scales: impl Fn(&Words<'_, W>) -> Scales,
+) -> [__m512; N] {
+    // Shuffling by masks it knows the compiler finds two instructions for one.
+    let masks = std::hint::black_box(&MASKS);
+    let mut acc = [_mm512_setzero_ps(); N];
+    for i in 0..x.d[0].len() / 8 {
+        let b = Words::<W>::new(group, i, size_of::<B>());
+        let scales = scales(&b);
+        let mut tokens = [Token::default(); N];
+        for t in 0..N {
+            tokens[t] = Token::new::<B>(
+                &x.q[t].as_chunks().0[i],
+                &x.d[t].as_chunks().0[i],
+                &x.s[t].as_chunks().0[i],
+            );
+        }
+        // From memory they are spread over the lanes by the instruction that uses them.
+        let tokens = std::hint::black_box(&tokens);
+        let mut sums = [[_mm512_setzero_ps(); 2]; N];
+        eight_times!(|J| step::<B, W, N, J>(&b, tokens, &codes, &scales, masks, &mut sums));
+        for t in 0..N {
+            let [products, mins] = sums[t];
+            acc[t] = _mm512_fmadd_ps(scales.d, products, acc[t]);
+            if B::HAS_MIN {
+                acc[t] = _mm512_fnmadd_ps(scales.dmin, mins, acc[t]);
+            }
+        }
+    }
+    acc
+}
+
+/// 256 activations of one token, and what is the same for all rows.
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    q: &'a [[i8; 32]; 8],
+    d: &'a [f32; 8],
+    /// Where the sums of each 16 products begin: at the offset's share.
+    starts: [i32; 16],
+    /// The sums of codes under each minimum, times their scale.
+    scaled: [f32; 16],
+}
+
+impl Default for Token<'_> {
+    fn default() -> Self {
+        Token { q: &[[0; 32]; 8], d: &[0.0; 8], starts: [0; 16], scaled: [0.0; 16] }
+    }
+}
+
+impl<'a> Token<'a> {
+    #[inline(always)]
+    fn new<B: Codes256>(
+        q: &'a [[i8; 32]; 8],
+        d: &'a [f32; 8],
+        s: &'a [[i16; SUMS]; 8],
+    ) -> Token<'a> {
+        let mut token = Token { q, d, starts: [0; 16], scaled: [0.0; 16] };
+        for j in 0..8 {
+            let [first, second] = s[j];
+            if B::OFFSET != 0 {
+                token.starts[2 * j] = -B::OFFSET * i32::from(first);
+                token.starts[2 * j + 1] = -B::OFFSET * i32::from(second);
+            }
+            if B::HAS_MIN && B::GROUP == 32 {
+                token.scaled[j] = d[j] * f32::from(first + second);
+            } else if B::HAS_MIN {
+                token.scaled[2 * j] = d[j] * f32::from(first);
+                token.scaled[2 * j + 1] = d[j] * f32::from(second);
+            }
+        }
+        token
+    }
+}
+
+/// Elements `32J..32J + 32` of a super-block: a step of the chain of the products and of that of
+/// the minimums.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
+    b: &Words<'_, W>,
+    tokens: &[Token<'_>; N],
+    codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m512i,
+    scales: &Scales,
+    masks: &Masks,
+    sums: &mut [[__m512; 2]; N],
+) {
+    let lines = (size_of::<B>() * LANES).div_ceil(64);
+    let until = |j: usize| lines * j / 8;
+    prefetch_lines(b, until(J), until(J + 1) - until(J));
+    // Byte `i` of each word of register `i / 4` as an i32.
+    let scale = |i: usize| {
+        // Types with an offset and no minimum are those with signed scales.
+        if !B::HAS_MIN {
+            let high = _mm512_shuffle_epi8(scales.scales[i / 4], load(&masks.high[i % 4]));
+            _mm512_srai_epi32::<24>(high)
+        } else {
+            _mm512_shuffle_epi8(scales.scales[i / 4], load(&masks.low[i % 4]))
+        }
+    };
+    let min = |i: usize| {
+        let min = _mm512_shuffle_epi8(scales.mins[i / 4], load(&masks.low[i % 4]));
+        _mm512_cvtepi32_ps(min)
+    };
+    let per_32 = 32 / B::GROUP;
+    let mut isum = [[_mm512_setzero_si512(); 2]; N];
+    if B::OFFSET != 0 {
+        for t in 0..N {
+            isum[t] = [0, 1].map(|half| _mm512_set1_epi32(tokens[t].starts[2 * J + half]));
+        }
+    }
+    eight_times!(|G| {
+        let code = codes(b, J, G);
+        for t in 0..N {
+            let q = spread(&tokens[t].q[J].as_chunks::<4>().0[G]);
+            let isum = &mut isum[t][if B::GROUP == 16 { G / 4 } else { 0 }];
+            *isum = _mm512_dpbusd_epi32(*isum, code, q);
+        }
+    });
+    for t in 0..N {
+        let [first, second] = isum[t];
+        let products = if B::GROUP == 32 {
+            // Integers below 2^24: exact.
+            _mm512_mul_ps(_mm512_cvtepi32_ps(first), _mm512_cvtepi32_ps(scale(J)))
+        } else {
+            let first = _mm512_mullo_epi32(first, scale(2 * J));
+            let second = _mm512_mullo_epi32(second, scale(2 * J + 1));
+            _mm512_cvtepi32_ps(_mm512_add_epi32(first, second))
+        };
+        let da = _mm512_set1_ps(tokens[t].d[J]);
+        sums[t][0] = _mm512_fmadd_ps(products, da, sums[t][0]);
+        for i in J * per_32..if B::HAS_MIN { (J + 1) * per_32 } else { 0 } {
+            let scaled = _mm512_set1_ps(tokens[t].scaled[i]);
+            sums[t][1] = _mm512_fmadd_ps(min(i), scaled, sums[t][1]);
+        }
+    }
+}
+
+/// Byte shuffles within words.
+struct Masks {
+    /// Byte `i` alone, at the bottom of the word.
+    low: [[u8; 64]; 4],
+    /// At its top.
+    high: [[u8; 64]; 4],
+}
+
+static MASKS: Masks = {
+    const NONE: [u8; 64] = [0x80; 64];
+    let mut masks = Masks { low: [NONE; 4], high: [NONE; 4] };
+    let mut word = 0;
+    while word < 16 {
+        let mut i = 0;
+        while i < 4 {
+            // Shuffles see 16 bytes at a time.
+            let byte = (4 * (word % 4) + i) as u8;
+            masks.low[i][4 * word] = byte;
+            masks.high[i][4 * word + 3] = byte;
+            i += 1;
+        }
+        word += 1;
+    }
+    masks
+};
