@@ -97,7 +97,7 @@ fn sums(codes: __m256i) -> [i16; SUMS] {
 /// Word `j` of register `i` to word `i` of register `j`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(x: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn transpose(x: [__m256i; 8]) -> [__m256i; 8] {
     let [a, b, c, d] = transpose_4(x[0], x[1], x[2], x[3]);
     let [e, f, g, h] = transpose_4(x[4], x[5], x[6], x[7]);
     [

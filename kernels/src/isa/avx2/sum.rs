@@ -65,16 +65,6 @@ pub(super) fn cross_128(a: __m256i, b: __m256i) -> (__m256i, __m256i) {
     (_mm256_blend_epi32::<0b1111_0000>(a, b), _mm256_permute2x128_si256::<0x21>(a, b))
 }
 
-/// The sum of eight i32.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn sum_lanes(x: __m256i) -> i32 {
-    let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
-    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
-    _mm_cvtsi128_si32(x)
-}
-
 #[inline]
 #[target_feature(enable = "avx")]
 fn fold_half(x: __m256) -> __m128 {
