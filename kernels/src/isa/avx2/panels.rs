@@ -14,8 +14,9 @@
 //! are two of 4 bits, a run each.
 //!
 //! Tiles are [`R`] weight rows by two panels: 12 accumulators, two panel registers, one weight. So
-//! all f32 sums are in memory, read and written once per block of 32: the fences keep the compiler
-//! from holding them in registers it has to spill.
+//! all f32 sums are in memory, read and written once per block of 32. The compiler would rather hold
+//! them in registers it then spills, and load weights early: fences forbid it, `black_box` hiding
+//! what no fence is for, references that nobody else has.
 //!
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2; a pair of panels
 //! of that depth is brought into the tiles' order in L1; f32 sums of [`BLOCK_UNITS`] panels are in
@@ -433,7 +434,7 @@ fn unpack_256<B: Codes256>(
 fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sums: &mut Sums) {
     let ones = _mm256_set1_epi16(1);
     let mut firsts = Firsts::default();
-    let firsts = black_box(&mut firsts);
+    let (w, pair, sums, firsts) = black_box((w, pair, sums, &mut firsts));
     for (w, a) in w.iter().zip(pair) {
         let codes = |r: usize| &w[r].codes;
         let two_runs = const { two_runs(B::OFFSET, B::MAX) };
@@ -453,16 +454,17 @@ fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sum
         };
         fence();
         for r in 0..R {
+            let (d, m) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].m));
             for t in 0..T {
                 let mut isum = _mm256_madd_epi16(run[r][t], ones);
                 if two_runs {
                     isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
                 }
                 let da = load_ps(&a.d[t]);
-                let d = _mm256_mul_ps(_mm256_set1_ps(w[r].d), da);
+                let d = _mm256_mul_ps(d, da);
                 let mut acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), d, load_ps(&sums[r][t]));
                 if B::HAS_MIN {
-                    let m = _mm256_mul_ps(_mm256_set1_ps(w[r].m), da);
+                    let m = _mm256_mul_ps(m, da);
                     acc = _mm256_fmadd_ps(m, load_ps(&a.sums[0][t]), acc);
                 }
                 store_ps(&mut sums[r][t], acc);
@@ -478,7 +480,7 @@ fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sum
 fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], pair: &[PairBlock], sums: &mut Sums) {
     let (ones, sixteens) = (_mm256_set1_epi16(1), _mm256_set1_epi16(16));
     let mut firsts = Firsts::default();
-    let firsts = black_box(&mut firsts);
+    let (w, pair, sums, firsts) = black_box((w, pair, sums, &mut firsts));
     for (w, a) in w.iter().zip(pair) {
         let first = run::<T, 0, 8>(|r| &w[r].codes[0], a, true);
         for r in 0..R {
@@ -489,10 +491,11 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], pair: &[PairBlock], sums: &mu
         let run = run::<T, 0, 8>(|r| &w[r].codes[1], a, false);
         fence();
         for r in 0..R {
+            let d = _mm256_set1_ps(w[r].d);
             for t in 0..T {
                 let isum = _mm256_madd_epi16(run[r][t], ones);
                 let isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
-                let d = _mm256_mul_ps(_mm256_set1_ps(w[r].d), load_ps(&a.d[t]));
+                let d = _mm256_mul_ps(d, load_ps(&a.d[t]));
                 let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), d, load_ps(&sums[r][t]));
                 store_ps(&mut sums[r][t], acc);
             }
@@ -506,6 +509,7 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], pair: &[PairBlock], sums: &mu
 #[target_feature(enable = "avx2,fma")]
 fn tile_256<B: Codes256, const T: usize>(w: &[[Row256; R]], pair: &[PairBlock], sums: &mut Sums) {
     let (mut firsts, mut products) = (Firsts::default(), Sums::default());
+    let (w, pair, sums) = black_box((w, pair, sums));
     let (firsts, products) = black_box((&mut firsts, &mut products));
     for (w, pair) in w.iter().zip(pair.as_chunks::<8>().0) {
         *products = Sums::default();
@@ -587,6 +591,7 @@ fn run<'a, const T: usize, const FROM: usize, const TO: usize>(
 ) -> [[__m256i; T]; R] {
     let mut run = [[_mm256_setzero_si256(); T]; R];
     for k in FROM..TO {
+        fence();
         let mut q = [_mm256_setzero_si256(); T];
         for t in 0..T {
             q[t] = load(&a.q[k][t]);
