@@ -10,13 +10,13 @@
 //! A type's offset goes out at the start of a run, whose lanes begin at `-OFFSET` times the sum of
 //! the activations they will hold. i16 addition wraps, so only the run's true sum has to fit: 16
 //! products of codes up to 16 off zero, or 8 of codes up to 32 (`127 * 16 * 16 = 32512`), for which
-//! a block is two runs; and a pair of products must not saturate (codes up to 128). Codes of 8 bits
-//! are two of 4 bits, a run each.
+//! a block is two runs; and a pair of products must not saturate (codes up to 128). Q5_1 takes 16
+//! off and adds it again. Codes of 8 bits are two of 4 bits, a run each.
 //!
 //! Tiles are [`R`] weight rows by two panels: 12 accumulators, two panel registers, one weight. So
-//! all f32 sums are in memory, read and written once per block of 32. The compiler would rather hold
-//! them in registers it then spills, and load weights early: fences forbid it, `black_box` hiding
-//! what no fence is for, references that nobody else has.
+//! all f32 sums are in memory, read and written once per block of 32. The compiler would rather
+//! hold them in registers it then spills, and load weights early. Fences forbid it, once
+//! `black_box` has made it forget that nobody else has the references.
 //!
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2; a pair of panels
 //! of that depth is brought into the tiles' order in L1; f32 sums of [`BLOCK_UNITS`] panels are in
@@ -117,7 +117,7 @@ struct PairBlock {
 enum Minimums {
     /// A type without.
     None,
-    /// The sum of 32 codes.
+    /// The sum of 32 codes; and that times what runs take off.
     Sum,
     /// That times their scale.
     Scaled,
@@ -140,6 +140,12 @@ const fn two_runs(offset: i32, max: i32) -> bool {
     most > 16
 }
 
+/// What a run takes off the codes: codes of 5 bits fit one run only less 16, which types without
+/// an offset get back.
+const fn run_offset<B: Codes32>() -> i32 {
+    if B::MAX > 15 { 16 } else { B::OFFSET }
+}
+
 /// Types in blocks of 32 with codes of at most 5 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -152,8 +158,8 @@ pub(super) fn blocks_32<B: Codes32>(
     codes: impl Fn(&B) -> __m256i,
 ) {
     let wants = Wants {
-        offset: B::OFFSET,
-        two_runs: const { two_runs(B::OFFSET, B::MAX) },
+        offset: run_offset::<B>(),
+        two_runs: const { two_runs(run_offset::<B>(), B::MAX) },
         minimums: if B::HAS_MIN { Minimums::Sum } else { Minimums::None },
     };
     matmul::<B, Row32>(
@@ -354,7 +360,11 @@ fn order(
         let sum = || _mm256_cvtepi32_ps(_mm256_madd_epi16(s, ones));
         match wants.minimums {
             Minimums::None => {}
-            Minimums::Sum => store_ps(&mut to.sums[0][p], sum()),
+            Minimums::Sum => {
+                store_ps(&mut to.sums[0][p], sum());
+                let offset = _mm256_set1_ps(wants.offset as f32);
+                store_ps(&mut to.sums[1][p], _mm256_mul_ps(sum(), offset));
+            }
             Minimums::Scaled => store_ps(&mut to.sums[0][p], _mm256_mul_ps(sum(), d)),
             Minimums::ScaledHalves => {
                 let halves = [_mm256_slli_epi32::<16>(s), s];
@@ -432,40 +442,25 @@ fn unpack_256<B: Codes256>(
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sums: &mut Sums) {
+    const { assert!(!two_runs(run_offset::<B>(), B::MAX)) }
+    const { assert!(B::HAS_MIN || run_offset::<B>() == B::OFFSET) }
     let ones = _mm256_set1_epi16(1);
-    let mut firsts = Firsts::default();
-    let (w, pair, sums, firsts) = black_box((w, pair, sums, &mut firsts));
+    let (w, pair, sums) = black_box((w, pair, sums));
     for (w, a) in w.iter().zip(pair) {
-        let codes = |r: usize| &w[r].codes;
-        let two_runs = const { two_runs(B::OFFSET, B::MAX) };
-        let start = B::OFFSET != 0;
-        if two_runs {
-            let first = run::<T, 0, 4>(codes, a, start);
-            for r in 0..R {
-                for t in 0..T {
-                    store(&mut firsts[r][t], _mm256_madd_epi16(first[r][t], ones));
-                }
-            }
-        }
-        let run = if two_runs {
-            run::<T, 4, 8>(codes, a, start)
-        } else {
-            run::<T, 0, 8>(codes, a, start)
-        };
+        let run = run::<T, 0, 8>(|r| &w[r].codes, a, run_offset::<B>() != 0);
         fence();
         for r in 0..R {
             let (d, m) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].m));
             for t in 0..T {
-                let mut isum = _mm256_madd_epi16(run[r][t], ones);
-                if two_runs {
-                    isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
+                let mut isum = _mm256_cvtepi32_ps(_mm256_madd_epi16(run[r][t], ones));
+                if run_offset::<B>() != B::OFFSET {
+                    // Small integers: exact.
+                    isum = _mm256_add_ps(isum, load_ps(&a.sums[1][t]));
                 }
                 let da = load_ps(&a.d[t]);
-                let d = _mm256_mul_ps(d, da);
-                let mut acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), d, load_ps(&sums[r][t]));
+                let mut acc = _mm256_fmadd_ps(isum, _mm256_mul_ps(d, da), load_ps(&sums[r][t]));
                 if B::HAS_MIN {
-                    let m = _mm256_mul_ps(m, da);
-                    acc = _mm256_fmadd_ps(m, load_ps(&a.sums[0][t]), acc);
+                    acc = _mm256_fmadd_ps(_mm256_mul_ps(m, da), load_ps(&a.sums[0][t]), acc);
                 }
                 store_ps(&mut sums[r][t], acc);
             }
