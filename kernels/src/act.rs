@@ -20,8 +20,9 @@
 //! | Rows | `[cols]` | `[b]` | `[b][2]` |
 //! | Panels | `[cols / 4][8 tokens][4]`, plus 128 | `[b][8]` | `[b][8][2]` |
 //!
-//! Codes of a panel are stored plus 128, as the unsigned operand of `vpmaddubsw`; the padding of
-//! a last panel is tokens of zeros.
+//! Codes of a panel are stored plus 128, for instructions that want one operand unsigned; a level
+//! that would rather have them signed takes it off where it orders panels. The padding of a last
+//! panel is tokens of zeros.
 
 use crate::block::Act32;
 use gguf_rs_lite::GgmlType;

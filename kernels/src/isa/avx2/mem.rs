@@ -129,8 +129,16 @@ pub(super) fn pin(mut x: __m256i) -> __m256i {
     x
 }
 
-/// No load or prefetch is moved across by the compiler: so what could be loaded again is, rather
-/// than kept in registers there are not enough of, and prefetches stay apart.
+/// [`pin`] of floats.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn pin_ps(x: __m256) -> __m256 {
+    _mm256_castsi256_ps(pin(_mm256_castps_si256(x)))
+}
+
+/// No load, store or prefetch is moved across by the compiler: so what could be loaded again is,
+/// rather than kept in registers there are not enough of, and prefetches stay apart. Memory behind
+/// a reference it knows to be the only one is exempt, until `black_box` has seen that.
 #[inline]
 pub(super) fn fence() {
     // SAFETY: no instruction at all.

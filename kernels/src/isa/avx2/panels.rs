@@ -1,42 +1,55 @@
 //! Prefill: panels of eight tokens, a token per lane, against weights unpacked once per call.
 //!
-//! For each group of four k a weight word is broadcast and multiplied with the panels' words,
-//! `vpmaddubsw(act + 128, w)`; products add up in i16 as long as they fit, then `vpmaddwd` widens
-//! them with the block's scale. No lane is ever added to another.
+//! Weight codes are kept unsigned, `vpmaddubsw(code, act)`: for each group of four k a weight word
+//! is broadcast and multiplied with the panels' words; products add up in i16 as long as they fit,
+//! then `vpmaddwd` widens them with the block's scales. No lane is ever added to another.
 //!
-//! The 128 goes out at the start of each i16 run: its lanes begin at `-128 * sum(w)`. i16 addition
-//! wraps, so only the run's true sum has to fit: 16 products of codes up to 16 or 8 of codes up to
-//! 32 (`127 * 16 * 16 = 32512`); and a pair of products must not saturate (codes up to 64).
+//! A word holds two k of the first half of a block and two of the second, so that the i16 of a
+//! lane belong to one half each: types with a scale per 16 take both in the one `vpmaddwd`.
 //!
-//! Tiles are [`R`] weight rows by two panels: 12 accumulators, two panel registers, one weight.
-//! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a pair of panels
-//! of that depth stays in L1, f32 sums of [`BLOCK_UNITS`] panels in L2.
+//! A type's offset goes out at the start of a run, whose lanes begin at `-OFFSET` times the sum of
+//! the activations they will hold. i16 addition wraps, so only the run's true sum has to fit: 16
+//! products of codes up to 16 off zero, or 8 of codes up to 32 (`127 * 16 * 16 = 32512`), for which
+//! a block is two runs; and a pair of products must not saturate (codes up to 128). Q5_1 takes 16
+//! off and adds it again. Codes of 8 bits are two of 4 bits, a run each.
+//!
+//! Tiles are [`R`] weight rows by two panels: 12 accumulators, two panel registers, one weight. So
+//! all f32 sums are in memory, read and written once per block of 32. The compiler would rather
+//! hold them in registers it then spills, and load weights early. Fences forbid it, once
+//! `black_box` has made it forget that nobody else has the references.
+//!
+//! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2; a pair of panels
+//! of that depth is brought into the tiles' order in L1; f32 sums of [`BLOCK_UNITS`] panels are in
+//! L2.
 
-use super::mem::{load, load_ps, pin, store, store_ps};
-use super::sum::{pairs_8, pairs_by_half, sum_lanes};
+use super::mem::{fence, load, load_ps, pin, pin_ps, store, store_ps};
+use super::pack::transpose;
 use super::unpack::{Codes32, Codes256, Scales, half};
 use crate::act::{Acts, PANEL_TOKENS, SUMS};
 use crate::block::{Block, BlockQ8_0, as_blocks};
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 /// Weight rows of a tile.
 const R: usize = 6;
-/// Rows unpacked at a time: eight tiles.
-const BLOCK_ROWS: usize = 8 * R;
-/// Columns unpacked at a time: two panels of this depth are half of a 32 KiB L1.
-const BLOCK_COLS: usize = 1024;
-/// Panels before weights are unpacked again: 512 tokens, 96 KiB of sums.
+/// Rows unpacked at a time: sixteen tiles, so that bringing panels into order costs little.
+const BLOCK_ROWS: usize = 16 * R;
+/// Columns unpacked at a time: two panels of this depth are under half of a 32 KiB L1, which two
+/// threads of a core may share.
+const BLOCK_COLS: usize = 512;
+/// Panels before weights are unpacked again: 512 tokens, 192 KiB of sums.
 const BLOCK_UNITS: usize = 64;
 
 /// The f32 sums of a tile.
 type Sums = [[[f32; PANEL_TOKENS]; 2]; R];
 
-/// Where a thread unpacks weights, and sums.
+/// Where a thread unpacks weights, orders panels, and sums.
 #[derive(Debug)]
 pub(crate) struct PanelScratch {
     of_32: Vec<Row32>,
     of_32_wide: Vec<Row32Wide>,
     of_256: Vec<Row256>,
+    pair: Vec<PairBlock>,
     sums: Vec<Sums>,
 }
 
@@ -47,6 +60,7 @@ impl PanelScratch {
             of_32: vec![Row32::default(); rows_32],
             of_32_wide: vec![Row32Wide::default(); rows_32],
             of_256: vec![Row256::default(); BLOCK_ROWS * BLOCK_COLS / 256],
+            pair: vec![PairBlock::default(); BLOCK_COLS / 32],
             sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
     }
@@ -56,11 +70,8 @@ impl PanelScratch {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 struct Row32 {
-    /// Codes less the type's offset, four to a word.
+    /// Unsigned codes in [`interleave`]'s order, four to a word.
     codes: [i32; 8],
-    /// Where the i16 run begins.
-    start: i32,
-    /// What is added per unit of the tokens' sums.
     d: f32,
     m: f32,
 }
@@ -69,82 +80,70 @@ struct Row32 {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 struct Row32Wide {
-    /// Of each four codes, the first and third as i16.
-    even: [i32; 8],
-    /// The second and fourth.
-    odd: [i32; 8],
-    /// `-128 * sum(codes)`.
-    start: i32,
+    /// The high four bits plus 8, the low four bits.
+    codes: [[i32; 8]; 2],
     d: f32,
 }
 
 /// 256 codes of one row.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 struct Row256 {
-    /// Codes less the type's offset, four to a word.
+    /// Unsigned codes in [`interleave`]'s order, four to a word.
     codes: [[i32; 8]; 8],
-    /// Where the i16 runs begin: one per 16 codes, or per 32 in the first eight.
-    start: [[i32; 8]; 2],
-    /// Scales likewise, as pairs of the same i16.
-    scales: [[i32; 8]; 2],
-    /// What is to be added per unit of the tokens' sums for codes stored less too much: the scales
-    /// of 32 times that.
-    restored: [f32; 8],
+    /// The two i16 scales of each 32 codes.
+    scales: [i32; 8],
     /// Minimums, one per 16 codes, or per 32 in the first eight.
     mins: [[f32; 8]; 2],
     d: f32,
     dmin: f32,
 }
 
-impl Default for Row256 {
-    fn default() -> Row256 {
-        let zeros = [0; 8];
-        let (codes, pairs) = ([zeros; 8], [zeros; 2]);
-        let (restored, mins) = ([0.0; 8], [[0.0; 8]; 2]);
-        Row256 { codes, start: pairs, scales: pairs, restored, mins, d: 0.0, dmin: 0.0 }
-    }
+/// 32 activations of two panels, of which the second may not be there.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(32))]
+struct PairBlock {
+    /// Codes in [`interleave`]'s order.
+    q: [[[i8; 4 * PANEL_TOKENS]; 2]; 8],
+    d: [[f32; PANEL_TOKENS]; 2],
+    /// Where the one or two runs of a block begin.
+    start: [[[i16; 2 * PANEL_TOKENS]; 2]; 2],
+    /// What [`Minimums`] says.
+    sums: [[[f32; PANEL_TOKENS]; 2]; 2],
 }
 
-/// One panel from some block of 32 on.
+/// What minimums are multiplied with.
+#[derive(Clone, Copy, PartialEq)]
+enum Minimums {
+    /// A type without.
+    None,
+    /// The sum of 32 codes; and that times what runs take off.
+    Sum,
+    /// That times their scale.
+    Scaled,
+    /// The sums of the two 16 codes times their scale.
+    ScaledHalves,
+}
+
+/// What a type asks of the order of panels.
 #[derive(Clone, Copy)]
-pub(in crate::isa) struct Panel<'a> {
-    /// `[block][word of four k]`
-    pub q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]],
-    pub d: &'a [[f32; PANEL_TOKENS]],
-    pub s: &'a [[[i16; SUMS]; PANEL_TOKENS]],
+struct Wants {
+    offset: i32,
+    two_runs: bool,
+    minimums: Minimums,
 }
 
-impl<'a> Panel<'a> {
-    pub fn new(acts: &Acts<'a>, unit: usize, first: usize, n: usize) -> Self {
-        let plan = acts.plan;
-        let q = &acts.q[unit * plan.q_len()..][..plan.q_len()];
-        let d = &acts.d[unit * plan.d_len()..][..plan.d_len()];
-        let s = &acts.s[unit * plan.s_len()..][..plan.s_len()];
-        Panel {
-            q: &q.as_chunks().0.as_chunks().0[first..first + n],
-            d: &d.as_chunks().0[first..first + n],
-            s: &s.as_chunks().0.as_chunks().0[first..first + n],
-        }
-    }
-
-    /// The eight blocks of super-block `b`.
-    #[inline(always)]
-    fn eight(self, b: usize) -> EightBlocks<'a> {
-        EightBlocks {
-            q: &self.q.as_chunks().0[b],
-            d: &self.d.as_chunks().0[b],
-            s: &self.s.as_chunks().0[b],
-        }
-    }
+/// Whether a run of 16 products of codes in `-offset..=max - offset` may not fit an i16.
+const fn two_runs(offset: i32, max: i32) -> bool {
+    let most = if offset > max - offset { offset } else { max - offset };
+    assert!(most <= 32, "8 products of a lane fit");
+    most > 16
 }
 
-/// A panel's part of a super-block.
-#[derive(Clone, Copy)]
-struct EightBlocks<'a> {
-    q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]; 8],
-    d: &'a [[f32; PANEL_TOKENS]; 8],
-    s: &'a [[[i16; SUMS]; PANEL_TOKENS]; 8],
+/// What a run takes off the codes: codes of 5 bits fit one run only less 16, which types without
+/// an offset get back.
+const fn run_offset<B: Codes32>() -> i32 {
+    if B::MAX > 15 { 16 } else { B::OFFSET }
 }
 
 /// Types in blocks of 32 with codes of at most 5 bits.
@@ -158,15 +157,21 @@ pub(super) fn blocks_32<B: Codes32>(
     y: &mut [f32],
     codes: impl Fn(&B) -> __m256i,
 ) {
+    let wants = Wants {
+        offset: run_offset::<B>(),
+        two_runs: const { two_runs(run_offset::<B>(), B::MAX) },
+        minimums: if B::HAS_MIN { Minimums::Sum } else { Minimums::None },
+    };
     matmul::<B, Row32>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_32, &mut scratch.sums),
+        (&mut scratch.of_32, &mut scratch.pair, &mut scratch.sums),
         y,
+        wants,
         |block, row| unpack_32(block, codes(block), row),
-        |w, [a, b], sums| tile_32::<B, 2>(w, [a, b], sums),
-        |w, a, sums| tile_32::<B, 1>(w, [a], sums),
+        |w, pair, sums| tile_32::<B, 2>(w, pair, sums),
+        |w, pair, sums| tile_32::<B, 1>(w, pair, sums),
     );
 }
 
@@ -184,11 +189,12 @@ pub(super) fn q8_0(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_32_wide, &mut scratch.sums),
+        (&mut scratch.of_32_wide, &mut scratch.pair, &mut scratch.sums),
         y,
+        Wants { offset: 8, two_runs: false, minimums: Minimums::None },
         |block, row| unpack_wide(block, row),
-        |w, [a, b], sums| tile_wide::<2>(w, [a, b], sums),
-        |w, a, sums| tile_wide::<1>(w, [a], sums),
+        |w, pair, sums| tile_wide::<2>(w, pair, sums),
+        |w, pair, sums| tile_wide::<1>(w, pair, sums),
     );
 }
 
@@ -204,15 +210,25 @@ pub(super) fn blocks_256<B: Codes256>(
     codes: impl Fn(&B, usize) -> __m256i,
     scales: impl Fn(&B) -> Scales,
 ) {
+    let wants = Wants {
+        offset: B::OFFSET,
+        two_runs: const { two_runs(B::OFFSET, B::MAX) },
+        minimums: match (B::HAS_MIN, B::GROUP) {
+            (false, _) => Minimums::None,
+            (true, 32) => Minimums::Scaled,
+            (true, _) => Minimums::ScaledHalves,
+        },
+    };
     matmul::<B, Row256>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_256, &mut scratch.sums),
+        (&mut scratch.of_256, &mut scratch.pair, &mut scratch.sums),
         y,
+        wants,
         |block, row| unpack_256(block, &codes, scales(block), row),
-        |w, [a, b], sums| tile_256::<B, 2>(w, [a, b], sums),
-        |w, a, sums| tile_256::<B, 1>(w, [a], sums),
+        |w, pair, sums| tile_256::<B, 2>(w, pair, sums),
+        |w, pair, sums| tile_256::<B, 1>(w, pair, sums),
     );
 }
 
@@ -224,11 +240,12 @@ fn matmul<B: Block, W>(
     w: &[B],
     n_rows: usize,
     acts: &Acts<'_>,
-    (unpacked, sums): (&mut [W], &mut [Sums]),
+    (unpacked, pair, sums): (&mut [W], &mut [PairBlock], &mut [Sums]),
     y: &mut [f32],
+    wants: Wants,
     unpack: impl Fn(&B, &mut W),
-    tile_2: impl Fn(&[[W; R]], [Panel<'_>; 2], &mut Sums),
-    tile_1: impl Fn(&[[W; R]], Panel<'_>, &mut Sums),
+    tile_2: impl Fn(&[[W; R]], &[PairBlock], &mut Sums),
+    tile_1: impl Fn(&[[W; R]], &[PairBlock], &mut Sums),
 ) {
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
     let per_block = B::LEN / 32;
@@ -248,18 +265,18 @@ fn matmul<B: Block, W>(
                     }
                 }
                 let (tiles, _) = unpacked.as_chunks::<R>();
-                for (pair, sums) in sums.chunks_exact_mut(groups).enumerate() {
-                    let unit = first_unit + 2 * pair;
-                    let panel = |unit| Panel::new(acts, unit, first * per_block, n * per_block);
-                    let a = panel(unit);
+                for (p, sums) in sums.chunks_exact_mut(groups).enumerate() {
+                    let unit = first_unit + 2 * p;
+                    let pair = &mut pair[..n * per_block];
+                    order(acts, unit, first * per_block, wants, 0, pair);
                     if unit + 1 < units {
-                        let b = panel(unit + 1);
+                        order(acts, unit + 1, first * per_block, wants, 1, pair);
                         for (tiles, sums) in tiles.chunks_exact(n).zip(sums) {
-                            tile_2(tiles, [a, b], sums);
+                            tile_2(tiles, pair, sums);
                         }
                     } else {
                         for (tiles, sums) in tiles.chunks_exact(n).zip(sums) {
-                            tile_1(tiles, a, sums);
+                            tile_1(tiles, pair, sums);
                         }
                     }
                 }
@@ -267,15 +284,10 @@ fn matmul<B: Block, W>(
             for (pair, sums) in sums.chunks_exact(groups).enumerate() {
                 let unit = first_unit + 2 * pair;
                 for (g, sums) in sums.iter().enumerate() {
-                    let row = first_row + g * R;
-                    let rows = row..n_rows.min(row + R);
                     for p in 0..2.min(units - unit) {
-                        for (lane, t) in acts.plan.tokens_of(unit + p).enumerate() {
-                            let y = &mut y[t * n_rows..][rows.clone()];
-                            for (y, sums) in y.iter_mut().zip(sums) {
-                                *y = sums[p][lane];
-                            }
-                        }
+                        let (tokens, row) = (acts.plan.tokens_of(unit + p), first_row + g * R);
+                        let y = &mut y[tokens.start * n_rows + row..];
+                        write(sums, p, y, n_rows, R.min(n_rows - row), tokens.len());
                     }
                 }
             }
@@ -283,37 +295,120 @@ fn matmul<B: Block, W>(
     }
 }
 
+/// The sums of panel `p`, `n` rows of `tokens`, to `y`, where tokens are `n_rows` apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn write(sums: &Sums, p: usize, y: &mut [f32], n_rows: usize, n: usize, tokens: usize) {
+    let mut rows = [_mm256_setzero_si256(); 8];
+    for r in 0..R {
+        rows[r] = _mm256_castps_si256(load_ps(&sums[r][p]));
+    }
+    for (t, column) in transpose(rows).into_iter().enumerate().take(tokens) {
+        let mut lanes = [0.0; 8];
+        store_ps(&mut lanes, _mm256_castsi256_ps(column));
+        let y = &mut y[t * n_rows..][..n];
+        match y.first_chunk_mut::<R>() {
+            Some(y) => y.copy_from_slice(&lanes[..R]),
+            None => y.copy_from_slice(&lanes[..n]),
+        }
+    }
+}
+
+/// Brings a panel's blocks `first..` into the tiles' order, as panel `p` of `pair`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn order(
+    acts: &Acts<'_>,
+    unit: usize,
+    first: usize,
+    wants: Wants,
+    p: usize,
+    pair: &mut [PairBlock],
+) {
+    let plan = acts.plan;
+    let q = acts.q[unit * plan.q_len()..].as_chunks::<{ 4 * PANEL_TOKENS }>().0.as_chunks::<8>().0;
+    let d = acts.d[unit * plan.d_len()..].as_chunks::<PANEL_TOKENS>().0;
+    let s = acts.s[unit * plan.s_len()..].as_chunks::<SUMS>().0.as_chunks::<PANEL_TOKENS>().0;
+    let blocks = q[first..].iter().zip(&d[first..]).zip(&s[first..]);
+    for (to, ((q, d), s)) in pair.iter_mut().zip(blocks) {
+        let sign = _mm256_set1_epi8(-128);
+        for k in 0..4 {
+            let (low, high) = (load(&q[k]), load(&q[4 + k]));
+            let (low, high) = (_mm256_xor_si256(low, sign), _mm256_xor_si256(high, sign));
+            let even = _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high));
+            let odd = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(low), high);
+            store(&mut to.q[2 * k][p], even);
+            store(&mut to.q[2 * k + 1][p], odd);
+        }
+        let d = load_ps(d);
+        store_ps(&mut to.d[p], d);
+        let s = load(s);
+        let minus_offset = _mm256_set1_epi16(-wants.offset as i16);
+        if wants.offset != 0 && wants.two_runs {
+            for half in 0..2 {
+                let mut sums = _mm256_setzero_si256();
+                for k in 4 * half..4 * half + 4 {
+                    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(&to.q[k][p]));
+                    sums = _mm256_add_epi16(sums, pairs);
+                }
+                store(&mut to.start[half][p], _mm256_mullo_epi16(sums, minus_offset));
+            }
+        } else if wants.offset != 0 {
+            store(&mut to.start[0][p], _mm256_mullo_epi16(s, minus_offset));
+        }
+        let ones = _mm256_set1_epi16(1);
+        let sum = || _mm256_cvtepi32_ps(_mm256_madd_epi16(s, ones));
+        match wants.minimums {
+            Minimums::None => {}
+            Minimums::Sum => {
+                store_ps(&mut to.sums[0][p], sum());
+                let offset = _mm256_set1_ps(wants.offset as f32);
+                store_ps(&mut to.sums[1][p], _mm256_mul_ps(sum(), offset));
+            }
+            Minimums::Scaled => store_ps(&mut to.sums[0][p], _mm256_mul_ps(sum(), d)),
+            Minimums::ScaledHalves => {
+                let halves = [_mm256_slli_epi32::<16>(s), s];
+                for half in 0..2 {
+                    let sum = _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(halves[half]));
+                    store_ps(&mut to.sums[half][p], _mm256_mul_ps(sum, d));
+                }
+            }
+        }
+    }
+}
+
+/// Two codes of the first 16, two of the last, and so on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn interleave(codes: __m256i) -> __m256i {
+    let quarters = _mm256_permute4x64_epi64::<0b11_01_10_00>(codes);
+    let order = _mm256_set_epi64x(
+        0x0f0e_0706_0d0c_0504,
+        0x0b0a_0302_0908_0100,
+        0x0f0e_0706_0d0c_0504,
+        0x0b0a_0302_0908_0100,
+    );
+    _mm256_shuffle_epi8(quarters, order)
+}
+
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn unpack_32<B: Codes32>(block: &B, codes: __m256i, row: &mut Row32) {
-    let offset = stored_offset::<B>();
-    let codes = _mm256_sub_epi8(codes, _mm256_set1_epi8(offset as i8));
-    store(&mut row.codes, codes);
-    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-    let x = _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
-    let x = _mm_add_epi16(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
-    let x = _mm_add_epi16(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
-    row.start = _mm_cvtsi128_si32(times_minus_128_sse(x));
+    store(&mut row.codes, interleave(codes));
     let [d, m] = block.scales();
     row.d = half(d);
     row.m = half(m);
 }
 
-/// Codes of 0..=31 are stored less 16, so that 16 products of them fit an i16.
-const fn stored_offset<B: Codes32>() -> i32 {
-    if B::MAX > 15 { 16 } else { B::OFFSET }
-}
-
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn unpack_wide(block: &BlockQ8_0, row: &mut Row32Wide) {
-    let codes = load(&block.qs);
-    let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
-    let odd = _mm256_srai_epi16::<8>(codes);
-    store(&mut row.even, even);
-    store(&mut row.odd, odd);
-    let sums = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
-    row.start = -128 * sum_lanes(sums);
+    let codes = interleave(load(&block.qs));
+    let nibble = _mm256_set1_epi8(15);
+    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
+    // Two's complement to plus 8.
+    store(&mut row.codes[0], _mm256_xor_si256(high, _mm256_set1_epi8(8)));
+    store(&mut row.codes[1], _mm256_and_si256(codes, nibble));
     row.d = half(block.d);
 }
 
@@ -325,28 +420,14 @@ fn unpack_256<B: Codes256>(
     Scales { scales, mins }: Scales,
     row: &mut Row256,
 ) {
-    let mut pairs = [_mm256_setzero_si256(); 8];
     for j in 0..8 {
-        let codes = _mm256_sub_epi8(codes(block, j), _mm256_set1_epi8(B::PANEL_OFFSET as i8));
-        store(&mut row.codes[j], codes);
-        pairs[j] = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+        store(&mut row.codes[j], interleave(codes(block, j)));
     }
-    if B::GROUP == 32 {
-        store(&mut row.start[0], times_minus_128(pairs_8(&pairs)));
-        // Each scale and minimum is there twice: already pairs of the same.
-        store(&mut row.scales[0], scales);
-        let restored = _mm256_srai_epi32::<16>(_mm256_slli_epi16::<4>(scales));
-        store_ps(&mut row.restored, _mm256_cvtepi32_ps(restored));
+    store(&mut row.scales, scales);
+    if B::HAS_MIN && B::GROUP == 32 {
+        // Each is there twice.
         store_ps(&mut row.mins[0], _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(mins)));
-    } else {
-        // Words 0..4 of the low and high half of `a` belong to registers 0..4, 16 codes each.
-        let [a, b] = pairs_by_half(&pairs);
-        store(&mut row.start[0], interleave_halves(times_minus_128(a)));
-        store(&mut row.start[1], interleave_halves(times_minus_128(b)));
-        let low = _mm256_unpacklo_epi16(scales, scales);
-        let high = _mm256_unpackhi_epi16(scales, scales);
-        store(&mut row.scales[0], _mm256_permute2x128_si256::<0x20>(low, high));
-        store(&mut row.scales[1], _mm256_permute2x128_si256::<0x31>(low, high));
+    } else if B::HAS_MIN {
         let low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(mins));
         let high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256::<1>(mins));
         store_ps(&mut row.mins[0], _mm256_cvtepi32_ps(low));
@@ -357,224 +438,169 @@ fn unpack_256<B: Codes256>(
     row.dmin = half(dmin);
 }
 
-/// Word 0 of the low half, word 0 of the high half, word 1 of the low one, ...
-#[inline]
-#[target_feature(enable = "avx2")]
-fn interleave_halves(x: __m256i) -> __m256i {
-    _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn times_minus_128(x: __m256i) -> __m256i {
-    _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16::<7>(x))
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn times_minus_128_sse(x: __m128i) -> __m128i {
-    _mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16::<7>(x))
-}
-
 /// `R` rows by `T` panels, some blocks of 32: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], panels: [Panel<'_>; T], sums: &mut Sums) {
+fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sums: &mut Sums) {
+    const { assert!(!two_runs(run_offset::<B>(), B::MAX)) }
+    const { assert!(B::HAS_MIN || run_offset::<B>() == B::OFFSET) }
     let ones = _mm256_set1_epi16(1);
-    let offset = B::OFFSET - stored_offset::<B>();
-    for (b, w) in w.iter().enumerate() {
-        let mut run = [[_mm256_setzero_si256(); T]; R];
+    let (w, pair, sums) = black_box((w, pair, sums));
+    for (w, a) in w.iter().zip(pair) {
+        let run = run::<T, 0, 8>(|r| &w[r].codes, a, run_offset::<B>() != 0);
+        fence();
         for r in 0..R {
-            run[r] = [_mm256_set1_epi32(w[r].start); T];
-        }
-        for k in 0..8 {
-            let mut q = [_mm256_setzero_si256(); T];
+            let (d, m) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].m));
             for t in 0..T {
-                q[t] = load(&panels[t].q[b][k]);
-            }
-            for r in 0..R {
-                let codes = _mm256_set1_epi32(w[r].codes[k]);
-                for t in 0..T {
-                    let products = _mm256_maddubs_epi16(q[t], codes);
-                    run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
+                let mut isum = _mm256_cvtepi32_ps(_mm256_madd_epi16(run[r][t], ones));
+                if run_offset::<B>() != B::OFFSET {
+                    // Small integers: exact.
+                    isum = _mm256_add_ps(isum, load_ps(&a.sums[1][t]));
                 }
-            }
-        }
-        for t in 0..T {
-            let panel = panels[t];
-            let da = load_ps(&panel.d[b]);
-            let sum = _mm256_madd_epi16(load(&panel.s[b]), ones);
-            for r in 0..R {
-                let mut isum = _mm256_madd_epi16(run[r][t], ones);
-                if offset != 0 {
-                    isum = _mm256_add_epi32(isum, _mm256_slli_epi32::<4>(sum));
-                }
-                let d = _mm256_mul_ps(_mm256_set1_ps(w[r].d), da);
-                let out = &mut sums[r][t];
-                let mut acc = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum), load_ps(out));
+                let da = load_ps(&a.d[t]);
+                let mut acc = _mm256_fmadd_ps(isum, _mm256_mul_ps(d, da), load_ps(&sums[r][t]));
                 if B::HAS_MIN {
-                    let m = _mm256_mul_ps(_mm256_set1_ps(w[r].m), da);
-                    acc = _mm256_fmadd_ps(m, _mm256_cvtepi32_ps(sum), acc);
+                    acc = _mm256_fmadd_ps(_mm256_mul_ps(m, da), load_ps(&a.sums[0][t]), acc);
                 }
-                store_ps(out, acc);
+                store_ps(&mut sums[r][t], acc);
             }
         }
+        fence();
     }
 }
 
-/// `R` rows by `T` panels, some blocks of 32 with codes of 8 bits: products in i32.
+/// `R` rows by `T` panels, some blocks of 32 with codes of 8 bits: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], panels: [Panel<'_>; T], sums: &mut Sums) {
-    let low = _mm256_set1_epi16(0xff);
-    for (b, w) in w.iter().enumerate() {
-        let mut isum = [[_mm256_setzero_si256(); T]; R];
+fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], pair: &[PairBlock], sums: &mut Sums) {
+    let (ones, sixteens) = (_mm256_set1_epi16(1), _mm256_set1_epi16(16));
+    let mut firsts = Firsts::default();
+    let (w, pair, sums, firsts) = black_box((w, pair, sums, &mut firsts));
+    for (w, a) in w.iter().zip(pair) {
+        let first = run::<T, 0, 8>(|r| &w[r].codes[0], a, true);
         for r in 0..R {
-            isum[r] = [_mm256_set1_epi32(w[r].start); T];
-        }
-        for k in 0..8 {
-            let mut even = [_mm256_setzero_si256(); T];
             for t in 0..T {
-                even[t] = _mm256_and_si256(load(&panels[t].q[b][k]), low);
+                store(&mut firsts[r][t], _mm256_madd_epi16(first[r][t], sixteens));
             }
-            for r in 0..R {
-                let codes = _mm256_set1_epi32(w[r].even[k]);
-                for t in 0..T {
-                    let products = _mm256_madd_epi16(even[t], codes);
-                    isum[r][t] = pin(_mm256_add_epi32(isum[r][t], products));
-                }
-            }
-            let mut odd = [_mm256_setzero_si256(); T];
+        }
+        let run = run::<T, 0, 8>(|r| &w[r].codes[1], a, false);
+        fence();
+        for r in 0..R {
+            let d = _mm256_set1_ps(w[r].d);
             for t in 0..T {
-                odd[t] = _mm256_srli_epi16::<8>(load(&panels[t].q[b][k]));
-            }
-            for r in 0..R {
-                let codes = _mm256_set1_epi32(w[r].odd[k]);
-                for t in 0..T {
-                    let products = _mm256_madd_epi16(odd[t], codes);
-                    isum[r][t] = pin(_mm256_add_epi32(isum[r][t], products));
-                }
+                let isum = _mm256_madd_epi16(run[r][t], ones);
+                let isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
+                let d = _mm256_mul_ps(d, load_ps(&a.d[t]));
+                let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), d, load_ps(&sums[r][t]));
+                store_ps(&mut sums[r][t], acc);
             }
         }
-        for t in 0..T {
-            let da = load_ps(&panels[t].d[b]);
-            for r in 0..R {
-                let d = _mm256_mul_ps(_mm256_set1_ps(w[r].d), da);
-                let out = &mut sums[r][t];
-                let acc = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum[r][t]), load_ps(out));
-                store_ps(out, acc);
-            }
-        }
+        fence();
     }
 }
 
 /// `R` rows by `T` panels, some blocks of 256: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_256<B: Codes256, const T: usize>(
-    w: &[[Row256; R]],
-    panels: [Panel<'_>; T],
-    sums: &mut Sums,
-) {
-    const { assert!(B::PANEL_OFFSET == B::OFFSET || B::PANEL_OFFSET - B::OFFSET == 16) }
-    const { assert!(B::PANEL_OFFSET == B::OFFSET || B::GROUP == 32) }
-    let ones = _mm256_set1_epi16(1);
-    for (b, w) in w.iter().enumerate() {
-        let panels = panels.map(|panel| panel.eight(b));
-        let mut products = [[_mm256_setzero_ps(); T]; R];
+fn tile_256<B: Codes256, const T: usize>(w: &[[Row256; R]], pair: &[PairBlock], sums: &mut Sums) {
+    let (mut firsts, mut products) = (Firsts::default(), Sums::default());
+    let (w, pair, sums) = black_box((w, pair, sums));
+    let (firsts, products) = black_box((&mut firsts, &mut products));
+    for (w, pair) in w.iter().zip(pair.as_chunks::<8>().0) {
+        *products = Sums::default();
         for j in 0..8 {
-            let mut isum = run::<B, T>(w, &panels, j, 0);
-            if B::GROUP == 16 {
-                let second = run::<B, T>(w, &panels, j, 1);
+            let a = &pair[j];
+            let codes = |r: usize| &w[r].codes[j];
+            let two_runs = const { two_runs(B::OFFSET, B::MAX) };
+            let start = B::OFFSET != 0;
+            if two_runs {
+                let first = run::<T, 0, 4>(codes, a, start);
                 for r in 0..R {
+                    let scale = _mm256_set1_epi32(w[r].scales[j]);
                     for t in 0..T {
-                        isum[r][t] = _mm256_add_epi32(isum[r][t], second[r][t]);
+                        store(&mut firsts[r][t], _mm256_madd_epi16(first[r][t], scale));
                     }
                 }
             }
-            for t in 0..T {
-                let da = load_ps(&panels[t].d[j]);
-                let sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(load(&panels[t].s[j]), ones));
-                for r in 0..R {
-                    let mut isum = _mm256_cvtepi32_ps(isum[r][t]);
-                    if B::PANEL_OFFSET != B::OFFSET {
-                        // Small integers: exact.
-                        isum = _mm256_fmadd_ps(_mm256_set1_ps(w[r].restored[j]), sum, isum);
+            let run = if two_runs {
+                run::<T, 4, 8>(codes, a, start)
+            } else {
+                run::<T, 0, 8>(codes, a, start)
+            };
+            fence();
+            for r in 0..R {
+                let scale = _mm256_set1_epi32(w[r].scales[j]);
+                for t in 0..T {
+                    let mut isum = _mm256_madd_epi16(run[r][t], scale);
+                    if two_runs {
+                        isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
                     }
-                    products[r][t] = _mm256_fmadd_ps(isum, da, products[r][t]);
+                    let product = &mut products[r][t];
+                    let isum = _mm256_cvtepi32_ps(isum);
+                    store_ps(product, _mm256_fmadd_ps(isum, load_ps(&a.d[t]), load_ps(product)));
                 }
             }
+            fence();
         }
         let mut mins = [[_mm256_setzero_ps(); T]; R];
-        for j in 0..if B::HAS_MIN { 8 } else { 0 } {
-            for g in 0..32 / B::GROUP {
-                let i = j * (32 / B::GROUP) + g;
-                let mut scaled = [_mm256_setzero_ps(); T];
-                for t in 0..T {
-                    let pair = load(&panels[t].s[j]);
-                    let sum = match (B::GROUP, g) {
-                        (32, _) => _mm256_madd_epi16(pair, ones),
-                        (_, 0) => _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(pair)),
-                        _ => _mm256_srai_epi32::<16>(pair),
-                    };
-                    let da = load_ps(&panels[t].d[j]);
-                    scaled[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), da);
-                }
-                for r in 0..R {
-                    let min = _mm256_set1_ps(w[r].mins[i / 8][i % 8]);
-                    for t in 0..T {
-                        mins[r][t] = _mm256_fmadd_ps(min, scaled[t], mins[r][t]);
+        if B::HAS_MIN {
+            for j in 0..8 {
+                for half in 0..32 / B::GROUP {
+                    let i = j * (32 / B::GROUP) + half;
+                    for r in 0..R {
+                        let min = _mm256_set1_ps(w[r].mins[i / 8][i % 8]);
+                        for t in 0..T {
+                            let sum = load_ps(&pair[j].sums[half][t]);
+                            mins[r][t] = pin_ps(_mm256_fmadd_ps(min, sum, mins[r][t]));
+                        }
                     }
                 }
             }
+            fence();
         }
-        // Loaded before the loops they would take all registers from them.
-        let sums = std::hint::black_box(&mut *sums);
         for r in 0..R {
             let (d, dmin) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].dmin));
             for t in 0..T {
-                let mut acc = _mm256_fmadd_ps(d, products[r][t], load_ps(&sums[r][t]));
+                let product = load_ps(&products[r][t]);
+                let mut acc = _mm256_fmadd_ps(d, product, load_ps(&sums[r][t]));
                 if B::HAS_MIN {
                     acc = _mm256_fnmadd_ps(dmin, mins[r][t], acc);
                 }
                 store_ps(&mut sums[r][t], acc);
             }
+            fence();
         }
     }
 }
 
-/// The products of group `g` of elements `32j..32j + 32`, times its scale.
+/// What the first of two runs comes to.
+type Firsts = [[[i32; PANEL_TOKENS]; 2]; R];
+
+/// The products of words `FROM..TO` of a block, as i16: the first half's and the last half's.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn run<B: Codes256, const T: usize>(
-    w: &[Row256; R],
-    panels: &[EightBlocks<'_>; T],
-    j: usize,
-    g: usize,
+fn run<'a, const T: usize, const FROM: usize, const TO: usize>(
+    codes: impl Fn(usize) -> &'a [i32; 8],
+    a: &PairBlock,
+    start: bool,
 ) -> [[__m256i; T]; R] {
-    let i = j * (32 / B::GROUP) + g;
     let mut run = [[_mm256_setzero_si256(); T]; R];
-    for r in 0..R {
-        run[r] = [_mm256_set1_epi32(w[r].start[i / 8][i % 8]); T];
-    }
-    for k in 0..B::GROUP / 4 {
-        let k = g * 4 + k;
+    for k in FROM..TO {
+        fence();
         let mut q = [_mm256_setzero_si256(); T];
         for t in 0..T {
-            q[t] = load(&panels[t].q[j][k]);
+            q[t] = load(&a.q[k][t]);
         }
         for r in 0..R {
-            let codes = _mm256_set1_epi32(w[r].codes[j][k]);
+            let codes = _mm256_set1_epi32(codes(r)[k]);
             for t in 0..T {
-                let products = _mm256_maddubs_epi16(q[t], codes);
-                run[r][t] = pin(_mm256_add_epi16(run[r][t], products));
+                let products = _mm256_maddubs_epi16(codes, q[t]);
+                run[r][t] = match (k == FROM, start) {
+                    (true, true) => _mm256_add_epi16(load(&a.start[FROM / 4][t]), products),
+                    (true, false) => products,
+                    (false, _) => pin(_mm256_add_epi16(run[r][t], products)),
+                };
             }
-        }
-    }
-    for r in 0..R {
-        let scale = _mm256_set1_epi32(w[r].scales[i / 8][i % 8]);
-        for t in 0..T {
-            run[r][t] = _mm256_madd_epi16(run[r][t], scale);
         }
     }
     run

@@ -25,8 +25,6 @@ pub(in crate::isa) trait Codes256: Block256 {
     const OFFSET: i32;
     /// The largest code.
     const MAX: i32;
-    /// What panels take off the codes, so that their products fit.
-    const PANEL_OFFSET: i32;
     /// Scale of the scales and of the minimums.
     fn d(&self) -> [F16; 2];
 }
@@ -68,11 +66,10 @@ codes_32! {
 }
 
 macro_rules! codes_256 {
-    ($($block:ident: $offset:literal, $max:literal, $panel:literal, |$b:ident| $d:expr;)*) => {$(
+    ($($block:ident: $offset:literal, $max:literal, |$b:ident| $d:expr;)*) => {$(
         impl Codes256 for $block {
             const OFFSET: i32 = $offset;
             const MAX: i32 = $max;
-            const PANEL_OFFSET: i32 = $panel;
             #[inline(always)]
             fn d(&self) -> [F16; 2] {
                 let $b = self;
@@ -83,11 +80,11 @@ macro_rules! codes_256 {
 }
 
 codes_256! {
-    BlockQ2K: 0, 3, 0, |b| [b.d, b.dmin];
-    BlockQ3K: 4, 7, 4, |b| [b.d, F16([0; 2])];
-    BlockQ4K: 0, 15, 0, |b| [b.d, b.dmin];
-    BlockQ5K: 0, 31, 16, |b| [b.d, b.dmin];
-    BlockQ6K: 32, 63, 32, |b| [b.d, F16([0; 2])];
+    BlockQ2K: 0, 3, |b| [b.d, b.dmin];
+    BlockQ3K: 4, 7, |b| [b.d, F16([0; 2])];
+    BlockQ4K: 0, 15, |b| [b.d, b.dmin];
+    BlockQ5K: 0, 31, |b| [b.d, b.dmin];
+    BlockQ6K: 32, 63, |b| [b.d, F16([0; 2])];
 }
 
 /// The bits of eight halves as floats.

@@ -15,6 +15,7 @@
 
 use super::VnniScratch;
 use super::mem::{load_ps, store_ps};
+use super::vector::Panel;
 use super::vector::{
     all, codes, dot_add, float, minus_mul_add, mul, mul_add, pair_sums, scales, sums, times,
     times_add,
@@ -23,7 +24,6 @@ use crate::act::{Acts, PANEL_TOKENS};
 use crate::block::*;
 use crate::isa::avx2::mem;
 use crate::isa::avx2::pack::transpose;
-use crate::isa::avx2::panels::Panel;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
 use crate::isa::avx2::unpack::{Codes256, Scales, half};
 use std::arch::x86_64::*;
