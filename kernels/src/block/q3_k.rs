@@ -3,7 +3,7 @@
 
 use super::q2_k::pack_pairs;
 use super::search;
-use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q3_K: 256 elements in 110 bytes.
@@ -27,7 +27,9 @@ impl Block for BlockQ3K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ3K {
     /// Without importances errors count by the square of the weight.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ3K]) {
         for_each_256(x, importance, out, |x, importance| {
@@ -82,7 +84,7 @@ impl Block256 for BlockQ3K {
             }
         }
         let scales = unpack_scales(&self.scales).map(|s| i16::from(s) - 32);
-        Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
+        Unpacked256::without_min(codes, scales, self.d.to_f32())
     }
 }
 

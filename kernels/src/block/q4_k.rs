@@ -3,7 +3,8 @@
 
 use super::search::{AffineMethod, Grid};
 use super::{
-    Block, Block256, F16, Unpacked256, for_each_256, pack_scales_and_mins, scales_and_mins, twice,
+    Block, Block256, F16, Quantize, Unpacked256, for_each_256, pack_scales_and_mins,
+    scales_and_mins, twice,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -28,7 +29,9 @@ impl Block for BlockQ4K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ4K {
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ4K]) {
         for_each_256(x, importance, out, |x, importance| {
             let q = METHOD.quantize::<32, 8>(x, importance);

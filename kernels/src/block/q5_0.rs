@@ -3,7 +3,8 @@
 
 use super::search::{extreme, nearest, symmetric};
 use super::{
-    Block, Block32, F16, Unpacked32, for_each_32, nibbles_and_fifth, pack_nibbles_and_fifth,
+    Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles_and_fifth,
+    pack_nibbles_and_fifth,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -29,7 +30,9 @@ impl Block for BlockQ5_0 {
             *y = f32::from(q) * d;
         }
     }
+}
 
+impl Quantize for BlockQ5_0 {
     /// Without importances the weight of largest magnitude becomes code -16, exactly; with them the
     /// scale is searched.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_0]) {

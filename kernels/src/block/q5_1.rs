@@ -3,7 +3,8 @@
 
 use super::search::{FINE_GRID, affine, nearest, range};
 use super::{
-    Block, Block32, F16, Unpacked32, for_each_32, nibbles_and_fifth, pack_nibbles_and_fifth,
+    Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles_and_fifth,
+    pack_nibbles_and_fifth,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -31,7 +32,9 @@ impl Block for BlockQ5_1 {
             *y = f32::from(q) * d + m;
         }
     }
+}
 
+impl Quantize for BlockQ5_1 {
     /// Without importances the codes span least to largest; with them scale and minimum are
     /// searched.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_1]) {

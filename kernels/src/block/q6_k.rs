@@ -2,7 +2,7 @@
 //! `d * scale * (code - 32)`.
 
 use super::search;
-use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q6_K: 256 elements in 210 bytes.
@@ -26,7 +26,9 @@ impl Block for BlockQ6K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ6K {
     /// Without importances errors count by the square of the weight.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ6K]) {
         for_each_256(x, importance, out, |x, importance| {
@@ -65,7 +67,7 @@ impl Block256 for BlockQ6K {
             }
         }
         let scales = self.scales.map(i16::from);
-        Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
+        Unpacked256::without_min(codes, scales, self.d.to_f32())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Q8_0: 8.5 bits per weight, a scale per 32; near lossless. What Q6_K falls back to in rows that
 //! are no multiple of 256. Value = `d * code`.
 
-use super::{Block, Block32, F16, Unpacked32, search::extreme};
+use super::{Block, Block32, F16, Quantize, Unpacked32, search::extreme};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_0: 32 elements in 34 bytes.
@@ -24,7 +24,9 @@ impl Block for BlockQ8_0 {
             *y = f32::from(q) * d;
         }
     }
+}
 
+impl Quantize for BlockQ8_0 {
     /// The weight of largest magnitude becomes 127 or -127; importances are ignored, at this
     /// precision they gain nothing.
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_0]) {

@@ -11,24 +11,29 @@ use std::str::FromStr;
 pub(crate) mod avx2;
 pub(crate) mod detect;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod sse41;
 
 /// Sets of instructions, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// Any CPU.
     Scalar,
+    /// x86-64 with SSE4.1 and SSSE3: Penryn, Nehalem, Bulldozer and later.
+    Sse41,
     /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
     Avx2,
 }
 
 impl Level {
     /// All levels, worst first.
-    pub const ALL: [Level; 2] = [Level::Scalar, Level::Avx2];
+    pub const ALL: [Level; 3] = [Level::Scalar, Level::Sse41, Level::Avx2];
 
     /// The spelling of [`Level::from_str`].
     pub const fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
+            Level::Sse41 => "sse41",
             Level::Avx2 => "avx2",
         }
     }

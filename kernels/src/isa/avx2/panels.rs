@@ -12,12 +12,16 @@
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a pair of panels
 //! of that depth stays in L1, f32 sums of [`BLOCK_UNITS`] panels in L2.
 
+mod wide;
+
 use super::mem::{load, load_ps, pin, store, store_ps};
 use super::sum::{pairs_8, pairs_by_half, sum_lanes};
-use super::unpack::{Codes32, Codes256, Scales, half};
+use super::unpack::{Codes32, Codes256, Scales, half, scale};
 use crate::act::{Acts, PANEL_TOKENS, SUMS};
-use crate::block::{Block, BlockQ8_0, as_blocks};
+use crate::block::{Block, F16, as_blocks};
 use std::arch::x86_64::*;
+
+pub(super) use wide::wide_256;
 
 /// Weight rows of a tile.
 const R: usize = 6;
@@ -37,16 +41,19 @@ pub(crate) struct PanelScratch {
     of_32: Vec<Row32>,
     of_32_wide: Vec<Row32Wide>,
     of_256: Vec<Row256>,
+    of_256_wide: Vec<wide::Row256Wide>,
     sums: Vec<Sums>,
 }
 
 impl PanelScratch {
     pub fn new() -> PanelScratch {
         let rows_32 = BLOCK_ROWS * BLOCK_COLS / 32;
+        let rows_256 = rows_32 / 8;
         PanelScratch {
             of_32: vec![Row32::default(); rows_32],
             of_32_wide: vec![Row32Wide::default(); rows_32],
-            of_256: vec![Row256::default(); BLOCK_ROWS * BLOCK_COLS / 256],
+            of_256: vec![Row256::default(); rows_256],
+            of_256_wide: vec![wide::Row256Wide::default(); rows_256],
             sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
     }
@@ -170,23 +177,25 @@ pub(super) fn blocks_32<B: Codes32>(
     );
 }
 
-/// Q8_0.
+/// Types in blocks of 32 with signed codes of 8 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0(
+pub(super) fn wide_32<B: Block>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
     scratch: &mut PanelScratch,
     y: &mut [f32],
+    codes: impl Fn(&B) -> __m256i,
+    d: impl Fn(&B) -> F16,
 ) {
-    matmul::<BlockQ8_0, Row32Wide>(
+    matmul::<B, Row32Wide>(
         as_blocks(w),
         n_rows,
         acts,
         (&mut scratch.of_32_wide, &mut scratch.sums),
         y,
-        |block, row| unpack_wide(block, row),
+        |block, row| unpack_wide(codes(block), d(block), row),
         |w, [a, b], sums| tile_wide::<2>(w, [a, b], sums),
         |w, a, sums| tile_wide::<1>(w, [a], sums),
     );
@@ -295,26 +304,25 @@ fn unpack_32<B: Codes32>(block: &B, codes: __m256i, row: &mut Row32) {
     let x = _mm_add_epi16(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
     row.start = _mm_cvtsi128_si32(times_minus_128_sse(x));
     let [d, m] = block.scales();
-    row.d = half(d);
-    row.m = half(m);
+    row.d = scale::<B>(d);
+    row.m = scale::<B>(m);
 }
 
 /// Codes of 0..=31 are stored less 16, so that 16 products of them fit an i16.
 const fn stored_offset<B: Codes32>() -> i32 {
-    if B::MAX > 15 { 16 } else { B::OFFSET }
+    if B::MAX > 24 { 16 } else { B::OFFSET }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn unpack_wide(block: &BlockQ8_0, row: &mut Row32Wide) {
-    let codes = load(&block.qs);
+fn unpack_wide(codes: __m256i, d: F16, row: &mut Row32Wide) {
     let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
     let odd = _mm256_srai_epi16::<8>(codes);
     store(&mut row.even, even);
     store(&mut row.odd, odd);
     let sums = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
     row.start = -128 * sum_lanes(sums);
-    row.d = half(block.d);
+    row.d = half(d);
 }
 
 #[inline]

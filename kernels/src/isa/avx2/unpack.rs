@@ -4,7 +4,7 @@
 //! is to be taken off them. Of a super-block, register `j` is elements `32j..32j + 32`; callers
 //! unroll their loops, so that `j` is a constant and all shifts are immediate.
 
-use super::mem::{load, load_16, load_head, load_tail};
+use super::mem::{load, load_16, load_head, load_tail, store};
 use super::sum::transpose_4;
 use crate::block::*;
 use std::arch::x86_64::*;
@@ -15,6 +15,8 @@ pub(super) trait Codes32: Block32 {
     const OFFSET: i32;
     /// The largest code.
     const MAX: i32;
+    /// Whether the scale is no half but an exponent, in the first byte.
+    const E8M0: bool;
     /// Scale and minimum.
     fn scales(&self) -> [F16; 2];
 }
@@ -46,11 +48,21 @@ pub(super) struct EightScales {
     pub dmin: __m256,
 }
 
+/// A super-block with signed codes of 8 bits.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wide256 {
+    pub codes: [[i8; 32]; 8],
+    /// Of each 32 codes, the scales of the first and of the last 16 as a pair of i16.
+    pub scales: [i32; 8],
+    pub d: f32,
+}
+
 macro_rules! codes_32 {
-    ($($block:ident: $offset:literal, $max:literal, |$b:ident| $scales:expr;)*) => {$(
+    ($($block:ident: $offset:literal, $max:literal, $e8m0:literal, |$b:ident| $scales:expr;)*) => {$(
         impl Codes32 for $block {
             const OFFSET: i32 = $offset;
             const MAX: i32 = $max;
+            const E8M0: bool = $e8m0;
             #[inline(always)]
             fn scales(&self) -> [F16; 2] {
                 let $b = self;
@@ -61,10 +73,11 @@ macro_rules! codes_32 {
 }
 
 codes_32! {
-    BlockQ4_0: 8, 15, |b| [b.d, F16([0; 2])];
-    BlockQ4_1: 0, 15, |b| [b.d, b.m];
-    BlockQ5_0: 16, 31, |b| [b.d, F16([0; 2])];
-    BlockQ5_1: 0, 31, |b| [b.d, b.m];
+    BlockQ4_0: 8, 15, false, |b| [b.d, F16([0; 2])];
+    BlockQ4_1: 0, 15, false, |b| [b.d, b.m];
+    BlockQ5_0: 16, 31, false, |b| [b.d, F16([0; 2])];
+    BlockQ5_1: 0, 31, false, |b| [b.d, b.m];
+    BlockMXFP4: 12, 24, true, |b| [F16([b.e, 0]), F16([0; 2])];
 }
 
 macro_rules! codes_256 {
@@ -104,6 +117,30 @@ pub(super) fn half(h: F16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(h.0).into())))
 }
 
+/// A type's scales of eight blocks.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn scales_8<B: Codes32>(d: [F16; 8]) -> __m256 {
+    if !B::E8M0 {
+        return halves(d);
+    }
+    // 2^(e - 128): the last two are below the least normal number.
+    let e = _mm256_cvtepu16_epi32(load_16(&d));
+    let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+    let denormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), e);
+    let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
+    _mm256_castsi256_ps(_mm256_blendv_epi8(denormal, normal, is_normal))
+}
+
+/// A type's scale of one block.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn scale<B: Codes32>(d: F16) -> f32 {
+    let mut eight = [F16([0; 2]); 8];
+    eight[0] = d;
+    _mm256_cvtss_f32(scales_8::<B>(eight))
+}
+
 /// The codes of Q4_0 and Q4_1: low nibbles, then high ones.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -111,6 +148,29 @@ pub(super) fn nibbles(qs: &[u8; 16]) -> __m256i {
     let low = load_16(qs);
     let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
     _mm256_and_si256(both, _mm256_set1_epi8(15))
+}
+
+/// The codes of IQ4_NL, and of 32 elements of IQ4_XS: signed.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn iq4(qs: &[u8; 16]) -> __m256i {
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&iq4_nl::VALUES)), nibbles(qs))
+}
+
+/// The codes of MXFP4.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn mxfp4(b: &BlockMXFP4) -> __m256i {
+    const CODES: [u8; 16] = {
+        let mut codes = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            codes[i] = (mxfp4::VALUES[i] as i32 + BlockMXFP4::OFFSET) as u8;
+            i += 1;
+        }
+        codes
+    };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&CODES)), nibbles(&b.qs))
 }
 
 /// The codes of Q5_0 and Q5_1.
@@ -180,6 +240,45 @@ pub(super) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
 fn shifted(x: __m256i, right: i32) -> __m256i {
     let count = _mm_cvtsi32_si128(right.abs());
     if right < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) }
+}
+
+/// A pair of [`Wide256::scales`], the first one to the low half.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn scale_pair(pair: i32) -> __m256i {
+    let order = _mm256_setr_epi64x(
+        0x0100_0100_0100_0100,
+        0x0100_0100_0100_0100,
+        0x0302_0302_0302_0302,
+        0x0302_0302_0302_0302,
+    );
+    _mm256_shuffle_epi8(_mm256_set1_epi32(pair), order)
+}
+
+/// Any type, by its scalar form.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn wide<B: Block256>(b: &B, wide: &mut Wide256) {
+    let Unpacked256 { codes, scales, d, .. } = b.unpack();
+    wide.d = d;
+    wide.codes.copy_from_slice(codes.as_chunks().0);
+    for j in 0..8 {
+        let [first, last] = [scales[2 * j], scales[2 * j + 1]];
+        wide.scales[j] = i32::from(last) << 16 | i32::from(first as u16);
+    }
+}
+
+/// IQ4_XS.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
+    wide.d = half(b.d);
+    let scales = b.scales();
+    for j in 0..8 {
+        store(&mut wide.codes[j], iq4(&b.qs[j]));
+        let scale = i32::from(scales[j]) - 32;
+        wide.scales[j] = scale << 16 | scale & 0xffff;
+    }
 }
 
 /// The scales of Q2_K.

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# What runs on an x86-64 CPU without AVX, here a Nehalem of 2008 that QEMU emulates: the kernels
+# against the scalar level, and whole models through the decoder. An instruction such a CPU does not
+# have ends the test that meets it. Skipped where there is no QEMU (Debian: qemu-user-static).
+#
+#     scripts/check_old_cpu.sh [a command of teff, e.g. run MODEL PROMPT]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+qemu=$(command -v qemu-x86_64-static || command -v qemu-x86_64) || {
+    echo "skipped: no qemu-x86_64 here"
+    exit 0
+}
+cpu=("$qemu" -cpu Nehalem)
+
+if (($#)); then
+    cargo build --release
+    exec "${cpu[@]}" target/release/teff "$@"
+fi
+
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="${cpu[*]}"
+cargo test --release --target x86_64-unknown-linux-gnu --package teff-kernels \
+    --lib --test isa_matmul --test isa_float
