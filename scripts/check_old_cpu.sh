@@ -7,6 +7,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+[[ $(uname -m) == x86_64 ]] || {
+    echo "skipped: not an x86-64 machine"
+    exit 0
+}
 qemu=$(command -v qemu-x86_64-static || command -v qemu-x86_64) || {
     echo "skipped: no qemu-x86_64 here"
     exit 0
@@ -19,5 +23,5 @@ if (($#)); then
 fi
 
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="${cpu[*]}"
-cargo test --release --target x86_64-unknown-linux-gnu --package teff-kernels \
-    --lib --test isa_matmul --test isa_float
+cargo test --package teff-kernels --lib --test isa_matmul --test isa_float
+cargo test --package teff --test it decoder::every_type

@@ -3,7 +3,8 @@
 
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
-    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, ROWS_MAX, Scratch, TypeKernels,
+    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, NoQuantizer, ROWS_MAX, Scratch,
+    TypeKernels,
 };
 
 const TYPES: [GgmlType; 28] = [
@@ -223,6 +224,18 @@ fn levels_and_types() {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         assert_eq!(KernelTable::at_most(Level::Avx2).level() == Level::Avx2, has);
+    }
+}
+
+/// What cannot be written is refused by name, and writes nothing.
+#[test]
+fn types_without_a_quantizer_refuse() {
+    for table in tables() {
+        let mut block = [7; 50];
+        let error = kernels(table, GgmlType::IQ1_S).quantize(&[0.5; 256], None, &mut block);
+        assert_eq!(error, Err(NoQuantizer(GgmlType::IQ1_S)));
+        assert!(error.unwrap_err().to_string().contains("IQ1_S"));
+        assert_eq!(block, [7; 50]);
     }
 }
 

@@ -5,6 +5,8 @@
 //! (`ggml-common.h`; I. Kawrakow, llama.cpp #4773, #4856, #4897, #5453, #5676); files hold their
 //! numbers, so they are facts of the format.
 
+use super::bytes_of_bits;
+
 /// Magnitudes of IQ2 codes.
 const IQ2_MAGNITUDES: [u8; 3] = [8, 25, 43];
 /// Magnitudes of IQ3_XXS codes.
@@ -45,11 +47,7 @@ const fn expanded<const N: usize, const V: usize>(points: &[u16; N], list: &[u8;
 /// Codes of the magnitudes (1..=127 each) in the bytes of `point`, those negative whose bit is set.
 #[inline]
 pub(super) fn signed(point: u64, signs: u8) -> [i8; 8] {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    // Byte i becomes 1 if bit i is set: it keeps that bit alone, and 127 more carry into the top.
-    let bits = (u64::from(signs) * EACH) & 0x8040_2010_0804_0201;
-    let carried = (bits & (127 * EACH)) + 127 * EACH;
-    let negative = ((carried | bits) >> 7) & EACH;
+    let negative = bytes_of_bits(signs);
     // The complement plus one; without carry between bytes, as none is zero.
     let codes = (point ^ (negative * 255)) + negative;
     codes.to_le_bytes().map(|code| code as i8)

@@ -10,6 +10,7 @@ pub struct F16(pub [u8; 2]);
 
 impl F16 {
     /// The value; every half is exact in f32.
+    #[inline]
     pub fn to_f32(self) -> f32 {
         crate::float::half_to_f32(u16::from_le_bytes(self.0))
     }

@@ -47,6 +47,7 @@ impl Block32 for BlockIQ4NL {
     const HAS_MIN: bool = false;
 
     /// Codes in -127..=113.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| VALUES[usize::from(q)]);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }

@@ -58,6 +58,7 @@ impl Block256 for BlockIQ4XS {
     const HAS_MIN: bool = false;
 
     /// Codes in -127..=113.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (codes, qs) in codes.as_chunks_mut::<32>().0.iter_mut().zip(&self.qs) {

@@ -5,7 +5,7 @@
 //! plus a few scales ([`Unpacked32`], [`Unpacked256`], rarely [`Unpacked16`]); [`dot32`], [`dot256`]
 //! and [`dot16`] add the codes
 //! times the quantized activations exactly, 32 of them at a time, and then walk one chain of f32
-//! [`fma`]s, block after block. Every faster kernel of an integer type returns these bits. Float
+//! [`fma()`]s, block after block. Every faster kernel of an integer type returns these bits. Float
 //! weights ([`F32`], [`F16`], [`Bf16`]) follow [`crate::float`]'s order of lanes instead.
 //!
 //! Cost: one pass, no allocation. Lengths that do not fit panic: they are the caller's invariants.
@@ -229,6 +229,7 @@ impl Unpacked16 {
 
 impl Unpacked256 {
     /// Of a type without minimums.
+    #[inline]
     pub(crate) fn without_min(codes: [i8; 256], scales: [i16; 16], d: f32) -> Unpacked256 {
         Unpacked256 { codes, scales, mins: [0; 16], d, dmin: 0.0 }
     }
@@ -373,15 +374,34 @@ mod plain {
 }
 
 /// The 32 codes of 16 bytes: low nibbles first, then high ones.
+#[inline]
 pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
-    std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
+    let mut codes = [0; 32];
+    let (low, high) = codes.split_at_mut(16);
+    for ((low, high), q) in low.iter_mut().zip(high).zip(qs) {
+        (*low, *high) = (q & 15, q >> 4);
+    }
+    codes
 }
 
 /// [`nibbles`] with the bits of `qh` above them: bit `i` belongs to element `i`.
+#[inline]
 pub(crate) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [u8; 32] {
-    let high = u32::from_le_bytes(*qh);
-    let low = nibbles(qs);
-    std::array::from_fn(|i| low[i] | ((high >> i) as u8 & 1) << 4)
+    let mut codes = nibbles(qs);
+    for (codes, &high) in codes.as_chunks_mut().0.iter_mut().zip(qh) {
+        *codes = (u64::from_le_bytes(*codes) | bytes_of_bits(high) << 4).to_le_bytes();
+    }
+    codes
+}
+
+/// Byte `i` is 1 if bit `i` is set, else 0.
+#[inline]
+pub(crate) fn bytes_of_bits(bits: u8) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // Byte i keeps bit i alone, and 127 more carry into the top one.
+    let alone = (u64::from(bits) * EACH) & 0x8040_2010_0804_0201;
+    let carried = (alone & (127 * EACH)) + 127 * EACH;
+    ((carried | alone) >> 7) & EACH
 }
 
 /// The inverse of [`nibbles`].
@@ -425,6 +445,7 @@ pub(crate) fn for_each_256<B>(
 /// The (scale, minimum) of eight groups of 32, 6 bits each, as Q4_K and Q5_K pack them: the first
 /// four scales and minimums in the low 6 bits of bytes 0..8; of the last four the low nibbles in
 /// bytes 8..12 and the high two bits on top of bytes 0..8.
+#[inline]
 pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> [(u8, u8); 8] {
     std::array::from_fn(|i| match i {
         0..4 => (packed[i] & 63, packed[i + 4] & 63),
@@ -445,11 +466,13 @@ pub(crate) fn pack_scales_and_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12]
 }
 
 /// Scales `2 * nibble + 1` of 16 groups, low nibbles first.
+#[inline]
 pub(crate) fn odd_scales(nibbles: &[u8; 8]) -> [i16; 16] {
     std::array::from_fn(|i| i16::from(2 * (nibbles[i / 2] >> (4 * (i % 2)) & 15) + 1))
 }
 
 /// Two entries, for two groups of 16, of each scale that covers 32.
+#[inline]
 pub(crate) fn twice(per_32: [u8; 8]) -> [i16; 16] {
     std::array::from_fn(|i| i16::from(per_32[i / 2]))
 }

@@ -49,6 +49,7 @@ impl Block32 for BlockMXFP4 {
     const HAS_MIN: bool = false;
 
     /// Codes in -12..=12.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| VALUES[usize::from(q)]);
         Unpacked32 { codes, d: self.d(), m: 0.0 }

@@ -42,6 +42,7 @@ impl Quantize for BlockNVFP4 {
 
 impl Block16 for BlockNVFP4 {
     /// Codes in -12..=12.
+    #[inline]
     fn unpack(&self, j: usize) -> Unpacked16 {
         let codes = std::array::from_fn(|i| {
             let byte = self.qs[2 * j + i / 16][i % 8];

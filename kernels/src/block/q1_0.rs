@@ -39,6 +39,7 @@ impl Quantize for BlockQ1_0 {
 
 impl Block16 for BlockQ1_0 {
     /// Codes -1 and 1.
+    #[inline]
     fn unpack(&self, j: usize) -> Unpacked16 {
         let word = u32::from_le_bytes(self.qs[j]);
         let codes = std::array::from_fn(|i| (word >> i & 1) as i8 * 2 - 1);

@@ -39,6 +39,7 @@ impl Quantize for BlockQ2_0 {
 
 impl Block16 for BlockQ2_0 {
     /// Codes in -1..=2.
+    #[inline]
     fn unpack(&self, j: usize) -> Unpacked16 {
         let codes = std::array::from_fn(|i| (self.qs[j][i / 4] >> (2 * (i % 4)) & 3) as i8 - 1);
         Unpacked16 { codes, d: [self.d.to_f32(); 2] }

@@ -43,6 +43,7 @@ impl Block256 for BlockQ2K {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=3: bits `2j` of byte `32h + l` are element `128h + 32j + l`.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (half, qs) in codes.chunks_exact_mut(128).zip(self.qs.chunks_exact(32)) {

@@ -71,6 +71,7 @@ impl Block256 for BlockQ3K {
 
     /// Codes in -4..=3: low bits as in Q2_K; bit `4h + j` of `hmask[l]` is the third bit of
     /// element `128h + 32j + l`.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (h, (half, qs)) in codes.chunks_exact_mut(128).zip(self.qs.chunks_exact(32)).enumerate()

@@ -52,6 +52,7 @@ impl Block32 for BlockQ4_0 {
     const HAS_MIN: bool = false;
 
     /// Codes in -8..=7.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| q as i8 - 8);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }

@@ -55,6 +55,7 @@ impl Block32 for BlockQ4_1 {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=15.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| q as i8);
         Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }

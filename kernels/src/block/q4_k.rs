@@ -46,6 +46,7 @@ impl Block256 for BlockQ4K {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=15: of each 32 bytes the low nibbles are 32 elements, the high ones the next.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (codes, qs) in codes.chunks_exact_mut(64).zip(self.qs.chunks_exact(32)) {

@@ -56,6 +56,7 @@ impl Block32 for BlockQ5_0 {
     const HAS_MIN: bool = false;
 
     /// Codes in -16..=15.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8 - 16);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }

@@ -61,6 +61,7 @@ impl Block32 for BlockQ5_1 {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=31.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8);
         Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }

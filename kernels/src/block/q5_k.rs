@@ -51,6 +51,7 @@ impl Block256 for BlockQ5K {
 
     /// Codes in 0..=31: low nibbles as in Q4_K; bit `j` of `qh[l]` is the fifth bit of element
     /// `32j + l`.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (pair, (codes, qs)) in

@@ -53,6 +53,7 @@ impl Block256 for BlockQ6K {
 
     /// Codes in -32..=31. Element `128h + 32j + l` has its low nibble in `ql[64h + 32(j % 2) + l]`
     /// (low half of the byte for j < 2, high half after) and bits `2j` of `qh[32h + l]` on top.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         let halves = self.ql.chunks_exact(64).zip(self.qh.chunks_exact(32));

@@ -42,6 +42,7 @@ impl Block32 for BlockQ8_0 {
     const HAS_MIN: bool = false;
 
     /// Codes in -128..=127; quantizers write no -128, but files may hold it.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         Unpacked32 { codes: self.qs, d: self.d.to_f32(), m: 0.0 }
     }

@@ -10,7 +10,7 @@
 //! alone. The two differ where a lane is -0. A result depends on its own row only, never on how
 //! many rows, queries or keys are computed together.
 //!
-//! **Roundings.** What is written [`fma`] is rounded once, all else after every operation, and
+//! **Roundings.** What is written [`fma()`] is rounded once, all else after every operation, and
 //! there is nothing but what IEEE rounds correctly and what is made of it (`exp.rs`). `tanh` alone
 //! is the C library's, at every level.
 //!

@@ -7,8 +7,8 @@
 //! Rows that eight does not divide are filled up with repetitions of the last one.
 
 use super::mem::{fence, load, load_ps, prefetch, store_ps};
-use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_8};
-use super::unpack::{Codes32, Codes256, EightScales, Wide256, halves, scale_pair, scales_8};
+use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_4, sum_8};
+use super::unpack::{Codes32, Codes256, EightScales, Wide256, halves, halves_swapped, scales_8};
 use crate::act::{Acts, SUMS};
 use crate::block::{Block, Block256, F16, as_blocks};
 use std::arch::x86_64::*;
@@ -202,16 +202,25 @@ pub(super) fn wide_256<B: Block256, const N: usize>(
             }
             let d = load_ps(&d);
             let mut sums = [_mm256_setzero_ps(); N];
-            for j in 0..8 {
+            for i in 0..4 {
                 for t in 0..N {
-                    let q = load(&x.q[t][8 * b + j]);
+                    let q = [load(&x.q[t][8 * b + 2 * i]), load(&x.q[t][8 * b + 2 * i + 1])];
+                    let q = halves_swapped(q);
                     let mut p = [_mm256_setzero_si256(); ROWS];
                     for r in 0..ROWS {
-                        let pairs = signed_pairs(load(&blocks[r].codes[j]), q);
-                        p[r] = _mm256_madd_epi16(pairs, scale_pair(blocks[r].scales[j]));
+                        for half in 0..2 {
+                            let pairs = signed_pairs(load(&blocks[r].codes[i][half]), q[half]);
+                            let sum = _mm256_madd_epi16(pairs, blocks[r].scale::<B>(i, half));
+                            p[r] = _mm256_add_epi32(p[r], sum);
+                        }
                     }
-                    let isum = _mm256_cvtepi32_ps(sum_8(&p));
-                    sums[t] = _mm256_fmadd_ps(isum, _mm256_set1_ps(x.d[t][8 * b + j]), sums[t]);
+                    // Four rows' sums of the first 32 elements, then of the second, in each.
+                    let isums = [sum_4(p[0], p[1], p[2], p[3]), sum_4(p[4], p[5], p[6], p[7])];
+                    let isums = halves_swapped(isums);
+                    for k in 0..2 {
+                        let da = _mm256_set1_ps(x.d[t][8 * b + 2 * i + k]);
+                        sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isums[k]), da, sums[t]);
+                    }
                 }
             }
             for t in 0..N {

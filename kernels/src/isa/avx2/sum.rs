@@ -24,7 +24,7 @@ pub(super) fn pairs_by_half(p: &[__m256i; 8]) -> [__m256i; 2] {
 /// The sums of the four i32 of each half, word by word.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+pub(super) fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
     let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
     let (straight, crossed) = cross_64(ab, cd);

@@ -4,7 +4,7 @@
 //! is to be taken off them. Of a super-block, register `j` is elements `32j..32j + 32`; callers
 //! unroll their loops, so that `j` is a constant and all shifts are immediate.
 
-use super::mem::{load, load_16, load_head, load_tail, store};
+use super::mem::{load, load_16, load_head, load_tail, store, store_16};
 use super::sum::transpose_4;
 use crate::block::*;
 use std::arch::x86_64::*;
@@ -48,13 +48,39 @@ pub(super) struct EightScales {
     pub dmin: __m256,
 }
 
-/// A super-block with signed codes of 8 bits.
+/// A super-block with signed codes of 8 bits, 64 at a time: so that two groups of 32, one in either
+/// half of a register, are summed at once.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Wide256 {
-    pub codes: [[i8; 32]; 8],
-    /// Of each 32 codes, the scales of the first and of the last 16 as a pair of i16.
-    pub scales: [i32; 8],
+    /// Of each 64 codes the first halves of both 32, then the last ones.
+    pub codes: [[[i8; 32]; 2]; 4],
+    /// The scales of those four halves as pairs of i16. If 32 codes have one, only the first row is
+    /// used.
+    pub scales: [[i32; 4]; 2],
     pub d: f32,
+}
+
+impl Wide256 {
+    /// The scales of codes `[i][half]`, one in either half of a register.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn scale<B: Block256>(&self, i: usize, half: usize) -> __m256i {
+        let order = _mm256_setr_epi64x(
+            0x0100_0100_0100_0100,
+            0x0100_0100_0100_0100,
+            0x0302_0302_0302_0302,
+            0x0302_0302_0302_0302,
+        );
+        let half = if B::GROUP == 32 { 0 } else { half };
+        _mm256_shuffle_epi8(_mm256_set1_epi32(self.scales[half][i]), order)
+    }
+}
+
+/// Two registers in the order of [`Wide256::codes`] to two in that of the elements, and back.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn halves_swapped([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+    [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
 }
 
 macro_rules! codes_32 {
@@ -242,29 +268,21 @@ fn shifted(x: __m256i, right: i32) -> __m256i {
     if right < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) }
 }
 
-/// A pair of [`Wide256::scales`], the first one to the low half.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn scale_pair(pair: i32) -> __m256i {
-    let order = _mm256_setr_epi64x(
-        0x0100_0100_0100_0100,
-        0x0100_0100_0100_0100,
-        0x0302_0302_0302_0302,
-        0x0302_0302_0302_0302,
-    );
-    _mm256_shuffle_epi8(_mm256_set1_epi32(pair), order)
-}
-
 /// Any type, by its scalar form.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn wide<B: Block256>(b: &B, wide: &mut Wide256) {
     let Unpacked256 { codes, scales, d, .. } = b.unpack();
     wide.d = d;
-    wide.codes.copy_from_slice(codes.as_chunks().0);
-    for j in 0..8 {
-        let [first, last] = [scales[2 * j], scales[2 * j + 1]];
-        wide.scales[j] = i32::from(last) << 16 | i32::from(first as u16);
+    let (codes, _) = codes.as_chunks::<16>();
+    for i in 0..4 {
+        for half in 0..2 {
+            let (first, second) = (4 * i + half, 4 * i + 2 + half);
+            wide.codes[i][half][..16].copy_from_slice(&codes[first]);
+            wide.codes[i][half][16..].copy_from_slice(&codes[second]);
+            let pair = i32::from(scales[second]) << 16 | i32::from(scales[first] as u16);
+            wide.scales[half][i] = pair;
+        }
     }
 }
 
@@ -272,13 +290,26 @@ pub(super) fn wide<B: Block256>(b: &B, wide: &mut Wide256) {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
-    wide.d = half(b.d);
-    let scales = b.scales();
-    for j in 0..8 {
-        store(&mut wide.codes[j], iq4(&b.qs[j]));
-        let scale = i32::from(scales[j]) - 32;
-        wide.scales[j] = scale << 16 | scale & 0xffff;
+    let (qs, _) = b.qs.as_flattened().as_chunks::<32>();
+    let (values, low) = (load_16(&iq4_nl::VALUES), _mm256_set1_epi8(15));
+    let values = _mm256_broadcastsi128_si256(values);
+    for i in 0..4 {
+        let both = load(&qs[i]);
+        let first = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
+        let last = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+        store(&mut wide.codes[i][0], first);
+        store(&mut wide.codes[i][1], _mm256_shuffle_epi8(values, last));
     }
+    // Bits 2j and 2j + 1 to the top of word j, and down again.
+    let high = _mm_set1_epi16(i16::from_le_bytes(b.scales_h));
+    let up = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+    let high = _mm_srli_epi16::<14>(_mm_mullo_epi16(high, up));
+    let both = _mm_cvtsi32_si128(i32::from_le_bytes(b.scales_l));
+    let both = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)));
+    let scales = _mm_and_si128(both, _mm_set1_epi16(15));
+    let scales = _mm_or_si128(scales, _mm_slli_epi16::<4>(high));
+    store_16(&mut wide.scales[0], _mm_sub_epi16(scales, _mm_set1_epi16(32)));
+    wide.d = half(b.d);
 }
 
 /// The scales of Q2_K.

@@ -6,7 +6,7 @@
 
 use super::super::mem::{load, load_ps, pin, store, store_ps};
 use super::super::sum::sum_lanes;
-use super::super::unpack::{Wide256, scale_pair};
+use super::super::unpack::{Wide256, halves_swapped};
 use super::{Panel, PanelScratch, R, Sums, matmul};
 use crate::act::Acts;
 use crate::block::{Block256, as_blocks};
@@ -46,7 +46,7 @@ pub(in super::super) fn wide_256<B: Block256>(
         |block, row| {
             let mut wide = Wide256::default();
             unpack(block, &mut wide);
-            widen(&wide, row);
+            widen::<B>(&wide, row);
         },
         |w, [a, b], sums| tile::<2>(w, [a, b], sums),
         |w, a, sums| tile::<1>(w, [a], sums),
@@ -55,10 +55,13 @@ pub(in super::super) fn wide_256<B: Block256>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen(block: &Wide256, row: &mut Row256Wide) {
+fn widen<B: Block256>(block: &Wide256, row: &mut Row256Wide) {
     let ones = _mm256_set1_epi16(1);
     for j in 0..8 {
-        let (codes, scale) = (load(&block.codes[j]), scale_pair(block.scales[j]));
+        let [first, last] = &block.codes[j / 2];
+        let codes = halves_swapped([load(first), load(last)])[j % 2];
+        let scales = [block.scale::<B>(j / 2, 0), block.scale::<B>(j / 2, 1)];
+        let scale = halves_swapped(scales)[j % 2];
         let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
         let even = _mm256_mullo_epi16(even, scale);
         let odd = _mm256_mullo_epi16(_mm256_srai_epi16::<8>(codes), scale);
