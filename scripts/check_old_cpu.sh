@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# What runs on an x86-64 CPU without AVX, here a Nehalem of 2008 that QEMU emulates: the kernels
-# against the scalar level, and whole models through the decoder. An instruction such a CPU does not
-# have ends the test that meets it. Skipped where there is no QEMU (Debian: qemu-user-static).
+# What runs on an x86-64 CPU without AVX, here a Nehalem of 2008 that QEMU emulates: the kernels,
+# against the scalar level, and a small model through the decoder; or the program itself. An
+# instruction such a CPU does not have kills what meets it. Skipped where there is no QEMU (Debian:
+# qemu-user-static).
 #
-#     scripts/check_old_cpu.sh [a command of teff, e.g. run MODEL PROMPT]
+#     scripts/check_old_cpu.sh
+#     scripts/check_old_cpu.sh run --model smollm2:135m --temp 0 -n 16 --prompt "Once upon a time"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,4 +26,4 @@ fi
 
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="${cpu[*]}"
 cargo test --package teff-kernels --lib --test isa_matmul --test isa_float
-cargo test --package teff --test it decoder::every_type
+cargo test --package teff --test it decoder::sequences

@@ -8,7 +8,9 @@
 
 use super::mem::{fence, load, load_ps, prefetch, store_ps};
 use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_4, sum_8};
-use super::unpack::{Codes32, Codes256, EightScales, Wide256, halves, halves_swapped, scales_8};
+use super::unpack::{
+    Codes32, Codes256, EightScales, Wide256, halves, halves_swapped, pair_order, scales_8,
+};
 use crate::act::{Acts, SUMS};
 use crate::block::{Block, Block256, F16, as_blocks};
 use std::arch::x86_64::*;
@@ -189,7 +191,7 @@ pub(super) fn wide_256<B: Block256, const N: usize>(
     const { assert!(!B::HAS_MIN) }
     let (n, w) = (acts.plan.blocks() / 8, as_blocks::<B>(w));
     let x = Rows::<N>::new(acts);
-    let mut blocks = [Wide256::default(); ROWS];
+    let (mut blocks, order) = ([Wide256::default(); ROWS], pair_order());
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
@@ -210,7 +212,8 @@ pub(super) fn wide_256<B: Block256, const N: usize>(
                     for r in 0..ROWS {
                         for half in 0..2 {
                             let pairs = signed_pairs(load(&blocks[r].codes[i][half]), q[half]);
-                            let sum = _mm256_madd_epi16(pairs, blocks[r].scale::<B>(i, half));
+                            let sum =
+                                _mm256_madd_epi16(pairs, blocks[r].scale::<B>(i, half, order));
                             p[r] = _mm256_add_epi32(p[r], sum);
                         }
                     }

@@ -51,6 +51,7 @@ pub(super) struct EightScales {
 /// A super-block with signed codes of 8 bits, 64 at a time: so that two groups of 32, one in either
 /// half of a register, are summed at once.
 #[derive(Clone, Copy, Default)]
+#[repr(align(32))] // no register of codes across cache lines
 pub(super) struct Wide256 {
     /// Of each 64 codes the first halves of both 32, then the last ones.
     pub codes: [[[i8; 32]; 2]; 4],
@@ -61,19 +62,31 @@ pub(super) struct Wide256 {
 }
 
 impl Wide256 {
-    /// The scales of codes `[i][half]`, one in either half of a register.
+    /// The scales of codes `[i][half]`, one in either half of a register; `order` is
+    /// [`pair_order`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub fn scale<B: Block256>(&self, i: usize, half: usize) -> __m256i {
-        let order = _mm256_setr_epi64x(
-            0x0100_0100_0100_0100,
-            0x0100_0100_0100_0100,
-            0x0302_0302_0302_0302,
-            0x0302_0302_0302_0302,
-        );
+    pub fn scale<B: Block256>(&self, i: usize, half: usize, order: __m256i) -> __m256i {
         let half = if B::GROUP == 32 { 0 } else { half };
         _mm256_shuffle_epi8(_mm256_set1_epi32(self.scales[half][i]), order)
     }
+}
+
+/// The shuffle that takes the i16 of a pair to either half. Of one it knows the compiler makes three
+/// instructions.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn pair_order() -> __m256i {
+    static ORDER: [u8; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 16 * 2 + i % 2) as u8;
+            i += 1;
+        }
+        order
+    };
+    load(std::hint::black_box(&ORDER))
 }
 
 /// Two registers in the order of [`Wide256::codes`] to two in that of the elements, and back.

@@ -6,7 +6,7 @@
 
 use super::super::mem::{load, load_ps, pin, store, store_ps};
 use super::super::sum::sum_lanes;
-use super::super::unpack::{Wide256, halves_swapped};
+use super::super::unpack::{Wide256, halves_swapped, pair_order};
 use super::{Panel, PanelScratch, R, Sums, matmul};
 use crate::act::Acts;
 use crate::block::{Block256, as_blocks};
@@ -56,11 +56,12 @@ pub(in super::super) fn wide_256<B: Block256>(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn widen<B: Block256>(block: &Wide256, row: &mut Row256Wide) {
-    let ones = _mm256_set1_epi16(1);
+    let (ones, order) = (_mm256_set1_epi16(1), pair_order());
     for j in 0..8 {
         let [first, last] = &block.codes[j / 2];
         let codes = halves_swapped([load(first), load(last)])[j % 2];
-        let scales = [block.scale::<B>(j / 2, 0), block.scale::<B>(j / 2, 1)];
+        let scale = |half| block.scale::<B>(j / 2, half, order);
+        let scales = [scale(0), scale(1)];
         let scale = halves_swapped(scales)[j % 2];
         let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes));
         let even = _mm256_mullo_epi16(even, scale);
