@@ -24,6 +24,7 @@ if (($#)); then
     exec "${cpu[@]}" target/release/teff "$@"
 fi
 
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="${cpu[*]}"
+host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+export "CARGO_TARGET_${host}_RUNNER=${cpu[*]}"
 cargo test --package teff-kernels --lib --test isa_matmul --test isa_float
 cargo test --package teff --test it decoder::sequences
