@@ -13,5 +13,6 @@ step cargo clippy --workspace --all-targets -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings
 step cargo clippy --package teff --no-default-features --features cli -- -D warnings
 step cargo test --workspace
+step scripts/check_old_cpu.sh
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps
 printf '\nall checks passed\n'

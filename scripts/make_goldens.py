@@ -32,7 +32,24 @@ TYPES = {
     "Q4_K": (12, 256, 144, [0, 2], 8),
     "Q5_K": (13, 256, 176, [0, 2], 8),
     "Q6_K": (14, 256, 210, [208], 8),
+    "IQ4_NL": (20, 32, 18, [0], 32),
+    "IQ4_XS": (23, 256, 136, [0], 8),
+    "MXFP4": (39, 32, 17, [], 32),
+    "IQ2_XXS": (16, 256, 66, [0], 8),
+    "IQ2_XS": (17, 256, 74, [0], 8),
+    "IQ2_S": (22, 256, 82, [0], 8),
+    "IQ3_XXS": (18, 256, 98, [0], 8),
+    "IQ3_S": (21, 256, 110, [0], 8),
+    "IQ1_S": (19, 256, 50, [0], 8),
+    "IQ1_M": (29, 256, 56, [], 8),
+    "TQ1_0": (34, 256, 54, [52], 8),
+    "TQ2_0": (35, 256, 66, [64], 8),
+    "NVFP4": (40, 64, 36, [], 16),
+    "Q1_0": (41, 128, 18, [0], 8),
 }
+
+# Types that teff does not quantize to.
+READ_ONLY = ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M"]
 
 # Scales at the edges: zero, least denormal, largest, greatest negative denormal.
 EDGE_SCALES = [0x0000, 0x0001, 0x7BFF, 0x83FF]
@@ -79,6 +96,8 @@ def block_bytes(name):
             block = bytearray(b"\xff" * size)
         if b % 8 == 3:
             block = bytearray(size)
+        if name == "IQ1_M":
+            block[55] &= 0xBF  # the scale is neither infinity nor NaN
         for i, at in enumerate(scales):
             bits = int.from_bytes(block[at : at + 2], "little")
             if b % 8 < 4:
@@ -140,6 +159,8 @@ def main():
         for kind in KINDS:
             x = rows(kind)
             for name, (ty, *_) in TYPES.items():
+                if name in READ_ONLY:
+                    continue
                 for matrix in (None, importance()):
                     data = libgguf.quantize_rows(x, ty, matrix).tobytes()
                     error = (dequantize(name, data, ROWS, COLS).astype(np.float64) - x) ** 2

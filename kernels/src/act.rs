@@ -24,7 +24,7 @@
 //! that would rather have them signed takes it off where it orders panels. The padding of a last
 //! panel is tokens of zeros.
 
-use crate::block::Act32;
+use crate::block::{Act32, nearest};
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 
@@ -272,7 +272,7 @@ fn quantize_block(x: &[f32; 32]) -> Act32 {
     // As integers magnitudes order as floats do, with infinity and NaN on top.
     let amax = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
     let (d, factor) = scale_of(f32::from_bits(amax));
-    let q = x.map(|x| if factor == 0.0 { 0 } else { (x * factor).round_ties_even() as i8 });
+    let q = x.map(|x| if factor == 0.0 { 0 } else { nearest(x * factor) as i8 });
     Act32::new(q, d)
 }
 

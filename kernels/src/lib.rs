@@ -17,4 +17,4 @@ pub mod table;
 pub use act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PANEL_TOKENS, ROWS_MAX};
 pub use float::{Activation, RopePairing};
 pub use isa::{Level, UnknownLevel};
-pub use table::{FloatOps, KernelTable, ROW_STEP, Scratch, TypeKernels};
+pub use table::{FloatOps, KernelTable, NoQuantizer, ROW_STEP, Scratch, TypeKernels};

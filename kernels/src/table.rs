@@ -5,7 +5,7 @@
 //! method here that has asserted the lengths; a wrong length is a broken invariant and panics.
 
 use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout};
-use crate::block::{self, Block, Block32, Block256, Float};
+use crate::block::{self, Block, Block16, Block32, Block256, Float, Quantize};
 use crate::float::{self, Activation, RopePairing};
 use crate::interleave;
 use crate::isa::{Level, UnknownLevel, scalar};
@@ -30,6 +30,7 @@ pub struct KernelTable {
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
 /// Groups of interleaved rows, bytes of a group, rows to skip, activations, outputs.
 pub(crate) type InterleavedFn = fn(&[u8], usize, usize, &Acts<'_>, &mut [f32]);
+pub(crate) type QuantizeFn = fn(&[f32], Option<&[f32]>, &mut [u8]);
 pub(crate) type MatmulFn = fn(&[u8], usize, &Acts<'_>, &mut Scratch, &mut [f32]);
 
 impl KernelTable {
@@ -49,19 +50,27 @@ impl KernelTable {
 
     /// The best level of this CPU that is not above `level`.
     pub fn at_most(level: Level) -> &'static KernelTable {
-        match level {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => match crate::isa::detect::Avx2::new() {
-                Some(token) => crate::isa::avx2::table(token),
-                None => &SCALAR,
-            },
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => match crate::isa::detect::Avx512Vnni::new() {
-                Some(token) => crate::isa::avx512vnni::table(token),
-                None => KernelTable::at_most(Level::Avx2),
-            },
-            _ => &SCALAR,
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::isa::{avx2, avx512vnni, detect, sse41};
+            if level >= Level::Avx512Vnni
+                && let Some(token) = detect::Avx512Vnni::new()
+            {
+                return avx512vnni::table(token);
+            }
+            if level >= Level::Avx2
+                && let Some(token) = detect::Avx2::new()
+            {
+                return avx2::table(token);
+            }
+            if level >= Level::Sse41
+                && let Some(token) = detect::Sse41::new()
+            {
+                return sse41::table(token);
+            }
         }
+        let _ = level;
+        &SCALAR
     }
 
     /// The level of the table; single types may run below it: [`TypeKernels::level`].
@@ -98,7 +107,7 @@ pub struct TypeKernels {
     pub act: ActFormat,
     pub(crate) matmul: MatmulFn,
     pub(crate) dequantize: fn(&[u8], &mut [f32]),
-    pub(crate) quantize: fn(&[f32], Option<&[f32]>, &mut [u8]),
+    pub(crate) quantize: Option<QuantizeFn>,
     pub(crate) interleaved: Option<Interleaved>,
 }
 
@@ -116,9 +125,16 @@ impl TypeKernels {
         (self.dequantize)(blocks, out);
     }
 
-    /// Writes the whole blocks of one row `x`; `imatrix` weighs the columns' errors, if given.
-    pub fn quantize(&self, x: &[f32], imatrix: Option<&[f32]>, blocks: &mut [u8]) {
-        (self.quantize)(x, imatrix, blocks);
+    /// Writes the whole blocks of one row `x`; `imatrix` weighs the columns' errors, if given. An
+    /// error if the type can only be read.
+    pub fn quantize(
+        &self,
+        x: &[f32],
+        imatrix: Option<&[f32]>,
+        blocks: &mut [u8],
+    ) -> Result<(), NoQuantizer> {
+        self.quantize.ok_or(NoQuantizer(self.ty))?(x, imatrix, blocks);
+        Ok(())
     }
 
     /// `y[t * n_rows + r] = W[r] . x[t]` for all tokens of `acts`; `w` is `n_rows` contiguous rows
@@ -146,6 +162,18 @@ impl TypeKernels {
         }
     }
 }
+
+/// A type that can be read but not yet written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoQuantizer(pub GgmlType);
+
+impl std::fmt::Display for NoQuantizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no method to quantize to {} yet", self.0)
+    }
+}
+
+impl std::error::Error for NoQuantizer {}
 
 /// Interleaved rows: see [`crate::interleave`].
 impl TypeKernels {
@@ -296,7 +324,7 @@ static SCALAR: KernelTable = KernelTable {
     pack: act::pack,
 };
 
-pub(crate) static SCALAR_TYPES: [TypeKernels; 13] = [
+pub(crate) static SCALAR_TYPES: [TypeKernels; 28] = [
     floats::<block::F32>(),
     floats::<block::F16>(),
     floats::<block::Bf16>(),
@@ -310,6 +338,21 @@ pub(crate) static SCALAR_TYPES: [TypeKernels; 13] = [
     blocks_256::<block::BlockQ4K>(),
     blocks_256::<block::BlockQ5K>(),
     blocks_256::<block::BlockQ6K>(),
+    blocks_32::<block::BlockIQ4NL>(),
+    blocks_256::<block::BlockIQ4XS>(),
+    blocks_32::<block::BlockMXFP4>(),
+    read_only_256::<block::BlockIQ1S>(),
+    read_only_256::<block::BlockIQ1M>(),
+    read_only_256::<block::BlockIQ2XXS>(),
+    read_only_256::<block::BlockIQ2XS>(),
+    read_only_256::<block::BlockIQ2S>(),
+    read_only_256::<block::BlockIQ3XXS>(),
+    read_only_256::<block::BlockIQ3S>(),
+    blocks_256::<block::BlockTQ1_0>(),
+    blocks_256::<block::BlockTQ2_0>(),
+    blocks_16::<block::BlockQ1_0>(),
+    blocks_16::<block::BlockQ2_0>(),
+    blocks_16::<block::BlockNVFP4>(),
 ];
 
 pub(crate) const SCALAR_FLOAT: FloatOps = FloatOps {
@@ -333,20 +376,33 @@ pub(crate) const SCALAR_FLOAT: FloatOps = FloatOps {
     f32_to_f16: float::f32_to_f16,
 };
 
-pub(crate) const fn floats<W: Float>() -> TypeKernels {
-    kernels::<W>(ActFormat::F32, scalar::matmul_float::<W>)
+pub(crate) const fn floats<W: Float + Quantize>() -> TypeKernels {
+    kernels::<W>(ActFormat::F32, scalar::matmul_float::<W>, Some(block::quantize_row::<W>))
 }
 
-pub(crate) const fn blocks_32<B: Block32>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, scalar::matmul_32::<B>)
+pub(crate) const fn blocks_16<B: Block16 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, scalar::matmul_16::<B>, Some(block::quantize_row::<B>))
 }
 
-pub(crate) const fn blocks_256<B: Block256>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, scalar::matmul_256::<B>)
+pub(crate) const fn blocks_32<B: Block32 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, scalar::matmul_32::<B>, Some(block::quantize_row::<B>))
 }
 
-const fn kernels<B: Block>(act: ActFormat, matmul: MatmulFn) -> TypeKernels {
-    let (dequantize, quantize) = (block::dequantize_row::<B>, block::quantize_row::<B>);
+pub(crate) const fn blocks_256<B: Block256 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, scalar::matmul_256::<B>, Some(block::quantize_row::<B>))
+}
+
+/// Of a type that can only be read.
+pub(crate) const fn read_only_256<B: Block256>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, scalar::matmul_256::<B>, None)
+}
+
+const fn kernels<B: Block>(
+    act: ActFormat,
+    matmul: MatmulFn,
+    quantize: Option<QuantizeFn>,
+) -> TypeKernels {
+    let dequantize = block::dequantize_row::<B>;
     let level = Level::Scalar;
     TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, interleaved: None }
 }

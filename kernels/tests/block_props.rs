@@ -4,7 +4,7 @@ use gguf_rs_lite::GgmlType;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use teff_kernels::block::{
-    self, Act32, Block, Block32, Block256, Float, as_blocks, dequantize_row,
+    self, Act32, Block, Block16, Block32, Block256, Float, Quantize, as_blocks, dequantize_row,
 };
 
 /// Unit roundoff of f32.
@@ -18,6 +18,8 @@ macro_rules! each {
         $f::<block::BlockQ5_0>($($arg),*);
         $f::<block::BlockQ5_1>($($arg),*);
         $f::<block::BlockQ8_0>($($arg),*);
+        $f::<block::BlockIQ4NL>($($arg),*);
+        $f::<block::BlockMXFP4>($($arg),*);
     };
     (256 $f:ident($($arg:expr),*)) => {
         $f::<block::BlockQ2K>($($arg),*);
@@ -25,10 +27,28 @@ macro_rules! each {
         $f::<block::BlockQ4K>($($arg),*);
         $f::<block::BlockQ5K>($($arg),*);
         $f::<block::BlockQ6K>($($arg),*);
+        $f::<block::BlockIQ4XS>($($arg),*);
+        $f::<block::BlockTQ1_0>($($arg),*);
+        $f::<block::BlockTQ2_0>($($arg),*);
+    };
+    (16 $f:ident($($arg:expr),*)) => {
+        $f::<block::BlockQ1_0>($($arg),*);
+        $f::<block::BlockQ2_0>($($arg),*);
+        $f::<block::BlockNVFP4>($($arg),*);
+    };
+    (read_only $f:ident($($arg:expr),*)) => {
+        $f::<block::BlockIQ1S>($($arg),*);
+        $f::<block::BlockIQ1M>($($arg),*);
+        $f::<block::BlockIQ2XXS>($($arg),*);
+        $f::<block::BlockIQ2XS>($($arg),*);
+        $f::<block::BlockIQ2S>($($arg),*);
+        $f::<block::BlockIQ3XXS>($($arg),*);
+        $f::<block::BlockIQ3S>($($arg),*);
     };
     (all $f:ident($($arg:expr),*)) => {
         each!(32 $f($($arg),*));
         each!(256 $f($($arg),*));
+        each!(16 $f($($arg),*));
         $f::<block::F32>($($arg),*);
         $f::<block::F16>($($arg),*);
         $f::<block::Bf16>($($arg),*);
@@ -37,7 +57,7 @@ macro_rules! each {
     };
 }
 
-fn quantize<B: Block>(x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
+fn quantize<B: Quantize>(x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut bytes = vec![0xa5; x.len() / B::LEN * size_of::<B>()];
     block::quantize_row::<B>(x, importance, &mut bytes);
     bytes
@@ -65,6 +85,7 @@ fn blocks_are_as_long_as_their_type_says() {
         assert_eq!((B::LEN, size_of::<B>()), (B::TY.block_len(), B::TY.block_bytes()), "{}", B::TY);
     }
     each!(all check());
+    each!(read_only check());
 }
 
 #[test]
@@ -119,6 +140,18 @@ fn unpack32_agrees<B: Block32>(bytes: &[u8]) {
     }
 }
 
+fn unpack16_agrees<B: Block16>(bytes: &[u8]) {
+    let bytes = cut::<B>(bytes, 3);
+    let parts = B::LEN / 32;
+    for (i, values) in dequantize::<B>(bytes).chunks(32).enumerate() {
+        let u = as_blocks::<B>(bytes)[i / parts].unpack(i % parts);
+        for (i, &value) in values.iter().enumerate() {
+            let want = u.d[i / 16] * f32::from(u.codes[i]);
+            assert!(want == value || want.is_nan() && value.is_nan(), "{}", B::TY);
+        }
+    }
+}
+
 fn unpack256_agrees<B: Block256>(bytes: &[u8]) {
     let bytes = cut::<B>(bytes, 2);
     for (block, values) in as_blocks::<B>(bytes).iter().zip(dequantize::<B>(bytes).chunks(256)) {
@@ -164,6 +197,9 @@ fn with_scales<B: Block>(bytes: &[u8], n: usize, scale: f32) -> Vec<u8> {
     let at: &[usize] = match B::TY {
         GgmlType::Q2_K => &[80, 82],
         GgmlType::Q3_K => &[108],
+        GgmlType::MXFP4 | GgmlType::NVFP4 | GgmlType::IQ1_M => &[],
+        GgmlType::TQ1_0 => &[52],
+        GgmlType::TQ2_0 => &[64],
         GgmlType::Q6_K => &[208],
         GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
         _ => &[0],
@@ -174,6 +210,12 @@ fn with_scales<B: Block>(bytes: &[u8], n: usize, scale: f32) -> Vec<u8> {
             let scale = scale * (1.0 + b as f32 / 3.0 - i as f32 / 5.0);
             block[at..at + 2].copy_from_slice(&block::F16::from_f32(scale).0);
         }
+        match B::TY {
+            GgmlType::MXFP4 => block[0] = 120 + b as u8,
+            // A half whose exponent is neither all ones nor all zeros.
+            GgmlType::IQ1_M => block[55] = 0x20 | block[55] & 0x8f,
+            _ => {}
+        }
     }
     bytes
 }
@@ -183,6 +225,14 @@ fn dot32_agrees<B: Block32>(bytes: &[u8], acts: &[Act32], scale: f32) {
     dot_agrees::<B>(&bytes, &acts[..3], block::dot32, |block, i| {
         let u = block.unpack();
         f64::from(u.d.abs()) * f64::from(u.codes[i]).abs() + f64::from(u.m.abs())
+    });
+}
+
+fn dot16_agrees<B: Block16>(bytes: &[u8], acts: &[Act32], scale: f32) {
+    let bytes = with_scales::<B>(bytes, 3, scale);
+    dot_agrees::<B>(&bytes, &acts[..3 * B::LEN / 32], block::dot16, |block, i| {
+        let u = block.unpack(i / 32);
+        f64::from(u.d[i % 32 / 16].abs()) * f64::from(u.codes[i % 32]).abs()
     });
 }
 
@@ -209,6 +259,23 @@ fn dot32_is_one_chain<B: Block32>(bytes: &[u8], acts: &[Act32]) {
         }
     }
     let got = block::dot32(as_blocks::<B>(bytes), &acts[..3]);
+    assert!(got.to_bits() == acc.to_bits() || got.is_nan() && acc.is_nan(), "{}", B::TY);
+}
+
+/// The same with a scale per 16.
+fn dot16_is_one_chain<B: Block16>(bytes: &[u8], acts: &[Act32]) {
+    let (bytes, acts) = (cut::<B>(bytes, 3), &acts[..3 * B::LEN / 32]);
+    let (blocks, parts) = (as_blocks::<B>(bytes), B::LEN / 32);
+    let mut acc = 0f32;
+    for (i, act) in acts.iter().enumerate() {
+        let u = blocks[i / parts].unpack(i % parts);
+        for h in 0..2 {
+            let isum: i32 =
+                (16 * h..16 * h + 16).map(|i| i32::from(u.codes[i]) * i32::from(act.q[i])).sum();
+            acc = f32::mul_add(u.d[h] * act.d, isum as f32, acc);
+        }
+    }
+    let got = block::dot16(blocks, acts);
     assert!(got.to_bits() == acc.to_bits() || got.is_nan() && acc.is_nan(), "{}", B::TY);
 }
 
@@ -244,7 +311,7 @@ fn dot256_is_one_chain<B: Block256>(bytes: &[u8], acts: &[Act32]) {
 }
 
 /// Whatever the numbers: no panic, and the bytes depend on the numbers alone.
-fn survives<B: Block>(bits: &[u32], importance: &[u32]) {
+fn survives<B: Quantize>(bits: &[u32], importance: &[u32]) {
     let x: Vec<f32> = bits.iter().copied().map(f32::from_bits).collect();
     let importance: Vec<f32> = importance.iter().copied().map(f32::from_bits).collect();
     for importance in [None, Some(&importance[..])] {
@@ -271,7 +338,7 @@ fn float_dot_agrees<W: Float>(x: &[f32], y: &[f32]) {
 
 /// Largest error as a part of the largest magnitude of its block: half a step where codes are
 /// plainly rounded (a whole one where the largest code has no opposite), and the rounding of a half.
-fn error_is_bounded<B: Block>(x: &[f32], part: f32) {
+fn error_is_bounded<B: Quantize>(x: &[f32], part: f32) {
     let values = dequantize::<B>(&quantize::<B>(x, None));
     for (x, y) in x.chunks(B::LEN).zip(values.chunks(B::LEN)) {
         let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
@@ -281,7 +348,7 @@ fn error_is_bounded<B: Block>(x: &[f32], part: f32) {
 }
 
 /// Error of super-blocks by least squares: RMS as a part of the largest magnitude.
-fn rms_is_bounded<B: Block>(x: &[f32], importance: &[f32], part: f64) {
+fn rms_is_bounded<B: Quantize>(x: &[f32], importance: &[f32], part: f64) {
     for importance in [None, Some(importance)] {
         let values = dequantize::<B>(&quantize::<B>(x, importance));
         let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
@@ -294,7 +361,7 @@ fn rms_is_bounded<B: Block>(x: &[f32], importance: &[f32], part: f64) {
 /// What was dequantized is quantized to the same bytes again: so for types that keep the extreme
 /// weight's code and whose scale is a half; an f32 scale (Q8_K) may move by an ulp, and least squares
 /// may prefer another scale.
-fn is_idempotent<B: Block>(x: &[f32]) {
+fn is_idempotent<B: Quantize>(x: &[f32]) {
     let once = quantize::<B>(x, None);
     assert_eq!(quantize::<B>(&dequantize::<B>(&once), None), once, "{}", B::TY);
 }
@@ -319,6 +386,8 @@ proptest! {
     fn unpacked_values_are_the_dequantized(bytes in vec(any::<u8>(), 3 * 210)) {
         each!(32 unpack32_agrees(&bytes));
         each!(256 unpack256_agrees(&bytes));
+        each!(read_only unpack256_agrees(&bytes));
+        each!(16 unpack16_agrees(&bytes));
     }
 
     #[test]
@@ -331,6 +400,8 @@ proptest! {
         let acts = acts(&q, &d);
         each!(32 dot32_agrees(&bytes, &acts, scale));
         each!(256 dot256_agrees(&bytes, &acts, scale));
+        each!(read_only dot256_agrees(&bytes, &acts, scale));
+        each!(16 dot16_agrees(&bytes, &acts, scale));
     }
 
     #[test]
@@ -342,6 +413,8 @@ proptest! {
         let acts = acts(&q, &d);
         each!(32 dot32_is_one_chain(&bytes, &acts));
         each!(256 dot256_is_one_chain(&bytes, &acts));
+        each!(read_only dot256_is_one_chain(&bytes, &acts));
+        each!(16 dot16_is_one_chain(&bytes, &acts));
     }
 
     #[test]
@@ -375,6 +448,14 @@ proptest! {
         rms_is_bounded::<block::BlockQ4K>(&x, &importance, 0.05);
         rms_is_bounded::<block::BlockQ5K>(&x, &importance, 0.025);
         rms_is_bounded::<block::BlockQ6K>(&x, &importance, 0.015);
+        rms_is_bounded::<block::BlockIQ4NL>(&x, &importance, 0.06);
+        rms_is_bounded::<block::BlockIQ4XS>(&x, &importance, 0.06);
+        rms_is_bounded::<block::BlockMXFP4>(&x, &importance, 0.12);
+        rms_is_bounded::<block::BlockNVFP4>(&x, &importance, 0.1);
+        rms_is_bounded::<block::BlockTQ1_0>(&x, &importance, 0.35);
+        rms_is_bounded::<block::BlockTQ2_0>(&x, &importance, 0.35);
+        rms_is_bounded::<block::BlockQ2_0>(&x, &importance, 0.35);
+        rms_is_bounded::<block::BlockQ1_0>(&x, &importance, 0.35);
     }
 
     #[test]
@@ -387,5 +468,8 @@ proptest! {
         is_idempotent::<block::BlockQ5_0>(&x);
         is_idempotent::<block::BlockQ5_1>(&x);
         is_idempotent::<block::BlockQ8_0>(&x);
+        is_idempotent::<block::BlockTQ1_0>(&x);
+        is_idempotent::<block::BlockTQ2_0>(&x);
+        is_idempotent::<block::BlockQ1_0>(&x);
     }
 }

@@ -353,7 +353,7 @@ fn products_of_float_weights_equal_scalar() {
                 for kind in KINDS {
                     let w = random.numbers(rows * cols, kind);
                     let mut bytes = vec![0; rows * cols * ty.block_bytes()];
-                    scalar.types(ty).unwrap().quantize(&w, None, &mut bytes);
+                    scalar.types(ty).unwrap().quantize(&w, None, &mut bytes).unwrap();
                     let x = random.numbers(n * cols, kind);
                     let plan = ActPlan::new(ActFormat::F32, cols, n);
                     let acts = Acts { plan: &plan, q: &[], d: &[], s: &[], x: &x };

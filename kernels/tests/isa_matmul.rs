@@ -3,10 +3,11 @@
 
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
-    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, ROWS_MAX, Scratch, TypeKernels,
+    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, NoQuantizer, ROWS_MAX, Scratch,
+    TypeKernels,
 };
 
-const TYPES: [GgmlType; 13] = [
+const TYPES: [GgmlType; 28] = [
     GgmlType::F32,
     GgmlType::F16,
     GgmlType::BF16,
@@ -20,6 +21,21 @@ const TYPES: [GgmlType; 13] = [
     GgmlType::Q4_K,
     GgmlType::Q5_K,
     GgmlType::Q6_K,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
+    GgmlType::MXFP4,
+    GgmlType::IQ1_S,
+    GgmlType::IQ1_M,
+    GgmlType::IQ2_XXS,
+    GgmlType::IQ2_XS,
+    GgmlType::IQ2_S,
+    GgmlType::IQ3_XXS,
+    GgmlType::IQ3_S,
+    GgmlType::TQ1_0,
+    GgmlType::TQ2_0,
+    GgmlType::Q1_0,
+    GgmlType::Q2_0,
+    GgmlType::NVFP4,
 ];
 
 /// Every level of this CPU.
@@ -65,6 +81,11 @@ enum Blocks {
 fn halves(ty: GgmlType) -> &'static [usize] {
     match ty {
         GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+        GgmlType::IQ4_NL | GgmlType::IQ4_XS => &[0],
+        GgmlType::IQ1_S | GgmlType::IQ2_XXS | GgmlType::IQ2_XS | GgmlType::IQ2_S => &[0],
+        GgmlType::IQ3_XXS | GgmlType::IQ3_S | GgmlType::Q1_0 | GgmlType::Q2_0 => &[0],
+        GgmlType::TQ1_0 => &[52],
+        GgmlType::TQ2_0 => &[64],
         GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
         GgmlType::Q2_K => &[80, 82],
         GgmlType::Q3_K => &[108],
@@ -92,6 +113,13 @@ fn weights(ty: GgmlType, rows: usize, cols: usize, kind: Blocks, random: &mut Ra
             for at in halves(ty) {
                 let scale = half::f16::from_f32(0.1 * random.float());
                 w[start + at..start + at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+            match ty {
+                GgmlType::MXFP4 => w[start] = 118 + random.below(6) as u8,
+                // Exponents, or the top of them.
+                GgmlType::NVFP4 => w[start..start + 4].iter_mut().for_each(|d| *d &= 0x3f),
+                GgmlType::IQ1_M => w[start + 55] = 0x20 | w[start + 55] & 0x8f,
+                _ => {}
             }
         }
     }
@@ -183,7 +211,7 @@ fn levels_and_types() {
             assert_eq!((kernels.ty, kernels.act), (ty, ActFormat::of(ty)));
             assert!(kernels.level <= table.level());
         }
-        assert!(table.types(GgmlType::IQ1_S).is_none() && table.types(GgmlType::Q8_K).is_none());
+        assert!(table.types(GgmlType::I32).is_none() && table.types(GgmlType::Q8_K).is_none());
     }
     let error = "avx3".parse::<Level>().unwrap_err().to_string();
     assert!(
@@ -205,6 +233,18 @@ fn levels_and_types() {
         let table = KernelTable::at_most(Level::Avx512Vnni);
         assert_eq!(table.level() == Level::Avx512Vnni, has);
         assert!(!has || TYPES.iter().all(|&ty| kernels(table, ty).level == Level::Avx512Vnni));
+    }
+}
+
+/// What cannot be written is refused by name, and writes nothing.
+#[test]
+fn types_without_a_quantizer_refuse() {
+    for table in tables() {
+        let mut block = [7; 50];
+        let error = kernels(table, GgmlType::IQ1_S).quantize(&[0.5; 256], None, &mut block);
+        assert_eq!(error, Err(NoQuantizer(GgmlType::IQ1_S)));
+        assert!(error.unwrap_err().to_string().contains("IQ1_S"));
+        assert_eq!(block, [7; 50]);
     }
 }
 

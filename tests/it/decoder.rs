@@ -118,7 +118,7 @@ fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
         let cols = tensor.dims[0] as usize;
         let row_bytes = n / (values.len() / cols);
         for (row, blocks) in values.chunks(cols).zip(blocks.chunks_mut(row_bytes)) {
-            kernels.quantize(row, None, blocks);
+            kernels.quantize(row, None, blocks).unwrap();
         }
         data.write_tensor(&blocks).unwrap();
     }
@@ -141,6 +141,10 @@ fn every_type_gives_the_same_bits_however_it_is_batched() {
         (Q4_0, 0.06),
         (Q4_1, 0.06),
         (Q4_K, 0.06),
+        (IQ4_NL, 0.06),
+        (IQ4_XS, 0.06),
+        (MXFP4, 0.1),
+        (NVFP4, 0.1),
         (Q3_K, 0.25),
         (Q2_K, 0.8),
     ];

@@ -1,6 +1,6 @@
 //! BF16: the upper half of an IEEE single.
 
-use super::{Block, Float};
+use super::{Block, Float, Quantize};
 use gguf_rs_lite::GgmlType;
 
 /// The bits of a bfloat16, little-endian, with alignment 1.
@@ -15,7 +15,9 @@ impl Block for Bf16 {
     fn dequantize(&self, out: &mut [f32]) {
         out[0] = self.to_f32();
     }
+}
 
+impl Quantize for Bf16 {
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [Bf16]) {
         for (y, &x) in out.iter_mut().zip(x) {
             *y = Bf16::from_f32(x);

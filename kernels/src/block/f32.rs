@@ -1,6 +1,6 @@
 //! F32: weights as they are, in the byte order of files.
 
-use super::{Block, Float};
+use super::{Block, Float, Quantize};
 use gguf_rs_lite::GgmlType;
 
 /// The bits of an IEEE single, little-endian, with alignment 1.
@@ -15,7 +15,9 @@ impl Block for F32 {
     fn dequantize(&self, out: &mut [f32]) {
         out[0] = self.to_f32();
     }
+}
 
+impl Quantize for F32 {
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [F32]) {
         for (y, &x) in out.iter_mut().zip(x) {
             *y = F32::from_f32(x);

@@ -2,21 +2,37 @@
 //! dot product.
 //!
 //! A weight row is a whole number of blocks. An integer type is unpacked to small integer codes
-//! plus a few scales ([`Unpacked32`], [`Unpacked256`]); [`dot32`] and [`dot256`] add the codes
+//! plus a few scales ([`Unpacked32`], [`Unpacked256`], rarely [`Unpacked16`]); [`dot32`], [`dot256`]
+//! and [`dot16`] add the codes
 //! times the quantized activations exactly, 32 of them at a time, and then walk one chain of f32
-//! `mul_add`s, block after block. Every faster kernel of an integer type returns these bits. Float
+//! [`fma()`]s, block after block. Every faster kernel of an integer type returns these bits. Float
 //! weights ([`F32`], [`F16`], [`Bf16`]) follow [`crate::float`]'s order of lanes instead.
 //!
 //! Cost: one pass, no allocation. Lengths that do not fit panic: they are the caller's invariants.
 //! Scales may be any bits, NaN and infinity included; results then are what IEEE makes of them.
 
+use crate::float::fma;
 use gguf_rs_lite::GgmlType;
 
 pub mod bf16;
 pub mod f16;
 // A module named `f32` would hide the primitive type in this file.
+mod codebook;
 #[path = "f32.rs"]
 pub mod f32_;
+pub mod iq1_m;
+pub mod iq1_s;
+pub mod iq2_s;
+pub mod iq2_xs;
+pub mod iq2_xxs;
+pub mod iq3_s;
+pub mod iq3_xxs;
+pub mod iq4_nl;
+pub mod iq4_xs;
+pub mod mxfp4;
+pub mod nvfp4;
+pub mod q1_0;
+pub mod q2_0;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;
@@ -30,10 +46,25 @@ pub mod q8_0;
 pub mod q8_1;
 pub mod q8_k;
 mod search;
+pub mod tq1_0;
+pub mod tq2_0;
 
 pub use bf16::Bf16;
 pub use f16::F16;
 pub use f32_::F32;
+pub use iq1_m::BlockIQ1M;
+pub use iq1_s::BlockIQ1S;
+pub use iq2_s::BlockIQ2S;
+pub use iq2_xs::BlockIQ2XS;
+pub use iq2_xxs::BlockIQ2XXS;
+pub use iq3_s::BlockIQ3S;
+pub use iq3_xxs::BlockIQ3XXS;
+pub use iq4_nl::BlockIQ4NL;
+pub use iq4_xs::BlockIQ4XS;
+pub use mxfp4::BlockMXFP4;
+pub use nvfp4::BlockNVFP4;
+pub use q1_0::BlockQ1_0;
+pub use q2_0::BlockQ2_0;
 pub use q2_k::BlockQ2K;
 pub use q3_k::BlockQ3K;
 pub use q4_0::BlockQ4_0;
@@ -46,6 +77,9 @@ pub use q6_k::BlockQ6K;
 pub use q8_0::BlockQ8_0;
 pub use q8_1::BlockQ8_1;
 pub use q8_k::BlockQ8K;
+pub(crate) use search::nearest;
+pub use tq1_0::BlockTQ1_0;
+pub use tq2_0::BlockTQ2_0;
 
 /// One block of a type, laid out as in files.
 pub trait Block: plain::Plain {
@@ -56,7 +90,11 @@ pub trait Block: plain::Plain {
 
     /// The values of the block; `out` has `LEN` elements, as [`dequantize_row`] sees to.
     fn dequantize(&self, out: &mut [f32]);
+}
 
+/// A type that rows can be quantized to. The IQ1, IQ2 and IQ3 types cannot yet: their codes have to be
+/// searched in codebooks.
+pub trait Quantize: Block {
     /// The blocks nearest to the row `x` of `LEN * out.len()` elements, as [`quantize_row`] sees to.
     /// `importance` is how much an error counts per column (an importance matrix: mean squares of
     /// the activations); types whose method has no use for it ignore it.
@@ -70,6 +108,22 @@ pub trait Block32: Block {
 
     /// The codes and scales.
     fn unpack(&self) -> Unpacked32;
+}
+
+/// An integer type in blocks of several times 32, with no more than a scale per 16.
+pub trait Block16: Block {
+    /// The codes and scales of elements `32j..32j + 32`.
+    fn unpack(&self, j: usize) -> Unpacked16;
+
+    /// [`Block::dequantize`] by [`Block16::unpack`].
+    fn dequantize_parts(&self, out: &mut [f32]) {
+        for (j, out) in out.chunks_exact_mut(32).enumerate() {
+            let Unpacked16 { codes, d } = self.unpack(j);
+            for (i, (y, q)) in out.iter_mut().zip(codes).enumerate() {
+                *y = d[i / 16] * f32::from(q);
+            }
+        }
+    }
 }
 
 /// An integer type in super-blocks of 256.
@@ -100,6 +154,15 @@ pub struct Unpacked32 {
     pub d: f32,
     /// Minimum.
     pub m: f32,
+}
+
+/// 32 elements of a longer block: value `i` is `d[i / 16] * codes[i]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unpacked16 {
+    /// Codes, any offset of the type already taken off.
+    pub codes: [i8; 32],
+    /// Scales of the first and of the last 16 codes.
+    pub d: [f32; 2],
 }
 
 /// A super-block of 256: value `i` is `d * scales[i / 16] * codes[i] - dmin * mins[i / 16]`.
@@ -150,13 +213,28 @@ impl Unpacked32 {
     /// One step of the chain of [`dot32`]: with `da` the activations' scale,
     /// `acc += (d * da) * isum`, then with a minimum `acc += (m * da) * sum`.
     pub fn step<B: Block32>(&self, acc: f32, act: &Act32) -> f32 {
-        let acc = (self.d * act.d).mul_add(self.isum(act) as f32, acc);
-        if B::HAS_MIN { (self.m * act.d).mul_add(f32::from(act.sum()), acc) } else { acc }
+        let acc = fma(self.d * act.d, self.isum(act) as f32, acc);
+        if B::HAS_MIN { fma(self.m * act.d, f32::from(act.sum()), acc) } else { acc }
+    }
+}
+
+impl Unpacked16 {
+    /// Two steps of the chain of [`dot16`]: for each 16 codes `acc += (d * da) * sum(codes * q)`.
+    pub fn step(&self, acc: f32, act: &Act32) -> f32 {
+        let (codes, q) = (self.codes.chunks_exact(16), act.q.chunks_exact(16));
+        let halves = codes.zip(q).zip(self.d);
+        halves.fold(acc, |acc, ((c, q), d)| fma(d * act.d, idot(c, q) as f32, acc))
     }
 }
 
 impl Unpacked256 {
-    /// `sum(scale * codes * q)` of elements `32j..32j + 32`: at most 32 * 128 * 32 * 127 < 2^24 in
+    /// Of a type without minimums.
+    #[inline]
+    pub(crate) fn without_min(codes: [i8; 256], scales: [i16; 16], d: f32) -> Unpacked256 {
+        Unpacked256 { codes, scales, mins: [0; 16], d, dmin: 0.0 }
+    }
+
+    /// `sum(scale * codes * q)` of elements `32j..32j + 32`: at most 32 * 127 * 32 * 128 < 2^24 in
     /// any type, so as a float it is exact, too.
     pub fn isum(&self, j: usize, act: &Act32) -> i32 {
         let (codes, q) = (self.codes.chunks_exact(16).skip(2 * j), act.q.chunks_exact(16));
@@ -170,9 +248,9 @@ impl Unpacked256 {
     pub fn step<B: Block256>(&self, acc: f32, acts: &[Act32; 8]) -> f32 {
         let (mut t, mut u) = (0f32, 0f32);
         for (j, act) in acts.iter().enumerate() {
-            t = (self.isum(j, act) as f32).mul_add(act.d, t);
+            t = fma(self.isum(j, act) as f32, act.d, t);
             let mut take = |min: i16, sum: i16| {
-                u = f32::from(min).mul_add(act.d * f32::from(sum), u);
+                u = fma(f32::from(min), act.d * f32::from(sum), u);
             };
             match (B::HAS_MIN, B::GROUP) {
                 (false, _) => {}
@@ -183,8 +261,8 @@ impl Unpacked256 {
                 }
             }
         }
-        let acc = self.d.mul_add(t, acc);
-        if B::HAS_MIN { (-self.dmin).mul_add(u, acc) } else { acc }
+        let acc = fma(self.d, t, acc);
+        if B::HAS_MIN { fma(-self.dmin, u, acc) } else { acc }
     }
 
     /// The 256 values, with the roundings of ggml's loops: `(d * scale) * code`, and with minimums
@@ -213,6 +291,14 @@ pub fn dot32<B: Block32>(row: &[B], acts: &[Act32]) -> f32 {
     steps.fold(0.0, |acc, (block, act)| block.unpack().step::<B>(acc, act))
 }
 
+/// A row of blocks of several times 32.
+pub fn dot16<B: Block16>(row: &[B], acts: &[Act32]) -> f32 {
+    assert!(acts.len() == row.len() * (B::LEN / 32), "activations fit the row");
+    let parts = B::LEN / 32;
+    let steps = acts.iter().enumerate();
+    steps.fold(0.0, |acc, (i, act)| row[i / parts].unpack(i % parts).step(acc, act))
+}
+
 /// A row of super-blocks times eight times as many blocks of activations.
 pub fn dot256<B: Block256>(row: &[B], acts: &[Act32]) -> f32 {
     let (acts, rest) = acts.as_chunks();
@@ -237,7 +323,7 @@ pub fn dequantize_row<B: Block>(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// The row `x` quantized to whole blocks as bytes; `importance` has a value per column.
-pub fn quantize_row<B: Block>(x: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
+pub fn quantize_row<B: Quantize>(x: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
     let row = as_blocks_mut::<B>(bytes);
     assert!(x.len() == B::LEN * row.len(), "the output has the row's length");
     assert!(importance.is_none_or(|w| w.len() == x.len()), "an importance per column");
@@ -279,20 +365,43 @@ mod plain {
     plain! {
         F32: 4, F16: 2, Bf16: 2,
         BlockQ4_0: 18, BlockQ4_1: 20, BlockQ5_0: 22, BlockQ5_1: 24, BlockQ8_0: 34, BlockQ8_1: 36,
+        BlockIQ1M: 56, BlockIQ1S: 50, BlockIQ2S: 82, BlockIQ2XS: 74, BlockIQ2XXS: 66,
+        BlockIQ3S: 110, BlockIQ3XXS: 98, BlockTQ1_0: 54, BlockTQ2_0: 66,
+        BlockQ1_0: 18, BlockQ2_0: 18, BlockNVFP4: 36,
+        BlockIQ4NL: 18, BlockIQ4XS: 136, BlockMXFP4: 17,
         BlockQ2K: 84, BlockQ3K: 110, BlockQ4K: 144, BlockQ5K: 176, BlockQ6K: 210, BlockQ8K: 292,
     }
 }
 
 /// The 32 codes of 16 bytes: low nibbles first, then high ones.
+#[inline]
 pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
-    std::array::from_fn(|i| if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 })
+    let mut codes = [0; 32];
+    let (low, high) = codes.split_at_mut(16);
+    for ((low, high), q) in low.iter_mut().zip(high).zip(qs) {
+        (*low, *high) = (q & 15, q >> 4);
+    }
+    codes
 }
 
 /// [`nibbles`] with the bits of `qh` above them: bit `i` belongs to element `i`.
+#[inline]
 pub(crate) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [u8; 32] {
-    let high = u32::from_le_bytes(*qh);
-    let low = nibbles(qs);
-    std::array::from_fn(|i| low[i] | ((high >> i) as u8 & 1) << 4)
+    let mut codes = nibbles(qs);
+    for (codes, &high) in codes.as_chunks_mut().0.iter_mut().zip(qh) {
+        *codes = (u64::from_le_bytes(*codes) | bytes_of_bits(high) << 4).to_le_bytes();
+    }
+    codes
+}
+
+/// Byte `i` is 1 if bit `i` is set, else 0.
+#[inline]
+pub(crate) fn bytes_of_bits(bits: u8) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // Byte i keeps bit i alone, and 127 more carry into the top one.
+    let alone = (u64::from(bits) * EACH) & 0x8040_2010_0804_0201;
+    let carried = (alone & (127 * EACH)) + 127 * EACH;
+    ((carried | alone) >> 7) & EACH
 }
 
 /// The inverse of [`nibbles`].
@@ -336,6 +445,7 @@ pub(crate) fn for_each_256<B>(
 /// The (scale, minimum) of eight groups of 32, 6 bits each, as Q4_K and Q5_K pack them: the first
 /// four scales and minimums in the low 6 bits of bytes 0..8; of the last four the low nibbles in
 /// bytes 8..12 and the high two bits on top of bytes 0..8.
+#[inline]
 pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> [(u8, u8); 8] {
     std::array::from_fn(|i| match i {
         0..4 => (packed[i] & 63, packed[i + 4] & 63),
@@ -355,7 +465,14 @@ pub(crate) fn pack_scales_and_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12]
     })
 }
 
+/// Scales `2 * nibble + 1` of 16 groups, low nibbles first.
+#[inline]
+pub(crate) fn odd_scales(nibbles: &[u8; 8]) -> [i16; 16] {
+    std::array::from_fn(|i| i16::from(2 * (nibbles[i / 2] >> (4 * (i % 2)) & 15) + 1))
+}
+
 /// Two entries, for two groups of 16, of each scale that covers 32.
+#[inline]
 pub(crate) fn twice(per_32: [u8; 8]) -> [i16; 16] {
     std::array::from_fn(|i| i16::from(per_32[i / 2]))
 }

@@ -2,7 +2,7 @@
 //! minimum. Value = `d * scale * code - dmin * min`.
 
 use super::search::{AffineMethod, Grid};
-use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q2_K: 256 elements in 84 bytes.
@@ -26,7 +26,9 @@ impl Block for BlockQ2K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ2K {
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ2K]) {
         for_each_256(x, importance, out, |x, importance| {
             let q = METHOD.quantize::<16, 16>(x, importance);
@@ -41,6 +43,7 @@ impl Block256 for BlockQ2K {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=3: bits `2j` of byte `32h + l` are element `128h + 32j + l`.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (half, qs) in codes.chunks_exact_mut(128).zip(self.qs.chunks_exact(32)) {

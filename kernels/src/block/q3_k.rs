@@ -3,7 +3,7 @@
 
 use super::q2_k::pack_pairs;
 use super::search;
-use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q3_K: 256 elements in 110 bytes.
@@ -27,7 +27,9 @@ impl Block for BlockQ3K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ3K {
     /// Without importances errors count by the square of the weight.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ3K]) {
         for_each_256(x, importance, out, |x, importance| {
@@ -69,6 +71,7 @@ impl Block256 for BlockQ3K {
 
     /// Codes in -4..=3: low bits as in Q2_K; bit `4h + j` of `hmask[l]` is the third bit of
     /// element `128h + 32j + l`.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (h, (half, qs)) in codes.chunks_exact_mut(128).zip(self.qs.chunks_exact(32)).enumerate()
@@ -82,7 +85,7 @@ impl Block256 for BlockQ3K {
             }
         }
         let scales = unpack_scales(&self.scales).map(|s| i16::from(s) - 32);
-        Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
+        Unpacked256::without_min(codes, scales, self.d.to_f32())
     }
 }
 

@@ -3,7 +3,7 @@
 //! clips.
 
 use super::search::{extreme, nearest, symmetric};
-use super::{Block, Block32, F16, Unpacked32, for_each_32, nibbles, pack_nibbles};
+use super::{Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q4_0: 32 elements in 18 bytes.
@@ -26,7 +26,9 @@ impl Block for BlockQ4_0 {
             *y = f32::from(q) * d;
         }
     }
+}
 
+impl Quantize for BlockQ4_0 {
     /// Without importances the weight of largest magnitude becomes code -8, exactly; with them the
     /// scale is searched.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ4_0]) {
@@ -50,6 +52,7 @@ impl Block32 for BlockQ4_0 {
     const HAS_MIN: bool = false;
 
     /// Codes in -8..=7.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| q as i8 - 8);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }

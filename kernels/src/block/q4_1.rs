@@ -1,7 +1,7 @@
 //! Q4_1: 5 bits per weight, a scale and a minimum per 32. Value = `d * code + m`.
 
 use super::search::{FINE_GRID, affine, nearest, range};
-use super::{Block, Block32, F16, Unpacked32, for_each_32, nibbles, pack_nibbles};
+use super::{Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q4_1: 32 elements in 20 bytes.
@@ -26,7 +26,9 @@ impl Block for BlockQ4_1 {
             *y = f32::from(q) * d + m;
         }
     }
+}
 
+impl Quantize for BlockQ4_1 {
     /// Without importances the codes span least to largest; with them scale and minimum are
     /// searched.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ4_1]) {
@@ -53,6 +55,7 @@ impl Block32 for BlockQ4_1 {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=15.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| q as i8);
         Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }

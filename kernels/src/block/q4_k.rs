@@ -3,7 +3,8 @@
 
 use super::search::{AffineMethod, Grid};
 use super::{
-    Block, Block256, F16, Unpacked256, for_each_256, pack_scales_and_mins, scales_and_mins, twice,
+    Block, Block256, F16, Quantize, Unpacked256, for_each_256, pack_scales_and_mins,
+    scales_and_mins, twice,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -28,7 +29,9 @@ impl Block for BlockQ4K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ4K {
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ4K]) {
         for_each_256(x, importance, out, |x, importance| {
             let q = METHOD.quantize::<32, 8>(x, importance);
@@ -43,6 +46,7 @@ impl Block256 for BlockQ4K {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=15: of each 32 bytes the low nibbles are 32 elements, the high ones the next.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (codes, qs) in codes.chunks_exact_mut(64).zip(self.qs.chunks_exact(32)) {

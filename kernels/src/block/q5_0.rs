@@ -3,7 +3,8 @@
 
 use super::search::{extreme, nearest, symmetric};
 use super::{
-    Block, Block32, F16, Unpacked32, for_each_32, nibbles_and_fifth, pack_nibbles_and_fifth,
+    Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles_and_fifth,
+    pack_nibbles_and_fifth,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -29,7 +30,9 @@ impl Block for BlockQ5_0 {
             *y = f32::from(q) * d;
         }
     }
+}
 
+impl Quantize for BlockQ5_0 {
     /// Without importances the weight of largest magnitude becomes code -16, exactly; with them the
     /// scale is searched.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_0]) {
@@ -53,6 +56,7 @@ impl Block32 for BlockQ5_0 {
     const HAS_MIN: bool = false;
 
     /// Codes in -16..=15.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8 - 16);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }

@@ -3,7 +3,8 @@
 
 use super::search::{FINE_GRID, affine, nearest, range};
 use super::{
-    Block, Block32, F16, Unpacked32, for_each_32, nibbles_and_fifth, pack_nibbles_and_fifth,
+    Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles_and_fifth,
+    pack_nibbles_and_fifth,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -31,7 +32,9 @@ impl Block for BlockQ5_1 {
             *y = f32::from(q) * d + m;
         }
     }
+}
 
+impl Quantize for BlockQ5_1 {
     /// Without importances the codes span least to largest; with them scale and minimum are
     /// searched.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_1]) {
@@ -58,6 +61,7 @@ impl Block32 for BlockQ5_1 {
     const HAS_MIN: bool = true;
 
     /// Codes in 0..=31.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8);
         Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }

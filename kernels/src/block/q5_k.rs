@@ -4,7 +4,8 @@
 use super::q4_k::pack_low;
 use super::search::{AffineMethod, Grid};
 use super::{
-    Block, Block256, F16, Unpacked256, for_each_256, pack_scales_and_mins, scales_and_mins, twice,
+    Block, Block256, F16, Quantize, Unpacked256, for_each_256, pack_scales_and_mins,
+    scales_and_mins, twice,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -31,7 +32,9 @@ impl Block for BlockQ5K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ5K {
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5K]) {
         for_each_256(x, importance, out, |x, importance| {
             let q = METHOD.quantize::<32, 8>(x, importance);
@@ -48,6 +51,7 @@ impl Block256 for BlockQ5K {
 
     /// Codes in 0..=31: low nibbles as in Q4_K; bit `j` of `qh[l]` is the fifth bit of element
     /// `32j + l`.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         for (pair, (codes, qs)) in

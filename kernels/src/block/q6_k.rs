@@ -2,7 +2,7 @@
 //! `d * scale * (code - 32)`.
 
 use super::search;
-use super::{Block, Block256, F16, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q6_K: 256 elements in 210 bytes.
@@ -26,7 +26,9 @@ impl Block for BlockQ6K {
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
+}
 
+impl Quantize for BlockQ6K {
     /// Without importances errors count by the square of the weight.
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ6K]) {
         for_each_256(x, importance, out, |x, importance| {
@@ -51,6 +53,7 @@ impl Block256 for BlockQ6K {
 
     /// Codes in -32..=31. Element `128h + 32j + l` has its low nibble in `ql[64h + 32(j % 2) + l]`
     /// (low half of the byte for j < 2, high half after) and bits `2j` of `qh[32h + l]` on top.
+    #[inline]
     fn unpack(&self) -> Unpacked256 {
         let mut codes = [0; 256];
         let halves = self.ql.chunks_exact(64).zip(self.qh.chunks_exact(32));
@@ -65,7 +68,7 @@ impl Block256 for BlockQ6K {
             }
         }
         let scales = self.scales.map(i16::from);
-        Unpacked256 { codes, scales, mins: [0; 16], d: self.d.to_f32(), dmin: 0.0 }
+        Unpacked256::without_min(codes, scales, self.d.to_f32())
     }
 }
 

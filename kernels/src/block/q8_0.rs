@@ -1,7 +1,7 @@
 //! Q8_0: 8.5 bits per weight, a scale per 32; near lossless. What Q6_K falls back to in rows that
 //! are no multiple of 256. Value = `d * code`.
 
-use super::{Block, Block32, F16, Unpacked32, search::extreme};
+use super::{Block, Block32, F16, Quantize, Unpacked32, search::extreme};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_0: 32 elements in 34 bytes.
@@ -24,7 +24,9 @@ impl Block for BlockQ8_0 {
             *y = f32::from(q) * d;
         }
     }
+}
 
+impl Quantize for BlockQ8_0 {
     /// The weight of largest magnitude becomes 127 or -127; importances are ignored, at this
     /// precision they gain nothing.
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_0]) {
@@ -40,6 +42,7 @@ impl Block32 for BlockQ8_0 {
     const HAS_MIN: bool = false;
 
     /// Codes in -128..=127; quantizers write no -128, but files may hold it.
+    #[inline]
     fn unpack(&self) -> Unpacked32 {
         Unpacked32 { codes: self.qs, d: self.d.to_f32(), m: 0.0 }
     }

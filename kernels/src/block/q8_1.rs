@@ -1,7 +1,7 @@
 //! Q8_1: Q8_0 with the sum of its values beside it, ggml's activations for types with a minimum. No
 //! weights come in it and nothing here computes with it: dots take plain slices.
 
-use super::{Block, F16, search::extreme};
+use super::{Block, F16, Quantize, search::extreme};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_1: 32 elements in 36 bytes.
@@ -26,7 +26,9 @@ impl Block for BlockQ8_1 {
             *y = f32::from(q) * d;
         }
     }
+}
 
+impl Quantize for BlockQ8_1 {
     /// As Q8_0, with the sum.
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_1]) {
         for (x, block) in x.as_chunks::<32>().0.iter().zip(out) {

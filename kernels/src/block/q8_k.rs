@@ -1,8 +1,8 @@
 //! Q8_K: 8 bits and an f32 scale per 256, with sums of 16 codes: ggml's activations for super-
 //! blocks. No weights come in it and nothing here computes with it: dots take plain slices.
 
-use super::Block;
 use super::search::{extreme, nearest};
+use super::{Block, Quantize};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_K: 256 elements in 292 bytes.
@@ -27,7 +27,9 @@ impl Block for BlockQ8K {
             *y = d * f32::from(q);
         }
     }
+}
 
+impl Quantize for BlockQ8K {
     /// The weight of largest magnitude becomes -127, so the scale may be negative.
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8K]) {
         for (x, block) in x.as_chunks::<256>().0.iter().zip(out) {

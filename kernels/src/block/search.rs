@@ -13,7 +13,7 @@
 use super::F16;
 
 /// A group whose largest magnitude is below this is all zero: its reciprocal would overflow.
-const ZERO: f32 = 1e-15;
+pub(super) const ZERO: f32 = 1e-15;
 
 /// Most passes of the coordinate descents; few groups need more than three.
 const DESCENTS_MAX: usize = 5;

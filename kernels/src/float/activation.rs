@@ -1,6 +1,7 @@
 //! Activations, element by element.
 
 use super::exp::exp;
+use super::fma;
 
 /// The functions feed-forward networks use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,13 +53,13 @@ pub fn glu(f: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
 /// which is exactly 1 from 4 on.
 pub fn erf(x: f32) -> f32 {
     // From the first coefficient, not 0: infinity must not meet it.
-    let horner = |c: &[f32], x: f32| c[1..].iter().fold(c[0], |sum, c| sum.mul_add(x, *c));
+    let horner = |c: &[f32], x: f32| c[1..].iter().fold(c[0], |sum, c| fma(sum, x, *c));
     let magnitude = x.abs();
     if magnitude > ERF_NEAR {
-        let exponent = horner(&ERF_FAR_Q, magnitude).mul_add(magnitude, -magnitude);
+        let exponent = fma(horner(&ERF_FAR_Q, magnitude), magnitude, -magnitude);
         (1.0 - exp(exponent)).copysign(x)
     } else {
-        horner(&ERF_NEAR_P, x * x).mul_add(x, x)
+        fma(horner(&ERF_NEAR_P, x * x), x, x)
     }
 }
 
@@ -112,7 +113,7 @@ fn silu(x: f32) -> f32 {
 }
 
 fn gelu(x: f32) -> f32 {
-    gate(x, x * (x * x).mul_add(GELU_CUBIC, GELU_LINEAR))
+    gate(x, x * fma(x * x, GELU_CUBIC, GELU_LINEAR))
 }
 
 fn gelu_erf(x: f32) -> f32 {

@@ -1,39 +1,41 @@
 //! Scores and weighted sums over the keys of one head: `n_q` query rows share `n_keys` key rows.
 //!
 //! No key is skipped: masks are the caller's. A score is one dot in the room's order, a component
-//! of a weighted sum one chain of `mul_add`s over the keys in order, so neither depends on `n_q`.
+//! of a weighted sum one chain of `fma`s over the keys in order, so neither depends on `n_q`.
 
-use super::{dot_of, half_to_f32};
+use super::{dot_of, fma, half_to_f32};
 
 /// `out[q][key] = scale * (q[q] . k[key])`; `q: [n_q][dim]`, `k: [n_keys][dim]`,
 /// `out: [n_q][n_keys]`.
 pub fn scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, |k| k);
+    scores(q, k, dim, scale, out, |k, q| dot_of(k, q, |k| k));
 }
 
 /// As [`scores_f32`] with the keys as halves.
 pub fn scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, half_to_f32);
+    scores(q, k, dim, scale, out, |k, q| dot_of(k, q, half_to_f32));
 }
 
 /// `acc[q] += sum(p[q][key] * v[key])`; `p: [n_q][n_keys]`, `v: [n_keys][dim]`,
 /// `acc: [n_q][dim]`.
 pub fn weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]) {
-    weighted_sum(p, v, dim, acc, |v| v);
+    weighted_sum(p, v, dim, acc, |p, v, acc| add_scaled(p, v, acc, |v| v));
 }
 
 /// As [`weighted_sum_f32`] with the values as halves.
 pub fn weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]) {
-    weighted_sum(p, v, dim, acc, half_to_f32);
+    weighted_sum(p, v, dim, acc, |p, v, acc| add_scaled(p, v, acc, half_to_f32));
 }
 
-fn scores<K: Copy>(
+/// The loops of [`scores_f32`] around a dot `(key, query)`.
+#[inline(always)]
+pub(crate) fn scores<K>(
     q: &[f32],
     k: &[K],
     dim: usize,
     scale: f32,
     out: &mut [f32],
-    to_f32: impl Fn(K) -> f32,
+    dot: impl Fn(&[K], &[f32]) -> f32,
 ) {
     let (n_q, n_keys) = (rows(q.len(), dim), rows(k.len(), dim));
     assert!(out.len() == n_q * n_keys, "a score per query and key");
@@ -42,17 +44,19 @@ fn scores<K: Copy>(
     }
     for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(n_keys)) {
         for (k, score) in k.chunks_exact(dim).zip(out) {
-            *score = dot_of(k, q, &to_f32) * scale;
+            *score = dot(k, q) * scale;
         }
     }
 }
 
-fn weighted_sum<V: Copy>(
+/// The loops of [`weighted_sum_f32`] around `(p, value, acc)`: `acc += p * value`.
+#[inline(always)]
+pub(crate) fn weighted_sum<V>(
     p: &[f32],
     v: &[V],
     dim: usize,
     acc: &mut [f32],
-    to_f32: impl Fn(V) -> f32,
+    add_scaled: impl Fn(f32, &[V], &mut [f32]),
 ) {
     let (n_q, n_keys) = (rows(acc.len(), dim), rows(v.len(), dim));
     assert!(p.len() == n_q * n_keys, "a weight per query and key");
@@ -60,11 +64,15 @@ fn weighted_sum<V: Copy>(
         return;
     }
     for (p, acc) in p.chunks_exact(n_keys).zip(acc.chunks_exact_mut(dim)) {
-        for (p, v) in p.iter().zip(v.chunks_exact(dim)) {
-            for (acc, &v) in acc.iter_mut().zip(v) {
-                *acc = p.mul_add(to_f32(v), *acc);
-            }
+        for (&p, v) in p.iter().zip(v.chunks_exact(dim)) {
+            add_scaled(p, v, acc);
         }
+    }
+}
+
+fn add_scaled<V: Copy>(p: f32, v: &[V], acc: &mut [f32], to_f32: impl Fn(V) -> f32) {
+    for (acc, &v) in acc.iter_mut().zip(v) {
+        *acc = fma(p, to_f32(v), *acc);
     }
 }
 

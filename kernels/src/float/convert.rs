@@ -2,6 +2,7 @@
 
 /// The value of a half's bits, exact; NaN stays NaN. Selects instead of branches, so that loops
 /// vectorize (after F. Giesen, "half_to_float_fast5").
+#[inline]
 pub fn half_to_f32(bits: u16) -> f32 {
     const EXPONENT: u32 = 0x7c00 << 13;
     // The difference of the two exponent biases.

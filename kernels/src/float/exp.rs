@@ -3,6 +3,8 @@
 //! `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a polynomial of degree 7 in `r` (coefficients of
 //! Cephes' `expf`), then `2^n` in two factors so that subnormal results round once. Within 2 ulp.
 
+use super::fma;
+use crate::block::nearest;
 use std::f32::consts::LOG2_E;
 
 /// Where results are infinite for sure; the powers of two are normal numbers up to here.
@@ -22,11 +24,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     // Not `clamp`: NaN passes both.
     let x = if x > X_MAX { X_MAX } else { x };
     let x = if x < X_MIN { X_MIN } else { x };
-    let n = (x * LOG2_E).round_ties_even();
-    let r = (-n).mul_add(LN_2_HIGH, x);
-    let r = (-n).mul_add(LN_2_LOW, r);
-    let p = P[1..].iter().fold(P[0], |p, &c| p.mul_add(r, c));
-    let p = (r * r).mul_add(p, r) + 1.0;
+    let n = nearest(x * LOG2_E);
+    let r = fma(-n, LN_2_HIGH, x);
+    let r = fma(-n, LN_2_LOW, r);
+    let p = P[1..].iter().fold(P[0], |p, &c| fma(p, r, c));
+    let p = fma(r * r, p, r) + 1.0;
     let n = n as i32;
     let half = n >> 1;
     p * power_of_2(half) * power_of_2(n - half)

@@ -1,5 +1,7 @@
 //! The linear operations on vectors.
 
+use super::fma;
+
 /// `a . b`, in the room's order.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     assert!(a.len() == b.len(), "vectors of one length");
@@ -25,6 +27,6 @@ pub fn scale(y: &mut [f32], f: f32) {
 pub fn add_scaled(y: &mut [f32], x: &[f32], f: f32) {
     assert!(y.len() == x.len(), "vectors of one length");
     for (y, x) in y.iter_mut().zip(x) {
-        *y = x.mul_add(f, *y);
+        *y = fma(*x, f, *y);
     }
 }

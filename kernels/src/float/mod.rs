@@ -10,19 +10,18 @@
 //! alone. The two differ where a lane is -0. A result depends on its own row only, never on how
 //! many rows, queries or keys are computed together.
 //!
-//! **Roundings.** What is written `mul_add` is rounded once, all else after every operation, and
+//! **Roundings.** What is written [`fma()`] is rounded once, all else after every operation, and
 //! there is nothing but what IEEE rounds correctly and what is made of it (`exp.rs`). `tanh` alone
-//! is the C library's, at every level. In builds for x86 in general, `mul_add` is a library call:
-//! 4 ns measured, forty times an element's share of vectorized products. Right but slow; CPUs
-//! without FMA are for a level of their own, which has to return the same bits.
+//! is the C library's, at every level.
 //!
 //! **Values.** NaN and infinity go through as IEEE has it, nothing panics for them. Lengths that do
 //! not fit panic: they are the caller's invariants. Nothing allocates.
 
 pub(crate) mod activation;
-mod attention;
+pub(crate) mod attention;
 mod convert;
 pub(crate) mod exp;
+pub(crate) mod fma;
 mod linear;
 mod norm;
 mod rope;
@@ -31,6 +30,7 @@ pub(crate) mod softmax;
 pub use activation::{Activation, act, erf, glu};
 pub use attention::{scores_f16, scores_f32, weighted_sum_f16, weighted_sum_f32};
 pub use convert::{f16_to_f32, f32_to_f16, half_to_f32};
+pub use fma::fma;
 pub use linear::{add, add_scaled, dot, scale};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{RopePairing, rope};
@@ -76,7 +76,7 @@ pub(crate) fn dot_of<A: Copy>(a: &[A], b: &[f32], widen: impl Fn(A) -> f32) -> f
     let mut lanes = Lanes::default();
     let mut add = |a: &[f32; LANES], b: &[f32; LANES]| {
         for ((lane, a), &b) in lanes.0.iter_mut().zip(a).zip(b) {
-            *lane = a.mul_add(b, *lane);
+            *lane = fma(*a, b, *lane);
         }
     };
     for (a, b) in a_groups.iter().zip(b_groups) {

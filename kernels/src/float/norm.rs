@@ -1,12 +1,12 @@
 //! Normalizations of one row.
 
-use super::fold;
+use super::{fma, fold};
 
 /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich, arXiv 1910.07467); rows of `weight`,
 /// `x` and `out` have one length.
 pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
     assert!(out.len() == x.len(), "rows of one length");
-    let mean_square = fold(x, |sum, x| x.mul_add(x, sum)) / x.len() as f32;
+    let mean_square = fold(x, |sum, x| fma(x, x, sum)) / x.len() as f32;
     let factor = 1.0 / (mean_square + eps).sqrt();
     for (y, x) in out.iter_mut().zip(x) {
         *y = x * factor;
@@ -26,7 +26,7 @@ pub fn layer_norm(
     assert!(out.len() == x.len(), "rows of one length");
     let n = x.len() as f32;
     let mean = fold(x, |sum, x| sum + x) / n;
-    let variance = fold(x, |sum, x| (x - mean).mul_add(x - mean, sum)) / n;
+    let variance = fold(x, |sum, x| fma(x - mean, x - mean, sum)) / n;
     let factor = 1.0 / (variance + eps).sqrt();
     for (y, x) in out.iter_mut().zip(x) {
         *y = (x - mean) * factor;

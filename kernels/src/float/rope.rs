@@ -1,5 +1,7 @@
 //! Rotary position embedding of one head (Su et al., arXiv 2104.09864).
 
+use super::fma;
+
 /// Which two dimensions turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RopePairing {
@@ -32,5 +34,5 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], pairing: RopePairing) {
 
 /// `(a cos - b sin, b cos + a sin)`, the first product of each exact.
 fn turn(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
-    (a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin))
+    (fma(a, cos, -(b * sin)), fma(b, cos, a * sin))
 }

@@ -28,6 +28,20 @@ impl Avx512Vnni {
     }
 }
 
+/// Proof of SSE4.1 and SSSE3.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sse41(());
+
+#[cfg(target_arch = "x86_64")]
+impl Sse41 {
+    /// `None` on CPUs without.
+    pub fn new() -> Option<Sse41> {
+        cpufeatures::new!(sse41_ssse3, "sse4.1", "ssse3");
+        sse41_ssse3::get().then_some(Sse41(()))
+    }
+}
+
 /// CPUID leaf 1, ecx bit 29, which `cpufeatures` does not know.
 #[cfg(target_arch = "x86_64")]
 fn has_f16c() -> bool {

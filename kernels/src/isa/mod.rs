@@ -13,12 +13,16 @@ pub(crate) mod avx2;
 pub(crate) mod avx512vnni;
 pub(crate) mod detect;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod sse41;
 
 /// Sets of instructions, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// Any CPU.
     Scalar,
+    /// x86-64 with SSE4.1 and SSSE3: Penryn, Nehalem, Bulldozer and later.
+    Sse41,
     /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
     Avx2,
     /// The same with AVX-512 VNNI: Zen 4, Ice Lake and later.
@@ -27,7 +31,7 @@ pub enum Level {
 
 impl Level {
     /// All levels, worst first.
-    pub const ALL: [Level; 3] = [Level::Scalar, Level::Avx2, Level::Avx512Vnni];
+    pub const ALL: [Level; 4] = [Level::Scalar, Level::Sse41, Level::Avx2, Level::Avx512Vnni];
 
     pub(crate) const BEST: Level = Level::ALL[Level::ALL.len() - 1];
 
@@ -35,6 +39,7 @@ impl Level {
     pub const fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
+            Level::Sse41 => "sse41",
             Level::Avx2 => "avx2",
             Level::Avx512Vnni => "avx512vnni",
         }

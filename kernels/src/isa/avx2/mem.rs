@@ -187,6 +187,8 @@ unsafe impl Bytes16 for [i8; 16] {}
 unsafe impl Bytes16 for [i16; 8] {}
 // SAFETY: as above.
 unsafe impl Bytes16 for [u16; 8] {}
+// SAFETY: as above.
+unsafe impl Bytes16 for [i32; 4] {}
 // SAFETY: `F16` is two bytes.
 unsafe impl Bytes16 for [F16; 8] {}
 // SAFETY: `Bf16` is two bytes.

@@ -27,8 +27,8 @@ use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx2;
 use crate::table::{
-    FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, blocks_32,
-    blocks_256, floats,
+    FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, blocks_16,
+    blocks_32, blocks_256, floats, read_only_256,
 };
 
 use std::ops::Range;
@@ -46,7 +46,7 @@ pub(crate) fn table(_: Avx2) -> &'static KernelTable {
 static TABLE: KernelTable =
     KernelTable { level: Level::Avx2, types: &TYPES, float: FLOAT, pack: entry_pack };
 
-pub(in crate::isa) const TYPES: [TypeKernels; 13] = [
+pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
     on_avx2(floats::<F32>(), f32),
     on_avx2(floats::<F16>(), f16),
     on_avx2(floats::<Bf16>(), bf16),
@@ -60,6 +60,21 @@ pub(in crate::isa) const TYPES: [TypeKernels; 13] = [
     with_lanes(on_avx2(blocks_256::<BlockQ4K>(), q4_k), interleaved::q4_k),
     with_lanes(on_avx2(blocks_256::<BlockQ5K>(), q5_k), interleaved::q5_k),
     with_lanes(on_avx2(blocks_256::<BlockQ6K>(), q6_k), interleaved::q6_k),
+    on_avx2(blocks_32::<BlockIQ4NL>(), iq4_nl),
+    on_avx2(blocks_256::<BlockIQ4XS>(), iq4_xs),
+    on_avx2(blocks_32::<BlockMXFP4>(), mxfp4),
+    on_avx2(read_only_256::<BlockIQ1S>(), iq1_s),
+    on_avx2(read_only_256::<BlockIQ1M>(), iq1_m),
+    on_avx2(read_only_256::<BlockIQ2XXS>(), iq2_xxs),
+    on_avx2(read_only_256::<BlockIQ2XS>(), iq2_xs),
+    on_avx2(read_only_256::<BlockIQ2S>(), iq2_s),
+    on_avx2(read_only_256::<BlockIQ3XXS>(), iq3_xxs),
+    on_avx2(read_only_256::<BlockIQ3S>(), iq3_s),
+    on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0),
+    on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0),
+    blocks_16::<BlockQ1_0>(),
+    blocks_16::<BlockQ2_0>(),
+    blocks_16::<BlockNVFP4>(),
 ];
 
 const fn on_avx2(scalar: TypeKernels, matmul: MatmulFn) -> TypeKernels {
@@ -138,12 +153,29 @@ macro_rules! blocks_256 {
     };
 }
 
-macro_rules! bytes {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident,) => {
+macro_rules! wide_32 {
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr, $d:expr) => {
         match $acts.plan.layout() {
-            Layout::Panels => panels::q8_0($w, $n_rows, $acts, &mut $scratch.panels, $y),
+            Layout::Panels => {
+                panels::wide_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $d)
+            }
             Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
-                rows::q8_0::<N>($w, $n_rows, $acts, first, tokens_of!($y, $n_rows, first, N))
+                let y = tokens_of!($y, $n_rows, first, N);
+                rows::wide_32::<_, N>($w, $n_rows, $acts, first, y, $codes, $d)
+            }),
+        }
+    };
+}
+
+macro_rules! wide_256 {
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
+        match $acts.plan.layout() {
+            Layout::Panels => {
+                panels::wide_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack)
+            }
+            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
+                let y = tokens_of!($y, $n_rows, first, N);
+                rows::wide_256::<_, N>($w, $n_rows, $acts, first, y, $unpack)
             }),
         }
     };
@@ -263,7 +295,19 @@ matmuls! {
     q4_1: blocks_32(|b: &BlockQ4_1| unpack::nibbles(&b.qs));
     q5_0: blocks_32(|b: &BlockQ5_0| unpack::nibbles_and_fifth(&b.qs, &b.qh));
     q5_1: blocks_32(|b: &BlockQ5_1| unpack::nibbles_and_fifth(&b.qs, &b.qh));
-    q8_0: bytes();
+    q8_0: wide_32(|b: &BlockQ8_0| mem::load(&b.qs), |b| b.d);
+    iq4_nl: wide_32(|b: &BlockIQ4NL| unpack::iq4(&b.qs), |b| b.d);
+    iq4_xs: wide_256(|b, wide| unpack::iq4_xs(b, wide));
+    mxfp4: blocks_32(|b| unpack::mxfp4(b));
+    iq1_s: wide_256(|b: &BlockIQ1S, wide| unpack::wide(b, wide));
+    iq1_m: wide_256(|b: &BlockIQ1M, wide| unpack::wide(b, wide));
+    iq2_xxs: wide_256(|b: &BlockIQ2XXS, wide| unpack::wide(b, wide));
+    iq2_xs: wide_256(|b: &BlockIQ2XS, wide| unpack::wide(b, wide));
+    iq2_s: wide_256(|b: &BlockIQ2S, wide| unpack::wide(b, wide));
+    iq3_xxs: wide_256(|b: &BlockIQ3XXS, wide| unpack::wide(b, wide));
+    iq3_s: wide_256(|b: &BlockIQ3S, wide| unpack::wide(b, wide));
+    tq1_0: wide_256(|b: &BlockTQ1_0, wide| unpack::wide(b, wide));
+    tq2_0: wide_256(|b: &BlockTQ2_0, wide| unpack::wide(b, wide));
     q2_k: blocks_256(
         |b, j| unpack::q2_k(b, j),
         |b| unpack::scales_q2_k(b),

@@ -22,13 +22,17 @@
 //! of that depth is brought into the tiles' order in L1; f32 sums of [`BLOCK_UNITS`] panels are in
 //! L2.
 
+mod wide;
+
 use super::mem::{fence, load, load_ps, pin, pin_ps, store, store_ps};
 use super::pack::transpose;
-use super::unpack::{Codes32, Codes256, Scales, half};
+use super::unpack::{Codes32, Codes256, Scales, half, scale};
 use crate::act::{Acts, PANEL_TOKENS, SUMS};
-use crate::block::{Block, BlockQ8_0, as_blocks};
+use crate::block::{Block, F16, as_blocks};
 use std::arch::x86_64::*;
 use std::hint::black_box;
+
+pub(super) use wide::wide_256;
 
 /// Weight rows of a tile.
 const R: usize = 6;
@@ -49,6 +53,7 @@ pub(crate) struct PanelScratch {
     of_32: Vec<Row32>,
     of_32_wide: Vec<Row32Wide>,
     of_256: Vec<Row256>,
+    of_256_wide: Vec<wide::Row256Wide>,
     pair: Vec<PairBlock>,
     sums: Vec<Sums>,
 }
@@ -56,10 +61,12 @@ pub(crate) struct PanelScratch {
 impl PanelScratch {
     pub fn new() -> PanelScratch {
         let rows_32 = BLOCK_ROWS * BLOCK_COLS / 32;
+        let rows_256 = rows_32 / 8;
         PanelScratch {
             of_32: vec![Row32::default(); rows_32],
             of_32_wide: vec![Row32Wide::default(); rows_32],
-            of_256: vec![Row256::default(); BLOCK_ROWS * BLOCK_COLS / 256],
+            of_256: vec![Row256::default(); rows_256],
+            of_256_wide: vec![wide::Row256Wide::default(); rows_256],
             pair: vec![PairBlock::default(); BLOCK_COLS / 32],
             sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
@@ -143,7 +150,7 @@ const fn two_runs(offset: i32, max: i32) -> bool {
 /// What a run takes off the codes: codes of 5 bits fit one run only less 16, which types without
 /// an offset get back.
 const fn run_offset<B: Codes32>() -> i32 {
-    if B::MAX > 15 { 16 } else { B::OFFSET }
+    if B::OFFSET == 0 && B::MAX > 15 { 16 } else { B::OFFSET }
 }
 
 /// Types in blocks of 32 with codes of at most 5 bits.
@@ -175,24 +182,26 @@ pub(super) fn blocks_32<B: Codes32>(
     );
 }
 
-/// Q8_0.
+/// Types in blocks of 32 with signed codes of 8 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0(
+pub(super) fn wide_32<B: Block>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
     scratch: &mut PanelScratch,
     y: &mut [f32],
+    codes: impl Fn(&B) -> __m256i,
+    d: impl Fn(&B) -> F16,
 ) {
-    matmul::<BlockQ8_0, Row32Wide>(
+    matmul::<B, Row32Wide>(
         as_blocks(w),
         n_rows,
         acts,
         (&mut scratch.of_32_wide, &mut scratch.pair, &mut scratch.sums),
         y,
         Wants { offset: 8, two_runs: false, minimums: Minimums::None },
-        |block, row| unpack_wide(block, row),
+        |block, row| unpack_wide(codes(block), d(block), row),
         |w, pair, sums| tile_wide::<2>(w, pair, sums),
         |w, pair, sums| tile_wide::<1>(w, pair, sums),
     );
@@ -396,20 +405,20 @@ fn interleave(codes: __m256i) -> __m256i {
 fn unpack_32<B: Codes32>(block: &B, codes: __m256i, row: &mut Row32) {
     store(&mut row.codes, interleave(codes));
     let [d, m] = block.scales();
-    row.d = half(d);
-    row.m = half(m);
+    row.d = scale::<B>(d);
+    row.m = scale::<B>(m);
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn unpack_wide(block: &BlockQ8_0, row: &mut Row32Wide) {
-    let codes = interleave(load(&block.qs));
+fn unpack_wide(codes: __m256i, d: F16, row: &mut Row32Wide) {
+    let codes = interleave(codes);
     let nibble = _mm256_set1_epi8(15);
     let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
     // Two's complement to plus 8.
     store(&mut row.codes[0], _mm256_xor_si256(high, _mm256_set1_epi8(8)));
     store(&mut row.codes[1], _mm256_and_si256(codes, nibble));
-    row.d = half(block.d);
+    row.d = half(d);
 }
 
 #[inline]

@@ -7,10 +7,12 @@
 //! Rows that eight does not divide are filled up with repetitions of the last one.
 
 use super::mem::{fence, load, load_ps, prefetch, store_ps};
-use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_8};
-use super::unpack::{Codes32, Codes256, EightScales, halves};
+use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_4, sum_8};
+use super::unpack::{
+    Codes32, Codes256, EightScales, Wide256, halves, halves_swapped, pair_order, scales_8,
+};
 use crate::act::{Acts, SUMS};
-use crate::block::{BlockQ8_0, F16, as_blocks};
+use crate::block::{Block, Block256, F16, as_blocks};
 use std::arch::x86_64::*;
 
 /// Weight rows in flight.
@@ -109,7 +111,8 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
                 code[r] = codes(&rows[r][b]);
                 [d[r], m[r]] = rows[r][b].scales();
             }
-            let (d, m) = (halves(d), if B::HAS_MIN { halves(m) } else { _mm256_setzero_ps() });
+            let d = scales_8::<B>(d);
+            let m = if B::HAS_MIN { halves(m) } else { _mm256_setzero_ps() };
             for t in 0..N {
                 let q = load(&x.q[t][b]);
                 let mut p = [_mm256_setzero_si256(); ROWS];
@@ -143,17 +146,19 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
     }
 }
 
-/// Q8_0.
+/// Types in blocks of 32 with signed codes of 8 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0<const N: usize>(
+pub(super) fn wide_32<B: Block, const N: usize>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
     first_token: usize,
     y: &mut [f32],
+    codes: impl Fn(&B) -> __m256i,
+    scale: impl Fn(&B) -> F16,
 ) {
-    let (n, w) = (acts.plan.blocks(), as_blocks::<BlockQ8_0>(w));
+    let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
     let x = Rows::<N>::new(acts, first_token);
     let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
@@ -163,21 +168,83 @@ pub(super) fn q8_0<const N: usize>(
             prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS, ROWS);
             let mut d = [F16([0; 2]); ROWS];
             for r in 0..ROWS {
-                d[r] = rows[r][b].d;
+                d[r] = scale(&rows[r][b]);
             }
             let d = halves(d);
             for t in 0..N {
                 let q = load(&x.q[t][b]);
-                // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
                 let mut p = [_mm256_setzero_si256(); ROWS];
                 for r in 0..ROWS {
-                    let w = load(&rows[r][b].qs);
-                    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
-                    p[r] = _mm256_madd_epi16(pairs, ones);
+                    p[r] = _mm256_madd_epi16(signed_pairs(codes(&rows[r][b]), q), ones);
                 }
                 let isum = sum_8(&p);
                 let da = _mm256_set1_ps(x.d[t][b]);
                 acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(d, da), _mm256_cvtepi32_ps(isum), acc[t]);
+            }
+        }
+        write(acc, first, n_rows, y);
+    }
+}
+
+/// Products of signed codes, two to an i16. `|w| <= 128` is unsigned and its sign goes to `q`: at most
+/// `2 * 128 * 127`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed_pairs(w: __m256i, q: __m256i) -> __m256i {
+    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
+}
+
+/// Types in super-blocks of 256 with signed codes of 8 bits and no minimum.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn wide_256<B: Block256, const N: usize>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    first_token: usize,
+    y: &mut [f32],
+    unpack: impl Fn(&B, &mut Wide256),
+) {
+    const { assert!(!B::HAS_MIN) }
+    let (n, w) = (acts.plan.blocks() / 8, as_blocks::<B>(w));
+    let x = Rows::<N>::new(acts, first_token);
+    let (mut blocks, order) = ([Wide256::default(); ROWS], pair_order());
+    for first in (0..n_rows).step_by(ROWS) {
+        let rows = eight_rows(w, first, n);
+        let mut acc = [_mm256_setzero_ps(); N];
+        for b in 0..n {
+            prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS, ROWS);
+            let mut d = [0.0; ROWS];
+            for r in 0..ROWS {
+                unpack(&rows[r][b], &mut blocks[r]);
+                d[r] = blocks[r].d;
+            }
+            let d = load_ps(&d);
+            let mut sums = [_mm256_setzero_ps(); N];
+            for i in 0..4 {
+                for t in 0..N {
+                    let q = [load(&x.q[t][8 * b + 2 * i]), load(&x.q[t][8 * b + 2 * i + 1])];
+                    let q = halves_swapped(q);
+                    let mut p = [_mm256_setzero_si256(); ROWS];
+                    for r in 0..ROWS {
+                        for half in 0..2 {
+                            let pairs = signed_pairs(load(&blocks[r].codes[i][half]), q[half]);
+                            let sum =
+                                _mm256_madd_epi16(pairs, blocks[r].scale::<B>(i, half, order));
+                            p[r] = _mm256_add_epi32(p[r], sum);
+                        }
+                    }
+                    // Four rows' sums of the first 32 elements, then of the second, in each.
+                    let isums = [sum_4(p[0], p[1], p[2], p[3]), sum_4(p[4], p[5], p[6], p[7])];
+                    let isums = halves_swapped(isums);
+                    for k in 0..2 {
+                        let da = _mm256_set1_ps(x.d[t][8 * b + 2 * i + k]);
+                        sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isums[k]), da, sums[t]);
+                    }
+                }
+            }
+            for t in 0..N {
+                acc[t] = _mm256_fmadd_ps(d, sums[t], acc[t]);
             }
         }
         write(acc, first, n_rows, y);

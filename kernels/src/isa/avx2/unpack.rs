@@ -4,7 +4,7 @@
 //! is to be taken off them. Of a super-block, register `j` is elements `32j..32j + 32`; callers
 //! unroll their loops, so that `j` is a constant and all shifts are immediate.
 
-use super::mem::{load, load_16, load_head, load_tail};
+use super::mem::{load, load_16, load_head, load_tail, store, store_16};
 use super::sum::transpose_4;
 use crate::block::*;
 use std::arch::x86_64::*;
@@ -15,6 +15,8 @@ pub(in crate::isa) trait Codes32: Block32 {
     const OFFSET: i32;
     /// The largest code.
     const MAX: i32;
+    /// Whether the scale is no half but an exponent, in the first byte.
+    const E8M0: bool;
     /// Scale and minimum.
     fn scales(&self) -> [F16; 2];
 }
@@ -44,11 +46,60 @@ pub(super) struct EightScales {
     pub dmin: __m256,
 }
 
+/// A super-block with signed codes of 8 bits, 64 at a time: so that two groups of 32, one in either
+/// half of a register, are summed at once.
+#[derive(Clone, Copy, Default)]
+#[repr(align(32))] // no register of codes across cache lines
+pub(super) struct Wide256 {
+    /// Of each 64 codes the first halves of both 32, then the last ones.
+    pub codes: [[[i8; 32]; 2]; 4],
+    /// The scales of those four halves as pairs of i16. If 32 codes have one, only the first row is
+    /// used.
+    pub scales: [[i32; 4]; 2],
+    pub d: f32,
+}
+
+impl Wide256 {
+    /// The scales of codes `[i][half]`, one in either half of a register; `order` is
+    /// [`pair_order`].
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn scale<B: Block256>(&self, i: usize, half: usize, order: __m256i) -> __m256i {
+        let half = if B::GROUP == 32 { 0 } else { half };
+        _mm256_shuffle_epi8(_mm256_set1_epi32(self.scales[half][i]), order)
+    }
+}
+
+/// The shuffle that takes the i16 of a pair to either half. Of one it knows the compiler makes three
+/// instructions.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn pair_order() -> __m256i {
+    static ORDER: [u8; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 16 * 2 + i % 2) as u8;
+            i += 1;
+        }
+        order
+    };
+    load(std::hint::black_box(&ORDER))
+}
+
+/// Two registers in the order of [`Wide256::codes`] to two in that of the elements, and back.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn halves_swapped([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+    [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
+}
+
 macro_rules! codes_32 {
-    ($($block:ident: $offset:literal, $max:literal, |$b:ident| $scales:expr;)*) => {$(
+    ($($block:ident: $offset:literal, $max:literal, $e8m0:literal, |$b:ident| $scales:expr;)*) => {$(
         impl Codes32 for $block {
             const OFFSET: i32 = $offset;
             const MAX: i32 = $max;
+            const E8M0: bool = $e8m0;
             #[inline(always)]
             fn scales(&self) -> [F16; 2] {
                 let $b = self;
@@ -59,10 +110,11 @@ macro_rules! codes_32 {
 }
 
 codes_32! {
-    BlockQ4_0: 8, 15, |b| [b.d, F16([0; 2])];
-    BlockQ4_1: 0, 15, |b| [b.d, b.m];
-    BlockQ5_0: 16, 31, |b| [b.d, F16([0; 2])];
-    BlockQ5_1: 0, 31, |b| [b.d, b.m];
+    BlockQ4_0: 8, 15, false, |b| [b.d, F16([0; 2])];
+    BlockQ4_1: 0, 15, false, |b| [b.d, b.m];
+    BlockQ5_0: 16, 31, false, |b| [b.d, F16([0; 2])];
+    BlockQ5_1: 0, 31, false, |b| [b.d, b.m];
+    BlockMXFP4: 12, 24, true, |b| [F16([b.e, 0]), F16([0; 2])];
 }
 
 macro_rules! codes_256 {
@@ -101,6 +153,30 @@ pub(in crate::isa) fn half(h: F16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(h.0).into())))
 }
 
+/// A type's scales of eight blocks.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn scales_8<B: Codes32>(d: [F16; 8]) -> __m256 {
+    if !B::E8M0 {
+        return halves(d);
+    }
+    // 2^(e - 128): the last two are below the least normal number.
+    let e = _mm256_cvtepu16_epi32(load_16(&d));
+    let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+    let denormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), e);
+    let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
+    _mm256_castsi256_ps(_mm256_blendv_epi8(denormal, normal, is_normal))
+}
+
+/// A type's scale of one block.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn scale<B: Codes32>(d: F16) -> f32 {
+    let mut eight = [F16([0; 2]); 8];
+    eight[0] = d;
+    _mm256_cvtss_f32(scales_8::<B>(eight))
+}
+
 /// The codes of Q4_0 and Q4_1: low nibbles, then high ones.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -108,6 +184,29 @@ pub(in crate::isa) fn nibbles(qs: &[u8; 16]) -> __m256i {
     let low = load_16(qs);
     let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
     _mm256_and_si256(both, _mm256_set1_epi8(15))
+}
+
+/// The codes of IQ4_NL, and of 32 elements of IQ4_XS: signed.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn iq4(qs: &[u8; 16]) -> __m256i {
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&iq4_nl::VALUES)), nibbles(qs))
+}
+
+/// The codes of MXFP4.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn mxfp4(b: &BlockMXFP4) -> __m256i {
+    const CODES: [u8; 16] = {
+        let mut codes = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            codes[i] = (mxfp4::VALUES[i] as i32 + BlockMXFP4::OFFSET) as u8;
+            i += 1;
+        }
+        codes
+    };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&CODES)), nibbles(&b.qs))
 }
 
 /// The codes of Q5_0 and Q5_1.
@@ -177,6 +276,50 @@ pub(in crate::isa) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
 pub(super) fn shifted(x: __m256i, right: i32) -> __m256i {
     let count = _mm_cvtsi32_si128(right.abs());
     if right < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) }
+}
+
+/// Any type, by its scalar form.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn wide<B: Block256>(b: &B, wide: &mut Wide256) {
+    let Unpacked256 { codes, scales, d, .. } = b.unpack();
+    wide.d = d;
+    let (codes, _) = codes.as_chunks::<16>();
+    for i in 0..4 {
+        for half in 0..2 {
+            let (first, second) = (4 * i + half, 4 * i + 2 + half);
+            wide.codes[i][half][..16].copy_from_slice(&codes[first]);
+            wide.codes[i][half][16..].copy_from_slice(&codes[second]);
+            let pair = i32::from(scales[second]) << 16 | i32::from(scales[first] as u16);
+            wide.scales[half][i] = pair;
+        }
+    }
+}
+
+/// IQ4_XS.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
+    let (qs, _) = b.qs.as_flattened().as_chunks::<32>();
+    let (values, low) = (load_16(&iq4_nl::VALUES), _mm256_set1_epi8(15));
+    let values = _mm256_broadcastsi128_si256(values);
+    for i in 0..4 {
+        let both = load(&qs[i]);
+        let first = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
+        let last = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+        store(&mut wide.codes[i][0], first);
+        store(&mut wide.codes[i][1], _mm256_shuffle_epi8(values, last));
+    }
+    // Bits 2j and 2j + 1 to the top of word j, and down again.
+    let high = _mm_set1_epi16(i16::from_le_bytes(b.scales_h));
+    let up = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+    let high = _mm_srli_epi16::<14>(_mm_mullo_epi16(high, up));
+    let both = _mm_cvtsi32_si128(i32::from_le_bytes(b.scales_l));
+    let both = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)));
+    let scales = _mm_and_si128(both, _mm_set1_epi16(15));
+    let scales = _mm_or_si128(scales, _mm_slli_epi16::<4>(high));
+    store_16(&mut wide.scales[0], _mm_sub_epi16(scales, _mm_set1_epi16(32)));
+    wide.d = half(b.d);
 }
 
 /// The scales of Q2_K.

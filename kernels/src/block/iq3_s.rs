@@ -1,0 +1,52 @@
+//! IQ3_S: 3.4375 bits per weight. As IQ3_XXS with twice the points and all eight signs. Value =
+//! `d * (2 * scale + 1) * code`.
+
+use super::codebook::{self, signed};
+use super::{Block, Block256, F16, Unpacked256, twice};
+use gguf_rs_lite::GgmlType;
+
+/// One block of IQ3_S: 256 elements in 110 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BlockIQ3S {
+    /// Scale of the scales.
+    pub d: F16,
+    /// Low eight bits of the points of 4 elements each.
+    pub qs: [[u8; 2]; 32],
+    /// Ninth bits of eight points each.
+    pub qh: [u8; 8],
+    /// Signs of 8 elements each.
+    pub signs: [u8; 32],
+    /// 4-bit scales of 32 elements each, low nibbles first.
+    pub scales: [u8; 4],
+}
+
+impl Block for BlockIQ3S {
+    const TY: GgmlType = GgmlType::IQ3_S;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+}
+
+impl Block256 for BlockIQ3S {
+    const GROUP: usize = 32;
+    const HAS_MIN: bool = false;
+
+    /// Codes in -15..=15.
+    #[inline]
+    fn unpack(&self) -> Unpacked256 {
+        let mut codes = [0; 256];
+        for (i, codes) in codes.as_chunks_mut().0.iter_mut().enumerate() {
+            let ninth = usize::from(self.qh[i / 4] >> (2 * (i % 4)));
+            let [low, high] = self.qs[i].map(usize::from);
+            let low = codebook::IQ3_S[low | (ninth & 1) << 8];
+            let high = codebook::IQ3_S[high | (ninth >> 1 & 1) << 8];
+            *codes = signed(low | high << 32, self.signs[i]);
+        }
+        let scale = |j: usize| 2 * (self.scales[j / 2] >> (4 * (j % 2)) & 15) + 1;
+        let scales = twice(std::array::from_fn(scale));
+        Unpacked256::without_min(codes, scales, self.d.to_f32())
+    }
+}

@@ -1,0 +1,123 @@
+//! IQ4_NL: 4.5 bits per weight, a scale per 32. As Q4_0 with codes that are denser near zero, where
+//! weights are. What IQ4_XS falls back to in rows that are no multiple of 256. Value =
+//! `d * VALUES[code]`.
+
+use super::search::{ZERO, emphasize, extreme, mean_square};
+use super::{Block, Block32, F16, Quantize, Unpacked32, nibbles, pack_nibbles};
+use gguf_rs_lite::GgmlType;
+
+/// One block of IQ4_NL: 32 elements in 18 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BlockIQ4NL {
+    /// Scale.
+    pub d: F16,
+    /// Codes: low nibbles are elements 0..16, high nibbles 16..32.
+    pub qs: [u8; 16],
+}
+
+/// What the codes stand for.
+pub(crate) const VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+impl Block for BlockIQ4NL {
+    const TY: GgmlType = GgmlType::IQ4_NL;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let Unpacked32 { codes, d, .. } = self.unpack();
+        for (y, q) in out.iter_mut().zip(codes) {
+            *y = d * f32::from(q);
+        }
+    }
+}
+
+impl Quantize for BlockIQ4NL {
+    /// Without importances errors count by the square of the weight.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ4NL]) {
+        for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
+            let sigma2 = 2.0 * mean_square(x);
+            let d = searched_scale(x, &costs(x, importance.map(|w| &w.as_chunks().0[i]), sigma2));
+            *block = BlockIQ4NL { d: F16::from_f32(d), qs: pack_nibbles(&codes(x, d)) };
+        }
+    }
+}
+
+impl Block32 for BlockIQ4NL {
+    const HAS_MIN: bool = false;
+
+    /// Codes in -127..=113.
+    #[inline]
+    fn unpack(&self) -> Unpacked32 {
+        let codes = nibbles(&self.qs).map(|q| VALUES[usize::from(q)]);
+        Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }
+    }
+}
+
+/// What an error at each element costs.
+pub(super) fn costs(x: &[f32; 32], importance: Option<&[f32; 32]>, sigma2: f32) -> [f32; 32] {
+    match importance {
+        Some(w) => emphasize(x, w, sigma2),
+        None => x.map(|x| x * x),
+    }
+}
+
+/// The codes nearest to `x / d`.
+pub(super) fn codes(x: &[f32; 32], d: f32) -> [u8; 32] {
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    x.map(|x| nearest_code(inverse * x) as u8)
+}
+
+/// The scale of `x ~ scale * VALUES[code]`: 16 candidates, as in [`super::search`].
+pub(super) fn searched_scale(x: &[f32; 32], costs: &[f32; 32]) -> f32 {
+    /// Candidates take the extreme weight to `VALUES[0]` plus at most this, either way.
+    const REACH: i8 = 7;
+    let max = extreme(x);
+    if max.abs() < ZERO {
+        return 0.0;
+    }
+    let fit = |inverse: f32| {
+        let (mut xl, mut ll) = (0.0, 0.0);
+        for (&x, &w) in x.iter().zip(costs) {
+            let l = f32::from(VALUES[nearest_code(inverse * x)]);
+            xl += w * l * x;
+            ll += w * l * l;
+        }
+        (xl, ll)
+    };
+    let least = f32::from(VALUES[0]);
+    // The extreme weight to 127, then near -127.
+    let (xl, ll) = fit(1.0 / (-max / least));
+    let mut scale = if ll > 0.0 { xl / ll } else { 0.0 };
+    let mut best = scale * xl;
+    for step in -REACH..=REACH {
+        let (xl, ll) = fit((f32::from(step) + least) / max);
+        if ll > 0.0 && xl * xl > best * ll {
+            scale = xl / ll;
+            best = scale * xl;
+        }
+    }
+    scale
+}
+
+/// The code whose value is nearest, the upper one of two.
+fn nearest_code(x: f32) -> usize {
+    let above = VALUES.partition_point(|&v| f32::from(v) <= x).clamp(1, VALUES.len() - 1);
+    let (low, high) = (f32::from(VALUES[above - 1]), f32::from(VALUES[above]));
+    if x - low < high - x { above - 1 } else { above }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_nearest() {
+        for x in (-1500..1500).map(|i| i as f32 / 10.0) {
+            let error = |code: usize| (f32::from(VALUES[code]) - x).abs();
+            let best = (0..16).map(error).fold(f32::MAX, f32::min);
+            assert_eq!(error(nearest_code(x)), best, "{x}");
+        }
+        assert_eq!([-7.0, 8.5e-3, 1e30].map(nearest_code), [7, 8, 15]);
+    }
+}

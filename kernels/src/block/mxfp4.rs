@@ -1,0 +1,88 @@
+//! MXFP4: 4.25 bits per weight, the microscaling format of the Open Compute Project: 4-bit floats
+//! (E2M1) under a power of two (E8M0) per 32. Value = `d * VALUES[code]`, where values are twice
+//! what the floats are and `d` is half of what the exponent says.
+
+use super::{Block, Block32, Quantize, Unpacked32, nibbles, pack_nibbles};
+use gguf_rs_lite::GgmlType;
+
+/// One block of MXFP4: 32 elements in 17 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BlockMXFP4 {
+    /// Exponent: d = 2^(e - 128).
+    pub e: u8,
+    /// Codes: low nibbles are elements 0..16, high nibbles 16..32.
+    pub qs: [u8; 16],
+}
+
+/// What the codes stand for.
+pub(crate) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+impl Block for BlockMXFP4 {
+    const TY: GgmlType = GgmlType::MXFP4;
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let Unpacked32 { codes, d, .. } = self.unpack();
+        for (y, q) in out.iter_mut().zip(codes) {
+            *y = d * f32::from(q);
+        }
+    }
+}
+
+impl Quantize for BlockMXFP4 {
+    /// Of the exponent that clips the largest weights (by a third at most) and the next one, which
+    /// clips none, the one of the smaller error.
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockMXFP4]) {
+        for (i, (x, block)) in x.as_chunks::<32>().0.iter().zip(out).enumerate() {
+            let costs = importance.map_or([1.0; 32], |w| w.as_chunks().0[i]);
+            let amax = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+            // 4 * 2^k <= amax < 8 * 2^k, and the largest float is 6.
+            let e = ((amax.to_bits() >> 23) as u8).saturating_sub(2);
+            let [low, high] = [e, e + 1].map(|e| BlockMXFP4::new(e, x));
+            *block = if high.error(x, &costs) < low.error(x, &costs) { high } else { low };
+        }
+    }
+}
+
+impl Block32 for BlockMXFP4 {
+    const HAS_MIN: bool = false;
+
+    /// Codes in -12..=12.
+    #[inline]
+    fn unpack(&self) -> Unpacked32 {
+        let codes = nibbles(&self.qs).map(|q| VALUES[usize::from(q)]);
+        Unpacked32 { codes, d: self.d(), m: 0.0 }
+    }
+}
+
+impl BlockMXFP4 {
+    /// The scale; the last two are below the least normal number.
+    pub(crate) fn d(&self) -> f32 {
+        f32::from_bits(match self.e {
+            0 => 0x0020_0000,
+            e => (u32::from(e) - 1) << 23 | u32::from(e == 1) << 22,
+        })
+    }
+
+    fn new(e: u8, x: &[f32; 32]) -> BlockMXFP4 {
+        let empty = BlockMXFP4 { e, qs: [0; 16] };
+        let d = empty.d();
+        BlockMXFP4 { qs: pack_nibbles(&x.map(|x| nearest_code(x / d))), ..empty }
+    }
+
+    fn error(&self, x: &[f32; 32], costs: &[f32; 32]) -> f32 {
+        let mut values = [0.0; 32];
+        self.dequantize(&mut values);
+        let errors = x.iter().zip(values).map(|(x, y)| x - y);
+        errors.zip(costs).map(|(error, w)| w * error * error).sum()
+    }
+}
+
+/// The code whose value is nearest, the one nearer to zero of two.
+pub(super) fn nearest_code(x: f32) -> u8 {
+    /// Halfway between the values.
+    const BOUNDS: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
+    let magnitude = BOUNDS.iter().filter(|&&bound| x.abs() > bound).count() as u8;
+    if x < 0.0 && magnitude > 0 { magnitude | 8 } else { magnitude }
+}

@@ -1,0 +1,65 @@
+//! TQ2_0: 2.0625 bits per weight, for models trained to be ternary: -1, 0 and 1 (and, in the fourth
+//! code, 2). Value = `d * (code - 1)`.
+
+use super::search::extreme;
+use super::{Block, Block256, F16, Quantize, Unpacked256};
+use gguf_rs_lite::GgmlType;
+
+/// One block of TQ2_0: 256 elements in 66 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BlockTQ2_0 {
+    /// Of each 128 elements 32 bytes: bits `2j` of byte `l` are element `32j + l`.
+    pub qs: [[u8; 32]; 2],
+    /// Scale.
+    pub d: F16,
+}
+
+impl Block for BlockTQ2_0 {
+    const TY: GgmlType = GgmlType::TQ2_0;
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        self.unpack().dequantize(out, Self::HAS_MIN);
+    }
+}
+
+impl Quantize for BlockTQ2_0 {
+    /// The largest magnitude is the scale; importances are ignored, in a ternary row they gain
+    /// nothing.
+    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockTQ2_0]) {
+        for (x, block) in x.as_chunks::<256>().0.iter().zip(out) {
+            let (codes, d) = ternary(x);
+            let qs = std::array::from_fn(|h| {
+                std::array::from_fn(|l| {
+                    (0..4).fold(0, |byte, j| byte | codes[128 * h + 32 * j + l] << (2 * j))
+                })
+            });
+            *block = BlockTQ2_0 { qs, d };
+        }
+    }
+}
+
+impl Block256 for BlockTQ2_0 {
+    const GROUP: usize = 32;
+    const HAS_MIN: bool = false;
+
+    /// Codes in -1..=2.
+    #[inline]
+    fn unpack(&self) -> Unpacked256 {
+        let mut codes = [0; 256];
+        for (codes, qs) in codes.as_chunks_mut::<128>().0.iter_mut().zip(&self.qs) {
+            for (j, plane) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                *plane = qs.map(|q| (q >> (2 * j) & 3) as i8 - 1);
+            }
+        }
+        Unpacked256::without_min(codes, [1; 16], self.d.to_f32())
+    }
+}
+
+/// Codes 0, 1, 2 of -1, 0, 1 times the largest magnitude.
+pub(super) fn ternary(x: &[f32; 256]) -> ([u8; 256], F16) {
+    let d = extreme(x).abs();
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    (x.map(|x| ((x * inverse).round() + 1.0).clamp(0.0, 2.0) as u8), F16::from_f32(d))
+}
