@@ -4,11 +4,14 @@
 //! scores and weighted sums are the same product, without sums across lanes. Storing a key costs
 //! as many writes as it has dimensions, once.
 //!
-//! The quantized types store what GGUF's blocks of 32 hold, codes and a half-precision scale, with
-//! the same codes as the weights of that name; a last block that a head does not fill is filled
-//! with zeros. Q4_0 is fine enough only for numbers without outliers: queries, keys and values are
-//! rotated before by a Hadamard transform of each head, which changes no product of two of them,
-//! and attention's result is rotated back (as in QuaRot, arXiv:2404.00456).
+//! The quantized types store what GGUF's blocks of 32 hold, codes and a half-precision scale; a last
+//! block that a head does not fill is filled with zeros. Q4_0 is fine enough only for numbers
+//! without outliers. So queries, keys and values are rotated before by a Hadamard transform of the
+//! elements that share a scale, which changes no product of two of them, and attention's result is
+//! rotated back (as in QuaRot, arXiv:2404.00456, with its transforms of whole heads). Blocks of 32
+//! are better than whole heads: an outlier stays within its block. Divergence (KL) from an F32
+//! cache, on 245 tokens: Gemma-3-270M without rotation 0.094, heads 0.061, blocks 0.034;
+//! SmolLM2-135M 0.113, 0.037, 0.038.
 //!
 //! Which sequence a page belongs to is the business of [`crate::kv`].
 
@@ -73,9 +76,14 @@ impl KvType {
         n_kv_heads * (self.head_bytes(k_dim) + self.head_bytes(v_dim))
     }
 
-    /// Whether queries, keys and values are rotated before they are stored and multiplied.
-    pub fn is_rotated(self) -> bool {
-        self == KvType::Q4_0
+    /// Rotates queries, keys or values of `dim` elements, if the type asks for it, or what was
+    /// made of rotated values back: the rotation undoes itself.
+    pub fn rotate(self, heads: &mut [f32], dim: usize, ops: &FloatOps) {
+        if self == KvType::Q4_0 {
+            for head in heads.chunks_exact_mut(dim) {
+                head.chunks_mut(BLOCK).for_each(ops.hadamard);
+            }
+        }
     }
 }
 
@@ -300,6 +308,7 @@ fn key(shape: &KvShape) -> (usize, usize, usize) {
 #[derive(Default)]
 pub struct WriteScratch {
     padded: Vec<f32>,
+    importances: Vec<f32>,
     blocks: Vec<u8>,
     codes: Vec<u8>,
     /// Halves or scales.
@@ -315,7 +324,9 @@ impl WriteScratch {
         self.padded.resize(x.len().next_multiple_of(BLOCK), 0.0);
         self.blocks.resize(kind.head_bytes(x.len()), 0);
         let kernels = kernels.types(ty).expect("every level has every type");
-        kernels.quantize(&self.padded, None, &mut self.blocks);
+        // With importances, equal ones, the scale of Q4_0 is searched for.
+        self.importances.resize(self.padded.len(), 1.0);
+        kernels.quantize(&self.padded, Some(&self.importances), &mut self.blocks);
         self.codes.clear();
         self.halves.clear();
         for block in self.blocks.chunks_exact(ty.block_bytes()) {

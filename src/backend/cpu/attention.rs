@@ -24,6 +24,13 @@ const CHUNK_TOKENS: usize = 4 * PAGE_TOKENS;
 const TILE_TOKENS: usize = 16;
 /// Items per thread that even out unequal ones.
 const ITEMS_PER_THREAD: usize = 4;
+/// Most chunks of a ticket, one after the other: the first keys of each but the first are asked
+/// for ahead.
+const RUN_MAX: usize = 4;
+/// Tickets per thread that even out unequal threads.
+const RUNS_PER_THREAD: usize = 8;
+/// Elements of a partial result, at most: a tile of a network that wide is smaller.
+const CELL_MAX: usize = 1 << 21;
 /// Elements of unmerged chunks, at most (16 MiB): beyond, items take all their chunks.
 const PARTIALS_MAX: usize = 1 << 22;
 /// Tokens per worker from which on a page is rotated and written to the cache by one worker: tokens of a page
@@ -111,17 +118,28 @@ impl Softmax {
 }
 
 /// The tiles of a step, as ranges of its tokens and of its outputs.
-#[derive(Default)]
 pub(super) struct Tiles {
+    tokens_max: usize,
     all: Vec<Range<usize>>,
     outputs: Vec<Range<usize>>,
 }
 
 impl Tiles {
+    /// Tiles that suit all operations of a program.
+    pub fn new(program: &Program) -> Tiles {
+        let row = |op: &Op| match op {
+            Op::Attention(op) => row_elements(op, &program.kv[op.layer]),
+            _ => 0,
+        };
+        let widest = program.ops.iter().map(row).max().unwrap_or(0);
+        let tokens_max = TILE_TOKENS.min(CELL_MAX / widest.max(1)).max(1);
+        Tiles { tokens_max, all: Vec::new(), outputs: Vec::new() }
+    }
+
     pub fn set(&mut self, input: &StepInput<'_>) {
-        cut_tiles(&mut self.all, input.sequence.iter().copied());
+        cut_tiles(&mut self.all, self.tokens_max, input.sequence.iter().copied());
         let outputs = input.outputs.iter().map(|&token| input.sequence[token as usize]);
-        cut_tiles(&mut self.outputs, outputs);
+        cut_tiles(&mut self.outputs, self.tokens_max, outputs);
     }
 
     fn of(&self, rows: Rows) -> &[Range<usize>] {
@@ -132,21 +150,34 @@ impl Tiles {
     }
 }
 
-/// Runs of one sequence, of at most [`TILE_TOKENS`].
-fn cut_tiles(tiles: &mut Vec<Range<usize>>, sequences: impl Iterator<Item = u32>) {
+/// Runs of one sequence, of at most `tokens_max`.
+fn cut_tiles(
+    tiles: &mut Vec<Range<usize>>,
+    tokens_max: usize,
+    sequences: impl Iterator<Item = u32>,
+) {
     tiles.clear();
     let mut last = None;
     for (i, sequence) in sequences.enumerate() {
         match tiles.last_mut() {
-            Some(tile) if last == Some(sequence) && tile.len() < TILE_TOKENS => tile.end = i + 1,
+            Some(tile) if last == Some(sequence) && tile.len() < tokens_max => tile.end = i + 1,
             _ => tiles.push(i..i + 1),
         }
         last = Some(sequence);
     }
 }
 
+/// Elements of a partial result of a token and a key/value head.
+fn row_elements(op: &Attention, shape: &KvShape) -> usize {
+    op.n_heads / shape.n_kv_heads * (shape.v_dim + 2)
+}
+
 /// How one operation is cut into items.
 struct Cut {
+    n_kv_heads: usize,
+    n_items: usize,
+    /// Items of a ticket.
+    run: usize,
     /// Items of a tile and a key/value head: its chunks if there are several.
     parts: usize,
     /// Elements of an item's partial result: `[rows][v_dim + 2]`, behind the sums max and total.
@@ -174,13 +205,28 @@ impl Cut {
         });
         let n_chunks = chunks.max().unwrap_or(0);
         let tile_tokens = tiles.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let cell = tile_tokens * op.n_heads / shape.n_kv_heads * (shape.v_dim + 2);
+        let cell = tile_tokens * row_elements(op, shape);
         let n_items = tiles.len() * shape.n_kv_heads;
         let is_split = n_items < ITEMS_PER_THREAD * n_threads
             && n_threads > 1
             && n_items * n_chunks * cell <= PARTIALS_MAX;
         let parts = if is_split { n_chunks.max(1) } else { 1 };
-        Cut { parts, cell, direct: parts == 1 && tiles.len() == input.tokens.len() }
+        let n_items = n_items * parts;
+        let run = n_items / (RUNS_PER_THREAD * n_threads);
+        Cut {
+            n_kv_heads: shape.n_kv_heads,
+            parts,
+            n_items,
+            run: if is_split { run.clamp(1, RUN_MAX) } else { 1 },
+            cell,
+            direct: parts == 1 && tiles.len() == input.tokens.len(),
+        }
+    }
+
+    /// Tile, key/value head and part of an item.
+    fn place(&self, item: usize) -> (usize, usize, usize) {
+        let (head, part) = (item / self.parts, item % self.parts);
+        (head / self.n_kv_heads, head % self.n_kv_heads, part)
     }
 }
 
@@ -195,11 +241,7 @@ pub(super) fn partials_len(
         let Op::Attention(op) = op else { return 0 };
         let shape = &program.kv[op.layer];
         let cut = Cut::new(op, shape, input, tiles, n_threads);
-        if cut.direct {
-            0
-        } else {
-            tiles.of(op.rows).len() * shape.n_kv_heads * cut.parts * cut.cell
-        }
+        if cut.direct { 0 } else { cut.n_items * cut.cell }
     };
     program.ops.iter().map(of).max().unwrap_or(0)
 }
@@ -263,11 +305,10 @@ impl Context<'_> {
                 (self.ops.rope)(head, cos, sin, pairing);
             }
         }
-        if self.arena.kind().is_rotated() {
-            let (qk, v) = row.split_at_mut(q_len + k_len);
-            qk.chunks_exact_mut(shape.k_dim).for_each(self.ops.hadamard);
-            v.chunks_exact_mut(shape.v_dim).for_each(self.ops.hadamard);
-        }
+        let kind = self.arena.kind();
+        let (qk, v) = row.split_at_mut(q_len + k_len);
+        kind.rotate(qk, shape.k_dim, self.ops);
+        kind.rotate(v, shape.v_dim, self.ops);
         kv.clear();
         kv.extend_from_slice(&row[q_len..]);
         let (keys, values) = kv.split_at(k_len);
@@ -300,30 +341,33 @@ impl Context<'_> {
         let mut tile = std::mem::take(&mut scratch.tile);
         let seen = |i: usize| (set.get(i), sees(shape, self.input, set.get(i)));
         self.worker.phase(|phase| {
-            for mut ticket in phase.tickets(tiles.len() * n_kv_heads * cut.parts, 1) {
-                let (item, part) =
-                    (ticket.items().start / cut.parts, ticket.items().start % cut.parts);
-                tile.clear();
-                tile.extend(tiles[item / n_kv_heads].clone().map(seen));
-                let mut chunks = chunks_of(&tile[0].1, &tile[tile.len() - 1].1);
-                if cut.parts > 1 {
-                    chunks = (chunks.start + part).min(chunks.end)
-                        ..(chunks.start + part + 1).min(chunks.end);
-                }
-                if chunks.is_empty() {
-                    continue;
-                }
-                self.attend(op, &tile, item % n_kv_heads, chunks, phase, scratch);
-                let Softmax { rows, sums } = &mut scratch.all;
-                if cut.direct {
-                    self.finish(rows, sums, v_dim);
-                    out.write_cells(&mut ticket, group * v_dim).copy_from_slice(sums);
-                    continue;
-                }
-                let cell = partials.write_cells(&mut ticket, cut.cell).chunks_exact_mut(v_dim + 2);
-                for ((to, row), sums) in cell.zip(rows).zip(sums.chunks_exact(v_dim)) {
-                    to[..v_dim].copy_from_slice(sums);
-                    to[v_dim..].copy_from_slice(&[row.max, row.total]);
+            for mut ticket in phase.tickets(cut.n_items, cut.run) {
+                for item in ticket.items() {
+                    let (n_tile, kv_head, part) = cut.place(item);
+                    tile.clear();
+                    tile.extend(tiles[n_tile].clone().map(seen));
+                    let mut chunks = chunks_of(&tile[0].1, &tile[tile.len() - 1].1);
+                    if cut.parts > 1 {
+                        let chunk = chunks.start + part;
+                        chunks = chunk..chunks.end.min(chunk + 1);
+                    }
+                    if chunks.is_empty() {
+                        continue;
+                    }
+                    self.attend(op, &tile, kv_head, chunks, phase, scratch);
+                    let Softmax { rows, sums } = &mut scratch.all;
+                    if cut.direct {
+                        self.finish(rows, sums, v_dim);
+                        let out = out.write_cell(&mut ticket, group * v_dim, item);
+                        out.copy_from_slice(sums);
+                        continue;
+                    }
+                    let cell = partials.write_cell(&mut ticket, cut.cell, item);
+                    let cells = cell.chunks_exact_mut(v_dim + 2);
+                    for ((to, row), sums) in cells.zip(rows).zip(sums.chunks_exact(v_dim)) {
+                        to[..v_dim].copy_from_slice(sums);
+                        to[v_dim..].copy_from_slice(&[row.max, row.total]);
+                    }
                 }
             }
         });
@@ -366,9 +410,7 @@ impl Context<'_> {
     fn finish(&self, rows: &[Weight], sums: &mut [f32], v_dim: usize) {
         for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(v_dim)) {
             (self.ops.scale)(sums, 1.0 / row.total);
-            if self.arena.kind().is_rotated() {
-                (self.ops.hadamard)(sums);
-            }
+            self.arena.kind().rotate(sums, v_dim, self.ops);
         }
     }
 
@@ -415,7 +457,8 @@ impl Context<'_> {
         let (n_rows, group) = (q.len() / k_dim, op.n_heads / shape.n_kv_heads);
         softmax.reset(n_rows, v_dim);
         let base = chunk * CHUNK_TOKENS;
-        let seen = within(&(tile[0].1.start..tile[tile.len() - 1].1.end), base, CHUNK_TOKENS);
+        let (first, last) = (&tile[0].1, &tile[tile.len() - 1].1);
+        let seen = within(&(first.start..last.end), base, CHUNK_TOKENS);
         let view = |at: usize| {
             let page = self.page(op.layer, tile[0].0, (base + at) / PAGE_TOKENS);
             self.arena.read(page, kv_head, shape, phase)
@@ -459,6 +502,8 @@ impl Context<'_> {
         for at in pages.clone().step_by(PAGE_TOKENS) {
             if at + PAGE_TOKENS < pages.end {
                 view(at + PAGE_TOKENS).prefetch_values(ops);
+            } else if base + CHUNK_TOKENS < last.end {
+                view(CHUNK_TOKENS).prefetch_keys(ops);
             }
             let values = view(at).values(n_rows, ops, wide);
             let mut add = |tokens: Range<usize>, keys: Range<usize>| {

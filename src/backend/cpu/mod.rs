@@ -171,7 +171,7 @@ impl CpuBackend {
             logits: Shared::new(max_outputs, program.n_vocab),
             packs,
             moe: moe::Buffers::new(&program, max_tokens),
-            tiles: attention::Tiles::default(),
+            tiles: attention::Tiles::new(&program),
             partials: Shared::new(1, 0),
             scratch: scratch.collect(),
             program,
