@@ -222,7 +222,7 @@ fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
                 ..options(threads, batch)
             };
             let first = logits(&model, &tokens, &with(1, N));
-            for (threads, batch) in [(4, 1), (2, 5), (8, 21), (3, 150)] {
+            for (threads, batch) in [(2, 1), (2, 5), (4, 21), (3, 150)] {
                 let other = logits(&model, &tokens, &with(threads, batch));
                 let what = format!("{name}, {kv_type}: {threads} threads, batches of {batch}");
                 assert!(bits(&other) == bits(&first), "{what}");
