@@ -1,4 +1,5 @@
-//! Every matrix product of the best level: `cargo bench -p teff-kernels [TYPE..]`.
+//! Every matrix product of the best level: `cargo bench -p teff-kernels [TYPE..]`,
+//! and the float operations of attention and others: `float` among the types, or none.
 //!
 //! Decoding (1 and 4 tokens) streams a matrix larger than any cache and is given in GB/s beside
 //! the plain reading speed of the same memory; prefill (512 tokens) in multiply-accumulates per
@@ -98,13 +99,13 @@ fn main() {
             cached(8),
         );
     }
-    if names.is_empty() {
-        float_operations(table);
+    if names.is_empty() || names.iter().any(|name| name == "float") {
+        float_operations(table, ghz);
     }
 }
 
 /// Packing and the float operations that a decoder spends time in, from L1.
-fn float_operations(table: &KernelTable) {
+fn float_operations(table: &KernelTable, ghz: f64) {
     const REPEATS: u32 = 1000;
     let nanoseconds = |f: &mut dyn FnMut()| {
         let time = best(|| (0..REPEATS).for_each(|_| f()));
@@ -138,15 +139,27 @@ fn float_operations(table: &KernelTable) {
     print("softmax", &mut || (ops.softmax)(black_box(&mut x)));
 
     const DIM: usize = 64;
-    const KEYS: usize = 64;
-    let keys = vec![0x2e66_u16; KEYS * DIM];
-    println!("\nnanoseconds for {KEYS} keys of {DIM} halves, scores and weighted sum");
-    for n_q in [1, 3, 64] {
-        let (q, mut acc) = (vec![0.1; n_q * DIM], vec![0.0; n_q * DIM]);
-        let mut p = vec![0.0; n_q * KEYS];
-        let scores = nanoseconds(&mut || (ops.scores_f16)(&q, &keys, DIM, 0.1, &mut p));
-        let sum = nanoseconds(&mut || (ops.weighted_sum_f16)(&p, &keys, DIM, &mut acc));
-        println!("{:24}{scores:>8.0}{sum:>8.0}", format!("{n_q} queries"));
+    const PAGE: usize = 32;
+    println!("\nMAC/cycle of a page of {PAGE} keys of {DIM}: scores, weighted sums");
+    for n in [1, 2, 3, 4, 6, 64] {
+        let (q, mut acc) = (vec![0.1; n * DIM], vec![0.0; n * DIM]);
+        let mut p = vec![0.0; n * PAGE];
+        let rate = |ns: f64| (n * DIM * PAGE) as f64 / (ns * ghz);
+        let (halves, singles) = (vec![0x2e66_u16; PAGE * DIM], vec![0.1_f32; PAGE * DIM]);
+        let figures = [
+            nanoseconds(&mut || (ops.add_product_f16)(n, (&q, DIM), &halves, PAGE, (&mut p, PAGE))),
+            nanoseconds(&mut || {
+                (ops.add_product_f16)(n, (&p, PAGE), &halves, DIM, (&mut acc, DIM))
+            }),
+            nanoseconds(&mut || {
+                (ops.add_product_f32)(n, (&q, DIM), &singles, PAGE, (&mut p, PAGE))
+            }),
+            nanoseconds(&mut || {
+                (ops.add_product_f32)(n, (&p, PAGE), &singles, DIM, (&mut acc, DIM))
+            }),
+        ];
+        let [a, b, c, d] = figures.map(rate);
+        println!("{n:3} rows   halves {a:5.1} {b:5.1}   singles {c:5.1} {d:5.1}");
     }
 }
 

@@ -267,14 +267,24 @@ pub struct FloatOps {
     pub add_scaled: fn(&mut [f32], &[f32], f32),
     /// `a . b`.
     pub dot: fn(&[f32], &[f32]) -> f32,
-    /// `(q: [n_q][dim], k: [n_keys][dim], dim, scale, out: [n_q][n_keys])`.
-    pub scores_f32: fn(&[f32], &[f32], usize, f32, &mut [f32]),
-    /// As `scores_f32`, keys as the bits of halves.
-    pub scores_f16: fn(&[f32], &[u16], usize, f32, &mut [f32]),
-    /// `(p: [n_q][n_keys], v: [n_keys][dim], dim, acc: [n_q][dim])`: `acc += p . v`.
-    pub weighted_sum_f32: fn(&[f32], &[f32], usize, &mut [f32]),
-    /// As `weighted_sum_f32`, values as the bits of halves.
-    pub weighted_sum_f16: fn(&[f32], &[u16], usize, &mut [f32]),
+    /// `(n, (a, a_stride), b: [k][cols], cols, (c, c_stride))`: `c += a b`, `n` rows.
+    pub add_product_f32: fn(usize, (&[f32], usize), &[f32], usize, (&mut [f32], usize)),
+    /// As `add_product_f32`, `b` as the bits of halves.
+    pub add_product_f16: fn(usize, (&[f32], usize), &[u16], usize, (&mut [f32], usize)),
+    /// `(codes, scales, lanes, out: [dim][lanes])`: keys of a page, a lane per token.
+    pub widen_lanes_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
+    /// As `widen_lanes_q8_0`.
+    pub widen_lanes_q4_0: fn(&[u8], &[u16], usize, &mut [f32]),
+    /// `(codes, scales, dim, out: [rows][dim])`: values of a page, a row per token.
+    pub widen_rows_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
+    /// As `widen_rows_q8_0`.
+    pub widen_rows_q4_0: fn(&[u8], &[u16], usize, &mut [f32]),
+    /// The normalized Hadamard transform, its own inverse.
+    pub hadamard: fn(&mut [f32]),
+    /// `(x, cap)`: `x = cap * tanh(x / cap)`.
+    pub soft_cap: fn(&mut [f32], f32),
+    /// Asks for `(address, bytes)` in the second-level cache; any address will do.
+    pub(crate) prefetch: fn(*const u8, usize),
     /// `(x, max)`: `x = exp(x - max)`, returns the sum.
     pub exp_sum: fn(&mut [f32], f32) -> f32,
     /// The largest element; `-inf` of none.
@@ -285,6 +295,14 @@ pub struct FloatOps {
     pub f16_to_f32: fn(&[u16], &mut [f32]),
     /// Singles to halves.
     pub f32_to_f16: fn(&[f32], &mut [u16]),
+}
+
+impl FloatOps {
+    /// Asks for memory that is read soon. Worth it for a few KiB some hundred nanoseconds ahead,
+    /// where the CPU does not see it coming.
+    pub fn prefetch<T>(&self, x: &[T]) {
+        (self.prefetch)(x.as_ptr().cast(), size_of_val(x));
+    }
 }
 
 /// Where a thread unpacks weights; allocated once.
@@ -365,10 +383,15 @@ pub(crate) const SCALAR_FLOAT: FloatOps = FloatOps {
     scale: float::scale,
     add_scaled: float::add_scaled,
     dot: float::dot,
-    scores_f32: float::scores_f32,
-    scores_f16: float::scores_f16,
-    weighted_sum_f32: float::weighted_sum_f32,
-    weighted_sum_f16: float::weighted_sum_f16,
+    add_product_f32: float::add_product_f32,
+    add_product_f16: float::add_product_f16,
+    widen_lanes_q8_0: float::widen_lanes_q8_0,
+    widen_lanes_q4_0: float::widen_lanes_q4_0,
+    widen_rows_q8_0: float::widen_rows_q8_0,
+    widen_rows_q4_0: float::widen_rows_q4_0,
+    hadamard: float::hadamard,
+    soft_cap: float::soft_cap,
+    prefetch: |_, _| (),
     exp_sum: float::exp_sum,
     max: float::max,
     softmax: float::softmax,

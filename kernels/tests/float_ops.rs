@@ -1,8 +1,10 @@
 //! Float operations: against f64, against their stated order, at the edges.
 
+use gguf_rs_lite::GgmlType;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use teff_kernels::float::{self, Activation, RopePairing};
+use teff_kernels::{KernelTable, Level};
 
 /// Unit roundoff of f32.
 const EPS: f64 = 1.0 / (1 << 24) as f64;
@@ -295,41 +297,115 @@ proptest! {
     }
 
     #[test]
-    fn attention_of_many_queries_is_that_of_one(
-        n_q in 0..5usize,
-        n_keys in 0..9usize,
-        dim in prop_oneof![1..20usize, Just(64usize)],
-        q in floats(5 * 64),
-        keys in vec(any::<u16>().prop_map(|x| (x % 0x4400) | (x & 0x8000)), 9 * 64),
-        p in floats(45),
+    fn products_of_attention_are_chains(
+        n in 0..5usize,
+        k in 0..20usize,
+        cols in prop_oneof![1..20usize, Just(64usize)],
+        a in floats(5 * 20),
+        b in vec(any::<u16>().prop_map(|x| (x % 0x4400) | (x & 0x8000)), 20 * 64),
+        c in floats(5 * 64),
     ) {
-        let (q, keys, p) = (&q[..n_q * dim], &keys[..n_keys * dim], &p[..n_q * n_keys]);
-        let mut singles = vec![0.0; keys.len()];
-        float::f16_to_f32(keys, &mut singles);
-
-        let mut scores = vec![0.0; n_q * n_keys];
-        float::scores_f32(q, &singles, dim, 0.125, &mut scores);
-        let mut half_scores = scores.clone();
-        float::scores_f16(q, keys, dim, 0.125, &mut half_scores);
-        prop_assert_eq!(bits(&scores), bits(&half_scores));
-        let mut acc = q.to_vec();
-        float::weighted_sum_f32(p, &singles, dim, &mut acc);
-        let mut half_acc = q.to_vec();
-        float::weighted_sum_f16(p, keys, dim, &mut half_acc);
-        prop_assert_eq!(bits(&acc), bits(&half_acc));
-
-        for i in 0..n_q {
-            let q = &q[i * dim..][..dim];
-            let mut one = vec![0.0; n_keys];
-            float::scores_f32(q, &singles, dim, 0.125, &mut one);
-            prop_assert_eq!(bits(&one), bits(&scores[i * n_keys..][..n_keys]));
-            let mut sum = q.to_vec();
-            for (key, score) in one.iter().enumerate() {
-                let k = &singles[key * dim..][..dim];
-                prop_assert_eq!(score.to_bits(), (float::dot(q, k) * 0.125).to_bits());
-                float::add_scaled(&mut sum, k, p[i * n_keys + key]);
+        let (a, b, c) = (&a[..n * k], &b[..k * cols], &c[..n * cols]);
+        let mut singles = vec![0.0; b.len()];
+        float::f16_to_f32(b, &mut singles);
+        let (mut from_halves, mut from_singles) = (c.to_vec(), c.to_vec());
+        float::add_product_f16(n, (a, k), b, cols, (&mut from_halves, cols));
+        float::add_product_f32(n, (a, k), &singles, cols, (&mut from_singles, cols));
+        prop_assert_eq!(bits(&from_halves), bits(&from_singles));
+        let mut chains = c.to_vec();
+        for i in 0..n {
+            for k_at in 0..k {
+                let row = &singles[k_at * cols..][..cols];
+                float::add_scaled(&mut chains[i * cols..][..cols], row, a[i * k + k_at]);
             }
-            prop_assert_eq!(bits(&sum), bits(&acc[i * dim..][..dim]));
+        }
+        prop_assert_eq!(bits(&chains), bits(&from_singles));
+    }
+
+    #[test]
+    fn soft_cap_is_a_scaled_tanh(x in floats(16), cap in 1f32..100.0) {
+        let mut capped = x.clone();
+        float::soft_cap(&mut capped, cap);
+        for (got, &x) in capped.iter().zip(&x) {
+            let expected = f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh();
+            prop_assert!((f64::from(*got) - expected).abs() <= 3e-7 * f64::from(cap));
+        }
+    }
+
+    #[test]
+    fn hadamard_undoes_itself_and_keeps_products(
+        n in prop_oneof![1..70usize, Just(128usize)],
+        x in floats(128),
+        y in floats(128),
+    ) {
+        let (x, y) = (&x[..n], &y[..n]);
+        let (mut hx, mut hy) = (x.to_vec(), y.to_vec());
+        float::hadamard(&mut hx);
+        float::hadamard(&mut hy);
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        };
+        let size = (dot(x, x) * dot(y, y)).sqrt();
+        prop_assert!((dot(x, y) - dot(&hx, &hy)).abs() <= 1e-5 * size);
+        float::hadamard(&mut hx);
+        for (got, expected) in hx.iter().zip(x) {
+            prop_assert!((got - expected).abs() <= 1e-5 * dot(x, x).sqrt() as f32);
+        }
+    }
+}
+
+/// An outlier of one dimension becomes the same magnitude in all.
+#[test]
+fn hadamard_spreads_outliers() {
+    let mut x = [0.0; 64];
+    x[17] = 8.0;
+    float::hadamard(&mut x);
+    assert!(x.iter().all(|x| x.abs() == 1.0));
+    // Of 80 dimensions, blocks of 16.
+    let mut x = [0.0; 80];
+    x[20] = 4.0;
+    float::hadamard(&mut x);
+    assert!(x.iter().enumerate().all(|(i, x)| x.abs() == f32::from((16..32).contains(&i))));
+}
+
+#[test]
+fn keys_in_lanes_are_values_in_rows() {
+    let table = KernelTable::at_most(Level::Scalar);
+    for dim in [32, 64, 80, 96] {
+        let (n, blocks) = (4, usize::div_ceil(dim, 32));
+        let x: Vec<f32> = (0..n * blocks * 32).map(|i| (i as f32 * 0.7).sin()).collect();
+        for (ty, bytes) in [(GgmlType::Q8_0, 32), (GgmlType::Q4_0, 16)] {
+            let kernels = table.types(ty).unwrap();
+            let mut quantized = vec![0; n * blocks * (2 + bytes)];
+            kernels.quantize(&x, None, &mut quantized).unwrap();
+            let mut expected = vec![0.0; x.len()];
+            kernels.dequantize(&quantized, &mut expected);
+            // The same blocks as rows and as lanes.
+            let (mut codes, mut scales) = (vec![], vec![]);
+            for block in quantized.chunks_exact(2 + bytes) {
+                scales.push(u16::from_le_bytes([block[0], block[1]]));
+                codes.extend_from_slice(&block[2..]);
+            }
+            let transposed = |i: usize, width: usize| i % n * width + i / n;
+            let lane_codes: Vec<u8> =
+                (0..codes.len()).map(|i| codes[transposed(i, blocks * bytes)]).collect();
+            let lane_scales: Vec<u16> =
+                (0..scales.len()).map(|i| scales[transposed(i, blocks)]).collect();
+            let (mut rows, mut lanes) = (vec![0.0; n * dim], vec![0.0; n * dim]);
+            if ty == GgmlType::Q8_0 {
+                float::widen_rows_q8_0(&codes, &scales, dim, &mut rows);
+                float::widen_lanes_q8_0(&lane_codes, &lane_scales, n, &mut lanes);
+            } else {
+                float::widen_rows_q4_0(&codes, &scales, dim, &mut rows);
+                float::widen_lanes_q4_0(&lane_codes, &lane_scales, n, &mut lanes);
+            }
+            for r in 0..n {
+                for i in 0..dim {
+                    let expected = expected[r * blocks * 32 + i];
+                    assert_eq!(rows[r * dim + i], expected, "{ty} {dim}");
+                    assert_eq!(lanes[i * n + r], expected, "{ty} {dim}");
+                }
+            }
         }
     }
 }

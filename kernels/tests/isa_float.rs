@@ -283,62 +283,117 @@ fn rope_equals_scalar() {
 }
 
 #[test]
-fn attention_equals_scalar_whatever_the_batch() {
+fn products_of_attention_equal_scalar_whatever_the_batch() {
     for table in tables() {
         let mut random = Random(3);
-        for dim in (1..=40).chain([64, 70, 80, 96, 256, 300]) {
-            for (i, (n_q, n_keys)) in
-                [(1, 1), (1, 13), (2, 4), (3, 5), (4, 33), (9, 7), (2, 0)].into_iter().enumerate()
+        for k in (1..=40).chain([64, 70, 80, 96, 128, 256]) {
+            for (i, (n, cols)) in [
+                (1, 1),
+                (1, 32),
+                (2, 43),
+                (3, 32),
+                (4, 33),
+                (5, 16),
+                (6, 64),
+                (9, 7),
+                (13, 40),
+                (0, 8),
+            ]
+            .into_iter()
+            .enumerate()
             {
-                let kind = KINDS[(dim + i) % KINDS.len()];
-                attention_equals_scalar(table, &mut random, kind, dim, n_q, n_keys);
+                let kind = KINDS[(k + i) % KINDS.len()];
+                product_equals_scalar(table, &mut random, kind, n, k, cols);
             }
         }
     }
 }
 
-fn attention_equals_scalar(
+fn product_equals_scalar(
     table: &KernelTable,
     random: &mut Random,
     kind: Kind,
-    dim: usize,
-    n_q: usize,
-    n_keys: usize,
+    n: usize,
+    k: usize,
+    cols: usize,
 ) {
     let ops = table.float();
-    let (q, k) = (random.numbers(n_q * dim, kind), random.numbers(n_keys * dim, kind));
-    let k_half = halves(&k);
-    let what = &format!("{}: {kind:?} {dim}, {n_q} by {n_keys}", table.level());
-
-    let out = vec![9.0; n_q * n_keys];
-    let got = |y: &mut [f32]| (ops.scores_f16)(&q, &k_half, dim, 0.3, y);
-    compare(&out, got, |y| float::scores_f16(&q, &k_half, dim, 0.3, y), what);
-    let got = |y: &mut [f32]| (ops.scores_f32)(&q, &k, dim, 0.3, y);
-    compare(&out, got, |y| float::scores_f32(&q, &k, dim, 0.3, y), what);
-    let mut scores = out;
-    got(&mut scores);
-    for (i, score) in scores.iter().enumerate() {
-        let (q, k) = (&q[i / n_keys * dim..][..dim], &k[i % n_keys * dim..][..dim]);
-        let mut alone = [0.0];
-        (ops.scores_f32)(q, k, dim, 0.3, &mut alone);
-        assert_same(&alone, &[*score], what);
-    }
-
-    let (p, acc) = (random.numbers(n_q * n_keys, kind), random.numbers(n_q * dim, kind));
-    let got = |y: &mut [f32]| (ops.weighted_sum_f16)(&p, &k_half, dim, y);
-    compare(&acc, got, |y| float::weighted_sum_f16(&p, &k_half, dim, y), what);
-    let got = |y: &mut [f32]| (ops.weighted_sum_f32)(&p, &k, dim, y);
-    compare(&acc, got, |y| float::weighted_sum_f32(&p, &k, dim, y), what);
-    let mut sums = acc.clone();
+    // Rows with something behind them, which stays as it is.
+    let (a_stride, c_stride) = (k + 3, cols + 5);
+    let a = random.numbers(n * a_stride, kind);
+    let (b, c) = (random.numbers(k * cols, kind), random.numbers(n * c_stride, kind));
+    let half = halves(&b);
+    let what = &format!("{}: {kind:?} {n} by {k} by {cols}", table.level());
+    let got = |y: &mut [f32]| (ops.add_product_f16)(n, (&a, a_stride), &half, cols, (y, c_stride));
+    let want =
+        |y: &mut [f32]| float::add_product_f16(n, (&a, a_stride), &half, cols, (y, c_stride));
+    compare(&c, got, want, what);
+    let got = |y: &mut [f32]| (ops.add_product_f32)(n, (&a, a_stride), &b, cols, (y, c_stride));
+    let want = |y: &mut [f32]| float::add_product_f32(n, (&a, a_stride), &b, cols, (y, c_stride));
+    compare(&c, got, want, what);
+    let mut sums = c.clone();
     got(&mut sums);
-    for (i, sums) in sums.chunks_exact(dim).enumerate() {
-        // One query alone, its keys in two calls.
-        let mut alone = acc[i * dim..][..dim].to_vec();
-        let (p, cut) = (&p[i * n_keys..][..n_keys], n_keys / 2);
-        (ops.weighted_sum_f32)(&p[..cut], &k[..cut * dim], dim, &mut alone);
-        (ops.weighted_sum_f32)(&p[cut..], &k[cut * dim..], dim, &mut alone);
-        assert_same(&alone, sums, what);
+    for i in 0..n {
+        // One row alone, `k` in two calls.
+        let mut alone = c[i * c_stride..][..cols].to_vec();
+        let (a, cut) = (&a[i * a_stride..][..k], k / 2);
+        (ops.add_product_f32)(1, (a, k), &b[..cut * cols], cols, (&mut alone, cols));
+        (ops.add_product_f32)(1, (&a[cut..], k), &b[cut * cols..], cols, (&mut alone, cols));
+        assert_same(&alone, &sums[i * c_stride..][..cols], what);
+        assert_same(&sums[i * c_stride + cols..][..5], &c[i * c_stride + cols..][..5], what);
     }
+}
+
+#[test]
+fn soft_cap_equals_scalar() {
+    for_all(|table, numbers, _, what| {
+        let x = numbers();
+        for cap in [30.0, 50.0, 1.0] {
+            compare(&x, |x| (table.float().soft_cap)(x, cap), |x| float::soft_cap(x, cap), what);
+        }
+    });
+}
+
+#[test]
+fn quantized_keys_and_values_equal_scalar() {
+    for table in tables() {
+        let (ops, mut random) = (table.float(), Random(5));
+        for dim in (1..=70).chain([80, 96, 128, 256]) {
+            for n in [1, 5, 8, 32] {
+                let blocks = usize::div_ceil(dim, 32);
+                let codes: Vec<u8> = (0..n * blocks * 32).map(|_| random.next() as u8).collect();
+                let nibbles = &codes[..codes.len() / 2];
+                let kind = KINDS[dim % KINDS.len()];
+                let scales = halves(&random.numbers(n * blocks, kind));
+                let what = &format!("{}: {kind:?} {n} of {dim}", table.level());
+                let out = vec![9.0; n * dim];
+                let got = |y: &mut [f32]| (ops.widen_lanes_q8_0)(&codes, &scales, n, y);
+                compare(&out, got, |y| float::widen_lanes_q8_0(&codes, &scales, n, y), what);
+                let got = |y: &mut [f32]| (ops.widen_lanes_q4_0)(nibbles, &scales, n, y);
+                compare(&out, got, |y| float::widen_lanes_q4_0(nibbles, &scales, n, y), what);
+                let got = |y: &mut [f32]| (ops.widen_rows_q8_0)(&codes, &scales, dim, y);
+                compare(&out, got, |y| float::widen_rows_q8_0(&codes, &scales, dim, y), what);
+                let got = |y: &mut [f32]| (ops.widen_rows_q4_0)(nibbles, &scales, dim, y);
+                compare(&out, got, |y| float::widen_rows_q4_0(nibbles, &scales, dim, y), what);
+            }
+        }
+    }
+}
+
+#[test]
+fn hadamard_equals_scalar() {
+    for_all(|table, numbers, n, what| {
+        let x = numbers();
+        if n > 0 {
+            compare(&x, table.float().hadamard, float::hadamard, what);
+        }
+        let power = [x, numbers(), numbers(), numbers()].concat();
+        for n in [8, 16, 32, 64, 128, 256] {
+            if let Some(x) = power.get(..n) {
+                compare(x, table.float().hadamard, float::hadamard, what);
+            }
+        }
+    });
 }
 
 /// Matrices of float weights.

@@ -37,6 +37,9 @@ pub struct InspectArgs {
     json: bool,
     #[command(flatten)]
     context: ContextArgs,
+    /// How keys and values would be cached: f32, f16, q8_0 or q4_0
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
+    kv_type: KvType,
 }
 
 /// Bytes and weights by type.
@@ -205,7 +208,7 @@ fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
     let layer = |layer: &LayerSpec| {
         let Mixer::Attention(a) = &layer.mixer;
         let tokens = a.window.map_or(n_ctx, |window| window.min(n_ctx));
-        (tokens * a.n_kv_heads * (a.k_dim + a.v_dim) * kind.element_bytes()) as u64
+        (tokens * kind.token_bytes(a.n_kv_heads, a.k_dim, a.v_dim)) as u64
     };
     spec.layers.iter().map(layer).sum()
 }
@@ -221,10 +224,10 @@ fn memory(
     out: &mut dyn Write,
 ) -> Result<(), CliError> {
     let n_ctx = n_ctx(spec, args);
-    let kv = kv_bytes(spec, KvType::F16, n_ctx);
+    let kv = kv_bytes(spec, args.kv_type, n_ctx);
     let all = bytes(file.total_bytes() + kv);
     writeln!(out, "\nMemory for a context of {n_ctx} tokens")?;
-    writeln!(out, "  {} for keys and values in f16, {all} with the file", bytes(kv))?;
+    writeln!(out, "  {} for keys and values in {}, {all} with the file", bytes(kv), args.kv_type)?;
     Ok(())
 }
 
@@ -260,7 +263,8 @@ fn to_json(
             object["n_embd"] = json!(spec.n_embd);
             object["n_ctx_train"] = json!(spec.n_ctx_train);
             object["n_ctx"] = json!(n_ctx);
-            object["kv_bytes_f16"] = json!(kv_bytes(spec, KvType::F16, n_ctx));
+            object["kv_type"] = json!(args.kv_type.name());
+            object["kv_bytes"] = json!(kv_bytes(spec, args.kv_type, n_ctx));
         }
         Err(error) => object["unsupported"] = json!(error.to_string()),
     }

@@ -41,7 +41,7 @@ pub struct EngineArgs {
     /// Worker threads [default: the physical cores this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     threads: Option<u16>,
-    /// How keys and values are cached: f16 or f32
+    /// How keys and values are cached: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
     /// Decode from the weights as they lie in the file: slower, and without memory of their own

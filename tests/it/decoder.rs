@@ -242,15 +242,64 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
     }
 }
 
+/// Deep enough for several of attention's chunks and, in gemma3, for windows that begin in the
+/// middle of one.
 #[test]
-fn half_precision_keys_and_values_stay_close() {
+fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
+    const N: usize = 330;
+    // Into the second chunk: the scalar level takes its time.
+    const N_SCALAR: usize = 140;
+    for name in ["gemma3-dense", "qwen3-dense"] {
+        let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let tokens: Vec<u32> = (0..N).map(|i| tokens[(i * i + i / 48) % tokens.len()]).collect();
+        for kv_type in KvType::ALL {
+            let with = |threads, batch| EngineOptions {
+                kv_type,
+                n_ctx: Some(N),
+                ..options(threads, batch)
+            };
+            let first = logits(&model, &tokens, &with(1, N));
+            for (threads, batch) in [(2, 1), (2, 5), (4, 21), (3, 150)] {
+                let other = logits(&model, &tokens, &with(threads, batch));
+                let what = format!("{name}, {kv_type}: {threads} threads, batches of {batch}");
+                assert!(bits(&other) == bits(&first), "{what}");
+            }
+            let scalar =
+                EngineOptions { kernels: KernelTable::at_most(Level::Scalar), ..with(2, 64) };
+            let scalar = logits(&model, &tokens[..N_SCALAR], &scalar);
+            let begin = bits(&first[..N_SCALAR * n_vocab]);
+            assert!(bits(&scalar) == begin, "{name}, {kv_type}: the scalar level");
+            // A fork goes on as if it had been there from the start; several sequences and the last
+            // logits alone change nothing.
+            let mut engine = Engine::new(&model, &with(4, N)).unwrap();
+            engine.lead(|decoder, leader| {
+                let a = decoder.kv_mut().create();
+                let run = Run { sequence: a, tokens: &tokens[..290], logits: Logits::Last };
+                decoder.step(leader, &[run]).unwrap();
+                let b = decoder.kv_mut().fork(a, 290).unwrap();
+                let runs = [
+                    Run { sequence: a, tokens: &tokens[290..], logits: Logits::Last },
+                    Run { sequence: b, tokens: &tokens[290..300], logits: Logits::Last },
+                ];
+                let rows = bits(decoder.step(leader, &runs).unwrap());
+                let row = |n: usize| bits(&first[(n - 1) * n_vocab..n * n_vocab]);
+                assert!(rows == [row(N), row(300)].concat(), "{name}, {kv_type}: a fork");
+            });
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_stay_as_close_as_their_type_allows() {
     let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load("qwen3-dense");
     let model = model(gguf);
-    let single = options(2, 48);
-    let half = EngineOptions { kv_type: KvType::F16, ..single };
-    let (single, half) = (logits(&model, &tokens, &single), logits(&model, &tokens, &half));
-    let error = nmse_max(&half, &single, n_vocab);
-    assert!(error > 0.0 && error < 1e-6, "NMSE {error:.2e}");
+    let with = |kv_type| logits(&model, &tokens, &EngineOptions { kv_type, ..options(2, 48) });
+    let single = with(KvType::F32);
+    for (kv_type, error_max) in [(KvType::F16, 1e-6), (KvType::Q8_0, 1e-3), (KvType::Q4_0, 0.1)] {
+        let error = nmse_max(&with(kv_type), &single, n_vocab);
+        assert!(error > 0.0 && error < error_max, "{kv_type}: NMSE {error:.2e}");
+    }
 }
 
 #[test]

@@ -1,82 +1,80 @@
-//! Scores and weighted sums over the keys of one head: `n_q` query rows share `n_keys` key rows.
+//! The arithmetic of attention: products of a few rows with a page of keys or values.
 //!
-//! No key is skipped: masks are the caller's. A score is one dot in the room's order, a component
-//! of a weighted sum one chain of `fma`s over the keys in order, so neither depends on `n_q`.
+//! Scores and weighted sums are one operation, `c += a b` with the `k` of `b` in order: queries by
+//! keys that lie dimension by dimension, weights by values that lie key by key. An element is one
+//! chain of `fma`s, so it depends neither on the other rows nor on where a sum over `k` is cut.
 
-use super::{dot_of, fma, half_to_f32};
+use super::exp::exp;
+use super::{fma, half_to_f32};
 
-/// `out[q][key] = scale * (q[q] . k[key])`; `q: [n_q][dim]`, `k: [n_keys][dim]`,
-/// `out: [n_q][n_keys]`.
-pub fn scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, |k, q| dot_of(k, q, |k| k));
-}
-
-/// As [`scores_f32`] with the keys as halves.
-pub fn scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, |k, q| dot_of(k, q, half_to_f32));
-}
-
-/// `acc[q] += sum(p[q][key] * v[key])`; `p: [n_q][n_keys]`, `v: [n_keys][dim]`,
-/// `acc: [n_q][dim]`.
-pub fn weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]) {
-    weighted_sum(p, v, dim, acc, |p, v, acc| add_scaled(p, v, acc, |v| v));
-}
-
-/// As [`weighted_sum_f32`] with the values as halves.
-pub fn weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]) {
-    weighted_sum(p, v, dim, acc, |p, v, acc| add_scaled(p, v, acc, half_to_f32));
-}
-
-/// The loops of [`scores_f32`] around a dot `(key, query)`.
-#[inline(always)]
-pub(crate) fn scores<K>(
-    q: &[f32],
-    k: &[K],
-    dim: usize,
-    scale: f32,
-    out: &mut [f32],
-    dot: impl Fn(&[K], &[f32]) -> f32,
+/// `c[i][j] += sum over k of a[i][k] * b[k][j]` for `n` rows of `a` and `c`, which begin every
+/// `a_stride` and `c_stride` elements; `b: [k][cols]` is contiguous.
+pub fn add_product_f32(
+    n: usize,
+    a: (&[f32], usize),
+    b: &[f32],
+    cols: usize,
+    c: (&mut [f32], usize),
 ) {
-    let (n_q, n_keys) = (rows(q.len(), dim), rows(k.len(), dim));
-    assert!(out.len() == n_q * n_keys, "a score per query and key");
-    if out.is_empty() {
-        return;
-    }
-    for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(n_keys)) {
-        for (k, score) in k.chunks_exact(dim).zip(out) {
-            *score = dot(k, q) * scale;
+    add_product(n, a, b, cols, c, |a, b, c| add_scaled(a, b, c, |b| b));
+}
+
+/// As [`add_product_f32`] with `b` as the bits of halves.
+pub fn add_product_f16(
+    n: usize,
+    a: (&[f32], usize),
+    b: &[u16],
+    cols: usize,
+    c: (&mut [f32], usize),
+) {
+    add_product(n, a, b, cols, c, |a, b, c| add_scaled(a, b, c, half_to_f32));
+}
+
+/// The loops of [`add_product_f32`] around `(a, b, c)`: `c += a * b`.
+#[inline(always)]
+pub(crate) fn add_product<B>(
+    n: usize,
+    (a, a_stride): (&[f32], usize),
+    b: &[B],
+    cols: usize,
+    (c, c_stride): (&mut [f32], usize),
+    add_scaled: impl Fn(f32, &[B], &mut [f32]),
+) {
+    check_product(n, (a.len(), a_stride), b.len(), cols, (c.len(), c_stride));
+    for i in 0..n {
+        let (a, c) = (&a[i * a_stride..], &mut c[i * c_stride..][..cols]);
+        for (&a, b) in a.iter().zip(b.chunks_exact(cols)) {
+            add_scaled(a, b, c);
         }
     }
 }
 
-/// The loops of [`weighted_sum_f32`] around `(p, value, acc)`: `acc += p * value`.
-#[inline(always)]
-pub(crate) fn weighted_sum<V>(
-    p: &[f32],
-    v: &[V],
-    dim: usize,
-    acc: &mut [f32],
-    add_scaled: impl Fn(f32, &[V], &mut [f32]),
+fn add_scaled<B: Copy>(a: f32, b: &[B], c: &mut [f32], widen: impl Fn(B) -> f32) {
+    for (c, &b) in c.iter_mut().zip(b) {
+        *c = fma(a, widen(b), *c);
+    }
+}
+
+/// Asserts that `n` rows of `k` and of `cols` elements are there and do not overlap.
+pub(crate) fn check_product(
+    n: usize,
+    (a_len, a_stride): (usize, usize),
+    b_len: usize,
+    cols: usize,
+    (c_len, c_stride): (usize, usize),
 ) {
-    let (n_q, n_keys) = (rows(acc.len(), dim), rows(v.len(), dim));
-    assert!(p.len() == n_q * n_keys, "a weight per query and key");
-    if p.is_empty() {
-        return;
-    }
-    for (p, acc) in p.chunks_exact(n_keys).zip(acc.chunks_exact_mut(dim)) {
-        for (&p, v) in p.iter().zip(v.chunks_exact(dim)) {
-            add_scaled(p, v, acc);
-        }
-    }
+    assert!(cols > 0 && b_len.is_multiple_of(cols), "whole rows of {cols}");
+    let k = b_len / cols;
+    let fits = |len: usize, stride: usize, row: usize| {
+        n == 0 || row <= stride && (n - 1) * stride + row <= len
+    };
+    assert!(fits(a_len, a_stride, k) && fits(c_len, c_stride, cols), "rows fit their strides");
 }
 
-fn add_scaled<V: Copy>(p: f32, v: &[V], acc: &mut [f32], to_f32: impl Fn(V) -> f32) {
-    for (acc, &v) in acc.iter_mut().zip(v) {
-        *acc = fma(p, to_f32(v), *acc);
+/// `x = cap * tanh(x / cap)` (arXiv:2408.00118, section 2), the tanh by way of [`exp`]: within
+/// 2e-7 of `cap`.
+pub fn soft_cap(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = cap * (1.0 - 2.0 / (exp(2.0 * (*x / cap)) + 1.0));
     }
-}
-
-fn rows(len: usize, dim: usize) -> usize {
-    assert!(dim > 0 && len.is_multiple_of(dim), "whole rows of {dim}");
-    len / dim
 }

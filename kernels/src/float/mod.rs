@@ -24,15 +24,19 @@ pub(crate) mod exp;
 pub(crate) mod fma;
 mod linear;
 mod norm;
+pub(crate) mod quantized;
 mod rope;
 pub(crate) mod softmax;
 
 pub use activation::{Activation, act, erf, glu};
-pub use attention::{scores_f16, scores_f32, weighted_sum_f16, weighted_sum_f32};
+pub use attention::{add_product_f16, add_product_f32, soft_cap};
 pub use convert::{f16_to_f32, f32_to_f16, half_to_f32};
 pub use fma::fma;
 pub use linear::{add, add_scaled, dot, scale};
 pub use norm::{layer_norm, rms_norm};
+pub use quantized::{
+    hadamard, widen_lanes_q4_0, widen_lanes_q8_0, widen_rows_q4_0, widen_rows_q8_0,
+};
 pub use rope::{RopePairing, rope};
 pub use softmax::{exp_sum, max, softmax};
 

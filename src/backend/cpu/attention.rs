@@ -1,17 +1,41 @@
 //! Rotation and attention over the pages of the KV cache.
 //!
-//! Every query visits the pages that it sees in order, with a running maximum (online softmax,
-//! arXiv:1805.02867), so its result does not depend on what else is in the batch. The queries of a
-//! group of heads, and of neighbouring tokens of a prompt, visit a page together.
+//! **The order of sums.** The keys of a sequence come in chunks of [`CHUNK_TOKENS`] positions,
+//! from position 0 on. A query takes of each chunk the keys it sees and makes their softmax and
+//! weighted sum by itself; then the chunks are merged in ascending order, rescaled to the larger
+//! maximum (arXiv:1805.02867). So a result depends on neither the batch nor the threads, and the
+//! chunks of one query can be computed at the same time.
+//!
+//! **The work.** Neighbouring tokens of a sequence are a tile, and all heads of a tile that share
+//! keys visit a page together. An item is one tile and one key/value head; where those are too few
+//! to occupy the threads, it is one chunk of them, and a second phase merges.
 
-use super::pool::Phase;
-use super::{Context, WorkerScratch, at_least, soft_cap};
-use crate::backend::pages::{PAGE_TOKENS, PageId, PageView};
-use crate::backend::program::{Attention, Norm, RopeKv};
+use super::pool::{Phase, Ticket};
+use super::{Context, StepInput, WorkerScratch, at_least};
+use crate::backend::pages::{Matrix, PAGE_TOKENS, PageId, WriteScratch};
+use crate::backend::program::{Attention, KvShape, Norm, Op, Program, RopeKv, Rows};
 use std::ops::Range;
+use teff_kernels::FloatOps;
 
-/// Tokens of a prompt whose queries visit a page together: as many as fill the kernels' tiles.
-const TILE_TOKENS: usize = 8;
+/// Positions in a chunk: a multiple of the page's, small enough that a few thousand tokens occupy
+/// many threads, large enough that merging is little beside the products.
+const CHUNK_TOKENS: usize = 4 * PAGE_TOKENS;
+/// Tokens of a tile: as many as make the widening of a page cheap beside the products.
+const TILE_TOKENS: usize = 16;
+/// Items per thread that even out unequal ones.
+const ITEMS_PER_THREAD: usize = 4;
+/// Most chunks of a ticket, one after the other: the first keys of each but the first are asked
+/// for ahead.
+const RUN_MAX: usize = 4;
+/// Tickets per thread that even out unequal threads.
+const RUNS_PER_THREAD: usize = 8;
+/// Elements of a partial result, at most: a tile of a network that wide is smaller.
+const CELL_MAX: usize = 1 << 21;
+/// Elements of unmerged chunks, at most (16 MiB): beyond, items take all their chunks.
+const PARTIALS_MAX: usize = 1 << 22;
+/// Tokens per worker from which on a page is rotated and written to the cache by one worker: tokens of a page
+/// share its cache lines.
+const PAGED_TOKENS_MIN: usize = 4 * PAGE_TOKENS;
 
 /// Memory of one worker.
 #[derive(Default)]
@@ -19,34 +43,224 @@ pub(super) struct Scratch {
     /// Keys and values of a token.
     row: Vec<f32>,
     head: Vec<f32>,
-    /// Tokens whose queries visit pages together.
-    tile: Vec<usize>,
-    /// `[queries][k_dim]`
+    write: WriteScratch,
+    /// The tokens of a tile and the positions each of them sees.
+    tile: Vec<(usize, Range<usize>)>,
+    /// `[rows][k_dim]`, scaled; a row is a query head of a token.
     q: Vec<f32>,
-    /// `[queries][PAGE_TOKENS]`
+    /// Keys or values of a page, widened.
+    page: Vec<f32>,
+    /// `[rows][CHUNK_TOKENS]`
     scores: Vec<f32>,
-    softmax: Softmax,
+    /// Of one chunk.
+    chunk: Softmax,
+    /// Of all chunks so far.
+    all: Softmax,
 }
 
-/// Online softmax of some queries: relative to `max`, `total` is the sum of the exponentials so far
-/// and `sums` that of the values weighted with them.
+/// Softmax and weighted sums of some rows over some keys.
 #[derive(Default)]
 struct Softmax {
-    max: Vec<f32>,
-    total: Vec<f32>,
-    /// `[queries][v_dim]`
+    rows: Vec<Weight>,
+    /// `[rows][v_dim]`: values weighted with `exp(score - max)`.
     sums: Vec<f32>,
 }
 
-impl Softmax {
-    fn reset(&mut self, n_queries: usize, v_dim: usize) {
-        self.max.clear();
-        self.max.resize(n_queries, f32::NEG_INFINITY);
-        self.total.clear();
-        self.total.resize(n_queries, 0.0);
-        self.sums.clear();
-        self.sums.resize(n_queries * v_dim, 0.0);
+/// What a row's sums are relative to: the largest score, and the sum of `exp(score - max)`, which
+/// is 0 before the first key and at least 1 after it.
+#[derive(Clone, Copy)]
+struct Weight {
+    max: f32,
+    total: f32,
+}
+
+impl Weight {
+    const NONE: Weight = Weight { max: f32::NEG_INFINITY, total: 0.0 };
+
+    /// Adds the keys of `other`, which come after, with their sums.
+    fn merge(&mut self, sums: &mut [f32], other: Weight, other_sums: &[f32], ops: &FloatOps) {
+        if other.total == 0.0 {
+            return;
+        }
+        if self.total == 0.0 {
+            *self = other;
+            sums.copy_from_slice(other_sums);
+            return;
+        }
+        let max = if other.max > self.max { other.max } else { self.max };
+        let mut factors = [self.max, other.max];
+        (ops.exp_sum)(&mut factors, max);
+        // A factor of 1 changes nothing.
+        if factors[0] != 1.0 {
+            (ops.scale)(sums, factors[0]);
+        }
+        (ops.add_scaled)(sums, other_sums, factors[1]);
+        let total = other.total.mul_add(factors[1], self.total * factors[0]);
+        *self = Weight { max, total };
     }
+}
+
+impl Softmax {
+    fn reset(&mut self, n_rows: usize, v_dim: usize) {
+        self.rows.clear();
+        self.rows.resize(n_rows, Weight::NONE);
+        self.sums.clear();
+        self.sums.resize(n_rows * v_dim, 0.0);
+    }
+
+    fn merge(&mut self, other: &Softmax, v_dim: usize, ops: &FloatOps) {
+        let rows = self.rows.iter_mut().zip(self.sums.chunks_exact_mut(v_dim));
+        let others = other.rows.iter().zip(other.sums.chunks_exact(v_dim));
+        for ((row, sums), (&other, other_sums)) in rows.zip(others) {
+            row.merge(sums, other, other_sums, ops);
+        }
+    }
+}
+
+/// The tiles of a step, as ranges of its tokens and of its outputs.
+pub(super) struct Tiles {
+    tokens_max: usize,
+    all: Vec<Range<usize>>,
+    outputs: Vec<Range<usize>>,
+}
+
+impl Tiles {
+    /// Tiles that suit all operations of a program.
+    pub fn new(program: &Program) -> Tiles {
+        let row = |op: &Op| match op {
+            Op::Attention(op) => row_elements(op, &program.kv[op.layer]),
+            _ => 0,
+        };
+        let widest = program.ops.iter().map(row).max().unwrap_or(0);
+        let tokens_max = TILE_TOKENS.min(CELL_MAX / widest.max(1)).max(1);
+        Tiles { tokens_max, all: Vec::new(), outputs: Vec::new() }
+    }
+
+    pub fn set(&mut self, input: &StepInput<'_>) {
+        cut_tiles(&mut self.all, self.tokens_max, input.sequence.iter().copied());
+        let outputs = input.outputs.iter().map(|&token| input.sequence[token as usize]);
+        cut_tiles(&mut self.outputs, self.tokens_max, outputs);
+    }
+
+    fn of(&self, rows: Rows) -> &[Range<usize>] {
+        match rows {
+            Rows::All => &self.all,
+            Rows::Outputs => &self.outputs,
+        }
+    }
+}
+
+/// Runs of one sequence, of at most `tokens_max`.
+fn cut_tiles(
+    tiles: &mut Vec<Range<usize>>,
+    tokens_max: usize,
+    sequences: impl Iterator<Item = u32>,
+) {
+    tiles.clear();
+    let mut last = None;
+    for (i, sequence) in sequences.enumerate() {
+        match tiles.last_mut() {
+            Some(tile) if last == Some(sequence) && tile.len() < tokens_max => tile.end = i + 1,
+            _ => tiles.push(i..i + 1),
+        }
+        last = Some(sequence);
+    }
+}
+
+/// Elements of a partial result of a token and a key/value head.
+fn row_elements(op: &Attention, shape: &KvShape) -> usize {
+    op.n_heads / shape.n_kv_heads * (shape.v_dim + 2)
+}
+
+/// How one operation is cut into items.
+struct Cut {
+    n_kv_heads: usize,
+    n_items: usize,
+    /// Items of a ticket.
+    run: usize,
+    /// Items of a tile and a key/value head: its chunks if there are several.
+    parts: usize,
+    /// Elements of an item's partial result: `[rows][v_dim + 2]`, behind the sums max and total.
+    cell: usize,
+    /// A result is one token's and goes straight to the output.
+    direct: bool,
+}
+
+impl Cut {
+    fn new(
+        op: &Attention,
+        shape: &KvShape,
+        input: &StepInput<'_>,
+        tiles: &Tiles,
+        n_threads: usize,
+    ) -> Cut {
+        let tiles = tiles.of(op.rows);
+        let token_of = |i: usize| match op.rows {
+            Rows::All => i,
+            Rows::Outputs => input.outputs[i] as usize,
+        };
+        let chunks = tiles.iter().map(|tile| {
+            let ends = [tile.start, tile.end - 1].map(|i| sees(shape, input, token_of(i)));
+            chunks_of(&ends[0], &ends[1]).len()
+        });
+        let n_chunks = chunks.max().unwrap_or(0);
+        let tile_tokens = tiles.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let cell = tile_tokens * row_elements(op, shape);
+        let n_items = tiles.len() * shape.n_kv_heads;
+        let is_split = n_items < ITEMS_PER_THREAD * n_threads
+            && n_threads > 1
+            && n_items * n_chunks * cell <= PARTIALS_MAX;
+        let parts = if is_split { n_chunks.max(1) } else { 1 };
+        let n_items = n_items * parts;
+        let run = n_items / (RUNS_PER_THREAD * n_threads);
+        Cut {
+            n_kv_heads: shape.n_kv_heads,
+            parts,
+            n_items,
+            run: if is_split { run.clamp(1, RUN_MAX) } else { 1 },
+            cell,
+            direct: parts == 1 && tiles.len() == input.tokens.len(),
+        }
+    }
+
+    /// Tile, key/value head and part of an item.
+    fn place(&self, item: usize) -> (usize, usize, usize) {
+        let (head, part) = (item / self.parts, item % self.parts);
+        (head / self.n_kv_heads, head % self.n_kv_heads, part)
+    }
+}
+
+/// Elements that the partial results of a step take.
+pub(super) fn partials_len(
+    program: &Program,
+    input: &StepInput<'_>,
+    tiles: &Tiles,
+    n_threads: usize,
+) -> usize {
+    let of = |op: &Op| {
+        let Op::Attention(op) = op else { return 0 };
+        let shape = &program.kv[op.layer];
+        let cut = Cut::new(op, shape, input, tiles, n_threads);
+        if cut.direct { 0 } else { cut.n_items * cut.cell }
+    };
+    program.ops.iter().map(of).max().unwrap_or(0)
+}
+
+/// The positions that a token sees.
+fn sees(shape: &KvShape, input: &StepInput<'_>, token: usize) -> Range<usize> {
+    let to = input.positions[token] as usize + 1;
+    shape.window.map_or(0, |window| to.saturating_sub(window))..to
+}
+
+/// The chunks that ascending tokens of a sequence see, given what the first and the last see.
+fn chunks_of(first: &Range<usize>, last: &Range<usize>) -> Range<usize> {
+    first.start / CHUNK_TOKENS..last.end.div_ceil(CHUNK_TOKENS)
+}
+
+/// What of `seen` is in `base..base + n`, counted from `base`.
+fn within(seen: &Range<usize>, base: usize, n: usize) -> Range<usize> {
+    let (from, to) = (seen.start.max(base), seen.end.min(base + n));
+    from.saturating_sub(base).min(n)..to.saturating_sub(base)
 }
 
 impl Context<'_> {
@@ -56,35 +270,54 @@ impl Context<'_> {
     }
 
     pub(super) fn rope_kv(&self, op: &RopeKv, scratch: &mut WorkerScratch) {
-        let qkv = &self.backend.buffers[op.qkv.0];
-        let shape = &self.backend.program.kv[op.layer];
-        let (q_len, k_len) = (op.n_heads * shape.k_dim, shape.n_kv_heads * shape.k_dim);
-        let Scratch { row: kv, head, .. } = &mut scratch.attention;
+        let n_tokens = self.input.tokens.len();
+        let enough = n_tokens >= PAGED_TOKENS_MIN * self.worker.n_threads();
+        let chunk = if enough { PAGE_TOKENS } else { 1 };
         self.worker.phase(|phase| {
-            for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
-                let token = ticket.items().start;
-                let row = qkv.write_cells(&mut ticket, qkv.width());
-                let (q, k) = row[..q_len + k_len].split_at_mut(q_len);
-                self.norm_heads(op.q_norm.as_ref(), shape.k_dim, q, head);
-                self.norm_heads(op.k_norm.as_ref(), shape.k_dim, k, head);
-                if let Some((rope, pairing)) = op.rope {
-                    let table = self.backend.ropes[rope.0].read_row(phase, token);
-                    let (cos, sin) = table.split_at(table.len() / 2);
-                    for head in row[..q_len + k_len].chunks_exact_mut(shape.k_dim) {
-                        (self.ops.rope)(head, cos, sin, pairing);
-                    }
-                }
-                kv.clear();
-                kv.extend_from_slice(&row[q_len..]);
-                let (keys, values) = kv.split_at(k_len);
-                let page = self.input.positions[token] as usize / PAGE_TOKENS;
-                let page = self.page(op.layer, token, page);
-                let heads = keys.chunks_exact(shape.k_dim).zip(values.chunks_exact(shape.v_dim));
-                for (head, key_value) in heads.enumerate() {
-                    self.arena.write(page, &mut ticket, (token, head), key_value, self.ops);
+            for mut ticket in phase.tickets(n_tokens, chunk) {
+                for token in ticket.items() {
+                    self.rope_kv_of(op, token, &mut ticket, phase, &mut scratch.attention);
                 }
             }
         });
+    }
+
+    fn rope_kv_of(
+        &self,
+        op: &RopeKv,
+        token: usize,
+        ticket: &mut Ticket<'_>,
+        phase: &Phase<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let qkv = &self.backend.buffers[op.qkv.0];
+        let shape = &self.backend.program.kv[op.layer];
+        let (q_len, k_len) = (op.n_heads * shape.k_dim, shape.n_kv_heads * shape.k_dim);
+        let Scratch { row: kv, head, write, .. } = scratch;
+        let row = qkv.write_cell(ticket, qkv.width(), token);
+        let (q, k) = row[..q_len + k_len].split_at_mut(q_len);
+        self.norm_heads(op.q_norm.as_ref(), shape.k_dim, q, head);
+        self.norm_heads(op.k_norm.as_ref(), shape.k_dim, k, head);
+        if let Some((rope, pairing)) = op.rope {
+            let table = self.backend.ropes[rope.0].read_row(phase, token);
+            let (cos, sin) = table.split_at(table.len() / 2);
+            for head in row[..q_len + k_len].chunks_exact_mut(shape.k_dim) {
+                (self.ops.rope)(head, cos, sin, pairing);
+            }
+        }
+        let kind = self.arena.kind();
+        let (qk, v) = row.split_at_mut(q_len + k_len);
+        kind.rotate(qk, shape.k_dim, self.ops);
+        kind.rotate(v, shape.v_dim, self.ops);
+        kv.clear();
+        kv.extend_from_slice(&row[q_len..]);
+        let (keys, values) = kv.split_at(k_len);
+        let page = self.page(op.layer, token, self.input.positions[token] as usize / PAGE_TOKENS);
+        let heads = keys.chunks_exact(shape.k_dim).zip(values.chunks_exact(shape.v_dim));
+        for (head, key_value) in heads.enumerate() {
+            let kernels = self.backend.kernels;
+            self.arena.write(page, ticket, (token, head), key_value, kernels, write);
+        }
     }
 
     fn norm_heads(&self, norm: Option<&Norm>, dim: usize, x: &mut [f32], head: &mut Vec<f32>) {
@@ -98,160 +331,214 @@ impl Context<'_> {
 
     pub(super) fn attention(&self, op: &Attention, scratch: &mut WorkerScratch) {
         let shape = &self.backend.program.kv[op.layer];
-        let set = self.set(op.rows);
-        let out = &self.backend.buffers[op.out.0];
+        let tiles = &self.backend.tiles;
+        let cut = Cut::new(op, shape, self.input, tiles, self.worker.n_threads());
+        let tiles = tiles.of(op.rows);
+        let (set, n_kv_heads, v_dim) = (self.set(op.rows), shape.n_kv_heads, shape.v_dim);
+        let group = op.n_heads / n_kv_heads;
+        let (out, partials) = (&self.backend.buffers[op.out.0], &self.backend.partials);
         let scratch = &mut scratch.attention;
-        // A few tokens: an item is one query head, to occupy all threads.
-        if set.n_tokens * shape.n_kv_heads < 4 * self.worker.n_threads() {
-            self.worker.phase(|phase| {
-                for mut ticket in phase.tickets(set.n_tokens * op.n_heads, 1) {
-                    let item = ticket.items().start;
-                    let (token, head) = (item / op.n_heads, item % op.n_heads);
-                    if set.contains(token) {
-                        self.attend(op, &[token], head..head + 1, phase, scratch);
-                        let out = out.write_cells(&mut ticket, shape.v_dim);
-                        out.copy_from_slice(&scratch.softmax.sums);
-                    }
-                }
-            });
-            return;
-        }
-        let group = op.n_heads / shape.n_kv_heads;
-        let mut tokens = std::mem::take(&mut scratch.tile);
+        let mut tile = std::mem::take(&mut scratch.tile);
+        let seen = |i: usize| (set.get(i), sees(shape, self.input, set.get(i)));
         self.worker.phase(|phase| {
-            for mut ticket in phase.tickets(set.n_tokens, TILE_TOKENS) {
-                let mut rest = ticket.items();
-                while let Some(first) = rest.find(|&token| set.contains(token)) {
-                    // Tokens of one sequence stand together in a batch.
-                    let sequence = self.input.sequence[first];
-                    let same = |&token: &usize| self.input.sequence[token] == sequence;
-                    tokens.clear();
-                    tokens.push(first);
-                    let others = rest.clone().take_while(same).filter(|&t| set.contains(t));
-                    tokens.extend(others);
-                    rest.start = tokens[tokens.len() - 1] + 1;
-                    for kv_head in 0..shape.n_kv_heads {
-                        let heads = kv_head * group..(kv_head + 1) * group;
-                        self.attend(op, &tokens, heads, phase, scratch);
-                        let cell = group * shape.v_dim;
-                        for (&token, sums) in
-                            tokens.iter().zip(scratch.softmax.sums.chunks_exact(cell))
-                        {
-                            let item = token * shape.n_kv_heads + kv_head;
-                            out.write_tile_cell(&mut ticket, shape.n_kv_heads, cell, item)
-                                .copy_from_slice(sums);
-                        }
+            for mut ticket in phase.tickets(cut.n_items, cut.run) {
+                for item in ticket.items() {
+                    let (n_tile, kv_head, part) = cut.place(item);
+                    tile.clear();
+                    tile.extend(tiles[n_tile].clone().map(seen));
+                    let mut chunks = chunks_of(&tile[0].1, &tile[tile.len() - 1].1);
+                    if cut.parts > 1 {
+                        let chunk = chunks.start + part;
+                        chunks = chunk..chunks.end.min(chunk + 1);
+                    }
+                    if chunks.is_empty() {
+                        continue;
+                    }
+                    self.attend(op, &tile, kv_head, chunks, phase, scratch);
+                    let Softmax { rows, sums } = &mut scratch.all;
+                    if cut.direct {
+                        self.finish(rows, sums, v_dim);
+                        let out = out.write_cell(&mut ticket, group * v_dim, item);
+                        out.copy_from_slice(sums);
+                        continue;
+                    }
+                    let cell = partials.write_cell(&mut ticket, cut.cell, item);
+                    let cells = cell.chunks_exact_mut(v_dim + 2);
+                    for ((to, row), sums) in cells.zip(rows).zip(sums.chunks_exact(v_dim)) {
+                        to[..v_dim].copy_from_slice(sums);
+                        to[v_dim..].copy_from_slice(&[row.max, row.total]);
                     }
                 }
             }
         });
-        scratch.tile = tokens;
+        scratch.tile = tile;
+        if cut.direct {
+            return;
+        }
+        self.worker.phase(|phase| {
+            let partials = partials.read(phase);
+            for mut ticket in phase.tickets(set.n_tokens * n_kv_heads, 1) {
+                let (token, kv_head) =
+                    (ticket.items().start / n_kv_heads, ticket.items().start % n_kv_heads);
+                let Some(i) = set.position(token) else { continue };
+                let n_tile = tiles.partition_point(|tile| tile.end <= i);
+                let tile = &tiles[n_tile];
+                let chunks = chunks_of(&seen(tile.start).1, &seen(tile.end - 1).1);
+                let Softmax { rows, sums } = &mut scratch.all;
+                rows.clear();
+                rows.resize(group, Weight::NONE);
+                let sums = at_least(sums, group * v_dim);
+                for part in 0..cut.parts.min(chunks.len()) {
+                    let item = (n_tile * n_kv_heads + kv_head) * cut.parts + part;
+                    let cell =
+                        &partials[item * cut.cell..][(i - tile.start) * group * (v_dim + 2)..];
+                    let cells = cell.chunks_exact(v_dim + 2);
+                    for ((row, sums), cell) in
+                        rows.iter_mut().zip(sums.chunks_exact_mut(v_dim)).zip(cells)
+                    {
+                        let other = Weight { max: cell[v_dim], total: cell[v_dim + 1] };
+                        row.merge(sums, other, &cell[..v_dim], self.ops);
+                    }
+                }
+                self.finish(rows, sums, v_dim);
+                out.write_cells(&mut ticket, group * v_dim).copy_from_slice(sums);
+            }
+        });
     }
 
-    /// Attention of query heads `heads`, which share a key/value head, of some tokens of one
-    /// sequence, ascending. Leaves the result in the softmax's sums, `[tokens][heads][v_dim]`.
+    /// From sums to means, and back from the rotation of the values.
+    fn finish(&self, rows: &[Weight], sums: &mut [f32], v_dim: usize) {
+        for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(v_dim)) {
+            (self.ops.scale)(sums, 1.0 / row.total);
+            self.arena.kind().rotate(sums, v_dim, self.ops);
+        }
+    }
+
+    /// Leaves in `scratch.all` what the query heads of a key/value head get from some chunks, for
+    /// the tokens of a tile: rows `[tokens][heads of the group]`.
     fn attend(
         &self,
         op: &Attention,
-        tokens: &[usize],
-        heads: Range<usize>,
+        tile: &[(usize, Range<usize>)],
+        kv_head: usize,
+        chunks: Range<usize>,
         phase: &Phase<'_>,
         scratch: &mut Scratch,
     ) {
         let shape = &self.backend.program.kv[op.layer];
         let qkv = &self.backend.buffers[op.qkv.0];
-        let Scratch { q, scores, softmax, .. } = scratch;
-        let n_heads = heads.len();
-        let kv_head = heads.start / (op.n_heads / shape.n_kv_heads);
-        q.clear();
-        for &token in tokens {
+        let q_len = op.n_heads / shape.n_kv_heads * shape.k_dim;
+        scratch.q.clear();
+        for &(token, _) in tile {
             let row = qkv.read_row(phase, token);
-            q.extend_from_slice(&row[heads.start * shape.k_dim..heads.end * shape.k_dim]);
+            scratch.q.extend_from_slice(&row[kv_head * q_len..][..q_len]);
         }
-        softmax.reset(tokens.len() * n_heads, shape.v_dim);
-        // What a token sees: positions from..to.
-        let sees = |token: usize| {
-            let to = self.input.positions[token] as usize + 1;
-            shape.window.map_or(0, |window| to.saturating_sub(window))..to
-        };
-        let (first, last) = (sees(tokens[0]), sees(tokens[tokens.len() - 1]));
-        for page in first.start / PAGE_TOKENS..last.end.div_ceil(PAGE_TOKENS) {
-            let base = page * PAGE_TOKENS;
-            let seen = |range: &Range<usize>| {
-                let (from, to) = (range.start.max(base), range.end.min(base + PAGE_TOKENS));
-                from.saturating_sub(base)..to.saturating_sub(base)
-            };
-            let view = self.arena.read(self.page(op.layer, tokens[0], page), phase);
-            // The windows of ascending tokens ascend, so those between the two see it all too.
-            if seen(&first).len() == PAGE_TOKENS && seen(&last).len() == PAGE_TOKENS {
-                let all = 0..tokens.len() * n_heads;
-                self.visit(op, view, kv_head, 0..PAGE_TOKENS, q, all, scores, softmax);
-                continue;
-            }
-            for (i, &token) in tokens.iter().enumerate() {
-                let keys = seen(&sees(token));
-                if !keys.is_empty() {
-                    let queries = i * n_heads..(i + 1) * n_heads;
-                    self.visit(op, view, kv_head, keys, q, queries, scores, softmax);
-                }
-            }
-        }
-        let Softmax { total, sums, .. } = softmax;
-        for (sums, total) in sums.chunks_exact_mut(shape.v_dim).zip(total) {
-            (self.ops.scale)(sums, 1.0 / *total);
+        (self.ops.scale)(&mut scratch.q, op.scale);
+        scratch.all.reset(scratch.q.len() / shape.k_dim, shape.v_dim);
+        for chunk in chunks {
+            self.attend_chunk(op, tile, kv_head, chunk, phase, scratch);
+            scratch.all.merge(&scratch.chunk, shape.v_dim, self.ops);
         }
     }
 
-    /// Adds the keys `keys` of one page to the softmax of the queries `queries`.
-    #[expect(clippy::too_many_arguments, reason = "the inner loop's state, spelled out")]
-    fn visit(
+    /// Leaves in `scratch.chunk` what the rows of `scratch.q` get from one chunk.
+    fn attend_chunk(
         &self,
         op: &Attention,
-        view: PageView<'_>,
+        tile: &[(usize, Range<usize>)],
         kv_head: usize,
-        keys: Range<usize>,
-        q: &[f32],
-        queries: Range<usize>,
-        scores: &mut Vec<f32>,
-        softmax: &mut Softmax,
+        chunk: usize,
+        phase: &Phase<'_>,
+        scratch: &mut Scratch,
     ) {
         let shape = &self.backend.program.kv[op.layer];
-        let (k_dim, v_dim) = (shape.k_dim, shape.v_dim);
-        let n_keys = keys.len();
-        let span = |dim: usize| {
-            let first = (kv_head * PAGE_TOKENS + keys.start) * dim;
-            first..first + n_keys * dim
+        let (k_dim, v_dim, ops) = (shape.k_dim, shape.v_dim, self.ops);
+        let Scratch { q, page: wide, scores, chunk: softmax, .. } = scratch;
+        let (n_rows, group) = (q.len() / k_dim, op.n_heads / shape.n_kv_heads);
+        softmax.reset(n_rows, v_dim);
+        let base = chunk * CHUNK_TOKENS;
+        let (first, last) = (&tile[0].1, &tile[tile.len() - 1].1);
+        let seen = within(&(first.start..last.end), base, CHUNK_TOKENS);
+        let view = |at: usize| {
+            let page = self.page(op.layer, tile[0].0, (base + at) / PAGE_TOKENS);
+            self.arena.read(page, kv_head, shape, phase)
         };
-        let (k_span, v_span) = (span(k_dim), span(v_dim));
-        let q = &q[queries.start * k_dim..queries.end * k_dim];
-        let scores = at_least(scores, queries.len() * n_keys);
-        match view {
-            PageView::F32 { k, .. } => {
-                (self.ops.scores_f32)(q, &k[k_span], k_dim, op.scale, scores);
+        let pages = seen.start / PAGE_TOKENS * PAGE_TOKENS..seen.end;
+
+        let scores = at_least(scores, n_rows * CHUNK_TOKENS);
+        scores.fill(0.0);
+        // Pages are asked for one ahead: the CPU does not know where the next one is.
+        view(pages.start).prefetch_keys(ops);
+        for at in pages.clone().step_by(PAGE_TOKENS) {
+            match at + PAGE_TOKENS < pages.end {
+                true => view(at + PAGE_TOKENS).prefetch_keys(ops),
+                false => view(pages.start).prefetch_values(ops),
             }
-            PageView::F16 { k, .. } => {
-                (self.ops.scores_f16)(q, &k[k_span], k_dim, op.scale, scores);
+            let keys = view(at).keys(n_rows, ops, wide);
+            self.add_product(
+                n_rows,
+                (q, k_dim),
+                keys,
+                PAGE_TOKENS,
+                (&mut scores[at..], CHUNK_TOKENS),
+            );
+        }
+        let rows = softmax.rows.chunks_exact_mut(group);
+        let scores_of = scores.chunks_exact_mut(group * CHUNK_TOKENS);
+        for ((rows, scores), (_, seen)) in rows.zip(scores_of).zip(tile) {
+            let keys = within(seen, base, CHUNK_TOKENS);
+            if keys.is_empty() {
+                continue;
+            }
+            for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK_TOKENS)) {
+                let scores = &mut scores[keys.clone()];
+                if let Some(cap) = op.softcap {
+                    (ops.soft_cap)(scores, cap);
+                }
+                row.max = (ops.max)(scores);
+                row.total = (ops.exp_sum)(scores, row.max);
             }
         }
-        if let Some(cap) = op.softcap {
-            soft_cap(scores, cap);
-        }
-        let sums = &mut softmax.sums[queries.start * v_dim..queries.end * v_dim];
-        let running = softmax.max[queries.clone()].iter_mut().zip(&mut softmax.total[queries]);
-        let rows = scores.chunks_exact_mut(n_keys).zip(sums.chunks_exact_mut(v_dim));
-        for ((scores, sums), (max, total)) in rows.zip(running) {
-            let page_max = (self.ops.max)(scores);
-            if page_max > *max {
-                let shrink = (*max - page_max).exp();
-                *total *= shrink;
-                (self.ops.scale)(sums, shrink);
-                *max = page_max;
+        for at in pages.clone().step_by(PAGE_TOKENS) {
+            if at + PAGE_TOKENS < pages.end {
+                view(at + PAGE_TOKENS).prefetch_values(ops);
+            } else if base + CHUNK_TOKENS < last.end {
+                view(CHUNK_TOKENS).prefetch_keys(ops);
             }
-            *total += (self.ops.exp_sum)(scores, *max);
+            let values = view(at).values(n_rows, ops, wide);
+            let mut add = |tokens: Range<usize>, keys: Range<usize>| {
+                if tokens.is_empty() || keys.is_empty() {
+                    return;
+                }
+                let first = tokens.start * group;
+                let p = (&scores[first * CHUNK_TOKENS + at + keys.start..], CHUNK_TOKENS);
+                let sums = (&mut softmax.sums[first * v_dim..], v_dim);
+                let values = values.rows(keys, v_dim);
+                self.add_product(tokens.len() * group, p, values, v_dim, sums);
+            };
+            // What ascending tokens see ascends: those that see the whole page are neighbours.
+            let seen = |i: usize| within(&tile[i].1, base + at, PAGE_TOKENS);
+            let whole = |i: &usize| seen(*i).len() == PAGE_TOKENS;
+            let first = (0..tile.len()).find(whole).unwrap_or(tile.len());
+            let end = (first..tile.len()).find(|i| !whole(i)).unwrap_or(tile.len());
+            add(first..end, 0..PAGE_TOKENS);
+            for i in (0..first).chain(end..tile.len()) {
+                add(i..i + 1, seen(i));
+            }
         }
-        match view {
-            PageView::F32 { v, .. } => (self.ops.weighted_sum_f32)(scores, &v[v_span], v_dim, sums),
-            PageView::F16 { v, .. } => (self.ops.weighted_sum_f16)(scores, &v[v_span], v_dim, sums),
+    }
+
+    fn add_product(
+        &self,
+        n: usize,
+        a: (&[f32], usize),
+        b: Matrix<'_>,
+        cols: usize,
+        c: (&mut [f32], usize),
+    ) {
+        match b {
+            Matrix::F32(b) => (self.ops.add_product_f32)(n, a, b, cols, c),
+            Matrix::F16(b) => (self.ops.add_product_f16)(n, a, b, cols, c),
         }
     }
 }

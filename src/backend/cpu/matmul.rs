@@ -5,9 +5,7 @@
 //! the work. Then rows of the weights are dealt out in chunks.
 
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
-use super::{
-    Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index, soft_cap,
-};
+use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
 use crate::backend::program::{Epilogue, Linear, Moe, Norm, Op, Output, Part, Program};
 use crate::tensor::Weight;
 use std::ops::Range;
@@ -353,7 +351,7 @@ impl Context<'_> {
                         (self.ops.scale)(y, scale);
                     }
                     if let Some(cap) = softcap {
-                        soft_cap(y, cap);
+                        (self.ops.soft_cap)(y, cap);
                     }
                     let out = &self.backend.logits;
                     out.write_columns(ticket, i, columns.clone()).copy_from_slice(y);

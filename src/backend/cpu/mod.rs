@@ -48,8 +48,13 @@ impl TokenSet<'_> {
         self.outputs.map_or(i, |list| list[i] as usize)
     }
 
+    /// Place of a token in the set.
+    fn position(&self, token: usize) -> Option<usize> {
+        self.outputs.map_or(Some(token), |list| list.binary_search(&(token as u32)).ok())
+    }
+
     fn contains(&self, token: usize) -> bool {
-        self.outputs.is_none_or(|list| list.binary_search(&(token as u32)).is_ok())
+        self.position(token).is_some()
     }
 }
 
@@ -86,6 +91,10 @@ pub struct CpuBackend {
     packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
     interleaved: interleaved::Interleaved,
+    /// Of the current step.
+    tiles: attention::Tiles,
+    /// Attention's results that are yet to be merged.
+    partials: Shared<f32>,
     scratch: Vec<Mutex<WorkerScratch>>,
     max_tokens: usize,
     max_outputs: usize,
@@ -104,11 +113,6 @@ fn at_least<T: Copy + Default>(scratch: &mut Vec<T>, n: usize) -> &mut [T] {
         scratch.resize(n, T::default());
     }
     &mut scratch[..n]
-}
-
-/// `cap * tanh(x / cap)` (arXiv:2408.00118, section 2).
-fn soft_cap(x: &mut [f32], cap: f32) {
-    x.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
 }
 
 /// What the phases of a step need at hand.
@@ -178,6 +182,8 @@ impl CpuBackend {
             logits: Shared::new(max_outputs, program.n_vocab),
             packs,
             moe: moe::Buffers::new(&program, max_tokens),
+            tiles: attention::Tiles::new(&program),
+            partials: Shared::new(1, 0),
             scratch: scratch.collect(),
             interleaved,
             program,
@@ -228,6 +234,11 @@ impl CpuBackend {
         assert!(leader.n_threads() <= self.scratch.len());
         let decoding = input.tokens.len() <= teff_kernels::ROWS_MAX;
         let batch = if decoding { self.interleaved.next_batch() } else { Vec::new() };
+        self.tiles.set(input);
+        let n = attention::partials_len(&self.program, input, &self.tiles, leader.n_threads());
+        if self.partials.width() < n {
+            self.partials = Shared::new(1, n.next_power_of_two());
+        }
         let backend = &*self;
         leader.run(&|worker| {
             let mut scratch =

@@ -337,6 +337,9 @@ const READ: u64 = 0;
 const CELLS: u64 = 1;
 const COLUMNS: u64 = 2;
 const SLOTS: u64 = 3;
+/// Parameters of `SLOTS`: a page is written in one layout.
+const SLOTS_AS_ROWS: usize = 0;
+const SLOTS_AS_LANES: usize = 1;
 
 /// What a buffer is used for in the current phase: number of the phase, kind of use, parameter.
 struct Mode(AtomicU64);
@@ -560,8 +563,9 @@ pub struct Fill {
     pub n: usize,
 }
 
-/// The keys or the values of one page of the KV cache: `[heads][slots][width]`. The tokens of a
-/// step write it, each its own slot, in a phase whose items are the batch's tokens.
+/// The keys or the values of one page of the KV cache: `[heads][slots][width]` if a slot is a row,
+/// `[heads][width][slots]` if it is a lane. The tokens of a step write it, each its own slot, in a
+/// phase whose items are the batch's tokens.
 pub struct SlotMemory<T> {
     mode: Mode,
     slots: usize,
@@ -579,6 +583,11 @@ impl<T: Copy + Default> SlotMemory<T> {
         let data = UnsafeCell::new(vec![T::default(); heads * slots * width]);
         let mode = Mode(AtomicU64::new(0));
         SlotMemory { mode, slots, width, fill: Fill::default(), data }
+    }
+
+    /// Elements of a head in a slot.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Says which tokens of the coming step the page takes, and where.
@@ -608,13 +617,8 @@ impl<T: Copy + Default> SlotMemory<T> {
         token: usize,
         head: usize,
     ) -> Option<&'t mut [T]> {
-        let Fill { token: first, slot, n } = self.fill;
-        assert!(ticket.items().contains(&token));
-        if !(first..first + n).contains(&token) {
-            return None;
-        }
-        self.mode.claim(ticket.phase_id, SLOTS, 0);
-        let start = (head * self.slots + slot + token - first) * self.width;
+        let slot = self.claim(ticket, token, SLOTS_AS_ROWS)?;
+        let start = (head * self.slots + slot) * self.width;
         // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
         let len = unsafe { (*self.data.get()).len() };
         assert!(start + self.width <= len, "the head is in the page");
@@ -625,6 +629,42 @@ impl<T: Copy + Default> SlotMemory<T> {
             let start = (*self.data.get()).as_mut_ptr().add(start);
             std::slice::from_raw_parts_mut(start, self.width)
         })
+    }
+
+    /// Stores the numbers `x` of head `head` of batch token `token` in a page that is laid out
+    /// `[heads][width][slots]`; `None` if the token goes to another page.
+    #[inline]
+    pub fn write_lane(
+        &self,
+        ticket: &mut Ticket<'_>,
+        token: usize,
+        head: usize,
+        x: &[T],
+    ) -> Option<()> {
+        let slot = self.claim(ticket, token, SLOTS_AS_LANES)?;
+        let start = head * self.width * self.slots + slot;
+        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
+        let len = unsafe { (*self.data.get()).len() };
+        assert!(x.len() <= self.width, "the numbers of one head");
+        assert!((head + 1) * self.width * self.slots <= len, "the head is in the page");
+        for (i, &x) in x.iter().enumerate() {
+            // SAFETY: in bounds, as `slot < slots` and `i < width`. All claims of this phase are
+            // for lanes, a token's slot is its own (see `write_slot`), and no reference is made.
+            unsafe { (*self.data.get()).as_mut_ptr().add(start + i * self.slots).write(x) };
+        }
+        Some(())
+    }
+
+    /// The slot of a token of the ticket.
+    #[inline]
+    fn claim(&self, ticket: &Ticket<'_>, token: usize, layout: usize) -> Option<usize> {
+        let Fill { token: first, slot, n } = self.fill;
+        assert!(ticket.items().contains(&token));
+        if !(first..first + n).contains(&token) {
+            return None;
+        }
+        self.mode.claim(ticket.phase_id, SLOTS, layout);
+        Some(slot + token - first)
     }
 }
 
@@ -755,5 +795,30 @@ mod tests {
         assert_eq!(data[5 * 4..8 * 4], [2., 2., 2., 2., 3., 3., 3., 3., 4., 4., 4., 4.]);
         assert_eq!(data[32 + 7 * 4..], [-4.; 4]);
         assert_eq!(data[..5 * 4], [0.; 20]);
+    }
+    #[test]
+    fn lanes_follow_the_fill() {
+        let pool = Pool::new(2).unwrap();
+        let mut page = SlotMemory::<f32>::new(2, 8, 3);
+        page.set_fill(Fill { token: 1, slot: 6, n: 2 });
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    for mut ticket in phase.tickets(4, 1) {
+                        let token = ticket.items().start;
+                        for head in 0..2 {
+                            let x = [1.0, 2.0, 3.0].map(|x| x + (10 * token + 100 * head) as f32);
+                            let written = page.write_lane(&mut ticket, token, head, &x);
+                            assert_eq!(written.is_some(), (1..3).contains(&token));
+                        }
+                    }
+                });
+            });
+        });
+        let data = page.get_mut();
+        let lane = |slot: usize| data[slot..].iter().step_by(8).copied().collect::<Vec<_>>();
+        assert_eq!(lane(6), [11., 12., 13., 111., 112., 113.]);
+        assert_eq!(lane(7), [21., 22., 23., 121., 122., 123.]);
+        assert!((0..6).all(|slot| lane(slot).iter().all(|&x| x == 0.0)));
     }
 }

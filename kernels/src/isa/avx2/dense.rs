@@ -1,10 +1,10 @@
-//! Dots of float rows: float weights by tokens, keys by queries.
+//! Dots of float rows: float weights by tokens.
 //!
 //! Tiles of four rows by up to three vectors. An element is one register of eight partial sums
 //! over k and [`crate::float`]'s tree at the end, whatever the tile; the twelve chains of a tile
 //! hide the latency of each other.
 
-use super::mem::{load_ps, load_some, prefetch, store, store_16_ps, store_some};
+use super::mem::{load_ps, load_some, prefetch, store, store_16_ps};
 use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
@@ -228,90 +228,4 @@ fn tile<W: Float, const ROWS: usize, const N: usize>(
         }
     }
     sums
-}
-
-/// `acc[i] += sum over rows of p[i][row] * v[row]`, one chain over the rows per element;
-/// `p: [n][n_rows]`, `v: [n_rows][dim]`, `acc: [n][dim]`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn weighted_sum<V: Float>(
-    p: &[f32],
-    v: &[V],
-    dim: usize,
-    acc: &mut [f32],
-    widen: impl Fn(&[V; 8]) -> __m256,
-) {
-    let n_rows = v.len() / dim;
-    let tiles = p.chunks(T * n_rows).zip(acc.chunks_mut(T * dim));
-    for (p, acc) in tiles {
-        let weights = |i: usize| &p[i * n_rows..][..n_rows];
-        match acc.len() / dim {
-            1 => weighted_tile([weights(0)], v, dim, acc, &widen),
-            2 => weighted_tile([weights(0), weights(1)], v, dim, acc, &widen),
-            _ => weighted_tile([weights(0), weights(1), weights(2)], v, dim, acc, &widen),
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn weighted_tile<V: Float, const N: usize>(
-    p: [&[f32]; N],
-    v: &[V],
-    dim: usize,
-    acc: &mut [f32],
-    widen: impl Fn(&[V; 8]) -> __m256,
-) {
-    let whole = dim / 32 * 32;
-    for at in (0..whole).step_by(32) {
-        weighted_columns::<V, N, 4>(p, v, dim, at, acc, &widen);
-    }
-    for at in (whole..dim / 8 * 8).step_by(8) {
-        weighted_columns::<V, N, 1>(p, v, dim, at, acc, &widen);
-    }
-    for at in dim / 8 * 8..dim {
-        for i in 0..N {
-            let acc = &mut acc[i * dim + at];
-            for (p, v) in p[i].iter().zip(v.chunks_exact(dim)) {
-                *acc = p.mul_add(v[at].to_f32(), *acc);
-            }
-        }
-    }
-}
-
-/// Columns `at..at + 8 * C`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn weighted_columns<V: Float, const N: usize, const C: usize>(
-    p: [&[f32]; N],
-    v: &[V],
-    dim: usize,
-    at: usize,
-    acc: &mut [f32],
-    widen: impl Fn(&[V; 8]) -> __m256,
-) {
-    let mut sums = [[_mm256_setzero_ps(); C]; N];
-    for i in 0..N {
-        for c in 0..C {
-            sums[i][c] = load_some(&acc[i * dim + at + 8 * c..][..8]);
-        }
-    }
-    for (row, v) in v.chunks_exact(dim).enumerate() {
-        let (groups, _) = v[at..at + 8 * C].as_chunks::<8>();
-        let mut weights = [_mm256_setzero_ps(); N];
-        for i in 0..N {
-            weights[i] = _mm256_set1_ps(p[i][row]);
-        }
-        for c in 0..C {
-            let v = widen(&groups[c]);
-            for i in 0..N {
-                sums[i][c] = _mm256_fmadd_ps(weights[i], v, sums[i][c]);
-            }
-        }
-    }
-    for i in 0..N {
-        for c in 0..C {
-            store_some(&mut acc[i * dim + at + 8 * c..][..8], sums[i][c]);
-        }
-    }
 }

@@ -4,18 +4,17 @@
 //! Tails go through the same instructions as whole groups, so an element's bits do not depend on
 //! where a slice was cut.
 
-use super::dense;
 use super::exp::exp;
 use super::mem::{halves, load_ps, load_some, singles, store_16, store_ps, store_some};
+pub(super) use super::quantized::{
+    hadamard, widen_lanes_q4_0, widen_lanes_q8_0, widen_rows_q4_0, widen_rows_q8_0,
+};
 use super::sum::sum_ps;
-use crate::block::F32;
+use super::{attention, dense};
 use crate::float::activation::{ERF_FAR_Q, ERF_NEAR, ERF_NEAR_P, GELU_CUBIC, GELU_LINEAR, QUICK};
 use crate::float::softmax::larger;
 use crate::float::{self, Activation, RopePairing};
 use std::arch::x86_64::*;
-
-/// The longest head whose rows are widened once for all queries, on the stack.
-const WIDENED_DIM_MAX: usize = 256;
 
 /// `y = f(y)`, eight at a time.
 #[inline]
@@ -50,12 +49,18 @@ fn fold(x: &[f32], f: impl Fn(__m256, __m256) -> __m256) -> f32 {
         sum = f(sum, load_ps(x));
     }
     if !tail.is_empty() {
-        let ends = f(sum, load_some(tail));
-        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let inside = _mm256_cmpgt_epi32(_mm256_set1_epi32(tail.len() as i32), lanes);
-        sum = _mm256_blendv_ps(sum, ends, _mm256_castsi256_ps(inside));
+        sum = update_some(sum, tail, f);
     }
     sum_ps(sum)
+}
+
+/// `f(sum, x)` in the lanes that a tail fills, `sum` in the others.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn update_some(sum: __m256, tail: &[f32], f: impl Fn(__m256, __m256) -> __m256) -> __m256 {
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let inside = _mm256_cmpgt_epi32(_mm256_set1_epi32(tail.len() as i32), lanes);
+    _mm256_blendv_ps(sum, f(sum, load_some(tail)), _mm256_castsi256_ps(inside))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -234,44 +239,59 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]) {
-    check_shape(q.len(), k.len(), dim, out.len());
-    dense::dots(singles(k), q, dim, scale, &mut [], out, |k| dense::widen_f32(k));
+pub(super) fn add_product_f32(
+    n: usize,
+    a: (&[f32], usize),
+    b: &[f32],
+    cols: usize,
+    c: (&mut [f32], usize),
+) {
+    attention::add_product(n, a, singles(b), cols, c, |b| dense::widen_f32(b));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]) {
-    check_shape(q.len(), k.len(), dim, out.len());
-    let mut buffer = [F32([0; 4]); dense::R * WIDENED_DIM_MAX];
-    dense::dots(halves(k), q, dim, scale, &mut buffer, out, |k| dense::widen_f16(k));
+pub(super) fn add_product_f16(
+    n: usize,
+    a: (&[f32], usize),
+    b: &[u16],
+    cols: usize,
+    c: (&mut [f32], usize),
+) {
+    attention::add_product(n, a, halves(b), cols, c, |b| dense::widen_f16(b));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]) {
-    check_shape(acc.len(), v.len(), dim, p.len());
-    if !p.is_empty() {
-        dense::weighted_sum(p, singles(v), dim, acc, |v| dense::widen_f32(v));
+pub(super) fn soft_cap(x: &mut [f32], cap: f32) {
+    let (cap, one, two) = (_mm256_set1_ps(cap), _mm256_set1_ps(1.0), _mm256_set1_ps(2.0));
+    map(x, |x| {
+        let e = exp(_mm256_mul_ps(two, _mm256_div_ps(x, cap)));
+        let tanh = _mm256_sub_ps(one, _mm256_div_ps(two, _mm256_add_ps(e, one)));
+        _mm256_mul_ps(cap, tanh)
+    });
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch(address: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T1>(address.wrapping_add(line).cast());
     }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]) {
-    check_shape(acc.len(), v.len(), dim, p.len());
-    if !p.is_empty() {
-        dense::weighted_sum(p, halves(v), dim, acc, |v| dense::widen_f16(v));
-    }
-}
-
-fn check_shape(rows: usize, keys: usize, dim: usize, weights: usize) {
-    assert!(dim > 0 && rows.is_multiple_of(dim) && keys.is_multiple_of(dim), "rows of {dim}");
-    assert!(weights == rows / dim * (keys / dim), "a weight per row and key");
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
     let max = _mm256_set1_ps(max);
-    map(x, |x| exp(_mm256_sub_ps(x, max)));
-    fold(x, |sum, x| _mm256_add_ps(sum, x))
+    let (groups, tail) = x.as_chunks_mut::<8>();
+    let mut sum = _mm256_setzero_ps();
+    for x in groups {
+        let e = exp(_mm256_sub_ps(load_ps(x), max));
+        store_ps(x, e);
+        sum = _mm256_add_ps(sum, e);
+    }
+    if !tail.is_empty() {
+        store_some(tail, exp(_mm256_sub_ps(load_some(tail), max)));
+        sum = update_some(sum, tail, |sum, x| _mm256_add_ps(sum, x));
+    }
+    sum_ps(sum)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

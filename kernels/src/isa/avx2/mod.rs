@@ -9,6 +9,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
+mod attention;
 pub(in crate::isa) mod dense;
 mod exp;
 mod float;
@@ -16,6 +17,7 @@ pub(in crate::isa) mod lanes;
 pub(in crate::isa) mod mem;
 pub(in crate::isa) mod pack;
 pub(in crate::isa) mod panels;
+mod quantized;
 pub(in crate::isa) mod rows;
 pub(in crate::isa) mod sum;
 pub(in crate::isa) mod unpack;
@@ -364,10 +366,15 @@ float_ops! {
     scale(y: &mut [f32], f: f32);
     add_scaled(y: &mut [f32], x: &[f32], f: f32);
     dot(a: &[f32], b: &[f32]) -> f32;
-    scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]);
-    scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]);
-    weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]);
-    weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]);
+    add_product_f32(n: usize, a: (&[f32], usize), b: &[f32], cols: usize, c: (&mut [f32], usize));
+    add_product_f16(n: usize, a: (&[f32], usize), b: &[u16], cols: usize, c: (&mut [f32], usize));
+    widen_lanes_q8_0(codes: &[u8], scales: &[u16], lanes: usize, out: &mut [f32]);
+    widen_lanes_q4_0(codes: &[u8], scales: &[u16], lanes: usize, out: &mut [f32]);
+    widen_rows_q8_0(codes: &[u8], scales: &[u16], dim: usize, out: &mut [f32]);
+    widen_rows_q4_0(codes: &[u8], scales: &[u16], dim: usize, out: &mut [f32]);
+    hadamard(x: &mut [f32]);
+    soft_cap(x: &mut [f32], cap: f32);
+    prefetch(address: *const u8, bytes: usize);
     exp_sum(x: &mut [f32], max: f32) -> f32;
     max(x: &[f32]) -> f32;
     softmax(x: &mut [f32]);

@@ -1,8 +1,8 @@
-//! Dots and weighted sums, where attention spends its time, in [`crate::float`]'s order.
+//! Dots and products of attention, where its time is spent, in [`crate::float`]'s order.
 
 use super::fma::fma_ps;
 use super::mem::{load_ps, store_ps};
-use crate::float::attention::{scores, weighted_sum};
+use crate::float::attention::add_product;
 use crate::float::{LANES, fma, half_to_f32};
 use std::arch::x86_64::*;
 
@@ -59,26 +59,26 @@ fn add_scaled<V: Copy>(p: f32, v: &[V], acc: &mut [f32], to_f32: impl Fn(V) -> f
     }
 }
 
-/// Scores of keys in f32.
+/// [`crate::float::add_product_f32`].
 #[target_feature(enable = "sse4.1,ssse3")]
-pub(super) fn scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, |k, q| dot_of(k, q, |k| k));
+pub(super) fn add_product_f32(
+    n: usize,
+    a: (&[f32], usize),
+    b: &[f32],
+    cols: usize,
+    c: (&mut [f32], usize),
+) {
+    add_product(n, a, b, cols, c, |a, b, c| add_scaled(a, b, c, |b| b));
 }
 
-/// Scores of keys in f16.
+/// [`crate::float::add_product_f16`].
 #[target_feature(enable = "sse4.1,ssse3")]
-pub(super) fn scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]) {
-    scores(q, k, dim, scale, out, |k, q| dot_of(k, q, half_to_f32));
-}
-
-/// Weighted sums of values in f32.
-#[target_feature(enable = "sse4.1,ssse3")]
-pub(super) fn weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]) {
-    weighted_sum(p, v, dim, acc, |p, v, acc| add_scaled(p, v, acc, |v| v));
-}
-
-/// Weighted sums of values in f16.
-#[target_feature(enable = "sse4.1,ssse3")]
-pub(super) fn weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]) {
-    weighted_sum(p, v, dim, acc, |p, v, acc| add_scaled(p, v, acc, half_to_f32));
+pub(super) fn add_product_f16(
+    n: usize,
+    a: (&[f32], usize),
+    b: &[u16],
+    cols: usize,
+    c: (&mut [f32], usize),
+) {
+    add_product(n, a, b, cols, c, |a, b, c| add_scaled(a, b, c, half_to_f32));
 }

@@ -107,8 +107,18 @@ macro_rules! float_ops {
 
 float_ops! {
     dot(a: &[f32], b: &[f32]) -> f32;
-    scores_f32(q: &[f32], k: &[f32], dim: usize, scale: f32, out: &mut [f32]);
-    scores_f16(q: &[f32], k: &[u16], dim: usize, scale: f32, out: &mut [f32]);
-    weighted_sum_f32(p: &[f32], v: &[f32], dim: usize, acc: &mut [f32]);
-    weighted_sum_f16(p: &[f32], v: &[u16], dim: usize, acc: &mut [f32]);
+    add_product_f32(
+        n: usize,
+        a: (&[f32], usize),
+        b: &[f32],
+        cols: usize,
+        c: (&mut [f32], usize)
+    );
+    add_product_f16(
+        n: usize,
+        a: (&[f32], usize),
+        b: &[u16],
+        cols: usize,
+        c: (&mut [f32], usize)
+    );
 }
