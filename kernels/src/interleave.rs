@@ -165,12 +165,12 @@ mod tests {
 
     #[test]
     fn fifth_bits_go_to_their_bytes() {
-        for g in 0..8 {
+        for (g, at) in FIFTH.into_iter().enumerate() {
             for k in 0..4 {
                 let bit = 1u32 << (4 * g + k);
                 let moved = swap_bits(bit.to_le_bytes());
                 let mut expected = [0; 4];
-                expected[k] = 1 << FIFTH[g];
+                expected[k] = 1 << at;
                 assert_eq!(moved, expected, "group {g} element {k}");
                 assert_eq!(swap_bits(moved), bit.to_le_bytes());
             }

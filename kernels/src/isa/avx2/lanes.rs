@@ -338,7 +338,7 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
             let products = _mm256_maddubs_epi16(code, four(&tokens[t].q[J], G));
             run[t] = pin(_mm256_add_epi16(run[t], products));
         }
-        if (G + 1) % run_len == 0 {
+        if (G + 1).is_multiple_of(run_len) {
             for t in 0..N {
                 let scaled = _mm256_madd_epi16(run[t], factors[G / 4]);
                 isum[t] = _mm256_add_epi32(isum[t], scaled);
