@@ -10,7 +10,7 @@
 //! word 0 of rows 0..lanes | word 1 of rows 0..lanes | ... | rest of row 0 | rest of row 1 | ...
 //! ```
 //!
-//! It is a permutation: as many bytes as before, [`restore`] is its inverse, and products have the
+//! It is a permutation: as many bytes as before, it has an inverse, and products have the
 //! same bits. The one change within a word are the fifth bits of Q5_0 and Q5_1, see [`swap_bits`].
 //!
 //! Cost: some bytes per cycle, once per weight.
@@ -19,22 +19,22 @@ use gguf_rs_lite::GgmlType;
 
 /// How a type's blocks are taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Parts {
+pub(crate) struct Parts {
     /// Bytes of a block.
-    block: usize,
+    pub block: usize,
     /// Whole words of a block.
-    words: usize,
+    pub words: usize,
     /// Where they begin.
-    words_at: usize,
+    pub words_at: usize,
     /// Bytes of a block outside of them, and where they begin.
-    rest: usize,
-    rest_at: usize,
+    pub rest: usize,
+    pub rest_at: usize,
     /// Word 0 holds the fifth bits of 32 codes.
     fifth_bits: bool,
 }
 
 impl Parts {
-    fn of(ty: GgmlType) -> Parts {
+    pub fn of(ty: GgmlType) -> Parts {
         let block = ty.block_bytes();
         let (words, rest) = (block / 4, block % 4);
         // Blocks of 32 begin with their scale, super-blocks end with it.
@@ -45,30 +45,15 @@ impl Parts {
     }
 
     /// The word of the fifth bits.
-    fn fifth_word(self) -> Option<usize> {
+    pub fn fifth_word(self) -> Option<usize> {
         self.fifth_bits.then_some((self.block - 20 - self.rest) / 4)
     }
 }
 
-/// Interleaves the `lanes` contiguous rows `rows` into `out`, a group of the same length.
-pub(crate) fn interleave(ty: GgmlType, lanes: usize, rows: &[u8], out: &mut [u8]) {
-    match lanes {
-        8 => permute::<8>(Parts::of(ty), rows, out),
-        16 => permute::<16>(Parts::of(ty), rows, out),
-        _ => unreachable!("groups have 8 or 16 rows"),
-    }
-}
-
-/// The inverse of [`interleave`].
-pub(crate) fn restore(ty: GgmlType, lanes: usize, group: &[u8], out: &mut [u8]) {
-    match lanes {
-        8 => invert::<8>(Parts::of(ty), group, out),
-        16 => invert::<16>(Parts::of(ty), group, out),
-        _ => unreachable!("groups have 8 or 16 rows"),
-    }
-}
-
-fn permute<const LANES: usize>(parts: Parts, rows: &[u8], out: &mut [u8]) {
+/// Interleaves a group of `LANES` contiguous rows; what every level's own way must do.
+#[cfg(test)]
+pub(crate) fn interleave<const LANES: usize>(ty: GgmlType, rows: &[u8], out: &mut [u8]) {
+    let parts = Parts::of(ty);
     let row_bytes = rows.len() / LANES;
     let fifth = parts.fifth_word();
     for (b, out) in out.chunks_exact_mut(LANES * parts.block).enumerate() {
@@ -89,31 +74,10 @@ fn permute<const LANES: usize>(parts: Parts, rows: &[u8], out: &mut [u8]) {
     }
 }
 
-fn invert<const LANES: usize>(parts: Parts, group: &[u8], out: &mut [u8]) {
-    let row_bytes = out.len() / LANES;
-    let fifth = parts.fifth_word();
-    for (b, group) in group.chunks_exact(LANES * parts.block).enumerate() {
-        let (words, rests) = group.split_at(LANES * 4 * parts.words);
-        let (words, _) = words.as_chunks::<4>().0.as_chunks::<LANES>();
-        for r in 0..LANES {
-            let block = &mut out[r * row_bytes + b * parts.block..][..parts.block];
-            let (to, _) = block[parts.words_at..][..4 * parts.words].as_chunks_mut::<4>();
-            for (to, from) in to.iter_mut().zip(words) {
-                *to = from[r];
-            }
-            if let Some(w) = fifth {
-                to[w] = swap_bits(to[w]);
-            }
-            let rest = &mut block[parts.rest_at..][..parts.rest];
-            rest.copy_from_slice(&rests[r * parts.rest..][..parts.rest]);
-        }
-    }
-}
-
 /// Moves bit `4g + k`, the fifth bit of element `4g + k`, to byte `k`, where the byte of that
 /// element's word is: bit [`FIFTH`]`[g]` of it. The numbers of the bits have their digits 0 and 3
 /// exchanged, and 1 and 4; so it is its own inverse.
-fn swap_bits(word: [u8; 4]) -> [u8; 4] {
+pub(crate) fn swap_bits(word: [u8; 4]) -> [u8; 4] {
     let mut x = u32::from_le_bytes(word);
     for (distance, lower) in [((1 << 3) - 1, 0x00aa_00aa), ((1 << 4) - (1 << 1), 0x0000_cccc)] {
         let moved = (x >> distance ^ x) & lower;
@@ -162,6 +126,7 @@ pub(crate) fn groups(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{KernelTable, Level};
 
     #[test]
     fn fifth_bits_go_to_their_bytes() {
@@ -178,15 +143,25 @@ mod tests {
     }
 
     #[test]
-    fn restoring_undoes_interleaving() {
-        let types = GgmlType::all().filter(|ty| ty.block_len() > 1);
-        for (ty, lanes) in types.flat_map(|ty| [(ty, 8), (ty, 16)]) {
-            let n = lanes * 3 * ty.block_bytes();
-            let rows: Vec<u8> = (0..n).map(|i| (i * 37 + i / 251) as u8).collect();
-            let (mut group, mut back) = (vec![0; n], vec![0; n]);
-            interleave(ty, lanes, &rows, &mut group);
-            restore(ty, lanes, &group, &mut back);
-            assert!(group != rows && back == rows, "{ty}");
+    fn every_level_has_this_order_and_the_way_back() {
+        for table in Level::ALL.map(KernelTable::at_most) {
+            for kernels in table.types {
+                let Some(lanes) = kernels.lanes() else { continue };
+                let (ty, row_bytes) = (kernels.ty, 3 * kernels.ty.block_bytes());
+                let rows: Vec<u8> =
+                    (0..lanes * row_bytes).map(|i| (i * 37 + i / 251) as u8).collect();
+                let zeros = vec![0; rows.len()];
+                let (mut want, mut group, mut back) = (zeros.clone(), zeros.clone(), zeros);
+                match lanes {
+                    8 => interleave::<8>(ty, &rows, &mut want),
+                    16 => interleave::<16>(ty, &rows, &mut want),
+                    _ => panic!("groups have 8 or 16 rows"),
+                }
+                kernels.interleave(&rows, row_bytes, &mut group);
+                assert!(group == want, "{ty} at level {}", table.level());
+                kernels.restore(&group, row_bytes, &mut back);
+                assert!(back == rows, "{ty} at level {}", table.level());
+            }
         }
     }
 }

@@ -7,7 +7,6 @@
 use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout};
 use crate::block::{self, Block, Block16, Block32, Block256, Float, Quantize};
 use crate::float::{self, Activation, RopePairing};
-use crate::interleave;
 use crate::isa::{Level, UnknownLevel, scalar};
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
@@ -30,6 +29,8 @@ pub struct KernelTable {
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
 /// Groups of interleaved rows, bytes of a group, rows to skip, activations, outputs.
 pub(crate) type InterleavedFn = fn(&[u8], usize, usize, &Acts<'_>, &mut [f32]);
+/// Of a type, from one order to another.
+pub(crate) type ReorderFn = fn(GgmlType, &[u8], &mut [u8]);
 pub(crate) type QuantizeFn = fn(&[f32], Option<&[f32]>, &mut [u8]);
 pub(crate) type MatmulFn = fn(&[u8], usize, &Acts<'_>, &mut Scratch, &mut [f32]);
 
@@ -117,6 +118,10 @@ pub(crate) struct Interleaved {
     /// Rows of a group.
     pub lanes: usize,
     pub matmul: InterleavedFn,
+    /// Interleaves one group of rows.
+    pub interleave: ReorderFn,
+    /// The inverse.
+    pub restore: ReorderFn,
 }
 
 impl TypeKernels {
@@ -175,7 +180,7 @@ impl std::fmt::Display for NoQuantizer {
 
 impl std::error::Error for NoQuantizer {}
 
-/// Interleaved rows: see [`crate::interleave`].
+/// Interleaved rows: see the module `interleave`.
 impl TypeKernels {
     /// Rows of a group, if the level has kernels for interleaved rows of this type.
     pub fn lanes(&self) -> Option<usize> {
@@ -184,22 +189,26 @@ impl TypeKernels {
 
     /// Interleaves whole groups of rows of `row_bytes` each into `out`, of the same length.
     pub fn interleave(&self, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
-        let group_bytes = self.group_bytes(row_bytes);
-        assert!(rows.len() == out.len() && rows.len().is_multiple_of(group_bytes), "whole groups");
-        for (rows, out) in rows.chunks_exact(group_bytes).zip(out.chunks_exact_mut(group_bytes)) {
-            interleave::interleave(self.ty, group_bytes / row_bytes, rows, out);
-        }
+        self.reorder(|interleaved| interleaved.interleave, rows, row_bytes, out);
     }
 
     /// The inverse of [`TypeKernels::interleave`].
     pub fn restore(&self, groups: &[u8], row_bytes: usize, rows: &mut [u8]) {
-        let group_bytes = self.group_bytes(row_bytes);
-        assert!(rows.len() == groups.len(), "as many rows as are in the groups");
-        assert!(rows.len().is_multiple_of(group_bytes), "whole groups");
-        for (group, rows) in
-            groups.chunks_exact(group_bytes).zip(rows.chunks_exact_mut(group_bytes))
-        {
-            interleave::restore(self.ty, group_bytes / row_bytes, group, rows);
+        self.reorder(|interleaved| interleaved.restore, groups, row_bytes, rows);
+    }
+
+    fn reorder(
+        &self,
+        way: impl Fn(Interleaved) -> ReorderFn,
+        from: &[u8],
+        row_bytes: usize,
+        to: &mut [u8],
+    ) {
+        let (reorder, group_bytes) = (way(self.interleaved_form()), self.group_bytes(row_bytes));
+        assert!(row_bytes.is_multiple_of(self.ty.block_bytes()), "rows of whole blocks");
+        assert!(from.len() == to.len() && to.len().is_multiple_of(group_bytes), "whole groups");
+        for (from, to) in from.chunks_exact(group_bytes).zip(to.chunks_exact_mut(group_bytes)) {
+            reorder(self.ty, from, to);
         }
     }
 
@@ -239,8 +248,12 @@ impl TypeKernels {
         }
     }
 
+    fn interleaved_form(&self) -> Interleaved {
+        self.interleaved.expect("the level interleaves this type")
+    }
+
     fn group_bytes(&self, row_bytes: usize) -> usize {
-        self.lanes().expect("the level interleaves this type") * row_bytes
+        self.interleaved_form().lanes * row_bytes
     }
 }
 

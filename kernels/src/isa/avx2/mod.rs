@@ -18,6 +18,7 @@ pub(in crate::isa) mod mem;
 pub(in crate::isa) mod pack;
 pub(in crate::isa) mod panels;
 mod quantized;
+mod reorder;
 pub(in crate::isa) mod rows;
 pub(in crate::isa) mod sum;
 pub(in crate::isa) mod unpack;
@@ -84,7 +85,21 @@ const fn on_avx2(scalar: TypeKernels, matmul: MatmulFn) -> TypeKernels {
 }
 
 const fn with_lanes(native: TypeKernels, matmul: InterleavedFn) -> TypeKernels {
-    TypeKernels { interleaved: Some(Interleaved { lanes: lanes::LANES, matmul }), ..native }
+    TypeKernels { interleaved: Some(interleaved_by::<{ lanes::LANES }>(matmul)), ..native }
+}
+
+/// The interleaved form of `LANES` rows to a group, with its kernel.
+pub(in crate::isa) const fn interleaved_by<const LANES: usize>(
+    matmul: InterleavedFn,
+) -> Interleaved {
+    Interleaved {
+        lanes: LANES,
+        matmul,
+        // SAFETY: the CPU has the features, see the head of this file.
+        interleave: |ty, rows, out| unsafe { reorder::interleave::<LANES>(ty, rows, out) },
+        // SAFETY: as above.
+        restore: |ty, group, out| unsafe { reorder::restore::<LANES>(ty, group, out) },
+    }
 }
 
 /// Matrix products: `name: module::function(what unpacks a block)`.

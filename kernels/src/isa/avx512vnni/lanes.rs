@@ -16,7 +16,7 @@ use std::arch::x86_64::*;
 pub(super) const LANES: usize = 16;
 
 /// How far ahead memory is asked for: the hardware stops at the end of each page of 4 KiB.
-const AHEAD_BYTES: usize = 4096;
+const AHEAD_BYTES: usize = 8192;
 
 /// The `W` words of a block, of all rows, and what does not fill a word.
 #[derive(Clone, Copy)]

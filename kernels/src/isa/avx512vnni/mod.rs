@@ -25,7 +25,7 @@ use crate::block::*;
 use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx512Vnni;
-use crate::table::{Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
+use crate::table::{InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
 use gguf_rs_lite::GgmlType;
 
 /// The table, for those who can show that the CPU has the features.
@@ -48,7 +48,7 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
             types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
         }
         if let Some(matmul) = interleaved_of(types[i].ty) {
-            types[i].interleaved = Some(Interleaved { lanes: lanes::LANES, matmul });
+            types[i].interleaved = Some(avx2::interleaved_by::<{ lanes::LANES }>(matmul));
         }
         i += 1;
     }
