@@ -112,13 +112,6 @@ pub(super) mod super_block {
 
     #[inline]
     #[target_feature(enable = "avx512bw")]
-    pub fn q3_k(b: &Words<'_, 27>, j: usize, g: usize) -> __m512i {
-        let low = b.bits(8 + j / 4 * 8 + g, 2 * (j as i32 % 4), 3);
-        _mm512_or_si512(low, b.bits(g, j as i32 - 2, 4))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512bw")]
     pub fn q4_k(b: &Words<'_, 36>, j: usize, g: usize) -> __m512i {
         b.nibbles(4 + j / 2 * 8 + g, j % 2 == 1)
     }
@@ -128,14 +121,6 @@ pub(super) mod super_block {
     pub fn q5_k(b: &Words<'_, 44>, j: usize, g: usize) -> __m512i {
         let low = b.nibbles(12 + j / 2 * 8 + g, j % 2 == 1);
         _mm512_or_si512(low, b.bits(4 + g, j as i32 - 4, 16))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512bw")]
-    pub fn q6_k(b: &Words<'_, 52>, j: usize, g: usize) -> __m512i {
-        let (half, plane) = (j / 4, j % 4);
-        let low = b.nibbles(16 * half + plane % 2 * 8 + g, plane >= 2);
-        _mm512_or_si512(low, b.bits(32 + 8 * half + g, 2 * plane as i32 - 4, 0x30))
     }
 }
 
@@ -165,23 +150,6 @@ pub(super) mod scales {
         Scales { scales, mins, d, dmin }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512bw")]
-    pub fn q3_k(b: &Words<'_, 27>) -> Scales {
-        let (low, top) = (24, 26);
-        let scale = |low: __m512i, top: __m512i| {
-            _mm512_sub_epi8(_mm512_or_si512(low, top), _mm512_set1_epi8(32))
-        };
-        let scales = [
-            scale(b.nibbles(low, false), b.bits(top, -4, 0x30)),
-            scale(b.nibbles(low + 1, false), b.bits(top, -2, 0x30)),
-            scale(b.nibbles(low, true), b.bits(top, 0, 0x30)),
-            scale(b.nibbles(low + 1, true), b.bits(top, 2, 0x30)),
-        ];
-        let dmin = _mm512_setzero_ps();
-        Scales { scales, mins: [_mm512_setzero_si512(); 4], d: b.half(), dmin }
-    }
-
     /// Of Q4_K and Q5_K.
     #[inline]
     #[target_feature(enable = "avx512bw")]
@@ -196,14 +164,6 @@ pub(super) mod scales {
             d,
             dmin,
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512bw")]
-    pub fn q6_k(b: &Words<'_, 52>) -> Scales {
-        let none = _mm512_setzero_si512();
-        let scales = [b.word(48), b.word(49), b.word(50), b.word(51)];
-        Scales { scales, mins: [none; 4], d: b.half(), dmin: _mm512_setzero_ps() }
     }
 }
 
