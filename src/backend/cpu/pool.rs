@@ -574,6 +574,17 @@ impl Shared<u8> {
     }
 }
 
+impl<T> Shared<T> {
+    /// Keeps memory of its own, see [`Shared::mapped`], from being swapped out.
+    pub fn lock(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            return map.lock();
+        }
+        Ok(())
+    }
+}
+
 impl<T: Copy + Default> Shared<T> {
     /// `rows` x `width` default values. Memory is zeroed lazily by the system, not touched here.
     pub fn new(rows: usize, width: usize) -> Shared<T> {
