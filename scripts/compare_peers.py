@@ -5,16 +5,25 @@ Every contender is a process of its own, run alternately for several rounds, so 
 that is busy or warm for a while slows all of them. The table shows each contender's best round
 and the median over the rounds of teff / contender: compare ratios, never figures of two machines.
 
+A peer is measured at its best: the first round tries all its modes (flash attention on and off,
+repacked weights), later ones those that were fastest with the prompt or with the answer.
+`stream` is the bandwidth of memory, measured by every run of teff right after its tokens; `of it`
+is what decoding makes of that, if it reads the whole file once for a token, as it does for dense
+models whose head is their embedding.
+
 The peers run through their Python packages, in any environment:
     pip install --no-binary llama-cpp-python llama-cpp-python    # compiles for this CPU
     pip install ik-llama-cpp-python
 A contender that is not there is left out with a note.
 
 usage: scripts/compare_peers.py [--python VENV/bin/python] MODEL.gguf...
+--markdown prints one line per model, teff beside the best peer, for the README
+--neighbours 2 measures beside so many busy programs
 writes benches/record/<machine>/<date>.csv unless --no-record
 """
 
 import argparse
+import contextlib
 import csv
 import datetime
 import json
@@ -33,11 +42,22 @@ PEERS = {  # name: (Python module with the C API, its package)
     "llama.cpp": ("llama_cpp", "llama-cpp-python"),
     "ik_llama.cpp": ("ik_llama_cpp._ctypes_api", "ik-llama-cpp-python"),
 }
+# Fields of the C API's (model parameters, context parameters), by the mode's name.
+MODES = {
+    "llama.cpp": {"fa": ({}, {"flash_attn_type": 1}), "no-fa": ({}, {"flash_attn_type": 0})},
+    "ik_llama.cpp": {
+        "fa": ({}, {"flash_attn": True}), "no-fa": ({}, {"flash_attn": False}),
+        "fa-repacked": ({"repack_tensors": True, "use_mmap": False}, {"flash_attn": True}),
+    },
+    "teff": {"": ({}, {})},
+}
+KINDS = ("prompt", "gen")
 BATCH = 512  # tokens per decode call, the peers' own default
 RUN_SECONDS_MAX = 1800
-COLUMNS = ["date", "machine", "model", "threads", "depth", "contender", "version", "prompt_tokens",
-           "prompt_tps", "gen_tokens", "gen_tps", "prompt_ratio", "gen_ratio", "load_ms",
-           "rss_mib_max", "rounds"]
+COLUMNS = ["date", "machine", "model", "threads", "depth", "neighbours", "contender", "version",
+           "prompt_tokens", "prompt_tps", "gen_tokens", "gen_tps", "prompt_ratio", "gen_ratio",
+           "load_ms", "rss_mib_max", "rounds", "prompt_mode", "gen_mode", "prompt_best_ratio",
+           "gen_best_ratio", "stream_gbps", "stream_share"]
 
 
 def main():
@@ -48,9 +68,10 @@ def main():
     contenders = ["teff"] + [p for p in args.peers.split(",") if p]
     rows = []
     for model in args.models:
-        results = measure(model, contenders, args)
+        with neighbours(args.neighbours):
+            results = measure(model, contenders, args)
         rows += summarize(model, results, args)
-    print_table(rows)
+    (print_markdown if args.markdown else print_table)(rows)
     if rows and not args.no_record:
         print(f"\nrecorded in {record(rows)}")
     if not any(row["contender"] == "teff" for row in rows):
@@ -69,42 +90,71 @@ def parse_args():
     p.add_argument("--gen", type=int, default=64)
     p.add_argument("--depth", type=int, default=0, help="tokens in the cache beforehand")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--neighbours", type=int, default=0, help="busy programs beside")
+    p.add_argument("--markdown", action="store_true", help="one line per model")
     p.add_argument("--no-record", action="store_true")
+    p.add_argument("--mode", default="", help=argparse.SUPPRESS)
     p.add_argument("--as-peer", choices=list(PEERS), help=argparse.SUPPRESS)
     return p.parse_args()
 
 
 # ------------------------------------------------------------------ the measuring side
 
+@contextlib.contextmanager
+def neighbours(n):
+    """So many processes that compute as long as the block lasts."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def measure(model, contenders, args):
     """{contender: [one result per round]}; a contender that fails is dropped with its reason."""
     results = {name: [] for name in contenders}
+    modes = {name: list(MODES[name]) for name in contenders}
     for n in range(args.rounds):
         # Nobody always follows the same neighbour.
         for name in contenders[n % len(contenders):] + contenders[:n % len(contenders)]:
             if name not in results:
                 continue
             try:
-                result = run_contender(name, model, args)
+                result = best_of({m: run_contender(name, m, model, args) for m in modes[name]})
             except RuntimeError as why:
                 print(f"note: {name} left out of {model}: {why}", file=sys.stderr)
                 del results[name]
                 continue
+            modes[name] = sorted({result[f"{kind}_mode"] for kind in KINDS})
             results[name].append(result)
-            print(f"round {n + 1}/{args.rounds} {pathlib.Path(model).name} {name}: "
+            print(f"round {n + 1}/{args.rounds} {pathlib.Path(model).name} {name} "
+                  f"({', '.join(modes[name]) or 'its one mode'}): "
                   f"prompt {result['prompt_tps']:.1f}, gen {result['gen_tps']:.1f} tokens/s",
                   file=sys.stderr, flush=True)
     return results
 
 
-def run_contender(name, model, args):
+def best_of(results):
+    """One result of those of {mode: result}: the best figures, and whose they are."""
+    result = dict(next(iter(results.values())))
+    for kind in KINDS:
+        mode = max(results, key=lambda m: results[m][f"{kind}_tps"])
+        result[f"{kind}_tps"], result[f"{kind}_mode"] = results[mode][f"{kind}_tps"], mode
+    result["load_ms"] = min(r["load_ms"] for r in results.values())
+    result["rss_mib_max"] = max(r["rss_mib_max"] for r in results.values())
+    return result
+
+
+def run_contender(name, mode, model, args):
     amounts = ["--prompt", str(args.prompt), "--gen", str(args.gen), "--depth", str(args.depth)]
     if name == "teff":
         command = [args.teff, "bench", "-m", model, "-t", str(args.threads), *amounts,
                    "--reps", "1", "--json"]
     else:
         command = [args.python, __file__, model, "--as-peer", name,
-                   "--threads", str(args.threads), *amounts]
+                   "--mode", mode, "--threads", str(args.threads), *amounts]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX)
     except OSError as e:
@@ -125,25 +175,55 @@ def run_contender(name, model, args):
 def summarize(model, results, args):
     """One row per contender: its best figures, and teff's speed as a multiple of its speed."""
     rows = []
+    ours = results.get("teff", [])
+    peers = [rounds for name, rounds in results.items() if name != "teff" and rounds]
     for name, rounds in results.items():
         if not rounds:
             continue
         row = {
             "date": datetime.date.today().isoformat(), "machine": machine(),
             "model": pathlib.Path(model).name, "threads": args.threads, "depth": args.depth,
-            "contender": name, "version": rounds[0]["version"], "prompt_tokens": args.prompt,
-            "gen_tokens": args.gen, "rounds": len(rounds),
+            "neighbours": args.neighbours, "contender": name, "version": rounds[0]["version"],
+            "prompt_tokens": args.prompt, "gen_tokens": args.gen, "rounds": len(rounds),
             "load_ms": round(min(r["load_ms"] for r in rounds)),
             "rss_mib_max": round(max(r["rss_mib_max"] for r in rounds)),
         }
-        for kind in ("prompt", "gen"):
-            ours = results.get("teff", [])
-            pairs = [a[f"{kind}_tps"] / b[f"{kind}_tps"] for a, b in zip(ours, rounds)
-                     if b[f"{kind}_tps"]]
-            row[f"{kind}_tps"] = round(max(r[f"{kind}_tps"] for r in rounds), 1)
-            row[f"{kind}_ratio"] = round(statistics.median(pairs), 2) if pairs else ""
+        for kind in KINDS:
+            tps = f"{kind}_tps"
+            row[tps] = round(max(r[tps] for r in rounds), 1)
+            row[f"{kind}_mode"] = rounds[-1][f"{kind}_mode"]
+            row[f"{kind}_ratio"] = ratio(ours, [rounds], tps)
+            row[f"{kind}_best_ratio"] = ratio(ours, peers, tps) if name == "teff" else ""
+        if name == "teff" and not args.neighbours:
+            row["stream_gbps"] = max(r["stream_gbps"] for r in rounds)
+            shares = [r["gen_tps"] * r["model_bytes"] / r["stream_gbps"] / 1e9 for r in rounds]
+            row["stream_share"] = round(statistics.median(shares), 2)
         rows.append(row)
     return rows
+
+
+def ratio(ours, others, tps):
+    """The median over the rounds of ours / the best of the others, if both were measured."""
+    pairs = [(a[tps], max(b[tps] for b in theirs)) for a, *theirs in zip(ours, *others) if theirs]
+    quotients = [a / b for a, b in pairs if b]
+    return round(statistics.median(quotients), 2) if quotients else ""
+
+
+def print_markdown(rows):
+    print("| model | prompt tokens/s | best peer | teff is | gen tokens/s | best peer | teff is "
+          "| stream GB/s | of it |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for teff in (r for r in rows if r["contender"] == "teff"):
+        cells = [teff["model"]]
+        peers = [r for r in rows if r["model"] == teff["model"] and r["contender"] != "teff"]
+        for kind in KINDS:
+            best = max(peers, key=lambda r: r[f"{kind}_tps"], default=None)
+            mode = best and f"{best['contender']} {best[f'{kind}_mode']}"
+            cells += [teff[f"{kind}_tps"], f"{best[f'{kind}_tps']} ({mode})" if best else "",
+                      f"{teff[f'{kind}_best_ratio']}x" if best else ""]
+        share = f"{teff['stream_share']:.0%}" if "stream_share" in teff else ""
+        cells += [teff.get("stream_gbps", ""), share]
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 def print_table(rows):
@@ -160,6 +240,12 @@ def print_table(rows):
 def record(rows):
     path = ROOT / "benches/record" / rows[0]["machine"] / f"{rows[0]['date']}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    header = ",".join(COLUMNS)
+    n = 1
+    # A day's file may be one with other columns.
+    while path.exists() and path.read_text().split("\n", 1)[0] != header:
+        n += 1
+        path = path.with_name(f"{rows[0]['date']}-{n}.csv")
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -201,7 +287,9 @@ def run_peer(name, model, args):
     api = importlib.import_module(module)
     api.llama_backend_init()
     began = time.perf_counter()
-    loaded = api.llama_model_load_from_file(model.encode(), api.llama_model_default_params())
+    of_model, of_context = MODES[name][args.mode or next(iter(MODES[name]))]
+    model_params = with_fields(api.llama_model_default_params(), of_model)
+    loaded = api.llama_model_load_from_file(model.encode(), model_params)
     if not loaded:
         sys.exit(f"cannot load {model}")
     load_ms = (time.perf_counter() - began) * 1e3
@@ -227,7 +315,7 @@ def run_peer(name, model, args):
         return position + len(ids)
 
     def once(prompt, gen):
-        params = api.llama_context_default_params()
+        params = with_fields(api.llama_context_default_params(), of_context)
         params.n_ctx = args.depth + prompt + gen + 64
         params.n_batch = params.n_ubatch = BATCH
         params.n_threads = params.n_threads_batch = args.threads
@@ -250,6 +338,16 @@ def run_peer(name, model, args):
     rss_mib = rss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     return {"prompt_tps": prompt_tps, "gen_tps": gen_tps, "load_ms": load_ms,
             "rss_mib_max": rss_mib, "version": version(package)}
+
+
+def with_fields(params, fields):
+    """Sets fields of a C struct; one that this version lacks is an error, not a default."""
+    known = {field[0] for field in params._fields_}
+    for field, value in fields.items():
+        if field not in known:
+            sys.exit(f"{type(params).__name__} has no field {field}")
+        setattr(params, field, value)
+    return params
 
 
 if __name__ == "__main__":

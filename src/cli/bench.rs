@@ -46,6 +46,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         ..args.engine.options(KvType::F16)?
     };
     let mut engine = Engine::new(&model, &options)?;
+    args.engine.lock(&model, &engine)?;
     let load = start.elapsed();
     let (prompt, generate) = engine.lead(|decoder, leader| {
         let mut random = Random(1);
@@ -65,11 +66,14 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let threads = engine.n_threads();
     let isa = options.kernels.level().to_string();
     let rss = rss_mib_max();
+    // After the peak was read: the buffer is not the model's.
+    let stream_gbps = round(stream_gbps(threads));
     if args.json {
         let line = json!({
             "prompt_tokens": n_prompt, "prompt_tps": prompt_tps,
             "gen_tokens": n_gen, "gen_tps": gen_tps, "depth": depth,
             "threads": threads, "isa": isa, "load_ms": load_ms, "rss_mib_max": rss.map(round),
+            "stream_gbps": stream_gbps, "model_bytes": model.file().total_bytes(),
         });
         writeln!(out, "{line}")?;
     } else {
@@ -78,7 +82,8 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         let rss = rss.map_or("unknown".into(), |mib| format!("{mib:.0} MiB"));
         writeln!(
             out,
-            "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, peak memory {rss}"
+            "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, peak memory {rss}, \
+             memory streams {stream_gbps} GB/s"
         )?;
     }
     Ok(())
@@ -104,6 +109,30 @@ fn measure(
     let times = (feed(n_prompt, BATCH_DEFAULT)?, feed(n_gen, 1)?);
     decoder.kv_mut().remove(sequence);
     Ok(times)
+}
+
+/// Larger than any cache that decoding could profit from.
+const STREAM_BYTES: usize = 256 << 20;
+/// Readings of it, the best of which counts.
+const STREAM_REPS: usize = 6;
+
+/// The bandwidth at which so many threads read memory with plain loads, in 1e9 bytes per second:
+/// what bounds decoding.
+fn stream_gbps(threads: usize) -> f64 {
+    let buffer = vec![1u64; STREAM_BYTES / size_of::<u64>()];
+    let part = buffer.len().div_ceil(threads);
+    let sum = |words: &[u64]| words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
+    let mut best = Duration::MAX;
+    for _ in 0..STREAM_REPS {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for words in buffer.chunks(part) {
+                scope.spawn(move || std::hint::black_box(sum(std::hint::black_box(words))));
+            }
+        });
+        best = best.min(start.elapsed());
+    }
+    STREAM_BYTES as f64 / best.as_secs_f64() / 1e9
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): token ids need no better.

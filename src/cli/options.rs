@@ -5,7 +5,8 @@ use super::{CliError, interrupt};
 use crate::backend::cpu::pool::MAX_THREADS;
 use crate::backend::pages::KvType;
 use crate::cache::{Cache, ModelRef};
-use crate::engine::{EngineOptions, Model};
+use crate::engine::{Engine, EngineOptions, Model};
+use std::io::{Write, stderr};
 use std::path::PathBuf;
 use teff_kernels::KernelTable;
 
@@ -47,9 +48,23 @@ pub struct EngineArgs {
     /// Decode from the weights as they lie in the file: slower, and without memory of their own
     #[arg(long)]
     no_repack: bool,
+    /// Keep the weights in memory, so that they are never swapped out: twice their size, once with
+    /// --no-repack; needs the right to lock as much (`ulimit -l`)
+    #[arg(long)]
+    mlock: bool,
 }
 
 impl EngineArgs {
+    /// Locks memory if the user wants that; a warning tells if it cannot be done.
+    pub fn lock(&self, model: &Model, engine: &Engine) -> Result<(), CliError> {
+        if self.mlock
+            && let Err(error) = engine.lock_weights(model)
+        {
+            writeln!(stderr(), "warning: the weights are not locked in memory: {error}")?;
+        }
+        Ok(())
+    }
+
     /// The options, with `kv_type` where the user gave none.
     pub fn options(&self, kv_type: KvType) -> Result<EngineOptions, CliError> {
         Ok(EngineOptions {

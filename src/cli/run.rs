@@ -134,6 +134,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     });
     let tokenizer = tokenizer.map_err(|_| CliError::failed("the vocabulary's thread died"))??;
     let mut engine = engine?;
+    args.engine.lock(&model, &engine)?;
     for warning in tokenizer.warnings() {
         writeln!(stderr(), "warning: {warning}")?;
     }

@@ -171,6 +171,14 @@ impl Decoder {
         self.backend.interleaved_bytes()
     }
 
+    /// Keeps the interleaved weights in memory.
+    ///
+    /// # Errors
+    /// More than the process may lock.
+    pub fn lock_weights(&self) -> std::io::Result<()> {
+        self.backend.lock_weights()
+    }
+
     /// What the steps run.
     pub fn program(&self) -> &Program {
         self.backend.program()

@@ -177,6 +177,7 @@ pub struct Engine {
 impl Engine {
     /// Binds the model's tensors and starts the threads.
     pub fn new(model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
+        read_ahead(&model.file);
         let n_threads = options.threads.unwrap_or_else(topology::default_threads);
         let pool = Pool::new(n_threads).map_err(EngineError::Threads)?;
         let n_ctx = options.n_ctx.unwrap_or(model.spec.n_ctx_train.min(N_CTX_DEFAULT)).max(1);
@@ -199,6 +200,15 @@ impl Engine {
         self.pool.n_threads()
     }
 
+    /// Keeps the weights in memory: those of the model's file, and what is made of them.
+    ///
+    /// # Errors
+    /// More than the process may lock.
+    pub fn lock_weights(&self, model: &Model) -> std::io::Result<()> {
+        model.file.lock()?;
+        self.decoder.lock_weights()
+    }
+
     /// The decoder.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
@@ -209,5 +219,18 @@ impl Engine {
     pub fn lead<R: Send>(&mut self, f: impl FnOnce(&mut Decoder, &Leader<'_>) -> R + Send) -> R {
         let decoder = &mut self.decoder;
         self.pool.lead(|leader| f(decoder, leader))
+    }
+}
+
+/// Asks for the file's pages before the first step touches them one by one. For a large file the
+/// system takes its time over the request itself, so a thread of its own makes it; a file that
+/// does not fit the memory is better read as it is needed.
+fn read_ahead(file: &Arc<GgufFile>) {
+    if topology::available_bytes().is_some_and(|bytes| file.total_bytes() <= bytes as u64) {
+        let file = file.clone();
+        // Without the thread loading is slower, no more.
+        let _ = std::thread::Builder::new()
+            .name("teff-read-ahead".into())
+            .spawn(move || file.advise_willneed());
     }
 }

@@ -96,6 +96,11 @@ impl Interleaved {
         [sum(|entry| entry.done), sum(|entry| entry.groups.len())]
     }
 
+    /// Keeps them in memory, those to come included.
+    pub fn lock(&self) -> std::io::Result<()> {
+        self.bytes.lock()
+    }
+
     /// What the next step is to interleave.
     pub fn next_batch(&self) -> Vec<Part> {
         let mut budget = (self.bytes.width() / STEPS).max(STEP_BYTES_MIN);

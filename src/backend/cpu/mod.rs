@@ -217,6 +217,14 @@ impl CpuBackend {
         self.interleaved.bytes()
     }
 
+    /// Keeps the interleaved weights in memory.
+    ///
+    /// # Errors
+    /// More than the process may lock.
+    pub fn lock_weights(&self) -> std::io::Result<()> {
+        self.interleaved.lock()
+    }
+
     /// The rows of logits of the last step, `[outputs][n_vocab]`.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         self.logits.get_mut()

@@ -2,25 +2,30 @@
 //!
 //! Rayon's fork/join costs 10 to 30 microseconds, a token of a small model has some two hundred
 //! regions: so there is one `broadcast` per generate call, and inside it the workers walk the step
-//! together, phase by phase, with a barrier between phases (spin, then yield, then park).
+//! together, phase by phase, with a barrier between phases (spin, then park).
+//!
+//! A barrier waits for the slowest worker, and the slowest one is whoever the system has put aside
+//! for another program: two threads beside two busy programs can be slower than one. So the leader
+//! watches how long its workers wait for each other, sends some to the bench while the machine is
+//! busy, and calls them back when it is not ([`Pace`]). What is computed does not depend on it.
 //!
 //! What a phase may touch is checked, so that everything above this file is safe code: within one
 //! phase a [`Shared`] buffer is either read by all workers or written by all of them, and a writer
 //! reaches only the part that its [`Ticket`] owns. Tickets of a phase never overlap, and both
 //! borrow from the [`Phase`], which ends at the barrier. The check is one relaxed load.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Rounds of spinning at a barrier, about 100 microseconds: longer than a phase of a small model
-/// is uneven, shorter than a time slice.
+/// is uneven, shorter than a time slice. Then the thread parks: one that yields instead gives its
+/// time slices away and is not called when the barrier opens.
 const SPINS: u32 = 8_000;
-/// Rounds of yielding after the spins, before the thread parks.
-const YIELDS: u32 = 16;
 /// More threads than any machine this program is for; a typo must not start a million.
 pub const MAX_THREADS: usize = 512;
 
@@ -53,17 +58,23 @@ impl Pool {
     /// Gathers all workers and runs `f` on one of them; through the [`Leader`] it puts all of them
     /// to work as often as it likes. This is the one broadcast of a generate call.
     pub fn lead<R: Send>(&self, f: impl FnOnce(&Leader<'_>) -> R + Send) -> R {
-        let team = Team::new(self.n_threads);
+        let cpus = std::thread::available_parallelism().map_or(self.n_threads, |n| n.get());
+        let team = Team::new(self.n_threads, cpus);
         let f = Mutex::new(Some(f));
         let result = Mutex::new(None);
         self.threads.broadcast(|context| {
             let _poison = PoisonOnPanic(&team);
-            let worker = Worker { team: &team, index: context.index(), busy: Cell::new(false) };
+            let worker = Worker {
+                team: &team,
+                index: context.index(),
+                n_active: Cell::new(team.n),
+                busy: Cell::new(false),
+            };
             if context.index() != 0 {
                 return worker.follow();
             }
             let f = f.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let leader = Leader { worker };
+            let leader = Leader { worker, pace: RefCell::new(Pace::new(team.n, team.cpus)) };
             if let Some(f) = f {
                 let value = f(&leader);
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
@@ -81,13 +92,21 @@ type Job<'a> = dyn Fn(&Worker<'_>) + Sync + 'a;
 /// What the workers of one `lead` call share.
 struct Team {
     n: usize,
+    /// CPUs that this process may use: more workers than these do not spin.
+    cpus: usize,
+    /// The current job's number, and how many workers do it: those with the lowest indices. See
+    /// [`JobWord`].
+    job_word: AtomicU64,
     /// Workers that have arrived at the current barrier.
     arrived: AtomicUsize,
     /// Completed barriers.
     epoch: AtomicU64,
-    sleepers: AtomicUsize,
-    lock: Mutex<()>,
-    wake: Condvar,
+    /// Where workers wait for a barrier or the next job.
+    room: Room,
+    /// Where workers wait for a job that needs them again.
+    bench: Room,
+    /// Nanoseconds that workers have waited in stalls, see [`STALL_MIN`].
+    stalled_ns: AtomicU64,
     /// A worker panicked: everybody leaves.
     poisoned: AtomicBool,
     /// The current phase's number.
@@ -97,23 +116,75 @@ struct Team {
     /// First item of the current phase, the last one, and items per ticket; each plus one, or zeros
     /// before the first ticket.
     deal: [AtomicUsize; 3],
-    /// The job to run after the next barrier; `None` sends the workers home.
+    /// The job of `job_word`; `None` sends the workers home.
     job: UnsafeCell<Option<*const Job<'static>>>,
 }
 
-// SAFETY: `job` is the only field that is not Sync. The leader writes it before a barrier at which
-// all others wait and they read it after that barrier, so no access races.
+// SAFETY: `job` is the only field that is not Sync. The leader writes it before it announces the
+// job in `job_word`, and again only after the barrier that ends the job; a worker reads it in
+// between, as one whom `job_word` names and for whom that barrier waits. So no access races.
 unsafe impl Sync for Team {}
 
+/// A job's number and its number of workers, in one atomic word.
+#[derive(Clone, Copy)]
+struct JobWord {
+    number: u64,
+    n_active: usize,
+}
+
+/// [`MAX_THREADS`] fits.
+const N_ACTIVE_BITS: u32 = 16;
+
+impl JobWord {
+    fn pack(self) -> u64 {
+        self.number << N_ACTIVE_BITS | self.n_active as u64
+    }
+
+    fn unpack(word: u64) -> JobWord {
+        let n_active = (word & ((1 << N_ACTIVE_BITS) - 1)) as usize;
+        JobWord { number: word >> N_ACTIVE_BITS, n_active }
+    }
+}
+
+/// Where threads sleep until somebody changes what they wait for.
+#[derive(Default)]
+struct Room {
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Room {
+    /// Sleeps until `passed`, whose loads must be `SeqCst`.
+    fn sleep_until(&self, passed: impl Fn() -> bool) {
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while !passed() {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes those who sleep, after a `SeqCst` store of what they wait for.
+    fn wake_all(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.wake.notify_all();
+        }
+    }
+}
+
 impl Team {
-    fn new(n: usize) -> Team {
+    fn new(n: usize, cpus: usize) -> Team {
         Team {
             n,
+            cpus,
+            job_word: AtomicU64::new(JobWord { number: 0, n_active: n }.pack()),
             arrived: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
-            sleepers: AtomicUsize::new(0),
-            lock: Mutex::new(()),
-            wake: Condvar::new(),
+            room: Room::default(),
+            bench: Room::default(),
+            stalled_ns: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
             phase: AtomicU64::new(0),
             next_ticket: AtomicUsize::new(0),
@@ -122,51 +193,136 @@ impl Team {
         }
     }
 
-    /// Waits for all workers; the last to arrive opens a new phase.
-    fn barrier(&self) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.n {
-            self.phase.store(new_phase(), Ordering::Relaxed);
-            self.next_ticket.store(0, Ordering::Relaxed);
-            self.deal.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
-            self.arrived.store(0, Ordering::Relaxed);
-            self.epoch.store(epoch + 1, Ordering::SeqCst);
-            if self.sleepers.load(Ordering::SeqCst) > 0 {
-                self.wake_all();
-            }
-            return;
+    /// Tells `n_active` workers to do what is in `job`.
+    fn announce(&self, n_active: usize) {
+        self.open_phase();
+        let last = JobWord::unpack(self.job_word.load(Ordering::Relaxed));
+        let word = JobWord { number: last.number + 1, n_active };
+        self.job_word.store(word.pack(), Ordering::SeqCst);
+        self.room.wake_all();
+        if n_active > last.n_active {
+            self.bench.wake_all();
         }
-        let passed = || self.epoch.load(Ordering::Acquire) != epoch || self.is_poisoned();
-        if (0..SPINS).any(|_| {
-            std::hint::spin_loop();
-            passed()
-        }) || (0..YIELDS).any(|_| {
-            std::thread::yield_now();
-            passed()
-        }) {
-            return self.check_poison();
-        }
-        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while self.epoch.load(Ordering::SeqCst) == epoch && !self.is_poisoned() {
-            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        drop(guard);
-        self.check_poison();
     }
 
-    fn wake_all(&self) {
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
-        self.wake.notify_all();
+    /// Waits for a job after number `last` that worker `index` is to do.
+    fn next_job(&self, last: u64, index: usize) -> JobWord {
+        let word = || JobWord::unpack(self.job_word.load(Ordering::SeqCst));
+        // The time between jobs is the leader's own and no stall.
+        self.wait(word().n_active, || word().number != last);
+        if word().n_active <= index {
+            self.bench.sleep_until(|| word().n_active > index || self.is_poisoned());
+            self.check_poison();
+        }
+        word()
+    }
+
+    /// Waits for all workers of a job; the last to arrive opens a new phase.
+    fn barrier(&self, n_active: usize) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == n_active {
+            self.open_phase();
+            self.arrived.store(0, Ordering::Relaxed);
+            self.epoch.store(epoch + 1, Ordering::SeqCst);
+            self.room.wake_all();
+            return;
+        }
+        let waited = self.wait(n_active, || self.epoch.load(Ordering::SeqCst) != epoch);
+        if waited >= STALL_MIN {
+            self.stalled_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits in the room, and says for how long it slept. Panics if another worker has.
+    fn wait(&self, n_active: usize, passed: impl Fn() -> bool) -> Duration {
+        let passed = || passed() || self.is_poisoned();
+        let spins = if n_active > self.cpus { 0 } else { SPINS };
+        let mut slept = Duration::ZERO;
+        if !(0..spins).any(|_| {
+            std::hint::spin_loop();
+            passed()
+        }) {
+            let start = Instant::now();
+            self.room.sleep_until(passed);
+            slept = start.elapsed();
+        }
+        self.check_poison();
+        slept
+    }
+
+    fn open_phase(&self) {
+        self.phase.store(new_phase(), Ordering::Relaxed);
+        self.next_ticket.store(0, Ordering::Relaxed);
+        self.deal.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     }
 
     fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Relaxed)
+        self.poisoned.load(Ordering::SeqCst)
     }
 
     fn check_poison(&self) {
         assert!(!self.is_poisoned(), "another worker panicked");
+    }
+}
+
+/// A wait for other workers that is longer than this is a stall: phases of a decode step are hardly
+/// as long, time slices of other programs are longer.
+const STALL_MIN: Duration = Duration::from_millis(1);
+/// Workers' time that is judged at once.
+const WINDOW: Duration = Duration::from_millis(20);
+/// A share of their time in stalls that is worth fewer workers.
+const STALL_SHARE_MAX: f64 = 0.2;
+/// Of so many workers one leaves at a time, at least one.
+const SHED_SHARE: usize = 4;
+/// A worker who had to leave is called back after this time, and after twice as long if that was
+/// too early, up to the latter.
+const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+
+/// How many workers the jobs get.
+struct Pace {
+    n_active: usize,
+    n_max: usize,
+    /// Workers' time and stalls since the last judgement.
+    time: Duration,
+    stalled: Duration,
+    /// When to have one more.
+    retry_at: Option<Instant>,
+    retry_after: Duration,
+}
+
+impl Pace {
+    /// All `n` workers, and soon no more than `cpus`.
+    fn new(n: usize, cpus: usize) -> Pace {
+        Pace {
+            n_active: n,
+            n_max: n.min(cpus),
+            time: Duration::ZERO,
+            stalled: Duration::ZERO,
+            retry_at: None,
+            retry_after: RETRY[0],
+        }
+    }
+
+    /// Takes note of a job that ended `now` after `elapsed`, and judges.
+    fn note(&mut self, now: Instant, elapsed: Duration, stalled: Duration) {
+        self.time += elapsed * self.n_active as u32;
+        self.stalled += stalled;
+        if self.time < WINDOW {
+            return;
+        }
+        let share = self.stalled.as_secs_f64() / self.time.as_secs_f64();
+        (self.time, self.stalled) = (Duration::ZERO, Duration::ZERO);
+        if self.n_active > self.n_max {
+            self.n_active = self.n_max;
+        } else if share > STALL_SHARE_MAX && self.n_active > 1 {
+            self.n_active -= (self.n_active / SHED_SHARE).max(1);
+            self.retry_at = Some(now + self.retry_after);
+            self.retry_after = (2 * self.retry_after).min(RETRY[1]);
+        } else if self.n_active == self.n_max {
+            self.retry_after = RETRY[0];
+        } else if self.retry_at.is_none_or(|at| now >= at) {
+            self.n_active += 1;
+        }
     }
 }
 
@@ -183,7 +339,8 @@ impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.poisoned.store(true, Ordering::SeqCst);
-            self.0.wake_all();
+            self.0.room.wake_all();
+            self.0.bench.wake_all();
         }
     }
 }
@@ -191,34 +348,45 @@ impl Drop for PoisonOnPanic<'_> {
 /// The worker that runs the code between the jobs and starts them.
 pub struct Leader<'a> {
     worker: Worker<'a>,
+    pace: RefCell<Pace>,
 }
 
 impl Leader<'_> {
-    /// Number of workers.
+    /// Number of workers of the next job: fewer than the pool's while the machine is busy.
     pub fn n_threads(&self) -> usize {
-        self.worker.team.n
+        self.pace.borrow().n_active
     }
 
-    /// Runs `job` on every worker, this one included, and returns when all are done.
+    /// Runs `job` on [`Leader::n_threads`] workers, this one included, and returns when all are
+    /// done.
     pub fn run(&self, job: &Job<'_>) {
         let team = self.worker.team;
         let job: *const Job<'_> = job;
-        // SAFETY: only the lifetime changes. The pointer is used between the two barriers below,
-        // that is while `job` is borrowed; if a worker unwinds, the barrier panics here as well and
-        // `lead` does not return before every worker has left (rayon's broadcast waits for all).
+        // SAFETY: only the lifetime changes. Only workers whom the announcement names use the
+        // pointer, and only until the barrier below, that is while `job` is borrowed; if a worker
+        // unwinds, the barrier panics here as well and `lead` does not return before every worker
+        // has left (rayon's broadcast waits for all).
         let job: *const Job<'static> = unsafe { std::mem::transmute(job) };
-        // SAFETY: all other workers wait in `follow` at the barrier below; none reads the field.
+        // SAFETY: the job before has ended at a barrier, and no worker reads the field before the
+        // announcement below.
         unsafe { *team.job.get() = Some(job) };
-        team.barrier();
+        let n_active = self.n_threads();
+        self.worker.n_active.set(n_active);
+        let start = Instant::now();
+        team.announce(n_active);
         // SAFETY: `job` is borrowed until the end of this function.
         unsafe { (*job)(&self.worker) };
-        team.barrier();
+        team.barrier(n_active);
+        let stalled = Duration::from_nanos(team.stalled_ns.swap(0, Ordering::Relaxed));
+        let now = Instant::now();
+        self.pace.borrow_mut().note(now, now - start, stalled);
     }
 
     fn dismiss(self) {
-        // SAFETY: as in `run`: the others wait at the barrier below.
-        unsafe { *self.worker.team.job.get() = None };
-        self.worker.team.barrier();
+        let team = self.worker.team;
+        // SAFETY: as in `run`: no worker reads the field before the announcement below.
+        unsafe { *team.job.get() = None };
+        team.announce(team.n);
     }
 }
 
@@ -226,6 +394,8 @@ impl Leader<'_> {
 pub struct Worker<'a> {
     team: &'a Team,
     index: usize,
+    /// Workers of the current job.
+    n_active: Cell<usize>,
     /// Inside a phase.
     busy: Cell<bool>,
 }
@@ -238,7 +408,7 @@ impl Worker<'_> {
 
     /// Number of workers in the job.
     pub fn n_threads(&self) -> usize {
-        self.team.n
+        self.n_active.get()
     }
 
     /// Runs one phase: all workers enter it, share its tickets, and leave it together.
@@ -253,18 +423,21 @@ impl Worker<'_> {
             dealt: Cell::new(false),
         });
         self.busy.set(false);
-        self.team.barrier();
+        self.team.barrier(self.n_active.get());
     }
 
     fn follow(&self) {
+        let mut last = 0;
         loop {
-            self.team.barrier();
-            // SAFETY: the leader wrote the field before the barrier that has just opened, and
-            // writes it again only after the barrier that ends the job.
+            let JobWord { number, n_active } = self.team.next_job(last, self.index);
+            last = number;
+            self.n_active.set(n_active);
+            // SAFETY: the leader wrote the field before it announced this job, and writes it again
+            // only after the barrier that ends the job, which waits for this worker.
             let Some(job) = (unsafe { *self.team.job.get() }) else { return };
             // SAFETY: the leader keeps the job borrowed until the barrier below.
             unsafe { (*job)(self) };
-            self.team.barrier();
+            self.team.barrier(n_active);
         }
     }
 }
@@ -398,6 +571,17 @@ impl Shared<u8> {
         let _ = map.advise(memmap2::Advice::HugePage);
         let start = NonNull::from(&mut map[..]).cast();
         Ok(Shared { mode: Mode(AtomicU64::new(0)), width: len, start, len, map: Some(map) })
+    }
+}
+
+impl<T> Shared<T> {
+    /// Keeps memory of its own, see [`Shared::mapped`], from being swapped out.
+    pub fn lock(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            return map.lock();
+        }
+        Ok(())
     }
 }
 
@@ -694,6 +878,61 @@ mod tests {
             });
             assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 200));
         }
+    }
+
+    #[test]
+    fn a_crowd_finishes_and_shrinks_to_the_cpus() {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        let pool = Pool::new(4 * cpus + 1).unwrap();
+        let hits = AtomicUsize::new(0);
+        let mut n_jobs = 0;
+        pool.lead(|leader| {
+            assert_eq!(leader.n_threads(), 4 * cpus + 1);
+            while n_jobs < 1000 || leader.n_threads() > cpus {
+                n_jobs += 1;
+                leader.run(&|worker| {
+                    assert!(worker.index() < worker.n_threads());
+                    for _ in 0..4 {
+                        worker.phase(|phase| {
+                            let mine = phase.tickets(20, 1).count();
+                            hits.fetch_add(mine, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(hits.load(Ordering::Relaxed), 80 * n_jobs);
+    }
+
+    #[test]
+    fn stalls_shed_workers_and_quiet_calls_them_back() {
+        let mut pace = Pace::new(8, 8);
+        let mut now = Instant::now();
+        let mut step = |pace: &mut Pace, stalled_ms: u64| {
+            now += WINDOW;
+            pace.note(now, WINDOW, Duration::from_millis(stalled_ms));
+            pace.n_active
+        };
+        let busy: Vec<usize> = (0..7).map(|_| step(&mut pace, 150)).collect();
+        assert_eq!(busy, [6, 5, 4, 3, 2, 1, 1]);
+        let quiet = |pace: &mut Pace, step: &mut dyn FnMut(&mut Pace, u64) -> usize| {
+            (1..1000).find(|_| step(pace, 0) == 8).unwrap()
+        };
+        let slow = quiet(&mut pace, &mut step);
+        assert!(slow as u32 * WINDOW >= RETRY[1], "it was sent away often: {slow}");
+        step(&mut pace, 0);
+        assert_eq!(step(&mut pace, 150), 6);
+        let fast = quiet(&mut pace, &mut step);
+        assert!(fast as u32 * WINDOW <= 2 * RETRY[0], "it was sent away once: {fast}");
+    }
+
+    #[test]
+    fn more_workers_than_cpus_are_for_a_moment_only() {
+        let mut pace = Pace::new(8, 2);
+        pace.note(Instant::now(), WINDOW, Duration::ZERO);
+        assert_eq!(pace.n_active, 2);
+        pace.note(Instant::now(), WINDOW, Duration::ZERO);
+        assert_eq!(pace.n_active, 2);
     }
 
     #[test]

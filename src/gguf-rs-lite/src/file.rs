@@ -165,6 +165,14 @@ impl GgufFile {
         self.shards[tensor.shard].bytes.release(start + part.start..start + part.end);
     }
 
+    /// Keeps the files in memory, so that the system does not swap them out.
+    ///
+    /// # Errors
+    /// More than the process may lock (`ulimit -l`), or nothing that is mapped.
+    pub fn lock(&self) -> std::io::Result<()> {
+        self.shards.iter().try_for_each(|shard| shard.bytes.lock())
+    }
+
     /// Asks the system to read the files ahead; returns at once.
     pub fn advise_willneed(&self) {
         self.shards.iter().for_each(|shard| shard.bytes.advise_willneed());

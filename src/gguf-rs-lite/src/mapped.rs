@@ -45,6 +45,15 @@ impl Bytes {
         }
     }
 
+    /// Keeps the file in memory: reads it all, and never lets go of it.
+    pub fn lock(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            return map.lock();
+        }
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Tells the system that these bytes will hardly be read again: their memory is free for
     /// others, and should they be read after all, they come from the file as before.
     pub fn release(&self, range: Range<usize>) {
