@@ -7,8 +7,9 @@
 
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
 use super::rows::Rows;
-use super::unpack::{Codes32, Codes256, EightScales, shifted};
+use super::unpack::{Codes32, Codes256, EightScales, MXFP4_CODES, exponents, shifted};
 use crate::act::SUMS;
+use crate::block::{Block, iq4_nl};
 use crate::interleave::{FIFTH, Place};
 use std::arch::x86_64::*;
 
@@ -63,6 +64,15 @@ impl<'a, const W: usize> Words<'a, W> {
         [self.half(), _mm256_setzero_ps()]
     }
 
+    /// Powers of two, no minimum.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn exponent_alone(&self) -> [__m256; 2] {
+        let bytes = self.rest.first_chunk().expect("a byte of each row");
+        let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(*bytes));
+        [exponents(_mm256_cvtepu8_epi32(bytes)), _mm256_setzero_ps()]
+    }
+
     #[inline]
     #[target_feature(enable = "avx2")]
     fn nibbles(&self, w: usize, high: bool) -> __m256i {
@@ -84,6 +94,22 @@ impl<'a, const W: usize> Words<'a, W> {
         let fifth = shifted(self.word(first - 1), FIFTH[g] - 4);
         let fifth = _mm256_and_si256(fifth, _mm256_set1_epi8(16));
         _mm256_or_si256(self.codes_4(first, g), fifth)
+    }
+
+    /// The codes of MXFP4.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn mxfp4(&self, g: usize) -> __m256i {
+        let values = _mm256_broadcastsi128_si256(load_16(&MXFP4_CODES));
+        _mm256_shuffle_epi8(values, self.codes_4(0, g))
+    }
+
+    /// As [`Words::codes_4`] of IQ4_NL and IQ4_XS: signed.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn iq4(&self, first: usize, g: usize) -> __m256i {
+        let values = _mm256_broadcastsi128_si256(load_16(&iq4_nl::VALUES));
+        _mm256_shuffle_epi8(values, self.codes_4(first, g))
     }
 }
 
@@ -126,6 +152,13 @@ pub(super) mod super_block {
         let low = b.nibbles(16 * half + plane % 2 * 8 + g, plane >= 2);
         let top = shifted(b.word(32 + 8 * half + g), 2 * plane as i32 - 4);
         _mm256_or_si256(low, _mm256_and_si256(top, _mm256_set1_epi8(0x30)))
+    }
+
+    /// Signed.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn iq4_xs(b: &Words<'_, 34>, j: usize, g: usize) -> __m256i {
+        b.iq4(2 + 4 * j, g)
     }
 }
 
@@ -214,20 +247,24 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
     acc
 }
 
-/// A group of Q8_0.
+/// A group of a type in blocks of 32 with signed codes of 8 bits and a half for their scale.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0<const N: usize>(group: &[u8], x: &Rows<'_, N>) -> [__m256; N] {
+pub(super) fn wide_32<B: Block, const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    codes: impl Fn(&Words<'_, W>, usize) -> __m256i,
+) -> [__m256; N] {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [_mm256_setzero_ps(); N];
     let x = x.as_long_as(x.d[0].len());
     for i in 0..x.d[0].len() {
-        let b = Words::<8>::new(group, i, 34);
+        let b = Words::<W>::new(group, i, size_of::<B>());
         prefetch_block(&b);
         let mut isum = [_mm256_setzero_si256(); N];
         eight_times!(|G| {
             // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
-            let w = b.word(G);
+            let w = codes(&b, G);
             let magnitude = _mm256_abs_epi8(w);
             for t in 0..N {
                 let q = _mm256_sign_epi8(four(&x.q[t][i], G), w);
@@ -244,7 +281,7 @@ pub(super) fn q8_0<const N: usize>(group: &[u8], x: &Rows<'_, N>) -> [__m256; N]
     acc
 }
 
-/// A group of a type in super-blocks of 256.
+/// A group of a type in super-blocks of 256. Codes of 8 bits are signed, without the offset.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
@@ -316,17 +353,21 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
         8
     } else if B::MAX <= 31 {
         4
-    } else {
+    } else if B::MAX <= 63 {
         2
+    } else {
+        1
     };
+    let signed = B::MAX > 127;
     let run_len = if B::GROUP == 16 && fit > 4 { 4 } else { fit };
     let factor = |half: usize| {
-        if B::GROUP == 32 {
-            _mm256_shuffle_epi8(scales.scales[J / 4], load(&masks.twice[J % 4]))
+        let i = if B::GROUP == 32 { J } else { 2 * J + half };
+        if B::GROUP == 32 && B::HAS_MIN {
+            _mm256_shuffle_epi8(scales.scales[i / 4], load(&masks.twice[i % 4]))
         } else {
             // Scales may be negative.
-            let scale = load(&masks.twice_high[J % 2 * 2 + half]);
-            _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(scales.scales[J / 2], scale))
+            let scale = load(&masks.twice_high[i % 4]);
+            _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(scales.scales[i / 4], scale))
         }
     };
     let factors = [factor(0), factor(1)];
@@ -334,8 +375,11 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     let mut run = [_mm256_setzero_si256(); N];
     eight_times!(|G| {
         let code = codes(b, J, G);
+        let unsigned = if signed { _mm256_abs_epi8(code) } else { code };
         for t in 0..N {
-            let products = _mm256_maddubs_epi16(code, four(&tokens[t].q[J], G));
+            let q = four(&tokens[t].q[J], G);
+            let q = if signed { _mm256_sign_epi8(q, code) } else { q };
+            let products = _mm256_maddubs_epi16(unsigned, q);
             run[t] = pin(_mm256_add_epi16(run[t], products));
         }
         if (G + 1).is_multiple_of(run_len) {
@@ -346,7 +390,7 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
             }
         }
     });
-    if B::OFFSET != 0 {
+    if B::OFFSET != 0 && !signed {
         // Both scales of 32 elements, for the sums of both halves.
         let pair = _mm256_shuffle_epi8(scales.scales[J / 2], load(&masks.pair[J % 2]));
         let pair = _mm256_srai_epi16::<8>(pair);

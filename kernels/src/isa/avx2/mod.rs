@@ -63,9 +63,9 @@ pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
     with_lanes(on_avx2(blocks_256::<BlockQ4K>(), q4_k), interleaved::q4_k),
     with_lanes(on_avx2(blocks_256::<BlockQ5K>(), q5_k), interleaved::q5_k),
     with_lanes(on_avx2(blocks_256::<BlockQ6K>(), q6_k), interleaved::q6_k),
-    on_avx2(blocks_32::<BlockIQ4NL>(), iq4_nl),
-    on_avx2(blocks_256::<BlockIQ4XS>(), iq4_xs),
-    on_avx2(blocks_32::<BlockMXFP4>(), mxfp4),
+    with_lanes(on_avx2(blocks_32::<BlockIQ4NL>(), iq4_nl), interleaved::iq4_nl),
+    with_lanes(on_avx2(blocks_256::<BlockIQ4XS>(), iq4_xs), interleaved::iq4_xs),
+    with_lanes(on_avx2(blocks_32::<BlockMXFP4>(), mxfp4), interleaved::mxfp4),
     on_avx2(read_only_256::<BlockIQ1S>(), iq1_s),
     on_avx2(read_only_256::<BlockIQ1M>(), iq1_m),
     on_avx2(read_only_256::<BlockIQ2XXS>(), iq2_xxs),
@@ -248,7 +248,7 @@ macro_rules! dense {
 
 /// Products of interleaved rows: `name: function::<type, words>(what unpacks a block)`.
 macro_rules! lanes {
-    ($($name:ident: $kernel:ident$([$ty:ty, $words:literal])?($($argument:expr),*);)*) => {
+    ($($name:ident: $kernel:ident[$ty:ty, $words:literal]($($argument:expr),*);)*) => {
         mod interleaved {
             use super::*;
             $(pub fn $name(w: &[u8], group_bytes: usize, skip: usize, acts: &Acts<'_>, y: &mut [f32]) {
@@ -264,7 +264,7 @@ macro_rules! lanes {
                     for (group, place) in groups(w, lanes::LANES, group_bytes, skip, n_rows) {
                         few_tokens!(acts.plan.n_tokens, |N, first| {
                             let x = rows::Rows::<N>::new(acts, first);
-                            let sums = lanes::$kernel::<$($ty, $words,)? N>(group, &x, $($argument),*);
+                            let sums = lanes::$kernel::<$ty, $words, N>(group, &x, $($argument),*);
                             lanes::write(&place, sums, first, y);
                         });
                     }
@@ -281,7 +281,9 @@ lanes! {
     q4_1: blocks_32[BlockQ4_1, 5](|b, g| b.codes_4(1, g), |b| unpack::pairs_of_halves(b.word(0)));
     q5_0: blocks_32[BlockQ5_0, 5](|b, g| b.codes_5(1, g), |b| b.scale_alone());
     q5_1: blocks_32[BlockQ5_1, 6](|b, g| b.codes_5(2, g), |b| unpack::pairs_of_halves(b.word(0)));
-    q8_0: q8_0();
+    q8_0: wide_32[BlockQ8_0, 8](|b, g| b.word(g));
+    iq4_nl: wide_32[BlockIQ4NL, 4](|b, g| b.iq4(0, g));
+    mxfp4: blocks_32[BlockMXFP4, 4](|b, g| b.mxfp4(g), |b| b.exponent_alone());
     q2_k: blocks_256[BlockQ2K, 21](
         |b, j, g| lanes::super_block::q2_k(b, j, g),
         |b| unpack::of_q2_k(b.words_at(0), unpack::pairs_of_halves(b.word(20)))
@@ -301,6 +303,10 @@ lanes! {
     q6_k: blocks_256[BlockQ6K, 52](
         |b, j, g| lanes::super_block::q6_k(b, j, g),
         |b| unpack::of_q6_k(b.words_at(48), b.half())
+    );
+    iq4_xs: blocks_256[BlockIQ4XS, 34](
+        |b, j, g| lanes::super_block::iq4_xs(b, j, g),
+        |b| unpack::of_iq4_xs(b.words_at(0))
     );
 }
 

@@ -137,6 +137,7 @@ codes_256! {
     BlockQ4K: 0, 15, |b| [b.d, b.dmin];
     BlockQ5K: 0, 31, |b| [b.d, b.dmin];
     BlockQ6K: 32, 63, |b| [b.d, F16([0; 2])];
+    BlockIQ4XS: 128, 255, |b| [b.d, F16([0; 2])];
 }
 
 /// The bits of eight halves as floats.
@@ -160,8 +161,13 @@ pub(super) fn scales_8<B: Codes32>(d: [F16; 8]) -> __m256 {
     if !B::E8M0 {
         return halves(d);
     }
-    // 2^(e - 128): the last two are below the least normal number.
-    let e = _mm256_cvtepu16_epi32(load_16(&d));
+    exponents(_mm256_cvtepu16_epi32(load_16(&d)))
+}
+
+/// `2^(e - 128)`: the last two are below the least normal number.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn exponents(e: __m256i) -> __m256 {
     let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
     let denormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), e);
     let is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1));
@@ -172,6 +178,9 @@ pub(super) fn scales_8<B: Codes32>(d: [F16; 8]) -> __m256 {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn scale<B: Codes32>(d: F16) -> f32 {
+    if !B::E8M0 {
+        return half(d);
+    }
     let mut eight = [F16([0; 2]); 8];
     eight[0] = d;
     _mm256_cvtss_f32(scales_8::<B>(eight))
@@ -189,24 +198,33 @@ pub(in crate::isa) fn nibbles(qs: &[u8; 16]) -> __m256i {
 /// The codes of IQ4_NL, and of 32 elements of IQ4_XS: signed.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn iq4(qs: &[u8; 16]) -> __m256i {
+pub(in crate::isa) fn iq4(qs: &[u8; 16]) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&iq4_nl::VALUES)), nibbles(qs))
 }
+
+/// The codes of IQ4_XS, plus 128.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn iq4_xs_codes(b: &BlockIQ4XS, j: usize) -> __m256i {
+    _mm256_xor_si256(iq4(&b.qs[j]), _mm256_set1_epi8(-128))
+}
+
+/// What the codes of MXFP4 stand for, offset.
+pub(in crate::isa) const MXFP4_CODES: [u8; 16] = {
+    let mut codes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        codes[i] = (mxfp4::VALUES[i] as i32 + BlockMXFP4::OFFSET) as u8;
+        i += 1;
+    }
+    codes
+};
 
 /// The codes of MXFP4.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn mxfp4(b: &BlockMXFP4) -> __m256i {
-    const CODES: [u8; 16] = {
-        let mut codes = [0; 16];
-        let mut i = 0;
-        while i < 16 {
-            codes[i] = (mxfp4::VALUES[i] as i32 + BlockMXFP4::OFFSET) as u8;
-            i += 1;
-        }
-        codes
-    };
-    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&CODES)), nibbles(&b.qs))
+pub(in crate::isa) fn mxfp4(b: &BlockMXFP4) -> __m256i {
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&MXFP4_CODES)), nibbles(&b.qs))
 }
 
 /// The codes of Q5_0 and Q5_1.
@@ -310,6 +328,14 @@ pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
         store(&mut wide.codes[i][0], first);
         store(&mut wide.codes[i][1], _mm256_shuffle_epi8(values, last));
     }
+    store_16(&mut wide.scales[0], eight_scales_iq4_xs(b));
+    wide.d = half(b.d);
+}
+
+/// The eight scales of IQ4_XS.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight_scales_iq4_xs(b: &BlockIQ4XS) -> __m128i {
     // Bits 2j and 2j + 1 to the top of word j, and down again.
     let high = _mm_set1_epi16(i16::from_le_bytes(b.scales_h));
     let up = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
@@ -318,8 +344,16 @@ pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
     let both = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(both, _mm_srli_epi16::<4>(both)));
     let scales = _mm_and_si128(both, _mm_set1_epi16(15));
     let scales = _mm_or_si128(scales, _mm_slli_epi16::<4>(high));
-    store_16(&mut wide.scales[0], _mm_sub_epi16(scales, _mm_set1_epi16(32)));
-    wide.d = half(b.d);
+    _mm_sub_epi16(scales, _mm_set1_epi16(32))
+}
+
+/// The eight scales of IQ4_XS, each twice.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn scales_iq4_xs(b: &BlockIQ4XS) -> Scales {
+    let scales = eight_scales_iq4_xs(b);
+    let (low, high) = (_mm_unpacklo_epi16(scales, scales), _mm_unpackhi_epi16(scales, scales));
+    Scales { scales: _mm256_set_m128i(high, low), mins: _mm256_setzero_si256() }
 }
 
 /// The scales of Q2_K.
@@ -447,6 +481,38 @@ pub(super) fn of_q6_k(scales: [__m256i; 4], d: __m256) -> EightScales {
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn eight_scales_and_mins<B: Block>(blocks: &[&B; 8]) -> EightScales {
     of_scales_and_mins(words(blocks, |b| load_head(b)))
+}
+
+/// Of the two words of IQ4_XS's scales.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_iq4_xs([d_and_high, low]: [__m256i; 2]) -> EightScales {
+    let none = _mm256_setzero_si256();
+    let mut scales = [none; 4];
+    for w in 0..2 {
+        let shuffled = |x, bytes: [usize; 4]| {
+            let order = i32::from_le_bytes(bytes.map(|byte| byte as u8));
+            // Shuffles see 16 bytes at a time.
+            let word = _mm_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c);
+            let order = _mm_add_epi8(_mm_set1_epi32(order), word);
+            _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(order))
+        };
+        let low = shuffled(low, [2 * w, 2 * w, 2 * w + 1, 2 * w + 1]);
+        let even = _mm256_and_si256(low, _mm256_set1_epi16(0x000f));
+        let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(low), _mm256_set1_epi16(0x0f00));
+        // Bits 2i and 2i + 1 of a byte to bits 4 and 5 of byte i.
+        let high = shuffled(d_and_high, [2 + w; 4]);
+        let byte = |x, i: u32| _mm256_and_si256(x, _mm256_set1_epi32(0x30 << (8 * i)));
+        let first = byte(_mm256_slli_epi32::<4>(high), 0);
+        let second = byte(_mm256_slli_epi32::<2>(high), 1);
+        let fourth = byte(_mm256_srli_epi32::<2>(high), 3);
+        let top = _mm256_or_si256(first, second);
+        let top = _mm256_or_si256(top, _mm256_or_si256(byte(high, 2), fourth));
+        let all = _mm256_or_si256(_mm256_or_si256(even, odd), top);
+        scales[w] = _mm256_sub_epi8(all, _mm256_set1_epi8(32));
+    }
+    let [d, _] = pairs_of_halves(d_and_high);
+    EightScales { scales, mins: [none; 4], d, dmin: _mm256_setzero_ps() }
 }
 
 /// Of the word of `d` and `dmin` and the three of the scales.

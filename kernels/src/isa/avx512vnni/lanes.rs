@@ -4,12 +4,13 @@
 //! A token's four codes are the broadcast operand of `vpdpbusd`, which adds all products of a
 //! block to an i32: no code is too large, offsets are where sums begin.
 
-use super::mem::{load, load_32, spread, store_ps};
+use super::mem::{load, load_16, load_32, spread, store_ps};
 use crate::act::SUMS;
+use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::rows::Rows;
-use crate::isa::avx2::unpack::{Codes32, Codes256};
+use crate::isa::avx2::unpack::{Codes32, Codes256, MXFP4_CODES};
 use std::arch::x86_64::*;
 
 /// Rows of a group.
@@ -50,6 +51,20 @@ impl<'a, const W: usize> Words<'a, W> {
     #[target_feature(enable = "avx512f")]
     pub fn scale_alone(&self) -> [__m512; 2] {
         [self.half(), _mm512_setzero_ps()]
+    }
+
+    /// Powers of two, `2^(e - 128)`, no minimum.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn exponent_alone(&self) -> [__m512; 2] {
+        let bytes = self.rest.first_chunk().expect("a byte of each row");
+        let e = _mm512_cvtepu8_epi32(load_16(bytes));
+        let one = _mm512_set1_epi32(1);
+        // The last two are below the least normal number.
+        let denormal = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), e);
+        let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, one));
+        let d = _mm512_mask_mov_epi32(denormal, _mm512_cmpgt_epi32_mask(e, one), normal);
+        [_mm512_castsi512_ps(d), _mm512_setzero_ps()]
     }
 
     /// The two halves in word `w`.
@@ -98,7 +113,39 @@ impl<'a, const W: usize> Words<'a, W> {
     pub fn codes_8(&self, g: usize) -> __m512i {
         _mm512_xor_si512(self.word(g), _mm512_set1_epi8(-128))
     }
+
+    /// As [`Words::codes_4`] of IQ4_NL and IQ4_XS, plus 128.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn iq4(&self, first: usize, g: usize) -> __m512i {
+        values(&IQ4_CODES, self.codes_4(first, g))
+    }
+
+    /// The codes of MXFP4.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn mxfp4(&self, g: usize) -> __m512i {
+        values(&MXFP4_CODES, self.codes_4(0, g))
+    }
 }
+
+/// What codes of 4 bits stand for.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn values(values: &[u8; 16], codes: __m512i) -> __m512i {
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_16(values)), codes)
+}
+
+/// What the codes of IQ4_NL and IQ4_XS stand for, plus 128.
+const IQ4_CODES: [u8; 16] = {
+    let mut codes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        codes[i] = iq4_nl::VALUES[i] as u8 ^ 0x80;
+        i += 1;
+    }
+    codes
+};
 
 /// Elements `32j + 4g..32j + 4g + 4` of super-blocks; see the scalar `unpack` of each type.
 pub(super) mod super_block {
@@ -121,6 +168,12 @@ pub(super) mod super_block {
     pub fn q5_k(b: &Words<'_, 44>, j: usize, g: usize) -> __m512i {
         let low = b.nibbles(12 + j / 2 * 8 + g, j % 2 == 1);
         _mm512_or_si512(low, b.bits(4 + g, j as i32 - 4, 16))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn iq4_xs(b: &Words<'_, 34>, j: usize, g: usize) -> __m512i {
+        b.iq4(2 + 4 * j, g)
     }
 }
 
@@ -164,6 +217,37 @@ pub(super) mod scales {
             d,
             dmin,
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn iq4_xs(b: &Words<'_, 34>) -> Scales {
+        let none = _mm512_setzero_si512();
+        let mut scales = [none; 4];
+        for w in 0..2 {
+            let shuffled = |x, bytes: [usize; 4]| {
+                let order = i32::from_le_bytes(bytes.map(|byte| byte as u8));
+                // Shuffles see 16 bytes at a time.
+                let word = _mm_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c);
+                let order = _mm_add_epi8(_mm_set1_epi32(order), word);
+                _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order))
+            };
+            let low = shuffled(b.word(1), [2 * w, 2 * w, 2 * w + 1, 2 * w + 1]);
+            let even = _mm512_and_si512(low, _mm512_set1_epi16(0x000f));
+            let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(low), _mm512_set1_epi16(0x0f00));
+            // Bits 2i and 2i + 1 of a byte to bits 4 and 5 of byte i.
+            let high = shuffled(b.word(0), [2 + w; 4]);
+            let byte = |x, i: u32| _mm512_and_si512(x, _mm512_set1_epi32(0x30 << (8 * i)));
+            let first = byte(_mm512_slli_epi32::<4>(high), 0);
+            let second = byte(_mm512_slli_epi32::<2>(high), 1);
+            let fourth = byte(_mm512_srli_epi32::<2>(high), 3);
+            let top = _mm512_or_si512(first, second);
+            let top = _mm512_or_si512(top, _mm512_or_si512(byte(high, 2), fourth));
+            let all = _mm512_or_si512(_mm512_or_si512(even, odd), top);
+            scales[w] = _mm512_sub_epi8(all, _mm512_set1_epi8(32));
+        }
+        let [d, _] = b.halves(0);
+        Scales { scales, mins: [none; 4], d, dmin: _mm512_setzero_ps() }
     }
 }
 
@@ -289,7 +373,7 @@ pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
 struct Token<'a> {
     q: &'a [[i8; 32]; 8],
     d: &'a [f32; 8],
-    /// Where the sums of each 16 products begin: at the offset's share.
+    /// Where the sums of each 16 products begin, or of 32 in the even ones: at the offset's share.
     starts: [i32; 16],
     /// The sums of codes under each minimum, times their scale.
     scaled: [f32; 16],
@@ -311,7 +395,9 @@ impl<'a> Token<'a> {
         let mut token = Token { q, d, starts: [0; 16], scaled: [0.0; 16] };
         for j in 0..8 {
             let [first, second] = s[j];
-            if B::OFFSET != 0 {
+            if B::GROUP == 32 {
+                token.starts[2 * j] = -B::OFFSET * (i32::from(first) + i32::from(second));
+            } else if B::OFFSET != 0 {
                 token.starts[2 * j] = -B::OFFSET * i32::from(first);
                 token.starts[2 * j + 1] = -B::OFFSET * i32::from(second);
             }

@@ -17,6 +17,14 @@ pub(super) fn load_32(x: &[u8; 32]) -> __m256i {
     crate::isa::avx2::mem::load(x)
 }
 
+/// 16 bytes.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_16(x: &[u8; 16]) -> __m128i {
+    // SAFETY: 16 bytes; the load takes any alignment.
+    unsafe { _mm_loadu_si128(x.as_ptr().cast()) }
+}
+
 /// Four bytes, in every lane.
 #[inline]
 #[target_feature(enable = "avx512f")]

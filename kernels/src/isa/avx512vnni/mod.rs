@@ -119,27 +119,35 @@ matmuls! {
     BF16, bf16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_bf16(w));
     Q4_0, q4_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ4_0| panels::less(unpack::nibbles(&b.qs), BlockQ4_0::OFFSET),
-        |b| b.scales()
+        |b| panels::halves(b)
     );
     Q4_1, q4_1: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ4_1| panels::less(unpack::nibbles(&b.qs), BlockQ4_1::OFFSET),
-        |b| b.scales()
+        |b| panels::halves(b)
     );
     Q5_0, q5_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ5_0| {
             panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_0::OFFSET)
         },
-        |b| b.scales()
+        |b| panels::halves(b)
     );
     Q5_1, q5_1: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ5_1| {
             panels::less(unpack::nibbles_and_fifth(&b.qs, &b.qh), BlockQ5_1::OFFSET)
         },
-        |b| b.scales()
+        |b| panels::halves(b)
     );
     Q8_0, q8_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ8_0| avx2::mem::load(&b.qs),
-        |b: &BlockQ8_0| [b.d, F16([0; 2])]
+        |b| [unpack::half(b.d), 0.0]
+    );
+    IQ4_NL, iq4_nl: panels::blocks_32, ROWS_MAX, (
+        |b: &BlockIQ4NL| unpack::iq4(&b.qs),
+        |b| [unpack::half(b.d), 0.0]
+    );
+    MXFP4, mxfp4: panels::blocks_32, ROWS_MAX, (
+        |b| panels::less(unpack::mxfp4(b), BlockMXFP4::OFFSET),
+        |b| [b.d(), 0.0]
     );
     Q2_K, q2_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
     Q3_K, q3_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
@@ -152,10 +160,15 @@ matmuls! {
         |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
     );
     Q6_K, q6_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+    IQ4_XS, iq4_xs: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::iq4_xs_codes(b, j),
+        |b| unpack::scales_iq4_xs(b)
+    );
 }
 
-/// Products of interleaved rows. Q3_K and Q6_K stay with AVX2's kernels: sixteen of their blocks end
-/// in the middle of a cache line, and measured half as fast. `type, name: kernel[parameters](what unpacks a block)`.
+/// Products of interleaved rows: `type, name: kernel[parameters](what unpacks a block)`. Q3_K and
+/// Q6_K stay with AVX2's kernels: here they measured slower, as sixteen of their blocks end in the
+/// middle of a cache line.
 macro_rules! lanes {
     ($($ty:ident, $name:ident: $kernel:ident[$($parameter:tt),*]($($argument:expr),*);)*) => {
         const fn interleaved_of(ty: GgmlType) -> Option<InterleavedFn> {
@@ -215,6 +228,12 @@ lanes! {
     Q8_0, q8_0: blocks_32[8](
         (size_of::<BlockQ8_0>(), 128, false), |b, g| b.codes_8(g), |b| b.scale_alone()
     );
+    IQ4_NL, iq4_nl: blocks_32[4](
+        (size_of::<BlockIQ4NL>(), 128, false), |b, g| b.iq4(0, g), |b| b.scale_alone()
+    );
+    MXFP4, mxfp4: blocks_32[4](
+        lanes::of_32::<BlockMXFP4>(), |b, g| b.mxfp4(g), |b| b.exponent_alone()
+    );
     Q2_K, q2_k: blocks_256[BlockQ2K, 21](
         |b, j, g| lanes::super_block::q2_k(b, j, g), |b| lanes::scales::q2_k(b)
     );
@@ -223,5 +242,8 @@ lanes! {
     );
     Q5_K, q5_k: blocks_256[BlockQ5K, 44](
         |b, j, g| lanes::super_block::q5_k(b, j, g), |b| lanes::scales::six_bits(b)
+    );
+    IQ4_XS, iq4_xs: blocks_256[BlockIQ4XS, 34](
+        |b, j, g| lanes::super_block::iq4_xs(b, j, g), |b| lanes::scales::iq4_xs(b)
     );
 }

@@ -25,7 +25,7 @@ use crate::block::*;
 use crate::isa::avx2::mem;
 use crate::isa::avx2::pack::transpose;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
-use crate::isa::avx2::unpack::{Codes256, Scales, half};
+use crate::isa::avx2::unpack::{Codes32, Codes256, Scales, half};
 use std::arch::x86_64::*;
 
 /// Weight rows of a tile.
@@ -110,6 +110,17 @@ impl Super for BlockQ5K {
 impl Super for BlockQ6K {
     const FOLDED: bool = false;
 }
+impl Super for BlockIQ4XS {
+    const FOLDED: bool = false;
+}
+
+/// The scale and the minimum of a block.
+#[inline]
+#[target_feature(enable = "f16c")]
+pub(super) fn halves<B: Codes32>(block: &B) -> [f32; 2] {
+    let [d, m] = block.scales();
+    [half(d), half(m)]
+}
 
 /// Codes less an offset.
 #[inline]
@@ -128,7 +139,7 @@ pub(super) fn blocks_32<B: Block32>(
     scratch: &mut VnniScratch,
     y: &mut [f32],
     codes: impl Fn(&B) -> __m256i,
-    scales: impl Fn(&B) -> [F16; 2],
+    scales: impl Fn(&B) -> [f32; 2],
 ) {
     matmul::<B, Row32>(
         as_blocks(w),
@@ -257,11 +268,11 @@ fn write(
 
 #[inline]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn unpack_32(codes: __m256i, [d, m]: [F16; 2], row: &mut Row32) {
+fn unpack_32(codes: __m256i, [d, m]: [f32; 2], row: &mut Row32) {
     mem::store(&mut row.codes, codes);
     row.start = -sum_lanes(times_128(codes));
-    row.d = half(d);
-    row.m = half(m);
+    row.d = d;
+    row.m = m;
 }
 
 /// `128 * sum(codes)`, four by four.
