@@ -29,6 +29,8 @@ pub struct Candidates<'a> {
 
 /// Up to this k one pass with a heap beats quickselect over the whole vocabulary.
 const HEAP_K_MAX: usize = 512;
+/// Logits whose maximum is taken at once: most of a vocabulary is passed over in such pieces.
+const PIECE: usize = 64;
 /// Up to this many, sorting is cheaper than halving.
 const SORTED_MAX: usize = 64;
 
@@ -56,6 +58,11 @@ impl<'a> Candidates<'a> {
 
     /// The likeliest candidate.
     pub fn best(&self) -> Candidate {
+        if !self.listed {
+            let logit = self.logits.chunks(PIECE).map(max_of).fold(f32::NEG_INFINITY, f32::max);
+            let id = self.logits.iter().position(|&l| l == logit).expect("a finite one is there");
+            return Candidate { id: id as u32, logit: self.logits[id] };
+        }
         self.iter().reduce(|a, b| if order(&b, &a).is_lt() { b } else { a }).expect("never empty")
     }
 
@@ -167,25 +174,44 @@ impl<'a> Candidates<'a> {
     fn list_best(&mut self, k: usize) {
         let mut heap: BinaryHeap<Ranked> = BinaryHeap::with_capacity(k);
         let mut worst = f32::NEG_INFINITY;
-        for (&logit, id) in self.logits.iter().zip(0..) {
-            let ranked = Ranked(Candidate { id, logit });
-            if heap.len() < k {
-                heap.push(ranked);
-            } else if logit > worst {
-                // Ids ascend, so an equal logit never displaces one that is kept.
-                if let Some(mut top) = heap.peek_mut() {
-                    *top = ranked;
-                }
-            } else {
+        for (piece, start) in self.logits.chunks(PIECE).zip((0..).step_by(PIECE)) {
+            if heap.len() == k && max_of(piece) <= worst {
                 continue;
             }
-            if heap.len() == k {
-                worst = heap.peek().map_or(worst, |top| top.0.logit);
+            for (&logit, id) in piece.iter().zip(start..) {
+                let ranked = Ranked(Candidate { id, logit });
+                if heap.len() < k {
+                    heap.push(ranked);
+                } else if logit > worst {
+                    // Ids ascend, so an equal logit never displaces one that is kept.
+                    if let Some(mut top) = heap.peek_mut() {
+                        *top = ranked;
+                    }
+                } else {
+                    continue;
+                }
+                if heap.len() == k {
+                    worst = heap.peek().map_or(worst, |top| top.0.logit);
+                }
             }
         }
         self.list.extend(heap.into_sorted_vec().into_iter().map(|ranked| ranked.0));
         self.listed = true;
     }
+}
+
+/// The greatest of some logits without NaN, in lanes of their own so that it vectorizes.
+fn max_of(logits: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let parts = logits.chunks_exact(LANES);
+    let rest = parts.remainder();
+    for part in parts {
+        for (lane, &logit) in lanes.iter_mut().zip(part) {
+            *lane = if logit > *lane { logit } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Best first: higher logit, then lower id.
@@ -236,5 +262,33 @@ impl PartialOrd for Ranked {
 impl Ord for Ranked {
     fn cmp(&self, other: &Self) -> Ordering {
         order(&self.0, &other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rng::Rng;
+    use super::*;
+
+    #[test]
+    fn selection_agrees_with_sorting() {
+        let mut rng = Rng::new(7);
+        for n in [1, 15, 16, 63, 64, 65, 200, 1000] {
+            // Few values, so that many are equal, and some tokens that are forbidden.
+            let draw = |x: f64| if x < 0.1 { f32::NEG_INFINITY } else { (x * 12.0).floor() as f32 };
+            let mut logits: Vec<f32> = (0..n).map(|_| draw(rng.unit_f64())).collect();
+            logits[n / 2] = -3.0;
+            let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
+            let mut sorted: Vec<Candidate> = all.collect();
+            sorted.sort_by(order);
+            for k in [1, 5, 40, 900].into_iter().filter(|&k| k <= n) {
+                let mut list = Vec::new();
+                let mut candidates = Candidates::new(&mut logits, &mut list);
+                assert_eq!(candidates.best(), sorted[0]);
+                candidates.keep_best(k);
+                assert!(candidates.iter().eq(sorted[..k].iter().copied()), "{k} of {n}");
+                assert_eq!(candidates.best(), sorted[0]);
+            }
+        }
     }
 }
