@@ -29,8 +29,6 @@ pub struct Candidates<'a> {
 
 /// Up to this k one pass with a heap beats quickselect over the whole vocabulary.
 const HEAP_K_MAX: usize = 512;
-/// Logits whose maximum is taken at once: most of a vocabulary is passed over in such pieces.
-const PIECE: usize = 64;
 /// Up to this many, sorting is cheaper than halving.
 const SORTED_MAX: usize = 64;
 
@@ -58,11 +56,6 @@ impl<'a> Candidates<'a> {
 
     /// The likeliest candidate.
     pub fn best(&self) -> Candidate {
-        if !self.listed {
-            let logit = self.logits.chunks(PIECE).map(max_of).fold(f32::NEG_INFINITY, f32::max);
-            let id = self.logits.iter().position(|&l| l == logit).expect("a finite one is there");
-            return Candidate { id: id as u32, logit: self.logits[id] };
-        }
         self.iter().reduce(|a, b| if order(&b, &a).is_lt() { b } else { a }).expect("never empty")
     }
 
@@ -174,44 +167,25 @@ impl<'a> Candidates<'a> {
     fn list_best(&mut self, k: usize) {
         let mut heap: BinaryHeap<Ranked> = BinaryHeap::with_capacity(k);
         let mut worst = f32::NEG_INFINITY;
-        for (piece, start) in self.logits.chunks(PIECE).zip((0..).step_by(PIECE)) {
-            if heap.len() == k && max_of(piece) <= worst {
+        for (&logit, id) in self.logits.iter().zip(0..) {
+            let ranked = Ranked(Candidate { id, logit });
+            if heap.len() < k {
+                heap.push(ranked);
+            } else if logit > worst {
+                // Ids ascend, so an equal logit never displaces one that is kept.
+                if let Some(mut top) = heap.peek_mut() {
+                    *top = ranked;
+                }
+            } else {
                 continue;
             }
-            for (&logit, id) in piece.iter().zip(start..) {
-                let ranked = Ranked(Candidate { id, logit });
-                if heap.len() < k {
-                    heap.push(ranked);
-                } else if logit > worst {
-                    // Ids ascend, so an equal logit never displaces one that is kept.
-                    if let Some(mut top) = heap.peek_mut() {
-                        *top = ranked;
-                    }
-                } else {
-                    continue;
-                }
-                if heap.len() == k {
-                    worst = heap.peek().map_or(worst, |top| top.0.logit);
-                }
+            if heap.len() == k {
+                worst = heap.peek().map_or(worst, |top| top.0.logit);
             }
         }
         self.list.extend(heap.into_sorted_vec().into_iter().map(|ranked| ranked.0));
         self.listed = true;
     }
-}
-
-/// The greatest of some logits without NaN, in lanes of their own so that it vectorizes.
-fn max_of(logits: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let parts = logits.chunks_exact(LANES);
-    let rest = parts.remainder();
-    for part in parts {
-        for (lane, &logit) in lanes.iter_mut().zip(part) {
-            *lane = if logit > *lane { logit } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Best first: higher logit, then lower id.
