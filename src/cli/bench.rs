@@ -82,8 +82,8 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         let rss = rss.map_or("unknown".into(), |mib| format!("{mib:.0} MiB"));
         writeln!(
             out,
-            "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, peak memory {rss}, \
-             memory streams {stream_gbps} GB/s"
+            "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, \
+             peak memory {rss}, memory streams {stream_gbps} GB/s"
         )?;
     }
     Ok(())

@@ -238,3 +238,31 @@ impl Ord for Ranked {
         order(&self.0, &other.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rng::Rng;
+    use super::*;
+
+    #[test]
+    fn selection_agrees_with_sorting() {
+        let mut rng = Rng::new(7);
+        for n in [1, 15, 16, 63, 64, 65, 200, 1000] {
+            // Few values, so that many are equal, and some tokens that are forbidden.
+            let draw = |x: f64| if x < 0.1 { f32::NEG_INFINITY } else { (x * 12.0).floor() as f32 };
+            let mut logits: Vec<f32> = (0..n).map(|_| draw(rng.unit_f64())).collect();
+            logits[n / 2] = -3.0;
+            let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
+            let mut sorted: Vec<Candidate> = all.collect();
+            sorted.sort_by(order);
+            for k in [1, 5, 40, 900].into_iter().filter(|&k| k <= n) {
+                let mut list = Vec::new();
+                let mut candidates = Candidates::new(&mut logits, &mut list);
+                assert_eq!(candidates.best(), sorted[0]);
+                candidates.keep_best(k);
+                assert!(candidates.iter().eq(sorted[..k].iter().copied()), "{k} of {n}");
+                assert_eq!(candidates.best(), sorted[0]);
+            }
+        }
+    }
+}

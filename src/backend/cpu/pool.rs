@@ -271,7 +271,7 @@ const STALL_MIN: Duration = Duration::from_millis(1);
 /// Workers' time that is judged at once.
 const WINDOW: Duration = Duration::from_millis(20);
 /// A share of their time in stalls that is worth fewer workers.
-const STALL_SHARE_MAX: f64 = 0.2;
+const STALL_SHARE_MAX: f64 = 0.1;
 /// Of so many workers one leaves at a time, at least one.
 const SHED_SHARE: usize = 4;
 /// A worker who had to leave is called back after this time, and after twice as long if that was
@@ -319,7 +319,8 @@ impl Pace {
             self.retry_at = Some(now + self.retry_after);
             self.retry_after = (2 * self.retry_after).min(RETRY[1]);
         } else if self.n_active == self.n_max {
-            self.retry_after = RETRY[0];
+            // Trust comes back as slowly as it went.
+            self.retry_after = self.retry_after.saturating_sub(WINDOW).max(RETRY[0]);
         } else if self.retry_at.is_none_or(|at| now >= at) {
             self.n_active += 1;
         }
@@ -920,7 +921,7 @@ mod tests {
         };
         let slow = quiet(&mut pace, &mut step);
         assert!(slow as u32 * WINDOW >= RETRY[1], "it was sent away often: {slow}");
-        step(&mut pace, 0);
+        assert!((0..1000).all(|_| step(&mut pace, 0) == 8));
         assert_eq!(step(&mut pace, 150), 6);
         let fast = quiet(&mut pace, &mut step);
         assert!(fast as u32 * WINDOW <= 2 * RETRY[0], "it was sent away once: {fast}");

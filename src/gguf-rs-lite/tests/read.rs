@@ -100,6 +100,12 @@ fn a_mapped_file_reads_like_its_bytes() {
 }
 
 #[test]
+fn bytes_of_the_caller_are_not_locked() {
+    let file = GgufFile::from_bytes(sample(3, false)).expect("a valid file");
+    assert_eq!(file.lock().expect_err("no map").kind(), std::io::ErrorKind::Unsupported);
+}
+
+#[test]
 fn what_cannot_be_mapped_is_named() {
     let folder = folder("unmappable");
     for (name, content) in [("absent.gguf", None), ("empty.gguf", Some("")), ("", None)] {
