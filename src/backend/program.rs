@@ -94,7 +94,7 @@ pub struct Norm {
     pub eps: f32,
     /// Elementwise factor, if any.
     pub weight: Option<Vec<f32>>,
-    /// Elementwise addend, if any; only for [`NormKind::Layer`].
+    /// Elementwise addend, if any.
     pub bias: Option<Vec<f32>>,
 }
 
@@ -110,14 +110,41 @@ pub enum NormKind {
 /// One operation.
 #[derive(Debug)]
 pub enum Op {
-    /// `out[t] = scale * table[token t]`.
+    /// `out[t] = scale * table[token t] + positions[position of t]`.
     Embed {
         /// Matrix `[n_vocab][width of out]`.
         table: Weight,
         /// Factor.
         scale: f32,
+        /// Learned positions to add: a matrix `[positions][width of out]`.
+        positions: Option<Weight>,
         /// Destination.
         out: Buf,
+    },
+    /// `buf = norm(buf)`, for all tokens.
+    Normalize {
+        /// Source and destination.
+        buf: Buf,
+        /// The norm.
+        norm: Norm,
+    },
+    /// `buf[i] *= factors[i]`.
+    Scale {
+        /// Source and destination.
+        buf: Buf,
+        /// One for each element.
+        factors: Vec<f32>,
+        /// Which tokens.
+        rows: Rows,
+    },
+    /// `buf[i] *= gate[i / n]`, where the buffer is `n` times as wide as the gate.
+    Gate {
+        /// Factors.
+        gate: Buf,
+        /// Source and destination.
+        buf: Buf,
+        /// Which tokens.
+        rows: Rows,
     },
     /// Products that share an input.
     Linear(Linear),
@@ -187,7 +214,8 @@ pub enum Epilogue {
     None,
     /// `f(y)`.
     Act(Activation),
-    /// The parts are a gate and an up projection of equal shape: `f(gate) * up`.
+    /// The parts are a gate and an up projection of equal shape, or one part has the rows of both:
+    /// `f(gate) * up`.
     Glu(Activation),
 }
 
@@ -218,12 +246,26 @@ pub struct RopeKv {
     pub n_heads: usize,
     /// Index into [`Program::kv`].
     pub layer: usize,
-    /// Norm of each query head.
-    pub q_norm: Option<Norm>,
-    /// Norm of each key head.
-    pub k_norm: Option<Norm>,
+    /// Queries, keys and values are clamped to `-clamp..=clamp` before anything else.
+    pub clamp: Option<f32>,
+    /// Norm of the queries.
+    pub q_norm: Option<HeadNorm>,
+    /// Norm of the keys.
+    pub k_norm: Option<HeadNorm>,
+    /// Whether the norms come after the rotation.
+    pub norm_after_rope: bool,
     /// Rotation, if the layer has one.
     pub rope: Option<(RopeId, RopePairing)>,
+}
+
+/// A norm of each `dim` elements of a row. Its weights and biases are `dim` long and the same for
+/// all, or as long as the row.
+#[derive(Clone, Debug)]
+pub struct HeadNorm {
+    /// The formula and its parameters.
+    pub norm: Norm,
+    /// Elements that are normalized together.
+    pub dim: usize,
 }
 
 /// `out[h] = softmax(scale * q[h] k^T) v`, causal, within the layer's window.
@@ -239,6 +281,12 @@ pub struct Attention {
     pub scale: f32,
     /// `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// Slope of each query head: `slope * (key's position - query's)` is added to a score (ALiBi,
+    /// arXiv:2108.12409).
+    pub slopes: Option<Vec<f32>>,
+    /// Score of each query head that takes part in the softmax without a value
+    /// (arXiv:2309.17453).
+    pub sinks: Option<Vec<f32>>,
     /// Buffer of width `n_heads * v_dim`.
     pub out: Buf,
     /// Which tokens.
@@ -257,8 +305,16 @@ pub struct Moe {
     pub router: Part,
     /// Experts per token.
     pub n_used: usize,
-    /// How scores become weights.
+    /// How scores become probabilities.
     pub gating: Gating,
+    /// Added to the probabilities when experts are chosen, not to their weights.
+    pub choice_bias: Option<Vec<f32>>,
+    /// Experts come in groups, of which the best few take part.
+    pub groups: Option<ExpertGroups>,
+    /// Whether the weights of the chosen experts are divided by their sum.
+    pub normalize_weights: bool,
+    /// Whether an expert's input is multiplied by its weight, instead of its output.
+    pub weigh_input: bool,
     /// Factor of the weights.
     pub weight_scale: f32,
     /// Stack of gate projections.
@@ -269,6 +325,8 @@ pub struct Moe {
     pub down: ExpertPart,
     /// Activation of the gate.
     pub act: Activation,
+    /// Bounds of gate and up projection.
+    pub clamp: Option<GluClamp>,
     /// Residual stream.
     pub out: Buf,
     /// Factor of the sum's second term.
@@ -277,20 +335,43 @@ pub struct Moe {
     pub rows: Rows,
 }
 
-/// How a router's scores become the weights of the chosen experts.
+/// How a router's scores become the weights of experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gating {
-    /// Softmax over all experts; the weights of the chosen ones are divided by their sum.
-    SoftmaxNormalized,
     /// Softmax over all experts.
     Softmax,
+    /// Softmax over the chosen ones.
+    SoftmaxOfChosen,
+    /// Sigmoid of each.
+    Sigmoid,
 }
 
-/// A stack of matrices, one per expert, each with a factor.
+/// Groups of experts: those with the largest sums of their two best probabilities take part
+/// (DeepSeek-V3, arXiv:2412.19437).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Groups of equal size.
+    pub n_groups: usize,
+    /// How many take part.
+    pub n_used: usize,
+}
+
+/// `f(min(gate, limit)) * (clamp(up, -limit, limit) + up_plus)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GluClamp {
+    /// The bound.
+    pub limit: f32,
+    /// Added to the up projection.
+    pub up_plus: f32,
+}
+
+/// A stack of matrices, one per expert, each with a factor and biases.
 #[derive(Clone, Debug)]
 pub struct ExpertPart {
     /// `[n_experts][rows][cols]`.
     pub weight: Weight,
+    /// `[n_experts][rows]`, added after the factor.
+    pub biases: Option<Vec<f32>>,
     /// One factor per expert, if any.
     pub scales: Option<Vec<f32>>,
 }

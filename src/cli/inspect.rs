@@ -6,7 +6,7 @@ use super::progress::bytes;
 use crate::backend::pages::KvType;
 use crate::engine::N_CTX_DEFAULT;
 use crate::model::{
-    AttentionSpec, Ffn, Hparams, LayerSpec, Mixer, ModelError, ModelSpec, NormPlacement,
+    AttentionSpec, Ffn, Hparams, LayerSpec, Mixer, ModelError, ModelSpec, NormPlacement, QkNorm,
     RopeScaling, arch,
 };
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -177,8 +177,9 @@ fn layer_in_words(layer: &LayerSpec) -> String {
         ),
     };
     let norms = match layer.norms {
-        NormPlacement::Pre => "norms before",
-        NormPlacement::PreAndPost => "norms before and after",
+        NormPlacement { before_mixer: None, .. } => "norms after",
+        NormPlacement { after_mixer: None, .. } => "norms before",
+        _ => "norms before and after",
     };
     format!("{}; {ffn}; {norms}", attention_in_words(attention))
 }
@@ -188,12 +189,16 @@ fn attention_in_words(a: &AttentionSpec) -> String {
     if let Some(window) = a.window {
         text += &format!(", window {window}");
     }
-    if a.qk_norm {
+    if a.qk_norm != QkNorm::None {
         text += ", normed queries and keys";
     }
-    text += &format!(", rope {:?} base {}", a.rope.pairing, a.rope.freq_base);
-    match a.rope.scaling {
-        RopeScaling::None => {}
+    let scaling = a.rope.as_ref().map_or(&RopeScaling::None, |rope| &rope.scaling);
+    match &a.rope {
+        Some(rope) => text += &format!(", rope {:?} base {}", rope.pairing, rope.freq_base),
+        None => text += ", no rope",
+    }
+    match scaling {
+        RopeScaling::None | RopeScaling::Short { .. } => {}
         RopeScaling::Linear { factor } => text += &format!(" stretched {factor} times"),
         RopeScaling::Yarn { factor, .. } => text += &format!(" stretched {factor} times (YaRN)"),
     }

@@ -2,16 +2,17 @@
 //! The fusions are chosen here, once.
 
 use crate::backend::program::{
-    Attention, Buf, Epilogue, ExpertPart, Gating, KvShape, Linear, Moe, Norm, NormKind, Op, Output,
-    Part, Program, Rope, RopeKv, Rows,
+    Attention, Buf, Epilogue, ExpertGroups, ExpertPart, Gating, GluClamp, HeadNorm, KvShape,
+    Linear, Moe, Norm, NormKind, Op, Output, Part, Program, Rope, RopeKv, Rows,
 };
 use crate::model::{
-    AttentionSpec, Binder, DenseSpec, Ffn, Mixer, ModelError, ModelSpec, MoeSpec, NormPlacement,
-    RopeSpec, TensorScales,
+    AttentionGate, AttentionSpec, Binder, DenseGate, DenseSpec, ExpertGating, Ffn, LayerSpec,
+    Mixer, ModelError, ModelSpec, MoeSpec, NormFormula, QkNorm, Residual, RopeScaling, RopeSpec,
+    TensorScales, Weigh,
 };
 use gguf_rs_lite::GgufFile;
 use std::sync::Arc;
-use teff_kernels::KernelTable;
+use teff_kernels::{Activation, KernelTable};
 
 /// The program of a model.
 pub fn lower(
@@ -54,21 +55,44 @@ impl Lowering<'_> {
         self.program.n_vocab = n_vocab;
         self.x = self.program.buffer(n_embd);
         self.y = self.x;
+        const POSITIONS: &str = "position_embd.weight";
+        let positions = match self.spec.learned_positions {
+            true => Some(self.binder.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
+            false => None,
+        };
         self.program.ops.push(Op::Embed {
             table: table.clone(),
             scale: self.spec.embed_scale,
+            positions,
             out: self.x,
         });
+        if self.spec.embed_norm {
+            let norm = self.norm("token_embd_norm", n_embd)?;
+            self.program.ops.push(Op::Normalize { buf: self.x, norm });
+        }
+        let rotates = |layer: &LayerSpec| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            attention.rope.is_some()
+        };
+        if !self.spec.layers.iter().any(rotates) {
+            self.binder.ignore("rope_freqs.weight");
+        }
         let last = self.spec.layers.len() - 1;
         for (i, layer) in self.spec.layers.iter().enumerate() {
             // After the last mixer nothing but the logits is wanted.
             let rows = if i == last { Rows::Outputs } else { Rows::All };
-            match &layer.mixer {
-                Mixer::Attention(attention) => self.attention(i, attention, layer.norms, rows)?,
-            }
-            match &layer.ffn {
-                Ffn::Dense(dense) => self.dense(i, dense, layer.norms, rows)?,
-                Ffn::Moe(moe) => self.experts(i, moe, layer.norms, rows)?,
+            let at = Place { index: i, layer, rows };
+            let (mixed, output) = match &layer.mixer {
+                Mixer::Attention(attention) => self.attention(at, attention)?,
+            };
+            let after_mixer = self.layer_norm(at, layer.norms.after_mixer)?;
+            // The sums of a parallel layer may come in any order once all have read the stream.
+            if layer.residual == Residual::Sequential {
+                self.add_product(at, mixed, output, after_mixer);
+                self.ffn(at)?;
+            } else {
+                self.ffn(at)?;
+                self.add_product(at, mixed, output, after_mixer);
             }
         }
         let norm = self.norm("output_norm", n_embd)?;
@@ -81,7 +105,7 @@ impl Lowering<'_> {
             norm: Some(norm),
             parts: vec![head],
             epilogue: Epilogue::None,
-            out: Output::Logits { scale: 1.0, softcap: self.spec.head.softcap },
+            out: Output::Logits { scale: self.spec.head.scale, softcap: self.spec.head.softcap },
             rows: Rows::Outputs,
         }));
         Ok(())
@@ -98,10 +122,29 @@ impl Lowering<'_> {
         buf
     }
 
-    /// The RMS norm of this name.
+    /// The norm of this name.
     fn norm(&mut self, name: &str, len: usize) -> Result<Norm, ModelError> {
-        let weight = Some(self.binder.vector(&format!("{name}.weight"), len)?);
-        Ok(Norm { kind: NormKind::Rms, eps: self.spec.norm_eps, weight, bias: None })
+        let eps = self.spec.norm_eps;
+        let weight = format!("{name}.weight");
+        let kind = match self.spec.norm {
+            NormFormula::Rms => NormKind::Rms,
+            NormFormula::Layer => NormKind::Layer,
+            NormFormula::BareLayer => {
+                return Ok(Norm { kind: NormKind::Layer, eps, weight: None, bias: None });
+            }
+        };
+        let weight = Some(self.binder.vector(&weight, len)?);
+        let bias = self.binder.optional_vector(&format!("{name}.bias"), len)?;
+        Ok(Norm { kind, eps, weight, bias })
+    }
+
+    /// The norm of this name in a layer, if there is one.
+    fn layer_norm(
+        &mut self,
+        at: Place<'_>,
+        name: Option<&'static str>,
+    ) -> Result<Option<Norm>, ModelError> {
+        name.map(|name| self.norm(&at.name(name), self.spec.n_embd)).transpose()
     }
 
     /// The matrix `name.weight`, with `name.scale` and `name.bias` if there are any.
@@ -132,79 +175,97 @@ impl Lowering<'_> {
         Ok(part)
     }
 
-    /// A product whose result is added to the residual stream, by way of its own norm if there is
-    /// one.
-    fn add_product(&mut self, input: Buf, part: Part, post_norm: Option<Norm>, rows: Rows) {
-        if post_norm.is_some() && self.y == self.x {
+    /// The products of some matrices with the stream, or with its norm.
+    fn read_stream(
+        &mut self,
+        norm: Option<Norm>,
+        parts: Vec<Part>,
+        epilogue: Epilogue,
+        out: Buf,
+        rows: Rows,
+    ) {
+        let (input, out) = (self.x, Output::Store(out));
+        self.program.ops.push(Op::Linear(Linear { input, norm, parts, epilogue, out, rows }));
+    }
+
+    /// A buffer beside the residual stream, for what is normalized before it is added.
+    fn beside(&mut self) -> Buf {
+        if self.y == self.x {
             self.y = self.program.buffer(self.spec.n_embd);
         }
+        self.y
+    }
+
+    /// A product whose result is added to the residual stream, by way of its own norm if there is
+    /// one.
+    fn add_product(&mut self, at: Place<'_>, input: Buf, part: Part, post_norm: Option<Norm>) {
+        let (rows, scale) = (at.rows, at.layer.residual_scale);
         let out = match post_norm {
-            Some(_) => Output::Store(self.y),
-            None => Output::Add(self.x, 1.0),
+            Some(_) => Output::Store(self.beside()),
+            None => Output::Add(self.x, scale),
         };
         let (parts, epilogue) = (vec![part], Epilogue::None);
         self.program.ops.push(Op::Linear(Linear { input, norm: None, parts, epilogue, out, rows }));
-        if let Some(norm) = post_norm {
-            let (input, out) = (self.y, self.x);
-            self.program.ops.push(Op::AddNorm { input, norm, scale: 1.0, out, rows });
+        self.add_norm(at, post_norm);
+    }
+
+    /// Adds what is beside the stream by way of its norm, if there is one.
+    fn add_norm(&mut self, at: Place<'_>, norm: Option<Norm>) {
+        if let Some(norm) = norm {
+            let (input, out, scale) = (self.y, self.x, at.layer.residual_scale);
+            self.program.ops.push(Op::AddNorm { input, norm, scale, out, rows: at.rows });
         }
     }
 
-    fn post_norm(&mut self, name: &str, norms: NormPlacement) -> Result<Option<Norm>, ModelError> {
-        match norms {
-            NormPlacement::Pre => Ok(None),
-            NormPlacement::PreAndPost => self.norm(name, self.spec.n_embd).map(Some),
-        }
-    }
-
+    /// Up to what the output matrix, which comes second, is applied to.
     fn attention(
         &mut self,
-        layer: usize,
+        at: Place<'_>,
         spec: &AttentionSpec,
-        norms: NormPlacement,
-        rows: Rows,
-    ) -> Result<(), ModelError> {
+    ) -> Result<(Buf, Part), ModelError> {
         let &AttentionSpec { n_heads, n_kv_heads, k_dim, v_dim, .. } = spec;
         let n_embd = self.spec.n_embd;
-        let name = |part: &str| format!("blk.{layer}.{part}");
         let (q, k, v) = (n_heads * k_dim, n_kv_heads * k_dim, n_kv_heads * v_dim);
-        let parts = if self.binder.has(&name("attn_qkv.weight")) {
-            vec![self.part(&name("attn_qkv"), q + k + v, n_embd)?]
+        let mut parts = if self.binder.has(&at.name("attn_qkv.weight")) {
+            vec![self.part(&at.name("attn_qkv"), q + k + v, n_embd)?]
         } else {
             vec![
-                self.part(&name("attn_q"), q, n_embd)?,
-                self.part(&name("attn_k"), k, n_embd)?,
-                self.part(&name("attn_v"), v, n_embd)?,
+                self.part(&at.name("attn_q"), q, n_embd)?,
+                self.part(&at.name("attn_k"), k, n_embd)?,
+                self.part(&at.name("attn_v"), v, n_embd)?,
             ]
         };
+        if spec.qkv_scales == TensorScales::Ignore {
+            parts.iter_mut().for_each(|part| part.scale = 1.0);
+        }
         let qkv = self.buffer("qkv", q + k + v);
-        let norm = self.norm(&name("attn_norm"), n_embd)?;
-        self.program.ops.push(Op::Linear(Linear {
-            input: self.x,
-            norm: Some(norm),
-            parts,
-            epilogue: Epilogue::None,
-            out: Output::Store(qkv),
-            rows: Rows::All,
-        }));
+        let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
+        self.read_stream(norm.clone(), parts, Epilogue::None, qkv, Rows::All);
         self.program.kv.push(KvShape { n_kv_heads, k_dim, v_dim, window: spec.window });
         let kv_layer = self.program.kv.len() - 1;
-        let (q_norm, k_norm) = match spec.qk_norm {
-            false => (None, None),
-            true => (
-                Some(self.norm(&name("attn_q_norm"), k_dim)?),
-                Some(self.norm(&name("attn_k_norm"), k_dim)?),
-            ),
+        let rope = match &spec.rope {
+            Some(rope) => Some((self.rope(rope)?, rope.pairing)),
+            None => None,
         };
-        let rope = Some((self.rope(&spec.rope)?, spec.rope.pairing));
+        let q_norm = self.head_norm(&at.name("attn_q_norm"), spec.qk_norm, n_heads, k_dim)?;
+        let k_norm = self.head_norm(&at.name("attn_k_norm"), spec.qk_norm, n_kv_heads, k_dim)?;
         self.program.ops.push(Op::RopeKv(RopeKv {
             qkv,
             n_heads,
             layer: kv_layer,
+            clamp: spec.clamp,
             q_norm,
             k_norm,
+            norm_after_rope: matches!(
+                spec.qk_norm,
+                QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope
+            ),
             rope,
         }));
+        let sinks = match spec.sinks {
+            true => Some(self.binder.vector(&at.name("attn_sinks.weight"), n_heads)?),
+            false => None,
+        };
         let out = self.buffer("attention", n_heads * v_dim);
         self.program.ops.push(Op::Attention(Attention {
             qkv,
@@ -212,97 +273,243 @@ impl Lowering<'_> {
             layer: kv_layer,
             scale: spec.scale,
             softcap: spec.softcap,
+            slopes: spec.alibi.map(|exponent| alibi_slopes(n_heads, exponent)),
+            sinks,
             out,
-            rows,
+            rows: at.rows,
         }));
-        let output = self.part(&name("attn_output"), n_embd, n_heads * v_dim)?;
-        let post_norm = self.post_norm(&name("post_attention_norm"), norms)?;
-        self.add_product(out, output, post_norm, rows);
-        Ok(())
+        let gate_width = match spec.gate {
+            AttentionGate::None => None,
+            AttentionGate::Heads => Some(n_heads),
+            AttentionGate::Elements => Some(n_heads * v_dim),
+        };
+        if let Some(width) = gate_width {
+            // The reference implementation loads and ignores its scale.
+            let part = Part { scale: 1.0, ..self.part(&at.name("attn_gate"), width, n_embd)? };
+            let gate = self.buffer("attention gate", width);
+            self.read_stream(norm, vec![part], Epilogue::Act(Activation::Sigmoid), gate, at.rows);
+            self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
+        }
+        Ok((out, self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?))
+    }
+
+    /// The norm of some heads of queries or keys.
+    fn head_norm(
+        &mut self,
+        name: &str,
+        norm: QkNorm,
+        n_heads: usize,
+        k_dim: usize,
+    ) -> Result<Option<HeadNorm>, ModelError> {
+        let of = |dim: usize| move |norm| Some(HeadNorm { norm, dim });
+        match norm {
+            QkNorm::None => Ok(None),
+            QkNorm::Heads | QkNorm::HeadsAfterRope => self.norm(name, k_dim).map(of(k_dim)),
+            QkNorm::BareHeadsAfterRope => {
+                let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+                Ok(of(k_dim)(Norm { kind, eps, weight: None, bias: None }))
+            }
+            QkNorm::Whole => self.norm(name, n_heads * k_dim).map(of(n_heads * k_dim)),
+            QkNorm::OwnHeads if !self.binder.has(&format!("{name}.weight")) => Ok(None),
+            QkNorm::OwnHeads => {
+                let weight = self.binder.matrix(&format!("{name}.weight"), n_heads, k_dim)?;
+                let weight = Some(self.binder.values(&weight));
+                let (kind, eps) = (NormKind::Layer, self.spec.norm_eps);
+                Ok(Some(HeadNorm { norm: Norm { kind, eps, weight, bias: None }, dim: k_dim }))
+            }
+        }
     }
 
     fn rope(&mut self, spec: &RopeSpec) -> Result<crate::backend::program::RopeId, ModelError> {
-        let factors = match spec.freq_factors {
-            true => self.binder.optional_vector("rope_freqs.weight", spec.n_rot / 2)?,
-            false => None,
+        let n = spec.n_rot / 2;
+        let factors = match (&spec.scaling, spec.freq_factors) {
+            (RopeScaling::Short { .. }, _) => {
+                // For contexts beyond the original one.
+                self.binder.ignore("rope_factors_long.weight");
+                self.binder.optional_vector("rope_factors_short.weight", n)?
+            }
+            (_, true) => self.binder.optional_vector("rope_freqs.weight", n)?,
+            (_, false) => None,
         };
         let (inv_freq, magnitude) =
             spec.scaling.frequencies(spec.n_rot, spec.freq_base, factors.as_deref());
         Ok(self.program.rope(Rope { inv_freq, magnitude }))
     }
 
+    fn ffn(&mut self, at: Place<'_>) -> Result<(), ModelError> {
+        let norm = self.layer_norm(at, at.layer.norms.before_ffn)?;
+        let post_norm = self.layer_norm(at, at.layer.norms.after_ffn)?;
+        match &at.layer.ffn {
+            Ffn::Dense(dense) => {
+                let (hidden, down) = self.dense(at, dense, "", norm)?;
+                self.add_product(at, hidden, down, post_norm);
+                Ok(())
+            }
+            Ffn::Moe(moe) => self.experts(at, moe, norm, post_norm),
+        }
+    }
+
+    /// Up to what the down projection, which comes second, is applied to. The names of the tensors
+    /// end in `suffix`.
     fn dense(
         &mut self,
-        layer: usize,
+        at: Place<'_>,
         spec: &DenseSpec,
-        norms: NormPlacement,
-        rows: Rows,
-    ) -> Result<(), ModelError> {
-        let &DenseSpec { n_ff, act, scales } = spec;
+        suffix: &str,
+        norm: Option<Norm>,
+    ) -> Result<(Buf, Part), ModelError> {
+        let &DenseSpec { n_ff, act, gate, scales } = spec;
         let n_embd = self.spec.n_embd;
-        let name = |part: &str| format!("blk.{layer}.{part}");
-        let norm = self.norm(&name("ffn_norm"), n_embd)?;
-        let parts = vec![
-            self.ffn_part(&name("ffn_gate"), n_ff, n_embd, scales)?,
-            self.ffn_part(&name("ffn_up"), n_ff, n_embd, scales)?,
-        ];
+        let name = |part: &str| at.name(&format!("{part}{suffix}"));
+        let up_rows = if gate == DenseGate::InUp { 2 * n_ff } else { n_ff };
+        let mut parts = vec![self.ffn_part(&name("ffn_up"), up_rows, n_embd, scales)?];
+        if gate == DenseGate::Own {
+            parts.insert(0, self.ffn_part(&name("ffn_gate"), n_ff, n_embd, scales)?);
+        }
+        let epilogue = match gate {
+            DenseGate::None => Epilogue::Act(act),
+            DenseGate::Own | DenseGate::InUp => Epilogue::Glu(act),
+        };
         let hidden = self.buffer("hidden", n_ff);
-        self.program.ops.push(Op::Linear(Linear {
-            input: self.x,
-            norm: Some(norm),
-            parts,
-            epilogue: Epilogue::Glu(act),
-            out: Output::Store(hidden),
-            rows,
-        }));
-        let down = self.ffn_part(&name("ffn_down"), n_embd, n_ff, scales)?;
-        let post_norm = self.post_norm(&name("post_ffw_norm"), norms)?;
-        self.add_product(hidden, down, post_norm, rows);
-        Ok(())
+        self.read_stream(norm, parts, epilogue, hidden, at.rows);
+        // MPT after AWQ: the activations are divided by these.
+        if let Some(divisors) = self.binder.optional_vector(&at.name("ffn.act.scales"), n_ff)? {
+            let factors = divisors.iter().map(|x| 1.0 / x).collect();
+            self.program.ops.push(Op::Scale { buf: hidden, factors, rows: at.rows });
+        }
+        Ok((hidden, self.ffn_part(&name("ffn_down"), n_embd, n_ff, scales)?))
     }
 
     fn experts(
         &mut self,
-        layer: usize,
+        at: Place<'_>,
         spec: &MoeSpec,
-        norms: NormPlacement,
-        rows: Rows,
+        norm: Option<Norm>,
+        post_norm: Option<Norm>,
     ) -> Result<(), ModelError> {
-        let &MoeSpec { n_ff, n_experts, n_used, act, .. } = spec;
+        let &MoeSpec { n_ff, n_experts, n_used, act, scales, .. } = spec;
         let n_embd = self.spec.n_embd;
-        let name = |part: &str| format!("blk.{layer}.{part}");
-        assert!(norms == NormPlacement::Pre, "no known mixture of experts has post-norms");
-        let norm = Some(self.norm(&name("ffn_norm"), n_embd)?);
-        let router = self.part(&name("ffn_gate_inp"), n_experts, n_embd)?;
-        let gate = self.expert_part(&name("ffn_gate_exps"), [n_experts, n_ff, n_embd])?;
-        let up = self.expert_part(&name("ffn_up_exps"), [n_experts, n_ff, n_embd])?;
-        let down = self.expert_part(&name("ffn_down_exps"), [n_experts, n_embd, n_ff])?;
-        let gating = match spec.normalize_weights {
-            true => Gating::SoftmaxNormalized,
-            false => Gating::Softmax,
+        let router = self.part(&at.name("ffn_gate_inp"), n_experts, n_embd)?;
+        let mut part =
+            |name, rows, cols| self.expert_part(&at.name(name), [n_experts, rows, cols], scales);
+        let gate = part("ffn_gate_exps", n_ff, n_embd)?;
+        let up = part("ffn_up_exps", n_ff, n_embd)?;
+        let down = part("ffn_down_exps", n_embd, n_ff)?;
+        let mut choice_bias = None;
+        for name in ["exp_probs_b.bias", "exp_probs_b"] {
+            choice_bias = choice_bias.or(self.binder.optional_vector(&at.name(name), n_experts)?);
+        }
+        let shared = match spec.shared {
+            None => None,
+            Some(shared) => {
+                let gate = DenseGate::Own;
+                let dense = DenseSpec { n_ff: shared.n_ff, act, gate, scales };
+                let (hidden, down) = self.dense(at, &dense, "_shexp", norm.clone())?;
+                if shared.gated {
+                    let part = self.part(&at.name("ffn_gate_inp_shexp"), 1, n_embd)?;
+                    let gate = self.buffer("expert gate", 1);
+                    let sigmoid = Epilogue::Act(Activation::Sigmoid);
+                    self.read_stream(norm.clone(), vec![part], sigmoid, gate, at.rows);
+                    self.program.ops.push(Op::Gate { gate, buf: hidden, rows: at.rows });
+                }
+                Some((hidden, down))
+            }
         };
-        self.program.ops.push(Op::Moe(Box::new(Moe {
+        let moe = Moe {
             input: self.x,
             norm,
             router,
             n_used,
-            gating,
+            gating: match spec.gating {
+                ExpertGating::Softmax => Gating::Softmax,
+                ExpertGating::SoftmaxOfChosen => Gating::SoftmaxOfChosen,
+                ExpertGating::Sigmoid => Gating::Sigmoid,
+            },
+            choice_bias,
+            groups: spec.groups.map(|(n_groups, n_used)| ExpertGroups { n_groups, n_used }),
+            normalize_weights: spec.normalize_weights,
+            weigh_input: spec.weigh == Weigh::Inputs,
             weight_scale: spec.weight_scale,
             gate,
             up,
             down,
             act,
+            clamp: spec.clamp.map(|c| GluClamp { limit: c.limit, up_plus: c.up_plus }),
             out: self.x,
-            scale: 1.0,
-            rows,
-        })));
+            scale: at.layer.residual_scale,
+            rows: at.rows,
+        };
+        match (shared, post_norm) {
+            (None, None) => self.program.ops.push(Op::Moe(Box::new(moe))),
+            // The shared expert has read the stream already.
+            (Some((hidden, down)), None) => {
+                self.program.ops.push(Op::Moe(Box::new(moe)));
+                self.add_product(at, hidden, down, None);
+            }
+            (Some((hidden, down)), Some(post_norm)) => {
+                let out = self.beside();
+                let (parts, epilogue) = (vec![down], Epilogue::None);
+                let (input, norm, rows) = (hidden, None, at.rows);
+                let store = Output::Store(out);
+                let linear = Linear { input, norm, parts, epilogue, out: store, rows };
+                self.program.ops.push(Op::Linear(linear));
+                self.program.ops.push(Op::Moe(Box::new(Moe { out, scale: 1.0, ..moe })));
+                self.add_norm(at, Some(post_norm));
+            }
+            (None, Some(_)) => {
+                let problem = "is not 0: no description has experts with this norm alone";
+                return Err(ModelError::bad_key("expert_count", problem));
+            }
+        }
         Ok(())
     }
 
-    fn expert_part(&mut self, name: &str, shape: [usize; 3]) -> Result<ExpertPart, ModelError> {
+    fn expert_part(
+        &mut self,
+        name: &str,
+        shape: [usize; 3],
+        scales: TensorScales,
+    ) -> Result<ExpertPart, ModelError> {
         let weight = self.binder.stack(&format!("{name}.weight"), shape)?;
-        let scales = self.binder.optional_vector(&format!("{name}.scale"), shape[0])?;
+        let own = self.binder.optional_vector(&format!("{name}.scale"), shape[0])?;
         self.binder.ignore(&format!("{name}.input_scale"));
-        Ok(ExpertPart { weight, scales })
+        let bias = format!("{name}.bias");
+        let biases = match self.binder.has(&bias) {
+            true => {
+                let biases = self.binder.matrix(&bias, shape[0], shape[1])?;
+                Some(self.binder.values(&biases))
+            }
+            false => None,
+        };
+        let scales = own.filter(|_| scales == TensorScales::Apply);
+        Ok(ExpertPart { weight, biases, scales })
     }
+}
+
+/// A layer on its way into the program.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    index: usize,
+    layer: &'a LayerSpec,
+    /// The tokens that its feed-forward part is computed for.
+    rows: Rows,
+}
+
+impl Place<'_> {
+    /// The name of a tensor of the layer.
+    fn name(&self, part: &str) -> String {
+        format!("blk.{}.{part}", self.index)
+    }
+}
+
+/// The slopes of ALiBi: powers of `2^(-exponent / n)` for the largest power of two `n` of heads, and
+/// the odd ones of its square root for those beyond.
+fn alibi_slopes(n_heads: usize, exponent: f32) -> Vec<f32> {
+    let n = 1 << n_heads.max(1).ilog2();
+    let base = |exponent: f32| (-exponent / n as f32).exp2();
+    let slope = |head: usize| match head < n {
+        true => base(exponent).powi(head as i32 + 1),
+        false => base(exponent / 2.0).powi(2 * (head - n) as i32 + 1),
+    };
+    (0..n_heads).map(slope).collect()
 }

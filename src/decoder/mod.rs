@@ -124,6 +124,9 @@ impl Decoder {
         kernels: &'static KernelTable,
         options: &DecoderOptions,
     ) -> Result<Decoder, ModelError> {
+        if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
+            return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
+        }
         let program = lower::lower(file, spec, kernels)?;
         let kv =
             PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max);

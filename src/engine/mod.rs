@@ -180,7 +180,7 @@ impl Engine {
         read_ahead(&model.file);
         let n_threads = options.threads.unwrap_or_else(topology::default_threads);
         let pool = Pool::new(n_threads).map_err(EngineError::Threads)?;
-        let n_ctx = options.n_ctx.unwrap_or(model.spec.n_ctx_train.min(N_CTX_DEFAULT)).max(1);
+        let n_ctx = options.n_ctx.unwrap_or_else(|| model.spec.n_ctx_default(N_CTX_DEFAULT)).max(1);
         let decoder_options = DecoderOptions {
             max_threads: pool.n_threads(),
             max_batch: options.max_batch.min(n_ctx).max(1),

@@ -44,6 +44,13 @@ pub enum ModelError {
         /// Bytes for one token.
         bytes_per_token: usize,
     },
+    /// A context that the model has no positions for.
+    ContextTooLong {
+        /// Tokens asked for.
+        n_ctx: usize,
+        /// Tokens that the model can take.
+        n_ctx_max: usize,
+    },
     /// Big-endian tensors.
     BigEndian,
 }
@@ -78,6 +85,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::TooWide { bytes_per_token } => {
                 write!(f, "one token's activations would take {bytes_per_token} bytes")
+            }
+            ModelError::ContextTooLong { n_ctx, n_ctx_max } => {
+                write!(f, "a context of {n_ctx} tokens, but the model can take only {n_ctx_max}")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors cannot be run yet"),
         }

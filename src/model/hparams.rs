@@ -122,6 +122,19 @@ impl<'a> Hparams<'a> {
         }
     }
 
+    /// Whether the file has a tensor of this name.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.file.tensor(name).is_some()
+    }
+
+    /// Reads the sections of multi-dimensional rotation: text has the same position in all, so they
+    /// say no more than that the pairs are of distant dimensions.
+    pub fn rope_sections(&self) -> bool {
+        let sections = self.get("rope.dimension_sections").and_then(|value| value.as_array());
+        let sections = sections.and_then(|array| array.to_i64s());
+        sections.is_some_and(|sections| sections.iter().any(|&n| n != 0))
+    }
+
     /// A length for each layer: one number for all, or an array.
     pub fn lengths(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };

@@ -74,6 +74,14 @@ impl<'a> Binder<'a> {
         self.claim(name, &[cols, rows, n]).map(|info| Weight::mapped(self.file, info))
     }
 
+    /// All elements of a claimed tensor, in f32.
+    pub fn values(&self, weight: &Weight) -> Vec<f32> {
+        let mut values = vec![0.0; weight.n * weight.rows * weight.cols];
+        let kernels = self.kernels.types(weight.ty).expect("`claim` asked for the kernel");
+        kernels.dequantize(weight.bytes(), &mut values);
+        values
+    }
+
     /// Claims a vector, in f32.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let info = self.claim(name, &[len])?;

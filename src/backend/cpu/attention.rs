@@ -13,7 +13,7 @@
 use super::pool::{Phase, Ticket};
 use super::{Context, StepInput, WorkerScratch, at_least};
 use crate::backend::pages::{Matrix, PAGE_TOKENS, PageId, WriteScratch};
-use crate::backend::program::{Attention, KvShape, Norm, Op, Program, RopeKv, Rows};
+use crate::backend::program::{Attention, HeadNorm, KvShape, NormKind, Op, Program, RopeKv, Rows};
 use std::ops::Range;
 use teff_kernels::FloatOps;
 
@@ -246,6 +246,13 @@ pub(super) fn partials_len(
     program.ops.iter().map(of).max().unwrap_or(0)
 }
 
+/// The part of a norm's parameters that belongs to head `i`.
+fn of_head(parameters: &Option<Vec<f32>>, dim: usize, i: usize) -> Option<&[f32]> {
+    let parameters = parameters.as_ref()?;
+    let first = if parameters.len() == dim { 0 } else { i * dim };
+    Some(&parameters[first..][..dim])
+}
+
 /// The positions that a token sees.
 fn sees(shape: &KvShape, input: &StepInput<'_>, token: usize) -> Range<usize> {
     let to = input.positions[token] as usize + 1;
@@ -295,15 +302,25 @@ impl Context<'_> {
         let (q_len, k_len) = (op.n_heads * shape.k_dim, shape.n_kv_heads * shape.k_dim);
         let Scratch { row: kv, head, write, .. } = scratch;
         let row = qkv.write_cell(ticket, qkv.width(), token);
+        if let Some(clamp) = op.clamp {
+            row.iter_mut().for_each(|x| *x = x.clamp(-clamp, clamp));
+        }
         let (q, k) = row[..q_len + k_len].split_at_mut(q_len);
-        self.norm_heads(op.q_norm.as_ref(), shape.k_dim, q, head);
-        self.norm_heads(op.k_norm.as_ref(), shape.k_dim, k, head);
+        if !op.norm_after_rope {
+            self.norm_heads(op.q_norm.as_ref(), q, head);
+            self.norm_heads(op.k_norm.as_ref(), k, head);
+        }
         if let Some((rope, pairing)) = op.rope {
             let table = self.backend.ropes[rope.0].read_row(phase, token);
             let (cos, sin) = table.split_at(table.len() / 2);
             for head in row[..q_len + k_len].chunks_exact_mut(shape.k_dim) {
                 (self.ops.rope)(head, cos, sin, pairing);
             }
+        }
+        if op.norm_after_rope {
+            let (q, k) = row[..q_len + k_len].split_at_mut(q_len);
+            self.norm_heads(op.q_norm.as_ref(), q, head);
+            self.norm_heads(op.k_norm.as_ref(), k, head);
         }
         let kind = self.arena.kind();
         let (qk, v) = row.split_at_mut(q_len + k_len);
@@ -320,11 +337,15 @@ impl Context<'_> {
         }
     }
 
-    fn norm_heads(&self, norm: Option<&Norm>, dim: usize, x: &mut [f32], head: &mut Vec<f32>) {
-        let Some(norm) = norm else { return };
-        head.resize(dim, 0.0);
-        for x in x.chunks_exact_mut(dim) {
-            self.normalize(norm, x, head);
+    fn norm_heads(&self, norm: Option<&HeadNorm>, x: &mut [f32], head: &mut Vec<f32>) {
+        let Some(HeadNorm { norm, dim }) = norm else { return };
+        head.resize(*dim, 0.0);
+        for (i, x) in x.chunks_exact_mut(*dim).enumerate() {
+            let (weight, bias) = (of_head(&norm.weight, *dim, i), of_head(&norm.bias, *dim, i));
+            match norm.kind {
+                NormKind::Rms => (self.ops.rms_norm)(x, weight, norm.eps, head),
+                NormKind::Layer => (self.ops.layer_norm)(x, weight, bias, norm.eps, head),
+            }
             x.copy_from_slice(head);
         }
     }
@@ -357,7 +378,7 @@ impl Context<'_> {
                     self.attend(op, &tile, kv_head, chunks, phase, scratch);
                     let Softmax { rows, sums } = &mut scratch.all;
                     if cut.direct {
-                        self.finish(rows, sums, v_dim);
+                        self.finish(op, kv_head, (rows, sums));
                         let out = out.write_cell(&mut ticket, group * v_dim, item);
                         out.copy_from_slice(sums);
                         continue;
@@ -400,17 +421,29 @@ impl Context<'_> {
                         row.merge(sums, other, &cell[..v_dim], self.ops);
                     }
                 }
-                self.finish(rows, sums, v_dim);
+                self.finish(op, kv_head, (rows, sums));
                 out.write_cells(&mut ticket, group * v_dim).copy_from_slice(sums);
             }
         });
     }
 
-    /// From sums to means, and back from the rotation of the values.
-    fn finish(&self, rows: &[Weight], sums: &mut [f32], v_dim: usize) {
-        for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(v_dim)) {
-            (self.ops.scale)(sums, 1.0 / row.total);
-            self.arena.kind().rotate(sums, v_dim, self.ops);
+    /// From sums to means, for the query heads of a key/value head, and back from the rotation of
+    /// the values.
+    fn finish(&self, op: &Attention, kv_head: usize, (rows, sums): (&[Weight], &mut [f32])) {
+        let shape = &self.backend.program.kv[op.layer];
+        let first = kv_head * (op.n_heads / shape.n_kv_heads);
+        let rows = rows.iter().zip(sums.chunks_exact_mut(shape.v_dim));
+        for (i, (row, sums)) in rows.enumerate() {
+            let mut total = row.total;
+            if let Some(sinks) = &op.sinks {
+                let max = row.max.max(sinks[first + i]);
+                let mut factors = [row.max, sinks[first + i]];
+                (self.ops.exp_sum)(&mut factors, max);
+                (self.ops.scale)(sums, factors[0]);
+                total = total.mul_add(factors[0], factors[1]);
+            }
+            (self.ops.scale)(sums, 1.0 / total);
+            self.arena.kind().rotate(sums, shape.v_dim, self.ops);
         }
     }
 
@@ -490,10 +523,18 @@ impl Context<'_> {
             if keys.is_empty() {
                 continue;
             }
-            for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK_TOKENS)) {
+            let all = rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK_TOKENS));
+            for (i, (row, scores)) in all.enumerate() {
                 let scores = &mut scores[keys.clone()];
                 if let Some(cap) = op.softcap {
                     (ops.soft_cap)(scores, cap);
+                }
+                if let Some(slopes) = &op.slopes {
+                    let slope = slopes[kv_head * group + i];
+                    let furthest = seen.end - 1 - (base + keys.start);
+                    for (j, score) in scores.iter_mut().enumerate() {
+                        *score -= slope * (furthest - j) as f32;
+                    }
                 }
                 row.max = (ops.max)(scores);
                 row.total = (ops.exp_sum)(scores, row.max);

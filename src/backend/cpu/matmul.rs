@@ -66,7 +66,7 @@ fn weights(op: &Op) -> Vec<&Weight> {
         Op::Moe(moe) => {
             vec![&moe.router.weight, &moe.gate.weight, &moe.up.weight, &moe.down.weight]
         }
-        Op::Embed { .. } | Op::RopeKv(_) | Op::Attention(_) | Op::AddNorm { .. } => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) fn weights_mut(op: &mut Op) -> Vec<&mut Weight> {
             let Moe { router, gate, up, down, .. } = &mut **moe;
             vec![&mut router.weight, &mut gate.weight, &mut up.weight, &mut down.weight]
         }
-        Op::Embed { .. } | Op::RopeKv(_) | Op::Attention(_) | Op::AddNorm { .. } => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -195,7 +195,7 @@ impl Context<'_> {
     pub(super) fn linear(&self, op: &Linear, scratch: &mut WorkerScratch) {
         let set = self.set(op.rows);
         let n_rows = match op.epilogue {
-            Epilogue::Glu(_) => op.parts[0].weight.rows,
+            Epilogue::Glu(_) => op.parts.iter().map(|p| p.weight.rows).sum::<usize>() / 2,
             Epilogue::None | Epilogue::Act(_) => op.parts.iter().map(|p| p.weight.rows).sum(),
         };
         let buffer = &self.backend.buffers[op.input.0];
@@ -209,7 +209,11 @@ impl Context<'_> {
                     let (gate, rest) = at_least(y, 3 * n).split_at_mut(n);
                     let (up, out) = rest.split_at_mut(n);
                     self.product(&op.parts[0], rows.clone(), operands, kernels, gate);
-                    self.product(&op.parts[1], rows.clone(), operands, kernels, up);
+                    let (part, up_rows) = match &op.parts[..] {
+                        [both] => (both, rows.start + n_rows..rows.end + n_rows),
+                        parts => (&parts[1], rows.clone()),
+                    };
+                    self.product(part, up_rows, operands, kernels, up);
                     (self.ops.glu)(act, gate, up, out);
                     self.store(op.out, set, ticket, rows, out);
                 }

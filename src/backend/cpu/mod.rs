@@ -11,8 +11,8 @@ pub mod pool;
 pub mod topology;
 
 use super::pages::{Arena, PageId};
-use super::program::{Norm, NormKind, Op, Program, Rows};
-use pool::{Leader, Shared, Worker};
+use super::program::{Buf, Norm, NormKind, Op, Program, Rows};
+use pool::{Leader, Phase, Shared, Worker};
 use std::sync::{Mutex, PoisonError};
 use teff_kernels::{ActFormat, FloatOps, KernelTable, Scratch};
 
@@ -266,13 +266,14 @@ impl CpuBackend {
 impl Context<'_> {
     fn run(&self, op: &Op, scratch: &mut WorkerScratch) {
         match op {
-            Op::Embed { table, scale, out } => {
+            Op::Embed { table, scale, positions, out } => {
                 let kernels = self.backend.kernels.types(table.ty).expect("checked at load");
                 let out = &self.backend.buffers[out.0];
                 self.worker.phase(|phase| {
                     let interleaved = self.backend.interleaved.read(phase);
                     for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
-                        let token = self.input.tokens[ticket.items().start] as usize;
+                        let item = ticket.items().start;
+                        let token = self.input.tokens[item] as usize;
                         let row = out.write_cells(&mut ticket, table.cols);
                         match self.backend.interleaved.groups(table, token..token + 1) {
                             Some(group) => {
@@ -288,6 +289,32 @@ impl Context<'_> {
                         if *scale != 1.0 {
                             (self.ops.scale)(row, *scale);
                         }
+                        if let Some(table) = positions {
+                            let at = self.input.positions[item] as usize;
+                            let kernels = self.type_kernels(table);
+                            let added = at_least(&mut scratch.row, table.cols);
+                            kernels.dequantize(table.rows_of(0, at..at + 1), added);
+                            (self.ops.add)(row, added);
+                        }
+                    }
+                });
+            }
+            Op::Normalize { buf, norm } => {
+                self.change(*buf, Rows::All, |_, _, row| {
+                    let x = at_least(&mut scratch.row, row.len());
+                    x.copy_from_slice(row);
+                    self.normalize(norm, x, row);
+                });
+            }
+            Op::Scale { buf, factors, rows } => self.change(*buf, *rows, |_, _, row| {
+                row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+            }),
+            Op::Gate { gate, buf, rows } => {
+                let gate = &self.backend.buffers[gate.0];
+                self.change(*buf, *rows, |phase, token, row| {
+                    let n = row.len() / gate.width();
+                    for (x, factor) in row.chunks_exact_mut(n).zip(gate.read_row(phase, token)) {
+                        x.iter_mut().for_each(|x| *x *= factor);
                     }
                 });
             }
@@ -313,10 +340,28 @@ impl Context<'_> {
         }
     }
 
+    /// A phase that changes rows of a buffer one by one: `f(phase, token, row)`.
+    fn change(&self, buf: Buf, rows: Rows, mut f: impl FnMut(&Phase<'_>, usize, &mut [f32])) {
+        let (buffer, set) = (&self.backend.buffers[buf.0], self.set(rows));
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets(set.n_tokens, 1) {
+                let token = ticket.items().start;
+                if set.contains(token) {
+                    f(phase, token, buffer.write_cells(&mut ticket, buffer.width()));
+                }
+            }
+        });
+    }
+
     fn normalize(&self, norm: &Norm, x: &[f32], out: &mut [f32]) {
         let (weight, bias) = (norm.weight.as_deref(), norm.bias.as_deref());
         match norm.kind {
-            NormKind::Rms => (self.ops.rms_norm)(x, weight, norm.eps, out),
+            NormKind::Rms => {
+                (self.ops.rms_norm)(x, weight, norm.eps, out);
+                if let Some(bias) = bias {
+                    (self.ops.add)(out, bias);
+                }
+            }
             NormKind::Layer => (self.ops.layer_norm)(x, weight, bias, norm.eps, out),
         }
     }

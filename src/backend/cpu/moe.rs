@@ -6,7 +6,9 @@
 use super::matmul::Source;
 use super::pool::Shared;
 use super::{Context, TokenSet, WorkerScratch, at_least};
-use crate::backend::program::{ExpertPart, Gating, Moe, Op, Program};
+use crate::backend::program::{ExpertGroups, ExpertPart, Gating, GluClamp, Moe, Op, Program};
+use std::ops::Range;
+use teff_kernels::{Activation, FloatOps};
 
 /// Smallest sum that weights are divided by, as in ggml: the least normal half.
 const WEIGHT_SUM_MIN: f32 = 6.103_515_6e-5;
@@ -128,7 +130,7 @@ impl Context<'_> {
                     continue;
                 }
                 let scores = &buffers.scores.read_row(phase, token)[..n_experts];
-                rank(op, scores, probabilities, ranked, self.ops.softmax);
+                rank(op, scores, probabilities, ranked, self.ops);
                 let experts = buffers.experts.write_cells(&mut ticket, buffers.experts.width());
                 for (expert, &(_, index)) in experts.iter_mut().zip(ranked.iter()) {
                     *expert = index;
@@ -168,13 +170,18 @@ impl Context<'_> {
         scratch: &mut WorkerScratch,
     ) {
         let buffers = &self.backend.moe;
-        let scale = |part: &ExpertPart, y: &mut [f32]| {
+        let finish = |part: &ExpertPart, rows: &Range<usize>, y: &mut [f32]| {
             if let Some(scales) = &part.scales {
                 (self.ops.scale)(y, scales[expert]);
+            }
+            if let Some(biases) = &part.biases {
+                let biases = &biases[expert * part.weight.rows..][rows.clone()];
+                y.chunks_exact_mut(rows.len()).for_each(|y| (self.ops.add)(y, biases));
             }
         };
         let list = |rows| TokenSet { outputs: Some(rows), n_tokens: self.input.tokens.len() };
         let (gate, up, down) = (&op.gate.weight, &op.up.weight, &op.down.weight);
+        let weights = op.weigh_input.then(|| self.weights_of(op, tokens, slots));
         let source = Source { buffer: &buffers.x, norm: None, set: list(tokens) };
         self.products(
             source,
@@ -188,8 +195,19 @@ impl Context<'_> {
                 let (y_up, out) = rest.split_at_mut(n);
                 self.multiply(gate, expert, rows.clone(), operands, kernels, y_gate);
                 self.multiply(up, expert, rows.clone(), operands, kernels, y_up);
-                scale(&op.gate, y_gate);
-                scale(&op.up, y_up);
+                if let Some(weights) = &weights {
+                    for (i, weight) in weights.iter().enumerate() {
+                        let of_token = i * rows.len()..(i + 1) * rows.len();
+                        (self.ops.scale)(&mut y_gate[of_token.clone()], *weight);
+                        (self.ops.scale)(&mut y_up[of_token], *weight);
+                    }
+                }
+                finish(&op.gate, &rows, y_gate);
+                finish(&op.up, &rows, y_up);
+                if let Some(GluClamp { limit, up_plus }) = op.clamp {
+                    y_gate.iter_mut().for_each(|x| *x = x.min(limit));
+                    y_up.iter_mut().for_each(|x| *x = x.clamp(-limit, limit) + up_plus);
+                }
                 (self.ops.glu)(op.act, y_gate, y_up, out);
                 for (&slot, y) in slots.iter().zip(out.chunks_exact(rows.len())) {
                     let hidden = buffers.hidden.write_columns(ticket, slot as usize, rows.clone());
@@ -207,12 +225,24 @@ impl Context<'_> {
                 let rows = ticket.items();
                 let y = at_least(y, rows.len() * slots.len());
                 self.multiply(down, expert, rows.clone(), operands, kernels, y);
-                scale(&op.down, y);
+                finish(&op.down, &rows, y);
                 for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {
                     buffers.y.write_columns(ticket, slot as usize, rows.clone()).copy_from_slice(y);
                 }
             },
         );
+    }
+
+    /// The weights of an expert for some tokens and the slots that they have.
+    fn weights_of(&self, op: &Moe, tokens: &[u32], slots: &[u32]) -> Vec<f32> {
+        let mut weights = Vec::with_capacity(slots.len());
+        self.worker.phase(|phase| {
+            for (&token, &slot) in tokens.iter().zip(slots) {
+                let of_token = self.backend.moe.weights.read_row(phase, token as usize);
+                weights.push(of_token[slot as usize % op.n_used]);
+            }
+        });
+        weights
     }
 
     fn combine(&self, op: &Moe, set: TokenSet<'_>) {
@@ -228,6 +258,7 @@ impl Context<'_> {
                 let weights = &buffers.weights.read_row(phase, token)[..op.n_used];
                 for (rank, weight) in weights.iter().enumerate() {
                     let y = &buffers.y.read_row(phase, token * op.n_used + rank)[..out.len()];
+                    let weight = if op.weigh_input { 1.0 } else { *weight };
                     (self.ops.add_scaled)(out, y, weight * op.scale);
                 }
             }
@@ -242,20 +273,56 @@ fn rank(
     scores: &[f32],
     probabilities: &mut Vec<f32>,
     ranked: &mut Vec<(f32, u32)>,
-    softmax: fn(&mut [f32]),
+    ops: &FloatOps,
 ) {
     probabilities.clear();
     probabilities.extend_from_slice(scores);
-    softmax(probabilities);
+    match op.gating {
+        Gating::Softmax => (ops.softmax)(probabilities),
+        Gating::Sigmoid => (ops.act)(Activation::Sigmoid, probabilities),
+        Gating::SoftmaxOfChosen => {}
+    }
     ranked.clear();
     ranked.extend(probabilities.iter().zip(0..).map(|(&p, i)| (p, i)));
-    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    if let Some(bias) = &op.choice_bias {
+        ranked.iter_mut().zip(bias).for_each(|((p, _), bias)| *p += bias);
+    }
+    if let Some(groups) = op.groups {
+        keep_groups(groups, ranked);
+    }
+    sort(ranked);
     ranked.truncate(op.n_used);
-    let sum = match op.gating {
-        Gating::Softmax => 1.0,
-        Gating::SoftmaxNormalized => ranked.iter().map(|r| r.0).sum::<f32>().max(WEIGHT_SUM_MIN),
+    ranked.iter_mut().for_each(|(p, i)| *p = probabilities[*i as usize]);
+    if op.gating == Gating::SoftmaxOfChosen {
+        probabilities.clear();
+        probabilities.extend(ranked.iter().map(|r| r.0));
+        (ops.softmax)(probabilities);
+        ranked.iter_mut().zip(&*probabilities).for_each(|((p, _), &chosen)| *p = chosen);
+    }
+    let sum = match op.normalize_weights {
+        false => 1.0,
+        true => ranked.iter().map(|r| r.0).sum::<f32>().max(WEIGHT_SUM_MIN),
     };
     for (weight, _) in ranked {
         *weight *= op.weight_scale / sum;
     }
+}
+
+/// The highest score first; equal scores go by number.
+fn sort(ranked: &mut [(f32, u32)]) {
+    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+}
+
+/// Leaves only the experts of the best groups.
+fn keep_groups(groups: ExpertGroups, ranked: &mut Vec<(f32, u32)>) {
+    let size = ranked.len() / groups.n_groups;
+    let score = |group: &[(f32, u32)]| {
+        let mut group = group.to_vec();
+        sort(&mut group);
+        group.iter().take(2).map(|r| r.0).sum::<f32>()
+    };
+    let mut best: Vec<(f32, u32)> = ranked.chunks_exact(size).map(score).zip(0..).collect();
+    sort(&mut best);
+    best.truncate(groups.n_used);
+    ranked.retain(|&(_, i)| best.iter().any(|&(_, group)| i / size as u32 == group));
 }

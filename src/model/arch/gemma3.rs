@@ -24,25 +24,23 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     ];
     let mut uneven = false;
     spec = spec.each_attention(|i, attention| {
+        let Some(rope) = &mut attention.rope else { return };
         if layers == LAYERS_27B {
             attention.scale = 1.0 / ((h.n_embd / attention.n_heads) as f32).sqrt();
         }
         attention.scale = scale.unwrap_or(attention.scale);
-        attention.rope.freq_factors = false;
-        let own = [attention.k_dim, attention.v_dim, attention.rope.n_rot];
+        rope.freq_factors = false;
+        let own = [attention.k_dim, attention.v_dim, rope.n_rot];
         uneven |= dims.iter().zip(own).any(|(dim, own)| dim.is_some_and(|dim| dim != own));
         if window.is_some() && sliding[i] {
             attention.window = window;
-            attention.rope.freq_base = swa_base;
-            attention.rope.scaling = RopeScaling::None;
+            rope.freq_base = swa_base;
+            rope.scaling = RopeScaling::None;
         }
     });
     if uneven {
         return Err(h.bad("attention.key_length_swa", "differs from the other layers' heads"));
     }
     spec = spec.each_dense(|dense| dense.act = Activation::Gelu);
-    for layer in &mut spec.layers {
-        layer.norms = NormPlacement::PreAndPost;
-    }
-    Ok(spec)
+    Ok(spec.norms(NormPlacement::PRE_AND_POST))
 }

@@ -1,9 +1,69 @@
 //! One file per architecture: what its metadata says, as a [`ModelSpec`].
 
+mod afmoe;
+mod arcee;
+mod baichuan;
+mod bailingmoe;
+mod bailingmoe2;
+mod bloom;
+mod chatglm;
+mod codeshell;
+mod cohere2;
+mod command_r;
+mod dbrx;
+mod deci;
+mod deepseek;
+mod dots1;
+mod exaone;
+mod exaone4;
+mod exaone_moe;
+mod falcon;
+mod gemma;
+mod gemma2;
 mod gemma3;
+mod glm4;
+mod glm4moe;
+mod gpt2;
+mod gpt_oss;
+mod gptneox;
+mod granite;
+mod granite_swa;
+mod hunyuan;
+mod internlm2;
+mod jais;
+mod jais2;
 mod llama;
+mod llama4;
+mod maincoder;
+mod mellum;
+mod minicpm;
+mod minimax_m2;
+mod mistral3;
+mod nanbeige;
+mod nemotron;
+mod olmo;
+mod olmo2;
+mod olmoe;
+mod openelm;
+mod orion;
+mod paddleocr;
+mod pangu;
+mod phi2;
+mod phi3;
+mod phimoe;
+mod plamo;
+mod pockettts;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
+mod qwen3vl;
+mod seed_oss;
+mod smollm3;
+mod spark2_5;
+mod stablelm;
+mod starcoder2;
+mod xverse;
 
 use super::{Hparams, ModelError, ModelSpec};
 
@@ -11,10 +71,76 @@ type Describe = fn(&Hparams<'_>) -> Result<ModelSpec, ModelError>;
 
 /// Every architecture that can be run: `general.architecture` and its description.
 const ARCHS: &[(&str, Describe)] = &[
+    ("afmoe", afmoe::spec),
+    ("arcee", arcee::spec),
+    ("baichuan", baichuan::spec),
+    ("bailingmoe", bailingmoe::spec),
+    ("bailingmoe2", bailingmoe2::spec),
+    ("bloom", bloom::spec),
+    ("chatglm", chatglm::spec),
+    ("codeshell", codeshell::spec),
+    ("cohere2", cohere2::spec),
+    ("command-r", command_r::spec),
+    ("dbrx", dbrx::spec),
+    ("deci", deci::spec),
+    ("deepseek", deepseek::spec),
+    ("dots1", dots1::spec),
+    ("exaone", exaone::spec),
+    ("exaone-moe", exaone_moe::spec),
+    ("exaone4", exaone4::spec),
+    ("falcon", falcon::spec),
+    ("gemma", gemma::spec),
+    ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("glm4", glm4::spec),
+    ("glm4moe", glm4moe::spec),
+    ("gpt-oss", gpt_oss::spec),
+    ("gpt2", gpt2::spec),
+    ("gptneox", gptneox::spec),
+    ("granite", granite::spec),
+    ("granite_swa", granite_swa::spec),
+    ("granitemoe", granite::spec),
+    ("hunyuan-dense", hunyuan::spec),
+    ("hunyuan-moe", hunyuan::spec),
+    ("hunyuan_vl", hunyuan::spec),
+    ("internlm2", internlm2::spec),
+    ("jais", jais::spec),
+    ("jais2", jais2::spec),
     ("llama", llama::spec),
+    ("llama4", llama4::spec),
+    ("maincoder", maincoder::spec),
+    ("mellum", mellum::spec),
+    ("minicpm", minicpm::spec),
+    ("minimax-m2", minimax_m2::spec),
+    ("mistral3", mistral3::spec),
+    ("nanbeige", nanbeige::spec),
+    ("nemotron", nemotron::spec),
+    ("olmo", olmo::spec),
+    ("olmo2", olmo2::spec),
+    ("olmoe", olmoe::spec),
+    ("openelm", openelm::spec),
+    ("orion", orion::spec),
+    ("paddleocr", paddleocr::spec),
+    ("pangu-embedded", pangu::spec),
+    ("phi2", phi2::spec),
+    ("phi3", phi3::spec),
+    ("phimoe", phimoe::spec),
+    ("plamo", plamo::spec),
+    ("pockettts", pockettts::spec),
     ("qwen2", qwen2::spec),
+    ("qwen2moe", qwen2moe::spec),
     ("qwen3", qwen3::spec),
+    ("qwen3moe", qwen3moe::spec),
+    ("qwen3tts", qwen3vl::spec),
+    ("qwen3vl", qwen3vl::spec),
+    ("qwen3vlmoe", qwen3vl::spec),
+    ("seed_oss", seed_oss::spec),
+    ("smollm3", smollm3::spec),
+    ("spark2_5", spark2_5::spec),
+    ("stablelm", stablelm::spec),
+    ("starcoder", gpt2::spec),
+    ("starcoder2", starcoder2::spec),
+    ("xverse", xverse::spec),
 ];
 
 /// The names of all architectures.

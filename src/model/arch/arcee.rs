@@ -1,0 +1,8 @@
+//! AFM 4.5B (Arcee): LLaMA with squared ReLU without a gate.
+
+use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::unscaled(h)?.attention_scale(h)?;
+    Ok(spec.dense(Activation::ReluSqr, DenseGate::None))
+}

@@ -1,0 +1,9 @@
+//! Command R7B and Command A (arXiv:2504.00698): sliding windows with rotation, full attention
+//! without.
+
+use crate::model::{Hparams, ModelError, ModelSpec};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::llama_like(h)?.parallel("attn_norm").logit_scale(h)?;
+    Ok(spec.sliding(h, 4, None)?.no_rope(|_, attention| attention.window.is_none()))
+}

@@ -1,0 +1,18 @@
+//! EXAONE 4 (arXiv:2507.11407): norms after each part; the 32B model has sliding windows with rotation
+//! and full attention without.
+
+use crate::model::{Hparams, ModelError, ModelSpec, NormPlacement, RopePairing};
+
+/// Layers of the 32B model.
+const LAYERS_32B: usize = 64;
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norm().norms(NormPlacement::POST);
+    if h.n_layers == LAYERS_32B {
+        let spec = spec.sliding(h, 4, Some(4096))?;
+        return Ok(spec.no_rope(|_, attention| attention.window.is_none()));
+    }
+    // Written for the smaller models too, which have no windows.
+    let _ = h.u64("attention.sliding_window")?;
+    Ok(spec)
+}

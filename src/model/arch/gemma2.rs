@@ -1,0 +1,25 @@
+//! Gemma 2 (arXiv:2408.00118): norms around everything, GeGLU, soft caps, every other layer with a
+//! sliding window.
+
+use crate::model::{Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing};
+
+/// Layers of the 27B model, whose scores are scaled by the width per head, not by the head's.
+const LAYERS_27B: usize = 46;
+/// Where the metadata has none.
+const WINDOW: usize = 4096;
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let mut spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).act(Activation::Gelu);
+    spec.embed_scale = (h.n_embd as f32).sqrt();
+    let cap = |name| Ok::<_, ModelError>(h.f32(name)?.filter(|&cap| cap != 0.0));
+    spec.head.softcap = cap("final_logit_softcapping")?;
+    let softcap = cap("attn_logit_softcapping")?;
+    let wide = h.n_layers == LAYERS_27B;
+    spec = spec.sliding(h, 2, Some(WINDOW))?.each_attention(|_, attention| {
+        attention.softcap = softcap;
+        if wide {
+            attention.scale = 1.0 / ((h.n_embd / attention.n_heads) as f32).sqrt();
+        }
+    });
+    Ok(spec.attention_scale(h)?.norms(NormPlacement::PRE_AND_POST))
+}

@@ -1,0 +1,13 @@
+//! GLM 4.5 (arXiv:2508.06471).
+
+use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec, RopePairing};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    h.rope_sections();
+    let mut spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox);
+    if h.has_tensor("blk.0.attn_q_norm.weight") {
+        spec = spec.qk_norm();
+    }
+    spec.layers.iter_mut().for_each(|l| l.norms.before_ffn = Some("post_attention_norm"));
+    spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?.dense_lead(h)
+}

@@ -1,0 +1,9 @@
+//! MiniMax M2: norms of all queries and keys.
+
+use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec, QkNorm, RopePairing};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norms(QkNorm::Whole);
+    let spec = spec.expert_gating(h, ExpertGating::Sigmoid)?;
+    Ok(spec.each_moe(|_, moe| moe.normalize_weights = true))
+}

@@ -1,0 +1,8 @@
+//! Nemotron 4 and Minitron (arXiv:2402.16819): layer norms, squared ReLU without a gate.
+
+use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec, RopePairing};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox);
+    Ok(spec.dense(Activation::ReluSqr, DenseGate::None))
+}

@@ -1,0 +1,16 @@
+//! Qwen 1.5 and 2 MoE (arXiv:2407.10671): a gated shared expert, weights as the softmax has them.
+
+use crate::model::{Hparams, ModelError, ModelSpec, RopePairing, SharedExpert};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox);
+    let own = h.optional_length("expert_feed_forward_length")?.is_some();
+    let width = h.optional_length("expert_shared_feed_forward_length")?;
+    Ok(spec.each_moe(|_, moe| {
+        moe.normalize_weights = false;
+        moe.shared = Some(SharedExpert { n_ff: width.unwrap_or(moe.n_ff), gated: true });
+        if !own {
+            moe.n_ff /= moe.n_used;
+        }
+    }))
+}

@@ -1,0 +1,7 @@
+//! Qwen 3 MoE (arXiv:2505.09388).
+
+use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    Ok(ModelSpec::llama_like(h)?.rope(RopePairing::Neox).qk_norm())
+}

@@ -1,0 +1,7 @@
+//! SmolLM 3: LLaMA with every fourth layer free of rotation.
+
+use crate::model::{Hparams, ModelError, ModelSpec};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    ModelSpec::unscaled(h)?.no_rope(|i, _| (i + 1).is_multiple_of(4)).attention_scale(h)
+}
