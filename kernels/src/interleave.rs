@@ -46,7 +46,7 @@ impl Parts {
 
     /// The word of the fifth bits.
     pub fn fifth_word(self) -> Option<usize> {
-        self.fifth_bits.then_some((self.block - 20 - self.rest) / 4)
+        self.fifth_bits.then(|| (self.block - 20 - self.rest) / 4)
     }
 }
 

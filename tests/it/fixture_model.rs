@@ -33,6 +33,12 @@ pub fn names() -> Vec<String> {
     names
 }
 
+/// The architecture that the fixture is of.
+pub fn architecture(name: &str) -> String {
+    let spec = read_json(&folder().join(format!("{name}.json")));
+    spec["architecture"].as_str().expect("a string").to_owned()
+}
+
 /// The fixture of that name.
 pub fn load(name: &str) -> Fixture {
     let json = folder().join(format!("{name}.json"));

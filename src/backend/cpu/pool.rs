@@ -269,9 +269,9 @@ impl Team {
 /// as long, time slices of other programs are longer.
 const STALL_MIN: Duration = Duration::from_millis(1);
 /// Workers' time that is judged at once.
-const WINDOW: Duration = Duration::from_millis(20);
+const WINDOW: Duration = Duration::from_millis(50);
 /// A share of their time in stalls that is worth fewer workers.
-const STALL_SHARE_MAX: f64 = 0.1;
+const STALL_SHARE_MAX: f64 = 0.2;
 /// Of so many workers one leaves at a time, at least one.
 const SHED_SHARE: usize = 4;
 /// A worker who had to leave is called back after this time, and after twice as long if that was
