@@ -71,7 +71,7 @@ pub(crate) fn check_product(
     assert!(fits(a_len, a_stride, k) && fits(c_len, c_stride, cols), "rows fit their strides");
 }
 
-/// `x = cap * tanh(x / cap)` (arXiv:2408.00118, section 2), the tanh by way of [`exp`]: within
+/// `x = cap * tanh(x / cap)` (arXiv:2408.00118, section 2), the tanh by way of the `exp` of this room: within
 /// 2e-7 of `cap`.
 pub fn soft_cap(x: &mut [f32], cap: f32) {
     for x in x {

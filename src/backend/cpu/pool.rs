@@ -7,7 +7,7 @@
 //! A barrier waits for the slowest worker, and the slowest one is whoever the system has put aside
 //! for another program: two threads beside two busy programs can be slower than one. So the leader
 //! watches how long its workers wait for each other, sends some to the bench while the machine is
-//! busy, and calls them back when it is not ([`Pace`]). What is computed does not depend on it.
+//! busy, and calls them back when it is not (see `Pace`). What is computed does not depend on it.
 //!
 //! What a phase may touch is checked, so that everything above this file is safe code: within one
 //! phase a [`Shared`] buffer is either read by all workers or written by all of them, and a writer
