@@ -128,73 +128,66 @@ macro_rules! matmuls {
     )*};
 }
 
-macro_rules! blocks_32 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr) => {
+/// Panels by one kernel, rows by one of so many tokens, which takes the first of them and the part
+/// of the outputs that is theirs.
+macro_rules! by_layout {
+    ($acts:ident, $n_rows:ident, $y:ident, $panels:expr,
+     |$N:ident, $first:ident, $part:ident| $rows:expr) => {
         match $acts.plan.layout() {
-            Layout::Panels => {
-                panels::blocks_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes)
-            }
-            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
-                rows::blocks_32::<_, N>(
-                    $w,
-                    $n_rows,
-                    $acts,
-                    first,
-                    tokens_of!($y, $n_rows, first, N),
-                    $codes,
-                )
+            Layout::Panels => $panels,
+            Layout::Rows => few_tokens!($acts.plan.n_tokens, |$N, $first| {
+                let $part = &mut $y[$first * $n_rows..][..$N * $n_rows];
+                $rows
             }),
         }
     };
 }
 
+macro_rules! blocks_32 {
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr) => {
+        by_layout!(
+            $acts,
+            $n_rows,
+            $y,
+            panels::blocks_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes),
+            |N, first, y| rows::blocks_32::<_, N>($w, $n_rows, $acts, first, y, $codes)
+        )
+    };
+}
+
 macro_rules! blocks_256 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident,
-     $codes:expr, $scales:expr, $eight:expr) => {
-        match $acts.plan.layout() {
-            Layout::Panels => {
-                panels::blocks_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $scales)
-            }
-            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
-                rows::blocks_256::<_, N>(
-                    $w,
-                    $n_rows,
-                    $acts,
-                    first,
-                    tokens_of!($y, $n_rows, first, N),
-                    $codes,
-                    $eight,
-                )
-            }),
-        }
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr, $scales:expr, $eight:expr) => {
+        by_layout!(
+            $acts,
+            $n_rows,
+            $y,
+            panels::blocks_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $scales),
+            |N, first, y| rows::blocks_256::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
+        )
     };
 }
 
 macro_rules! wide_32 {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr, $d:expr) => {
-        match $acts.plan.layout() {
-            Layout::Panels => {
-                panels::wide_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $d)
-            }
-            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
-                let y = tokens_of!($y, $n_rows, first, N);
-                rows::wide_32::<_, N>($w, $n_rows, $acts, first, y, $codes, $d)
-            }),
-        }
+        by_layout!(
+            $acts,
+            $n_rows,
+            $y,
+            panels::wide_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $d),
+            |N, first, y| rows::wide_32::<_, N>($w, $n_rows, $acts, first, y, $codes, $d)
+        )
     };
 }
 
 macro_rules! wide_256 {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
-        match $acts.plan.layout() {
-            Layout::Panels => {
-                panels::wide_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack)
-            }
-            Layout::Rows => few_tokens!($acts.plan.n_tokens, |N, first| {
-                let y = tokens_of!($y, $n_rows, first, N);
-                rows::wide_256::<_, N>($w, $n_rows, $acts, first, y, $unpack)
-            }),
-        }
+        by_layout!(
+            $acts,
+            $n_rows,
+            $y,
+            panels::wide_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack),
+            |N, first, y| rows::wide_256::<_, N>($w, $n_rows, $acts, first, y, $unpack)
+        )
     };
 }
 
@@ -225,13 +218,6 @@ macro_rules! few_tokens {
     };
 }
 pub(in crate::isa) use few_tokens;
-
-/// The outputs of tokens `first..first + n`.
-macro_rules! tokens_of {
-    ($y:ident, $n_rows:ident, $first:expr, $n:expr) => {
-        &mut $y[$first * $n_rows..][..$n * $n_rows]
-    };
-}
 
 /// Even parts of at most four tokens, which is what registers hold the sums of.
 pub(in crate::isa) fn parts_of(n_tokens: usize) -> impl Iterator<Item = Range<usize>> {
