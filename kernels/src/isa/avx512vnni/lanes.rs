@@ -373,15 +373,15 @@ pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
 struct Token<'a> {
     q: &'a [[i8; 32]; 8],
     d: &'a [f32; 8],
-    /// Where the sums of each 16 products begin, or of 32 in the even ones: at the offset's share.
-    starts: [i32; 16],
+    /// Where the sums of each 32 products begin: at the offset's share.
+    starts: [i32; 8],
     /// The sums of codes under each minimum, times their scale.
     scaled: [f32; 16],
 }
 
 impl Default for Token<'_> {
     fn default() -> Self {
-        Token { q: &[[0; 32]; 8], d: &[0.0; 8], starts: [0; 16], scaled: [0.0; 16] }
+        Token { q: &[[0; 32]; 8], d: &[0.0; 8], starts: [0; 8], scaled: [0.0; 16] }
     }
 }
 
@@ -392,14 +392,11 @@ impl<'a> Token<'a> {
         d: &'a [f32; 8],
         s: &'a [[i16; SUMS]; 8],
     ) -> Token<'a> {
-        let mut token = Token { q, d, starts: [0; 16], scaled: [0.0; 16] };
+        let mut token = Token { q, d, starts: [0; 8], scaled: [0.0; 16] };
         for j in 0..8 {
             let [first, second] = s[j];
-            if B::GROUP == 32 {
-                token.starts[2 * j] = -B::OFFSET * (i32::from(first) + i32::from(second));
-            } else if B::OFFSET != 0 {
-                token.starts[2 * j] = -B::OFFSET * i32::from(first);
-                token.starts[2 * j + 1] = -B::OFFSET * i32::from(second);
+            if B::OFFSET != 0 {
+                token.starts[j] = -B::OFFSET * i32::from(first + second);
             }
             if B::HAS_MIN && B::GROUP == 32 {
                 token.scaled[j] = d[j] * f32::from(first + second);
@@ -442,10 +439,11 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
         _mm512_cvtepi32_ps(min)
     };
     let per_32 = 32 / B::GROUP;
+    const { assert!(B::OFFSET == 0 || B::GROUP == 32) }
     let mut isum = [[_mm512_setzero_si512(); 2]; N];
     if B::OFFSET != 0 {
         for t in 0..N {
-            isum[t] = [0, 1].map(|half| _mm512_set1_epi32(tokens[t].starts[2 * J + half]));
+            isum[t][0] = _mm512_set1_epi32(tokens[t].starts[J]);
         }
     }
     eight_times!(|G| {
