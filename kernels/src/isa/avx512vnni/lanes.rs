@@ -16,8 +16,9 @@ use std::arch::x86_64::*;
 /// Rows of a group.
 pub(super) const LANES: usize = 16;
 
-/// How far ahead memory is asked for: the hardware stops at the end of each page of 4 KiB.
-const AHEAD_BYTES: usize = 8192;
+/// How far ahead memory is asked for, into L2: L1 has fewer lines under way than these kernels can
+/// use, and by itself the hardware stops at the end of each page of 4 KiB.
+const AHEAD_BYTES: usize = 16 << 10;
 
 /// The `W` words of a block, of all rows, and what does not fill a word.
 #[derive(Clone, Copy)]
@@ -267,7 +268,7 @@ pub(super) fn write<const N: usize>(place: &Place, sums: [__m512; N], token: usi
 #[target_feature(enable = "sse")]
 fn prefetch_lines<const W: usize>(b: &Words<'_, W>, first: usize, lines: usize) {
     for line in first..first + lines {
-        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + 64 * line);
+        prefetch::<_MM_HINT_T1, _>(&b.words[0], AHEAD_BYTES + 64 * line);
     }
 }
 
