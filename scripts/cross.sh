@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds teff for another CPU on a Debian-like machine that has nothing but a Rust toolchain, and
-# runs it there under QEMU. Installs what is missing, as root; says nothing when all is there.
+# runs it there under QEMU. Installs what is missing (as root, or by sudo); silent when all is there.
 #
 #     scripts/cross.sh TARGET                    target/cross/TARGET/teff, stripped
 #     scripts/cross.sh --static TARGET           .../teff-static, needs no library on the board
@@ -72,10 +72,13 @@ has() { command -v "$1" >/dev/null; }
 
 apt_install() {
     has apt-get || die "install these by hand, there is no apt-get here: $*"
-    ((EUID == 0)) || die "as root: apt-get install --no-install-recommends $*"
+    local as_root=(env)
+    ((EUID == 0)) || as_root=(sudo)
+    has "${as_root[0]}" || die "as root: apt-get install --no-install-recommends $*"
     say "installing $*"
-    apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+    "${as_root[@]}" apt-get update -qq || say "apt-get update failed; the old lists must do"
+    "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 # The C compiler with its library, QEMU, and a compiler of this machine's for build scripts.
@@ -88,9 +91,10 @@ install_system() {
     ((${#need[@]} == 0)) || apt_install "${need[@]}"
 }
 
-# rustup's standard library, if it is there or can be fetched.
+# Whether the standard library is rustup's: there already, or fetched now.
 has_rustup_std() {
     [[ -d $(rustc --print target-libdir --target "$target") ]] && return
+    [[ ! -e $cache/$arch/complete ]] || return 1
     has rustup || return
     say "rustup target add $target"
     rustup target add "$target" >&2

@@ -177,22 +177,25 @@ fn n_big_cores(devices: &Path, allowed: CpuSet) -> usize {
     let number = |cpu: usize, file: &str| -> Option<f64> {
         std::fs::read_to_string(dir.join(format!("cpu{cpu}/{file}"))).ok()?.trim().parse().ok()
     };
-    // Cores of one machine that run two threads are all big, whatever their clock: AMD's compact
-    // cores are, little cores and E-cores do not.
-    let at_least = |file: &str, share: f64| {
+    // Those with a share of the fastest one's speed; `None` if a file tells no difference. A core
+    // that runs two threads is big whatever its clock: AMD's compact cores are such, little cores
+    // and E-cores are not.
+    let fast = |file: &str, share: f64| {
         let speeds: Vec<_> = cpus.iter().map(|cpu| (cpu, number(cpu, file))).collect();
-        let fastest = speeds.iter().filter_map(|(_, speed)| *speed).fold(0.0, f64::max);
+        let told = speeds.iter().filter_map(|(_, speed)| *speed);
+        let (slowest, fastest) = told.fold((f64::MAX, 0.0), |(a, b), x| (x.min(a), x.max(b)));
         let is_big = |cpu, speed: Option<f64>| {
             speed.is_none_or(|speed| speed >= share * fastest) || siblings(cpu).len() > 1
         };
-        CpuSet::of(speeds.into_iter().filter(|&(cpu, speed)| is_big(cpu, speed)).map(|pair| pair.0))
+        let big = speeds.into_iter().filter(|&(cpu, speed)| is_big(cpu, speed)).map(|pair| pair.0);
+        (slowest < fastest).then(|| CpuSet::of(big))
     };
     let big = match CpuSet::of_file(&devices.join("cpu_core/cpus")) {
         // Intel's P-cores.
         Some(performance) => cpus.narrowed_to(performance),
-        None => cpus
-            .narrowed_to(at_least("cpu_capacity", BIG_CAPACITY))
-            .narrowed_to(at_least("cpufreq/cpuinfo_max_freq", BIG_FREQUENCY)),
+        None => fast("cpu_capacity", BIG_CAPACITY)
+            .or_else(|| fast("cpufreq/cpuinfo_max_freq", BIG_FREQUENCY))
+            .unwrap_or(cpus),
     };
     // Of the threads of a core the first counts.
     big.iter().filter(|&cpu| siblings(cpu).narrowed_to(big).iter().next() == Some(cpu)).count()
@@ -291,8 +294,11 @@ mod tests {
         let phone = Devices::new("phone")
             .cpus("0-3", CAPACITY, "250")
             .cpus("4-6", CAPACITY, "871")
-            .cpus("7", CAPACITY, "1024");
+            .cpus("7", CAPACITY, "1024")
+            .cpus("0-6", FREQUENCY, "2400000")
+            .cpus("7", FREQUENCY, "3200000");
         assert_eq!(phone.n_big("0-7"), 4);
+        assert_eq!(phone.n_big("4-7"), 4);
         // Little cores may have the higher clock.
         let s922x = Devices::new("s922x")
             .cpus("0-1", CAPACITY, "617")
