@@ -45,25 +45,26 @@ on_arm() (
     "$@"
 )
 
-# Runs the command on each CPU, with its level in TEFF_EXPECT_ISA.
+# Runs the command on each CPU, with its level in TEFF_EXPECTED_ISA.
 on_each_cpu() {
     local row cpu level
     for row in "${cpus[@]}"; do
         read -r cpu level <<<"$row"
         printf '\n-- %s, to be %s: %s\n' "$cpu" "$level" "$*"
-        QEMU_CPU=$cpu TEFF_EXPECT_ISA=$level on_arm "$@"
+        QEMU_CPU=$cpu TEFF_EXPECTED_ISA=$level on_arm "$@"
     done
 }
 
 if [[ -n $fast ]]; then
-    kernels=(cargo test --quiet --target "$target" --package teff-kernels)
-    on_each_cpu cargo test --quiet --target "$target" --package teff --no-default-features \
-        --test it -- decoder::the_level decoder::sequences
+    # Always both packages, so that both are built once.
+    tests=(cargo test --quiet --target "$target" --no-default-features
+        --package teff-kernels --package teff)
+    on_each_cpu "${tests[@]}" --test it --test isa_matmul -- sequences_in_one_batch levels_and_types
     # Each level once; the levels share their float operations.
     cpus=("${cpus[0]}" "${cpus[@]:2}")
-    on_each_cpu "${kernels[@]}" --test isa_matmul
+    on_each_cpu "${tests[@]}" --test isa_matmul
     cpus=("${cpus[0]}")
-    on_each_cpu "${kernels[@]}" --test isa_float
+    on_each_cpu "${tests[@]}" --test isa_float
     exit
 fi
 
