@@ -15,7 +15,7 @@ model=${1:-smollm2:135m}
 target=aarch64-unknown-linux-gnu
 levels=(scalar neon neon_dot neon_i8mm)
 # Tokens of the two answers.
-lengths=(24 40)
+lengths=(24 32)
 
 qemu=${QEMU:-$(command -v qemu-aarch64)} && "$qemu" -h | grep -q -e -plugin || {
     echo "no qemu-aarch64 that takes plugins; Debian: apt-get install qemu-user, or set QEMU" >&2
