@@ -4,7 +4,7 @@
 # instruction it does not have, and all must return the scalar level's bits. Then a real model must
 # write the same text there as here.
 #
-#     scripts/check_arm.sh           everything; half an hour on two cores, fetches two models
+#     scripts/check_arm.sh           everything, which takes long; fetches two models
 #     scripts/check_arm.sh --fast    the kernels and small models; skipped without the toolchain
 #
 # scripts/cross.sh --env aarch64-unknown-linux-gnu installs the toolchain.
@@ -59,12 +59,13 @@ if [[ -n $fast ]]; then
     # Always both packages, so that both are built once.
     tests=(cargo test --quiet --target "$target" --no-default-features
         --package teff-kernels --package teff)
-    on_each_cpu "${tests[@]}" --test it --test isa_matmul -- sequences_in_one_batch levels_and_types
-    # Each level once; the levels share their float operations.
+    on_each_cpu "${tests[@]}" --test isa_matmul levels_and_types
+    # Each level once; the levels share their float operations and the decoder.
     cpus=("${cpus[0]}" "${cpus[@]:2}")
     on_each_cpu "${tests[@]}" --test isa_matmul
     cpus=("${cpus[0]}")
     on_each_cpu "${tests[@]}" --test isa_float
+    on_each_cpu "${tests[@]}" --test it decoder::sequences
     exit
 fi
 
