@@ -26,5 +26,5 @@ fi
 
 host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 export "CARGO_TARGET_${host}_RUNNER=${cpu[*]}"
-cargo test --package teff-kernels --lib --test isa_matmul --test isa_float
+TEFF_EXPECTED_ISA=sse41 cargo test --package teff-kernels --lib --test isa_matmul --test isa_float
 cargo test --package teff --test it decoder::sequences

@@ -70,6 +70,23 @@ impl KernelTable {
                 return sse41::table(token);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use crate::isa::{detect, neon, neon_dot, neon_i8mm};
+            if level >= Level::NeonI8mm
+                && let Some(token) = detect::NeonI8mm::new()
+            {
+                return neon_i8mm::table(token);
+            }
+            if level >= Level::NeonDot
+                && let Some(token) = detect::NeonDot::new()
+            {
+                return neon_dot::table(token);
+            }
+            if level >= Level::Neon {
+                return neon::table();
+            }
+        }
         let _ = level;
         &SCALAR
     }
@@ -330,6 +347,8 @@ pub struct Scratch {
     /// Some rows of float weights.
     #[cfg(target_arch = "x86_64")]
     pub(crate) widened: Vec<block::F32>,
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) panels: crate::isa::neon::PanelScratch,
 }
 
 impl Scratch {
@@ -344,6 +363,8 @@ impl Scratch {
             vnni: crate::isa::avx512vnni::VnniScratch::new(max_cols),
             #[cfg(target_arch = "x86_64")]
             widened: vec![block::F32::default(); crate::isa::avx2::WIDENED_ROWS * max_cols],
+            #[cfg(target_arch = "aarch64")]
+            panels: crate::isa::neon::PanelScratch::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use teff_kernels::{
 
 /// Every level of this CPU.
 fn tables() -> Vec<&'static KernelTable> {
-    let mut tables: Vec<_> = Level::ALL.into_iter().map(KernelTable::at_most).collect();
+    let mut tables: Vec<_> = Level::ALL.iter().map(|&level| KernelTable::at_most(level)).collect();
     tables.dedup_by_key(|table| table.level());
     tables
 }

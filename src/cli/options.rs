@@ -3,6 +3,7 @@
 use super::progress::StderrProgress;
 use super::{CliError, interrupt};
 use crate::backend::cpu::pool::MAX_THREADS;
+use crate::backend::cpu::topology::CpuSet;
 use crate::backend::pages::KvType;
 use crate::cache::{Cache, ModelRef};
 use crate::engine::{Engine, EngineOptions, Model};
@@ -39,9 +40,12 @@ impl ModelArgs {
 /// How to run it.
 #[derive(clap::Args, Debug)]
 pub struct EngineArgs {
-    /// Worker threads [default: the physical cores this process may use]
+    /// Worker threads [default: the big physical cores this process may use]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     threads: Option<u16>,
+    /// One worker on each of these CPUs, as in 0-3,6, which stays there (Linux and Android)
+    #[arg(long, value_name = "LIST", conflicts_with = "threads")]
+    cpu_list: Option<CpuSet>,
     /// How keys and values are cached: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
@@ -69,6 +73,7 @@ impl EngineArgs {
     pub fn options(&self, kv_type: KvType) -> Result<EngineOptions, CliError> {
         Ok(EngineOptions {
             threads: self.threads.map(usize::from),
+            cpus: self.cpu_list,
             kv_type: self.kv_type.unwrap_or(kv_type),
             repack: !self.no_repack,
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,

@@ -5,7 +5,7 @@ mod generate;
 pub use generate::{FinishReason, Request, Stats, TokenEvent};
 
 use crate::backend::cpu::pool::{Leader, Pool};
-use crate::backend::cpu::topology;
+use crate::backend::cpu::topology::{self, CpuSet};
 use crate::backend::pages::KvType;
 use crate::decoder::{Decoder, DecoderOptions, StepError};
 use crate::model::{Hparams, ModelError, ModelSpec, arch};
@@ -26,8 +26,10 @@ pub const BATCH_DEFAULT: usize = 512;
 /// Choices that are made when a model is made ready.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// Worker threads; `None`: the cores that this process may run on.
+    /// Worker threads; `None`: the big cores that this process may run on.
     pub threads: Option<usize>,
+    /// CPUs that get a worker each, which stays there, instead of `threads` that the system moves.
+    pub cpus: Option<CpuSet>,
     /// Tokens in a sequence; `None`: the model's, at most [`N_CTX_DEFAULT`].
     pub n_ctx: Option<usize>,
     /// Tokens computed at a time, at most.
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
     fn default() -> EngineOptions {
         EngineOptions {
             threads: None,
+            cpus: None,
             n_ctx: None,
             max_batch: BATCH_DEFAULT,
             max_outputs: 1,
@@ -178,8 +181,11 @@ impl Engine {
     /// Binds the model's tensors and starts the threads.
     pub fn new(model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
         read_ahead(&model.file);
-        let n_threads = options.threads.unwrap_or_else(topology::default_threads);
-        let pool = Pool::new(n_threads).map_err(EngineError::Threads)?;
+        let pool = match options.cpus {
+            Some(cpus) => Pool::pinned(cpus),
+            None => Pool::new(options.threads.unwrap_or_else(topology::default_threads)),
+        };
+        let pool = pool.map_err(EngineError::Threads)?;
         let n_ctx = options.n_ctx.unwrap_or_else(|| model.spec.n_ctx_default(N_CTX_DEFAULT)).max(1);
         let decoder_options = DecoderOptions {
             max_threads: pool.n_threads(),

@@ -29,8 +29,22 @@ impl Drop for Folder {
     }
 }
 
+/// The program; under the emulator that cargo runs this test in, if there is one.
+fn program() -> Command {
+    let program = env!("CARGO_BIN_EXE_teff");
+    let prefix = format!("CARGO_TARGET_{}", std::env::consts::ARCH.to_uppercase());
+    let runner = std::env::vars()
+        .find(|(name, _)| name.starts_with(&prefix) && name.ends_with("_RUNNER"))
+        .map_or(String::new(), |(_, runner)| runner);
+    let mut words = runner.split_whitespace();
+    let Some(emulator) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(program);
+    command
+}
+
 fn teff(args: &[&str], stdin: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_teff"))
+    let mut child = program()
         .args(args)
         .env_remove("TEFF_ISA")
         .stdin(Stdio::piped())
@@ -115,6 +129,8 @@ fn wrong_usage_is_told_with_code_2() {
         &["run", "--temp", "nan", "-p", "x"],
         &["run", "--top-p", "-1", "-p", "x"],
         &["run", "--threads", "0", "-p", "x"],
+        &["run", "--cpu-list", "3-1", "-p", "x"],
+        &["run", "--cpu-list", "0", "--threads", "1", "-p", "x"],
         &["run", "--kv-type", "f8", "-p", "x"],
         &["run", "-p", "x", "-f", "y"],
         &["logits", "--tokens", "1,b", "-o", "x"],
@@ -124,11 +140,7 @@ fn wrong_usage_is_told_with_code_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(stderr.starts_with("error: ") && output.stdout.is_empty(), "{args:?}: {stderr}");
     }
-    let unknown = Command::new(env!("CARGO_BIN_EXE_teff"))
-        .args(["bench", "-m", "x"])
-        .env("TEFF_ISA", "quantum")
-        .output()
-        .unwrap();
+    let unknown = program().args(["bench", "-m", "x"]).env("TEFF_ISA", "quantum").output().unwrap();
     assert_ne!(unknown.status.code(), Some(0));
 }
 
@@ -163,7 +175,7 @@ fn bench_and_inspect_print_one_json_object() {
 fn a_closed_pipe_is_no_error() {
     let folder = Folder::new("pipe");
     let model = folder.model("llama-moe");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_teff"))
+    let mut child = program()
         .args(["inspect", text(&model), "--tensors"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

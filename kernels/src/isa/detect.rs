@@ -53,3 +53,30 @@ fn has_f16c() -> bool {
 fn has_avx512vnni() -> bool {
     std::arch::x86_64::__cpuid_count(7, 0).ecx >> 11 & 1 == 1
 }
+
+/// Proof of the dot products of FEAT_DotProd.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NeonDot(());
+
+#[cfg(target_arch = "aarch64")]
+impl NeonDot {
+    /// `None` on CPUs without, or if some of a machine's different cores are without.
+    pub fn new() -> Option<NeonDot> {
+        std::arch::is_aarch64_feature_detected!("dotprod").then_some(NeonDot(()))
+    }
+}
+
+/// Proof of what [`NeonDot`] shows and of the matrix products of FEAT_I8MM.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NeonI8mm(());
+
+#[cfg(target_arch = "aarch64")]
+impl NeonI8mm {
+    /// `None` on CPUs without, or if some of a machine's different cores are without.
+    pub fn new() -> Option<NeonI8mm> {
+        let has = NeonDot::new().is_some() && std::arch::is_aarch64_feature_detected!("i8mm");
+        has.then_some(NeonI8mm(()))
+    }
+}

@@ -14,6 +14,7 @@
 //! reaches only the part that its [`Ticket`] owns. Tickets of a phase never overlap, and both
 //! borrow from the [`Phase`], which ends at the barrier. The check is one relaxed load.
 
+use super::topology::{CpuSet, pin_this_thread};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -48,6 +49,16 @@ impl Pool {
             .build()
             .map_err(std::io::Error::other)?;
         Ok(Pool { threads, n_threads })
+    }
+
+    /// Starts a worker on each of the CPUs, which does not leave it; at most [`MAX_THREADS`].
+    pub fn pinned(cpus: CpuSet) -> std::io::Result<Pool> {
+        let cpus: Vec<usize> = cpus.iter().take(MAX_THREADS).collect();
+        let pool = Pool::new(cpus.len())?;
+        let pin = |i: usize| cpus.get(i).map_or(Ok(()), |&cpu| pin_this_thread(cpu));
+        let pinned = pool.threads.broadcast(|context| pin(context.index()));
+        pinned.into_iter().collect::<Result<(), _>>()?;
+        Ok(pool)
     }
 
     /// Number of workers.

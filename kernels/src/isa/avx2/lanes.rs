@@ -6,11 +6,11 @@
 //! the specification. There are no shuffles but for scales, and memory is read as one stream.
 
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
-use super::rows::Rows;
 use super::unpack::{Codes32, Codes256, EightScales, MXFP4_CODES, exponents, shifted};
 use crate::act::SUMS;
 use crate::block::{Block, iq4_nl};
 use crate::interleave::{FIFTH, Place};
+use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
 /// Rows of a group.

@@ -29,12 +29,11 @@ use crate::float::{Activation, RopePairing};
 use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx2;
+use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
     FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, blocks_16,
     blocks_32, blocks_256, floats, read_only_256,
 };
-
-use std::ops::Range;
 
 pub(crate) use panels::PanelScratch;
 
@@ -191,40 +190,6 @@ macro_rules! wide_256 {
     };
 }
 
-/// Tokens `first..first + N` at a time.
-macro_rules! few_tokens {
-    ($n_tokens:expr, |$N:ident, $first:ident| $kernel:expr) => {
-        for tokens in parts_of($n_tokens) {
-            let $first = tokens.start;
-            match tokens.len() {
-                1 => {
-                    const $N: usize = 1;
-                    $kernel
-                }
-                2 => {
-                    const $N: usize = 2;
-                    $kernel
-                }
-                3 => {
-                    const $N: usize = 3;
-                    $kernel
-                }
-                _ => {
-                    const $N: usize = 4;
-                    $kernel
-                }
-            }
-        }
-    };
-}
-pub(in crate::isa) use few_tokens;
-
-/// Even parts of at most four tokens, which is what registers hold the sums of.
-pub(in crate::isa) fn parts_of(n_tokens: usize) -> impl Iterator<Item = Range<usize>> {
-    let size = n_tokens.div_ceil(n_tokens.div_ceil(4).max(1)).max(1);
-    (0..n_tokens).step_by(size).map(move |first| first..n_tokens.min(first + size))
-}
-
 macro_rules! dense {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $widen:expr) => {{
         let _ = $n_rows;
@@ -249,7 +214,7 @@ macro_rules! lanes {
                     let n_rows = y.len() / acts.plan.n_tokens;
                     for (group, place) in groups(w, lanes::LANES, group_bytes, skip, n_rows) {
                         few_tokens!(acts.plan.n_tokens, |N, first| {
-                            let x = rows::Rows::<N>::new(acts, first);
+                            let x = Rows::<N>::new(acts, first);
                             let sums = lanes::$kernel::<$ty, $words, N>(group, &x, $($argument),*);
                             lanes::write(&place, sums, first, y);
                         });

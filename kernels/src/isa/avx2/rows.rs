@@ -13,6 +13,7 @@ use super::unpack::{
 };
 use crate::act::{Acts, SUMS};
 use crate::block::{Block, Block256, F16, as_blocks};
+use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
 /// Weight rows in flight.
@@ -27,41 +28,6 @@ fn eight_rows<B>(w: &[B], first: usize, blocks: usize) -> [&[B]; ROWS] {
         rows[r] = &w[(first + r).min(last) * blocks..][..blocks];
     }
     rows
-}
-
-/// The activations of `N` tokens, block by block.
-pub(in crate::isa) struct Rows<'a, const N: usize> {
-    pub q: [&'a [[i8; 32]]; N],
-    pub d: [&'a [f32]; N],
-    pub s: [&'a [[i16; SUMS]]; N],
-}
-
-impl<'a, const N: usize> Rows<'a, N> {
-    /// Tokens `first..first + N`.
-    #[inline(always)]
-    pub fn new(acts: &Acts<'a>, first: usize) -> Self {
-        let (plan, n) = (acts.plan, acts.plan.blocks());
-        let mut rows = Rows { q: [&[]; N], d: [&[]; N], s: [&[]; N] };
-        for i in 0..N {
-            let t = first + i;
-            rows.q[i] = &acts.q[t * plan.q_len()..].as_chunks().0[..n];
-            rows.d[i] = &acts.d[t * plan.d_len()..][..n];
-            rows.s[i] = &acts.s[t * plan.s_len()..].as_chunks().0[..n];
-        }
-        rows
-    }
-}
-
-impl<const N: usize> Rows<'_, N> {
-    /// The first `n` blocks, all there are: said again where the compiler is to know it.
-    #[inline(always)]
-    pub fn as_long_as(&self, n: usize) -> Self {
-        let Rows { mut q, mut d, mut s } = *self;
-        for t in 0..N {
-            (q[t], d[t], s[t]) = (&q[t][..n], &d[t][..n], &s[t][..n]);
-        }
-        Rows { q, d, s }
-    }
 }
 
 /// Asks for blocks `i..i + count` of the next eight rows, in memory's order. The hardware follows

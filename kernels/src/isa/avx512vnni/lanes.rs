@@ -9,8 +9,8 @@ use crate::act::SUMS;
 use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
 use crate::isa::avx2::mem::prefetch;
-use crate::isa::avx2::rows::Rows;
 use crate::isa::avx2::unpack::{Codes32, Codes256, MXFP4_CODES};
+use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
 /// Rows of a group.

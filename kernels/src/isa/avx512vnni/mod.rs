@@ -17,14 +17,13 @@ mod panels;
 mod vector;
 
 use super::avx2;
-use super::avx2::rows::Rows;
 use super::avx2::unpack::{self, Codes32};
-use super::avx2::{few_tokens, parts_of};
 use crate::act::{Acts, ROWS_MAX};
 use crate::block::*;
 use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx512Vnni;
+use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
 use gguf_rs_lite::GgmlType;
 

@@ -1,0 +1,253 @@
+//! How products of bytes are added up: what sets the levels apart.
+//!
+//! A tile's sums come as eight registers of four, and as floats: `MAGIC` plus the sum, where the
+//! sum is below `2^22`. So integers become floats by a subtraction, which more pipes can do than
+//! conversions, or by a multiply-add that also scales them.
+
+use super::panels::{self, PanelBlock, Rows32, Rows256, Sums};
+use super::vector::*;
+
+/// `1.5 * 2^23`: a float that has a unit in its last place, with room for either sign.
+pub(in crate::isa) const MAGIC: f32 = 12_582_912.0;
+
+/// Sums of products of signed bytes; one operand's are never -128.
+pub(in crate::isa) trait Dot {
+    /// Registers of a tile that the tokens of a panel take; register `AV * i + j` of a tile holds
+    /// the `i`th of its rows and the `j`th of its tokens.
+    const AV: usize;
+
+    /// `sum + a . b`, spread over the lanes.
+    fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t;
+
+    /// 32 codes of four rows to a tile's order.
+    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8];
+
+    /// 16 codes of four tokens to a tile's order: word `k` of the tokens is register `k`. Register
+    /// `i` of the result goes to place [`Dot::place`] of a block's.
+    fn order_panel(words: [int8x16_t; 4]) -> [int8x16_t; 4];
+
+    /// Where register `i` of [`Dot::order_panel`] of tokens `4 * quad..` and codes `16 * half..`
+    /// goes.
+    fn place(quad: usize, half: usize, i: usize) -> usize;
+
+    /// A number of each row to all lanes of the row, in `8 / AV` registers.
+    fn by_row(x: float32x4_t) -> [float32x4_t; 4];
+
+    /// A number of each token to all lanes of the token, in `AV` registers.
+    fn by_token(x: [float32x4_t; 2]) -> [float32x4_t; 4];
+
+    /// The four rows' sums of each token.
+    fn tokens(sums: &Sums) -> [float32x4_t; 8];
+
+    /// [`MAGIC`] plus the products of the blocks' halves `FROM..TO`, summed; `SMALL` as
+    /// [`super::unpack::Codes32::SMALL`] has it.
+    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+        rows: &[[i8; 16]; 8],
+        panel: &[[i8; 16]; 16],
+    ) -> [float32x4_t; 8];
+
+    /// [`super::panels::tile_32`] with the level's features.
+    fn tile_32<const MIN: bool, const SMALL: bool>(
+        rows: &[Rows32],
+        panel: &[PanelBlock],
+        sums: &mut Sums,
+    );
+
+    /// [`super::panels::tile_256`] with the level's features.
+    fn tile_256<const GROUP: usize, const MIN: bool, const SMALL: bool>(
+        rows: &[Rows256],
+        panel: &[PanelBlock],
+        sums: &mut Sums,
+    );
+}
+
+/// Both tiles of [`Dot`], for those who can show the features.
+macro_rules! tiles {
+    ($dot:ty $(, $feature:literal)?) => {
+        fn tile_32<const MIN: bool, const SMALL: bool>(
+            rows: &[Rows32],
+            panel: &[PanelBlock],
+            sums: &mut Sums,
+        ) {
+            $(#[target_feature(enable = $feature)])?
+            #[inline(never)]
+            fn tile<const MIN: bool, const SMALL: bool>(
+                rows: &[Rows32],
+                panel: &[PanelBlock],
+                sums: &mut Sums,
+            ) {
+                panels::tile_32::<$dot, MIN, SMALL>(rows, panel, sums)
+            }
+            #[allow(unused_unsafe, reason = "without features it is safe")]
+            // SAFETY: as an entry's: see the head of the level's file.
+            unsafe { tile::<MIN, SMALL>(rows, panel, sums) }
+        }
+
+        fn tile_256<const GROUP: usize, const MIN: bool, const SMALL: bool>(
+            rows: &[Rows256],
+            panel: &[PanelBlock],
+            sums: &mut Sums,
+        ) {
+            $(#[target_feature(enable = $feature)])?
+            #[inline(never)]
+            fn tile<const GROUP: usize, const MIN: bool, const SMALL: bool>(
+                rows: &[Rows256],
+                panel: &[PanelBlock],
+                sums: &mut Sums,
+            ) {
+                panels::tile_256::<$dot, GROUP, MIN, SMALL>(rows, panel, sums)
+            }
+            #[allow(unused_unsafe, reason = "without features it is safe")]
+            // SAFETY: as an entry's: see the head of the level's file.
+            unsafe { tile::<GROUP, MIN, SMALL>(rows, panel, sums) }
+        }
+    };
+}
+pub(in crate::isa) use tiles;
+
+/// A row's number in all four lanes.
+#[inline(always)]
+pub(in crate::isa) fn rows_alone(x: float32x4_t) -> [float32x4_t; 4] {
+    [
+        vdupq_laneq_f32::<0>(x),
+        vdupq_laneq_f32::<1>(x),
+        vdupq_laneq_f32::<2>(x),
+        vdupq_laneq_f32::<3>(x),
+    ]
+}
+
+/// A token's number in one lane.
+#[inline(always)]
+pub(in crate::isa) fn tokens_by_four([a, b]: [float32x4_t; 2]) -> [float32x4_t; 4] {
+    let none = vdupq_n_f32(0.0);
+    [a, b, none, none]
+}
+
+/// Four rows of four words to four columns.
+#[inline(always)]
+pub(in crate::isa) fn transpose(x: [int8x16_t; 4]) -> [int8x16_t; 4] {
+    let ([ac, ac_2], [bd, bd_2]) = (zip_words(x[0], x[2]), zip_words(x[1], x[3]));
+    let ([a, b], [c, d]) = (zip_words(ac, bd), zip_words(ac_2, bd_2));
+    [a, b, c, d]
+}
+
+/// [`Dot::tokens`] of registers of one row and four tokens.
+#[inline(always)]
+pub(in crate::isa) fn columns(sums: &Sums) -> [float32x4_t; 8] {
+    let quad = |j: usize| transpose_f32([0, 2, 4, 6].map(|i| load_f32(&sums[i + j])));
+    let ([a, b, c, d], [e, f, g, h]) = (quad(0), quad(1));
+    [a, b, c, d, e, f, g, h]
+}
+
+#[inline(always)]
+fn transpose_f32(x: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    let (ab, ab_2) = (vtrn1q_f32(x[0], x[1]), vtrn2q_f32(x[0], x[1]));
+    let (cd, cd_2) = (vtrn1q_f32(x[2], x[3]), vtrn2q_f32(x[2], x[3]));
+    let ([a, c], [b, d]) = (zip_halves_f32(ab, cd), zip_halves_f32(ab_2, cd_2));
+    [a, b, c, d]
+}
+
+/// Multiplications that widen: `smull`, `smlal`, `sadalp`.
+pub(in crate::isa) struct Widening;
+
+impl Dot for Widening {
+    const AV: usize = 2;
+
+    #[inline(always)]
+    fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        vpadalq_s16(sum, products(a, b))
+    }
+
+    /// A register is 16 codes of one row.
+    #[inline(always)]
+    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8] {
+        let [[a, e], [b, f], [c, g], [d, h]] = codes;
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// A register is 16 codes of one token.
+    #[inline(always)]
+    fn order_panel(words: [int8x16_t; 4]) -> [int8x16_t; 4] {
+        transpose(words)
+    }
+
+    #[inline(always)]
+    fn place(quad: usize, half: usize, i: usize) -> usize {
+        8 * half + 4 * quad + i
+    }
+
+    #[inline(always)]
+    fn by_row(x: float32x4_t) -> [float32x4_t; 4] {
+        rows_alone(x)
+    }
+
+    #[inline(always)]
+    fn by_token(x: [float32x4_t; 2]) -> [float32x4_t; 4] {
+        tokens_by_four(x)
+    }
+
+    #[inline(always)]
+    fn tokens(sums: &Sums) -> [float32x4_t; 8] {
+        columns(sums)
+    }
+
+    /// Four rows by four tokens at a time: an accumulator each, of eight i16, which a tree of
+    /// pairwise additions turns into four sums to a register.
+    #[inline(always)]
+    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+        rows: &[[i8; 16]; 8],
+        panel: &[[i8; 16]; 16],
+    ) -> [float32x4_t; 8] {
+        let magic = vdupq_n_s32(MAGIC.to_bits().cast_signed());
+        let mut isums = [vdupq_n_f32(0.0); 8];
+        for quad in 0..2 {
+            let q =
+                |half: usize| [0, 1, 2, 3].map(|t| load(&panel[Widening::place(quad, half, t)]));
+            let first = q(FROM);
+            let mut sums =
+                [0, 1, 2, 3].map(|r| first.map(|q| products(load(&rows[4 * FROM + r]), q)));
+            if SMALL {
+                if TO == FROM + 2 {
+                    let second = q(FROM + 1);
+                    for r in 0..4 {
+                        let w = load(&rows[4 * (FROM + 1) + r]);
+                        for t in 0..4 {
+                            let sum = vmlal_s8(sums[r][t], vget_low_s8(w), vget_low_s8(second[t]));
+                            sums[r][t] = vmlal_high_s8(sum, w, second[t]);
+                        }
+                    }
+                }
+                for r in 0..4 {
+                    let [a, b, c, d] = sums[r];
+                    let pairs = vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d));
+                    isums[2 * r + quad] = vreinterpretq_f32_s32(vpadalq_s16(magic, pairs));
+                }
+            } else {
+                let mut wide = sums.map(|row| row.map(vpaddlq_s16));
+                if TO == FROM + 2 {
+                    let second = q(FROM + 1);
+                    for r in 0..4 {
+                        let w = load(&rows[4 * (FROM + 1) + r]);
+                        for t in 0..4 {
+                            wide[r][t] = vpadalq_s16(wide[r][t], products(w, second[t]));
+                        }
+                    }
+                }
+                for r in 0..4 {
+                    let [a, b, c, d] = wide[r];
+                    let sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+                    isums[2 * r + quad] = vreinterpretq_f32_s32(vaddq_s32(sums, magic));
+                }
+            }
+        }
+        isums
+    }
+
+    tiles!(Widening);
+}
+
+/// Products, two to an i16: at most `2 * 128 * 127`.
+#[inline(always)]
+fn products(a: int8x16_t, b: int8x16_t) -> int16x8_t {
+    vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b)
+}

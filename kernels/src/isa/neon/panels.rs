@@ -1,0 +1,395 @@
+//! Prefill: panels of eight tokens against weights unpacked once per call.
+//!
+//! Tiles are [`R`] weight rows by a panel: eight registers of four f32 chains each, eight of sums
+//! of products, and the operands, which all stay in registers. What a level multiplies with is its
+//! [`Dot`]; the order of rows and panels follows from that.
+//!
+//! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a panel of that
+//! depth is brought into the tiles' order in L1, f32 sums of [`BLOCK_UNITS`] panels are in L2.
+
+use super::dot::{Dot, MAGIC};
+use super::unpack::{Codes32, Codes256, FourScales};
+use super::vector::*;
+use crate::act::{Acts, PANEL_TOKENS, SUMS};
+use crate::block::{Block, as_blocks};
+
+/// Weight rows of a tile.
+const R: usize = 4;
+/// Rows unpacked at a time: bringing panels into order then costs little.
+const BLOCK_ROWS: usize = 24 * R;
+/// Columns unpacked at a time: a panel of this depth is a sixth of a 32 KiB L1, the rows are about
+/// 100 KiB of an L2, which on small boards all cores share.
+const BLOCK_COLS: usize = 512;
+/// Panels before weights are unpacked again: 256 tokens, 96 KiB of sums.
+const BLOCK_UNITS: usize = 32;
+
+/// The f32 sums of a tile, register by register: see [`Dot::AV`].
+pub(in crate::isa) type Sums = [[f32; 4]; 8];
+
+/// Where a thread unpacks weights, orders panels, and sums.
+#[derive(Debug)]
+pub(crate) struct PanelScratch {
+    of_32: Vec<Rows32>,
+    of_256: Vec<Rows256>,
+    panel: Vec<PanelBlock>,
+    sums: Vec<Sums>,
+}
+
+impl PanelScratch {
+    pub fn new() -> PanelScratch {
+        let blocks = BLOCK_ROWS / R * BLOCK_COLS / 32;
+        PanelScratch {
+            of_32: vec![Rows32::default(); blocks],
+            of_256: vec![Rows256::default(); blocks / 8],
+            panel: vec![PanelBlock::default(); BLOCK_COLS / 32],
+            sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS],
+        }
+    }
+}
+
+/// 32 codes of four rows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(in crate::isa) struct Rows32 {
+    codes: [[i8; 16]; 8],
+    d: [[f32; 4]; 4],
+    m: [[f32; 4]; 4],
+}
+
+/// 256 codes of four rows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(in crate::isa) struct Rows256 {
+    codes: [[[i8; 16]; 8]; 8],
+    /// One per group.
+    scales: [[[f32; 4]; 4]; 16],
+    /// `-MAGIC` times them.
+    starts: [[[f32; 4]; 4]; 16],
+    mins: [[[f32; 4]; 4]; 16],
+    d: [[f32; 4]; 4],
+    dmin: [[f32; 4]; 4],
+}
+
+/// 32 activations of a panel.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(in crate::isa) struct PanelBlock {
+    q: [[i8; 16]; 16],
+    d: [[f32; 4]; 4],
+    /// What [`Minimums`] says.
+    sums: [[[f32; 4]; 4]; 2],
+}
+
+/// What minimums are multiplied with.
+#[derive(Clone, Copy, PartialEq)]
+enum Minimums {
+    /// A type without.
+    None,
+    /// The sum of 32 codes.
+    Sum,
+    /// That times their scale.
+    Scaled,
+    /// The sums of the two 16 codes times their scale.
+    ScaledHalves,
+}
+
+/// Types in blocks of 32.
+#[inline(always)]
+pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    scratch: &mut PanelScratch,
+    y: &mut [f32],
+) {
+    let minimums = if B::HAS_MIN { Minimums::Sum } else { Minimums::None };
+    let tile = match (B::HAS_MIN, B::SMALL) {
+        (false, false) => D::tile_32::<false, false>,
+        (false, true) => D::tile_32::<false, true>,
+        (true, false) => D::tile_32::<true, false>,
+        (true, true) => D::tile_32::<true, true>,
+    };
+    matmul::<B, D, Rows32>(
+        as_blocks(w),
+        n_rows,
+        acts,
+        (&mut scratch.of_32, &mut scratch.panel, &mut scratch.sums),
+        y,
+        minimums,
+        unpack_32::<B, D>,
+        tile,
+    );
+}
+
+/// Types in super-blocks of 256.
+#[inline(always)]
+pub(in crate::isa) fn blocks_256<B: Codes256, D: Dot>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    scratch: &mut PanelScratch,
+    y: &mut [f32],
+) {
+    let minimums = match (B::HAS_MIN, B::GROUP) {
+        (false, _) => Minimums::None,
+        (true, 32) => Minimums::Scaled,
+        (true, _) => Minimums::ScaledHalves,
+    };
+    let tile = match (B::GROUP, B::HAS_MIN, B::SMALL) {
+        (32, false, false) => D::tile_256::<32, false, false>,
+        (32, false, true) => D::tile_256::<32, false, true>,
+        (32, true, false) => D::tile_256::<32, true, false>,
+        (32, true, true) => D::tile_256::<32, true, true>,
+        (_, false, false) => D::tile_256::<16, false, false>,
+        (_, false, true) => D::tile_256::<16, false, true>,
+        (_, true, false) => D::tile_256::<16, true, false>,
+        (_, true, true) => D::tile_256::<16, true, true>,
+    };
+    matmul::<B, D, Rows256>(
+        as_blocks(w),
+        n_rows,
+        acts,
+        (&mut scratch.of_256, &mut scratch.panel, &mut scratch.sums),
+        y,
+        minimums,
+        unpack_256::<B, D>,
+        tile,
+    );
+}
+
+/// The loops around the tiles: rows, tokens, columns, panels, tiles.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a loop nest with its bodies")]
+fn matmul<B: Block, D: Dot, W>(
+    w: &[B],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    (unpacked, panel, sums): (&mut [W], &mut [PanelBlock], &mut [Sums]),
+    y: &mut [f32],
+    minimums: Minimums,
+    unpack: fn([&B; R], &mut W),
+    tile: fn(&[W], &[PanelBlock], &mut Sums),
+) {
+    let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
+    let per_block = B::LEN / 32;
+    for first_row in (0..n_rows).step_by(BLOCK_ROWS) {
+        let groups = BLOCK_ROWS.min(n_rows - first_row).div_ceil(R);
+        for first_unit in (0..units).step_by(BLOCK_UNITS) {
+            let n_units = BLOCK_UNITS.min(units - first_unit);
+            let sums = &mut sums[..n_units * groups];
+            sums.fill(Sums::default());
+            for first in (0..blocks).step_by(BLOCK_COLS / B::LEN) {
+                let n = (BLOCK_COLS / B::LEN).min(blocks - first);
+                let unpacked = &mut unpacked[..groups * n];
+                for (i, to) in unpacked.iter_mut().enumerate() {
+                    let (row, b) = (first_row + i / n * R, first + i % n);
+                    let block = |r: usize| &w[(row + r).min(n_rows - 1) * blocks + b];
+                    unpack([block(0), block(1), block(2), block(3)], to);
+                }
+                for (u, sums) in sums.chunks_exact_mut(groups).enumerate() {
+                    let panel = &mut panel[..n * per_block];
+                    order::<D>(acts, first_unit + u, first * per_block, minimums, panel);
+                    for (rows, sums) in unpacked.chunks_exact(n).zip(sums) {
+                        tile(rows, panel, sums);
+                    }
+                }
+            }
+            for (u, sums) in sums.chunks_exact(groups).enumerate() {
+                for (g, sums) in sums.iter().enumerate() {
+                    write::<D>(sums, acts, first_unit + u, first_row + g * R, n_rows, y);
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a tile to its tokens in `y`, rows `row..row + R`.
+#[inline(always)]
+fn write<D: Dot>(
+    sums: &Sums,
+    acts: &Acts<'_>,
+    unit: usize,
+    row: usize,
+    n_rows: usize,
+    y: &mut [f32],
+) {
+    for (t, sums) in acts.plan.tokens_of(unit).zip(D::tokens(sums)) {
+        let y = &mut y[t * n_rows..][row..n_rows.min(row + R)];
+        match y.first_chunk_mut() {
+            Some(y) => store_f32(y, sums),
+            None => {
+                let mut lanes = [0.0; R];
+                store_f32(&mut lanes, sums);
+                y.copy_from_slice(&lanes[..y.len()]);
+            }
+        }
+    }
+}
+
+/// Brings a panel's blocks `first..` into the tiles' order.
+#[inline(always)]
+fn order<D: Dot>(
+    acts: &Acts<'_>,
+    unit: usize,
+    first: usize,
+    minimums: Minimums,
+    panel: &mut [PanelBlock],
+) {
+    let plan = acts.plan;
+    let q = acts.q[unit * plan.q_len()..].as_chunks::<16>().0.as_chunks::<16>().0;
+    let d = acts.d[unit * plan.d_len()..].as_chunks::<PANEL_TOKENS>().0;
+    let s = acts.s[unit * plan.s_len()..].as_chunks::<SUMS>().0.as_chunks::<PANEL_TOKENS>().0;
+    let minus_128 = vdupq_n_s8(-128);
+    for (to, ((q, d), s)) in
+        panel.iter_mut().zip(q[first..].iter().zip(&d[first..]).zip(&s[first..]))
+    {
+        for half in 0..2 {
+            for quad in 0..2 {
+                let word = |k: usize| veorq_s8(load(&q[8 * half + 2 * k + quad]), minus_128);
+                let words = D::order_panel([word(0), word(1), word(2), word(3)]);
+                for (i, register) in words.into_iter().enumerate() {
+                    store(&mut to.q[D::place(quad, half, i)], register);
+                }
+            }
+        }
+        let d = F32x8::load(d);
+        put(&mut to.d, D::by_token(d.0));
+        let mut put_sums = |half: usize, sum: fn(&[i16; SUMS]) -> i16, scaled: bool| {
+            let sums = F32x8::load(&std::array::from_fn(|t| f32::from(sum(&s[t]))));
+            put(&mut to.sums[half], D::by_token(if scaled { sums.times(d) } else { sums }.0));
+        };
+        match minimums {
+            Minimums::None => {}
+            Minimums::Sum => put_sums(0, |s| s[0] + s[1], false),
+            Minimums::Scaled => put_sums(0, |s| s[0] + s[1], true),
+            Minimums::ScaledHalves => {
+                put_sums(0, |s| s[0], true);
+                put_sums(1, |s| s[1], true);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn put(to: &mut [[f32; 4]; 4], x: [float32x4_t; 4]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        store_f32(to, x);
+    }
+}
+
+#[inline(always)]
+fn put_codes<D: Dot>(to: &mut [[i8; 16]; 8], codes: [[int8x16_t; 2]; 4]) {
+    for (to, codes) in to.iter_mut().zip(D::order_rows(codes)) {
+        store(to, codes);
+    }
+}
+
+fn unpack_32<B: Codes32, D: Dot>(blocks: [&B; R], to: &mut Rows32) {
+    put_codes::<D>(&mut to.codes, blocks.map(B::codes));
+    let [d, m] = B::scales(blocks);
+    put(&mut to.d, D::by_row(d));
+    if B::HAS_MIN {
+        put(&mut to.m, D::by_row(m));
+    }
+}
+
+fn unpack_256<B: Codes256, D: Dot>(blocks: [&B; R], to: &mut Rows256) {
+    let mut unpacked = [[[0; 16]; 16]; R];
+    let scales = FourScales::new(blocks, &mut unpacked);
+    for (j, to) in to.codes.iter_mut().enumerate() {
+        put_codes::<D>(to, [0, 1, 2, 3].map(|r| blocks[r].codes(&unpacked[r], j)));
+    }
+    for g in 0..B::LEN / B::GROUP {
+        let scale = load_f32(&scales.scales[g]);
+        put(&mut to.scales[g], D::by_row(scale));
+        put(&mut to.starts[g], D::by_row(vmulq_f32(scale, vdupq_n_f32(-MAGIC))));
+        if B::HAS_MIN {
+            put(&mut to.mins[g], D::by_row(load_f32(&scales.mins[g])));
+        }
+    }
+    put(&mut to.d, D::by_row(load_f32(&scales.d)));
+    put(&mut to.dmin, D::by_row(load_f32(&scales.dmin)));
+}
+
+/// `R` rows by a panel, some blocks of 32: `sums += w . q`.
+#[inline(always)]
+pub(in crate::isa) fn tile_32<D: Dot, const MIN: bool, const SMALL: bool>(
+    rows: &[Rows32],
+    panel: &[PanelBlock],
+    sums: &mut Sums,
+) {
+    let magic = vdupq_n_f32(MAGIC);
+    let mut acc = sums.map(|sums| load_f32(&sums));
+    for (w, a) in rows.iter().zip(panel) {
+        let isums = D::isums::<0, 2, SMALL>(&w.codes, &a.q);
+        for v in 0..8 {
+            let (i, j) = (v / D::AV, v % D::AV);
+            let da = load_f32(&a.d[j]);
+            let isum = vsubq_f32(isums[v], magic);
+            acc[v] = vfmaq_f32(acc[v], vmulq_f32(load_f32(&w.d[i]), da), isum);
+            if MIN {
+                let m = vmulq_f32(load_f32(&w.m[i]), da);
+                acc[v] = vfmaq_f32(acc[v], m, load_f32(&a.sums[0][j]));
+            }
+        }
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        store_f32(sums, acc);
+    }
+}
+
+/// `R` rows by a panel, some blocks of 256: `sums += w . q`.
+#[inline(always)]
+pub(in crate::isa) fn tile_256<D: Dot, const GROUP: usize, const MIN: bool, const SMALL: bool>(
+    rows: &[Rows256],
+    panel: &[PanelBlock],
+    sums: &mut Sums,
+) {
+    for (w, panel) in rows.iter().zip(panel.as_chunks::<8>().0) {
+        let mut products = [vdupq_n_f32(0.0); 8];
+        for j in 0..8 {
+            let a = &panel[j];
+            // `MAGIC` goes out where the scale comes in. Both products and what is left are whole
+            // numbers below 2^24 times a power of two: exact.
+            let scaled = |isum, g: usize, i: usize| {
+                vfmaq_f32(load_f32(&w.starts[g][i]), isum, load_f32(&w.scales[g][i]))
+            };
+            if GROUP == 32 {
+                let isums = D::isums::<0, 2, SMALL>(&w.codes[j], &a.q);
+                for v in 0..8 {
+                    let isum = scaled(isums[v], j, v / D::AV);
+                    products[v] = vfmaq_f32(products[v], isum, load_f32(&a.d[v % D::AV]));
+                }
+            } else {
+                let first = D::isums::<0, 1, SMALL>(&w.codes[j], &a.q);
+                let mut isums = first;
+                for v in 0..8 {
+                    isums[v] = scaled(first[v], 2 * j, v / D::AV);
+                }
+                let second = D::isums::<1, 2, SMALL>(&w.codes[j], &a.q);
+                for v in 0..8 {
+                    let isum = vaddq_f32(isums[v], scaled(second[v], 2 * j + 1, v / D::AV));
+                    products[v] = vfmaq_f32(products[v], isum, load_f32(&a.d[v % D::AV]));
+                }
+            }
+        }
+        let mut mins = [vdupq_n_f32(0.0); 8];
+        if MIN {
+            for g in 0..256 / GROUP {
+                let sums = &panel[g * GROUP / 32].sums[g % (32 / GROUP)];
+                for v in 0..8 {
+                    let min = load_f32(&w.mins[g][v / D::AV]);
+                    mins[v] = vfmaq_f32(mins[v], min, load_f32(&sums[v % D::AV]));
+                }
+            }
+        }
+        for v in 0..8 {
+            let mut acc = load_f32(&sums[v]);
+            acc = vfmaq_f32(acc, load_f32(&w.d[v / D::AV]), products[v]);
+            if MIN {
+                acc = vfmsq_f32(acc, load_f32(&w.dmin[v / D::AV]), mins[v]);
+            }
+            store_f32(&mut sums[v], acc);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! NEON with matrix products: `smmla` adds the products of two rows of eight bytes with two others
+//! to the four i32 of a register. All else is [`super::neon`]'s, decoding [`super::neon_dot`]'s.
+
+use super::neon::dot::{Dot, tiles};
+use super::neon::panels::{self, PanelBlock, Rows32, Rows256, Sums};
+use super::neon::vector::*;
+use super::neon::{dot, level};
+use super::neon_dot::Sdot;
+use crate::isa::Level;
+use crate::isa::detect::NeonI8mm;
+use crate::table::KernelTable;
+use std::arch::asm;
+
+/// The table, for those who can show that the CPU has the features.
+pub(crate) fn table(_: NeonI8mm) -> &'static KernelTable {
+    &TABLE
+}
+
+level!(Level::NeonI8mm, Smmla, "dotprod,i8mm");
+
+/// FEAT_I8MM.
+struct Smmla;
+
+impl Dot for Smmla {
+    const AV: usize = 4;
+
+    #[inline(always)]
+    fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        Sdot::dot(sum, a, b)
+    }
+
+    /// A register is eight codes of two rows.
+    #[inline(always)]
+    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8] {
+        let [a, b, c, d] = codes;
+        let pairs = |half: usize| [zip_halves(a[half], b[half]), zip_halves(c[half], d[half])];
+        let ([[ab, ab_2], [cd, cd_2]], [[ab_3, ab_4], [cd_3, cd_4]]) = (pairs(0), pairs(1));
+        [ab, cd, ab_2, cd_2, ab_3, cd_3, ab_4, cd_4]
+    }
+
+    /// A register is eight codes of two tokens.
+    #[inline(always)]
+    fn order_panel(words: [int8x16_t; 4]) -> [int8x16_t; 4] {
+        let ([a, b], [c, d]) = (zip_words(words[0], words[1]), zip_words(words[2], words[3]));
+        [a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn place(quad: usize, half: usize, i: usize) -> usize {
+        8 * half + i / 2 * 4 + 2 * quad + i % 2
+    }
+
+    #[inline(always)]
+    fn by_row(x: float32x4_t) -> [float32x4_t; 4] {
+        let (low, high, none) = (vzip1q_f32(x, x), vzip2q_f32(x, x), vdupq_n_f32(0.0));
+        [low, high, none, none]
+    }
+
+    #[inline(always)]
+    fn by_token(x: [float32x4_t; 2]) -> [float32x4_t; 4] {
+        let ([a, b], [c, d]) = (zip_halves_f32(x[0], x[0]), zip_halves_f32(x[1], x[1]));
+        [a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn tokens(sums: &Sums) -> [float32x4_t; 8] {
+        let pair = |j: usize| {
+            // Rows 0, 0, 1, 1 and 2, 2, 3, 3 of tokens 2j and 2j + 1 by turns.
+            let (low, high) = (load_f32(&sums[j]), load_f32(&sums[4 + j]));
+            [vuzp1q_f32(low, high), vuzp2q_f32(low, high)]
+        };
+        let ([a, b], [c, d], [e, f], [g, h]) = (pair(0), pair(1), pair(2), pair(3));
+        [a, b, c, d, e, f, g, h]
+    }
+
+    #[inline(always)]
+    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+        rows: &[[i8; 16]; 8],
+        panel: &[[i8; 16]; 16],
+    ) -> [float32x4_t; 8] {
+        let mut sums = [vdupq_n_s32(dot::MAGIC.to_bits().cast_signed()); 8];
+        for eight in 2 * FROM..2 * TO {
+            let w = [load(&rows[2 * eight]), load(&rows[2 * eight + 1])];
+            for j in 0..4 {
+                let q = load(&panel[4 * eight + j]);
+                for i in 0..2 {
+                    let sum = &mut sums[4 * i + j];
+                    // SAFETY: entries of this level call this.
+                    *sum = unsafe { smmla(*sum, w[i], q) };
+                }
+            }
+        }
+        sums.map(vreinterpretq_f32_s32)
+    }
+
+    tiles!(Smmla, "dotprod,i8mm");
+}
+
+/// `sum + a b^T` of two by eight bytes each. The intrinsic is not stable.
+#[inline]
+#[target_feature(enable = "i8mm")]
+fn smmla(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: arithmetic on registers; the function has the feature.
+    unsafe {
+        asm!(
+            "smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+            sum = inout(vreg) sum,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
