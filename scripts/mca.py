@@ -188,11 +188,10 @@ def decoding(found, level, ty):
     parent = {id(inner): loop for loop in [whole, *whole.all()] for inner in loop.inner()}
     leaves = [loop for loop in whole.all() if loop.macs() and not any(l.macs() for l in loop.inner())]
     leaf = min(leaves, key=Loop.macs)
-    if leaf.macs() == ROWS * elements:
-        return leaf.trace(lambda _: 1)
-    if leaf.macs() != ROWS * 32:
+    times, rest = divmod(ROWS * elements, leaf.macs())
+    if rest or times > 8:
         sys.exit(f"{leaf.macs()} products of {ty} at {level}: the loops are not understood")
-    return parent[id(leaf)].trace(lambda loop: 8 if loop.macs() else 1)
+    return (leaf if times == 1 else parent[id(leaf)]).trace(lambda loop: times if loop.macs() else 1)
 
 
 def main():
