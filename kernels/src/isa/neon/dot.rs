@@ -1,8 +1,8 @@
 //! How products of bytes are added up: what sets the levels apart.
 //!
-//! A tile's sums come as eight registers of four, and as floats: `MAGIC` plus the sum, where the
-//! sum is below `2^22`. So integers become floats by a subtraction, which more pipes can do than
-//! conversions, or by a multiply-add that also scales them.
+//! A tile's sums come as eight registers of four. They start at the bits of the float [`MAGIC`], so
+//! that as floats they are `MAGIC` plus the sum, which is below `2^22`: integers become floats by a
+//! subtraction, which more pipes can do than conversions, or by a multiply-add that also scales them.
 
 use super::panels::{self, PanelBlock, Rows32, Rows256, Sums};
 use super::vector::*;
@@ -15,6 +15,10 @@ pub(in crate::isa) trait Dot {
     /// Registers of a tile that the tokens of a panel take; register `AV * i + j` of a tile holds
     /// the `i`th of its rows and the `j`th of its tokens.
     const AV: usize;
+
+    /// Parts that a tile is computed in, one after the other: register `v` belongs to part
+    /// `v % PARTS`.
+    const PARTS: usize;
 
     /// `sum + a . b`, spread over the lanes.
     fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t;
@@ -39,12 +43,13 @@ pub(in crate::isa) trait Dot {
     /// The four rows' sums of each token.
     fn tokens(sums: &Sums) -> [float32x4_t; 8];
 
-    /// [`MAGIC`] plus the products of the blocks' halves `FROM..TO`, summed; `SMALL` as
-    /// [`super::unpack::Codes32::SMALL`] has it.
-    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+    /// Of the registers of a part, `start` plus the products of the blocks' halves `FROM..TO`, summed;
+    /// `SMALL` as [`super::unpack::Codes32::SMALL`] has it.
+    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
         rows: &[[i8; 16]; 8],
         panel: &[[i8; 16]; 16],
-    ) -> [float32x4_t; 8];
+        start: &[[i32; 4]; 8],
+    ) -> [int32x4_t; 8];
 
     /// [`super::panels::tile_32`] with the level's features.
     fn tile_32<const MIN: bool, const SMALL: bool>(
@@ -152,6 +157,7 @@ pub(in crate::isa) struct Widening;
 
 impl Dot for Widening {
     const AV: usize = 2;
+    const PARTS: usize = 2;
 
     #[inline(always)]
     fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
@@ -191,54 +197,22 @@ impl Dot for Widening {
         columns(sums)
     }
 
-    /// Four rows by four tokens at a time: an accumulator each, of eight i16, which a tree of
-    /// pairwise additions turns into four sums to a register.
+    /// A part is four tokens, whose 16 accumulators leave registers for the operands.
     #[inline(always)]
-    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
         rows: &[[i8; 16]; 8],
         panel: &[[i8; 16]; 16],
-    ) -> [float32x4_t; 8] {
-        let magic = vdupq_n_s32(MAGIC.to_bits().cast_signed());
-        let mut isums = [vdupq_n_f32(0.0); 8];
-        for quad in 0..2 {
-            let q =
-                |half: usize| [0, 1, 2, 3].map(|t| load(&panel[Widening::place(quad, half, t)]));
-            let first = q(FROM);
-            let mut sums =
-                [0, 1, 2, 3].map(|r| first.map(|q| products(load(&rows[4 * FROM + r]), q)));
-            if SMALL {
-                if TO == FROM + 2 {
-                    let second = q(FROM + 1);
-                    for r in 0..4 {
-                        let w = load(&rows[4 * (FROM + 1) + r]);
-                        for t in 0..4 {
-                            let sum = vmlal_s8(sums[r][t], vget_low_s8(w), vget_low_s8(second[t]));
-                            sums[r][t] = vmlal_high_s8(sum, w, second[t]);
-                        }
-                    }
-                }
-                for r in 0..4 {
-                    let [a, b, c, d] = sums[r];
-                    let pairs = vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d));
-                    isums[2 * r + quad] = vreinterpretq_f32_s32(vpadalq_s16(magic, pairs));
-                }
-            } else {
-                let mut wide = sums.map(|row| row.map(vpaddlq_s16));
-                if TO == FROM + 2 {
-                    let second = q(FROM + 1);
-                    for r in 0..4 {
-                        let w = load(&rows[4 * (FROM + 1) + r]);
-                        for t in 0..4 {
-                            wide[r][t] = vpadalq_s16(wide[r][t], products(w, second[t]));
-                        }
-                    }
-                }
-                for r in 0..4 {
-                    let [a, b, c, d] = wide[r];
-                    let sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
-                    isums[2 * r + quad] = vreinterpretq_f32_s32(vaddq_s32(sums, magic));
-                }
-            }
+        start: &[[i32; 4]; 8],
+    ) -> [int32x4_t; 8] {
+        let (rows, panel) = (rows.as_flattened().as_chunks().0, panel.as_flattened().as_chunks().0);
+        let sums = if SMALL {
+            small_isums::<FROM, TO>(rows, &panel[8 * PART..])
+        } else {
+            wide_isums::<FROM, TO>(rows, &panel[8 * PART..])
+        };
+        let mut isums = [vdupq_n_s32(0); 8];
+        for r in 0..4 {
+            isums[2 * r + PART] = vaddq_s32(load_s32(&start[2 * r + PART]), sums[r]);
         }
         isums
     }
@@ -250,4 +224,63 @@ impl Dot for Widening {
 #[inline(always)]
 fn products(a: int8x16_t, b: int8x16_t) -> int16x8_t {
     vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b)
+}
+
+/// Four rows by four tokens: an accumulator each, of eight i16 that hold all products, which a tree
+/// of pairwise additions turns into a register per row. Eight bytes at a time, so that no half of a
+/// register has to be moved.
+#[inline(always)]
+fn small_isums<const FROM: usize, const TO: usize>(
+    rows: &[[i8; 8]],
+    panel: &[[i8; 8]],
+) -> [int32x4_t; 4] {
+    let mut sums = [[vdupq_n_s16(0); 4]; 4];
+    for half in FROM..TO {
+        for eight in 0..2 {
+            let mut q = [vdup_n_s8(0); 4];
+            for t in 0..4 {
+                q[t] = load_8(&panel[2 * (8 * half + t) + eight]);
+            }
+            for r in 0..4 {
+                let w = load_8(&rows[2 * (4 * half + r) + eight]);
+                for t in 0..4 {
+                    sums[r][t] = if half == FROM && eight == 0 {
+                        vmull_s8(w, q[t])
+                    } else {
+                        vmlal_s8(sums[r][t], w, q[t])
+                    };
+                }
+            }
+        }
+    }
+    let mut totals = [vdupq_n_s32(0); 4];
+    for r in 0..4 {
+        let [a, b, c, d] = sums[r];
+        totals[r] = vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d)));
+    }
+    totals
+}
+
+/// As [`small_isums`] for any codes, of which an i16 holds two products.
+#[inline(always)]
+fn wide_isums<const FROM: usize, const TO: usize>(
+    rows: &[[i8; 8]],
+    panel: &[[i8; 8]],
+) -> [int32x4_t; 4] {
+    let mut totals = [vdupq_n_s32(0); 4];
+    for r in 0..4 {
+        let mut sums = [vdupq_n_s32(0); 4];
+        for half in FROM..TO {
+            let w = 2 * (4 * half + r);
+            let (low, high) = (load_8(&rows[w]), load_8(&rows[w + 1]));
+            for t in 0..4 {
+                let q = 2 * (8 * half + t);
+                let pairs = vmlal_s8(vmull_s8(low, load_8(&panel[q])), high, load_8(&panel[q + 1]));
+                sums[t] =
+                    if half == FROM { vpaddlq_s16(pairs) } else { vpadalq_s16(sums[t], pairs) };
+            }
+        }
+        totals[r] = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+    }
+    totals
 }

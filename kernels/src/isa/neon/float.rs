@@ -186,7 +186,19 @@ pub(super) fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], pairing: RopePairing
                 x.times(sin).plus_product(y, cos).store_some(b);
             }
         }
-        RopePairing::Norm => float::rope(x, cos, sin, pairing),
+        RopePairing::Norm => {
+            let (groups, tail) = x.as_chunks_mut::<8>();
+            let ((cos, cos_tail), (sin, sin_tail)) = (cos.as_chunks(), sin.as_chunks());
+            for ((x, cos), sin) in groups.iter_mut().zip(cos).zip(sin) {
+                let F32x8([low, high]) = F32x8::load(x);
+                let (a, b) = (vuzp1q_f32(low, high), vuzp2q_f32(low, high));
+                let (cos, sin) = (load_f32(cos), load_f32(sin));
+                let first = vfmaq_f32(vnegq_f32(vmulq_f32(b, sin)), a, cos);
+                let second = vfmaq_f32(vmulq_f32(a, sin), b, cos);
+                F32x8([vzip1q_f32(first, second), vzip2q_f32(first, second)]).store(x);
+            }
+            float::rope(tail, cos_tail, sin_tail, pairing);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod attention;
 mod dense;
 pub(in crate::isa) mod dot;
 mod float;
+pub(in crate::isa) mod pack;
 pub(in crate::isa) mod panels;
 mod quantized;
 pub(in crate::isa) mod rows;
@@ -38,7 +39,7 @@ macro_rules! level {
             level: $level,
             types: &TYPES,
             float: $crate::isa::neon::FLOAT,
-            pack: $crate::act::pack,
+            pack: $crate::isa::neon::pack::pack,
         };
 
         static TYPES: [$crate::table::TypeKernels; 28] = {

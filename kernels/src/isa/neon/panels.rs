@@ -63,21 +63,35 @@ pub(in crate::isa) struct Rows256 {
     codes: [[[i8; 16]; 8]; 8],
     /// One per group.
     scales: [[[f32; 4]; 4]; 16],
-    /// `-MAGIC` times them.
-    starts: [[[f32; 4]; 4]; 16],
+    /// `-MAGIC` times them, of each 32 codes the first, for every register of a tile: in memory
+    /// because loads are cheaper than moves.
+    starts: [[[f32; 4]; 8]; 8],
     mins: [[[f32; 4]; 4]; 16],
     d: [[f32; 4]; 4],
     dmin: [[f32; 4]; 4],
 }
 
 /// 32 activations of a panel.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(in crate::isa) struct PanelBlock {
     q: [[i8; 16]; 16],
+    /// What the sums of either half start with: in memory, because loads are cheaper than moves.
+    start: [[[i32; 4]; 8]; 2],
     d: [[f32; 4]; 4],
     /// What [`Minimums`] says.
     sums: [[[f32; 4]; 4]; 2],
+}
+
+impl Default for PanelBlock {
+    fn default() -> PanelBlock {
+        PanelBlock {
+            q: Default::default(),
+            start: [[[MAGIC.to_bits().cast_signed(); 4]; 8]; 2],
+            d: Default::default(),
+            sums: Default::default(),
+        }
+    }
 }
 
 /// What minimums are multiplied with.
@@ -302,7 +316,12 @@ fn unpack_256<B: Codes256, D: Dot>(blocks: [&B; R], to: &mut Rows256) {
     for g in 0..B::LEN / B::GROUP {
         let scale = load_f32(&scales.scales[g]);
         put(&mut to.scales[g], D::by_row(scale));
-        put(&mut to.starts[g], D::by_row(vmulq_f32(scale, vdupq_n_f32(-MAGIC))));
+        if g % (32 / B::GROUP) == 0 {
+            let starts = D::by_row(vmulq_f32(scale, vdupq_n_f32(-MAGIC)));
+            for (v, to) in to.starts[g * B::GROUP / 32].iter_mut().enumerate() {
+                store_f32(to, starts[v / D::AV]);
+            }
+        }
         if B::HAS_MIN {
             put(&mut to.mins[g], D::by_row(load_f32(&scales.mins[g])));
         }
@@ -318,14 +337,29 @@ pub(in crate::isa) fn tile_32<D: Dot, const MIN: bool, const SMALL: bool>(
     panel: &[PanelBlock],
     sums: &mut Sums,
 ) {
+    part_32::<D, 0, MIN, SMALL>(rows, panel, sums);
+    if D::PARTS > 1 {
+        part_32::<D, 1, MIN, SMALL>(rows, panel, sums);
+    }
+}
+
+#[inline(always)]
+fn part_32<D: Dot, const PART: usize, const MIN: bool, const SMALL: bool>(
+    rows: &[Rows32],
+    panel: &[PanelBlock],
+    sums: &mut Sums,
+) {
     let magic = vdupq_n_f32(MAGIC);
-    let mut acc = sums.map(|sums| load_f32(&sums));
+    let mut acc = [vdupq_n_f32(0.0); 8];
+    for v in (PART..8).step_by(D::PARTS) {
+        acc[v] = load_f32(&sums[v]);
+    }
     for (w, a) in rows.iter().zip(panel) {
-        let isums = D::isums::<0, 2, SMALL>(&w.codes, &a.q);
-        for v in 0..8 {
+        let isums = D::isums::<PART, 0, 2, SMALL>(&w.codes, &a.q, &a.start[0]);
+        for v in (PART..8).step_by(D::PARTS) {
             let (i, j) = (v / D::AV, v % D::AV);
             let da = load_f32(&a.d[j]);
-            let isum = vsubq_f32(isums[v], magic);
+            let isum = vsubq_f32(vreinterpretq_f32_s32(isums[v]), magic);
             acc[v] = vfmaq_f32(acc[v], vmulq_f32(load_f32(&w.d[i]), da), isum);
             if MIN {
                 let m = vmulq_f32(load_f32(&w.m[i]), da);
@@ -333,8 +367,8 @@ pub(in crate::isa) fn tile_32<D: Dot, const MIN: bool, const SMALL: bool>(
             }
         }
     }
-    for (sums, acc) in sums.iter_mut().zip(acc) {
-        store_f32(sums, acc);
+    for v in (PART..8).step_by(D::PARTS) {
+        store_f32(&mut sums[v], acc[v]);
     }
 }
 
@@ -346,50 +380,62 @@ pub(in crate::isa) fn tile_256<D: Dot, const GROUP: usize, const MIN: bool, cons
     sums: &mut Sums,
 ) {
     for (w, panel) in rows.iter().zip(panel.as_chunks::<8>().0) {
-        let mut products = [vdupq_n_f32(0.0); 8];
-        for j in 0..8 {
-            let a = &panel[j];
-            // `MAGIC` goes out where the scale comes in. Both products and what is left are whole
-            // numbers below 2^24 times a power of two: exact.
-            let scaled = |isum, g: usize, i: usize| {
-                vfmaq_f32(load_f32(&w.starts[g][i]), isum, load_f32(&w.scales[g][i]))
-            };
-            if GROUP == 32 {
-                let isums = D::isums::<0, 2, SMALL>(&w.codes[j], &a.q);
-                for v in 0..8 {
-                    let isum = scaled(isums[v], j, v / D::AV);
-                    products[v] = vfmaq_f32(products[v], isum, load_f32(&a.d[v % D::AV]));
-                }
-            } else {
-                let first = D::isums::<0, 1, SMALL>(&w.codes[j], &a.q);
-                let mut isums = first;
-                for v in 0..8 {
-                    isums[v] = scaled(first[v], 2 * j, v / D::AV);
-                }
-                let second = D::isums::<1, 2, SMALL>(&w.codes[j], &a.q);
-                for v in 0..8 {
-                    let isum = vaddq_f32(isums[v], scaled(second[v], 2 * j + 1, v / D::AV));
-                    products[v] = vfmaq_f32(products[v], isum, load_f32(&a.d[v % D::AV]));
-                }
+        part_256::<D, 0, GROUP, MIN, SMALL>(w, panel, sums);
+        if D::PARTS > 1 {
+            part_256::<D, 1, GROUP, MIN, SMALL>(w, panel, sums);
+        }
+    }
+}
+
+/// One super-block of [`tile_256`].
+#[inline(always)]
+fn part_256<D: Dot, const PART: usize, const GROUP: usize, const MIN: bool, const SMALL: bool>(
+    w: &Rows256,
+    panel: &[PanelBlock; 8],
+    sums: &mut Sums,
+) {
+    let mut products = [vdupq_n_f32(0.0); 8];
+    for j in 0..8 {
+        let a = &panel[j];
+        let first = match GROUP {
+            16 => D::isums::<PART, 0, 1, SMALL>(&w.codes[j], &a.q, &a.start[0]),
+            _ => D::isums::<PART, 0, 2, SMALL>(&w.codes[j], &a.q, &a.start[0]),
+        };
+        // `MAGIC` goes out where the scale comes in. Products and sums of codes and scales are
+        // whole numbers below 2^24, and `MAGIC` times a scale is one times a power of two: exact.
+        let mut isums = [vdupq_n_f32(0.0); 8];
+        for v in (PART..8).step_by(D::PARTS) {
+            let scale = load_f32(&w.scales[j * 32 / GROUP][v / D::AV]);
+            let start = load_f32(&w.starts[j][v]);
+            isums[v] = vfmaq_f32(start, vreinterpretq_f32_s32(first[v]), scale);
+        }
+        if GROUP == 16 {
+            let second = D::isums::<PART, 1, 2, SMALL>(&w.codes[j], &a.q, &a.start[1]);
+            for v in (PART..8).step_by(D::PARTS) {
+                let isum = vsubq_f32(vreinterpretq_f32_s32(second[v]), vdupq_n_f32(MAGIC));
+                isums[v] = vfmaq_f32(isums[v], isum, load_f32(&w.scales[2 * j + 1][v / D::AV]));
             }
         }
-        let mut mins = [vdupq_n_f32(0.0); 8];
+        for v in (PART..8).step_by(D::PARTS) {
+            products[v] = vfmaq_f32(products[v], isums[v], load_f32(&a.d[v % D::AV]));
+        }
+    }
+    let mut mins = [vdupq_n_f32(0.0); 8];
+    if MIN {
+        for g in 0..256 / GROUP {
+            let sums = &panel[g * GROUP / 32].sums[g % (32 / GROUP)];
+            for v in (PART..8).step_by(D::PARTS) {
+                let min = load_f32(&w.mins[g][v / D::AV]);
+                mins[v] = vfmaq_f32(mins[v], min, load_f32(&sums[v % D::AV]));
+            }
+        }
+    }
+    for v in (PART..8).step_by(D::PARTS) {
+        let mut acc = load_f32(&sums[v]);
+        acc = vfmaq_f32(acc, load_f32(&w.d[v / D::AV]), products[v]);
         if MIN {
-            for g in 0..256 / GROUP {
-                let sums = &panel[g * GROUP / 32].sums[g % (32 / GROUP)];
-                for v in 0..8 {
-                    let min = load_f32(&w.mins[g][v / D::AV]);
-                    mins[v] = vfmaq_f32(mins[v], min, load_f32(&sums[v % D::AV]));
-                }
-            }
+            acc = vfmsq_f32(acc, load_f32(&w.dmin[v / D::AV]), mins[v]);
         }
-        for v in 0..8 {
-            let mut acc = load_f32(&sums[v]);
-            acc = vfmaq_f32(acc, load_f32(&w.d[v / D::AV]), products[v]);
-            if MIN {
-                acc = vfmsq_f32(acc, load_f32(&w.dmin[v / D::AV]), mins[v]);
-            }
-            store_f32(&mut sums[v], acc);
-        }
+        store_f32(&mut sums[v], acc);
     }
 }

@@ -20,7 +20,8 @@ const ROWS: usize = 4;
 #[inline(always)]
 fn four_rows<B>(w: &[B], first: usize, blocks: usize) -> [&[B]; ROWS] {
     let last = w.len() / blocks - 1;
-    [0, 1, 2, 3].map(|r| &w[(first + r).min(last) * blocks..][..blocks])
+    let row = |r: usize| &w[(first + r).min(last) * blocks..][..blocks];
+    [row(0), row(1), row(2), row(3)]
 }
 
 /// Writes the four rows of every token.

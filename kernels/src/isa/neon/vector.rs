@@ -39,7 +39,11 @@ intrinsics! {
     vbslq_f32(mask: uint32x4_t, a: float32x4_t, b: float32x4_t) -> float32x4_t;
     vcvtq_f32_s32(x: int32x4_t) -> float32x4_t;
     vcvtq_s32_f32(x: float32x4_t) -> int32x4_t;
+    vcvtnq_s32_f32(x: float32x4_t) -> int32x4_t;
+    vreinterpretq_u32_f32(x: float32x4_t) -> uint32x4_t;
     vreinterpretq_f32_s32(x: int32x4_t) -> float32x4_t;
+    vmaxq_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t;
+    vmaxvq_u32(x: uint32x4_t) -> u32;
     vdupq_n_u32(x: u32) -> uint32x4_t;
     vget_low_f32(x: float32x4_t) -> float32x2_t;
     vget_high_f32(x: float32x4_t) -> float32x2_t;
@@ -65,6 +69,9 @@ intrinsics! {
     vmlal_high_s8(sum: int16x8_t, a: int8x16_t, b: int8x16_t) -> int16x8_t;
     vmull_s8(a: int8x8_t, b: int8x8_t) -> int16x8_t;
     vmlal_s8(sum: int16x8_t, a: int8x8_t, b: int8x8_t) -> int16x8_t;
+    vaddlvq_s8(x: int8x16_t) -> i16;
+    vdupq_n_s16(x: i16) -> int16x8_t;
+    vdup_n_s8(x: i8) -> int8x8_t;
     vmovl_s8(x: int8x8_t) -> int16x8_t;
     vmovl_high_s8(x: int8x16_t) -> int16x8_t;
     vget_low_s8(x: int8x16_t) -> int8x8_t;
@@ -87,6 +94,17 @@ intrinsics! {
 pub(in crate::isa) fn widen(x: int16x8_t) -> [int32x4_t; 2] {
     // SAFETY: the target has NEON.
     unsafe { [aarch64::vmovl_s16(aarch64::vget_low_s16(x)), aarch64::vmovl_high_s16(x)] }
+}
+
+/// The low bytes.
+#[inline(always)]
+pub(in crate::isa) fn narrow(x: [int32x4_t; 4]) -> int8x16_t {
+    // SAFETY: the target has NEON.
+    unsafe {
+        let low = aarch64::vmovn_high_s32(aarch64::vmovn_s32(x[0]), x[1]);
+        let high = aarch64::vmovn_high_s32(aarch64::vmovn_s32(x[2]), x[3]);
+        aarch64::vmovn_high_s16(aarch64::vmovn_s16(low), high)
+    }
 }
 
 /// Words of `a` and `b` by turns: the low halves, then the high ones.
@@ -141,6 +159,13 @@ pub(in crate::isa) fn join(low: u64, high: u64) -> int8x16_t {
 pub(in crate::isa) fn load(x: &[i8; 16]) -> int8x16_t {
     // SAFETY: 16 bytes; the load takes any alignment.
     unsafe { aarch64::vld1q_s8(x.as_ptr()) }
+}
+
+/// 8 bytes.
+#[inline(always)]
+pub(in crate::isa) fn load_8(x: &[i8; 8]) -> int8x8_t {
+    // SAFETY: 8 bytes; the load takes any alignment.
+    unsafe { aarch64::vld1_s8(x.as_ptr()) }
 }
 
 /// 16 bytes.

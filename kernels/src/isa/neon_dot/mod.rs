@@ -2,9 +2,9 @@
 //! [`super::neon`]'s.
 
 use super::neon::dot::{Dot, columns, rows_alone, tiles, tokens_by_four};
+use super::neon::level;
 use super::neon::panels::{self, PanelBlock, Rows32, Rows256, Sums};
 use super::neon::vector::*;
-use super::neon::{dot, level};
 use crate::isa::Level;
 use crate::isa::detect::NeonDot;
 use crate::table::KernelTable;
@@ -22,6 +22,7 @@ pub(in crate::isa) struct Sdot;
 
 impl Dot for Sdot {
     const AV: usize = 2;
+    const PARTS: usize = 1;
 
     #[inline(always)]
     fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
@@ -64,11 +65,12 @@ impl Dot for Sdot {
 
     /// Four codes of a row times those of four tokens, at once: no lane is ever added to another.
     #[inline(always)]
-    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
         rows: &[[i8; 16]; 8],
         panel: &[[i8; 16]; 16],
-    ) -> [float32x4_t; 8] {
-        let mut sums = [vdupq_n_s32(dot::MAGIC.to_bits().cast_signed()); 8];
+        start: &[[i32; 4]; 8],
+    ) -> [int32x4_t; 8] {
+        let mut sums = start.map(|start| load_s32(&start));
         for half in FROM..TO {
             let w = [0, 1, 2, 3].map(|r| load(&rows[4 * half + r]));
             macro_rules! word {
@@ -85,7 +87,7 @@ impl Dot for Sdot {
             }
             word!(0 1 2 3);
         }
-        sums.map(vreinterpretq_f32_s32)
+        sums
     }
 
     tiles!(Sdot, "dotprod");
@@ -102,7 +104,7 @@ fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
             sum = inout(vreg) sum,
             a = in(vreg) a,
             b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
+            options(nomem, nostack, preserves_flags)
         );
     }
     sum
@@ -120,7 +122,7 @@ fn sdot_word<const K: u8>(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int
             a = in(vreg) a,
             b = in(vreg) b,
             k = const K,
-            options(pure, nomem, nostack, preserves_flags)
+            options(nomem, nostack, preserves_flags)
         );
     }
     sum

@@ -2,9 +2,9 @@
 //! to the four i32 of a register. All else is [`super::neon`]'s, decoding [`super::neon_dot`]'s.
 
 use super::neon::dot::{Dot, tiles};
+use super::neon::level;
 use super::neon::panels::{self, PanelBlock, Rows32, Rows256, Sums};
 use super::neon::vector::*;
-use super::neon::{dot, level};
 use super::neon_dot::Sdot;
 use crate::isa::Level;
 use crate::isa::detect::NeonI8mm;
@@ -23,6 +23,7 @@ struct Smmla;
 
 impl Dot for Smmla {
     const AV: usize = 4;
+    const PARTS: usize = 1;
 
     #[inline(always)]
     fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
@@ -74,11 +75,12 @@ impl Dot for Smmla {
     }
 
     #[inline(always)]
-    fn isums<const FROM: usize, const TO: usize, const SMALL: bool>(
+    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
         rows: &[[i8; 16]; 8],
         panel: &[[i8; 16]; 16],
-    ) -> [float32x4_t; 8] {
-        let mut sums = [vdupq_n_s32(dot::MAGIC.to_bits().cast_signed()); 8];
+        start: &[[i32; 4]; 8],
+    ) -> [int32x4_t; 8] {
+        let mut sums = start.map(|start| load_s32(&start));
         for eight in 2 * FROM..2 * TO {
             let w = [load(&rows[2 * eight]), load(&rows[2 * eight + 1])];
             for j in 0..4 {
@@ -90,7 +92,7 @@ impl Dot for Smmla {
                 }
             }
         }
-        sums.map(vreinterpretq_f32_s32)
+        sums
     }
 
     tiles!(Smmla, "dotprod,i8mm");
@@ -107,7 +109,7 @@ fn smmla(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
             sum = inout(vreg) sum,
             a = in(vreg) a,
             b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
+            options(nomem, nostack, preserves_flags)
         );
     }
     sum
