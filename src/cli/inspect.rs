@@ -13,7 +13,6 @@ use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use teff_kernels::KernelTable;
 
 /// Longest text of a metadata value that is shown in full.
@@ -52,11 +51,10 @@ struct TypeSum {
 
 /// Explains the file.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let path: PathBuf = match &args.file {
-        Some(model) => ModelArgs::of(model.clone()).path()?,
-        None => args.flag.path()?,
+    let (file, path) = match &args.file {
+        Some(model) => args.flag.of(model.clone()).file()?,
+        None => args.flag.file()?,
     };
-    let file = GgufFile::open(&path)?;
     let kernels = KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?;
     let mut types: BTreeMap<GgmlType, TypeSum> = BTreeMap::new();
     for tensor in file.tensors() {

@@ -132,13 +132,15 @@ pub struct Model {
 
 impl Model {
     /// Opens a GGUF file and reads what its metadata describes. Tensors are bound by
-    /// [`Engine::new`].
+    /// [`Engine::new`]. Those of a big-endian file are turned around, which takes as much memory as
+    /// the file has bytes.
     pub fn open(path: &Path) -> Result<Model, EngineError> {
-        let file = GgufFile::open(path).map_err(EngineError::File)?;
+        let mut file = GgufFile::open(path).map_err(EngineError::File)?;
+        file.make_little_endian().map_err(EngineError::File)?;
         Model::from_file(Arc::new(file), path)
     }
 
-    /// The model of a file that is open already; `path` is for messages.
+    /// The model of a file that is open already, with little-endian tensors; `path` is for messages.
     pub fn from_file(file: Arc<GgufFile>, path: &Path) -> Result<Model, EngineError> {
         let named = |error| EngineError::Model { path: path.to_path_buf(), error };
         let h = Hparams::new(&file).map_err(named)?;

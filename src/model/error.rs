@@ -51,7 +51,7 @@ pub enum ModelError {
         /// Tokens that the model can take.
         n_ctx_max: usize,
     },
-    /// Big-endian tensors.
+    /// Big-endian tensors that nobody has turned around.
     BigEndian,
 }
 
@@ -89,7 +89,7 @@ impl fmt::Display for ModelError {
             ModelError::ContextTooLong { n_ctx, n_ctx_max } => {
                 write!(f, "a context of {n_ctx} tokens, but the model can take only {n_ctx_max}")
             }
-            ModelError::BigEndian => write!(f, "big-endian tensors cannot be run yet"),
+            ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
         }
     }
 }

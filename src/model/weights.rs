@@ -21,7 +21,7 @@ impl<'a> Binder<'a> {
         file: &'a Arc<GgufFile>,
         kernels: &'static KernelTable,
     ) -> Result<Binder<'a>, ModelError> {
-        if file.byte_order() == ByteOrder::Big {
+        if file.data_order() == ByteOrder::Big {
             return Err(ModelError::BigEndian);
         }
         Ok(Binder { file, kernels, claimed: HashSet::new() })

@@ -173,3 +173,23 @@ fn a_closed_pipe_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn every_verb_takes_overrides() {
+    let folder = Folder::new("override");
+    let model = folder.model("llama-dense");
+    let out = folder.0.join("out");
+    let key = "--override-kv=llama.embedding_length=int:7";
+    let logits = ["logits", "--tokens", "1", "-o", text(&out), "-m", text(&model), key];
+    let error = error_of(&teff(&logits, ""), 1);
+    assert!(error.contains("tensor `token_embd.weight`"), "{error}");
+    let text_of = ["inspect", text(&model), "--override-kv=general.name=str:Eva"];
+    let output = String::from_utf8(teff(&text_of, "").stdout).unwrap();
+    assert!(output.contains(r#"general.name = "Eva""#), "{output}");
+    let wrong = ["tokenize", "-m", text(&model), "--override-kv=llama.block_count=str:2"];
+    let error = error_of(&teff(&wrong, ""), 1);
+    assert!(error.contains("cannot override key `llama.block_count`"), "{error}");
+    let output = teff(&["run", "-m", text(&model), "--override-kv", "a=int:b"], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("key `a`: `b` is no int"));
+}

@@ -8,6 +8,7 @@ mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
 mod decoder;
+mod files;
 mod fixture_model;
 mod generate;
 mod hostile_models;
