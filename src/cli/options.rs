@@ -69,8 +69,7 @@ impl ModelArgs {
         Ok((file, path))
     }
 
-    /// The model, opened.
-    pub fn open(&self) -> Result<Model, CliError> {
+    fn open(&self) -> Result<Model, CliError> {
         let (mut file, path) = self.file()?;
         file.make_little_endian()?;
         Ok(Model::from_file(Arc::new(file), &path)?)
@@ -89,6 +88,9 @@ pub struct EngineArgs {
     /// Decode from the weights as they lie in the file: slower, and without memory of their own
     #[arg(long)]
     no_repack: bool,
+    /// A LoRA adapter in GGUF, and how strongly it counts; may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    lora: Vec<String>,
     /// Keep the weights in memory, so that they are never swapped out: twice their size, once with
     /// --no-repack; needs the right to lock as much (`ulimit -l`)
     #[arg(long)]
@@ -96,6 +98,16 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
+    /// The model, opened, with its adapters.
+    pub fn open(&self, model: &ModelArgs) -> Result<Model, CliError> {
+        let mut model = model.open()?;
+        for text in &self.lora {
+            let (path, scale) = adapter_of(text);
+            model.add_adapter(GgufFile::open(&path)?, &path, scale)?;
+        }
+        Ok(model)
+    }
+
     /// Locks memory if the user wants that; a warning tells if it cannot be done.
     pub fn lock(&self, model: &Model, engine: &Engine) -> Result<(), CliError> {
         if self.mlock
@@ -118,6 +130,16 @@ impl EngineArgs {
     }
 }
 
+/// The file and the scale of `FILE[:SCALE]`; what follows the last colon and is no number belongs
+/// to the file's name.
+fn adapter_of(text: &str) -> (PathBuf, f32) {
+    let scaled = text.rsplit_once(':').and_then(|(path, scale)| {
+        Some((path, scale.parse().ok().filter(|scale: &f32| scale.is_finite())?))
+    });
+    let (path, scale) = scaled.unwrap_or((text, 1.0));
+    (path.into(), scale)
+}
+
 /// The context's length.
 #[derive(clap::Args, Debug)]
 pub struct ContextArgs {
@@ -137,6 +159,19 @@ pub fn parse_ids(text: &str) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn adapters_have_scales() {
+        for (text, path, scale) in [
+            ("a.gguf", "a.gguf", 1.0),
+            ("a.gguf:0.5", "a.gguf", 0.5),
+            ("C:\\a.gguf", "C:\\a.gguf", 1.0),
+            ("b:c:-2", "b:c", -2.0),
+            ("a:nan", "a:nan", 1.0),
+        ] {
+            assert_eq!(adapter_of(text), (path.into(), scale), "{text}");
+        }
+    }
 
     #[test]
     fn overrides_are_typed() {

@@ -113,3 +113,42 @@ fn overrides_of_another_kind_or_of_the_layout_are_refused() {
     let error = Model::from_file(Arc::new(file), Path::new("x")).err().unwrap().to_string();
     assert!(error.contains("key `llama.typo` is not understood"), "{error}");
 }
+
+/// The file with a tensor for each expert, as they were before April 2024.
+fn unstacked(gguf: &[u8]) -> Vec<u8> {
+    let file = GgufFile::from_bytes(gguf.to_vec()).unwrap();
+    let mut writer = GgufWriter::new(Vec::new());
+    for (key, value) in file.entries() {
+        writer.add(key, value).unwrap();
+    }
+    let mut parts: Vec<(String, &[u64], &[u8])> = Vec::new();
+    for tensor in file.tensors() {
+        match tensor.name.strip_suffix("_exps.weight") {
+            None => parts.push((tensor.name.clone(), &tensor.dims, file.data(tensor))),
+            Some(part) => {
+                let n = tensor.dims[2] as usize;
+                let experts = file.data(tensor).chunks_exact(tensor.bytes as usize / n);
+                let named = experts.enumerate();
+                parts.extend(named.map(|(expert, bytes)| {
+                    (format!("{part}.{expert}.weight"), &tensor.dims[..2], bytes)
+                }));
+            }
+        }
+    }
+    for (name, dims, _) in &parts {
+        writer.declare(name, GgmlType::F32, dims).unwrap();
+    }
+    let mut data = writer.write_header().unwrap();
+    parts.iter().for_each(|(.., bytes)| data.write_tensor(bytes).unwrap());
+    data.finish().unwrap()
+}
+
+#[test]
+fn old_files_with_a_tensor_per_expert_give_the_same_bits() {
+    let Fixture { gguf, tokens, .. } = fixture_model::load("llama-moe");
+    let run =
+        |gguf| bits(&logits(&model(GgufFile::from_bytes(gguf).unwrap()), &tokens, &options(2, 7)));
+    let old = unstacked(&gguf);
+    assert_ne!(old, gguf);
+    assert_eq!(run(old), run(gguf));
+}

@@ -13,6 +13,7 @@ mod fixture_model;
 mod generate;
 mod hostile_models;
 mod layers;
+mod lora;
 #[cfg(feature = "cli")]
 mod real_models;
 mod sampling;

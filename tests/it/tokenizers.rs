@@ -37,20 +37,20 @@ fn cases(vocabulary: &Path) -> Vec<Case> {
 
 /// Texts that cannot come back: what the vocabulary's own rules change.
 fn loses_information(tokenizer: &Tokenizer, text: &str) -> bool {
-    // WordPiece drops case, accents and all spaces but one.
-    if tokenizer.token_id("▁the").is_some() && tokenizer.token_id("[UNK]").is_some() {
-        return true;
-    }
     // SentencePiece spells a space "▁", so that character itself reads back as a space.
     tokenizer.token_id("▁").is_some() && text.contains('▁')
 }
 
+/// Vocabularies whose texts are cleaned first: case, accents, spaces, compatibility characters.
+const LOSSY: [&str; 2] = ["bert-bge.gguf", "nomic-bert-moe.gguf"];
+
 fn check(tokenizer: &Tokenizer, expected: &Path) {
+    let lossy = LOSSY.iter().any(|name| expected.ends_with(name));
     assert_eq!(tokenizer.warnings(), [""; 0], "{expected:?}");
     for case in cases(expected) {
         let ids = tokenizer.encode(&case.text, EncodeOptions::default()).unwrap();
         assert_eq!(ids, case.ids, "{expected:?}: {:?}", case.text);
-        if !loses_information(tokenizer, &case.text) {
+        if !lossy && !loses_information(tokenizer, &case.text) {
             assert_eq!(tokenizer.decode(&ids, false), case.text, "{expected:?}");
         }
     }
@@ -86,9 +86,16 @@ fn golden_bytes(name: &str) -> Vec<u8> {
 
 #[test]
 fn committed_vocabularies_give_the_reference_ids() {
-    let names =
-        ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "falcon", "deepseek-coder", "bert-bge"];
-    for name in names {
+    for name in [
+        "llama-spm",
+        "phi-3",
+        "gpt-2",
+        "llama-bpe",
+        "falcon",
+        "deepseek-coder",
+        "bert-bge",
+        "nomic-bert-moe",
+    ] {
         check(&golden(name), &golden_folder().join(format!("{name}.gguf")));
     }
 }
@@ -169,11 +176,15 @@ fn streams_hold_back_incomplete_characters() {
 #[test]
 fn long_inputs_take_no_quadratic_time() {
     // 300 kB each; quadratic would be 10^11 steps.
-    for name in ["llama-spm", "gpt-2"] {
+    for name in ["llama-spm", "gpt-2", "bert-bge", "nomic-bert-moe"] {
         let tokenizer = golden(name);
+        let lossy = LOSSY.contains(&&format!("{name}.gguf")[..]);
         for unit in ["a", "ab", " ", "\n", "1", "<s>", "日本", "the quick "] {
             let text = unit.repeat(300_000 / unit.len());
             let ids = tokenizer.encode(&text, PARSE).unwrap();
+            if lossy {
+                continue;
+            }
             assert_eq!(tokenizer.decode(&ids, true).len(), text.len(), "{name} {unit:?}");
         }
     }
@@ -433,7 +444,7 @@ fn files_without_vocabulary_have_a_size_only() {
 #[test]
 fn damaged_vocabularies_never_panic() {
     let mut rng = teff::sample::rng::Rng::new(1);
-    for name in ["llama-spm", "gpt-2", "bert-bge"] {
+    for name in ["llama-spm", "gpt-2", "bert-bge", "nomic-bert-moe"] {
         let whole = golden_bytes(name);
         let mut loaded = 0;
         for _ in 0..60 {

@@ -242,6 +242,11 @@ impl Tokenizer {
         self.vocab().is_some_and(|vocab| vocab.is_control(id))
     }
 
+    /// Which algorithm it is, in words.
+    pub fn kind(&self) -> &'static str {
+        self.text_kind().map_or("token ids without texts", |kind| kind.pipeline.algorithm())
+    }
+
     /// Source of the model's chat template.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()

@@ -119,6 +119,19 @@ impl Pipeline {
         self.parts.get_decoder().expect("there is a decoder")
     }
 
+    /// Its algorithm in words.
+    pub fn algorithm(&self) -> &'static str {
+        match &self.parts.get_model().algorithm {
+            Algorithm::Spm(_) => "SentencePiece BPE",
+            Algorithm::Bpe(bpe) if bpe.pre().byte_level => "byte-level BPE",
+            Algorithm::Bpe(_) => "BPE over UTF-8",
+            Algorithm::WordPiece(_) => "WordPiece",
+            Algorithm::Unigram(_) => "Unigram",
+            Algorithm::Rwkv(_) => "RWKV World",
+            Algorithm::Plamo(_) => "PLaMo 2",
+        }
+    }
+
     /// Whether BOS is added whatever the file says.
     pub fn is_gemma4(&self) -> bool {
         matches!(&self.parts.get_model().algorithm, Algorithm::Bpe(bpe) if bpe.pre().gemma4)

@@ -30,7 +30,9 @@ impl Unigram {
     pub fn read(file: &GgufFile, vocab: &Vocab) -> Result<Self, TextError> {
         let mut scores = read_scores(file, vocab.len())?;
         // Finite, so that every place can be reached.
-        scores.iter_mut().for_each(|score| *score = score.max(f32::MIN).min(f32::MAX));
+        for score in &mut scores {
+            *score = if score.is_nan() { f32::MIN } else { score.clamp(f32::MIN, f32::MAX) };
+        }
         let ids = 0..vocab.len() as u32;
         let normal = ids.clone().filter(|&id| vocab.attr(id) & attr::NORMAL != 0);
         let worst = normal.map(|id| scores[id as usize]).fold(f32::MAX, f32::min);
