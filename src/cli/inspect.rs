@@ -240,7 +240,10 @@ impl<'a> Report<'a> {
             writeln!(out, "  {ty:8} {n:5} tensors {w:>9} weights {b:>10}  kernel: {kernel}")?;
         }
         let bits = self.bits_per_weight();
-        writeln!(out, "  {} weights at {bits:.2} bits each", millions(self.n_weights()))?;
+        match self.n_weights() {
+            0 => writeln!(out, "  none")?,
+            n => writeln!(out, "  {} weights at {bits:.2} bits each", millions(n))?,
+        }
         writeln!(out, "\nArchitecture")?;
         for line in self.words()? {
             writeln!(out, "  {}", one_line(&line))?;
@@ -284,7 +287,7 @@ impl<'a> Report<'a> {
             let kind = self.text("tokenizer.ggml.model");
             return vec![kind.map_or("none".into(), |kind| format!("of kind `{kind}`"))];
         };
-        let pre = self.text("tokenizer.ggml.pre").filter(|pre| !matches!(*pre, "" | "default"));
+        let pre = self.text("tokenizer.ggml.pre").filter(|_| tokenizer.pre_tokenizes());
         let pre = pre.map_or(String::new(), |pre| format!(", pre-tokenizer {pre}"));
         let mut lines =
             vec![format!("{}{pre}, {} tokens", tokenizer.kind(), tokenizer.vocab_size())];

@@ -228,3 +228,25 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     };
     says(&big, "rank of 4097");
 }
+
+#[test]
+fn damaged_adapters_never_panic() {
+    let gguf = fixture_model::load("llama-dense").gguf;
+    let mut lora = spec("llama", 8.0, 1);
+    pairs(&mut lora, &gguf, 2, |name| name.starts_with("blk.0.attn") || name == "output.weight");
+    let whole = lora.gguf(GgmlType::F16);
+    let header = whole.len() - 4096;
+    let mut rng = teff::sample::rng::Rng::new(1);
+    let mut started = 0;
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        bytes[rng.next_u64() as usize % header] ^= 1 << (rng.next_u64() % 8);
+        let Ok(file) = GgufFile::from_bytes(bytes) else { continue };
+        let mut model = model(&gguf);
+        if model.add_adapter(file, Path::new("adapter.gguf"), 1.0).is_ok() {
+            let engine = Engine::new(&model, &options(1, 1));
+            started += usize::from(engine.is_ok());
+        }
+    }
+    assert!(started > 0, "no damaged file got as far as the engine");
+}

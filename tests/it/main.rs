@@ -18,3 +18,4 @@ mod lora;
 mod real_models;
 mod sampling;
 mod tokenizers;
+mod twins;

@@ -247,6 +247,11 @@ impl Tokenizer {
         self.text_kind().map_or("token ids without texts", |kind| kind.pipeline.algorithm())
     }
 
+    /// Whether `tokenizer.ggml.pre` says how texts are cut into words.
+    pub fn pre_tokenizes(&self) -> bool {
+        self.text_kind().is_some_and(|kind| kind.pipeline.splits())
+    }
+
     /// Source of the model's chat template.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()

@@ -132,6 +132,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether it cuts words by a pre-tokenizer of the table.
+    pub fn splits(&self) -> bool {
+        matches!(self.parts.get_pre_tokenizer(), Some(Words::Split(_)))
+    }
+
     /// Whether BOS is added whatever the file says.
     pub fn is_gemma4(&self) -> bool {
         matches!(&self.parts.get_model().algorithm, Algorithm::Bpe(bpe) if bpe.pre().gemma4)

@@ -4,7 +4,7 @@
 use tokenizers::Token;
 
 use super::prefixes::PrefixIndex;
-use super::vocab::{Vocab, token_too_long};
+use super::vocab::{Vocab, attr, token_too_long};
 use crate::text::TextError;
 
 /// What matching needs beside the vocabulary.
@@ -16,7 +16,8 @@ pub(super) struct Rwkv {
 impl Rwkv {
     pub fn new(vocab: &Vocab) -> Result<Self, TextError> {
         // Control tokens are never made from text.
-        let ids = (0..vocab.len() as u32).filter(|&id| !vocab.is_control(id));
+        let shown = attr::NORMAL | attr::USER | attr::BYTE;
+        let ids = (0..vocab.len() as u32).filter(|&id| vocab.attr(id) & shown != 0);
         let tokens = ids.filter_map(|id| Some((id, unescape(vocab.str(id)?))));
         Ok(Self { index: PrefixIndex::new(tokens).map_err(|_| token_too_long())? })
     }
