@@ -5,8 +5,9 @@
     compare_tokenizers.py --teff target/release/teff MODEL.gguf=tokenizer.json MODEL.gguf=hf ...
 
 A file alone is compared with llama.cpp (pip: llama-cpp-python), `FILE=tokenizer.json` with Hugging
-Face's tokenizers (pip: tokenizers), `FILE=hf` with what those make of the file's own vocabulary. With `FILE.inp` and `FILE.out` beside it, as llama.cpp's own
-vocabularies have them, those cases are checked too. Prints what differs, shortest text first.
+Face's tokenizers (pip: tokenizers), `FILE=hf` with what those make of the file's own vocabulary
+(pip: gguf). With `FILE.inp` and `FILE.out` beside it, as llama.cpp's own vocabularies have them,
+those cases are checked too. Prints what differs, shortest text first.
 """
 
 import argparse

@@ -178,8 +178,8 @@ pub enum Rows {
     Outputs,
 }
 
-/// `out = epilogue(scale * W norm(input) + bias + addend)` for each of `parts`, whose outputs are laid
-/// out one behind the other.
+/// `out = epilogue(scale * W norm(input) + bias + addend)` for each of `parts`, whose outputs are
+/// laid out one behind the other.
 #[derive(Debug)]
 pub struct Linear {
     /// Source.

@@ -350,7 +350,10 @@ impl<'a> Report<'a> {
             object["tokenizer"] = json!(self.tokenizer_in_words());
         }
         if self.args.tensors {
-            let row = |t: &TensorInfo| json!({"name": t.name, "type": t.ty.name(), "dims": t.dims, "bytes": t.bytes});
+            let row = |t: &TensorInfo| {
+                let TensorInfo { name, ty, dims, bytes, .. } = t;
+                json!({"name": name, "type": ty.name(), "dims": dims, "bytes": bytes})
+            };
             object["tensors"] = file.tensors().iter().map(row).collect();
         }
         Ok(object)

@@ -1,5 +1,5 @@
 //! LoRA adapters as operations of a program: before a product `W x` come `t = A x` and `B t`, which
-//! is added to the product before bias and activation are done with it.
+//! is added to the product before its activation.
 //!
 //! The matrices of all adapters, and of all products that share an input, are one pair: `A` has
 //! their rows one behind the other, `B` is zero where a rank is another product's. All in f32, so
@@ -21,7 +21,7 @@ pub type AdaptError = (usize, ModelError);
 /// Adds the adapters to the products of a program.
 ///
 /// # Errors
-/// The number of an adapter that has wrong shapes, or tensors for what is no product of the program.
+/// The number of an adapter that has wrong shapes, or tensors for what is no product here.
 pub fn adapt(
     program: &mut Program,
     adapters: &[Adapter],

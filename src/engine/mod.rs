@@ -143,7 +143,8 @@ impl Model {
         Model::from_file(Arc::new(file), path)
     }
 
-    /// The model of a file that is open already, with little-endian tensors; `path` is for messages.
+    /// The model of a file that is open already; `path` is for messages. Its tensors must be
+    /// little-endian: [`GgufFile::make_little_endian`].
     pub fn from_file(file: Arc<GgufFile>, path: &Path) -> Result<Model, EngineError> {
         let named = |error| EngineError::Model { path: path.to_path_buf(), error };
         let h = Hparams::new(&file).map_err(named)?;

@@ -1,10 +1,10 @@
 //! LoRA adapters in GGUF (Hu et al., arXiv:2106.09685): to a weight `W` belong two low-rank
 //! matrices, and the model computes with `W + scale * B A`. The weights stay as they are.
 //!
-//! `NAME.lora_a` is `A`, `[rank][cols]`, `NAME.lora_b` is `B`, `[rows][rank]`; of the token embedding
-//! `A` is `[vocabulary][rank]`, a table. The keys are `general.type` = `adapter`, `adapter.type` =
-//! `lora`, the model's `general.architecture` and `adapter.lora.alpha`: `scale` is what the user says
-//! times `alpha / rank`.
+//! `NAME.lora_a` is `A`, `[rank][cols]`, `NAME.lora_b` is `B`, `[rows][rank]`; of the token
+//! embedding `A` is `[vocabulary][rank]`, a table. The keys are `general.type` = `adapter`,
+//! `adapter.type` = `lora`, the model's `general.architecture` and `adapter.lora.alpha`: `scale` is
+//! what the user says times `alpha / rank`.
 
 use super::ModelError;
 use gguf_rs_lite::{ByteOrder, GgufFile, TensorInfo};

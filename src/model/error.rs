@@ -51,7 +51,7 @@ pub enum ModelError {
         /// Tokens that the model can take.
         n_ctx_max: usize,
     },
-    /// A tensor that an adapter is for and that the model does not have, or that is no linear weight.
+    /// An adapter is for a tensor that the model does not have, or that is no linear weight.
     NotAdaptable(String),
     /// An adapter of a rank that no adapter has.
     Rank {

@@ -35,6 +35,11 @@ impl<'a> Hparams<'a> {
         const KEY: &str = "general.architecture";
         let arch = file.get(KEY).ok_or_else(|| ModelError::MissingKey(KEY.into()))?;
         let arch = arch.as_str().ok_or_else(|| ModelError::bad_key(KEY, "is not a string"))?;
+        const TYPE: &str = "general.type";
+        if file.get(TYPE).and_then(|value| value.as_str()) == Some("adapter") {
+            let problem = "is `adapter`: not a model, but something to add to one with --lora";
+            return Err(ModelError::bad_key(TYPE, problem));
+        }
         let asked = RefCell::default();
         let mut h = Hparams { file, arch, asked, n_layers: 0, n_embd: 0, n_ctx_train: 0 };
         h.n_layers = h.length("block_count")?;

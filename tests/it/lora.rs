@@ -94,8 +94,8 @@ fn adapted(gguf: &[u8], adapters: &[(&[u8], f32)]) -> Model {
     model
 }
 
-/// The F32 file with adapters merged into its weights, and without the factors of its tensors: those
-/// are the weights' alone.
+/// The F32 file with adapters merged into its weights, and without the factors of its tensors:
+/// those are the weights' alone.
 fn merged(gguf: &[u8], adapters: &[(&Spec, f64)]) -> Vec<u8> {
     let file = open(gguf);
     let mut writer = GgufWriter::new(Vec::new());
@@ -227,6 +227,9 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
         l.pair("blk.0.attn_q.weight", [rows, cols], 4097);
     };
     says(&big, "rank of 4097");
+    let alone = Arc::new(open(&spec("llama", 8.0, 1).gguf(GgmlType::F32)));
+    let error = Model::from_file(alone, Path::new("adapter.gguf")).err().unwrap().to_string();
+    assert!(error.contains("key `general.type` is `adapter`"), "{error}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use teff::engine::Model;
 use teff::sample::rng::Rng;
 use teff_kernels::{KernelTable, TypeKernels};
 
-/// Mean Kullback-Leibler divergence of the next token's distribution, in nats: ten times what inputs
-/// rounded to 8 bits cost.
+/// Mean Kullback-Leibler divergence of the next token's distribution, in nats: ten times what
+/// inputs rounded to 8 bits cost.
 const KL_MAX: f64 = 1e-4;
 
 /// The types that weights of a model may have; each must run.

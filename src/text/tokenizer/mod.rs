@@ -1,10 +1,10 @@
 //! Text to token ids and back, built from a file's `tokenizer.ggml.*` metadata.
 //!
 //! Text runs through the `tokenizers` crate ([`pipeline`]) with six algorithms as its `Model`:
-//! SentencePiece BPE ([`spm`]), BPE with ranked merges ([`bpe`]), WordPiece ([`wordpiece`]), Unigram
-//! ([`unigram`]), RWKV's ([`rwkv`]) and PLaMo's ([`plamo`]), with llama.cpp's rules, so that a file
-//! gives the ids it was tested with. Where those differ from the tokenizer that the model was
-//! trained with, the model's win: WordPiece's words, and NFC. Other kinds are refused by name.
+//! SentencePiece BPE ([`spm`]), BPE with ranked merges ([`bpe`]), WordPiece ([`wordpiece`]),
+//! Unigram ([`unigram`]), RWKV's ([`rwkv`]) and PLaMo's ([`plamo`]), with llama.cpp's rules, so that
+//! a file gives the ids it was tested with. Where those differ from the tokenizer that the model
+//! was trained with, the model's win: WordPiece's words, and NFC. Other kinds are refused by name.
 //!
 //! Special tokens are found before the pipeline ([`special`]), not by the crate's added vocabulary,
 //! whose rules differ: it takes the leftmost longest token where llama.cpp takes longer ones first

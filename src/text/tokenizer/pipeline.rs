@@ -57,7 +57,7 @@ pub(super) enum Preparation {
     SpacePrefix,
     /// Unicode's normal form C.
     Composed,
-    /// SentencePiece's replacements and rules for spaces. (The crate ignores errors of normalizers.)
+    /// SentencePiece's replacements and rules for spaces; the crate ignores errors of normalizers.
     Rules(Rules),
 }
 

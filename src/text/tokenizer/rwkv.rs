@@ -1,5 +1,5 @@
-//! RWKV's World tokenizer (`tokenizer.ggml.model = "rwkv"`): from the left, always the longest token
-//! that the rest begins with. Tokens are bytes, spelled as Python's `repr` spells them.
+//! RWKV's World tokenizer (`tokenizer.ggml.model = "rwkv"`): from the left, always the longest
+//! token that the rest begins with. Tokens are bytes, spelled as Python's `repr` spells them.
 
 use tokenizers::Token;
 

@@ -164,10 +164,10 @@ impl Rules {
 /// SentencePiece's compiled replacements: the longest key that a text begins with gives the text
 /// that stands for it.
 ///
-/// Keys are in an XOR-compressed double array (Kanda et al., "Compressed double-array tries", 2017;
-/// github.com/s-yata/darts-clone), little-endian words behind their length in bytes. Bits of a word:
-/// 0-7 the byte that leads here, 8 whether a key ends here, 10-30 the offset of the children, 9
-/// whether that counts in 256s; bit 31 marks a value, which is a place among the replacements.
+/// Keys are in the double array of darts-clone (github.com/s-yata/darts-clone): little-endian words
+/// behind their length in bytes. Bits of a word: 0-7 the byte that leads here, 8 whether a key ends
+/// here, 10-30 the offset of the children, 9 whether that counts in 256s; bit 31 marks a value,
+/// which is a place among the replacements.
 #[derive(Clone, Debug)]
 struct Replacements {
     words: Vec<u32>,
