@@ -178,8 +178,8 @@ pub enum Rows {
     Outputs,
 }
 
-/// `out = epilogue(scale * W norm(input) + bias)` for each of `parts`, whose outputs are laid out
-/// one behind the other.
+/// `out = epilogue(scale * W norm(input) + bias + addend)` for each of `parts`, whose outputs are
+/// laid out one behind the other.
 #[derive(Debug)]
 pub struct Linear {
     /// Source.
@@ -188,6 +188,8 @@ pub struct Linear {
     pub norm: Option<Norm>,
     /// The matrices.
     pub parts: Vec<Part>,
+    /// Added to the products of all parts, as wide as they are together.
+    pub addend: Option<Buf>,
     /// Applied to the products.
     pub epilogue: Epilogue,
     /// Destination.

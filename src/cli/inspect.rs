@@ -4,16 +4,21 @@ use super::CliError;
 use super::options::{ContextArgs, ModelArgs};
 use super::progress::bytes;
 use crate::backend::pages::KvType;
-use crate::engine::N_CTX_DEFAULT;
+use crate::backend::program::Program;
+use crate::decoder::lower;
+use crate::engine::{BATCH_DEFAULT, N_CTX_DEFAULT};
+use crate::model::Adapter;
 use crate::model::{
     AttentionSpec, Ffn, Hparams, LayerSpec, Mixer, ModelError, ModelSpec, NormPlacement, QkNorm,
     RopeScaling, arch,
 };
+use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use teff_kernels::KernelTable;
 
 /// Longest text of a metadata value that is shown in full.
@@ -50,67 +55,314 @@ struct TypeSum {
     bytes: u64,
 }
 
-/// Explains the file.
+/// All that is known of a file.
+struct Report<'a> {
+    args: &'a InspectArgs,
+    path: PathBuf,
+    file: Arc<GgufFile>,
+    kernels: &'static KernelTable,
+    types: BTreeMap<GgmlType, TypeSum>,
+    /// The sizes that every architecture names, for those without a description: in words.
+    sizes: Option<String>,
+    spec: Option<ModelSpec>,
+    program: Option<Program>,
+    tokenizer: Option<Tokenizer>,
+    adapter: Option<Adapter>,
+    /// Why it does not run, or not as it should: each names the key, tensor or type.
+    problems: Vec<String>,
+}
+
+/// Explains the file. What cannot be run is told, and no error.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let path: PathBuf = match &args.file {
-        Some(model) => ModelArgs::of(model.clone()).path()?,
-        None => args.flag.path()?,
+    let (file, path) = match &args.file {
+        Some(model) => args.flag.of(model.clone()).file()?,
+        None => args.flag.file()?,
     };
-    let file = GgufFile::open(&path)?;
     let kernels = KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?;
-    let mut types: BTreeMap<GgmlType, TypeSum> = BTreeMap::new();
-    for tensor in file.tensors() {
-        let sum = types.entry(tensor.ty).or_default();
-        sum.tensors += 1;
-        sum.weights += tensor.dims.iter().product::<u64>();
-        sum.bytes += tensor.bytes;
+    let report = Report::new(args, file, path, kernels);
+    match args.json {
+        true => Ok(writeln!(out, "{}", report.to_json()?)?),
+        false => report.write(out),
     }
-    let spec = Hparams::new(&file).and_then(|h| arch::spec(&h));
-    if args.json {
-        let line = to_json(args, &path, &file, kernels, &types, &spec);
-        writeln!(out, "{line}")?;
-        return Ok(());
+}
+
+impl<'a> Report<'a> {
+    fn new(
+        args: &'a InspectArgs,
+        mut file: GgufFile,
+        path: PathBuf,
+        kernels: &'static KernelTable,
+    ) -> Report<'a> {
+        let mut types: BTreeMap<GgmlType, TypeSum> = BTreeMap::new();
+        for tensor in file.tensors() {
+            let sum = types.entry(tensor.ty).or_default();
+            sum.tensors += 1;
+            sum.weights += tensor.dims.iter().product::<u64>();
+            sum.bytes += tensor.bytes;
+        }
+        let mut problems = Vec::new();
+        if let Err(error) = file.make_little_endian() {
+            problems.push(error.to_string());
+        }
+        let file = Arc::new(file);
+        let (sizes, spec, program, tokenizer, adapter) = (None, None, None, None, None);
+        let mut report = Report {
+            args,
+            path,
+            file,
+            kernels,
+            types,
+            sizes,
+            spec,
+            program,
+            tokenizer,
+            adapter,
+            problems,
+        };
+        match report.text("general.type") {
+            Some("adapter") => report.find_adapter(),
+            _ => report.find_model(),
+        }
+        report
     }
-    let shards = file.shard_count();
-    let parts = if shards > 1 { format!(" in {shards} files") } else { String::new() };
-    let (version, size) = (file.version(), bytes(file.total_bytes()));
-    writeln!(out, "{}: GGUF v{version}, {size}{parts}", path.display())?;
-    writeln!(out, "\nMetadata")?;
-    for (key, value) in file.entries() {
-        writeln!(out, "  {key} = {}", shown(value))?;
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.file.get(key).and_then(|value| value.as_str())
     }
-    writeln!(out, "\nTensors")?;
-    if args.tensors {
-        for TensorInfo { name, ty, dims, bytes: n, .. } in file.tensors() {
-            let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
-            writeln!(
-                out,
-                "  {name:40} {:8} {:>18} {:>10}",
-                ty.name(),
-                dims.join(" x "),
-                bytes(*n)
-            )?;
+
+    fn find_adapter(&mut self) {
+        let architecture = self.text("general.architecture").unwrap_or_default().to_string();
+        let adapter = Adapter::new(self.file.clone(), &architecture, 1.0);
+        self.adapter = self.keep(adapter);
+    }
+
+    fn find_model(&mut self) {
+        let file = self.file.clone();
+        if let Some(h) = self.keep(Hparams::new(&file)) {
+            let Hparams { n_layers, n_embd, n_ctx_train, .. } = h;
+            self.sizes = Some(format!(
+                "{n_layers} layers, {n_embd} wide, trained for a context of {n_ctx_train} tokens"
+            ));
+            match arch::spec(&h) {
+                Err(ModelError::UnknownKey(_)) => {
+                    let errors = h.unknown_keys().into_iter().map(ModelError::UnknownKey);
+                    self.problems.extend(errors.map(|error| error.to_string()));
+                }
+                spec => self.spec = self.keep(spec),
+            }
+        }
+        for (ty, sum) in &self.types {
+            if self.kernels.types(*ty).is_none() {
+                let n = sum.tensors;
+                self.problems.push(format!("type {ty} of {n} tensors cannot be computed with"));
+            }
+        }
+        if let Some(spec) = &self.spec {
+            let program = lower(&file, spec, self.kernels);
+            // Types were told already.
+            if !matches!(program, Err(ModelError::TensorType { .. })) {
+                self.program = self.keep(program);
+            }
+        }
+        self.tokenizer = self.keep(Tokenizer::from_gguf(&file));
+        let template = self.tokenizer.as_ref().and_then(|t| t.chat_template());
+        let template = template.map(|source| ChatTemplate::new(source).map(drop));
+        if let Some(template) = template {
+            self.keep(template);
         }
     }
-    let (mut weights, mut total) = (0, 0);
-    for (ty, sum) in &types {
-        let kernel = kernel_of(kernels, *ty);
-        let (n, w, b) = (sum.tensors, millions(sum.weights), bytes(sum.bytes));
-        writeln!(out, "  {:8} {n:5} tensors {w:>9} weights {b:>10}  kernel: {kernel}", ty.name())?;
-        weights += sum.weights;
-        total += sum.bytes;
+
+    /// The value, or a problem.
+    fn keep<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.problems.push(one_line(&error.to_string()))).ok()
     }
-    let bits = total as f64 * 8.0 / weights.max(1) as f64;
-    writeln!(out, "  {} weights at {bits:.2} bits each", millions(weights))?;
-    writeln!(out, "\nArchitecture")?;
-    match &spec {
-        Ok(spec) => {
-            in_words(spec, out)?;
-            memory(spec, args, &file, out)?;
+
+    fn n_weights(&self) -> u64 {
+        self.types.values().map(|sum| sum.weights).sum()
+    }
+
+    fn tensor_bytes(&self) -> u64 {
+        self.types.values().map(|sum| sum.bytes).sum()
+    }
+
+    fn bits_per_weight(&self) -> f64 {
+        self.tensor_bytes() as f64 * 8.0 / self.n_weights().max(1) as f64
+    }
+
+    /// Buffers of a step, in bytes.
+    fn scratch_bytes(&self, n_ctx: usize) -> u64 {
+        let program = self.program.as_ref();
+        let batch = BATCH_DEFAULT.min(n_ctx);
+        program.map_or(0, |p| (p.bytes_per_token() * batch + p.n_vocab * size_of::<f32>()) as u64)
+    }
+
+    /// One line for each thing to know of the architecture.
+    fn words(&self) -> Result<Vec<String>, CliError> {
+        let architecture = self.text("general.architecture").unwrap_or("unknown");
+        if let Some(adapter) = &self.adapter {
+            let n = adapter.targets().count();
+            return Ok(vec![format!("LoRA adapter of {n} tensors for {architecture} models")]);
         }
-        Err(error) => writeln!(out, "  cannot be run: {error}")?,
+        let mut lines = vec![architecture.to_string()];
+        match &self.spec {
+            Some(spec) => {
+                let mut words = Vec::new();
+                in_words(spec, &mut words)?;
+                lines.extend(String::from_utf8_lossy(&words).lines().map(|l| l.trim().to_string()));
+            }
+            None => lines.extend(self.sizes.clone()),
+        }
+        Ok(lines)
     }
-    Ok(())
+
+    fn write(&self, out: &mut dyn Write) -> Result<(), CliError> {
+        let Report { file, .. } = self;
+        let shards = file.shard_count();
+        let parts = if shards > 1 { format!(" in {shards} files") } else { String::new() };
+        let (version, order, size) = (file.version(), file.byte_order(), bytes(file.total_bytes()));
+        writeln!(out, "{}: GGUF v{version}, {order}, {size}{parts}", self.path.display())?;
+        writeln!(out, "\nMetadata")?;
+        for (key, value) in file.entries() {
+            writeln!(out, "  {} = {}", one_line(key), shown(value))?;
+        }
+        writeln!(out, "\nTensors")?;
+        if self.args.tensors {
+            for TensorInfo { name, ty, dims, bytes: n, .. } in file.tensors() {
+                let (name, ty, n) = (one_line(name), ty.name(), bytes(*n));
+                let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
+                writeln!(out, "  {name:40} {ty:8} {:>18} {n:>10}", dims.join(" x "))?;
+            }
+        }
+        for (ty, sum) in &self.types {
+            let kernel = kernel_of(self.kernels, *ty);
+            let (n, w, b) = (sum.tensors, millions(sum.weights), bytes(sum.bytes));
+            let ty = ty.name();
+            writeln!(out, "  {ty:8} {n:5} tensors {w:>9} weights {b:>10}  kernel: {kernel}")?;
+        }
+        let bits = self.bits_per_weight();
+        match self.n_weights() {
+            0 => writeln!(out, "  none")?,
+            n => writeln!(out, "  {} weights at {bits:.2} bits each", millions(n))?,
+        }
+        writeln!(out, "\nArchitecture")?;
+        for line in self.words()? {
+            writeln!(out, "  {}", one_line(&line))?;
+        }
+        if self.adapter.is_none() {
+            writeln!(out, "\nTokenizer")?;
+            for line in self.tokenizer_in_words() {
+                writeln!(out, "  {}", one_line(&line))?;
+            }
+        }
+        if let Some(spec) = &self.spec {
+            self.write_memory(spec, out)?;
+        }
+        if !self.problems.is_empty() {
+            writeln!(out, "\nUnsupported: this file cannot be run as it is")?;
+            for problem in &self.problems {
+                writeln!(out, "  {problem}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_memory(&self, spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
+        let n_ctx = n_ctx(spec, self.args);
+        let (weights, kind) = (self.tensor_bytes(), self.args.kv_type);
+        let scratch = self.scratch_bytes(n_ctx);
+        let kv = |kind| bytes(kv_bytes(spec, kind, n_ctx));
+        let kinds: Vec<_> = KvType::ALL.iter().map(|&k| format!("{} in {k}", kv(k))).collect();
+        let all = bytes(weights + kv_bytes(spec, kind, n_ctx) + scratch);
+        writeln!(out, "\nMemory for a context of {n_ctx} tokens")?;
+        writeln!(out, "  weights          {}", bytes(weights))?;
+        writeln!(out, "  keys and values  {}", kinds.join(", "))?;
+        writeln!(out, "  activations      {}", bytes(scratch))?;
+        writeln!(out, "  in all           {all} with keys and values in {kind}")?;
+        Ok(())
+    }
+
+    /// One line for each thing to know of the vocabulary.
+    fn tokenizer_in_words(&self) -> Vec<String> {
+        let Some(tokenizer) = &self.tokenizer else {
+            let kind = self.text("tokenizer.ggml.model");
+            return vec![kind.map_or("none".into(), |kind| format!("of kind `{kind}`"))];
+        };
+        let pre = self.text("tokenizer.ggml.pre").filter(|_| tokenizer.pre_tokenizes());
+        let pre = pre.map_or(String::new(), |pre| format!(", pre-tokenizer {pre}"));
+        let mut lines =
+            vec![format!("{}{pre}, {} tokens", tokenizer.kind(), tokenizer.vocab_size())];
+        let named = |id: u32| format!("{id} {:?}", tokenizer.token_str(id).unwrap_or_default());
+        let mut special = |what: &str, id: Option<u32>, added: bool| {
+            let added = if added { ", added to texts" } else { "" };
+            lines.extend(id.map(|id| format!("{what} {}{added}", named(id))));
+        };
+        special("begins with", tokenizer.bos(), tokenizer.adds_bos());
+        special("ends with", tokenizer.eos(), tokenizer.adds_eos());
+        let ends: Vec<_> = tokenizer.end_of_generation().iter().map(|&id| named(id)).collect();
+        if !ends.is_empty() {
+            lines.push(format!("answers end with {}", ends.join(", ")));
+        }
+        lines.push(match tokenizer.chat_template() {
+            Some(template) => format!("chat template of {} characters", template.chars().count()),
+            None => "no chat template".into(),
+        });
+        lines.extend(tokenizer.warnings().iter().map(|warning| format!("warning: {warning}")));
+        lines
+    }
+
+    fn to_json(&self) -> Result<Json, CliError> {
+        let Report { file, .. } = self;
+        let metadata: Map<String, Json> =
+            file.entries().map(|(key, value)| (key.to_string(), value_json(value))).collect();
+        let of_type = |(ty, sum): (&GgmlType, &TypeSum)| {
+            let TypeSum { tensors, weights, bytes } = sum;
+            let kernel = self.kernels.types(*ty).map(|k| k.level.to_string());
+            let row = json!({
+                "tensors": tensors, "weights": weights, "bytes": bytes, "kernel": kernel
+            });
+            (ty.name().to_string(), row)
+        };
+        let types: Map<String, Json> = self.types.iter().map(of_type).collect();
+        let mut object = json!({
+            "path": self.path.to_string_lossy(), "version": file.version(),
+            "byte_order": file.byte_order().to_string(), "bytes": file.total_bytes(),
+            "shards": file.shard_count(), "metadata": metadata, "types": types,
+            "weights": self.n_weights(), "bits_per_weight": self.bits_per_weight(),
+            "architecture": self.words()?, "unsupported": self.problems,
+        });
+        if let Some(spec) = &self.spec {
+            let (n_ctx, kind) = (n_ctx(spec, self.args), self.args.kv_type);
+            let kv = |kind: KvType| (kind.name().to_string(), json!(kv_bytes(spec, kind, n_ctx)));
+            let (weights, scratch) = (self.tensor_bytes(), self.scratch_bytes(n_ctx));
+            let kv_bytes = kv_bytes(spec, kind, n_ctx);
+            object["layers"] = json!(spec.layers.len());
+            object["n_embd"] = json!(spec.n_embd);
+            object["n_ctx_train"] = json!(spec.n_ctx_train);
+            object["n_ctx"] = json!(n_ctx);
+            object["kv_type"] = json!(kind.name());
+            object["kv_bytes"] = json!(kv_bytes);
+            object["memory"] = json!({
+                "weights": weights, "kv": KvType::ALL.map(kv).into_iter().collect::<Map<_, _>>(),
+                "activations": scratch, "total": weights + kv_bytes + scratch,
+            });
+        }
+        if self.adapter.is_none() {
+            object["tokenizer"] = json!(self.tokenizer_in_words());
+        }
+        if self.args.tensors {
+            let row = |t: &TensorInfo| {
+                let TensorInfo { name, ty, dims, bytes, .. } = t;
+                json!({"name": name, "type": ty.name(), "dims": dims, "bytes": bytes})
+            };
+            object["tensors"] = file.tensors().iter().map(row).collect();
+        }
+        Ok(object)
+    }
+}
+
+/// A text of the file without line breaks and other control characters.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn kernel_of(kernels: &KernelTable, ty: GgmlType) -> String {
@@ -220,64 +472,6 @@ fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
 
 fn n_ctx(spec: &ModelSpec, args: &InspectArgs) -> usize {
     args.context.ctx.map_or(spec.n_ctx_train.min(N_CTX_DEFAULT), |n| n as usize)
-}
-
-fn memory(
-    spec: &ModelSpec,
-    args: &InspectArgs,
-    file: &GgufFile,
-    out: &mut dyn Write,
-) -> Result<(), CliError> {
-    let n_ctx = n_ctx(spec, args);
-    let kv = kv_bytes(spec, args.kv_type, n_ctx);
-    let all = bytes(file.total_bytes() + kv);
-    writeln!(out, "\nMemory for a context of {n_ctx} tokens")?;
-    writeln!(out, "  {} for keys and values in {}, {all} with the file", bytes(kv), args.kv_type)?;
-    Ok(())
-}
-
-fn to_json(
-    args: &InspectArgs,
-    path: &std::path::Path,
-    file: &GgufFile,
-    kernels: &KernelTable,
-    types: &BTreeMap<GgmlType, TypeSum>,
-    spec: &Result<ModelSpec, ModelError>,
-) -> Json {
-    let metadata: Map<String, Json> =
-        file.entries().map(|(key, value)| (key.to_string(), value_json(value))).collect();
-    let types: Map<String, Json> = types
-        .iter()
-        .map(|(ty, sum)| {
-            let TypeSum { tensors, weights, bytes } = sum;
-            let kernel = kernels.types(*ty).map(|k| k.level.to_string());
-            let row = json!({
-                "tensors": tensors, "weights": weights, "bytes": bytes, "kernel": kernel
-            });
-            (ty.name().to_string(), row)
-        })
-        .collect();
-    let mut object = json!({
-        "path": path.to_string_lossy(), "version": file.version(), "bytes": file.total_bytes(),
-        "shards": file.shard_count(), "metadata": metadata, "types": types,
-    });
-    match spec {
-        Ok(spec) => {
-            let n_ctx = n_ctx(spec, args);
-            object["layers"] = json!(spec.layers.len());
-            object["n_embd"] = json!(spec.n_embd);
-            object["n_ctx_train"] = json!(spec.n_ctx_train);
-            object["n_ctx"] = json!(n_ctx);
-            object["kv_type"] = json!(args.kv_type.name());
-            object["kv_bytes"] = json!(kv_bytes(spec, args.kv_type, n_ctx));
-        }
-        Err(error) => object["unsupported"] = json!(error.to_string()),
-    }
-    if args.tensors {
-        let row = |t: &TensorInfo| json!({"name": t.name, "type": t.ty.name(), "dims": t.dims, "bytes": t.bytes});
-        object["tensors"] = file.tensors().iter().map(row).collect();
-    }
-    object
 }
 
 /// A metadata value; of arrays only the first elements and the length.

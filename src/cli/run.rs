@@ -3,7 +3,7 @@
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
 use super::{CliError, interrupt};
 use crate::backend::pages::KvType;
-use crate::engine::{Engine, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent};
+use crate::engine::{Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
 use crate::sample::{self, SampleParams};
 use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
 use clap::{Arg, ArgMatches, Command};
@@ -122,8 +122,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let options = args.engine.options(KvType::F16)?;
     let cancel = interrupt::flag()?;
     let text = prompt_text(args)?;
-    let path = args.model.path()?;
-    let model = Model::open(&path)?;
+    let model = args.engine.open(&args.model)?;
     // The vocabulary takes as long to build as the rest: do both at once.
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = EngineOptions { n_ctx, ..options };
@@ -139,7 +138,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         writeln!(stderr(), "warning: {warning}")?;
     }
     let prompt = prompt_tokens(args, &tokenizer, &text)
-        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
+        .map_err(|error| CliError::failed(format!("{}: {error}", model.path().display())))?;
     let tokenizer = Arc::new(tokenizer);
     let mut stream = TextStream::new(tokenizer.clone());
     let request = Request { prompt, max_tokens: args.n_predict, sampling };

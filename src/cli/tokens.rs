@@ -3,7 +3,6 @@
 use super::CliError;
 use super::options::{ModelArgs, parse_ids};
 use crate::text::{EncodeOptions, Tokenizer};
-use gguf_rs_lite::GgufFile;
 use std::io::{Read, Write, stdin};
 
 /// `teff tokenize`
@@ -17,6 +16,9 @@ pub struct TokenizeArgs {
     /// Recognize control tokens such as <|im_end|> in the text
     #[arg(long)]
     parse_special: bool,
+    /// Read many texts: one JSON string per line, for which one line is written
+    #[arg(long)]
+    json_lines: bool,
 }
 
 /// `teff detokenize`
@@ -28,8 +30,7 @@ pub struct DetokenizeArgs {
 
 /// Only the vocabulary is needed: files without a network will do.
 fn tokenizer(model: &ModelArgs) -> Result<Tokenizer, CliError> {
-    let path = model.path()?;
-    let file = GgufFile::open(&path)?;
+    let (file, path) = model.file()?;
     Tokenizer::from_gguf(&file)
         .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
 }
@@ -46,9 +47,21 @@ fn input() -> Result<String, CliError> {
 pub fn tokenize(args: &TokenizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let tokenizer = tokenizer(&args.model)?;
     let options = EncodeOptions { add_special: args.bos, parse_special: args.parse_special };
-    let ids = tokenizer.encode(&input()?, options)?;
-    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-    writeln!(out, "[{}]", ids.join(","))?;
+    let input = input()?;
+    let mut write = |text: &str| -> Result<(), CliError> {
+        let ids = tokenizer.encode(text, options)?;
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        Ok(writeln!(out, "[{}]", ids.join(","))?)
+    };
+    if !args.json_lines {
+        return write(&input);
+    }
+    for (line, number) in input.lines().zip(1..) {
+        let text: String = serde_json::from_str(line).map_err(|error| {
+            CliError::failed(format!("standard input, line {number}: no JSON string: {error}"))
+        })?;
+        write(&text)?;
+    }
     Ok(())
 }
 

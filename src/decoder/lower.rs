@@ -104,6 +104,7 @@ impl Lowering<'_> {
             input: self.x,
             norm: Some(norm),
             parts: vec![head],
+            addend: None,
             epilogue: Epilogue::None,
             out: Output::Logits { scale: self.spec.head.scale, softcap: self.spec.head.softcap },
             rows: Rows::Outputs,
@@ -185,7 +186,16 @@ impl Lowering<'_> {
         rows: Rows,
     ) {
         let (input, out) = (self.x, Output::Store(out));
-        self.program.ops.push(Op::Linear(Linear { input, norm, parts, epilogue, out, rows }));
+        let addend = None;
+        self.program.ops.push(Op::Linear(Linear {
+            input,
+            norm,
+            parts,
+            addend,
+            epilogue,
+            out,
+            rows,
+        }));
     }
 
     /// A buffer beside the residual stream, for what is normalized before it is added.
@@ -204,8 +214,15 @@ impl Lowering<'_> {
             Some(_) => Output::Store(self.beside()),
             None => Output::Add(self.x, scale),
         };
-        let (parts, epilogue) = (vec![part], Epilogue::None);
-        self.program.ops.push(Op::Linear(Linear { input, norm: None, parts, epilogue, out, rows }));
+        self.program.ops.push(Op::Linear(Linear {
+            input,
+            norm: None,
+            parts: vec![part],
+            addend: None,
+            epilogue: Epilogue::None,
+            out,
+            rows,
+        }));
         self.add_norm(at, post_norm);
     }
 
@@ -448,11 +465,15 @@ impl Lowering<'_> {
             }
             (Some((hidden, down)), Some(post_norm)) => {
                 let out = self.beside();
-                let (parts, epilogue) = (vec![down], Epilogue::None);
-                let (input, norm, rows) = (hidden, None, at.rows);
-                let store = Output::Store(out);
-                let linear = Linear { input, norm, parts, epilogue, out: store, rows };
-                self.program.ops.push(Op::Linear(linear));
+                self.program.ops.push(Op::Linear(Linear {
+                    input: hidden,
+                    norm: None,
+                    parts: vec![down],
+                    addend: None,
+                    epilogue: Epilogue::None,
+                    out: Output::Store(out),
+                    rows: at.rows,
+                }));
                 self.program.ops.push(Op::Moe(Box::new(Moe { out, scale: 1.0, ..moe })));
                 self.add_norm(at, Some(post_norm));
             }

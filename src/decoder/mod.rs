@@ -1,7 +1,11 @@
 //! The one transformer: a model's description and weights lowered to a program, and the steps that
 //! run it over sequences in the paged KV cache.
 
+mod lora;
 mod lower;
+
+pub use lora::adapt;
+pub use lower::lower;
 
 use crate::backend::cpu::pool::Leader;
 use crate::backend::cpu::{CpuBackend, StepInput};
@@ -124,10 +128,19 @@ impl Decoder {
         kernels: &'static KernelTable,
         options: &DecoderOptions,
     ) -> Result<Decoder, ModelError> {
+        Decoder::of_program(lower(file, spec, kernels)?, spec, kernels, options)
+    }
+
+    /// A decoder that runs `program`, which [`lower`] made from the description.
+    pub fn of_program(
+        program: Program,
+        spec: &ModelSpec,
+        kernels: &'static KernelTable,
+        options: &DecoderOptions,
+    ) -> Result<Decoder, ModelError> {
         if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
             return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
         }
-        let program = lower::lower(file, spec, kernels)?;
         let kv =
             PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max);
         let bytes_per_token = program.bytes_per_token();

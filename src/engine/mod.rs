@@ -7,8 +7,8 @@ pub use generate::{FinishReason, Request, Stats, TokenEvent};
 use crate::backend::cpu::pool::{Leader, Pool};
 use crate::backend::cpu::topology::{self, CpuSet};
 use crate::backend::pages::KvType;
-use crate::decoder::{Decoder, DecoderOptions, StepError};
-use crate::model::{Hparams, ModelError, ModelSpec, arch};
+use crate::decoder::{Decoder, DecoderOptions, StepError, adapt, lower};
+use crate::model::{Adapter, Hparams, ModelError, ModelSpec, arch};
 use crate::sample::SampleError;
 use crate::text::{TextError, Tokenizer};
 use gguf_rs_lite::GgufFile;
@@ -126,27 +126,56 @@ impl From<StepError> for EngineError {
     }
 }
 
-/// A file and its description.
+/// A file and its description, and the adapters that change it.
 pub struct Model {
     file: Arc<GgufFile>,
     spec: ModelSpec,
     path: PathBuf,
+    adapters: Vec<Adapter>,
+    /// Of the adapters.
+    adapter_paths: Vec<PathBuf>,
 }
 
 impl Model {
     /// Opens a GGUF file and reads what its metadata describes. Tensors are bound by
-    /// [`Engine::new`].
+    /// [`Engine::new`]. Those of a big-endian file are turned around, which takes as much memory as
+    /// the file has bytes.
     pub fn open(path: &Path) -> Result<Model, EngineError> {
-        let file = GgufFile::open(path).map_err(EngineError::File)?;
+        let mut file = GgufFile::open(path).map_err(EngineError::File)?;
+        file.make_little_endian().map_err(EngineError::File)?;
         Model::from_file(Arc::new(file), path)
     }
 
-    /// The model of a file that is open already; `path` is for messages.
+    /// The model of a file that is open already; `path` is for messages. Its tensors must be
+    /// little-endian: [`GgufFile::make_little_endian`].
     pub fn from_file(file: Arc<GgufFile>, path: &Path) -> Result<Model, EngineError> {
         let named = |error| EngineError::Model { path: path.to_path_buf(), error };
         let h = Hparams::new(&file).map_err(named)?;
         let spec = arch::spec(&h).map_err(named)?;
-        Ok(Model { spec, path: path.to_path_buf(), file })
+        let (adapters, adapter_paths) = (Vec::new(), Vec::new());
+        Ok(Model { spec, path: path.to_path_buf(), file, adapters, adapter_paths })
+    }
+
+    /// Adds a LoRA adapter, times `scale`; `path` is for messages. Its tensors are bound by
+    /// [`Engine::new`].
+    ///
+    /// # Errors
+    /// The file is no adapter, or one for another architecture.
+    pub fn add_adapter(
+        &mut self,
+        mut file: GgufFile,
+        path: &Path,
+        scale: f32,
+    ) -> Result<(), EngineError> {
+        file.make_little_endian().map_err(EngineError::File)?;
+        let path = path.to_path_buf();
+        let architecture = self.file.get("general.architecture").and_then(|value| value.as_str());
+        match Adapter::new(Arc::new(file), architecture.unwrap_or_default(), scale) {
+            Ok(adapter) => self.adapters.push(adapter),
+            Err(error) => return Err(EngineError::Model { path, error }),
+        }
+        self.adapter_paths.push(path);
+        Ok(())
     }
 
     /// The file.
@@ -196,8 +225,13 @@ impl Engine {
             kv_bytes_max: options.kv_bytes_max,
             repack: options.repack,
         };
-        let decoder = Decoder::new(&model.file, &model.spec, options.kernels, &decoder_options)
-            .map_err(|error| EngineError::Model { path: model.path.clone(), error })?;
+        let named = |error| EngineError::Model { path: model.path.clone(), error };
+        let mut program = lower(&model.file, &model.spec, options.kernels).map_err(named)?;
+        adapt(&mut program, &model.adapters, options.kernels).map_err(|(number, error)| {
+            EngineError::Model { path: model.adapter_paths[number].clone(), error }
+        })?;
+        let decoder = Decoder::of_program(program, &model.spec, options.kernels, &decoder_options)
+            .map_err(named)?;
         Ok(Engine { decoder, pool })
     }
 

@@ -51,7 +51,18 @@ pub enum ModelError {
         /// Tokens that the model can take.
         n_ctx_max: usize,
     },
-    /// Big-endian tensors.
+    /// An adapter is for a tensor that the model does not have, or that is no linear weight.
+    NotAdaptable(String),
+    /// An adapter of a rank that no adapter has.
+    Rank {
+        /// The tensor.
+        name: String,
+        /// Its rank.
+        rank: u64,
+        /// The largest rank.
+        max: u64,
+    },
+    /// Big-endian tensors that nobody has turned around.
     BigEndian,
 }
 
@@ -89,7 +100,13 @@ impl fmt::Display for ModelError {
             ModelError::ContextTooLong { n_ctx, n_ctx_max } => {
                 write!(f, "a context of {n_ctx} tokens, but the model can take only {n_ctx_max}")
             }
-            ModelError::BigEndian => write!(f, "big-endian tensors cannot be run yet"),
+            ModelError::NotAdaptable(name) => {
+                write!(f, "the model has no tensor `{name}` that can be adapted")
+            }
+            ModelError::Rank { name, rank, max } => {
+                write!(f, "tensor `{name}` has a rank of {rank}, more than {max}")
+            }
+            ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
         }
     }
 }

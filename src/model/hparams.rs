@@ -35,6 +35,11 @@ impl<'a> Hparams<'a> {
         const KEY: &str = "general.architecture";
         let arch = file.get(KEY).ok_or_else(|| ModelError::MissingKey(KEY.into()))?;
         let arch = arch.as_str().ok_or_else(|| ModelError::bad_key(KEY, "is not a string"))?;
+        const TYPE: &str = "general.type";
+        if file.get(TYPE).and_then(|value| value.as_str()) == Some("adapter") {
+            let problem = "is `adapter`: not a model, but something to add to one with --lora";
+            return Err(ModelError::bad_key(TYPE, problem));
+        }
         let asked = RefCell::default();
         let mut h = Hparams { file, arch, asked, n_layers: 0, n_embd: 0, n_ctx_train: 0 };
         h.n_layers = h.length("block_count")?;
@@ -172,18 +177,25 @@ impl<'a> Hparams<'a> {
         ModelError::bad_key(self.key(name), problem)
     }
 
-    /// Fails if the file has a key of the architecture that was not asked for.
-    pub fn finish(&self) -> Result<(), ModelError> {
+    /// Keys of the architecture that nobody asked for and that may matter.
+    pub fn unknown_keys(&self) -> Vec<String> {
         let prefix = self.key("");
         let asked = self.asked.borrow();
-        for (key, _) in self.file.entries() {
-            let Some(name) = key.strip_prefix(&prefix) else { continue };
+        let unknown = |key: &str| {
+            let Some(name) = key.strip_prefix(&prefix) else { return false };
             let harmless = HARMLESS.contains(&name)
                 || HARMLESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-            if !harmless && !asked.contains(key) {
-                return Err(ModelError::UnknownKey(key.to_string()));
-            }
-        }
-        Ok(())
+            !harmless && !asked.contains(key)
+        };
+        let keys = self.file.entries().map(|(key, _)| key);
+        keys.filter(|key| unknown(key)).map(str::to_string).collect()
+    }
+
+    /// Fails if the file has a key of the architecture that was not asked for.
+    pub fn finish(&self) -> Result<(), ModelError> {
+        self.unknown_keys()
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |key| Err(ModelError::UnknownKey(key)))
     }
 }

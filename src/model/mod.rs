@@ -1,12 +1,14 @@
 //! What the network *is*: its hyperparameters, a description of its layers, and the tensors that
 //! belong to it. Pure data; nothing here computes.
 
+mod adapter;
 pub mod arch;
 mod error;
 mod hparams;
 mod spec;
 mod weights;
 
+pub use adapter::{Adapter, LowRank};
 pub use error::ModelError;
 pub use hparams::Hparams;
 pub use spec::*;

@@ -21,7 +21,7 @@ impl<'a> Binder<'a> {
         file: &'a Arc<GgufFile>,
         kernels: &'static KernelTable,
     ) -> Result<Binder<'a>, ModelError> {
-        if file.byte_order() == ByteOrder::Big {
+        if file.data_order() == ByteOrder::Big {
             return Err(ModelError::BigEndian);
         }
         Ok(Binder { file, kernels, claimed: HashSet::new() })
@@ -69,9 +69,32 @@ impl<'a> Binder<'a> {
         self.claim(name, &[cols, rows]).map(|info| Weight::mapped(self.file, info))
     }
 
-    /// Claims a stack of `n` matrices `[rows][cols]`.
+    /// Claims a stack of `n` matrices `[rows][cols]`. Where files before April 2024 have one tensor
+    /// per expert (`ffn_up.3.weight` for `ffn_up_exps.weight`), they are copied into one.
     pub fn stack(&mut self, name: &str, [n, rows, cols]: [usize; 3]) -> Result<Weight, ModelError> {
+        let own = name.strip_suffix("_exps.weight").map(|part| format!("{part}.0.weight"));
+        if !self.has(name) && own.is_some_and(|first| self.has(&first)) {
+            return self.separate_experts(name, [n, rows, cols]);
+        }
         self.claim(name, &[cols, rows, n]).map(|info| Weight::mapped(self.file, info))
+    }
+
+    fn separate_experts(
+        &mut self,
+        name: &str,
+        [n, rows, cols]: [usize; 3],
+    ) -> Result<Weight, ModelError> {
+        let part = name.strip_suffix("_exps.weight").unwrap_or(name);
+        let (mut bytes, mut ty) = (Vec::new(), None);
+        for expert in 0..n {
+            let info = self.claim(&format!("{part}.{expert}.weight"), &[cols, rows])?;
+            if *ty.get_or_insert(info.ty) != info.ty {
+                return Err(ModelError::TensorType { name: info.name.clone(), ty: info.ty });
+            }
+            bytes.extend_from_slice(self.file.data(info));
+        }
+        let ty = ty.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        Ok(Weight::owned(name, ty, [n, rows, cols], bytes.into()))
     }
 
     /// All elements of a claimed tensor, in f32.

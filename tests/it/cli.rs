@@ -169,6 +169,56 @@ fn bench_and_inspect_print_one_json_object() {
     let output = teff(&["inspect", text(&model)], "");
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.contains("window 32") && shown.contains("norms before and after"), "{shown}");
+    assert!(shown.contains("activations") && !shown.contains("Unsupported"), "{shown}");
+    let memory = &object["memory"];
+    let sum = ["weights", "activations"].map(|key| memory[key].as_u64().unwrap());
+    let kv = memory["kv"]["f16"].as_u64().unwrap();
+    assert_eq!(memory["total"], sum[0] + sum[1] + kv);
+    assert_eq!(
+        (&object["kv_bytes"], &object["bits_per_weight"]),
+        (&memory["kv"]["f16"], &32.0.into())
+    );
+    assert_eq!(object["unsupported"], serde_json::json!([]));
+}
+
+#[test]
+fn inspect_explains_what_cannot_run() {
+    let folder = Folder::new("unsupported");
+    let mut writer = gguf_rs_lite::GgufWriter::new(Vec::new());
+    for (key, value) in [("general.architecture", "zebra"), ("tokenizer.ggml.model", "runes")] {
+        writer.add(key, value).unwrap();
+    }
+    for (key, value) in [("block_count", 2u32), ("embedding_length", 64), ("context_length", 99)] {
+        writer.add(format!("zebra.{key}"), value).unwrap();
+    }
+    writer.declare("a.weight", gguf_rs_lite::GgmlType::I64, &[4, 2]).unwrap();
+    let mut data = writer.write_header().unwrap();
+    data.write_tensor(&[0; 64]).unwrap();
+    let path = folder.0.join("zebra.gguf");
+    std::fs::write(&path, data.finish().unwrap()).unwrap();
+    let output = teff(&["inspect", text(&path)], "");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    for part in [
+        "2 layers, 64 wide, trained for a context of 99 tokens",
+        "weights at 64.00 bits each",
+        "Unsupported",
+        "`zebra` is not supported",
+        "type I64 of 1 tensors",
+        "`runes`",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let output = teff(&["inspect", "--json", text(&path)], "");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["unsupported"].as_array().unwrap().len(), 3);
+    assert_eq!(object["architecture"][0], "zebra");
+
+    let model = folder.model("llama-dense");
+    let keys = ["--override-kv=llama.odd=int:1", "--override-kv=llama.even=int:2"];
+    let output = teff(&["inspect", text(&model), keys[0], keys[1]], "");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("key `llama.odd`") && shown.contains("key `llama.even`"), "{shown}");
 }
 
 #[test]
@@ -184,4 +234,24 @@ fn a_closed_pipe_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn every_verb_takes_overrides() {
+    let folder = Folder::new("override");
+    let model = folder.model("llama-dense");
+    let out = folder.0.join("out");
+    let key = "--override-kv=llama.embedding_length=int:7";
+    let logits = ["logits", "--tokens", "1", "-o", text(&out), "-m", text(&model), key];
+    let error = error_of(&teff(&logits, ""), 1);
+    assert!(error.contains("tensor `token_embd.weight`"), "{error}");
+    let text_of = ["inspect", text(&model), "--override-kv=general.name=str:Eva"];
+    let output = String::from_utf8(teff(&text_of, "").stdout).unwrap();
+    assert!(output.contains(r#"general.name = "Eva""#), "{output}");
+    let wrong = ["tokenize", "-m", text(&model), "--override-kv=llama.block_count=str:2"];
+    let error = error_of(&teff(&wrong, ""), 1);
+    assert!(error.contains("cannot override key `llama.block_count`"), "{error}");
+    let output = teff(&["run", "-m", text(&model), "--override-kv", "a=int:b"], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("key `a`: `b` is no int"));
 }

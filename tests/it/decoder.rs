@@ -15,12 +15,12 @@ use teff_kernels::{KernelTable, Level};
 /// Two F32 computations in another order differ only by rounding.
 const NMSE_MAX: f64 = 1e-6;
 
-fn model(gguf: Vec<u8>) -> Model {
+pub fn model(gguf: Vec<u8>) -> Model {
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
     Model::from_file(file, Path::new("test.gguf")).unwrap()
 }
 
-fn options(threads: usize, batch: usize) -> EngineOptions {
+pub fn options(threads: usize, batch: usize) -> EngineOptions {
     EngineOptions {
         threads: Some(threads),
         max_batch: batch,
@@ -31,7 +31,7 @@ fn options(threads: usize, batch: usize) -> EngineOptions {
 }
 
 /// The logits at every position, fed `batch` tokens at a time.
-fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
+pub fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
     let mut engine = Engine::new(model, options).unwrap();
     engine.lead(|decoder, leader| {
         let sequence = decoder.kv_mut().create();
@@ -44,7 +44,7 @@ fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
 }
 
 /// The largest normalized mean square error of any position.
-fn nmse_max(ours: &[f32], truth: &[f32], n_vocab: usize) -> f64 {
+pub fn nmse_max(ours: &[f32], truth: &[f32], n_vocab: usize) -> f64 {
     assert_eq!(ours.len(), truth.len());
     let rows = ours.chunks(n_vocab).zip(truth.chunks(n_vocab));
     let nmse = rows.map(|(a, b)| {
@@ -56,7 +56,7 @@ fn nmse_max(ours: &[f32], truth: &[f32], n_vocab: usize) -> f64 {
     nmse.fold(0.0, f64::max)
 }
 
-fn bits(x: &[f32]) -> Vec<u32> {
+pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
@@ -104,7 +104,7 @@ fn every_architecture_has_a_fixture() {
 }
 
 /// The fixture with its matrices in another type.
-fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
+pub fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
     let file = GgufFile::from_bytes(gguf.to_vec()).unwrap();
     let kernels = KernelTable::at_most(Level::Scalar).types(ty).unwrap();
     let mut writer = GgufWriter::new(Vec::new());

@@ -77,7 +77,7 @@ pub fn build(json: &Path) -> Vec<u8> {
 }
 
 /// Weight `i`, in storage order, of the tensor `name`.
-fn weight(seed: u64, name: &str, dims: &[u64], i: u64) -> f32 {
+pub fn weight(seed: u64, name: &str, dims: &[u64], i: u64) -> f32 {
     const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
     let start = seed.wrapping_add(fnv1a(name));
     let z = splitmix64(start.wrapping_add((i + 1).wrapping_mul(GOLDEN_GAMMA)));

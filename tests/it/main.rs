@@ -8,11 +8,14 @@ mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
 mod decoder;
+mod files;
 mod fixture_model;
 mod generate;
 mod hostile_models;
 mod layers;
+mod lora;
 #[cfg(feature = "cli")]
 mod real_models;
 mod sampling;
 mod tokenizers;
+mod twins;

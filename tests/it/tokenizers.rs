@@ -41,12 +41,16 @@ fn loses_information(tokenizer: &Tokenizer, text: &str) -> bool {
     tokenizer.token_id("▁").is_some() && text.contains('▁')
 }
 
+/// Vocabularies whose texts are cleaned first: case, accents, spaces, compatibility characters.
+const LOSSY: [&str; 2] = ["bert-bge.gguf", "nomic-bert-moe.gguf"];
+
 fn check(tokenizer: &Tokenizer, expected: &Path) {
+    let lossy = LOSSY.iter().any(|name| expected.ends_with(name));
     assert_eq!(tokenizer.warnings(), [""; 0], "{expected:?}");
     for case in cases(expected) {
         let ids = tokenizer.encode(&case.text, EncodeOptions::default()).unwrap();
         assert_eq!(ids, case.ids, "{expected:?}: {:?}", case.text);
-        if !loses_information(tokenizer, &case.text) {
+        if !lossy && !loses_information(tokenizer, &case.text) {
             assert_eq!(tokenizer.decode(&ids, false), case.text, "{expected:?}");
         }
     }
@@ -82,7 +86,16 @@ fn golden_bytes(name: &str) -> Vec<u8> {
 
 #[test]
 fn committed_vocabularies_give_the_reference_ids() {
-    for name in ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "falcon", "deepseek-coder"] {
+    for name in [
+        "llama-spm",
+        "phi-3",
+        "gpt-2",
+        "llama-bpe",
+        "falcon",
+        "deepseek-coder",
+        "bert-bge",
+        "nomic-bert-moe",
+    ] {
         check(&golden(name), &golden_folder().join(format!("{name}.gguf")));
     }
 }
@@ -100,6 +113,7 @@ fn full_fixtures_give_the_reference_ids() {
         "deepseek-coder",
         "command-r",
         "gemma-4",
+        "bert-bge",
     ] {
         let vocabulary = folder.join(format!("{name}.gguf"));
         let file = GgufFile::open(&vocabulary).unwrap();
@@ -162,11 +176,15 @@ fn streams_hold_back_incomplete_characters() {
 #[test]
 fn long_inputs_take_no_quadratic_time() {
     // 300 kB each; quadratic would be 10^11 steps.
-    for name in ["llama-spm", "gpt-2"] {
+    for name in ["llama-spm", "gpt-2", "bert-bge", "nomic-bert-moe"] {
         let tokenizer = golden(name);
+        let lossy = LOSSY.contains(&&format!("{name}.gguf")[..]);
         for unit in ["a", "ab", " ", "\n", "1", "<s>", "日本", "the quick "] {
             let text = unit.repeat(300_000 / unit.len());
             let ids = tokenizer.encode(&text, PARSE).unwrap();
+            if lossy {
+                continue;
+            }
             assert_eq!(tokenizer.decode(&ids, true).len(), text.len(), "{name} {unit:?}");
         }
     }
@@ -214,8 +232,8 @@ fn what_is_unsupported_is_refused_by_name() {
     let refused = |keys: &[(&str, OwnedValue)]| with_keys(keys).unwrap_err().to_string();
     assert_eq!(refused(&[]), "metadata key `tokenizer.ggml.model` is missing");
     assert_eq!(
-        refused(&[(MODEL, "rwkv".into())]),
-        "unsupported tokenizer model `rwkv` (tokenizer.ggml.model)"
+        refused(&[(MODEL, "hybriddna".into())]),
+        "unsupported tokenizer model `hybriddna` (tokenizer.ggml.model)"
     );
     assert_eq!(
         refused(&[(MODEL, 7u32.into())]),
@@ -244,6 +262,135 @@ fn what_is_unsupported_is_refused_by_name() {
         ]),
         "metadata key `tokenizer.ggml.scores` must be an array of 2 numbers, one per token"
     );
+}
+
+const TYPES: &str = "tokenizer.ggml.token_type";
+const SCORES: &str = "tokenizer.ggml.scores";
+
+#[test]
+fn wordpiece_takes_the_longest_piece_or_nothing() {
+    let tokens =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁un", "▁und", "able", "a", "▁.", "▁漢", "▁e"];
+    let id = |name: &str, id: u32| (format!("tokenizer.ggml.{name}_token_id"), id.into());
+    let keys: [(String, OwnedValue); 5] = [
+        (MODEL.into(), "bert".into()),
+        (TOKENS.into(), strings(&tokens)),
+        id("unknown", 1),
+        id("cls", 2),
+        id("seperator", 3),
+    ];
+    let keys: Vec<_> = keys.iter().map(|(key, value)| (&key[..], value.clone())).collect();
+    let tokenizer = with_keys(&keys).unwrap();
+    let ids = |text: &str| tokenizer.encode(text, EncodeOptions::default()).unwrap();
+    assert_eq!(ids("unable UNÁBLE"), [4, 6, 4, 6]);
+    assert_eq!(ids("undable und. unx"), [5, 6, 5, 8, 1]);
+    assert_eq!(ids("漢e\u{301}\u{0}漢"), [9, 10, 9]);
+    assert_eq!(ids(&"a".repeat(200)), [1]);
+    assert_eq!(tokenizer.encode("e", ADD).unwrap(), [2, 10, 3]);
+    assert_eq!(tokenizer.decode(&ids("unable und ."), false), "unable und.");
+}
+
+/// A vocabulary with scores; those of type 1 but for the ids given.
+fn scored(
+    model: &str,
+    tokens: &[(&str, f32)],
+    types: &[(usize, i32)],
+) -> Vec<(&'static str, OwnedValue)> {
+    let mut all = vec![1; tokens.len()];
+    types.iter().for_each(|&(id, ty)| all[id] = ty);
+    let (texts, scores): (Vec<_>, Vec<_>) = tokens.iter().copied().unzip();
+    vec![
+        (MODEL, model.into()),
+        (TOKENS, strings(&texts)),
+        (SCORES, scores.into()),
+        (TYPES, all.into()),
+    ]
+}
+
+#[test]
+fn unigram_finds_the_best_sum_of_scores() {
+    let tokens =
+        [("<unk>", 0.0), ("▁", -3.0), ("a", -2.0), ("▁a", -2.5), ("ab", -2.1), ("b", -9.0)];
+    let mut keys = scored("t5", &tokens, &[(0, 2)]);
+    keys.push(("tokenizer.ggml.unknown_token_id", 0u32.into()));
+    keys.push(("tokenizer.ggml.add_eos_token", false.into()));
+    let plain = EncodeOptions::default();
+    let tokenizer = with_keys(&keys).unwrap();
+    assert_eq!(tokenizer.encode("ab a", plain).unwrap(), [4, 3]);
+    assert_eq!(tokenizer.encode("  ab", plain).unwrap(), [1, 1, 4]);
+    assert_eq!(tokenizer.encode("axyb", plain).unwrap(), [2, 0, 5]);
+    keys.push(("tokenizer.ggml.add_space_prefix", true.into()));
+    keys.push(("tokenizer.ggml.remove_extra_whitespaces", true.into()));
+    let tokenizer = with_keys(&keys).unwrap();
+    // -2.5 - 9 against -3 - 2.1.
+    assert_eq!(tokenizer.encode("  ab   a ", plain).unwrap(), [1, 4, 3]);
+    assert_eq!(tokenizer.decode(&[1, 4, 3], false), "ab a");
+    assert_eq!(tokenizer.encode("  ", plain).unwrap(), [0u32; 0]);
+}
+
+#[test]
+fn unigram_replaces_by_the_files_table() {
+    // A double array with the one key "A": root, node of "A" (0x41 = 65), its value.
+    let (root, leaf) = (1 << 10, 1 << 8 | 2 << 10 | 0x41);
+    let mut words = vec![0u32; 128];
+    words[0] = root;
+    words[1 ^ 0x41] = leaf;
+    words[1 ^ 0x41 ^ 2] = 1 << 31 | 3;
+    let mut bytes: Vec<u8> = (4 * words.len() as u32).to_le_bytes().to_vec();
+    words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+    let table = |texts: &[u8]| {
+        let mut keys = scored("t5", &[("<unk>", 0.0), ("a", -1.0), ("▁", -1.0)], &[(0, 2)]);
+        keys.push(("tokenizer.ggml.unknown_token_id", 0u32.into()));
+        keys.push(("tokenizer.ggml.precompiled_charsmap", [&bytes[..], texts].concat().into()));
+        with_keys(&keys).unwrap()
+    };
+    let plain = EncodeOptions::default();
+    assert_eq!(table(b"..\0a a\0").encode("AaB", plain).unwrap(), [1, 2, 1, 1, 0]);
+    for damaged in [&b""[..], b"..\0a"] {
+        let error = table(damaged).encode("A", plain).unwrap_err().to_string();
+        assert!(error.contains("precompiled_charsmap"), "{error}");
+    }
+}
+
+#[test]
+fn rwkv_takes_the_longest_token_of_bytes() {
+    let tokens = ["<s>", r"\n", r"\n\n", "a", r"\xe6\x97", r"\xa5", r"\'", "ab"];
+    let types = vec![3, 1, 1, 1, 1, 1, 1, 1];
+    let keys = [(MODEL, "rwkv".into()), (TOKENS, strings(&tokens)), (TYPES, types.into())];
+    let tokenizer = with_keys(&keys).unwrap();
+    let plain = EncodeOptions::default();
+    let ids = tokenizer.encode("\n\n\nab日'", plain).unwrap();
+    assert_eq!(ids, [2, 1, 7, 4, 5, 6]);
+    assert_eq!(tokenizer.decode(&ids, false), "\n\n\nab日'");
+    assert_eq!(tokenizer.encode("c", plain), Err(TextError::Unencodable { character: 'c' }));
+}
+
+#[test]
+fn plamo_finds_the_best_sum_and_falls_back_to_bytes() {
+    let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let mut tokens: Vec<(&str, f32)> = bytes.iter().map(|text| (&text[..], 0.0)).collect();
+    tokens.extend([("a", -1.0), ("ab", -2.5), ("b", -1.0), ("bc", -0.5), ("aa", -2.0)]);
+    let types: Vec<_> = (0..256).map(|id| (id, 6)).collect();
+    let tokenizer = with_keys(&scored("plamo2", &tokens, &types)).unwrap();
+    let plain = EncodeOptions::default();
+    assert_eq!(tokenizer.encode("\u{feff}abcab", plain).unwrap(), [256, 259, 256, 258]);
+    assert_eq!(tokenizer.encode("aaé", plain).unwrap(), [260, 0xc3, 0xa9]);
+    assert_eq!(tokenizer.decode(&[260, 0xc3, 0xa9], false), "aaé");
+}
+
+#[test]
+fn composed_where_the_models_were_trained_so() {
+    let tokens = ["e", "é", "Ì", "ģ", "Ã", "©", "Ã©"];
+    let keys = |pre: &str| {
+        let merges = strings(&["Ã ©"]);
+        [(MODEL, "gpt2".into()), (PRE, pre.into()), (TOKENS, strings(&tokens)), (MERGES, merges)]
+    };
+    let ids = |pre: &str| {
+        let tokenizer = with_keys(&keys(pre)).unwrap();
+        tokenizer.encode("e\u{301}", EncodeOptions::default()).unwrap()
+    };
+    assert_eq!(ids("qwen2"), [6]);
+    assert_eq!(ids("llama-bpe"), [0, 2, 3]);
 }
 
 #[test]
@@ -297,7 +444,7 @@ fn files_without_vocabulary_have_a_size_only() {
 #[test]
 fn damaged_vocabularies_never_panic() {
     let mut rng = teff::sample::rng::Rng::new(1);
-    for name in ["llama-spm", "gpt-2"] {
+    for name in ["llama-spm", "gpt-2", "bert-bge", "nomic-bert-moe"] {
         let whole = golden_bytes(name);
         let mut loaded = 0;
         for _ in 0..60 {

@@ -6,7 +6,7 @@
 
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
 use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
-use crate::backend::program::{Epilogue, Linear, Moe, Norm, Op, Output, Part, Program};
+use crate::backend::program::{Buf, Epilogue, Linear, Moe, Norm, Op, Output, Part, Program};
 use crate::tensor::Weight;
 use std::ops::Range;
 use teff_kernels::{ActFormat, ActPlan, ActUnit, Acts, KernelTable, Layout, PANEL_TOKENS, Scratch};
@@ -126,6 +126,7 @@ pub(super) struct Operands<'a> {
     acts: [Option<Acts<'a>>; FORMATS.len()],
     /// All interleaved weights.
     interleaved: &'a [u8],
+    phase: &'a Phase<'a>,
 }
 
 impl PackBuffers {
@@ -214,6 +215,11 @@ impl Context<'_> {
                         parts => (&parts[1], rows.clone()),
                     };
                     self.product(part, up_rows, operands, kernels, up);
+                    if let Some(addend) = op.addend {
+                        let up_columns = rows.start + n_rows..rows.end + n_rows;
+                        self.add_columns(addend, set, rows.clone(), operands, gate);
+                        self.add_columns(addend, set, up_columns, operands, up);
+                    }
                     (self.ops.glu)(act, gate, up, out);
                     self.store(op.out, set, ticket, rows, out);
                 }
@@ -226,6 +232,9 @@ impl Context<'_> {
                             let rows = columns.start - first..columns.end - first;
                             let y = at_least(y, rows.len() * set.len());
                             self.product(part, rows, operands, kernels, y);
+                            if let Some(addend) = op.addend {
+                                self.add_columns(addend, set, columns.clone(), operands, y);
+                            }
                             if let Epilogue::Act(act) = op.epilogue {
                                 (self.ops.act)(act, y);
                             }
@@ -277,7 +286,7 @@ impl Context<'_> {
                 })
             });
             let interleaved = self.backend.interleaved.read(phase);
-            let operands = Operands { acts, interleaved };
+            let operands = Operands { acts, interleaved, phase };
             for mut ticket in phase.tickets(n_rows, chunk) {
                 f(&operands, &mut ticket, kernels, y);
             }
@@ -327,6 +336,22 @@ impl Context<'_> {
                 let n = rows.len();
                 kernels.matmul(weight.rows_of(index, rows), n, acts, scratch, y);
             }
+        }
+    }
+
+    /// Adds columns of a buffer to products `[set][columns]`.
+    fn add_columns(
+        &self,
+        addend: Buf,
+        set: TokenSet<'_>,
+        columns: Range<usize>,
+        operands: &Operands<'_>,
+        y: &mut [f32],
+    ) {
+        let addend = &self.backend.buffers[addend.0];
+        for (i, y) in y.chunks_exact_mut(columns.len()).enumerate() {
+            let row = addend.read_row(operands.phase, set.get(i));
+            (self.ops.add)(y, &row[columns.clone()]);
         }
     }
 

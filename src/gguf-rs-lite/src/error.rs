@@ -44,6 +44,18 @@ pub enum Error {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// A value cannot stand in for the file's.
+    Override {
+        /// The key.
+        key: String,
+        /// What is wrong with the value.
+        fault: Fault,
+    },
+    /// The file does not fit the memory.
+    Memory {
+        /// Bytes of the file.
+        bytes: u64,
+    },
     /// The writer's output failed.
     Write(io::Error),
 }
@@ -125,6 +137,8 @@ pub enum Fault {
         /// What it is.
         found: &'static str,
     },
+    /// A key that says how the file is laid out.
+    LayoutKey,
     /// `general.alignment` is not a power of two.
     Alignment(u32),
     /// The writer was told the alignment after the first tensor.
@@ -244,7 +258,9 @@ impl Error {
     /// What is wrong with the bytes or the request.
     pub fn fault(&self) -> Option<&Fault> {
         match self {
-            Error::Malformed { fault, .. } | Error::Refused { fault, .. } => Some(fault),
+            Error::Malformed { fault, .. }
+            | Error::Refused { fault, .. }
+            | Error::Override { fault, .. } => Some(fault),
             _ => None,
         }
     }
@@ -329,6 +345,10 @@ impl fmt::Display for Error {
                 write!(f, "{fault}")
             }
             Error::Refused { item, fault } => write!(f, "cannot write {item}: {fault}"),
+            Error::Override { key, fault } => write!(f, "cannot override key `{key}`: {fault}"),
+            Error::Memory { bytes } => {
+                write!(f, "{bytes} bytes of tensors in the other byte order do not fit the memory")
+            }
             Error::Write(source) => write!(f, "writing GGUF failed: {source}"),
         }
     }
@@ -377,6 +397,7 @@ impl fmt::Display for Fault {
                 if *shard > 0 { write!(f, " of shard {}", shard + 1) } else { Ok(()) }
             }
             Fault::WrongType { expected, found } => write!(f, "must be {expected}, is {found}"),
+            Fault::LayoutKey => f.write_str("it says how the file is laid out"),
             Fault::Alignment(value) => write!(f, "alignment {value} is not a power of two"),
             Fault::AlignmentTooLate => f.write_str("must be set before the first tensor"),
             Fault::TensorType(id) => match GgmlType::withdrawn_name(*id) {

@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::byte_order::ByteOrder;
+use crate::byte_order::{ByteOrder, swap_tensor_bytes};
 use crate::cursor::{Cursor, Encoding};
 use crate::error::{Error, Fault, Item, Located, ShardFault};
 use crate::limits::Limits;
 use crate::mapped::Bytes;
-use crate::metadata::{Metadata, Value, ValueType};
+use crate::metadata::{Metadata, Scalar, Value, ValueType};
 use crate::split::{self, Split};
 use crate::tensor_info::{self, Table, TensorInfo};
 
@@ -31,6 +31,10 @@ pub struct GgufFile {
     tensors: Vec<TensorInfo>,
     /// Tensor numbers, sorted by name.
     by_name: Vec<u32>,
+    /// What stands in for the file's metadata, or beside it.
+    overrides: Vec<(String, Scalar)>,
+    /// The byte order of tensor data.
+    data_order: ByteOrder,
 }
 
 impl GgufFile {
@@ -91,13 +95,38 @@ impl GgufFile {
 
     /// The value of a key; of a split model, the first shard's.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
-        self.shards[0].get(key)
+        self.override_of(key).or_else(|| self.shards[0].get(key))
     }
 
-    /// All metadata in file order; of a split model, the first shard's.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&str, Value<'_>)> {
+    /// All metadata in file order, then what was added; of a split model, the first shard's.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         let first = &self.shards[0];
-        first.metadata.iter(&first.bytes)
+        let own = first.metadata.iter(&first.bytes);
+        let added = self.overrides.iter().filter(|(key, _)| first.get(key).is_none());
+        own.map(|(key, value)| (key, self.override_of(key).unwrap_or(value)))
+            .chain(added.map(|(key, value)| (&key[..], value.value())))
+    }
+
+    fn override_of(&self, key: &str) -> Option<Value<'_>> {
+        self.overrides.iter().find(|(own, _)| own == key).map(|(_, value)| value.value())
+    }
+
+    /// Lets `value` stand in for the file's value of `key`. Returns whether the file has the key.
+    ///
+    /// # Errors
+    /// The file's value is of another kind, or the key says how the file is laid out.
+    pub fn set(&mut self, key: &str, value: Scalar) -> Result<bool, Error> {
+        let refused = |fault| Error::Override { key: key.to_owned(), fault };
+        if key == ALIGNMENT_KEY || key.starts_with("split.") {
+            return Err(refused(Fault::LayoutKey));
+        }
+        let own = self.shards[0].get(key).map(|value| value.value_type());
+        if let Some(ty) = own.filter(|&ty| !value.can_replace(ty)) {
+            return Err(refused(Fault::wrong_type(ty, value.value().value_type())));
+        }
+        self.overrides.retain(|(other, _)| other != key);
+        self.overrides.push((key.to_owned(), value));
+        Ok(own.is_some())
     }
 
     /// The tensors in file order, shard after shard.
@@ -114,8 +143,7 @@ impl GgufFile {
         Some(&self.tensors[self.by_name[place] as usize])
     }
 
-    /// The bytes of a tensor, in the file's byte order
-    /// (see [`swap_tensor_bytes`](crate::swap_tensor_bytes)).
+    /// The bytes of a tensor, in the order that [`GgufFile::data_order`] tells.
     ///
     /// # Panics
     /// If the tensor is another file's and does not lie in this one.
@@ -129,9 +157,36 @@ impl GgufFile {
         self.shards[0].encoding.version
     }
 
-    /// The byte order of metadata and tensor data.
+    /// The byte order of the file.
     pub fn byte_order(&self) -> ByteOrder {
         self.shards[0].byte_order()
+    }
+
+    /// The byte order of what [`GgufFile::data`] returns: the file's, until
+    /// [`GgufFile::make_little_endian`].
+    pub fn data_order(&self) -> ByteOrder {
+        self.data_order
+    }
+
+    /// Turns the tensors of a big-endian file into little-endian ones, in memory as large as the
+    /// file. Returns the bytes that took: 0 for a little-endian file.
+    ///
+    /// # Errors
+    /// That much memory cannot be had.
+    pub fn make_little_endian(&mut self) -> Result<u64, Error> {
+        if self.data_order == ByteOrder::Little {
+            return Ok(0);
+        }
+        let bytes = self.total_bytes();
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            let data = shard.bytes.to_mut().ok_or(Error::Memory { bytes })?;
+            for tensor in self.tensors.iter().filter(|tensor| tensor.shard == number) {
+                let start = tensor.offset as usize;
+                swap_tensor_bytes(tensor.ty, &mut data[start..start + tensor.bytes as usize])?;
+            }
+        }
+        self.data_order = ByteOrder::Little;
+        Ok(bytes)
     }
 
     /// Tensor data starts at multiples of this; of a split model, the first shard's.
@@ -273,7 +328,8 @@ impl Parts {
         let Parts { shards, table: Table { tensors, info_at } } = self;
         split::check_set(&shards, tensors.len() as u64, limits)?;
         let by_name = index_names(&shards, &tensors, &info_at)?;
-        Ok(GgufFile { shards, tensors, by_name })
+        let data_order = shards[0].byte_order();
+        Ok(GgufFile { shards, tensors, by_name, overrides: Vec::new(), data_order })
     }
 }
 

@@ -26,6 +26,6 @@ pub use error::{Error, Fault, Item, ShardFault};
 pub use file::GgufFile;
 pub use ggml_type::GgmlType;
 pub use limits::Limits;
-pub use metadata::{Array, Value, ValueType};
+pub use metadata::{Array, Scalar, Value, ValueType};
 pub use tensor_info::TensorInfo;
 pub use writer::{DataWriter, GgufWriter, OwnedArray, OwnedValue, WriteOptions};

@@ -37,6 +37,20 @@ impl Bytes {
         Ok(Bytes::Mapped(map))
     }
 
+    /// The bytes in memory of their own, to be changed; `None` if there is not enough.
+    pub fn to_mut(&mut self) -> Option<&mut [u8]> {
+        if let Bytes::Mapped(map) = self {
+            let mut owned = Vec::new();
+            owned.try_reserve_exact(map.len()).ok()?;
+            owned.extend_from_slice(map);
+            *self = Bytes::Owned(owned);
+        }
+        match self {
+            Bytes::Owned(bytes) => Some(bytes),
+            Bytes::Mapped(_) => None,
+        }
+    }
+
     /// Asks the system to read the file ahead. A hint: failure changes nothing but speed.
     pub fn advise_willneed(&self) {
         #[cfg(unix)]

@@ -49,6 +49,38 @@ pub enum Value<'a> {
     F64(f64),
 }
 
+/// A value that stands in for a file's: one of each kind that a user can mean, whatever the width.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Scalar {
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Str(String),
+}
+
+impl Scalar {
+    /// The value.
+    pub fn value(&self) -> Value<'_> {
+        match self {
+            Scalar::Int(v) => Value::I64(*v),
+            Scalar::Float(v) => Value::F64(*v),
+            Scalar::Bool(v) => Value::Bool(*v),
+            Scalar::Str(v) => Value::Str(v),
+        }
+    }
+
+    /// Whether a value of the file is of this kind.
+    pub(crate) fn can_replace(&self, ty: ValueType) -> bool {
+        match self {
+            Scalar::Int(_) => ty.is_integer(),
+            Scalar::Float(_) => matches!(ty, ValueType::F32 | ValueType::F64),
+            Scalar::Bool(_) => ty == ValueType::Bool,
+            Scalar::Str(_) => ty == ValueType::Str,
+        }
+    }
+}
+
 /// An array in the file, decoded while it is iterated over.
 #[derive(Clone, Copy)]
 pub struct Array<'a> {

@@ -106,7 +106,7 @@ proptest! {
             prop_assert_eq!(&OwnedValue::from(read), value);
         }
         let skipped = usize::from(alignment.is_some());
-        prop_assert_eq!(file.entries().len(), values.len() + skipped);
+        prop_assert_eq!(file.entries().count(), values.len() + skipped);
         for (i, (_, read)) in file.entries().skip(skipped).enumerate() {
             prop_assert_eq!(&OwnedValue::from(read), &values[i]);
         }

@@ -1,9 +1,10 @@
 //! Text to token ids and back, built from a file's `tokenizer.ggml.*` metadata.
 //!
-//! Text runs through the `tokenizers` crate ([`pipeline`]) with two algorithms as its `Model`:
-//! SentencePiece BPE ([`spm`]) and BPE with ranked merges ([`bpe`]), each with llama.cpp's rules,
-//! so that a file gives the ids it was tested with. Other kinds (WordPiece, Unigram, RWKV, PLaMo)
-//! are refused by name.
+//! Text runs through the `tokenizers` crate ([`pipeline`]) with six algorithms as its `Model`:
+//! SentencePiece BPE ([`spm`]), BPE with ranked merges ([`bpe`]), WordPiece ([`wordpiece`]),
+//! Unigram ([`unigram`]), RWKV's ([`rwkv`]) and PLaMo's ([`plamo`]), with llama.cpp's rules, so that
+//! a file gives the ids it was tested with. Where those differ from the tokenizer that the model
+//! was trained with, the model's win: WordPiece's words, and NFC. Other kinds are refused by name.
 //!
 //! Special tokens are found before the pipeline ([`special`]), not by the crate's added vocabulary,
 //! whose rules differ: it takes the leftmost longest token where llama.cpp takes longer ones first
@@ -18,11 +19,16 @@ mod bpe;
 mod byte_level;
 mod merge;
 mod pipeline;
+mod plamo;
 mod pre;
+mod prefixes;
+mod rwkv;
 mod special;
 mod spm;
 mod table;
+mod unigram;
 mod vocab;
+mod wordpiece;
 
 use std::sync::Arc;
 
@@ -30,11 +36,17 @@ use gguf_rs_lite::GgufFile;
 
 use super::TextError;
 use bpe::Bpe;
-use pipeline::{Algorithm, Detokenizer, GgufModel, Pipeline};
-use pre::{Pre, Splitter};
+use pipeline::{
+    Algorithm, Detokenizer, GgufModel, Normalization, Pipeline, Preparation, Spelling, Words,
+};
+use plamo::Plamo;
+use pre::Pre;
+use rwkv::Rwkv;
 use special::{Fragment, SpecialFinder};
 use spm::Spm;
+use unigram::{Rules, Unigram};
 use vocab::{DefaultIds, Vocab};
+use wordpiece::WordPiece;
 
 /// Longest text per [`Tokenizer::encode`]: where nothing can be cut, its scratch takes up to 160
 /// bytes per byte of text.
@@ -75,6 +87,28 @@ struct TextKind {
     pipeline: Pipeline,
 }
 
+/// What the kinds of tokenizers differ in.
+struct Recipe {
+    vocab: Vocab,
+    algorithm: Algorithm,
+    spelling: Spelling,
+    preparation: Preparation,
+    normalization: Option<Normalization>,
+    words: Option<Words>,
+    /// The space before the first token of an answer is not its own.
+    drops_space: bool,
+    /// Whether BOS and EOS are added if the file does not say.
+    adds: [bool; 2],
+}
+
+impl Recipe {
+    fn new(algorithm: Algorithm, spelling: Spelling, vocab: Vocab) -> Recipe {
+        let (preparation, normalization, words) = (Preparation::None, None, None);
+        let (drops_space, adds) = (false, [false; 2]);
+        Recipe { vocab, algorithm, spelling, preparation, normalization, words, drops_space, adds }
+    }
+}
+
 /// U+2581, the visible space of SentencePiece.
 const VISIBLE_SPACE: &str = "▁";
 
@@ -102,12 +136,19 @@ impl Tokenizer {
                 }
             },
             "gemma4" => Self::bpe(file, Pre::named("gemma4").expect("the table has this row"))?,
+            "bert" => Self::word_piece(file)?,
+            "t5" => Self::unigram(file)?,
+            "rwkv" => Self::rwkv(file)?,
+            "plamo2" => Self::plamo(file)?,
             other => return Err(TextError::UnsupportedModel(other.to_owned())),
         };
-        let flag = |key| file.get(key).and_then(|value| value.as_bool());
-        tokenizer.add_bos =
-            flag("tokenizer.ggml.add_bos_token").unwrap_or(tokenizer.add_bos) || tokenizer.gemma4();
-        tokenizer.add_eos = flag("tokenizer.ggml.add_eos_token").unwrap_or(tokenizer.add_eos);
+        // BERT has no texts without them.
+        if model != "bert" {
+            let flag = |key| file.get(key).and_then(|value| value.as_bool());
+            let add_bos = flag("tokenizer.ggml.add_bos_token").unwrap_or(tokenizer.add_bos);
+            tokenizer.add_bos = add_bos || tokenizer.gemma4();
+            tokenizer.add_eos = flag("tokenizer.ggml.add_eos_token").unwrap_or(tokenizer.add_eos);
+        }
         if tokenizer.add_bos && tokenizer.bos().is_none() {
             tokenizer.warnings.push("BOS should be added but the file names none".to_owned());
         }
@@ -201,6 +242,16 @@ impl Tokenizer {
         self.vocab().is_some_and(|vocab| vocab.is_control(id))
     }
 
+    /// Which algorithm it is, in words.
+    pub fn kind(&self) -> &'static str {
+        self.text_kind().map_or("token ids without texts", |kind| kind.pipeline.algorithm())
+    }
+
+    /// Whether `tokenizer.ggml.pre` says how texts are cut into words.
+    pub fn pre_tokenizes(&self) -> bool {
+        self.text_kind().is_some_and(|kind| kind.pipeline.splits())
+    }
+
     /// Source of the model's chat template.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
@@ -227,33 +278,88 @@ impl Tokenizer {
 
     fn spm(file: &GgufFile) -> Result<Self, TextError> {
         let vocab = Vocab::read(file, &DefaultIds([Some(1), Some(2), Some(0)]))?;
-        let algorithm = Algorithm::Spm(Spm::read(file, &vocab)?);
         let prefix = file.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
-        Ok(Self::new(vocab, algorithm, None, [true, prefix.unwrap_or(true)], true))
+        let space_prefix = prefix.unwrap_or(true);
+        Ok(Self::new(Recipe {
+            preparation: if space_prefix { Preparation::SpacePrefix } else { Preparation::None },
+            normalization: Some(Normalization::VisibleSpaces),
+            adds: [true, false],
+            drops_space: space_prefix,
+            ..Recipe::new(Algorithm::Spm(Spm::read(file, &vocab)?), Spelling::VisibleSpaces, vocab)
+        }))
     }
 
     fn bpe(file: &GgufFile, pre: &'static Pre) -> Result<Self, TextError> {
         let vocab = Vocab::read(file, &DefaultIds([None; 3]))?;
         let algorithm = Algorithm::Bpe(Bpe::read(file, &vocab, pre)?);
-        let splitter = Some(pre.splitter());
-        Ok(Self::new(vocab, algorithm, splitter, [!pre.byte_level, false], pre.add_bos))
+        let (spelling, normalization) = match pre.byte_level {
+            true => (Spelling::ByteLevel, None),
+            false => (Spelling::VisibleSpaces, Some(Normalization::VisibleSpaces)),
+        };
+        Ok(Self::new(Recipe {
+            preparation: if pre.nfc { Preparation::Composed } else { Preparation::None },
+            normalization,
+            words: Some(Words::Split(pre.splitter())),
+            adds: [pre.add_bos, false],
+            ..Recipe::new(algorithm, spelling, vocab)
+        }))
     }
 
-    fn new(
-        mut vocab: Vocab,
-        algorithm: Algorithm,
-        splitter: Option<Splitter>,
-        [escape_spaces, space_prefix]: [bool; 2],
-        add_bos: bool,
-    ) -> Self {
+    fn word_piece(file: &GgufFile) -> Result<Self, TextError> {
+        let mut vocab = Vocab::read(file, &DefaultIds([None, None, Some(100)]))?;
+        // `seperator` is how files spell it.
+        let [cls, separator] = [("cls", 101), ("seperator", 102)].map(|(name, default)| {
+            vocab.read_id(file, &format!("tokenizer.ggml.{name}_token_id"), Some(default))
+        });
+        vocab.special.bos = vocab.special.bos.or(cls);
+        vocab.special.eos = separator;
+        let algorithm = Algorithm::WordPiece(WordPiece::new(&vocab)?);
+        Ok(Self::new(Recipe {
+            normalization: Some(Normalization::Bert(wordpiece::normalizer(file))),
+            words: Some(Words::Bert),
+            adds: [true, true],
+            drops_space: true,
+            ..Recipe::new(algorithm, Spelling::Words, vocab)
+        }))
+    }
+
+    fn unigram(file: &GgufFile) -> Result<Self, TextError> {
+        let vocab = Vocab::read(file, &DefaultIds([None, Some(1), Some(2)]))?;
+        let algorithm = Algorithm::Unigram(Unigram::read(file, &vocab)?);
+        let rules = Rules::read(file)?;
+        Ok(Self::new(Recipe {
+            drops_space: rules.prefixes(),
+            preparation: Preparation::Rules(rules),
+            adds: [false, true],
+            ..Recipe::new(algorithm, Spelling::VisibleSpaces, vocab)
+        }))
+    }
+
+    fn rwkv(file: &GgufFile) -> Result<Self, TextError> {
+        let vocab = Vocab::read(file, &DefaultIds([None; 3]))?;
+        let algorithm = Algorithm::Rwkv(Rwkv::new(&vocab)?);
+        Ok(Self::new(Recipe::new(algorithm, Spelling::Escaped, vocab)))
+    }
+
+    fn plamo(file: &GgufFile) -> Result<Self, TextError> {
+        let vocab = Vocab::read(file, &DefaultIds([Some(1), Some(2), Some(0)]))?;
+        let algorithm = Algorithm::Plamo(Plamo::read(file, &vocab)?);
+        Ok(Self::new(Recipe::new(algorithm, Spelling::Plain, vocab)))
+    }
+
+    fn new(recipe: Recipe) -> Self {
+        let Recipe { mut vocab, algorithm, spelling, preparation, normalization, words, .. } =
+            recipe;
         let (vocab_size, finder) = (vocab.len(), SpecialFinder::new(&vocab));
         let warnings = std::mem::take(&mut vocab.warnings);
         let vocab = Arc::new(vocab);
         let model = GgufModel { vocab: vocab.clone(), algorithm };
-        let detokenizer = Detokenizer { vocab: vocab.clone(), escape_spaces, space_prefix };
-        let pipeline = Pipeline::new(model, splitter, detokenizer);
+        let space_prefix = recipe.drops_space;
+        let detokenizer = Detokenizer { vocab: vocab.clone(), spelling, space_prefix };
+        let pipeline = Pipeline::new(preparation, normalization, words, model, detokenizer);
         let kind = Kind::Text(Box::new(TextKind { vocab, finder, pipeline }));
-        Self { kind, vocab_size, add_bos, add_eos: false, chat_template: None, warnings }
+        let [add_bos, add_eos] = recipe.adds;
+        Self { kind, vocab_size, add_bos, add_eos, chat_template: None, warnings }
     }
 
     fn text_kind(&self) -> Option<&TextKind> {

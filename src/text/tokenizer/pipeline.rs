@@ -1,4 +1,4 @@
-//! The `tokenizers` pipeline of a file: normalizer (spaces become "▁"), pre-tokenizer ([`Splitter`]),
+//! The `tokenizers` pipeline of a file: normalizer ([`Normalization`]), pre-tokenizer ([`Words`]),
 //! model ([`GgufModel`]), decoder ([`Detokenizer`]), run by the crate's `TokenizerImpl`.
 //!
 //! The parts are our own because the crate's cannot be equal and bounded at once: its BPE wants
@@ -14,57 +14,93 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokenizers::decoders::wordpiece::cleanup;
 use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::normalizer::NormalizedString;
 use tokenizers::{
-    Decoder, Model, Normalizer, PreTokenizedString, Result, Token, TokenizerBuilder, TokenizerImpl,
-    TruncationDirection,
+    Decoder, Model, Normalizer, PreTokenizedString, PreTokenizer, Result, Token, TokenizerBuilder,
+    TokenizerImpl, TruncationDirection,
 };
 
 use super::bpe::Bpe;
 use super::merge::Scratch;
+use super::plamo::Plamo;
 use super::pre::Splitter;
+use super::rwkv::{self, Rwkv};
 use super::spm::Spm;
+use super::unigram::{Rules, Unigram};
 use super::vocab::{Vocab, attr};
+use super::wordpiece::WordPiece;
 use super::{VISIBLE_SPACE, byte_level};
 use crate::text::{TextError, Utf8Buffer};
 
 /// Least size of the parts a long text is cut into: little memory, and far above a sentence.
 const PART_BYTES: usize = 16 << 10;
 
-type Parts = TokenizerImpl<GgufModel, VisibleSpaces, Splitter, TemplateProcessing, Detokenizer>;
+type Parts = TokenizerImpl<GgufModel, Normalization, Words, TemplateProcessing, Detokenizer>;
 
 /// Text without special tokens to ids, and all ids to text.
 #[derive(Clone, Debug)]
 pub(super) struct Pipeline {
+    preparation: Preparation,
     parts: Parts,
-    /// A space goes before every text.
-    space_prefix: bool,
+}
+
+/// What happens to a text as a whole, before it is cut into parts.
+#[derive(Clone, Debug)]
+pub(super) enum Preparation {
+    None,
+    /// A space goes before it.
+    SpacePrefix,
+    /// Unicode's normal form C.
+    Composed,
+    /// SentencePiece's replacements and rules for spaces; the crate ignores errors of normalizers.
+    Rules(Rules),
+}
+
+impl Preparation {
+    fn apply<'t>(&self, text: &'t str) -> std::result::Result<Cow<'t, str>, TextError> {
+        Ok(match self {
+            Self::SpacePrefix => format!(" {text}").into(),
+            // No character below the first combining one is composed or composes.
+            Self::Composed if text.chars().any(|c| c >= '\u{300}') => {
+                let mut composed = NormalizedString::from(text);
+                composed.nfc();
+                composed.get().to_owned().into()
+            }
+            Self::Rules(rules) => rules.apply(text)?.into(),
+            Self::None | Self::Composed => text.into(),
+        })
+    }
 }
 
 impl Pipeline {
-    /// Joins the parts; a model with "▁" for spaces comes with `detokenizer.escape_spaces`.
-    pub fn new(model: GgufModel, splitter: Option<Splitter>, detokenizer: Detokenizer) -> Self {
-        let space_prefix = detokenizer.space_prefix;
+    /// Joins the parts.
+    pub fn new(
+        preparation: Preparation,
+        normalization: Option<Normalization>,
+        words: Option<Words>,
+        model: GgufModel,
+        detokenizer: Detokenizer,
+    ) -> Self {
         let parts = TokenizerBuilder::new()
-            .with_normalizer(detokenizer.escape_spaces.then_some(VisibleSpaces))
-            .with_pre_tokenizer(splitter)
+            .with_normalizer(normalization)
+            .with_pre_tokenizer(words)
             .with_model(model)
             .with_decoder(Some(detokenizer))
             .build();
-        Self { parts: parts.expect("there is a model"), space_prefix }
+        Self { preparation, parts: parts.expect("there is a model") }
     }
 
     /// Appends the ids of a text between special tokens.
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> std::result::Result<(), TextError> {
+        let text = &*self.preparation.apply(text)?;
         let mut start = 0;
         for end in self.cuts(text).into_iter().chain([text.len()]) {
-            let mut part = Cow::from(&text[start..end]);
-            if start == 0 && self.space_prefix {
-                part.to_mut().insert(0, ' ');
-            }
-            let encoding = self.parts.encode_fast(part, false).map_err(|error| {
+            let encoding = self.parts.encode_fast(&text[start..end], false).map_err(|error| {
                 *error.downcast::<TextError>().expect("only parts of this room can fail")
             })?;
             ids.extend_from_slice(encoding.get_ids());
@@ -83,6 +119,24 @@ impl Pipeline {
         self.parts.get_decoder().expect("there is a decoder")
     }
 
+    /// Its algorithm in words.
+    pub fn algorithm(&self) -> &'static str {
+        match &self.parts.get_model().algorithm {
+            Algorithm::Spm(_) => "SentencePiece BPE",
+            Algorithm::Bpe(bpe) if bpe.pre().byte_level => "byte-level BPE",
+            Algorithm::Bpe(_) => "BPE over UTF-8",
+            Algorithm::WordPiece(_) => "WordPiece",
+            Algorithm::Unigram(_) => "Unigram",
+            Algorithm::Rwkv(_) => "RWKV World",
+            Algorithm::Plamo(_) => "PLaMo 2",
+        }
+    }
+
+    /// Whether it cuts words by a pre-tokenizer of the table.
+    pub fn splits(&self) -> bool {
+        matches!(self.parts.get_pre_tokenizer(), Some(Words::Split(_)))
+    }
+
     /// Whether BOS is added whatever the file says.
     pub fn is_gemma4(&self) -> bool {
         matches!(&self.parts.get_model().algorithm, Algorithm::Bpe(bpe) if bpe.pre().gemma4)
@@ -94,26 +148,62 @@ impl Pipeline {
             return Vec::new();
         }
         let mut cuts = match (self.parts.get_pre_tokenizer(), &self.parts.get_model().algorithm) {
-            (Some(splitter), _) => splitter.cuts(text, PART_BYTES),
+            (Some(Words::Split(splitter)), _) => splitter.cuts(text, PART_BYTES),
             (None, Algorithm::Spm(spm)) => spm.cuts(text, PART_BYTES),
-            (None, Algorithm::Bpe(_)) => Vec::new(),
+            (Some(Words::Bert), _) => behind_spaces(text, PART_BYTES),
+            (None, _) => Vec::new(),
         };
         cuts.retain(|&cut| cut < text.len());
         cuts
     }
 }
 
-/// Normalizer: a space becomes U+2581.
-#[derive(Clone, Debug)]
-pub(super) struct VisibleSpaces;
+/// Cuts behind spaces, at least `size` apart.
+fn behind_spaces(text: &str, size: usize) -> Vec<usize> {
+    let next = |from: usize| {
+        let from = text.floor_char_boundary(from.saturating_add(size));
+        text[from..].find(' ').map(|at| from + at + 1)
+    };
+    std::iter::successors(next(0), |&cut| next(cut)).collect()
+}
 
-impl Normalizer for VisibleSpaces {
+/// What happens to a text before it is cut into words.
+#[derive(Clone, Debug)]
+pub(super) enum Normalization {
+    /// A space becomes U+2581.
+    VisibleSpaces,
+    /// BERT's cleaning.
+    Bert(BertNormalizer),
+}
+
+impl Normalizer for Normalization {
     fn normalize(&self, text: &mut NormalizedString) -> Result<()> {
-        text.replace(' ', VISIBLE_SPACE)
+        match self {
+            Self::VisibleSpaces => text.replace(' ', VISIBLE_SPACE),
+            Self::Bert(normalizer) => normalizer.normalize(text),
+        }
     }
 }
 
-/// The merge algorithm of a file over its vocabulary.
+/// How a text is cut into words.
+#[derive(Clone, Debug)]
+pub(super) enum Words {
+    /// By the file's pre-tokenizer.
+    Split(Splitter),
+    /// At white space and around punctuation.
+    Bert,
+}
+
+impl PreTokenizer for Words {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> Result<()> {
+        match self {
+            Self::Split(splitter) => splitter.pre_tokenize(text),
+            Self::Bert => BertPreTokenizer.pre_tokenize(text),
+        }
+    }
+}
+
+/// The algorithm of a file over its vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct GgufModel {
     pub vocab: Arc<Vocab>,
@@ -125,14 +215,23 @@ pub(super) struct GgufModel {
 pub(super) enum Algorithm {
     Spm(Spm),
     Bpe(Bpe),
+    WordPiece(WordPiece),
+    Unigram(Unigram),
+    Rwkv(Rwkv),
+    Plamo(Plamo),
 }
 
 impl GgufModel {
     fn tokenize_with(&self, scratch: &mut Scratch, text: &str) -> Result<Vec<Token>> {
-        match &self.algorithm {
-            Algorithm::Spm(spm) => Ok(spm.tokenize(&self.vocab, scratch, text)?),
-            Algorithm::Bpe(bpe) => Ok(bpe.tokenize(&self.vocab, scratch, text)),
-        }
+        let vocab = &self.vocab;
+        Ok(match &self.algorithm {
+            Algorithm::Spm(spm) => spm.tokenize(vocab, scratch, text)?,
+            Algorithm::Bpe(bpe) => bpe.tokenize(vocab, scratch, text),
+            Algorithm::WordPiece(pieces) => pieces.tokenize(vocab, &mut scratch.spelled, text),
+            Algorithm::Unigram(unigram) => unigram.tokenize(vocab, text),
+            Algorithm::Rwkv(rwkv) => rwkv.tokenize(vocab, text)?,
+            Algorithm::Plamo(plamo) => plamo.tokenize(vocab, text),
+        })
     }
 }
 
@@ -190,10 +289,25 @@ impl Model for GgufModel {
 #[derive(Clone, Debug)]
 pub(super) struct Detokenizer {
     pub vocab: Arc<Vocab>,
-    /// "▁" stands for a space.
-    pub escape_spaces: bool,
+    /// How tokens of plain text are spelled.
+    pub spelling: Spelling,
     /// Encoding put a space in front, which is taken away again.
     pub space_prefix: bool,
+}
+
+/// How a vocabulary writes the bytes of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// As they are.
+    Plain,
+    /// "▁" stands for a space.
+    VisibleSpaces,
+    /// The same, and a space before punctuation is not the text's.
+    Words,
+    /// In GPT-2's alphabet.
+    ByteLevel,
+    /// With Python's escapes.
+    Escaped,
 }
 
 impl Decoder for Detokenizer {
@@ -225,10 +339,12 @@ impl Detokenizer {
         if kind & (attr::CONTROL | attr::UNKNOWN | attr::USER) != 0 {
             spelled.as_bytes().to_vec()
         } else if kind & attr::NORMAL != 0 {
-            if self.escape_spaces {
-                spelled.replace(VISIBLE_SPACE, " ").into_bytes()
-            } else {
-                byte_level::decode(spelled)
+            match self.spelling {
+                Spelling::Plain => spelled.as_bytes().to_vec(),
+                Spelling::VisibleSpaces => spelled.replace(VISIBLE_SPACE, " ").into_bytes(),
+                Spelling::Words => cleanup(&spelled.replace(VISIBLE_SPACE, " ")).into_bytes(),
+                Spelling::ByteLevel => byte_level::decode(spelled),
+                Spelling::Escaped => rwkv::unescape(spelled),
             }
         } else if kind & attr::BYTE != 0 {
             byte_of(spelled).map_or_else(|| spelled.as_bytes().to_vec(), |byte| vec![byte])

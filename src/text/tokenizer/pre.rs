@@ -27,6 +27,8 @@ pub(super) struct Pre {
     pub add_bos: bool,
     /// Tokens spell bytes in GPT-2's alphabet; otherwise a space is "▁" and the rest is UTF-8.
     pub byte_level: bool,
+    /// The models were trained on text in Unicode's normal form C.
+    pub nfc: bool,
     /// A word of newlines that is a token stays whole, and BOS is added whatever the file says.
     pub gemma4: bool,
 }
@@ -129,6 +131,7 @@ const PLAIN: Pre = Pre {
     ignore_merges: false,
     add_bos: false,
     byte_level: true,
+    nfc: false,
     gemma4: false,
 };
 
@@ -164,12 +167,11 @@ pub(super) const PRES: &[Pre] = &[
     Pre { names: &["dbrx", "smaug-bpe", "chatglm-bpe"], steps: &[LLAMA3_WORDS], ..PLAIN },
     Pre { names: &["glm4", "glm5"], steps: &[LLAMA3_WORDS], ignore_merges: true, ..PLAIN },
     Pre { names: &["jais-2"], steps: &[Step::WordsInPowers(llama3!(r"\p{N}{1,3}"))], ..PLAIN },
+    Pre { names: &["qwen2", "f2llmv2"], steps: &[QWEN2_WORDS], nfc: true, ..PLAIN },
     Pre {
         names: &[
-            "qwen2",
             "deepseek-r1-qwen",
             "kormo",
-            "f2llmv2",
             "megrez",
             "stablelm2",
             "hunyuan",
@@ -235,12 +237,9 @@ pub(super) const PRES: &[Pre] = &[
             "jina-v2-de",
             "a.x-4.0",
             "mellum",
-            "modern-bert",
             "jina-v1-en",
             "jina-v2-code",
             "roberta-bpe",
-            "mpt",
-            "olmo",
             "jais",
             "exaone4",
             "trillion",
@@ -249,17 +248,10 @@ pub(super) const PRES: &[Pre] = &[
         steps: &[GPT2_WORDS],
         ..PLAIN
     },
+    Pre { names: &["mpt", "olmo", "modern-bert"], steps: &[GPT2_WORDS], nfc: true, ..PLAIN },
+    Pre { names: &["command-r"], steps: &[DIGIT, GPT2_WORDS], nfc: true, ..PLAIN },
     Pre {
-        names: &[
-            "starcoder",
-            "refact",
-            "command-r",
-            "smollm",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
+        names: &["starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
         steps: &[DIGIT, GPT2_WORDS],
         ..PLAIN
     },

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use gguf_rs_lite::{Array, GgufFile, Value};
 use tokenizers::Token;
 
+use super::prefixes::TOKEN_BYTES_MAX;
 use super::table::{StrTable, TableError};
 use crate::text::TextError;
 
@@ -105,20 +106,23 @@ impl Vocab {
         std::array::from_fn(|byte| self.find(&format!("<0x{byte:02X}>")))
     }
 
-    fn read_special(&mut self, file: &GgufFile, DefaultIds(defaults): &DefaultIds) -> Roles {
-        let mut id = |key: &str, default: Option<u32>| {
-            let Some(value) = file.get(key) else {
-                return default.filter(|&id| (id as usize) < self.tokens.len());
-            };
-            let id = value.as_u64().filter(|&id| id < self.tokens.len() as u64);
-            if id.is_none() {
-                self.warnings.push(format!("`{key}` is no id of the vocabulary and is ignored"));
-            }
-            id.map(|id| id as u32)
+    /// The id that a key names; without the key the default, if that is in the vocabulary.
+    pub fn read_id(&mut self, file: &GgufFile, key: &str, default: Option<u32>) -> Option<u32> {
+        let Some(value) = file.get(key) else {
+            return default.filter(|&id| (id as usize) < self.tokens.len());
         };
-        self.special.bos = id("tokenizer.ggml.bos_token_id", defaults[0]);
-        self.special.eos = id("tokenizer.ggml.eos_token_id", defaults[1]);
-        self.special.unknown = id("tokenizer.ggml.unknown_token_id", defaults[2]);
+        let id = value.as_u64().filter(|&id| id < self.tokens.len() as u64);
+        if id.is_none() {
+            self.warnings.push(format!("`{key}` is no id of the vocabulary and is ignored"));
+        }
+        id.map(|id| id as u32)
+    }
+
+    fn read_special(&mut self, file: &GgufFile, DefaultIds(defaults): &DefaultIds) -> Roles {
+        self.special.bos = self.read_id(file, "tokenizer.ggml.bos_token_id", defaults[0]);
+        self.special.eos = self.read_id(file, "tokenizer.ggml.eos_token_id", defaults[1]);
+        self.special.unknown = self.read_id(file, "tokenizer.ggml.unknown_token_id", defaults[2]);
+        let mut id = |key: &str, default| self.read_id(file, key, default);
         Roles {
             end_of_turn: id("tokenizer.ggml.eot_token_id", None),
             end_of_message: id("tokenizer.ggml.eom_token_id", None),
@@ -378,4 +382,10 @@ pub(super) fn bad_strings(key: &'static str) -> TextError {
 /// The error for a table beyond 32-bit positions.
 pub(super) fn too_large(key: &'static str) -> TextError {
     TextError::BadKey { key, need: "less than 4 GiB of text".to_owned() }
+}
+
+/// The error for a token that no search would want to walk through.
+pub(super) fn token_too_long() -> TextError {
+    let need = format!("texts of at most {TOKEN_BYTES_MAX} bytes");
+    TextError::BadKey { key: TOKENS, need }
 }

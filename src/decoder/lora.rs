@@ -1,0 +1,187 @@
+//! LoRA adapters as operations of a program: before a product `W x` come `t = A x` and `B t`, which
+//! is added to the product before its activation.
+//!
+//! The matrices of all adapters, and of all products that share an input, are one pair: `A` has
+//! their rows one behind the other, `B` is zero where a rank is another product's. All in f32, so
+//! weights keep their types and results their bits for any batch. Cost: two more phases per
+//! adapted product, and a buffer as wide as its output. Experts cannot be adapted yet. The factor
+//! that a tensor may have beside it (`.scale`) is its weight's, not the adapter's.
+
+use crate::backend::program::{Buf, Epilogue, Linear, Norm, Op, Output, Part, Program, Rows};
+use crate::model::{Adapter, LowRank, ModelError};
+use crate::tensor::Weight;
+use gguf_rs_lite::GgmlType;
+use std::collections::HashSet;
+use std::sync::Arc;
+use teff_kernels::KernelTable;
+
+/// Which adapter does not fit, and why.
+pub type AdaptError = (usize, ModelError);
+
+/// Adds the adapters to the products of a program.
+///
+/// # Errors
+/// The number of an adapter that has wrong shapes, or tensors for what is no product here.
+pub fn adapt(
+    program: &mut Program,
+    adapters: &[Adapter],
+    kernels: &KernelTable,
+) -> Result<(), AdaptError> {
+    if adapters.is_empty() {
+        return Ok(());
+    }
+    let ops = std::mem::take(&mut program.ops);
+    let mut adapting =
+        Adapting { program, adapters, kernels, adapted: HashSet::new(), buffers: Vec::new() };
+    for op in ops {
+        match op {
+            Op::Embed { table, scale, positions, out } => {
+                let delta = adapting.embedding(&table, scale, out)?;
+                adapting.program.ops.push(Op::Embed { table, scale, positions, out });
+                adapting.program.ops.extend(delta.into_iter().flatten());
+            }
+            Op::Linear(mut linear) => {
+                if let Some((delta, addend)) = adapting.linear(&linear)? {
+                    linear.addend = Some(addend);
+                    adapting.program.ops.extend(delta);
+                }
+                adapting.program.ops.push(Op::Linear(linear));
+            }
+            other => adapting.program.ops.push(other),
+        }
+    }
+    let adapted = adapting.adapted;
+    for (number, adapter) in adapters.iter().enumerate() {
+        if let Some(target) = adapter.targets().find(|target| !adapted.contains(*target)) {
+            return Err((number, ModelError::NotAdaptable(target.into())));
+        }
+    }
+    Ok(())
+}
+
+struct Adapting<'a> {
+    program: &'a mut Program,
+    adapters: &'a [Adapter],
+    kernels: &'a KernelTable,
+    /// Names of tensors that were found.
+    adapted: HashSet<String>,
+    /// Buffers by use and width: all products share them.
+    buffers: Vec<(Use, usize, Buf)>,
+}
+
+/// What a buffer holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// `A x`.
+    Ranks,
+    /// `B A x`.
+    Addend,
+}
+
+const EMBEDDING: &str = "token_embd.weight";
+
+impl Adapting<'_> {
+    /// What adds to the embedding.
+    fn embedding(
+        &mut self,
+        table: &Weight,
+        scale: f32,
+        out: Buf,
+    ) -> Result<Option<[Op; 2]>, AdaptError> {
+        let pairs = self.low_rank(table)?;
+        let rank: usize = pairs.iter().map(|pair| pair.rank).sum();
+        if rank == 0 {
+            return Ok(None);
+        }
+        // The tables and matrices of several adapters side by side.
+        let [a, b] = [table.rows, table.cols].map(|rows| vec![0.0; rows * rank]);
+        let (mut a, mut b, mut first) = (a, b, 0);
+        for pair in &pairs {
+            copy_columns(&pair.a, pair.rank, &mut a, rank, first);
+            copy_columns(&pair.b, pair.rank, &mut b, rank, first);
+            first += pair.rank;
+        }
+        let ranks = self.buffer(Use::Ranks, rank);
+        let (name, rows) = (&table.name, table.rows);
+        let b = weight(format!("{name}.lora_b"), &b, table.cols, rank);
+        let table = weight(format!("{name}.lora_a"), &a, rows, rank);
+        Ok(Some([
+            Op::Embed { table, scale, positions: None, out: ranks },
+            product(ranks, None, b, Output::Add(out, 1.0), Rows::All),
+        ]))
+    }
+
+    /// What adds to the products of an operation, and the buffer that holds it.
+    fn linear(&mut self, linear: &Linear) -> Result<Option<([Op; 2], Buf)>, AdaptError> {
+        let (mut pairs, mut rows) = (Vec::new(), 0);
+        for part in &linear.parts {
+            // The embedding's adapter is for the embedding alone, even where that is the head too.
+            if part.weight.name != EMBEDDING {
+                let of_part = self.low_rank(&part.weight)?;
+                pairs.extend(of_part.into_iter().map(|pair| (rows, pair)));
+            }
+            rows += part.weight.rows;
+        }
+        let rank: usize = pairs.iter().map(|(_, pair)| pair.rank).sum();
+        if rank == 0 {
+            return Ok(None);
+        }
+        let (mut a, mut b, mut first) = (Vec::new(), vec![0.0; rows * rank], 0);
+        for (row, pair) in &pairs {
+            a.extend_from_slice(&pair.a);
+            copy_columns(&pair.b, pair.rank, &mut b[row * rank..], rank, first);
+            first += pair.rank;
+        }
+        let name = &linear.parts[0].weight.name;
+        let a = weight(format!("{name}.lora_a"), &a, rank, a.len() / rank);
+        let b = weight(format!("{name}.lora_b"), &b, rows, rank);
+        let (ranks, addend) = (self.buffer(Use::Ranks, rank), self.buffer(Use::Addend, rows));
+        let Linear { input, norm, rows, .. } = linear;
+        let delta = [
+            product(*input, norm.clone(), a, Output::Store(ranks), *rows),
+            product(ranks, None, b, Output::Store(addend), *rows),
+        ];
+        Ok(Some((delta, addend)))
+    }
+
+    fn buffer(&mut self, used_for: Use, width: usize) -> Buf {
+        let known = self.buffers.iter().find(|(u, w, _)| (*u, *w) == (used_for, width));
+        if let Some(&(.., buf)) = known {
+            return buf;
+        }
+        let buf = self.program.buffer(width);
+        self.buffers.push((used_for, width, buf));
+        buf
+    }
+
+    /// The matrices of all adapters for a weight.
+    fn low_rank(&mut self, weight: &Weight) -> Result<Vec<LowRank>, AdaptError> {
+        let mut pairs = Vec::new();
+        for (number, adapter) in self.adapters.iter().enumerate() {
+            let shape = [weight.rows, weight.cols];
+            let pair = adapter.low_rank(&weight.name, shape, self.kernels);
+            if let Some(pair) = pair.map_err(|error| (number, error))? {
+                self.adapted.insert(weight.name.clone());
+                pairs.push(pair);
+            }
+        }
+        Ok(pairs)
+    }
+}
+
+/// Copies a matrix of `n` columns to the columns from `first` of one of `cols`.
+fn copy_columns(from: &[f32], n: usize, to: &mut [f32], cols: usize, first: usize) {
+    for (from, to) in from.chunks_exact(n).zip(to.chunks_exact_mut(cols)) {
+        to[first..first + n].copy_from_slice(from);
+    }
+}
+
+fn weight(name: String, values: &[f32], rows: usize, cols: usize) -> Weight {
+    let bytes: Arc<[u8]> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    Weight::owned(&name, GgmlType::F32, [1, rows, cols], bytes)
+}
+
+fn product(input: Buf, norm: Option<Norm>, weight: Weight, out: Output, rows: Rows) -> Op {
+    let parts = vec![Part { weight, scale: 1.0, bias: None }];
+    Op::Linear(Linear { input, norm, parts, addend: None, epilogue: Epilogue::None, out, rows })
+}
