@@ -1,12 +1,15 @@
 //! The one transformer: a model's description and weights lowered to a program, and the steps that
 //! run it over sequences in the paged KV cache.
 
+mod ffn;
 mod lower;
+mod mixer;
 
 use crate::backend::cpu::pool::Leader;
 use crate::backend::cpu::{CpuBackend, StepInput};
 use crate::backend::pages::KvType;
 use crate::backend::program::Program;
+use crate::backend::recurrent::States;
 use crate::kv::{KvError, PagePool, SeqId};
 use crate::model::{ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
@@ -127,9 +130,10 @@ impl Decoder {
         if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
             return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
         }
-        let program = lower::lower(file, spec, kernels)?;
+        let program = lower::lower(file, spec, kernels, options.n_ctx)?;
         let kv =
-            PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max);
+            PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max)
+                .with_states(program.states.clone());
         let bytes_per_token = program.bytes_per_token();
         if bytes_per_token > TOKEN_BYTES_MAX {
             return Err(ModelError::TooWide { bytes_per_token });
@@ -203,11 +207,14 @@ impl Decoder {
         self.gather(runs)?;
         let tables = runs.iter().filter_map(|run| self.kv.table(run.sequence));
         let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
+        let states = runs.iter().filter_map(|run| self.kv.states(run.sequence));
+        let states: Vec<&States> = states.collect();
         let input = StepInput {
             tokens: &self.tokens,
             positions: &self.positions,
             sequence: &self.sequence,
             tables: &tables,
+            states: &states,
             outputs: &self.outputs,
         };
         let n = self.outputs.len() * self.n_vocab;

@@ -2,8 +2,10 @@
 //! belong to it. Pure data; nothing here computes.
 
 pub mod arch;
+mod build;
 mod error;
 mod hparams;
+mod rope;
 mod spec;
 mod weights;
 

@@ -14,6 +14,9 @@ use teff_kernels::{KernelTable, Level};
 
 /// Two F32 computations in another order differ only by rounding.
 const NMSE_MAX: f64 = 1e-6;
+/// But the reference looks GELU up in a table of halves, and this model divides it by factors as
+/// small as 1e-4. With such a table the difference is 2e-11.
+const NMSE_MAX_OF: &[(&str, f64)] = &[("mpt-dense", 2e-6)];
 
 fn model(gguf: Vec<u8>) -> Model {
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
@@ -71,10 +74,14 @@ fn check_fixture(name: &str) -> Result<(), String> {
     let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load(name);
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
     let model = Model::from_file(file, Path::new(name)).map_err(|error| error.to_string())?;
+    // The reference was run with a context beyond the trained one, for which LongRoPE differs.
+    let n_ctx = Some(model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train));
+    let options = |threads, batch| EngineOptions { n_ctx, ..options(threads, batch) };
     Engine::new(&model, &options(1, 1)).map_err(|error| error.to_string())?;
     let first = logits(&model, &tokens, &options(1, 1));
     let error = nmse_max(&first, &truth, n_vocab);
-    if error.is_nan() || error > NMSE_MAX {
+    let max = NMSE_MAX_OF.iter().find(|(of, _)| *of == name).map_or(NMSE_MAX, |&(_, max)| max);
+    if error.is_nan() || error > max {
         return Err(format!("{name}: NMSE {error:.2e}"));
     }
     for (threads, batch) in [(1, 7), (2, 1), (2, 48), (4, 7), (3, 48), (1, 5)] {
@@ -248,6 +255,57 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
             assert!(again == bits(&alone[47 * n_vocab..]), "{name}");
             decoder.kv_mut().remove(a);
             decoder.kv_mut().remove(fork);
+            decoder.kv_mut().remove(b);
+            assert_eq!(decoder.kv().kv_bytes(), 0);
+        });
+    }
+}
+
+/// Recurrent states cannot be cut: a sequence goes back to where a copy of them was kept, which is
+/// the end of each step of several tokens, or it says that it cannot.
+#[test]
+fn recurrent_states_are_forked_and_cut_where_they_are_known() {
+    for name in ["mamba-dense", "falcon-h1-dense", "lfm2-dense", "qwen3next-moe", "kimi-linear-moe"]
+    {
+        let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let alone = logits(&model, &tokens, &options(2, 48));
+        let row = |n: usize| bits(&alone[(n - 1) * n_vocab..n * n_vocab]);
+        let mut other = tokens.clone();
+        other.reverse();
+        let other_alone = logits(&model, &other, &options(2, 48));
+        let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
+        engine.lead(|decoder, leader| {
+            let step = |decoder: &mut Decoder, sequence, tokens: &[u32]| {
+                let run = Run { sequence, tokens, logits: Logits::Last };
+                bits(decoder.step(leader, &[run]).unwrap())
+            };
+            let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
+            let runs = [
+                Run { sequence: a, tokens: &tokens[..20], logits: Logits::Last },
+                Run { sequence: b, tokens: &other[..20], logits: Logits::Last },
+            ];
+            let rows = bits(decoder.step(leader, &runs).unwrap());
+            let other_row = bits(&other_alone[19 * n_vocab..20 * n_vocab]);
+            assert!(rows == [row(20), other_row].concat(), "{name}: two sequences");
+            for n in 21..=25 {
+                assert!(step(decoder, a, &tokens[n - 1..n]) == row(n), "{name}: token {n}");
+            }
+            let known = decoder.kv().kv_bytes();
+            assert!(decoder.kv_mut().fork(a, 23).is_none() && !decoder.kv_mut().truncate(a, 23));
+            assert_eq!((decoder.kv().len(a), decoder.kv().kv_bytes()), (25, known));
+            // At its end, at the end of the prompt, and from nothing.
+            for n in [25, 20, 0] {
+                let fork = decoder.kv_mut().fork(a, n).unwrap();
+                assert!(step(decoder, fork, &tokens[n..]) == row(48), "{name}: a fork at {n}");
+                decoder.kv_mut().remove(fork);
+            }
+            assert!(step(decoder, a, &tokens[25..30]) == row(30), "{name}: untouched by forks");
+            for n in [20, 0] {
+                assert!(decoder.kv_mut().truncate(a, n));
+                assert!(step(decoder, a, &tokens[n..]) == row(48), "{name}: cut at {n}");
+            }
+            decoder.kv_mut().remove(a);
             decoder.kv_mut().remove(b);
             assert_eq!(decoder.kv().kv_bytes(), 0);
         });

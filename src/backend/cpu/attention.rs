@@ -314,7 +314,7 @@ impl Context<'_> {
             let table = self.backend.ropes[rope.0].read_row(phase, token);
             let (cos, sin) = table.split_at(table.len() / 2);
             for head in row[..q_len + k_len].chunks_exact_mut(shape.k_dim) {
-                (self.ops.rope)(head, cos, sin, pairing);
+                (self.ops.rope)(&mut head[op.rope_from..], cos, sin, pairing);
             }
         }
         if op.norm_after_rope {
