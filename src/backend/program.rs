@@ -182,6 +182,15 @@ pub enum Op {
         /// Which tokens.
         rows: Rows,
     },
+    /// `out += input`.
+    Add {
+        /// Source.
+        input: Buf,
+        /// Destination.
+        out: Buf,
+        /// Which tokens.
+        rows: Rows,
+    },
     /// A mixture of experts, added to the residual stream.
     Moe(Box<Moe>),
 }
@@ -225,15 +234,15 @@ pub struct Part {
 }
 
 /// What happens to the products before they are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
     /// Nothing.
     None,
     /// `f(y)`.
     Act(Activation),
     /// The parts are a gate and an up projection of equal shape, or one part has the rows of both:
-    /// `f(gate) * up`.
-    Glu(Activation),
+    /// `f(gate) * up`, both bounded before if there are bounds.
+    Glu(Activation, Option<GluClamp>),
 }
 
 /// Where a [`Linear`] puts its result.
@@ -319,7 +328,7 @@ impl Piece {
 /// to the cache of `layer`.
 #[derive(Debug)]
 pub struct RopeKv {
-    /// Buffer of width `(n_heads + n_kv_heads) * k_dim + n_kv_heads * v_dim`.
+    /// Buffer of width `(n_heads + n_kv_heads) * k_dim + n_kv_heads * v_dim`, or of queries.
     pub qkv: Buf,
     /// Query heads.
     pub n_heads: usize,
@@ -333,6 +342,11 @@ pub struct RopeKv {
     pub k_norm: Option<HeadNorm>,
     /// Whether the norms come after the rotation.
     pub norm_after_rope: bool,
+    /// Norm of the values.
+    pub v_norm: Option<HeadNorm>,
+    /// Whether the layer stores keys and values; otherwise the buffer has queries alone, for those
+    /// that an earlier layer stored.
+    pub stores: bool,
     /// Rotation, if the layer has one.
     pub rope: Option<(RopeId, RopePairing)>,
     /// First dimension of a head that is rotated.
@@ -411,8 +425,10 @@ pub struct Moe {
     pub act: Activation,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
-    /// Residual stream.
+    /// Destination.
     pub out: Buf,
+    /// Whether what it holds is added to; otherwise it is overwritten.
+    pub adds: bool,
     /// Factor of the sum's second term.
     pub scale: f32,
     /// Which tokens.
@@ -456,6 +472,15 @@ pub struct GluClamp {
     pub limit: f32,
     /// Added to the up projection.
     pub up_plus: f32,
+}
+
+impl GluClamp {
+    /// Bounds `gate` and `up`.
+    pub fn apply(self, gate: &mut [f32], up: &mut [f32]) {
+        let GluClamp { limit, up_plus } = self;
+        gate.iter_mut().for_each(|x| *x = x.min(limit));
+        up.iter_mut().for_each(|x| *x = x.clamp(-limit, limit) + up_plus);
+    }
 }
 
 /// A stack of matrices, one per expert, each with a factor and biases.

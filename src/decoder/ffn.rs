@@ -2,8 +2,7 @@
 
 use super::lower::{Lowering, Place};
 use crate::backend::program::{
-    Buf, Epilogue, ExpertGroups, ExpertPart, Gating, GluClamp, Linear, Moe, Norm, Op, Output, Part,
-    Router,
+    Buf, Epilogue, ExpertGroups, ExpertPart, Gating, GluClamp, Moe, Norm, Op, Part, Router,
 };
 use crate::model::{
     DenseGate, DenseSpec, ExpertGating, Ffn, ModelError, MoeSpec, TensorUse, Weigh,
@@ -18,7 +17,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let norm = self.layer_norm(at, at.layer.norms.before_ffn)?;
-        let post_norm = self.layer_norm(at, at.layer.norms.after_ffn)?;
+        let post_norm = self.post_norm(at, at.layer.norms.after_ffn)?;
         match &at.layer.ffn {
             Ffn::None => Ok(()),
             Ffn::Dense(dense) => {
@@ -49,7 +48,7 @@ impl Lowering<'_> {
         }
         let epilogue = match gate {
             DenseGate::None => Epilogue::Act(act),
-            DenseGate::Own | DenseGate::InUp => Epilogue::Glu(act),
+            DenseGate::Own | DenseGate::InUp => Epilogue::Glu(act, glu_clamp(spec.clamp)),
         };
         let hidden = self.buffer("hidden", n_ff);
         self.read_stream(norm, parts, epilogue, hidden, at.rows);
@@ -78,12 +77,13 @@ impl Lowering<'_> {
         let is_fused = self.binder.has(&at.name("ffn_gate_up_exps.weight"));
         let mut part =
             |name, rows, cols| self.expert_part(&at.name(name), [n_experts, rows, cols], scales);
-        let (gate, up) = match is_fused {
-            true => (None, part("ffn_gate_up_exps", 2 * n_ff, n_embd)?),
-            false => {
-                let gate = part("ffn_gate_exps", n_ff, n_embd)?;
-                (Some(gate), part("ffn_up_exps", n_ff, n_embd)?)
-            }
+        let gate = match spec.gated && !is_fused {
+            true => Some(part("ffn_gate_exps", n_ff, n_embd)?),
+            false => None,
+        };
+        let up = match is_fused {
+            true => part("ffn_gate_up_exps", 2 * n_ff, n_embd)?,
+            false => part("ffn_up_exps", n_ff, n_embd)?,
         };
         let down = part("ffn_down_exps", n_embd, n_ff)?;
         let mut choice_bias = None;
@@ -93,10 +93,10 @@ impl Lowering<'_> {
         let shared = match spec.shared {
             None => None,
             Some(shared) => {
-                let gate = DenseGate::Own;
+                let gate = if spec.gated { DenseGate::Own } else { DenseGate::None };
                 let (n_ff, biases) = (shared.n_ff, TensorUse::Apply);
-                let dense = DenseSpec { n_ff, act, gate, scales, biases };
-                let (hidden, down) = self.dense(at, &dense, "_shexp", norm.clone())?;
+                let dense = DenseSpec { n_ff, act, gate, clamp: spec.clamp, scales, biases };
+                let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
                 if shared.gated {
                     let part = self.part(&at.name("ffn_gate_inp_shexp"), 1, n_embd)?;
                     let gate = self.buffer("expert gate", 1);
@@ -127,8 +127,9 @@ impl Lowering<'_> {
             up,
             down,
             act,
-            clamp: spec.clamp.map(|c| GluClamp { limit: c.limit, up_plus: c.up_plus }),
+            clamp: glu_clamp(spec.clamp),
             out: self.x,
+            adds: true,
             scale: at.layer.residual_scale * spec.out_scale,
             rows: at.rows,
         };
@@ -141,17 +142,18 @@ impl Lowering<'_> {
             }
             (Some((hidden, down)), Some(post_norm)) => {
                 let out = self.beside();
-                let (parts, epilogue) = (vec![down], Epilogue::None);
-                let (input, norm, rows) = (hidden, None, at.rows);
-                let store = Output::Store(out);
-                let linear = Linear { input, norm, parts, epilogue, out: store, rows };
-                self.program.ops.push(Op::Linear(linear));
-                self.program.ops.push(Op::Moe(Box::new(Moe { out, scale: 1.0, ..moe })));
+                let bias = down.bias.map(|b| b.into_iter().map(|b| b * spec.out_scale).collect());
+                let down = Part { scale: down.scale * spec.out_scale, bias, ..down };
+                self.store_product(hidden, None, down, out, at.rows);
+                let moe = Moe { out, scale: spec.out_scale, ..moe };
+                self.program.ops.push(Op::Moe(Box::new(moe)));
                 self.add_norm(at, Some(post_norm));
             }
-            (None, Some(_)) => {
-                let problem = "is not 0: no description has experts with this norm alone";
-                return Err(ModelError::bad_key("expert_count", problem));
+            (None, Some(post_norm)) => {
+                let out = self.beside();
+                let moe = Moe { out, adds: false, scale: spec.out_scale, ..moe };
+                self.program.ops.push(Op::Moe(Box::new(moe)));
+                self.add_norm(at, Some(post_norm));
             }
         }
         Ok(())
@@ -177,4 +179,8 @@ impl Lowering<'_> {
         let scales = own.filter(|_| scales == TensorUse::Apply);
         Ok(ExpertPart { weight, biases, scales })
     }
+}
+
+fn glu_clamp(clamp: Option<crate::model::GluClamp>) -> Option<GluClamp> {
+    clamp.map(|clamp| GluClamp { limit: clamp.limit, up_plus: clamp.up_plus })
 }

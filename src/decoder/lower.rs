@@ -2,15 +2,16 @@
 //! The fusions are chosen here, once.
 
 use crate::backend::program::{
-    Buf, Epilogue, Linear, Norm, NormKind, Op, Output, Part, Program, Rows,
+    Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program, Rows,
 };
 use crate::model::{
-    Binder, DenseSpec, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula, Residual, RouterInput,
-    TensorUse,
+    Binder, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula, Residual,
+    RouterInput, TensorUse,
 };
 use gguf_rs_lite::GgufFile;
+use std::f32::consts::FRAC_1_SQRT_2;
 use std::sync::Arc;
-use teff_kernels::KernelTable;
+use teff_kernels::{Activation, KernelTable};
 
 /// The program of a model for sequences of at most `n_ctx` tokens.
 pub fn lower(
@@ -24,11 +25,16 @@ pub fn lower(
         program: Program::default(),
         spec,
         n_ctx,
+        kv_layers: Vec::new(),
         x: Buf(0),
         y: Buf(0),
         buffers: Vec::new(),
     };
     lowering.model()?;
+    let n_layers = spec.layers.len();
+    for layer in n_layers..n_layers + spec.n_draft_layers {
+        lowering.binder.ignore_layer(layer);
+    }
     spec.unused.iter().for_each(|prefix| lowering.binder.ignore_layers(prefix));
     lowering.binder.finish()?;
     Ok(lowering.program)
@@ -40,6 +46,8 @@ pub(super) struct Lowering<'a> {
     pub spec: &'a ModelSpec,
     /// Tokens that a sequence may have.
     pub n_ctx: usize,
+    /// Index into [`Program::kv`] of what each layer so far reads.
+    pub kv_layers: Vec<usize>,
     /// The residual stream.
     pub x: Buf,
     /// Output of a part that is normalized before it is added to the stream.
@@ -69,10 +77,21 @@ impl Lowering<'_> {
             positions,
             out: self.x,
         });
-        if self.spec.embed_norm {
-            let norm = self.norm("token_embd_norm", n_embd)?;
+        let embed_norm = match self.spec.embed_norm {
+            EmbedNorm::None => None,
+            EmbedNorm::Weighted => Some(self.norm("token_embd_norm", n_embd)?),
+            EmbedNorm::Bare => {
+                let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+                Some(Norm { kind, eps, weight: None, bias: None })
+            }
+        };
+        if let Some(norm) = embed_norm {
             self.program.ops.push(Op::Normalize { buf: self.x, norm });
         }
+        let layer_embed = match self.spec.layer_embed {
+            Some(len) => Some((self.layer_embeddings(len, n_vocab)?, len)),
+            None => None,
+        };
         let divides = |layer: &LayerSpec| layer.mixer.rope().is_some_and(|rope| rope.freq_factors);
         if !self.spec.layers.iter().any(divides) {
             self.binder.ignore("rope_freqs.weight");
@@ -97,11 +116,20 @@ impl Lowering<'_> {
                 self.ffn(at, scores)?;
             }
             for (buf, output) in mixed {
-                let after_mixer = self.layer_norm(at, layer.norms.after_mixer)?;
+                let after_mixer = self.post_norm(at, layer.norms.after_mixer)?;
                 self.add_product(at, buf, output, 1.0, after_mixer);
             }
             if layer.residual == Residual::Sequential {
                 self.ffn(at, scores)?;
+            }
+            if let Some((embeddings, len)) = layer_embed {
+                self.add_layer_embedding(at, embeddings, len)?;
+            }
+            const SCALE: &str = "layer_output_scale.weight";
+            if layer.output_scale && self.binder.has(&at.name(SCALE)) {
+                let scale = self.binder.vector(&at.name(SCALE), 1)?[0];
+                let factors = vec![scale; n_embd];
+                self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
             }
         }
         let norm = self.norm(self.spec.head.norm, n_embd)?;
@@ -117,6 +145,51 @@ impl Lowering<'_> {
             out: Output::Logits { scale: self.spec.head.scale, softcap: self.spec.head.softcap },
             rows: Rows::Outputs,
         }));
+        Ok(())
+    }
+
+    /// An embedding of `len` elements of the token for each layer, with a projection of the common
+    /// one added: `(norm(W x / sqrt(n_embd)) + sqrt(len) e) / sqrt(2)`.
+    fn layer_embeddings(&mut self, len: usize, n_vocab: usize) -> Result<Buf, ModelError> {
+        let (n_embd, n_layers) = (self.spec.n_embd, self.spec.layers.len());
+        let width = n_layers * len;
+        let table = self.binder.matrix("per_layer_token_embd.weight", n_vocab, width)?;
+        let out = self.program.buffer(width);
+        let scale = (len as f32).sqrt() * FRAC_1_SQRT_2;
+        self.program.ops.push(Op::Embed { table, scale, positions: None, out });
+        let part = self.part("per_layer_model_proj", width, n_embd)?;
+        let part = Part { scale: part.scale / (n_embd as f32).sqrt(), ..part };
+        let projected = self.program.buffer(width);
+        self.read_stream(None, vec![part], Epilogue::None, projected, Rows::All);
+        let mut norm = self.norm("per_layer_proj_norm", len)?;
+        norm.weight.iter_mut().flatten().for_each(|weight| *weight *= FRAC_1_SQRT_2);
+        let normed = self.program.buffer(width);
+        let heads = Piece::heads(projected, 0, len, len, n_layers);
+        let pieces = vec![Piece { norm: Some(norm), ..heads }];
+        let rows = Rows::All;
+        self.program.ops.push(Op::Gather(Gather { pieces, out: normed, rows }));
+        self.program.ops.push(Op::Add { input: normed, out, rows });
+        Ok(out)
+    }
+
+    /// `x += norm(W (gelu(G x) * e))` with the layer's own embedding `e`.
+    fn add_layer_embedding(
+        &mut self,
+        at: Place<'_>,
+        embeddings: Buf,
+        len: usize,
+    ) -> Result<(), ModelError> {
+        let n_embd = self.spec.n_embd;
+        let own = self.buffer("layer's embedding", len);
+        let pieces = vec![Piece::heads(embeddings, at.index * len, 0, len, 1)];
+        self.program.ops.push(Op::Gather(Gather { pieces, out: own, rows: at.rows }));
+        let gate = self.buffer("gate of the layer's embedding", len);
+        let part = self.part(&at.name("inp_gate"), len, n_embd)?;
+        self.read_stream(None, vec![part], Epilogue::Act(Activation::Gelu), gate, at.rows);
+        self.program.ops.push(Op::Gate { gate: own, buf: gate, rows: at.rows });
+        let norm = self.layer_norm(at, Some("post_norm"))?;
+        let part = self.part(&at.name("proj"), n_embd, len)?;
+        self.add_product(at, gate, part, 1.0, norm);
         Ok(())
     }
 
@@ -157,6 +230,16 @@ impl Lowering<'_> {
         name: Option<&'static str>,
     ) -> Result<Option<Norm>, ModelError> {
         name.map(|name| self.norm(&at.name(name), self.spec.n_embd)).transpose()
+    }
+
+    /// As [`Lowering::layer_norm`], of what a part of the layer gives.
+    pub fn post_norm(
+        &mut self,
+        at: Place<'_>,
+        name: Option<&'static str>,
+    ) -> Result<Option<Norm>, ModelError> {
+        let norm = self.layer_norm(at, name)?;
+        Ok(norm.map(|norm| Norm { eps: self.spec.post_norm_eps, ..norm }))
     }
 
     /// The matrix `name.weight`, with `name.scale` and `name.bias` if there are any.

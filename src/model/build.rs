@@ -52,6 +52,7 @@ impl ModelSpec {
                     n_ff,
                     act,
                     gate: DenseGate::Own,
+                    clamp: None,
                     scales: TensorUse::Apply,
                     biases: TensorUse::Apply,
                 }),
@@ -60,6 +61,7 @@ impl ModelSpec {
                     n_experts,
                     n_used,
                     act,
+                    gated: true,
                     clamp: None,
                     router: RouterInput::Experts,
                     gating: ExpertGating::Softmax,
@@ -79,11 +81,15 @@ impl ModelSpec {
                 v_dim,
                 rope: Some(rope.clone()),
                 qk_norm: QkNorm::None,
+                v_norm: false,
+                kv: KvSource::Own,
                 qkv_scales: TensorUse::Apply,
+                qkv_biases: TensorUse::Apply,
                 clamp: None,
                 alibi: None,
                 sinks: false,
                 gate: AttentionGate::None,
+                gate_act: Activation::Sigmoid,
                 window: None,
                 scale,
                 softcap: None,
@@ -95,6 +101,7 @@ impl ModelSpec {
                 norms: NormPlacement::PRE,
                 residual: Residual::Sequential,
                 residual_scale: 1.0,
+                output_scale: false,
             });
         }
         Ok(ModelSpec {
@@ -103,10 +110,13 @@ impl ModelSpec {
             n_ctx_max: None,
             embed_scale: 1.0,
             learned_positions: false,
-            embed_norm: false,
+            layer_embed: None,
+            embed_norm: EmbedNorm::None,
             norm,
             norm_eps,
+            post_norm_eps: norm_eps,
             layers,
+            n_draft_layers: h.n_draft_layers,
             unused: &[],
             head: HeadSpec { norm: "output_norm", scale: 1.0, softcap: None },
         })
@@ -249,7 +259,7 @@ impl ModelSpec {
     /// their lengths from those of latent vectors.
     pub fn latent(mut self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         let rank = h.length("attention.kv_lora_rank")?;
-        let q_rank = h.optional_length("attention.q_lora_rank")?;
+        let q_rank = h.u64("attention.q_lora_rank")?.filter(|&n| n > 0).map(|n| n as usize);
         let own = [
             h.optional_length("attention.key_length_mla")?,
             h.optional_length("attention.value_length_mla")?,
@@ -334,9 +344,10 @@ impl ModelSpec {
         let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();
         for (i, (layer, n_ff)) in self.layers.iter_mut().zip(n_ff).enumerate() {
             if let (Ffn::Moe(moe), true) = (&layer.ffn, f(i)) {
-                let (act, gate, scales) = (moe.act, DenseGate::Own, moe.scales);
+                let gate = if moe.gated { DenseGate::Own } else { DenseGate::None };
+                let (act, clamp, scales) = (moe.act, moe.clamp, moe.scales);
                 let biases = TensorUse::Apply;
-                layer.ffn = Ffn::Dense(DenseSpec { n_ff, act, gate, scales, biases });
+                layer.ffn = Ffn::Dense(DenseSpec { n_ff, act, gate, clamp, scales, biases });
             }
         }
         Ok(self)
@@ -354,7 +365,7 @@ impl ModelSpec {
         let width = h.optional_length("expert_shared_feed_forward_length")?;
         Ok(self.each_moe(|_, moe| {
             let n_ff = width.or(count.map(|n| n.saturating_mul(moe.n_ff))).filter(|&n| n > 0);
-            moe.shared = n_ff.map(|n_ff| SharedExpert { n_ff, gated: false });
+            moe.shared = n_ff.map(|n_ff| SharedExpert { n_ff, suffix: "_shexp", gated: false });
         }))
     }
 

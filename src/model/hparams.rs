@@ -24,6 +24,8 @@ pub struct Hparams<'a> {
     hidden: RefCell<HashSet<String>>,
     /// Number of layers.
     pub n_layers: usize,
+    /// Layers behind them that predict further tokens (multi-token prediction, arXiv:2404.19737).
+    pub n_draft_layers: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
     /// Context in tokens that the model was trained for.
@@ -36,8 +38,17 @@ impl<'a> Hparams<'a> {
         const KEY: &str = "general.architecture";
         let arch = file.get(KEY).ok_or_else(|| ModelError::MissingKey(KEY.into()))?;
         let arch = arch.as_str().ok_or_else(|| ModelError::bad_key(KEY, "is not a string"))?;
-        let (asked, hidden) = (RefCell::default(), RefCell::default());
-        let mut h = Hparams { file, arch, asked, hidden, n_layers: 0, n_embd: 0, n_ctx_train: 0 };
+        let (asked, hidden) = Default::default();
+        let mut h = Hparams {
+            file,
+            arch,
+            asked,
+            hidden,
+            n_layers: 0,
+            n_draft_layers: 0,
+            n_embd: 0,
+            n_ctx_train: 0,
+        };
         h.n_layers = h.length("block_count")?;
         if h.n_layers > LAYERS_MAX {
             return Err(ModelError::bad_key(
@@ -45,6 +56,11 @@ impl<'a> Hparams<'a> {
                 format!("is {}, more than {LAYERS_MAX}", h.n_layers),
             ));
         }
+        h.n_draft_layers = h.u64("nextn_predict_layers")?.unwrap_or(0) as usize;
+        if h.n_draft_layers >= h.n_layers {
+            return Err(h.bad("nextn_predict_layers", "leaves no layer"));
+        }
+        h.n_layers -= h.n_draft_layers;
         h.n_embd = h.length("embedding_length")?;
         h.n_ctx_train = h.u64("context_length")?.unwrap_or(2048).min(u64::from(u32::MAX)) as usize;
         Ok(h)
@@ -133,6 +149,11 @@ impl<'a> Hparams<'a> {
     /// Whether the file has a tensor of this name.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.file.tensor(name).is_some()
+    }
+
+    /// Rows of a matrix of this name, if the file has it.
+    pub fn tensor_rows(&self, name: &str) -> Option<u64> {
+        self.file.tensor(name).and_then(|info| info.dims.get(1).copied())
     }
 
     /// Reads the sections of multi-dimensional rotation: text has the same position in all, so they

@@ -18,19 +18,36 @@ pub struct ModelSpec {
     pub embed_scale: f32,
     /// Whether a matrix `position_embd` of [`ModelSpec::n_ctx_train`] rows is added to them.
     pub learned_positions: bool,
-    /// Whether they are normalized by `token_embd_norm`.
-    pub embed_norm: bool,
+    /// Whether they are normalized.
+    pub embed_norm: EmbedNorm,
+    /// Elements of an embedding of its own that each layer adds at its end, by way of a gate.
+    pub layer_embed: Option<usize>,
     /// Formula of the norms of the residual stream.
     pub norm: NormFormula,
     /// Added to the mean square or the variance in every norm.
     pub norm_eps: f32,
+    /// But this in the norms of what mixers and feed-forward parts give.
+    pub post_norm_eps: f32,
     /// From the first to the last.
     pub layers: Vec<LayerSpec>,
+    /// Layers behind them in the file, for drafts of further tokens: not computed.
+    pub n_draft_layers: usize,
     /// Beginnings of names of tensors in layers that take no part in what this describes, such as
     /// those of an indexer that would choose everything.
     pub unused: &'static [&'static str],
     /// From the residual stream to logits.
     pub head: HeadSpec,
+}
+
+/// Norm of the embeddings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbedNorm {
+    /// None.
+    None,
+    /// `token_embd_norm`.
+    Weighted,
+    /// An RMS norm without weights.
+    Bare,
 }
 
 /// Formula of the norms, which have a bias if the file has one.
@@ -57,6 +74,8 @@ pub struct LayerSpec {
     pub residual: Residual,
     /// Factor of what is added to the stream.
     pub residual_scale: f32,
+    /// Whether the stream is multiplied by `layer_output_scale` in the end, if the file has it.
+    pub output_scale: bool,
 }
 
 /// What the feed-forward part reads.
@@ -102,8 +121,14 @@ pub struct AttentionSpec {
     pub rope: Option<RopeSpec>,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// Whether each head's value has an RMS norm without weights.
+    pub v_norm: bool,
+    /// Where keys and values come from.
+    pub kv: KvSource,
     /// Whether the tensors `attn_{q,k,v,qkv}.scale` apply, if there are any.
     pub qkv_scales: TensorUse,
+    /// Whether the tensors `attn_{q,k,v,qkv}.bias` apply, if there are any.
+    pub qkv_biases: TensorUse,
     /// Queries, keys and values are clamped to `-clamp..=clamp`.
     pub clamp: Option<f32>,
     /// Scores fall with distance, by slopes of which this is the largest exponent of 1/2 (ALiBi,
@@ -111,9 +136,11 @@ pub struct AttentionSpec {
     pub alibi: Option<f32>,
     /// Whether each head has a score without a value, `attn_sinks` (arXiv:2309.17453).
     pub sinks: bool,
-    /// Whether the result is multiplied by the sigmoid of `attn_gate`, of a factor per head or per
+    /// Whether the result is multiplied by a function of `attn_gate`, of a factor per head or per
     /// element.
     pub gate: AttentionGate,
+    /// Applied to the gate.
+    pub gate_act: Activation,
     /// A token sees itself and the `window - 1` tokens before it; `None`: all.
     pub window: Option<usize>,
     /// Factor of the scores.
@@ -238,6 +265,17 @@ pub enum LatentCache {
     Heads,
 }
 
+/// Where keys and values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvSource {
+    /// Projections of their own.
+    Own,
+    /// One projection for both.
+    KeysOnly,
+    /// An earlier layer, which stored them.
+    Layer(usize),
+}
+
 /// Norms of queries and keys, of the formula of the stream's norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
@@ -338,6 +376,8 @@ pub struct DenseSpec {
     pub act: Activation,
     /// Where the gate is.
     pub gate: DenseGate,
+    /// Bounds of gate and up projection.
+    pub clamp: Option<GluClamp>,
     /// Whether the tensors `ffn_*.scale` apply, if there are any.
     pub scales: TensorUse,
     /// Whether the tensors `ffn_*.bias` apply, if there are any.
@@ -376,6 +416,8 @@ pub struct MoeSpec {
     pub n_used: usize,
     /// Of the gate.
     pub act: Activation,
+    /// Whether they have gates, the shared one too: otherwise `down(act(up(x)))`.
+    pub gated: bool,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
     /// What the router reads.
@@ -437,11 +479,13 @@ pub struct GluClamp {
     pub up_plus: f32,
 }
 
-/// An expert that every token has, in `ffn_*_shexp`.
+/// An expert that every token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedExpert {
     /// Hidden width.
     pub n_ff: usize,
+    /// End of the names of its tensors, such as `_shexp`.
+    pub suffix: &'static str,
     /// Whether its output is multiplied by the sigmoid of `ffn_gate_inp_shexp`.
     pub gated: bool,
 }

@@ -54,6 +54,13 @@ impl<'a> Binder<'a> {
         }
     }
 
+    /// Claims all tensors of a layer.
+    pub fn ignore_layer(&mut self, layer: usize) {
+        let prefix = format!("blk.{layer}.");
+        let of_layer = self.file.tensors().iter().filter(|info| info.name.starts_with(&prefix));
+        self.claimed.extend(of_layer.map(|info| &info.name[..]));
+    }
+
     fn claim(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
         let info =
             self.file.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;

@@ -209,7 +209,7 @@ impl Context<'_> {
     pub(super) fn linear(&self, op: &Linear, scratch: &mut WorkerScratch) {
         let set = self.set(op.rows);
         let n_rows = match op.epilogue {
-            Epilogue::Glu(_) => op.parts.iter().map(|p| p.weight.rows).sum::<usize>() / 2,
+            Epilogue::Glu(..) => op.parts.iter().map(|p| p.weight.rows).sum::<usize>() / 2,
             Epilogue::None | Epilogue::Act(_) => op.parts.iter().map(|p| p.weight.rows).sum(),
         };
         let buffer = &self.backend.buffers[op.input.0];
@@ -217,7 +217,7 @@ impl Context<'_> {
         let weights = op.parts.iter().map(|part| &part.weight);
         self.products(source, weights, n_rows, scratch, |operands, ticket, kernels, y| {
             match op.epilogue {
-                Epilogue::Glu(act) => {
+                Epilogue::Glu(act, clamp) => {
                     let rows = ticket.items();
                     let n = rows.len() * set.len();
                     let (gate, rest) = at_least(y, 3 * n).split_at_mut(n);
@@ -228,6 +228,9 @@ impl Context<'_> {
                         parts => (&parts[1], rows.clone()),
                     };
                     self.product(part, up_rows, operands, kernels, up);
+                    if let Some(clamp) = clamp {
+                        clamp.apply(gate, up);
+                    }
                     (self.ops.glu)(act, gate, up, out);
                     self.store(op.out, set, ticket, rows, out);
                 }

@@ -346,6 +346,12 @@ impl Context<'_> {
             }
             Op::Conv(op) => self.conv(op, scratch),
             Op::Scan(op) => self.scan(op, scratch),
+            Op::Add { input, out, rows } => {
+                let input = &self.backend.buffers[input.0];
+                self.change(*out, *rows, |phase, token, row| {
+                    (self.ops.add)(row, input.read_row(phase, token));
+                });
+            }
             Op::Moe(op) => self.moe(op, scratch),
         }
     }

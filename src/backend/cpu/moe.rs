@@ -6,9 +6,7 @@
 use super::matmul::Source;
 use super::pool::Shared;
 use super::{Context, TokenSet, WorkerScratch, at_least};
-use crate::backend::program::{
-    ExpertGroups, ExpertPart, Gating, GluClamp, Moe, Op, Program, Router,
-};
+use crate::backend::program::{ExpertGroups, ExpertPart, Gating, Moe, Op, Program, Router};
 use std::ops::Range;
 use teff_kernels::{Activation, FloatOps};
 
@@ -222,9 +220,8 @@ impl Context<'_> {
                     false => rows.clone(),
                 };
                 product(&op.up, up_rows, y_up);
-                if let Some(GluClamp { limit, up_plus }) = op.clamp {
-                    y_gate.iter_mut().for_each(|x| *x = x.min(limit));
-                    y_up.iter_mut().for_each(|x| *x = x.clamp(-limit, limit) + up_plus);
+                if let Some(clamp) = op.clamp {
+                    clamp.apply(y_gate, y_up);
                 }
                 if gate_part.is_some() {
                     (self.ops.glu)(op.act, y_gate, y_up, out);
@@ -278,6 +275,9 @@ impl Context<'_> {
                     continue;
                 }
                 let out = out.write_cells(&mut ticket, out.width());
+                if !op.adds {
+                    out.fill(0.0);
+                }
                 let weights = &buffers.weights.read_row(phase, token)[..op.n_used];
                 for (rank, weight) in weights.iter().enumerate() {
                     let y = &buffers.y.read_row(phase, token * op.n_used + rank)[..out.len()];

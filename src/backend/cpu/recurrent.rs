@@ -12,8 +12,6 @@ use teff_kernels::{Activation, FloatOps};
 
 /// Channels of a ticket: enough of a row to fill cache lines.
 const CHANNELS: usize = 64;
-/// From here on softplus is the identity, as in ggml.
-const SOFTPLUS_MAX: f32 = 20.0;
 
 /// Memory of one worker.
 #[derive(Default)]
@@ -23,10 +21,6 @@ pub(super) struct Scratch {
     /// What a token and a head share.
     shared: Vec<f32>,
     gate: Vec<f32>,
-}
-
-fn softplus(x: f32) -> f32 {
-    if x > SOFTPLUS_MAX { x } else { x.exp().ln_1p() }
 }
 
 impl Context<'_> {
@@ -125,6 +119,8 @@ impl Context<'_> {
                                         self.columns(phase, token, (bc.0, first), state_dim)
                                     });
                                     let dt = self.columns(phase, token, (dt.0, dt.1 + head), 1)[0];
+                                    let mut dt = [dt + dt_bias[head]];
+                                    (self.ops.act)(Activation::Softplus, &mut dt);
                                     let x = self.columns(
                                         phase,
                                         token,
@@ -133,7 +129,7 @@ impl Context<'_> {
                                     );
                                     let n_a = a.len() / n_heads;
                                     let head = StateSpace {
-                                        dt: softplus(dt + dt_bias[head]),
+                                        dt: dt[0],
                                         a: &a[head * n_a..][..n_a],
                                         b,
                                         c,
@@ -267,8 +263,10 @@ impl Delta<'_> {
         }
         (ops.scale)(q, 1.0 / length);
         for ((decay, alpha), bias) in decay.iter_mut().zip(self.alpha).zip(self.alpha_bias) {
-            *decay = self.a * softplus(alpha + bias);
+            *decay = alpha + bias;
         }
+        (ops.act)(Activation::Softplus, decay);
+        (ops.scale)(decay, self.a);
         (ops.exp_sum)(decay, 0.0);
         for ((v, state), y) in self.v.iter().zip(state.chunks_exact_mut(n)).zip(y) {
             match &*decay {

@@ -6,9 +6,8 @@ use crate::backend::program::{
 };
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{
-    AttentionGate, AttentionSpec, ModelError, QkNorm, RopeScaling, RopeSpec, TensorUse,
+    AttentionGate, AttentionSpec, KvSource, ModelError, QkNorm, RopeScaling, RopeSpec, TensorUse,
 };
-use teff_kernels::Activation;
 
 impl Lowering<'_> {
     /// Up to what the output matrix, which comes second, is applied to.
@@ -19,20 +18,30 @@ impl Lowering<'_> {
     ) -> Result<(Buf, Part), ModelError> {
         let &AttentionSpec { n_heads, n_kv_heads, k_dim, v_dim, .. } = spec;
         let n_embd = self.spec.n_embd;
-        let (q, k, v) = (n_heads * k_dim, n_kv_heads * k_dim, n_kv_heads * v_dim);
+        let stores = !matches!(spec.kv, KvSource::Layer(_));
+        let stored = if stores { n_kv_heads } else { 0 };
+        let (q, k, v) = (n_heads * k_dim, stored * k_dim, stored * v_dim);
         let in_query = spec.gate == AttentionGate::InQuery;
         let q_rows = if in_query { 2 * q } else { q };
         let mut parts = if self.binder.has(&at.name("attn_qkv.weight")) {
             vec![self.part(&at.name("attn_qkv"), q_rows + k + v, n_embd)?]
         } else {
-            vec![
-                self.part(&at.name("attn_q"), q_rows, n_embd)?,
-                self.part(&at.name("attn_k"), k, n_embd)?,
-                self.part(&at.name("attn_v"), v, n_embd)?,
-            ]
+            let mut parts = vec![self.part(&at.name("attn_q"), q_rows, n_embd)?];
+            let names: &[&str] = match spec.kv {
+                KvSource::Own => &["attn_k", "attn_v"],
+                KvSource::KeysOnly => &["attn_k", "attn_k"],
+                KvSource::Layer(_) => &[],
+            };
+            for (name, rows) in names.iter().zip([k, v]) {
+                parts.push(self.part(&at.name(name), rows, n_embd)?);
+            }
+            parts
         };
         if spec.qkv_scales == TensorUse::Ignore {
             parts.iter_mut().for_each(|part| part.scale = 1.0);
+        }
+        if spec.qkv_biases == TensorUse::Ignore {
+            parts.iter_mut().for_each(|part| part.bias = None);
         }
         let qkv = self.buffer("qkv", q + k + v);
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
@@ -44,14 +53,28 @@ impl Lowering<'_> {
             let pieces = vec![queries, rest];
             self.program.ops.push(Op::Gather(Gather { pieces, out: qkv, rows: Rows::All }));
         }
-        self.program.kv.push(KvShape { n_kv_heads, k_dim, v_dim, window: spec.window });
-        let kv_layer = self.program.kv.len() - 1;
+        let kv_layer = match spec.kv {
+            KvSource::Layer(layer) => self.kv_layers[layer],
+            KvSource::Own | KvSource::KeysOnly => {
+                self.program.kv.push(KvShape { n_kv_heads, k_dim, v_dim, window: spec.window });
+                self.program.kv.len() - 1
+            }
+        };
+        self.kv_layers.resize(at.index, usize::MAX);
+        self.kv_layers.push(kv_layer);
         let rope = match &spec.rope {
             Some(rope) => Some((self.rope(rope)?, rope.pairing)),
             None => None,
         };
         let q_norm = self.head_norm(&at.name("attn_q_norm"), spec.qk_norm, n_heads, k_dim)?;
-        let k_norm = self.head_norm(&at.name("attn_k_norm"), spec.qk_norm, n_kv_heads, k_dim)?;
+        let k_norm = match stores {
+            true => self.head_norm(&at.name("attn_k_norm"), spec.qk_norm, n_kv_heads, k_dim)?,
+            false => None,
+        };
+        let v_norm = spec.v_norm.then(|| {
+            let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+            HeadNorm { norm: Norm { kind, eps, weight: None, bias: None }, dim: v_dim }
+        });
         self.program.ops.push(Op::RopeKv(RopeKv {
             qkv,
             n_heads,
@@ -63,6 +86,8 @@ impl Lowering<'_> {
                 spec.qk_norm,
                 QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope
             ),
+            v_norm,
+            stores,
             rope,
             rope_from: 0,
         }));
@@ -89,7 +114,7 @@ impl Lowering<'_> {
             AttentionGate::InQuery => {
                 let gate = self.buffer("attention gate", q);
                 let piece = Piece {
-                    act: Some(Activation::Sigmoid),
+                    act: Some(spec.gate_act),
                     ..Piece::heads(products, k_dim, 2 * k_dim, k_dim, n_heads)
                 };
                 let (pieces, rows) = (vec![piece], at.rows);
@@ -102,7 +127,7 @@ impl Lowering<'_> {
             // The reference implementation loads and ignores its scale.
             let part = Part { scale: 1.0, ..self.part(&at.name("attn_gate"), width, n_embd)? };
             let gate = self.buffer("attention gate", width);
-            self.read_stream(norm, vec![part], Epilogue::Act(Activation::Sigmoid), gate, at.rows);
+            self.read_stream(norm, vec![part], Epilogue::Act(spec.gate_act), gate, at.rows);
             self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
         }
         let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;

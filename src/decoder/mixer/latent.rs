@@ -93,6 +93,8 @@ impl Lowering<'_> {
             q_norm: None,
             k_norm: None,
             norm_after_rope: false,
+            v_norm: None,
+            stores: true,
             rope,
             rope_from: content,
         }));

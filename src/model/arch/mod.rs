@@ -26,6 +26,7 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4moe;
 mod glm_dsa;
@@ -35,6 +36,7 @@ mod gptneox;
 mod granite;
 mod granite_swa;
 mod granitehybrid;
+mod grok;
 mod hunyuan;
 mod hy_v3;
 mod internlm2;
@@ -42,6 +44,7 @@ mod jais;
 mod jais2;
 mod jamba;
 mod kimi_linear;
+mod laguna;
 mod lfm2;
 mod llama;
 mod llama4;
@@ -49,12 +52,15 @@ mod maincoder;
 mod mamba;
 mod maple;
 mod mellum;
+mod mimo2;
 mod minicpm;
 mod minicpm3;
 mod minimax_m2;
+mod minimax_m3;
 mod mistral3;
 mod mistral4;
 mod mpt;
+mod muse_glimmer;
 mod nanbeige;
 mod nemotron;
 mod nemotron_h;
@@ -70,9 +76,11 @@ mod phi3;
 mod phimoe;
 mod plamo;
 mod plamo3;
+mod plm;
 mod pockettts;
 mod qwen2;
 mod qwen2moe;
+mod qwen2vl;
 mod qwen3;
 mod qwen3moe;
 mod qwen3next;
@@ -110,6 +118,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("deepseek32", deepseek32::spec),
     ("dots1", dots1::spec),
     ("ernie4_5", ernie4_5::spec),
+    ("ernie4_5-moe", ernie4_5::moe),
     ("exaone", exaone::spec),
     ("exaone-moe", exaone_moe::spec),
     ("exaone4", exaone4::spec),
@@ -118,6 +127,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma4", gemma4::spec),
     ("glm-dsa", glm_dsa::spec),
     ("glm4", glm4::spec),
     ("glm4moe", glm4moe::spec),
@@ -128,6 +138,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("granite_swa", granite_swa::spec),
     ("granitehybrid", granitehybrid::spec),
     ("granitemoe", granite::spec),
+    ("grok", grok::spec),
     ("hunyuan-dense", hunyuan::spec),
     ("hunyuan-moe", hunyuan::spec),
     ("hunyuan_vl", hunyuan::spec),
@@ -137,6 +148,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("jais2", jais2::spec),
     ("jamba", jamba::spec),
     ("kimi-linear", kimi_linear::spec),
+    ("laguna", laguna::spec),
     ("lfm2", lfm2::spec),
     ("lfm2moe", lfm2::moe),
     ("llama", llama::spec),
@@ -146,12 +158,15 @@ const ARCHS: &[(&str, Describe)] = &[
     ("mamba2", mamba::spec2),
     ("maple", maple::spec),
     ("mellum", mellum::spec),
+    ("mimo2", mimo2::spec),
     ("minicpm", minicpm::spec),
     ("minicpm3", minicpm3::spec),
     ("minimax-m2", minimax_m2::spec),
+    ("minimax-m3", minimax_m3::spec),
     ("mistral3", mistral3::spec),
     ("mistral4", mistral4::spec),
     ("mpt", mpt::spec),
+    ("muse-glimmer", muse_glimmer::spec),
     ("nanbeige", nanbeige::spec),
     ("nemotron", nemotron::spec),
     ("nemotron_h", nemotron_h::spec),
@@ -168,9 +183,11 @@ const ARCHS: &[(&str, Describe)] = &[
     ("phimoe", phimoe::spec),
     ("plamo", plamo::spec),
     ("plamo3", plamo3::spec),
+    ("plm", plm::spec),
     ("pockettts", pockettts::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
+    ("qwen2vl", qwen2vl::spec),
     ("qwen3", qwen3::spec),
     ("qwen35", qwen3next::spec35),
     ("qwen35moe", qwen3next::spec35),

@@ -1,27 +1,30 @@
-//! Nemotron-H and Nemotron Nano 2 (arXiv:2504.03624): each layer is a state space, attention
-//! without rotation, or a feed-forward part. Experts are not known yet.
+//! Nemotron-H, Nemotron Nano 2 and 3 (arXiv:2504.03624, arXiv:2512.20848): each layer is a state
+//! space, attention without rotation, or a feed-forward part, dense or of experts.
 
 use crate::model::{
-    Activation, DenseGate, Ffn, Hparams, Mixer, ModelError, ModelSpec, StateSpaceSpec,
+    Activation, DenseGate, ExpertGating, Ffn, Hparams, Mixer, ModelError, ModelSpec, StateSpaceSpec,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     h.hide("attention.recurrent_layers");
-    // Both are written; the norms are RMS norms.
-    if h.f32("attention.layer_norm_rms_epsilon")?.is_none() {
-        return Err(h.bad("attention.layer_norm_rms_epsilon", "is missing"));
+    if h.f32("attention.layer_norm_rms_epsilon")?.is_some() {
+        // Of the layers that draft further tokens.
+        h.hide("attention.layer_norm_epsilon");
     }
-    h.hide("attention.layer_norm_epsilon");
-    if h.u64("expert_count")?.unwrap_or(0) > 0 {
-        return Err(h.bad("expert_count", "is not 0, not supported yet"));
-    }
-    let spec = ModelSpec::llama_like(h)?.dense(Activation::ReluSqr, DenseGate::None);
-    let mut spec = spec.no_rope(|_, _| true);
-    for layer in &mut spec.layers {
+    let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();
+    let spec = ModelSpec::llama_like(h)?.no_rope(|_, _| true);
+    let spec = spec.act(Activation::ReluSqr).each_moe(|_, moe| moe.gated = false);
+    let spec = spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?;
+    let is_dense = |i: usize| !h.has_tensor(&format!("blk.{i}.ffn_gate_inp.weight"));
+    let mut spec = spec.dense_where(h, is_dense)?.dense(Activation::ReluSqr, DenseGate::None);
+    for (layer, n_ff) in spec.layers.iter_mut().zip(n_ff) {
         layer.norms.before_ffn = Some("attn_norm");
-        if layer.ffn != Ffn::None {
+        if n_ff > 0 {
             layer.mixer = Mixer::None;
-        } else if layer.mixer == Mixer::None {
+            continue;
+        }
+        layer.ffn = Ffn::None;
+        if layer.mixer == Mixer::None {
             layer.mixer = Mixer::StateSpace(StateSpaceSpec::two(h)?);
         }
     }

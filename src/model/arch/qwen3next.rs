@@ -36,6 +36,7 @@ fn deltas(h: &Hparams<'_>, delta: DeltaSpec) -> Result<ModelSpec, ModelError> {
         }
     }
     Ok(spec.each_moe(|_, moe| {
-        moe.shared = Some(SharedExpert { n_ff: width.unwrap_or(moe.n_ff), gated: true });
+        moe.shared =
+            Some(SharedExpert { n_ff: width.unwrap_or(moe.n_ff), suffix: "_shexp", gated: true });
     }))
 }
