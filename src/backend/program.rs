@@ -146,6 +146,15 @@ pub enum Op {
         /// Which tokens.
         rows: Rows,
     },
+    /// `buf = f(buf)`.
+    Xielu {
+        /// Source and destination.
+        buf: Buf,
+        /// The function.
+        f: Xielu,
+        /// Which tokens.
+        rows: Rows,
+    },
     /// `buf[i] *= gate[i / n]`, where the buffer is `n` times as wide as the gate.
     Gate {
         /// Factors.
@@ -193,6 +202,32 @@ pub enum Op {
     },
     /// A mixture of experts, added to the residual stream.
     Moe(Box<Moe>),
+}
+
+/// `alpha_p x^2 + beta x` for positive `x`, otherwise `alpha_n (exp(min(x, eps)) - 1 - x) + beta x`
+/// (arXiv:2411.13010).
+#[derive(Clone, Copy, Debug)]
+pub struct Xielu {
+    /// Of negative numbers.
+    pub alpha_n: f32,
+    /// Of positive numbers.
+    pub alpha_p: f32,
+    /// Of the linear part.
+    pub beta: f32,
+    /// Largest exponent.
+    pub eps: f32,
+}
+
+impl Xielu {
+    /// Its value at `x`.
+    pub fn at(self, x: f32) -> f32 {
+        let curve = if x > 0.0 {
+            self.alpha_p * x * x
+        } else {
+            (x.min(self.eps).exp_m1() - x) * self.alpha_n
+        };
+        curve + self.beta * x
+    }
 }
 
 /// Which tokens an operation computes.

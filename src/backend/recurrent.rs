@@ -48,7 +48,7 @@ impl States {
 }
 
 /// A causal convolution of each channel with itself:
-/// `out[c] = act(bias[c] + sum over j of weight[c][j] * x[c] at the token (taps - 1 - j) before)`,
+/// `out[c] = act(bias[c] + sum over j of weight[j][c] * x[c] at the token (taps - 1 - j) before)`,
 /// where `x` may be the product of two columns and `out` be multiplied with a third.
 #[derive(Debug)]
 pub struct Conv {
@@ -58,7 +58,7 @@ pub struct Conv {
     pub from: usize,
     /// First columns of the factors of `x` and of `out`.
     pub factors: Option<(usize, usize)>,
-    /// `[channels][taps]`.
+    /// `[taps][channels]`.
     pub weight: Vec<f32>,
     /// Tokens that take part in an output.
     pub taps: usize,

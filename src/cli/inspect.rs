@@ -172,7 +172,7 @@ fn layer_in_words(layer: &LayerSpec) -> String {
     let ffn = match &layer.ffn {
         Ffn::None => "no feed-forward part".to_string(),
         Ffn::Dense(dense) => format!("{:?}-gated feed-forward of {}", dense.act, dense.n_ff),
-        Ffn::Moe(moe) => format!(
+        Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) => format!(
             "{} of {} experts, {:?}-gated feed-forward of {}",
             moe.n_used, moe.n_experts, moe.act, moe.n_ff
         ),

@@ -21,6 +21,9 @@ const STEP_BYTES_MAX: usize = 1 << 30;
 /// What one token's activations may take: a hundred times what the largest models need.
 const TOKEN_BYTES_MAX: usize = 16 << 20;
 
+/// What the recurrent states of a sequence may take: ten times what the largest models need.
+const STATE_BYTES_MAX: usize = 2 << 30;
+
 /// Sizes that are fixed when a decoder is made.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderOptions {
@@ -131,6 +134,11 @@ impl Decoder {
             return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
         }
         let program = lower::lower(file, spec, kernels, options.n_ctx)?;
+        let state_len = program.states.iter().fold(0_usize, |sum, &len| sum.saturating_add(len));
+        let bytes = state_len.saturating_mul(size_of::<f32>());
+        if bytes > STATE_BYTES_MAX {
+            return Err(ModelError::StateTooLarge { bytes });
+        }
         let kv =
             PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max)
                 .with_states(program.states.clone());

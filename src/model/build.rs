@@ -48,14 +48,7 @@ impl ModelSpec {
             let expert_n_ff = h.optional_length("expert_feed_forward_length")?.unwrap_or(n_ff);
             let ffn = match (n_experts, n_ff.max(expert_n_ff)) {
                 (_, 0) => Ffn::None,
-                (0, _) => Ffn::Dense(DenseSpec {
-                    n_ff,
-                    act,
-                    gate: DenseGate::Own,
-                    clamp: None,
-                    scales: TensorUse::Apply,
-                    biases: TensorUse::Apply,
-                }),
+                (0, _) => Ffn::Dense(DenseSpec::gated(n_ff, act)),
                 _ => Ffn::Moe(MoeSpec {
                     n_ff: expert_n_ff,
                     n_experts,
@@ -194,7 +187,7 @@ impl ModelSpec {
     /// Changes every dense feed-forward part.
     pub fn each_dense(mut self, f: impl Fn(&mut DenseSpec)) -> ModelSpec {
         for layer in &mut self.layers {
-            if let Ffn::Dense(dense) = &mut layer.ffn {
+            if let Ffn::Dense(dense) | Ffn::DenseAndMoe(dense, _) = &mut layer.ffn {
                 f(dense);
             }
         }
@@ -204,7 +197,7 @@ impl ModelSpec {
     /// Changes every mixture of experts.
     pub fn each_moe(mut self, mut f: impl FnMut(usize, &mut MoeSpec)) -> ModelSpec {
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            if let Ffn::Moe(moe) = &mut layer.ffn {
+            if let Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) = &mut layer.ffn {
                 f(i, moe);
             }
         }
@@ -347,7 +340,9 @@ impl ModelSpec {
                 let gate = if moe.gated { DenseGate::Own } else { DenseGate::None };
                 let (act, clamp, scales) = (moe.act, moe.clamp, moe.scales);
                 let biases = TensorUse::Apply;
-                layer.ffn = Ffn::Dense(DenseSpec { n_ff, act, gate, clamp, scales, biases });
+                let xielu = None;
+                let dense = DenseSpec { n_ff, act, gate, clamp, xielu, scales, biases };
+                layer.ffn = Ffn::Dense(dense);
             }
         }
         Ok(self)
@@ -486,6 +481,21 @@ fn expert_groups(
     match fits {
         true => Ok(Some((n_groups, n_groups_used))),
         false => Err(h.bad("expert_group_count", "does not go with the counts of experts")),
+    }
+}
+
+impl DenseSpec {
+    /// A part with a gate.
+    pub fn gated(n_ff: usize, act: Activation) -> DenseSpec {
+        DenseSpec {
+            n_ff,
+            act,
+            gate: DenseGate::Own,
+            clamp: None,
+            xielu: None,
+            scales: TensorUse::Apply,
+            biases: TensorUse::Apply,
+        }
     }
 }
 

@@ -176,6 +176,18 @@ impl<'a> Hparams<'a> {
         numbers.ok_or_else(problem).map(Some)
     }
 
+    /// As [`Hparams::f32s`], of a key that does not begin with the architecture's name.
+    pub fn global_f32s(&self, key: &str) -> Result<Vec<f32>, ModelError> {
+        let value = self.file.get(key).ok_or_else(|| ModelError::MissingKey(key.into()))?;
+        let numbers = match value.as_array() {
+            Some(array) => array.to_f32s().filter(|v| v.len() >= self.n_layers),
+            None => value.as_f32().map(|x| vec![x; self.n_layers]),
+        };
+        let numbers = numbers.filter(|v| v.iter().all(|x| x.is_finite()));
+        let problem = || ModelError::bad_key(key, "is not a number for each layer");
+        numbers.ok_or_else(problem)
+    }
+
     /// A length or 0 for each layer: one number for all, or an array.
     pub fn counts(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };

@@ -365,6 +365,8 @@ pub enum Ffn {
     Dense(DenseSpec),
     /// A few of many such parts, chosen per token.
     Moe(MoeSpec),
+    /// Both, each with norms of its own: `norm_1(dense(x)) + norm_2(moe(pre_norm_2(x)))`.
+    DenseAndMoe(DenseSpec, MoeSpec),
 }
 
 /// A feed-forward part.
@@ -378,10 +380,26 @@ pub struct DenseSpec {
     pub gate: DenseGate,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
+    /// Activation instead of `act`, without a gate.
+    pub xielu: Option<Xielu>,
     /// Whether the tensors `ffn_*.scale` apply, if there are any.
     pub scales: TensorUse,
     /// Whether the tensors `ffn_*.bias` apply, if there are any.
     pub biases: TensorUse,
+}
+
+/// xIELU (arXiv:2411.13010): `alpha_p x^2 + beta x` for positive `x`, otherwise
+/// `alpha_n (exp(min(x, eps)) - 1 - x) + beta x`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xielu {
+    /// Of negative numbers.
+    pub alpha_n: f32,
+    /// Of positive numbers.
+    pub alpha_p: f32,
+    /// Of the linear part.
+    pub beta: f32,
+    /// Largest exponent.
+    pub eps: f32,
 }
 
 /// Where the gate of a feed-forward part is.
@@ -448,6 +466,8 @@ pub enum RouterInput {
     Experts,
     /// The stream as the layer got it.
     Layer,
+    /// The stream in an RMS norm with weights `ffn_gate_inp.scale / sqrt(n_embd)`.
+    OwnNorm,
 }
 
 /// How a router's scores become weights. Tensors `exp_probs_b` bias the choice alone.

@@ -315,6 +315,9 @@ impl Context<'_> {
             Op::Scale { buf, factors, rows } => self.change(*buf, *rows, |_, _, row| {
                 row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
             }),
+            Op::Xielu { buf, f, rows } => self.change(*buf, *rows, |_, _, row| {
+                row.iter_mut().for_each(|x| *x = f.at(*x));
+            }),
             Op::Gate { gate, buf, rows } => {
                 let gate = &self.backend.buffers[gate.0];
                 self.change(*buf, *rows, |phase, token, row| {

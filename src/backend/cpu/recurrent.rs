@@ -53,34 +53,50 @@ impl Context<'_> {
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(n_channels, CHANNELS) {
                 let channels = ticket.items();
+                let width = channels.len();
                 for (sequence, tokens) in self.runs() {
-                    let y = at_least(y, tokens.len() * channels.len());
-                    let window = at_least(window, op.taps);
+                    // `[past + tokens][width]`
+                    let x = at_least(window, (past + tokens.len()) * width);
+                    let (before, now) = x.split_at_mut(past * width);
+                    for (token, x) in tokens.clone().zip(now.chunks_exact_mut(width)) {
+                        let row = input.read_row(phase, token);
+                        x.copy_from_slice(&row[op.from + channels.start..][..width]);
+                        if let Some((first, _)) = op.factors {
+                            let factors = &row[first + channels.start..][..width];
+                            x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+                        }
+                    }
                     let state = self.input.states[sequence].get(op.state);
                     let state = state.write_cells(&mut ticket, past);
-                    for (i, c) in channels.clone().enumerate() {
-                        let weight = &op.weight[c * op.taps..][..op.taps];
-                        let bias = op.bias.as_ref().map_or(0.0, |bias| bias[c]);
-                        let state = &mut state[i * past..][..past];
-                        window[..past].copy_from_slice(state);
-                        for token in tokens.clone() {
-                            let row = input.read_row(phase, token);
-                            let factor = op.factors.map_or(1.0, |(first, _)| row[first + c]);
-                            window[past] = row[op.from + c] * factor;
-                            let products = window.iter().zip(weight).map(|(x, w)| x * w);
-                            let sum: f32 = products.sum();
-                            y[(token - tokens.start) * channels.len() + i] = sum + bias;
-                            window.copy_within(1.., 0);
+                    for (i, state) in state.chunks_exact(past.max(1)).enumerate() {
+                        for (j, state) in state.iter().enumerate() {
+                            before[j * width + i] = *state;
                         }
-                        state.copy_from_slice(&window[..past]);
                     }
-                    for (token, y) in tokens.zip(y.chunks_exact_mut(channels.len())) {
+                    for (i, state) in state.chunks_exact_mut(past.max(1)).enumerate() {
+                        for (j, state) in state.iter_mut().enumerate() {
+                            *state = x[(tokens.len() + j) * width + i];
+                        }
+                    }
+                    let y = at_least(y, width);
+                    for (i, token) in tokens.enumerate() {
+                        y.fill(0.0);
+                        let taps = x[i * width..].chunks_exact(width);
+                        for (x, weight) in taps.zip(op.weight.chunks_exact(n_channels)) {
+                            let products = x.iter().zip(&weight[channels.clone()]);
+                            y.iter_mut()
+                                .zip(products)
+                                .for_each(|(y, (x, weight))| *y += x * weight);
+                        }
+                        if let Some(bias) = &op.bias {
+                            (self.ops.add)(y, &bias[channels.clone()]);
+                        }
                         if let Some(act) = op.act {
                             (self.ops.act)(act, y);
                         }
                         if let Some((_, second)) = op.factors {
                             let row = input.read_row(phase, token);
-                            let factors = &row[second + channels.start..][..channels.len()];
+                            let factors = &row[second + channels.start..][..width];
                             y.iter_mut().zip(factors).for_each(|(y, factor)| *y *= factor);
                         }
                         let out = out.write_columns(&mut ticket, token, channels.clone());

@@ -39,6 +39,7 @@ impl Lowering<'_> {
                 (input, from, controls, weight)
             }
         };
+        let weight = super::taps_first(&weight, taps);
         let qkv = self.buffer("convolved", n_channels);
         let state = self.program.state(n_channels * (taps - 1));
         let (factors, bias, act) = (None, None, Some(Activation::Silu));

@@ -11,6 +11,11 @@ use super::lower::{Lowering, Place};
 use crate::backend::program::{Buf, Part};
 use crate::model::{Mixer, ModelError};
 
+/// Weights of a convolution, `[channels][taps]` in files, as `[taps][channels]`.
+fn taps_first(weight: &[f32], taps: usize) -> Vec<f32> {
+    (0..taps).flat_map(|tap| weight.iter().skip(tap).step_by(taps).copied()).collect()
+}
+
 impl Lowering<'_> {
     /// The operations of a layer's mixer. Gives buffers and the matrices that are applied to them;
     /// the products are added to the stream.

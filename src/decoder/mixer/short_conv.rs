@@ -24,7 +24,7 @@ impl Lowering<'_> {
             input,
             from: 2 * n,
             factors: Some((0, n)),
-            weight,
+            weight: super::taps_first(&weight, taps),
             taps,
             bias: None,
             act: None,

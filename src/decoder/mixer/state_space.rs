@@ -38,6 +38,7 @@ impl Lowering<'_> {
         self.read_stream(norm, vec![part], Epilogue::None, input, Rows::All);
         let out = self.buffer("convolved", n_channels);
         let weight = self.binder.elements(&at.name("ssm_conv1d.weight"), n_channels * taps)?;
+        let weight = super::taps_first(&weight, taps);
         let bias = self.binder.optional_vector(&at.name("ssm_conv1d.bias"), n_channels)?;
         let state = self.program.state(n_channels * (taps - 1));
         let act = Some(Activation::Silu);

@@ -1,14 +1,12 @@
-//! Gemma 4, text, without experts: heads of two sizes, the last layers read the keys and values of
-//! earlier ones, layers have token embeddings of their own.
+//! Gemma 4, text: heads of two sizes, the last layers read the keys and values of earlier ones,
+//! layers have token embeddings of their own, or experts beside a dense part.
 
 use crate::model::{
-    Activation, Hparams, KvSource, ModelError, ModelSpec, NormPlacement, RopePairing, RopeScaling,
+    Activation, DenseSpec, Ffn, Hparams, KvSource, ModelError, ModelSpec, NormPlacement,
+    RopePairing, RopeScaling, RouterInput,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    if h.u64("expert_count")?.unwrap_or(0) > 0 {
-        return Err(h.bad("expert_count", "is not 0, not supported yet"));
-    }
     let n_shared = h.u64("attention.shared_kv_layers")?.unwrap_or(0) as usize;
     let n_stored = h.n_layers.checked_sub(n_shared).filter(|&n| n_shared == 0 || n >= 2);
     let problem = || h.bad("attention.shared_kv_layers", "leaves too few layers");
@@ -46,6 +44,15 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.head.softcap = h.f32("final_logit_softcapping")?.filter(|&cap| cap != 0.0);
     let n = h.u64("embedding_length_per_layer_input")?.unwrap_or(0) as usize;
     spec.layer_embed = (n > 0).then_some(n);
-    spec.layers.iter_mut().for_each(|layer| layer.output_scale = true);
+    let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();
+    for (layer, n_ff) in spec.layers.iter_mut().zip(n_ff) {
+        layer.output_scale = true;
+        if let Ffn::Moe(moe) = &mut layer.ffn {
+            moe.router = RouterInput::OwnNorm;
+            let mut dense = DenseSpec::gated(n_ff, Activation::Gelu);
+            dense.scales = moe.scales;
+            layer.ffn = Ffn::DenseAndMoe(dense, moe.clone());
+        }
+    }
     Ok(spec.norms(NormPlacement::PRE_AND_POST))
 }
