@@ -4,3 +4,4 @@
 pub mod cpu;
 pub mod pages;
 pub mod program;
+pub mod recurrent;

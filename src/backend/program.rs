@@ -4,6 +4,7 @@
 //! them, biases, activations and residual sums its epilogue: each operation is one phase of the
 //! CPU, and will be one dispatch of a GPU.
 
+use super::recurrent::{Conv, Scan, StateId};
 use crate::tensor::Weight;
 use teff_kernels::{Activation, RopePairing};
 
@@ -24,6 +25,8 @@ pub struct Program {
     pub ropes: Vec<Rope>,
     /// What each layer that attends keeps per token.
     pub kv: Vec<KvShape>,
+    /// Elements of each state that a sequence has.
+    pub states: Vec<usize>,
     /// In order of execution.
     pub ops: Vec<Op>,
     /// Length of a row of logits.
@@ -37,13 +40,19 @@ impl Program {
         Buf(self.widths.len() - 1)
     }
 
+    /// A new state of `len` elements.
+    pub fn state(&mut self, len: usize) -> StateId {
+        self.states.push(len);
+        StateId(self.states.len() - 1)
+    }
+
     /// Bytes that the buffers take for each token of a step, those inside a mixture of experts
     /// included.
     pub fn bytes_per_token(&self) -> usize {
         let moe = self.ops.iter().map(|op| match op {
             Op::Moe(moe) => {
                 let slot = moe.down.weight.cols.saturating_add(moe.down.weight.rows);
-                moe.n_used.saturating_mul(slot).saturating_add(moe.router.weight.rows)
+                moe.n_used.saturating_mul(slot).saturating_add(moe.n_experts)
             }
             _ => 0,
         });
@@ -137,6 +146,15 @@ pub enum Op {
         /// Which tokens.
         rows: Rows,
     },
+    /// `buf = f(buf)`.
+    Xielu {
+        /// Source and destination.
+        buf: Buf,
+        /// The function.
+        f: Xielu,
+        /// Which tokens.
+        rows: Rows,
+    },
     /// `buf[i] *= gate[i / n]`, where the buffer is `n` times as wide as the gate.
     Gate {
         /// Factors.
@@ -148,8 +166,16 @@ pub enum Op {
     },
     /// Products that share an input.
     Linear(Linear),
+    /// A product for each head with a matrix of its own.
+    HeadLinear(HeadLinear),
+    /// Pieces of rows that are put together.
+    Gather(Gather),
     /// Per-head norms and rotation of queries and keys; keys and values go to the cache.
     RopeKv(RopeKv),
+    /// A causal convolution of each channel.
+    Conv(Conv),
+    /// A recurrence.
+    Scan(Box<Scan>),
     /// Scaled dot-product attention over the cache.
     Attention(Attention),
     /// `out += scale * norm(input)`.
@@ -165,8 +191,43 @@ pub enum Op {
         /// Which tokens.
         rows: Rows,
     },
+    /// `out += input`.
+    Add {
+        /// Source.
+        input: Buf,
+        /// Destination.
+        out: Buf,
+        /// Which tokens.
+        rows: Rows,
+    },
     /// A mixture of experts, added to the residual stream.
     Moe(Box<Moe>),
+}
+
+/// `alpha_p x^2 + beta x` for positive `x`, otherwise `alpha_n (exp(min(x, eps)) - 1 - x) + beta x`
+/// (arXiv:2411.13010).
+#[derive(Clone, Copy, Debug)]
+pub struct Xielu {
+    /// Of negative numbers.
+    pub alpha_n: f32,
+    /// Of positive numbers.
+    pub alpha_p: f32,
+    /// Of the linear part.
+    pub beta: f32,
+    /// Largest exponent.
+    pub eps: f32,
+}
+
+impl Xielu {
+    /// Its value at `x`.
+    pub fn at(self, x: f32) -> f32 {
+        let curve = if x > 0.0 {
+            self.alpha_p * x * x
+        } else {
+            (x.min(self.eps).exp_m1() - x) * self.alpha_n
+        };
+        curve + self.beta * x
+    }
 }
 
 /// Which tokens an operation computes.
@@ -210,15 +271,15 @@ pub struct Part {
 }
 
 /// What happens to the products before they are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
     /// Nothing.
     None,
     /// `f(y)`.
     Act(Activation),
     /// The parts are a gate and an up projection of equal shape, or one part has the rows of both:
-    /// `f(gate) * up`.
-    Glu(Activation),
+    /// `f(gate) * up`, both bounded before if there are bounds.
+    Glu(Activation, Option<GluClamp>),
 }
 
 /// Where a [`Linear`] puts its result.
@@ -238,11 +299,73 @@ pub enum Output {
     },
 }
 
+/// `out[h] = scale * W[h] input[h]` for each head.
+#[derive(Debug)]
+pub struct HeadLinear {
+    /// Source, `[heads][input_stride]`; the leading elements of each head are read.
+    pub input: Buf,
+    /// Elements from one head of the input to the next.
+    pub input_stride: usize,
+    /// `[heads][rows][cols]`.
+    pub weight: Weight,
+    /// Factor of the product.
+    pub scale: f32,
+    /// Destination, `[heads][out_stride]`; the leading elements of each head are written.
+    pub out: Buf,
+    /// Elements from one head of the output to the next.
+    pub out_stride: usize,
+    /// Which tokens.
+    pub rows: Rows,
+}
+
+/// Copies pieces of rows of buffers to other places in rows of another.
+#[derive(Debug)]
+pub struct Gather {
+    /// The pieces, which do not overlap in the destination.
+    pub pieces: Vec<Piece>,
+    /// Destination; what no piece covers stays.
+    pub out: Buf,
+    /// Which tokens.
+    pub rows: Rows,
+}
+
+/// `n` pieces of `len` elements: of the source at `from`, `from + from_stride`, ... in the
+/// destination at `to`, `to + to_stride`, ...
+#[derive(Debug)]
+pub struct Piece {
+    /// Source.
+    pub input: Buf,
+    /// First element.
+    pub from: usize,
+    /// Elements from one to the next; 0: it is one that is copied several times.
+    pub from_stride: usize,
+    /// First element in the destination.
+    pub to: usize,
+    /// Elements from one to the next.
+    pub to_stride: usize,
+    /// Elements of each.
+    pub len: usize,
+    /// Number.
+    pub n: usize,
+    /// Applied to each.
+    pub norm: Option<Norm>,
+    /// Applied last.
+    pub act: Option<Activation>,
+}
+
+impl Piece {
+    /// `n` pieces of `len`, `from_stride` apart from `from` on, put one behind the other.
+    pub fn heads(input: Buf, from: usize, from_stride: usize, len: usize, n: usize) -> Piece {
+        let (to_stride, norm, act) = (len, None, None);
+        Piece { input, from, from_stride, to: 0, to_stride, len, n, norm, act }
+    }
+}
+
 /// Per-head norms and rotation of queries and keys in a buffer `[q | k | v]`; keys and values go
 /// to the cache of `layer`.
 #[derive(Debug)]
 pub struct RopeKv {
-    /// Buffer of width `(n_heads + n_kv_heads) * k_dim + n_kv_heads * v_dim`.
+    /// Buffer of width `(n_heads + n_kv_heads) * k_dim + n_kv_heads * v_dim`, or of queries.
     pub qkv: Buf,
     /// Query heads.
     pub n_heads: usize,
@@ -256,8 +379,15 @@ pub struct RopeKv {
     pub k_norm: Option<HeadNorm>,
     /// Whether the norms come after the rotation.
     pub norm_after_rope: bool,
+    /// Norm of the values.
+    pub v_norm: Option<HeadNorm>,
+    /// Whether the layer stores keys and values; otherwise the buffer has queries alone, for those
+    /// that an earlier layer stored.
+    pub stores: bool,
     /// Rotation, if the layer has one.
     pub rope: Option<(RopeId, RopePairing)>,
+    /// First dimension of a head that is rotated.
+    pub rope_from: usize,
 }
 
 /// A norm of each `dim` elements of a row. Its weights and biases are `dim` long and the same for
@@ -303,8 +433,10 @@ pub struct Moe {
     pub input: Buf,
     /// Applied to the input.
     pub norm: Option<Norm>,
-    /// Matrix `[n_experts][width of the input]`.
-    pub router: Part,
+    /// Where the scores of the experts come from.
+    pub router: Router,
+    /// Number of experts.
+    pub n_experts: usize,
     /// Experts per token.
     pub n_used: usize,
     /// How scores become probabilities.
@@ -319,8 +451,9 @@ pub struct Moe {
     pub weigh_input: bool,
     /// Factor of the weights.
     pub weight_scale: f32,
-    /// Stack of gate projections.
-    pub gate: ExpertPart,
+    /// Stack of gate projections. `None`: they are the lower half of `up`'s rows, if it has twice
+    /// as many as `down` has columns; otherwise there is no gate: `down_e(f(up_e(x)))`.
+    pub gate: Option<ExpertPart>,
     /// Stack of up projections.
     pub up: ExpertPart,
     /// Stack of down projections.
@@ -329,12 +462,23 @@ pub struct Moe {
     pub act: Activation,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
-    /// Residual stream.
+    /// Destination.
     pub out: Buf,
+    /// Whether what it holds is added to; otherwise it is overwritten.
+    pub adds: bool,
     /// Factor of the sum's second term.
     pub scale: f32,
     /// Which tokens.
     pub rows: Rows,
+}
+
+/// Where the scores of experts come from.
+#[derive(Debug)]
+pub enum Router {
+    /// Products of `[n_experts][width of the input]` with the normalized input.
+    Input(Part),
+    /// A buffer.
+    Scores(Buf),
 }
 
 /// How a router's scores become the weights of experts.
@@ -365,6 +509,15 @@ pub struct GluClamp {
     pub limit: f32,
     /// Added to the up projection.
     pub up_plus: f32,
+}
+
+impl GluClamp {
+    /// Bounds `gate` and `up`.
+    pub fn apply(self, gate: &mut [f32], up: &mut [f32]) {
+        let GluClamp { limit, up_plus } = self;
+        gate.iter_mut().for_each(|x| *x = x.min(limit));
+        up.iter_mut().for_each(|x| *x = x.clamp(-limit, limit) + up_plus);
+    }
 }
 
 /// A stack of matrices, one per expert, each with a factor and biases.

@@ -9,8 +9,8 @@ use crate::decoder::lower;
 use crate::engine::{BATCH_DEFAULT, N_CTX_DEFAULT};
 use crate::model::Adapter;
 use crate::model::{
-    AttentionSpec, Ffn, Hparams, LayerSpec, Mixer, ModelError, ModelSpec, NormPlacement, QkNorm,
-    RopeScaling, arch,
+    AttentionSpec, Ffn, Hparams, LatentSpec, LayerSpec, Mixer, ModelError, ModelSpec,
+    NormPlacement, QkNorm, RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec, arch,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -158,7 +158,7 @@ impl<'a> Report<'a> {
             }
         }
         if let Some(spec) = &self.spec {
-            let program = lower(&file, spec, self.kernels);
+            let program = lower(&file, spec, self.kernels, n_ctx(spec, self.args));
             // Types were told already.
             if !matches!(program, Err(ModelError::TensorType { .. })) {
                 self.program = self.keep(program);
@@ -420,10 +420,11 @@ fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
 }
 
 fn layer_in_words(layer: &LayerSpec) -> String {
-    let Mixer::Attention(attention) = &layer.mixer;
+    let mixer = mixer_in_words(&layer.mixer);
     let ffn = match &layer.ffn {
+        Ffn::None => "no feed-forward part".to_string(),
         Ffn::Dense(dense) => format!("{:?}-gated feed-forward of {}", dense.act, dense.n_ff),
-        Ffn::Moe(moe) => format!(
+        Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) => format!(
             "{} of {} experts, {:?}-gated feed-forward of {}",
             moe.n_used, moe.n_experts, moe.act, moe.n_ff
         ),
@@ -433,7 +434,43 @@ fn layer_in_words(layer: &LayerSpec) -> String {
         NormPlacement { after_mixer: None, .. } => "norms before",
         _ => "norms before and after",
     };
-    format!("{}; {ffn}; {norms}", attention_in_words(attention))
+    format!("{mixer}; {ffn}; {norms}")
+}
+
+fn mixer_in_words(mixer: &Mixer) -> String {
+    match mixer {
+        Mixer::None => "no attention".to_string(),
+        Mixer::Attention(attention) => attention_in_words(attention),
+        Mixer::ShortConv(conv) => format!("short convolution of {} tokens", conv.taps),
+        Mixer::StateSpace(space) => state_space_in_words(space),
+        Mixer::AttentionAndStateSpace(attention, space) => {
+            format!("{} beside {}", attention_in_words(attention), state_space_in_words(space))
+        }
+        Mixer::Delta(delta) => {
+            format!(
+                "gated delta rule of {} heads of {} x {}",
+                delta.n_heads, delta.v_dim, delta.k_dim
+            )
+        }
+        Mixer::Latent(latent) => {
+            let LatentSpec { n_heads, rank, n_content, n_position, .. } = latent;
+            let k_dim = n_content + n_position;
+            let mut text = format!("attention of {n_heads} heads of {k_dim} on latents of {rank}");
+            text += &rope_in_words(latent.rope.as_ref());
+            text
+        }
+    }
+}
+
+fn state_space_in_words(space: &StateSpaceSpec) -> String {
+    let StateSpaceSpec { n_inner, state_dim, .. } = space;
+    match space.generation {
+        StateSpaceGeneration::One { .. } => format!("state space of {n_inner} x {state_dim}"),
+        StateSpaceGeneration::Two { n_heads, .. } => {
+            let head_dim = n_inner / n_heads;
+            format!("state space of {n_heads} heads of {head_dim} x {state_dim}")
+        }
+    }
 }
 
 fn attention_in_words(a: &AttentionSpec) -> String {
@@ -444,28 +481,44 @@ fn attention_in_words(a: &AttentionSpec) -> String {
     if a.qk_norm != QkNorm::None {
         text += ", normed queries and keys";
     }
-    let scaling = a.rope.as_ref().map_or(&RopeScaling::None, |rope| &rope.scaling);
-    match &a.rope {
-        Some(rope) => text += &format!(", rope {:?} base {}", rope.pairing, rope.freq_base),
-        None => text += ", no rope",
-    }
-    match scaling {
-        RopeScaling::None | RopeScaling::Short { .. } => {}
-        RopeScaling::Linear { factor } => text += &format!(" stretched {factor} times"),
-        RopeScaling::Yarn { factor, .. } => text += &format!(" stretched {factor} times (YaRN)"),
-    }
+    text += &rope_in_words(a.rope.as_ref());
     if let Some(cap) = a.softcap {
         text += &format!(", scores soft-capped at {cap}");
     }
     text
 }
 
-/// Bytes of keys and values per token, and of all for a context of `n_ctx` tokens.
+fn rope_in_words(rope: Option<&RopeSpec>) -> String {
+    let Some(rope) = rope else { return ", no rope".to_string() };
+    let text = format!(", rope {:?} base {}", rope.pairing, rope.freq_base);
+    match rope.scaling {
+        RopeScaling::None | RopeScaling::LongRope { .. } => text,
+        RopeScaling::Linear { factor } => format!("{text} stretched {factor} times"),
+        RopeScaling::Yarn { factor, .. } => format!("{text} stretched {factor} times (YaRN)"),
+    }
+}
+
+/// Bytes of keys and values for a context of `n_ctx` tokens, and of the states beside them.
 fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
     let layer = |layer: &LayerSpec| {
-        let Mixer::Attention(a) = &layer.mixer;
-        let tokens = a.window.map_or(n_ctx, |window| window.min(n_ctx));
-        (tokens * kind.token_bytes(a.n_kv_heads, a.k_dim, a.v_dim)) as u64
+        let attention =
+            |a: &AttentionSpec| (a.window, kind.token_bytes(a.n_kv_heads, a.k_dim, a.v_dim));
+        let (window, bytes_per_token) = match &layer.mixer {
+            Mixer::Attention(a) | Mixer::AttentionAndStateSpace(a, _) => attention(a),
+            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => (None, 0),
+            Mixer::Latent(a) => {
+                let (n_kv_heads, k_dim, v_dim) = a.cached();
+                (None, kind.token_bytes(n_kv_heads, k_dim, v_dim))
+            }
+        };
+        let state_len = match &layer.mixer {
+            Mixer::None | Mixer::Attention(_) | Mixer::Latent(_) => 0,
+            Mixer::ShortConv(conv) => spec.n_embd * (conv.taps - 1),
+            Mixer::StateSpace(space) | Mixer::AttentionAndStateSpace(_, space) => space.state_len(),
+            Mixer::Delta(delta) => delta.state_len(),
+        };
+        let tokens = window.map_or(n_ctx, |window| window.min(n_ctx));
+        (tokens * bytes_per_token + state_len * size_of::<f32>()) as u64
     };
     spec.layers.iter().map(layer).sum()
 }

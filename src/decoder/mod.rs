@@ -1,8 +1,10 @@
 //! The one transformer: a model's description and weights lowered to a program, and the steps that
 //! run it over sequences in the paged KV cache.
 
+mod ffn;
 mod lora;
 mod lower;
+mod mixer;
 
 pub use lora::adapt;
 pub use lower::lower;
@@ -11,6 +13,7 @@ use crate::backend::cpu::pool::Leader;
 use crate::backend::cpu::{CpuBackend, StepInput};
 use crate::backend::pages::KvType;
 use crate::backend::program::Program;
+use crate::backend::recurrent::States;
 use crate::kv::{KvError, PagePool, SeqId};
 use crate::model::{ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
@@ -21,6 +24,9 @@ use teff_kernels::KernelTable;
 const STEP_BYTES_MAX: usize = 1 << 30;
 /// What one token's activations may take: a hundred times what the largest models need.
 const TOKEN_BYTES_MAX: usize = 16 << 20;
+
+/// What the recurrent states of a sequence may take: ten times what the largest models need.
+const STATE_BYTES_MAX: usize = 2 << 30;
 
 /// Sizes that are fixed when a decoder is made.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +134,8 @@ impl Decoder {
         kernels: &'static KernelTable,
         options: &DecoderOptions,
     ) -> Result<Decoder, ModelError> {
-        Decoder::of_program(lower(file, spec, kernels)?, spec, kernels, options)
+        let program = lower(file, spec, kernels, options.n_ctx)?;
+        Decoder::of_program(program, spec, kernels, options)
     }
 
     /// A decoder that runs `program`, which [`lower`] made from the description.
@@ -141,8 +148,14 @@ impl Decoder {
         if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
             return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
         }
+        let state_len = program.states.iter().fold(0_usize, |sum, &len| sum.saturating_add(len));
+        let bytes = state_len.saturating_mul(size_of::<f32>());
+        if bytes > STATE_BYTES_MAX {
+            return Err(ModelError::StateTooLarge { bytes });
+        }
         let kv =
-            PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max);
+            PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max)
+                .with_states(program.states.clone());
         let bytes_per_token = program.bytes_per_token();
         if bytes_per_token > TOKEN_BYTES_MAX {
             return Err(ModelError::TooWide { bytes_per_token });
@@ -216,11 +229,14 @@ impl Decoder {
         self.gather(runs)?;
         let tables = runs.iter().filter_map(|run| self.kv.table(run.sequence));
         let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
+        let states = runs.iter().filter_map(|run| self.kv.states(run.sequence));
+        let states: Vec<&States> = states.collect();
         let input = StepInput {
             tokens: &self.tokens,
             positions: &self.positions,
             sequence: &self.sequence,
             tables: &tables,
+            states: &states,
             outputs: &self.outputs,
         };
         let n = self.outputs.len() * self.n_vocab;

@@ -226,7 +226,7 @@ impl Engine {
             repack: options.repack,
         };
         let named = |error| EngineError::Model { path: model.path.clone(), error };
-        let mut program = lower(&model.file, &model.spec, options.kernels).map_err(named)?;
+        let mut program = lower(&model.file, &model.spec, options.kernels, n_ctx).map_err(named)?;
         adapt(&mut program, &model.adapters, options.kernels).map_err(|(number, error)| {
             EngineError::Model { path: model.adapter_paths[number].clone(), error }
         })?;

@@ -44,6 +44,11 @@ pub enum ModelError {
         /// Bytes for one token.
         bytes_per_token: usize,
     },
+    /// Recurrent states that would take more memory than any model needs.
+    StateTooLarge {
+        /// Bytes for one sequence.
+        bytes: usize,
+    },
     /// A context that the model has no positions for.
     ContextTooLong {
         /// Tokens asked for.
@@ -96,6 +101,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::TooWide { bytes_per_token } => {
                 write!(f, "one token's activations would take {bytes_per_token} bytes")
+            }
+            ModelError::StateTooLarge { bytes } => {
+                write!(f, "one sequence's recurrent states would take {bytes} bytes")
             }
             ModelError::ContextTooLong { n_ctx, n_ctx_max } => {
                 write!(f, "a context of {n_ctx} tokens, but the model can take only {n_ctx_max}")

@@ -21,8 +21,11 @@ pub struct Hparams<'a> {
     file: &'a GgufFile,
     arch: &'a str,
     asked: RefCell<HashSet<String>>,
+    hidden: RefCell<HashSet<String>>,
     /// Number of layers.
     pub n_layers: usize,
+    /// Layers behind them that predict further tokens (multi-token prediction, arXiv:2404.19737).
+    pub n_draft_layers: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
     /// Context in tokens that the model was trained for.
@@ -40,8 +43,17 @@ impl<'a> Hparams<'a> {
             let problem = "is `adapter`: not a model, but something to add to one with --lora";
             return Err(ModelError::bad_key(TYPE, problem));
         }
-        let asked = RefCell::default();
-        let mut h = Hparams { file, arch, asked, n_layers: 0, n_embd: 0, n_ctx_train: 0 };
+        let (asked, hidden) = Default::default();
+        let mut h = Hparams {
+            file,
+            arch,
+            asked,
+            hidden,
+            n_layers: 0,
+            n_draft_layers: 0,
+            n_embd: 0,
+            n_ctx_train: 0,
+        };
         h.n_layers = h.length("block_count")?;
         if h.n_layers > LAYERS_MAX {
             return Err(ModelError::bad_key(
@@ -49,6 +61,11 @@ impl<'a> Hparams<'a> {
                 format!("is {}, more than {LAYERS_MAX}", h.n_layers),
             ));
         }
+        h.n_draft_layers = h.u64("nextn_predict_layers")?.unwrap_or(0) as usize;
+        if h.n_draft_layers >= h.n_layers {
+            return Err(h.bad("nextn_predict_layers", "leaves no layer"));
+        }
+        h.n_layers -= h.n_draft_layers;
         h.n_embd = h.length("embedding_length")?;
         h.n_ctx_train = h.u64("context_length")?.unwrap_or(2048).min(u64::from(u32::MAX)) as usize;
         Ok(h)
@@ -65,9 +82,16 @@ impl<'a> Hparams<'a> {
 
     fn get(&self, name: &str) -> Option<Value<'a>> {
         let key = self.key(name);
-        let value = self.file.get(&key);
+        let value = self.file.get(&key).filter(|_| !self.hidden.borrow().contains(&key));
         self.asked.borrow_mut().insert(key);
         value
+    }
+
+    /// From now on as if the file did not have the key, which says nothing in this architecture.
+    pub fn hide(&self, name: &str) {
+        let key = self.key(name);
+        self.hidden.borrow_mut().insert(key.clone());
+        self.asked.borrow_mut().insert(key);
     }
 
     fn typed<T>(
@@ -132,6 +156,11 @@ impl<'a> Hparams<'a> {
         self.file.tensor(name).is_some()
     }
 
+    /// Rows of a matrix of this name, if the file has it.
+    pub fn tensor_rows(&self, name: &str) -> Option<u64> {
+        self.file.tensor(name).and_then(|info| info.dims.get(1).copied())
+    }
+
     /// Reads the sections of multi-dimensional rotation: text has the same position in all, so they
     /// say no more than that the pairs are of distant dimensions.
     pub fn rope_sections(&self) -> bool {
@@ -140,12 +169,36 @@ impl<'a> Hparams<'a> {
         sections.is_some_and(|sections| sections.iter().any(|&n| n != 0))
     }
 
-    /// A length for each layer: one number for all, or an array.
-    pub fn lengths(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
+    /// A number for each layer: one for all, or an array.
+    pub fn f32s(&self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let Some(array) = value.as_array() else {
-            let length = self.length(name)?;
-            return Ok(Some(vec![length; self.n_layers]));
+            return Ok(self.f32(name)?.map(|x| vec![x; self.n_layers]));
+        };
+        let numbers = array.to_f32s().filter(|v| v.len() >= self.n_layers);
+        let numbers = numbers.filter(|v| v.iter().all(|x| x.is_finite()));
+        let problem = || self.bad(name, "is not an array of a number for each layer");
+        numbers.ok_or_else(problem).map(Some)
+    }
+
+    /// As [`Hparams::f32s`], of a key that does not begin with the architecture's name.
+    pub fn global_f32s(&self, key: &str) -> Result<Vec<f32>, ModelError> {
+        let value = self.file.get(key).ok_or_else(|| ModelError::MissingKey(key.into()))?;
+        let numbers = match value.as_array() {
+            Some(array) => array.to_f32s().filter(|v| v.len() >= self.n_layers),
+            None => value.as_f32().map(|x| vec![x; self.n_layers]),
+        };
+        let numbers = numbers.filter(|v| v.iter().all(|x| x.is_finite()));
+        let problem = || ModelError::bad_key(key, "is not a number for each layer");
+        numbers.ok_or_else(problem)
+    }
+
+    /// A length or 0 for each layer: one number for all, or an array.
+    pub fn counts(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let check = |n: u64| if n == 0 { Ok(0) } else { self.check_length(name, n) };
+        let Some(array) = value.as_array() else {
+            return Ok(self.u64(name)?.map(check).transpose()?.map(|n| vec![n; self.n_layers]));
         };
         let problem = |text: &str| ModelError::bad_key(self.key(name), text);
         if array.len() < self.n_layers {
@@ -153,12 +206,26 @@ impl<'a> Hparams<'a> {
         }
         let lengths = array.to_u64s().ok_or_else(|| problem("is not an array of integers"))?;
         let lengths = lengths.into_iter().take(self.n_layers);
-        lengths.map(|n| self.check_length(name, n)).collect::<Result<_, _>>().map(Some)
+        lengths.map(check).collect::<Result<_, _>>().map(Some)
     }
 
     /// Which layers a pattern marks: an array of flags, or a period `n` that leaves every `n`-th
     /// layer unmarked.
     pub fn pattern(&self, name: &str, period: u64) -> Result<Vec<bool>, ModelError> {
+        self.pattern_of(name, period, |i, period| i % period + 1 < period)
+    }
+
+    /// As [`Hparams::pattern`], but a period leaves the first of `n` layers unmarked.
+    pub fn pattern_from(&self, name: &str, period: u64) -> Result<Vec<bool>, ModelError> {
+        self.pattern_of(name, period, |i, period| i % period != 0)
+    }
+
+    fn pattern_of(
+        &self,
+        name: &str,
+        period: u64,
+        marks: impl Fn(u64, u64) -> bool,
+    ) -> Result<Vec<bool>, ModelError> {
         let array = self.get(name).and_then(|value| value.as_array());
         if let Some(array) = array {
             let ints = || array.to_i64s().map(|v| v.into_iter().map(|x| x != 0).collect());
@@ -169,7 +236,7 @@ impl<'a> Hparams<'a> {
             });
         }
         let period = self.u64(name)?.unwrap_or(period);
-        Ok((0..self.n_layers as u64).map(|i| period == 0 || i % period + 1 < period).collect())
+        Ok((0..self.n_layers as u64).map(|i| period == 0 || marks(i, period)).collect())
     }
 
     /// An error about one of the keys.

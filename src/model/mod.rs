@@ -3,8 +3,10 @@
 
 mod adapter;
 pub mod arch;
+mod build;
 mod error;
 mod hparams;
+mod rope;
 mod spec;
 mod weights;
 

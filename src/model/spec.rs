@@ -3,7 +3,6 @@
 //! Descriptions are data with sum types: they can be printed, checked at load, lowered to any
 //! backend. An architecture is a function from hyperparameters to this, see [`super::arch`].
 
-use super::{Hparams, ModelError};
 pub use teff_kernels::{Activation, RopePairing};
 
 /// A whole network.
@@ -19,16 +18,36 @@ pub struct ModelSpec {
     pub embed_scale: f32,
     /// Whether a matrix `position_embd` of [`ModelSpec::n_ctx_train`] rows is added to them.
     pub learned_positions: bool,
-    /// Whether they are normalized by `token_embd_norm`.
-    pub embed_norm: bool,
+    /// Whether they are normalized.
+    pub embed_norm: EmbedNorm,
+    /// Elements of an embedding of its own that each layer adds at its end, by way of a gate.
+    pub layer_embed: Option<usize>,
     /// Formula of the norms of the residual stream.
     pub norm: NormFormula,
     /// Added to the mean square or the variance in every norm.
     pub norm_eps: f32,
+    /// But this in the norms of what mixers and feed-forward parts give.
+    pub post_norm_eps: f32,
     /// From the first to the last.
     pub layers: Vec<LayerSpec>,
+    /// Layers behind them in the file, for drafts of further tokens: not computed.
+    pub n_draft_layers: usize,
+    /// Beginnings of names of tensors in layers that take no part in what this describes, such as
+    /// those of an indexer that would choose everything.
+    pub unused: &'static [&'static str],
     /// From the residual stream to logits.
     pub head: HeadSpec,
+}
+
+/// Norm of the embeddings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbedNorm {
+    /// None.
+    None,
+    /// `token_embd_norm`.
+    Weighted,
+    /// An RMS norm without weights.
+    Bare,
 }
 
 /// Formula of the norms, which have a bias if the file has one.
@@ -55,6 +74,8 @@ pub struct LayerSpec {
     pub residual: Residual,
     /// Factor of what is added to the stream.
     pub residual_scale: f32,
+    /// Whether the stream is multiplied by `layer_output_scale` in the end, if the file has it.
+    pub output_scale: bool,
 }
 
 /// What the feed-forward part reads.
@@ -69,8 +90,20 @@ pub enum Residual {
 /// How tokens see each other.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mixer {
+    /// Not at all.
+    None,
     /// Softmax attention.
     Attention(AttentionSpec),
+    /// Softmax attention over latent vectors.
+    Latent(LatentSpec),
+    /// A short convolution.
+    ShortConv(ShortConvSpec),
+    /// A selective state space.
+    StateSpace(StateSpaceSpec),
+    /// Attention and a state space side by side, their outputs added.
+    AttentionAndStateSpace(AttentionSpec, StateSpaceSpec),
+    /// A gated delta rule.
+    Delta(DeltaSpec),
 }
 
 /// Causal softmax attention with grouped queries.
@@ -88,8 +121,14 @@ pub struct AttentionSpec {
     pub rope: Option<RopeSpec>,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// Whether each head's value has an RMS norm without weights.
+    pub v_norm: bool,
+    /// Where keys and values come from.
+    pub kv: KvSource,
     /// Whether the tensors `attn_{q,k,v,qkv}.scale` apply, if there are any.
-    pub qkv_scales: TensorScales,
+    pub qkv_scales: TensorUse,
+    /// Whether the tensors `attn_{q,k,v,qkv}.bias` apply, if there are any.
+    pub qkv_biases: TensorUse,
     /// Queries, keys and values are clamped to `-clamp..=clamp`.
     pub clamp: Option<f32>,
     /// Scores fall with distance, by slopes of which this is the largest exponent of 1/2 (ALiBi,
@@ -97,15 +136,144 @@ pub struct AttentionSpec {
     pub alibi: Option<f32>,
     /// Whether each head has a score without a value, `attn_sinks` (arXiv:2309.17453).
     pub sinks: bool,
-    /// Whether the result is multiplied by the sigmoid of `attn_gate`, of a factor per head or per
+    /// Whether the result is multiplied by a function of `attn_gate`, of a factor per head or per
     /// element.
     pub gate: AttentionGate,
+    /// Applied to the gate.
+    pub gate_act: Activation,
     /// A token sees itself and the `window - 1` tokens before it; `None`: all.
     pub window: Option<usize>,
     /// Factor of the scores.
     pub scale: f32,
     /// `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// Whether `attn_output.bias` applies, if there is one.
+    pub output_bias: TensorUse,
+}
+
+/// Multi-head latent attention (MLA, arXiv:2405.04434): keys and values are projections of one
+/// latent vector per token; a few dimensions of the keys, the same for all heads, carry positions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatentSpec {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Elements of the vector that queries are projected from; `None`: from the stream.
+    pub q_rank: Option<usize>,
+    /// Elements of the latent vector.
+    pub rank: usize,
+    /// Elements of a head's query and key that are projected from it.
+    pub n_content: usize,
+    /// Elements behind those that carry the position.
+    pub n_position: usize,
+    /// Elements of a value.
+    pub v_dim: usize,
+    /// What the cache holds.
+    pub cache: LatentCache,
+    /// Rotation of the elements that carry the position.
+    pub rope: Option<RopeSpec>,
+    /// Factor of the scores.
+    pub scale: f32,
+}
+
+/// A gated causal convolution of each channel: `c * conv(b * x)` (arXiv:2511.23404).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShortConvSpec {
+    /// Tokens that an output depends on.
+    pub taps: usize,
+}
+
+/// Mamba (arXiv:2312.00752) or Mamba 2 (arXiv:2405.21060).
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateSpaceSpec {
+    /// Elements of all heads.
+    pub n_inner: usize,
+    /// Columns of the state.
+    pub state_dim: usize,
+    /// Tokens that an output of the convolution before depends on.
+    pub taps: usize,
+    /// What the generations differ in.
+    pub generation: StateSpaceGeneration,
+}
+
+/// What generations of state spaces differ in.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StateSpaceGeneration {
+    /// Each element of the state has a decay of its own; time steps are projected up.
+    One {
+        /// Width that time steps are projected from.
+        time_rank: usize,
+        /// Whether time steps, `b` and `c` are normed, without weights unless the file has them.
+        norms: bool,
+    },
+    /// Heads with one decay each.
+    Two {
+        /// Heads.
+        n_heads: usize,
+        /// Groups of heads with the same `b` and `c`; the output is normed by group if the file
+        /// has weights for that.
+        n_groups: usize,
+    },
+}
+
+/// Linear attention by a gated delta rule: Gated DeltaNet (arXiv:2412.06464), Kimi Delta Attention
+/// (arXiv:2510.26692).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeltaSpec {
+    /// Heads of values.
+    pub n_heads: usize,
+    /// Elements of a value.
+    pub v_dim: usize,
+    /// Heads of queries and keys.
+    pub n_key_heads: usize,
+    /// Elements of a query or key.
+    pub k_dim: usize,
+    /// Which head of keys goes with which of values, if there are fewer.
+    pub key_heads: KeyHeads,
+    /// Tokens that an output of the convolution before depends on.
+    pub taps: usize,
+    /// What the state's decay is computed for.
+    pub decay: DeltaDecay,
+    /// Whether the tensors `*.scale` apply, if there are any.
+    pub scales: TensorUse,
+}
+
+/// Which head of keys goes with which of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyHeads {
+    /// One with several neighbours.
+    Grouped,
+    /// In turn.
+    Tiled,
+}
+
+/// What the decay of a delta rule's state is computed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeltaDecay {
+    /// Each head; the output's gate is `silu`.
+    Heads,
+    /// Each element of a key; the output's gate is a sigmoid.
+    Channels,
+}
+
+/// What the cache holds of a layer with latent attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatentCache {
+    /// The latent vector, as one head that all queries share: `attn_k_b` is applied to the queries
+    /// and `attn_v_b` to what attention gives.
+    Latent,
+    /// Keys and values of all heads, the product of `attn_kv_b`.
+    Heads,
+}
+
+/// Where keys and values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvSource {
+    /// Projections of their own.
+    Own,
+    /// One projection for both.
+    KeysOnly,
+    /// An earlier layer, which stored them.
+    Layer(usize),
 }
 
 /// Norms of queries and keys, of the formula of the stream's norms.
@@ -134,6 +302,8 @@ pub enum AttentionGate {
     Heads,
     /// One of each element.
     Elements,
+    /// One of each element, in `attn_q` behind the query of each head.
+    InQuery,
 }
 
 /// Rotary position embedding.
@@ -176,9 +346,11 @@ pub enum RopeScaling {
         /// Further factor of cosine and sine.
         attn_factor: f32,
     },
-    /// LongRoPE (arXiv:2402.13753) within the original context: the frequencies are divided by
-    /// `rope_factors_short`, if the file has it.
-    Short {
+    /// LongRoPE (arXiv:2402.13753): the frequencies are divided by `rope_factors_short` or, in
+    /// contexts that may grow beyond the original one, `rope_factors_long`.
+    LongRope {
+        /// The original context in tokens.
+        n_ctx_orig: usize,
         /// Factor of cosine and sine.
         attn_factor: f32,
     },
@@ -187,10 +359,14 @@ pub enum RopeScaling {
 /// What happens to each token alone.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ffn {
+    /// Nothing.
+    None,
     /// `down(act(gate(x)) * up(x))`, see [`DenseGate`].
     Dense(DenseSpec),
     /// A few of many such parts, chosen per token.
     Moe(MoeSpec),
+    /// Both, each with norms of its own: `norm_1(dense(x)) + norm_2(moe(pre_norm_2(x)))`.
+    DenseAndMoe(DenseSpec, MoeSpec),
 }
 
 /// A feed-forward part.
@@ -202,8 +378,28 @@ pub struct DenseSpec {
     pub act: Activation,
     /// Where the gate is.
     pub gate: DenseGate,
+    /// Bounds of gate and up projection.
+    pub clamp: Option<GluClamp>,
+    /// Activation instead of `act`, without a gate.
+    pub xielu: Option<Xielu>,
     /// Whether the tensors `ffn_*.scale` apply, if there are any.
-    pub scales: TensorScales,
+    pub scales: TensorUse,
+    /// Whether the tensors `ffn_*.bias` apply, if there are any.
+    pub biases: TensorUse,
+}
+
+/// xIELU (arXiv:2411.13010): `alpha_p x^2 + beta x` for positive `x`, otherwise
+/// `alpha_n (exp(min(x, eps)) - 1 - x) + beta x`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xielu {
+    /// Of negative numbers.
+    pub alpha_n: f32,
+    /// Of positive numbers.
+    pub alpha_p: f32,
+    /// Of the linear part.
+    pub beta: f32,
+    /// Largest exponent.
+    pub eps: f32,
 }
 
 /// Where the gate of a feed-forward part is.
@@ -217,10 +413,11 @@ pub enum DenseGate {
     None,
 }
 
-/// What to do with the one-element tensors `*.scale` that accompany some quantized weights.
+/// What to do with optional tensors: biases, and the one-element `*.scale` that accompany some
+/// quantized weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TensorScales {
-    /// The product is multiplied by it.
+pub enum TensorUse {
+    /// They take part.
     Apply,
     /// The reference implementation of the architecture loads and ignores them.
     Ignore,
@@ -237,8 +434,12 @@ pub struct MoeSpec {
     pub n_used: usize,
     /// Of the gate.
     pub act: Activation,
+    /// Whether they have gates, the shared one too: otherwise `down(act(up(x)))`.
+    pub gated: bool,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
+    /// What the router reads.
+    pub router: RouterInput,
     /// How the router's scores become weights.
     pub gating: ExpertGating,
     /// Groups of equal size, and how many of them take part; the best by the sum of their two best
@@ -251,9 +452,22 @@ pub struct MoeSpec {
     /// What the weights multiply.
     pub weigh: Weigh,
     /// Whether the tensors `ffn_*_exps.scale` apply, if there are any.
-    pub scales: TensorScales,
+    pub scales: TensorUse,
     /// The expert that every token has.
     pub shared: Option<SharedExpert>,
+    /// Factor of what the experts give together.
+    pub out_scale: f32,
+}
+
+/// What a router reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterInput {
+    /// What the experts read.
+    Experts,
+    /// The stream as the layer got it.
+    Layer,
+    /// The stream in an RMS norm with weights `ffn_gate_inp.scale / sqrt(n_embd)`.
+    OwnNorm,
 }
 
 /// How a router's scores become weights. Tensors `exp_probs_b` bias the choice alone.
@@ -285,11 +499,13 @@ pub struct GluClamp {
     pub up_plus: f32,
 }
 
-/// An expert that every token has, in `ffn_*_shexp`.
+/// An expert that every token has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedExpert {
     /// Hidden width.
     pub n_ff: usize,
+    /// End of the names of its tensors, such as `_shexp`.
+    pub suffix: &'static str,
     /// Whether its output is multiplied by the sigmoid of `ffn_gate_inp_shexp`.
     pub gated: bool,
 }
@@ -333,472 +549,69 @@ impl NormPlacement {
 /// From the residual stream to logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadSpec {
+    /// Name of the norm before it, without `.weight`.
+    pub norm: &'static str,
     /// Factor of the logits.
     pub scale: f32,
     /// `cap * tanh(logit / cap)`.
     pub softcap: Option<f32>,
 }
 
-impl ModelSpec {
-    /// The common shape: pre-norms, grouped-query attention with rotation, SwiGLU. Experts if the
-    /// metadata counts some.
-    pub fn llama_like(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        let n_heads = h.lengths("attention.head_count")?;
-        let n_heads = n_heads.ok_or_else(|| h.bad("attention.head_count", "is missing"))?;
-        let n_kv_heads = h.lengths("attention.head_count_kv")?.unwrap_or_else(|| n_heads.clone());
-        let n_ff = h.lengths("feed_forward_length")?;
-        let n_ff = n_ff.ok_or_else(|| h.bad("feed_forward_length", "is missing"))?;
-        let head_dim = h.n_embd / n_heads[0].max(1);
-        let k_dim = h.optional_length("attention.key_length")?.unwrap_or(head_dim);
-        let v_dim = h.optional_length("attention.value_length")?.unwrap_or(head_dim);
-        let norm_eps = h.f32("attention.layer_norm_rms_epsilon")?;
-        let norm = if norm_eps.is_some() { NormFormula::Rms } else { NormFormula::Layer };
-        let eps = "attention.layer_norm_epsilon";
-        let norm_eps = match (norm_eps, h.f32(eps)?) {
-            (Some(norm_eps), None) | (None, Some(norm_eps)) => norm_eps,
-            (None, None) => return Err(h.bad("attention.layer_norm_rms_epsilon", "is missing")),
-            (Some(_), Some(_)) => return Err(h.bad(eps, "contradicts that of the RMS norms")),
-        };
-        if h.bool("attention.causal")? == Some(false) {
-            return Err(h.bad("attention.causal", "is false: encoders are not supported"));
-        }
-        let rope = RopeSpec::new(h, k_dim)?;
-        let scale = 1.0 / (k_dim as f32).sqrt();
-        let n_experts = h.u64("expert_count")?.unwrap_or(0) as usize;
-        let n_used = h.u64("expert_used_count")?.unwrap_or(0) as usize;
-        let weight_scale = h.f32("expert_weights_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0);
-        if n_experts > 0 && !(1..=n_experts).contains(&n_used) {
-            let problem = format!("is {n_used}, not within 1..={n_experts}");
-            return Err(h.bad("expert_used_count", problem));
-        }
-        let groups = expert_groups(h, n_experts, n_used)?;
-        let mut layers = Vec::with_capacity(h.n_layers);
-        for i in 0..h.n_layers {
-            let (n_heads, n_kv_heads, n_ff) = (n_heads[i], n_kv_heads[i], n_ff[i]);
-            if !n_heads.is_multiple_of(n_kv_heads) {
-                let problem = format!("is {n_kv_heads}, which does not divide {n_heads} heads");
-                return Err(h.bad("attention.head_count_kv", problem));
+impl Mixer {
+    /// The rotation, if it has one.
+    pub fn rope(&self) -> Option<&RopeSpec> {
+        match self {
+            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => None,
+            Mixer::Attention(attention) | Mixer::AttentionAndStateSpace(attention, _) => {
+                attention.rope.as_ref()
             }
-            let act = Activation::Silu;
-            let ffn = match n_experts {
-                0 => Ffn::Dense(DenseSpec {
-                    n_ff,
-                    act,
-                    gate: DenseGate::Own,
-                    scales: TensorScales::Apply,
-                }),
-                _ => Ffn::Moe(MoeSpec {
-                    n_ff: h.optional_length("expert_feed_forward_length")?.unwrap_or(n_ff),
-                    n_experts,
-                    n_used,
-                    act,
-                    clamp: None,
-                    gating: ExpertGating::Softmax,
-                    groups,
-                    normalize_weights: true,
-                    weight_scale,
-                    weigh: Weigh::Outputs,
-                    scales: TensorScales::Apply,
-                    shared: None,
-                }),
-            };
-            let mixer = Mixer::Attention(AttentionSpec {
-                n_heads,
-                n_kv_heads,
-                k_dim,
-                v_dim,
-                rope: Some(rope.clone()),
-                qk_norm: QkNorm::None,
-                qkv_scales: TensorScales::Apply,
-                clamp: None,
-                alibi: None,
-                sinks: false,
-                gate: AttentionGate::None,
-                window: None,
-                scale,
-                softcap: None,
-            });
-            layers.push(LayerSpec {
-                mixer,
-                ffn,
-                norms: NormPlacement::PRE,
-                residual: Residual::Sequential,
-                residual_scale: 1.0,
-            });
+            Mixer::Latent(latent) => latent.rope.as_ref(),
         }
-        Ok(ModelSpec {
-            n_embd: h.n_embd,
-            n_ctx_train: h.n_ctx_train,
-            n_ctx_max: None,
-            embed_scale: 1.0,
-            learned_positions: false,
-            embed_norm: false,
-            norm,
-            norm_eps,
-            layers,
-            head: HeadSpec { scale: 1.0, softcap: None },
-        })
     }
 
-    /// Tokens of the context unless told otherwise, at most `most`.
-    pub fn n_ctx_default(&self, most: usize) -> usize {
-        self.n_ctx_train.min(self.n_ctx_max.unwrap_or(most)).min(most)
-    }
-
-    /// As [`ModelSpec::llama_like`]; the reference implementation ignores the feed-forward parts'
-    /// `*.scale`, as it does for most architectures.
-    pub fn unscaled(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        ModelSpec::llama_like(h).map(ModelSpec::ignore_ffn_scales)
-    }
-
-    /// As [`ModelSpec::unscaled`], with feed-forward parts without a gate.
-    pub fn gpt_like(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        Ok(ModelSpec::unscaled(h)?.dense(Activation::Gelu, DenseGate::None))
-    }
-
-    /// Positions by a learned table, or not at all: no rotation.
-    pub fn positions(mut self, learned: bool) -> ModelSpec {
-        self.learned_positions = learned;
-        if learned {
-            self.n_ctx_max = Some(self.n_ctx_train);
-        }
-        self.no_rope(|_, _| true)
-    }
-
-    /// Positions by slopes of the scores: no rotation.
-    pub fn alibi(self, exponent: f32) -> ModelSpec {
-        self.no_rope(|_, _| true).each_attention(|_, a| a.alibi = Some(exponent))
-    }
-
-    /// Queries, keys and values clamped as the metadata says.
-    pub fn clamped(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        let clamp = h.f32("attention.clamp_kqv")?.filter(|&clamp| clamp > 0.0);
-        Ok(self.each_attention(|_, attention| attention.clamp = clamp))
-    }
-
-    /// Logits multiplied by the metadata's factor.
-    pub fn logit_scale(mut self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        self.head.scale = h.f32("logit_scale")?.filter(|&x| x != 0.0).unwrap_or(1.0);
-        Ok(self)
-    }
-
-    /// Attention sinks in every layer.
-    pub fn sinks(self) -> ModelSpec {
-        self.each_attention(|_, attention| attention.sinks = true)
-    }
-
-    /// Changes every layer's attention.
-    pub fn each_attention(mut self, mut f: impl FnMut(usize, &mut AttentionSpec)) -> ModelSpec {
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            match &mut layer.mixer {
-                Mixer::Attention(attention) => f(i, attention),
+    /// The rotation, to be changed.
+    pub fn rope_mut(&mut self) -> Option<&mut RopeSpec> {
+        match self {
+            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => None,
+            Mixer::Attention(attention) | Mixer::AttentionAndStateSpace(attention, _) => {
+                attention.rope.as_mut()
             }
+            Mixer::Latent(latent) => latent.rope.as_mut(),
         }
-        self
-    }
-
-    /// Changes every dense feed-forward part.
-    pub fn each_dense(mut self, f: impl Fn(&mut DenseSpec)) -> ModelSpec {
-        for layer in &mut self.layers {
-            if let Ffn::Dense(dense) = &mut layer.ffn {
-                f(dense);
-            }
-        }
-        self
-    }
-
-    /// Changes every mixture of experts.
-    pub fn each_moe(mut self, mut f: impl FnMut(usize, &mut MoeSpec)) -> ModelSpec {
-        for (i, layer) in self.layers.iter_mut().enumerate() {
-            if let Ffn::Moe(moe) = &mut layer.ffn {
-                f(i, moe);
-            }
-        }
-        self
-    }
-
-    /// Which dimensions of a head are rotated together.
-    pub fn rope(self, pairing: RopePairing) -> ModelSpec {
-        self.each_attention(|_, attention| {
-            if let Some(rope) = &mut attention.rope {
-                rope.pairing = pairing;
-            }
-        })
-    }
-
-    /// No rotation in the layers that `f` marks.
-    pub fn no_rope(self, f: impl Fn(usize, &AttentionSpec) -> bool) -> ModelSpec {
-        self.each_attention(|i, attention| {
-            if f(i, attention) {
-                attention.rope = None;
-            }
-        })
-    }
-
-    /// Norms of query and key heads.
-    pub fn qk_norm(self) -> ModelSpec {
-        self.qk_norms(QkNorm::Heads)
-    }
-
-    /// Norms of queries and keys.
-    pub fn qk_norms(self, norm: QkNorm) -> ModelSpec {
-        self.each_attention(|_, attention| attention.qk_norm = norm)
-    }
-
-    /// Norms of every layer.
-    pub fn norms(mut self, norms: NormPlacement) -> ModelSpec {
-        self.layers.iter_mut().for_each(|layer| layer.norms = norms);
-        self
-    }
-
-    /// Feed-forward parts beside the mixers, on norms of the name.
-    pub fn parallel(mut self, norm: &'static str) -> ModelSpec {
-        for layer in &mut self.layers {
-            layer.residual = Residual::Parallel;
-            layer.norms.before_ffn = Some(norm);
-        }
-        self
-    }
-
-    /// Feed-forward parts of this kind, dense and in experts.
-    pub fn act(self, act: Activation) -> ModelSpec {
-        self.each_dense(|dense| dense.act = act).each_moe(|_, moe| moe.act = act)
-    }
-
-    /// Dense feed-forward parts of this kind.
-    pub fn dense(self, act: Activation, gate: DenseGate) -> ModelSpec {
-        self.each_dense(|dense| (dense.act, dense.gate) = (act, gate))
-    }
-
-    /// See [`TensorScales`].
-    pub fn ignore_ffn_scales(self) -> ModelSpec {
-        self.each_dense(|dense| dense.scales = TensorScales::Ignore)
-            .each_moe(|_, moe| moe.scales = TensorScales::Ignore)
-    }
-
-    /// Dense feed-forward parts in the layers that `f` marks.
-    pub fn dense_where(
-        mut self,
-        h: &Hparams<'_>,
-        f: impl Fn(usize) -> bool,
-    ) -> Result<ModelSpec, ModelError> {
-        let n_ff = h.lengths("feed_forward_length")?.unwrap_or_default();
-        for (i, (layer, n_ff)) in self.layers.iter_mut().zip(n_ff).enumerate() {
-            if let (Ffn::Moe(moe), true) = (&layer.ffn, f(i)) {
-                let (act, gate, scales) = (moe.act, DenseGate::Own, moe.scales);
-                layer.ffn = Ffn::Dense(DenseSpec { n_ff, act, gate, scales });
-            }
-        }
-        Ok(self)
-    }
-
-    /// Dense feed-forward parts in the leading layers that the metadata counts.
-    pub fn dense_lead(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        let n = h.u64("leading_dense_block_count")?.unwrap_or(0);
-        self.dense_where(h, |i| (i as u64) < n)
-    }
-
-    /// A shared expert, if the metadata has one.
-    pub fn shared_expert(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        let count = h.u64("expert_shared_count")?.map(|n| n as usize);
-        let width = h.optional_length("expert_shared_feed_forward_length")?;
-        Ok(self.each_moe(|_, moe| {
-            let n_ff = width.or(count.map(|n| n.saturating_mul(moe.n_ff))).filter(|&n| n > 0);
-            moe.shared = n_ff.map(|n_ff| SharedExpert { n_ff, gated: false });
-        }))
-    }
-
-    /// Gating and normalization of the experts' weights as the metadata says; `gating` if it says
-    /// nothing.
-    pub fn expert_gating(
-        self,
-        h: &Hparams<'_>,
-        gating: ExpertGating,
-    ) -> Result<ModelSpec, ModelError> {
-        let gating = match h.u64("expert_gating_func")?.unwrap_or(0) {
-            0 => gating,
-            1 => ExpertGating::Softmax,
-            2 => ExpertGating::Sigmoid,
-            3 => ExpertGating::SoftmaxOfChosen,
-            n => return Err(h.bad("expert_gating_func", format!("is {n}, not supported"))),
-        };
-        let normalize = h.bool("expert_weights_norm")?.unwrap_or(false);
-        Ok(self.each_moe(|_, moe| (moe.gating, moe.normalize_weights) = (gating, normalize)))
-    }
-
-    /// Sliding windows in the layers that the metadata marks, by default all but every `period`-th.
-    /// No window in the metadata: `default`.
-    pub fn sliding(
-        self,
-        h: &Hparams<'_>,
-        period: u64,
-        default: Option<usize>,
-    ) -> Result<ModelSpec, ModelError> {
-        const WINDOW: &str = "attention.sliding_window";
-        let window = h.u64(WINDOW)?.map_or(default, |n| Some(n as usize)).filter(|&n| n > 0);
-        let sliding = h.pattern("attention.sliding_window_pattern", period)?;
-        let base = h.f32("rope.freq_base_swa")?;
-        let dims = [
-            h.optional_length("attention.key_length_swa")?,
-            h.optional_length("attention.value_length_swa")?,
-            h.optional_length("rope.dimension_count_swa")?,
-        ];
-        let mut uneven = false;
-        let spec = self.each_attention(|i, attention| {
-            if window.is_none() || !sliding[i] {
-                return;
-            }
-            attention.window = window;
-            let mut own = [Some(attention.k_dim), Some(attention.v_dim), None];
-            if let Some(rope) = &mut attention.rope {
-                rope.freq_base = base.unwrap_or(rope.freq_base);
-                own[2] = Some(rope.n_rot);
-            }
-            uneven |= dims.iter().zip(own).any(|(dim, own)| dim.is_some() && *dim != own);
-        });
-        match uneven {
-            true => Err(h.bad("attention.key_length_swa", "differs from the other layers' heads")),
-            false => Ok(spec),
-        }
-    }
-
-    /// Factors of embeddings, residual sums and attention's scores, as Granite names them.
-    pub fn scaled(mut self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        let factor = |name: &str| Ok::<_, ModelError>(h.f32(name)?.filter(|&x| x != 0.0));
-        self.embed_scale = factor("embedding_scale")?.unwrap_or(self.embed_scale);
-        let residual_scale = factor("residual_scale")?;
-        for layer in &mut self.layers {
-            layer.residual_scale = residual_scale.unwrap_or(layer.residual_scale);
-        }
-        self.attention_scale(h)
-    }
-
-    /// The factor of attention's scores, if the metadata has one.
-    pub fn attention_scale(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-        let scale = h.f32("attention.scale")?.filter(|&x| x != 0.0);
-        Ok(self.each_attention(|_, attention| attention.scale = scale.unwrap_or(attention.scale)))
     }
 }
 
-/// See [`MoeSpec::groups`].
-fn expert_groups(
-    h: &Hparams<'_>,
-    n_experts: usize,
-    n_used: usize,
-) -> Result<Option<(usize, usize)>, ModelError> {
-    let n_groups = h.u64("expert_group_count")?.unwrap_or(1).max(1) as usize;
-    let n_groups_used = h.u64("expert_group_used_count")?.unwrap_or(1).max(1) as usize;
-    if n_groups == 1 || n_experts == 0 {
-        return Ok(None);
-    }
-    let fits = n_experts.is_multiple_of(n_groups)
-        && n_groups_used <= n_groups
-        && n_experts / n_groups * n_groups_used >= n_used;
-    match fits {
-        true => Ok(Some((n_groups, n_groups_used))),
-        false => Err(h.bad("expert_group_count", "does not go with the counts of experts")),
+impl LatentSpec {
+    /// Heads, elements of a key and elements of a value in the cache.
+    pub fn cached(&self) -> (usize, usize, usize) {
+        match self.cache {
+            LatentCache::Latent => (1, self.rank + self.n_position, self.rank),
+            LatentCache::Heads => (self.n_heads, self.n_content + self.n_position, self.v_dim),
+        }
     }
 }
 
-impl RopeSpec {
-    fn new(h: &Hparams<'_>, k_dim: usize) -> Result<RopeSpec, ModelError> {
-        let n_rot = h.optional_length("rope.dimension_count")?.unwrap_or(k_dim);
-        if n_rot > k_dim || !n_rot.is_multiple_of(2) {
-            let problem = format!("is {n_rot}, not an even number up to the head's {k_dim}");
-            return Err(h.bad("rope.dimension_count", problem));
-        }
-        let positive = |name: &str, default: f32| match h.f32(name)? {
-            None => Ok(default),
-            Some(x) if x > 0.0 => Ok(x),
-            Some(x) => Err(h.bad(name, format!("is {x}, not positive"))),
-        };
-        Ok(RopeSpec {
-            n_rot,
-            pairing: RopePairing::Norm,
-            freq_base: positive("rope.freq_base", 10_000.0)?,
-            scaling: RopeScaling::new(h, positive)?,
-            freq_factors: true,
-        })
-    }
-}
-
-impl RopeScaling {
-    fn new(
-        h: &Hparams<'_>,
-        positive: impl Fn(&str, f32) -> Result<f32, ModelError>,
-    ) -> Result<RopeScaling, ModelError> {
-        // Files before 2023-09 have `scale_linear`; 0 means none in both.
-        let old = h.f32("rope.scale_linear")?;
-        let factor = h.f32("rope.scaling.factor")?.or(old).filter(|&f| f != 0.0).unwrap_or(1.0);
-        if factor <= 0.0 {
-            return Err(h.bad("rope.scaling.factor", format!("is {factor}, not positive")));
-        }
-        let n_ctx_orig = h.optional_length("rope.scaling.original_context_length")?;
-        let _ = h.bool("rope.scaling.finetuned")?;
-        let attn_factor = positive("rope.scaling.attn_factor", 1.0)?;
-        let attn_factor = positive("rope.scaling.yarn_attn_factor", attn_factor)?;
-        let ext_factor = h.f32("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0);
-        let beta_fast = positive("rope.scaling.yarn_beta_fast", 32.0)?;
-        let beta_slow = positive("rope.scaling.yarn_beta_slow", 1.0)?;
-        match h.str("rope.scaling.type")?.unwrap_or("linear") {
-            "none" => Ok(RopeScaling::None),
-            "linear" if factor == 1.0 => Ok(RopeScaling::None),
-            "linear" => Ok(RopeScaling::Linear { factor }),
-            "yarn" => Ok(RopeScaling::Yarn {
-                factor,
-                n_ctx_orig: n_ctx_orig.unwrap_or(h.n_ctx_train).max(1),
-                beta_fast,
-                beta_slow,
-                ext_factor,
-                attn_factor,
-            }),
-            "longrope" => Ok(RopeScaling::Short { attn_factor }),
-            other => Err(h.bad("rope.scaling.type", format!("is `{other}`, not supported yet"))),
-        }
-    }
-
-    /// Radians per position of each of `n_rot / 2` pairs, and the factor of cosine and sine.
-    /// `factors` divide the frequencies before they are stretched.
-    pub fn frequencies(
-        &self,
-        n_rot: usize,
-        freq_base: f32,
-        factors: Option<&[f32]>,
-    ) -> (Vec<f64>, f32) {
-        let base = f64::from(freq_base);
-        let pair = |i: usize| {
-            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
-            base.powf(-2.0 * i as f64 / n_rot as f64) / factor
-        };
-        let pairs = (0..n_rot / 2).map(pair);
-        match *self {
-            RopeScaling::None => (pairs.collect(), 1.0),
-            RopeScaling::Short { attn_factor } => (pairs.collect(), attn_factor),
-            RopeScaling::Linear { factor } => (pairs.map(|f| f / f64::from(factor)).collect(), 1.0),
-            RopeScaling::Yarn {
-                factor,
-                n_ctx_orig,
-                beta_fast,
-                beta_slow,
-                ext_factor,
-                attn_factor,
-            } => {
-                let factor = f64::from(factor);
-                // The pair that makes `turns` turns within the original context.
-                let pair_of = |turns: f32| {
-                    let wavelength = n_ctx_orig as f64 / (f64::from(turns) * std::f64::consts::TAU);
-                    n_rot as f64 * wavelength.ln() / (2.0 * base.ln())
-                };
-                let low = pair_of(beta_fast).floor().max(0.0);
-                let high = pair_of(beta_slow).ceil().min(n_rot as f64 - 1.0);
-                let stretched = pairs.enumerate().map(|(i, freq)| {
-                    let ramp = (i as f64 - low) / (high - low).max(0.001);
-                    let keep = (1.0 - ramp.clamp(0.0, 1.0)) * f64::from(ext_factor);
-                    freq / factor * (1.0 - keep) + freq * keep
-                });
-                let stretch = if ext_factor == 0.0 { 1.0 } else { 1.0 + 0.1 * factor.ln() };
-                (stretched.collect(), stretch as f32 * attn_factor)
+impl StateSpaceSpec {
+    /// Elements of the states of a layer.
+    pub fn state_len(&self) -> usize {
+        let channels = match self.generation {
+            StateSpaceGeneration::One { .. } => self.n_inner,
+            StateSpaceGeneration::Two { n_groups, .. } => {
+                self.n_inner + 2 * n_groups * self.state_dim
             }
-        }
+        };
+        channels * (self.taps - 1) + self.n_inner * self.state_dim
+    }
+}
+
+impl DeltaSpec {
+    /// Columns of queries, keys and values.
+    pub fn n_channels(&self) -> usize {
+        2 * self.n_key_heads * self.k_dim + self.n_heads * self.v_dim
+    }
+
+    /// Elements of the states of a layer.
+    pub fn state_len(&self) -> usize {
+        self.n_channels() * (self.taps - 1) + self.n_heads * self.v_dim * self.k_dim
     }
 }

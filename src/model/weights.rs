@@ -44,6 +44,23 @@ impl<'a> Binder<'a> {
         }
     }
 
+    /// Claims the tensors of layers whose names, behind `blk.N.`, begin with `prefix`.
+    pub fn ignore_layers(&mut self, prefix: &str) {
+        for info in self.file.tensors() {
+            let in_layer = info.name.strip_prefix("blk.").and_then(|name| name.split_once('.'));
+            if in_layer.is_some_and(|(_, name)| name.starts_with(prefix)) {
+                self.claimed.insert(&info.name);
+            }
+        }
+    }
+
+    /// Claims all tensors of a layer.
+    pub fn ignore_layer(&mut self, layer: usize) {
+        let prefix = format!("blk.{layer}.");
+        let of_layer = self.file.tensors().iter().filter(|info| info.name.starts_with(&prefix));
+        self.claimed.extend(of_layer.map(|info| &info.name[..]));
+    }
+
     fn claim(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
         let info =
             self.file.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
@@ -103,6 +120,18 @@ impl<'a> Binder<'a> {
         let kernels = self.kernels.types(weight.ty).expect("`claim` asked for the kernel");
         kernels.dequantize(weight.bytes(), &mut values);
         values
+    }
+
+    /// Claims a tensor of `len` elements in any shape, in f32.
+    pub fn elements(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let dims = self.dims(name).unwrap_or_default();
+        let dims: Vec<usize> = dims.iter().map(|&d| d as usize).collect();
+        match dims.iter().product::<usize>() == len {
+            true => {
+                self.claim(name, &dims).map(|info| self.values(&Weight::mapped(self.file, info)))
+            }
+            false => self.vector(name, len),
+        }
     }
 
     /// Claims a vector, in f32.

@@ -14,6 +14,16 @@ use teff_kernels::{KernelTable, Level};
 
 /// Two F32 computations in another order differ only by rounding.
 const NMSE_MAX: f64 = 1e-6;
+/// But the reference looks GELU up in a table of halves, which shows where it is divided by factors
+/// as small as 1e-4 (MPT), or decides scores that are not scaled down (Gemma 4): with such a table
+/// the difference vanishes. In Muse attention's results are as small, and normed: the same sums in
+/// f64 are as far from the reference's.
+const NMSE_MAX_OF: &[(&str, f64)] = &[
+    ("gemma4-dense", 1e-5),
+    ("gemma4-moe", 1e-5),
+    ("mpt-dense", 2e-6),
+    ("muse-glimmer-dense", 6e-6),
+];
 
 pub fn model(gguf: Vec<u8>) -> Model {
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
@@ -60,10 +70,15 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// Beginnings of the names of fixtures, separated by commas: only these are checked.
+const SOME_FIXTURES: &str = "TEFF_FIXTURES";
+
 #[test]
 fn every_fixture_gives_the_references_logits_and_the_same_bits_always() {
-    let failures: Vec<String> =
-        fixture_model::names().iter().filter_map(|name| check_fixture(name).err()).collect();
+    let some = std::env::var(SOME_FIXTURES).unwrap_or_default();
+    let names = fixture_model::names();
+    let names = names.iter().filter(|name| some.split(',').any(|begin| name.starts_with(begin)));
+    let failures: Vec<String> = names.filter_map(|name| check_fixture(name).err()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -71,10 +86,14 @@ fn check_fixture(name: &str) -> Result<(), String> {
     let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load(name);
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
     let model = Model::from_file(file, Path::new(name)).map_err(|error| error.to_string())?;
+    // The reference was run with a context beyond the trained one, for which LongRoPE differs.
+    let n_ctx = Some(model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train));
+    let options = |threads, batch| EngineOptions { n_ctx, ..options(threads, batch) };
     Engine::new(&model, &options(1, 1)).map_err(|error| error.to_string())?;
     let first = logits(&model, &tokens, &options(1, 1));
     let error = nmse_max(&first, &truth, n_vocab);
-    if error.is_nan() || error > NMSE_MAX {
+    let max = NMSE_MAX_OF.iter().find(|(of, _)| *of == name).map_or(NMSE_MAX, |&(_, max)| max);
+    if error.is_nan() || error > max {
         return Err(format!("{name}: NMSE {error:.2e}"));
     }
     for (threads, batch) in [(1, 7), (2, 1), (2, 48), (4, 7), (3, 48), (1, 5)] {
@@ -248,6 +267,57 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
             assert!(again == bits(&alone[47 * n_vocab..]), "{name}");
             decoder.kv_mut().remove(a);
             decoder.kv_mut().remove(fork);
+            decoder.kv_mut().remove(b);
+            assert_eq!(decoder.kv().kv_bytes(), 0);
+        });
+    }
+}
+
+/// Recurrent states cannot be cut: a sequence goes back to where a copy of them was kept, which is
+/// the end of each step of several tokens, or it says that it cannot.
+#[test]
+fn recurrent_states_are_forked_and_cut_where_they_are_known() {
+    for name in ["mamba-dense", "falcon-h1-dense", "lfm2-dense", "qwen3next-moe", "kimi-linear-moe"]
+    {
+        let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let alone = logits(&model, &tokens, &options(2, 48));
+        let row = |n: usize| bits(&alone[(n - 1) * n_vocab..n * n_vocab]);
+        let mut other = tokens.clone();
+        other.reverse();
+        let other_alone = logits(&model, &other, &options(2, 48));
+        let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
+        engine.lead(|decoder, leader| {
+            let step = |decoder: &mut Decoder, sequence, tokens: &[u32]| {
+                let run = Run { sequence, tokens, logits: Logits::Last };
+                bits(decoder.step(leader, &[run]).unwrap())
+            };
+            let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
+            let runs = [
+                Run { sequence: a, tokens: &tokens[..20], logits: Logits::Last },
+                Run { sequence: b, tokens: &other[..20], logits: Logits::Last },
+            ];
+            let rows = bits(decoder.step(leader, &runs).unwrap());
+            let other_row = bits(&other_alone[19 * n_vocab..20 * n_vocab]);
+            assert!(rows == [row(20), other_row].concat(), "{name}: two sequences");
+            for n in 21..=25 {
+                assert!(step(decoder, a, &tokens[n - 1..n]) == row(n), "{name}: token {n}");
+            }
+            let known = decoder.kv().kv_bytes();
+            assert!(decoder.kv_mut().fork(a, 23).is_none() && !decoder.kv_mut().truncate(a, 23));
+            assert_eq!((decoder.kv().len(a), decoder.kv().kv_bytes()), (25, known));
+            // At its end, at the end of the prompt, and from nothing.
+            for n in [25, 20, 0] {
+                let fork = decoder.kv_mut().fork(a, n).unwrap();
+                assert!(step(decoder, fork, &tokens[n..]) == row(48), "{name}: a fork at {n}");
+                decoder.kv_mut().remove(fork);
+            }
+            assert!(step(decoder, a, &tokens[25..30]) == row(30), "{name}: untouched by forks");
+            for n in [20, 0] {
+                assert!(decoder.kv_mut().truncate(a, n));
+                assert!(step(decoder, a, &tokens[n..]) == row(48), "{name}: cut at {n}");
+            }
+            decoder.kv_mut().remove(a);
             decoder.kv_mut().remove(b);
             assert_eq!(decoder.kv().kv_bytes(), 0);
         });

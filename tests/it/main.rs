@@ -1,6 +1,7 @@
 //! One integration binary: it links once, and its parts share their helpers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod architectures;
 #[cfg(feature = "cli")]
 mod cache;
 #[cfg(feature = "chat-template")]

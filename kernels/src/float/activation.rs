@@ -22,6 +22,8 @@ pub enum Activation {
     Tanh,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// `ln(1 + exp(x))`.
+    Softplus,
 }
 
 /// `x = f(x)`.
@@ -35,7 +37,15 @@ pub fn act(f: Activation, x: &mut [f32]) {
         Activation::ReluSqr => map(x, relu_sqr),
         Activation::Tanh => map(x, f32::tanh),
         Activation::Sigmoid => map(x, sigmoid),
+        Activation::Softplus => map(x, softplus),
     }
+}
+
+/// Beyond, the exponential leaves nothing of the 1.
+const SOFTPLUS_MAX: f32 = 20.0;
+
+fn softplus(x: f32) -> f32 {
+    if x > SOFTPLUS_MAX { x } else { x.exp().ln_1p() }
 }
 
 /// The gated linear unit (arXiv 2002.05202): `out = f(gate) * up`.

@@ -299,7 +299,8 @@ impl Context<'_> {
     ) {
         let qkv = &self.backend.buffers[op.qkv.0];
         let shape = &self.backend.program.kv[op.layer];
-        let (q_len, k_len) = (op.n_heads * shape.k_dim, shape.n_kv_heads * shape.k_dim);
+        let q_len = op.n_heads * shape.k_dim;
+        let k_len = if op.stores { shape.n_kv_heads * shape.k_dim } else { 0 };
         let Scratch { row: kv, head, write, .. } = scratch;
         let row = qkv.write_cell(ticket, qkv.width(), token);
         if let Some(clamp) = op.clamp {
@@ -314,7 +315,7 @@ impl Context<'_> {
             let table = self.backend.ropes[rope.0].read_row(phase, token);
             let (cos, sin) = table.split_at(table.len() / 2);
             for head in row[..q_len + k_len].chunks_exact_mut(shape.k_dim) {
-                (self.ops.rope)(head, cos, sin, pairing);
+                (self.ops.rope)(&mut head[op.rope_from..], cos, sin, pairing);
             }
         }
         if op.norm_after_rope {
@@ -325,6 +326,10 @@ impl Context<'_> {
         let kind = self.arena.kind();
         let (qk, v) = row.split_at_mut(q_len + k_len);
         kind.rotate(qk, shape.k_dim, self.ops);
+        if !op.stores {
+            return;
+        }
+        self.norm_heads(op.v_norm.as_ref(), v, head);
         kind.rotate(v, shape.v_dim, self.ops);
         kv.clear();
         kv.extend_from_slice(&row[q_len..]);

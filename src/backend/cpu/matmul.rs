@@ -6,7 +6,9 @@
 
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
 use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
-use crate::backend::program::{Buf, Epilogue, Linear, Moe, Norm, Op, Output, Part, Program};
+use crate::backend::program::{
+    Buf, Epilogue, HeadLinear, Linear, Moe, Norm, Op, Output, Part, Program, Router,
+};
 use crate::tensor::Weight;
 use std::ops::Range;
 use teff_kernels::{ActFormat, ActPlan, ActUnit, Acts, KernelTable, Layout, PANEL_TOKENS, Scratch};
@@ -63,8 +65,14 @@ impl OwnedPack {
 fn weights(op: &Op) -> Vec<&Weight> {
     match op {
         Op::Linear(op) => op.parts.iter().map(|part| &part.weight).collect(),
+        Op::HeadLinear(op) => vec![&op.weight],
         Op::Moe(moe) => {
-            vec![&moe.router.weight, &moe.gate.weight, &moe.up.weight, &moe.down.weight]
+            let router = match &moe.router {
+                Router::Input(part) => Some(&part.weight),
+                Router::Scores(_) => None,
+            };
+            let gate = moe.gate.as_ref().map(|gate| &gate.weight);
+            router.into_iter().chain(gate).chain([&moe.up.weight, &moe.down.weight]).collect()
         }
         _ => Vec::new(),
     }
@@ -76,7 +84,13 @@ pub(super) fn weights_mut(op: &mut Op) -> Vec<&mut Weight> {
         Op::Linear(op) => op.parts.iter_mut().map(|part| &mut part.weight).collect(),
         Op::Moe(moe) => {
             let Moe { router, gate, up, down, .. } = &mut **moe;
-            vec![&mut router.weight, &mut gate.weight, &mut up.weight, &mut down.weight]
+            let router = match router {
+                Router::Input(part) => Some(&mut part.weight),
+                Router::Scores(_) => None,
+            };
+            let gate = gate.as_mut().map(|gate| &mut gate.weight);
+            let rest = [&mut up.weight, &mut down.weight];
+            router.into_iter().chain(gate).chain(rest).collect()
         }
         _ => Vec::new(),
     }
@@ -196,7 +210,7 @@ impl Context<'_> {
     pub(super) fn linear(&self, op: &Linear, scratch: &mut WorkerScratch) {
         let set = self.set(op.rows);
         let n_rows = match op.epilogue {
-            Epilogue::Glu(_) => op.parts.iter().map(|p| p.weight.rows).sum::<usize>() / 2,
+            Epilogue::Glu(..) => op.parts.iter().map(|p| p.weight.rows).sum::<usize>() / 2,
             Epilogue::None | Epilogue::Act(_) => op.parts.iter().map(|p| p.weight.rows).sum(),
         };
         let buffer = &self.backend.buffers[op.input.0];
@@ -204,7 +218,7 @@ impl Context<'_> {
         let weights = op.parts.iter().map(|part| &part.weight);
         self.products(source, weights, n_rows, scratch, |operands, ticket, kernels, y| {
             match op.epilogue {
-                Epilogue::Glu(act) => {
+                Epilogue::Glu(act, clamp) => {
                     let rows = ticket.items();
                     let n = rows.len() * set.len();
                     let (gate, rest) = at_least(y, 3 * n).split_at_mut(n);
@@ -219,6 +233,9 @@ impl Context<'_> {
                         let up_columns = rows.start + n_rows..rows.end + n_rows;
                         self.add_columns(addend, set, rows.clone(), operands, gate);
                         self.add_columns(addend, set, up_columns, operands, up);
+                    }
+                    if let Some(clamp) = clamp {
+                        clamp.apply(gate, up);
                     }
                     (self.ops.glu)(act, gate, up, out);
                     self.store(op.out, set, ticket, rows, out);
@@ -242,6 +259,44 @@ impl Context<'_> {
                         }
                         first = end;
                     }
+                }
+            }
+        });
+    }
+
+    /// Every worker packs what it needs of the input: a head is read by one worker alone.
+    pub(super) fn head_linear(&self, op: &HeadLinear, scratch: &mut WorkerScratch) {
+        let (weight, set) = (&op.weight, self.set(op.rows));
+        if set.len() == 0 {
+            return;
+        }
+        let (input, out) = (&self.backend.buffers[op.input.0], &self.backend.buffers[op.out.0]);
+        let plan = ActPlan::new(self.type_kernels(weight).act, weight.cols, set.len());
+        let WorkerScratch { kernels, row, y, pack, .. } = scratch;
+        self.worker.phase(|phase| {
+            let interleaved = self.backend.interleaved.read(phase);
+            for mut ticket in phase.tickets(weight.n * op.out_stride, op.out_stride) {
+                let head = ticket.items().start / op.out_stride;
+                row.clear();
+                for i in 0..set.len() {
+                    let x = input.read_row(phase, set.get(i));
+                    row.extend_from_slice(&x[head * op.input_stride..][..weight.cols]);
+                }
+                pack.fill(self.backend.kernels, &plan, row);
+                let acts = FORMATS.map(|format| {
+                    let own = &pack.per_format[format_index(format)];
+                    (format == plan.format).then(|| own.acts(&plan))
+                });
+                let operands = Operands { acts, interleaved, phase };
+                let y = at_least(y, weight.rows * set.len());
+                self.multiply(weight, head, 0..weight.rows, &operands, kernels, y);
+                if op.scale != 1.0 {
+                    (self.ops.scale)(y, op.scale);
+                }
+                let first = ticket.items().start;
+                for (i, y) in y.chunks_exact(weight.rows).enumerate() {
+                    let columns = first..first + weight.rows;
+                    out.write_columns(&mut ticket, set.get(i), columns).copy_from_slice(y);
                 }
             }
         });
@@ -436,7 +491,7 @@ impl Context<'_> {
     ) {
         let out = at_least(out, tokens.len() * cols);
         for (i, out) in tokens.zip(out.chunks_exact_mut(cols)) {
-            let x = source.buffer.read_row(phase, source.set.get(i));
+            let x = &source.buffer.read_row(phase, source.set.get(i))[..cols];
             match source.norm {
                 Some(norm) => self.normalize(norm, x, out),
                 None => out.copy_from_slice(x),

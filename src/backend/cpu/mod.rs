@@ -8,10 +8,12 @@ mod interleaved;
 mod matmul;
 mod moe;
 pub mod pool;
+mod recurrent;
 pub mod topology;
 
 use super::pages::{Arena, PageId};
-use super::program::{Buf, Norm, NormKind, Op, Program, Rows};
+use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
+use super::recurrent::States;
 use pool::{Leader, Phase, Shared, Worker};
 use std::sync::{Mutex, PoisonError};
 use teff_kernels::{ActFormat, FloatOps, KernelTable, Scratch};
@@ -27,6 +29,8 @@ pub struct StepInput<'a> {
     /// Pages of each sequence: `[layer][position / PAGE_TOKENS]`, `None` where the layer has
     /// forgotten.
     pub tables: &'a [&'a [Vec<Option<PageId>>]],
+    /// States of each sequence, if the program has any.
+    pub states: &'a [&'a States],
     /// Batch indices of the tokens whose logits are wanted, ascending.
     pub outputs: &'a [u32],
 }
@@ -78,6 +82,7 @@ struct WorkerScratch {
     attention: attention::Scratch,
     pack: matmul::PrivatePack,
     routes: moe::Routes,
+    recurrent: recurrent::Scratch,
 }
 
 /// A program with its buffers.
@@ -171,6 +176,7 @@ impl CpuBackend {
                 attention: attention::Scratch::default(),
                 pack: matmul::PrivatePack::default(),
                 routes: moe::Routes::default(),
+                recurrent: recurrent::Scratch::default(),
             })
         });
         CpuBackend {
@@ -309,6 +315,9 @@ impl Context<'_> {
             Op::Scale { buf, factors, rows } => self.change(*buf, *rows, |_, _, row| {
                 row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
             }),
+            Op::Xielu { buf, f, rows } => self.change(*buf, *rows, |_, _, row| {
+                row.iter_mut().for_each(|x| *x = f.at(*x));
+            }),
             Op::Gate { gate, buf, rows } => {
                 let gate = &self.backend.buffers[gate.0];
                 self.change(*buf, *rows, |phase, token, row| {
@@ -319,6 +328,8 @@ impl Context<'_> {
                 });
             }
             Op::Linear(op) => self.linear(op, scratch),
+            Op::HeadLinear(op) => self.head_linear(op, scratch),
+            Op::Gather(op) => self.gather(op),
             Op::RopeKv(op) => self.rope_kv(op, scratch),
             Op::Attention(op) => self.attention(op, scratch),
             Op::AddNorm { input, norm, scale, out, rows } => {
@@ -336,8 +347,35 @@ impl Context<'_> {
                     }
                 });
             }
+            Op::Conv(op) => self.conv(op, scratch),
+            Op::Scan(op) => self.scan(op, scratch),
+            Op::Add { input, out, rows } => {
+                let input = &self.backend.buffers[input.0];
+                self.change(*out, *rows, |phase, token, row| {
+                    (self.ops.add)(row, input.read_row(phase, token));
+                });
+            }
             Op::Moe(op) => self.moe(op, scratch),
         }
+    }
+
+    fn gather(&self, op: &Gather) {
+        self.change(op.out, op.rows, |phase, token, row| {
+            for piece in &op.pieces {
+                let input = self.backend.buffers[piece.input.0].read_row(phase, token);
+                for i in 0..piece.n {
+                    let x = &input[piece.from + i * piece.from_stride..][..piece.len];
+                    let out = &mut row[piece.to + i * piece.to_stride..][..piece.len];
+                    match &piece.norm {
+                        Some(norm) => self.normalize(norm, x, out),
+                        None => out.copy_from_slice(x),
+                    }
+                    if let Some(act) = piece.act {
+                        (self.ops.act)(act, out);
+                    }
+                }
+            }
+        });
     }
 
     /// A phase that changes rows of a buffer one by one: `f(phase, token, row)`.

@@ -6,7 +6,7 @@
 use super::matmul::Source;
 use super::pool::Shared;
 use super::{Context, TokenSet, WorkerScratch, at_least};
-use crate::backend::program::{ExpertGroups, ExpertPart, Gating, GluClamp, Moe, Op, Program};
+use crate::backend::program::{ExpertGroups, ExpertPart, Gating, Moe, Op, Program, Router};
 use std::ops::Range;
 use teff_kernels::{Activation, FloatOps};
 
@@ -38,8 +38,8 @@ impl Buffers {
         let most = |f: fn(&Moe) -> usize| moes().map(f).max().unwrap_or(0);
         let slots = max_tokens * most(|moe| moe.n_used);
         Buffers {
-            x: Shared::new(max_tokens, most(|moe| moe.gate.weight.cols)),
-            scores: Shared::new(max_tokens, most(|moe| moe.router.weight.rows)),
+            x: Shared::new(max_tokens, most(|moe| moe.up.weight.cols)),
+            scores: Shared::new(max_tokens, most(|moe| moe.n_experts)),
             experts: Shared::new(max_tokens, most(|moe| moe.n_used)),
             weights: Shared::new(max_tokens, most(|moe| moe.n_used)),
             hidden: Shared::new(slots, most(|moe| moe.down.weight.cols)),
@@ -103,25 +103,31 @@ impl Context<'_> {
 
     fn route(&self, op: &Moe, set: TokenSet<'_>, scratch: &mut WorkerScratch) {
         let buffers = &self.backend.moe;
-        let n_experts = op.router.weight.rows;
-        let source = Source { buffer: &buffers.x, norm: None, set };
-        self.products(
-            source,
-            std::iter::once(&op.router.weight),
-            n_experts,
-            scratch,
-            |operands, ticket, kernels, y| {
-                let rows = ticket.items();
-                y.resize(rows.len() * set.len(), 0.0);
-                self.product(&op.router, rows.clone(), operands, kernels, y);
-                for (i, y) in y.chunks_exact(rows.len()).enumerate() {
-                    buffers
-                        .scores
-                        .write_columns(ticket, set.get(i), rows.clone())
-                        .copy_from_slice(y);
-                }
-            },
-        );
+        let n_experts = op.n_experts;
+        let scores = match &op.router {
+            Router::Scores(buf) => &self.backend.buffers[buf.0],
+            Router::Input(part) => {
+                let source = Source { buffer: &buffers.x, norm: None, set };
+                let weights = std::iter::once(&part.weight);
+                self.products(
+                    source,
+                    weights,
+                    n_experts,
+                    scratch,
+                    |operands, ticket, kernels, y| {
+                        let rows = ticket.items();
+                        y.resize(rows.len() * set.len(), 0.0);
+                        self.product(part, rows.clone(), operands, kernels, y);
+                        for (i, y) in y.chunks_exact(rows.len()).enumerate() {
+                            let scores = &buffers.scores;
+                            let scores = scores.write_columns(ticket, set.get(i), rows.clone());
+                            scores.copy_from_slice(y);
+                        }
+                    },
+                );
+                &buffers.scores
+            }
+        };
         let Routes { ranked, probabilities, .. } = &mut scratch.routes;
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(set.n_tokens, 1) {
@@ -129,7 +135,7 @@ impl Context<'_> {
                 if !set.contains(token) {
                     continue;
                 }
-                let scores = &buffers.scores.read_row(phase, token)[..n_experts];
+                let scores = &scores.read_row(phase, token)[..n_experts];
                 rank(op, scores, probabilities, ranked, self.ops);
                 let experts = buffers.experts.write_cells(&mut ticket, buffers.experts.width());
                 for (expert, &(_, index)) in experts.iter_mut().zip(ranked.iter()) {
@@ -170,6 +176,7 @@ impl Context<'_> {
         scratch: &mut WorkerScratch,
     ) {
         let buffers = &self.backend.moe;
+        // A product in `y`, the rows `rows` of a part.
         let finish = |part: &ExpertPart, rows: &Range<usize>, y: &mut [f32]| {
             if let Some(scales) = &part.scales {
                 (self.ops.scale)(y, scales[expert]);
@@ -180,35 +187,48 @@ impl Context<'_> {
             }
         };
         let list = |rows| TokenSet { outputs: Some(rows), n_tokens: self.input.tokens.len() };
-        let (gate, up, down) = (&op.gate.weight, &op.up.weight, &op.down.weight);
+        let (up, down) = (&op.up.weight, &op.down.weight);
+        let gate = op.gate.as_ref().map(|gate| &gate.weight);
+        let n_ff = down.cols;
+        let is_fused = gate.is_none() && up.rows == 2 * n_ff;
         let weights = op.weigh_input.then(|| self.weights_of(op, tokens, slots));
         let source = Source { buffer: &buffers.x, norm: None, set: list(tokens) };
         self.products(
             source,
-            [gate, up].into_iter(),
-            gate.rows,
+            gate.into_iter().chain([up]),
+            n_ff,
             scratch,
             |operands, ticket, kernels, y| {
                 let rows = ticket.items();
                 let n = rows.len() * tokens.len();
                 let (y_gate, rest) = at_least(y, 3 * n).split_at_mut(n);
                 let (y_up, out) = rest.split_at_mut(n);
-                self.multiply(gate, expert, rows.clone(), operands, kernels, y_gate);
-                self.multiply(up, expert, rows.clone(), operands, kernels, y_up);
-                if let Some(weights) = &weights {
-                    for (i, weight) in weights.iter().enumerate() {
-                        let of_token = i * rows.len()..(i + 1) * rows.len();
-                        (self.ops.scale)(&mut y_gate[of_token.clone()], *weight);
-                        (self.ops.scale)(&mut y_up[of_token], *weight);
+                let mut product = |part: &ExpertPart, rows: Range<usize>, y: &mut [f32]| {
+                    self.multiply(&part.weight, expert, rows.clone(), operands, kernels, y);
+                    for (y, weight) in y.chunks_exact_mut(rows.len()).zip(weights.iter().flatten())
+                    {
+                        (self.ops.scale)(y, *weight);
                     }
+                    finish(part, &rows, y);
+                };
+                let gate_part = op.gate.as_ref().or(is_fused.then_some(&op.up));
+                if let Some(part) = gate_part {
+                    product(part, rows.clone(), y_gate);
                 }
-                finish(&op.gate, &rows, y_gate);
-                finish(&op.up, &rows, y_up);
-                if let Some(GluClamp { limit, up_plus }) = op.clamp {
-                    y_gate.iter_mut().for_each(|x| *x = x.min(limit));
-                    y_up.iter_mut().for_each(|x| *x = x.clamp(-limit, limit) + up_plus);
+                let up_rows = match is_fused {
+                    true => rows.start + n_ff..rows.end + n_ff,
+                    false => rows.clone(),
+                };
+                product(&op.up, up_rows, y_up);
+                if let Some(clamp) = op.clamp {
+                    clamp.apply(y_gate, y_up);
                 }
-                (self.ops.glu)(op.act, y_gate, y_up, out);
+                if gate_part.is_some() {
+                    (self.ops.glu)(op.act, y_gate, y_up, out);
+                } else {
+                    out.copy_from_slice(y_up);
+                    (self.ops.act)(op.act, out);
+                }
                 for (&slot, y) in slots.iter().zip(out.chunks_exact(rows.len())) {
                     let hidden = buffers.hidden.write_columns(ticket, slot as usize, rows.clone());
                     hidden.copy_from_slice(y);
@@ -255,6 +275,9 @@ impl Context<'_> {
                     continue;
                 }
                 let out = out.write_cells(&mut ticket, out.width());
+                if !op.adds {
+                    out.fill(0.0);
+                }
                 let weights = &buffers.weights.read_row(phase, token)[..op.n_used];
                 for (rank, weight) in weights.iter().enumerate() {
                     let y = &buffers.y.read_row(phase, token * op.n_used + rank)[..out.len()];

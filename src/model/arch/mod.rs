@@ -9,38 +9,61 @@ mod bloom;
 mod chatglm;
 mod codeshell;
 mod cohere2;
+mod cohere2moe;
 mod command_r;
 mod dbrx;
 mod deci;
 mod deepseek;
+mod deepseek2;
+mod deepseek32;
 mod dots1;
+mod ernie4_5;
 mod exaone;
 mod exaone4;
 mod exaone_moe;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4moe;
+mod glm_dsa;
 mod gpt2;
 mod gpt_oss;
 mod gptneox;
 mod granite;
 mod granite_swa;
+mod granitehybrid;
+mod grok;
 mod hunyuan;
+mod hy_v3;
 mod internlm2;
 mod jais;
 mod jais2;
+mod jamba;
+mod kimi_linear;
+mod laguna;
+mod lfm2;
 mod llama;
 mod llama4;
 mod maincoder;
+mod mamba;
+mod maple;
 mod mellum;
+mod mimo2;
 mod minicpm;
+mod minicpm3;
 mod minimax_m2;
+mod minimax_m3;
 mod mistral3;
+mod mistral4;
+mod mpt;
+mod muse_glimmer;
 mod nanbeige;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -52,13 +75,19 @@ mod phi2;
 mod phi3;
 mod phimoe;
 mod plamo;
+mod plamo3;
+mod plm;
 mod pockettts;
 mod qwen2;
 mod qwen2moe;
+mod qwen2vl;
 mod qwen3;
 mod qwen3moe;
+mod qwen3next;
 mod qwen3vl;
+mod refact;
 mod seed_oss;
+mod smallthinker;
 mod smollm3;
 mod spark2_5;
 mod stablelm;
@@ -80,18 +109,26 @@ const ARCHS: &[(&str, Describe)] = &[
     ("chatglm", chatglm::spec),
     ("codeshell", codeshell::spec),
     ("cohere2", cohere2::spec),
+    ("cohere2moe", cohere2moe::spec),
     ("command-r", command_r::spec),
     ("dbrx", dbrx::spec),
     ("deci", deci::spec),
     ("deepseek", deepseek::spec),
+    ("deepseek2", deepseek2::spec),
+    ("deepseek32", deepseek32::spec),
     ("dots1", dots1::spec),
+    ("ernie4_5", ernie4_5::spec),
+    ("ernie4_5-moe", ernie4_5::moe),
     ("exaone", exaone::spec),
     ("exaone-moe", exaone_moe::spec),
     ("exaone4", exaone4::spec),
     ("falcon", falcon::spec),
+    ("falcon-h1", falcon_h1::spec),
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma4", gemma4::spec),
+    ("glm-dsa", glm_dsa::spec),
     ("glm4", glm4::spec),
     ("glm4moe", glm4moe::spec),
     ("gpt-oss", gpt_oss::spec),
@@ -99,22 +136,41 @@ const ARCHS: &[(&str, Describe)] = &[
     ("gptneox", gptneox::spec),
     ("granite", granite::spec),
     ("granite_swa", granite_swa::spec),
+    ("granitehybrid", granitehybrid::spec),
     ("granitemoe", granite::spec),
+    ("grok", grok::spec),
     ("hunyuan-dense", hunyuan::spec),
     ("hunyuan-moe", hunyuan::spec),
     ("hunyuan_vl", hunyuan::spec),
+    ("hy_v3", hy_v3::spec),
     ("internlm2", internlm2::spec),
     ("jais", jais::spec),
     ("jais2", jais2::spec),
+    ("jamba", jamba::spec),
+    ("kimi-linear", kimi_linear::spec),
+    ("laguna", laguna::spec),
+    ("lfm2", lfm2::spec),
+    ("lfm2moe", lfm2::moe),
     ("llama", llama::spec),
     ("llama4", llama4::spec),
     ("maincoder", maincoder::spec),
+    ("mamba", mamba::spec),
+    ("mamba2", mamba::spec2),
+    ("maple", maple::spec),
     ("mellum", mellum::spec),
+    ("mimo2", mimo2::spec),
     ("minicpm", minicpm::spec),
+    ("minicpm3", minicpm3::spec),
     ("minimax-m2", minimax_m2::spec),
+    ("minimax-m3", minimax_m3::spec),
     ("mistral3", mistral3::spec),
+    ("mistral4", mistral4::spec),
+    ("mpt", mpt::spec),
+    ("muse-glimmer", muse_glimmer::spec),
     ("nanbeige", nanbeige::spec),
     ("nemotron", nemotron::spec),
+    ("nemotron_h", nemotron_h::spec),
+    ("nemotron_h_moe", nemotron_h::spec),
     ("olmo", olmo::spec),
     ("olmo2", olmo2::spec),
     ("olmoe", olmoe::spec),
@@ -126,15 +182,23 @@ const ARCHS: &[(&str, Describe)] = &[
     ("phi3", phi3::spec),
     ("phimoe", phimoe::spec),
     ("plamo", plamo::spec),
+    ("plamo3", plamo3::spec),
+    ("plm", plm::spec),
     ("pockettts", pockettts::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
+    ("qwen2vl", qwen2vl::spec),
     ("qwen3", qwen3::spec),
+    ("qwen35", qwen3next::spec35),
+    ("qwen35moe", qwen3next::spec35),
     ("qwen3moe", qwen3moe::spec),
+    ("qwen3next", qwen3next::spec),
     ("qwen3tts", qwen3vl::spec),
     ("qwen3vl", qwen3vl::spec),
     ("qwen3vlmoe", qwen3vl::spec),
+    ("refact", refact::spec),
     ("seed_oss", seed_oss::spec),
+    ("smallthinker", smallthinker::spec),
     ("smollm3", smollm3::spec),
     ("spark2_5", spark2_5::spec),
     ("stablelm", stablelm::spec),

@@ -3,5 +3,5 @@
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    super::phi3::short_rope(ModelSpec::unscaled(h)?, h)
+    super::phi3::long_rope(ModelSpec::unscaled(h)?, h)
 }

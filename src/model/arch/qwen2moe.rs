@@ -8,7 +8,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let width = h.optional_length("expert_shared_feed_forward_length")?;
     Ok(spec.each_moe(|_, moe| {
         moe.normalize_weights = false;
-        moe.shared = Some(SharedExpert { n_ff: width.unwrap_or(moe.n_ff), gated: true });
+        moe.shared =
+            Some(SharedExpert { n_ff: width.unwrap_or(moe.n_ff), suffix: "_shexp", gated: true });
         if !own {
             moe.n_ff /= moe.n_used;
         }

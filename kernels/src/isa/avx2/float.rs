@@ -122,7 +122,7 @@ pub(super) fn act(f: Activation, x: &mut [f32]) {
             let factor = _mm256_add_ps(one, erf(scaled));
             _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(0.5), x), factor)
         }),
-        Activation::Tanh => float::act(f, x),
+        Activation::Tanh | Activation::Softplus => float::act(f, x),
     }
 }
 

@@ -1,0 +1,143 @@
+//! Operations with a state that lives from token to token, and the memory of such states.
+//!
+//! A state belongs to one sequence and one layer. Unlike keys and values it cannot be cut: going
+//! back to an earlier position needs a copy from then, see [`crate::kv`].
+
+use super::cpu::pool::Shared;
+use super::program::{Buf, Norm};
+use teff_kernels::Activation;
+
+/// Number of a state in [`super::program::Program::states`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateId(pub usize);
+
+/// The states of a sequence, by [`StateId`]; zeros before the first token.
+pub struct States(Vec<Shared<f32>>);
+
+impl States {
+    /// States of these lengths.
+    pub fn new(lens: &[usize]) -> States {
+        States(lens.iter().map(|&len| Shared::new(1, len)).collect())
+    }
+
+    /// The memory of one.
+    pub fn get(&self, id: StateId) -> &Shared<f32> {
+        &self.0[id.0]
+    }
+
+    /// All elements, one state after the other.
+    pub fn save(&mut self) -> Vec<f32> {
+        self.0.iter_mut().flat_map(|state| state.get_mut().iter().copied()).collect()
+    }
+
+    /// Back to what [`States::save`] gave.
+    pub fn restore(&mut self, saved: &[f32]) {
+        let mut rest = saved;
+        for state in &mut self.0 {
+            let state = state.get_mut();
+            let (own, others) = rest.split_at(state.len());
+            state.copy_from_slice(own);
+            rest = others;
+        }
+    }
+
+    /// Back to before the first token.
+    pub fn clear(&mut self) {
+        self.0.iter_mut().for_each(|state| state.get_mut().fill(0.0));
+    }
+}
+
+/// A causal convolution of each channel with itself:
+/// `out[c] = act(bias[c] + sum over j of weight[j][c] * x[c] at the token (taps - 1 - j) before)`,
+/// where `x` may be the product of two columns and `out` be multiplied with a third.
+#[derive(Debug)]
+pub struct Conv {
+    /// Source.
+    pub input: Buf,
+    /// First column of `x`.
+    pub from: usize,
+    /// First columns of the factors of `x` and of `out`.
+    pub factors: Option<(usize, usize)>,
+    /// `[taps][channels]`.
+    pub weight: Vec<f32>,
+    /// Tokens that take part in an output.
+    pub taps: usize,
+    /// One for each channel.
+    pub bias: Option<Vec<f32>>,
+    /// Applied last, but for the factor.
+    pub act: Option<Activation>,
+    /// `[channels][taps - 1]`, the oldest first.
+    pub state: StateId,
+    /// Destination, `[channels]`.
+    pub out: Buf,
+}
+
+/// A recurrence with a matrix as the state of each head.
+#[derive(Debug)]
+pub struct Scan {
+    /// The recurrence.
+    pub kind: ScanKind,
+    /// Heads.
+    pub n_heads: usize,
+    /// Elements of a head's output; rows of its state.
+    pub head_dim: usize,
+    /// Columns of a head's state.
+    pub state_dim: usize,
+    /// `[n_heads][head_dim][state_dim]`
+    pub state: StateId,
+    /// Buffer and first column of `[n_heads][head_dim]` that gate the output.
+    pub gate: (Buf, usize),
+    /// Applied to the gate.
+    pub gate_act: Activation,
+    /// Applied to the output of a head before the gate.
+    pub norm: Option<Norm>,
+    /// Destination, `[n_heads][head_dim]`.
+    pub out: Buf,
+}
+
+/// A recurrence: `x`, `b`, `c`, `dt` and the like are columns of buffers.
+#[derive(Debug)]
+pub enum ScanKind {
+    /// Selective state spaces (arXiv:2312.00752, arXiv:2405.21060), with `dt' = softplus(dt)`:
+    /// `state[i][n] = state[i][n] * exp(dt' a[n]) + dt' x[i] b[n]`,
+    /// `y[i] = sum over n of state[i][n] c[n] + d x[i]`.
+    StateSpace {
+        /// Buffer and first column of `x`, `[n_heads][head_dim]`.
+        x: (Buf, usize),
+        /// Buffer and first columns of `b` and `c`, `[n_groups][state_dim]` each.
+        bc: (Buf, [usize; 2]),
+        /// Groups of neighbouring heads that share `b` and `c`.
+        n_groups: usize,
+        /// Buffer and first column of `dt`, one for each head.
+        dt: (Buf, usize),
+        /// Added to `dt`.
+        dt_bias: Vec<f32>,
+        /// Negative; `[n_heads]`, or `[n_heads][state_dim]`.
+        a: Vec<f32>,
+        /// One for each head.
+        d: Vec<f32>,
+    },
+    /// The gated delta rule (arXiv:2412.06464, arXiv:2510.26692), with `q` and `k` of length 1 and
+    /// `decay[n] = exp(a softplus(alpha[n] + alpha_bias[n]))`:
+    /// `state[i][n] *= decay[n]`,
+    /// `state[i][n] += sigmoid(beta) * (v[i] - sum over m of state[i][m] k[m]) * k[n]`,
+    /// `y[i] = sum over n of state[i][n] q[n] / sqrt(state_dim)`.
+    Delta {
+        /// Buffer and first columns of `q`, `k` and `v`, which are `[key heads][state_dim]` and
+        /// `[n_heads][head_dim]`.
+        qkv: (Buf, [usize; 3]),
+        /// Key head of each head.
+        key_head: Vec<usize>,
+        /// Buffer of `alpha`, and its first column for each head.
+        alpha: (Buf, Vec<usize>),
+        /// Added to `alpha`: `[n_heads]` if it is one number for each head, or
+        /// `[n_heads][state_dim]`.
+        alpha_bias: Vec<f32>,
+        /// One for each head, negative.
+        a: Vec<f32>,
+        /// Buffer of `beta`, and its column for each head.
+        beta: (Buf, Vec<usize>),
+        /// Added to the squared lengths of `q` and `k`.
+        eps: f32,
+    },
+}

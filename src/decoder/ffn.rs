@@ -1,0 +1,262 @@
+//! Feed-forward parts, dense and of experts.
+
+use super::lower::{Lowering, Place};
+use crate::backend::program::{
+    Buf, Epilogue, ExpertGroups, ExpertPart, Gather, Gating, GluClamp, Moe, Norm, NormKind, Op,
+    Part, Piece, Router, Xielu,
+};
+use crate::model::{
+    DenseGate, DenseSpec, ExpertGating, Ffn, ModelError, MoeSpec, RouterInput, TensorUse, Weigh,
+};
+use teff_kernels::Activation;
+
+impl Lowering<'_> {
+    /// The operations of a layer's feed-forward part; `scores` are those of its experts if they
+    /// are known already.
+    pub(super) fn ffn(&mut self, at: Place<'_>, scores: Option<Buf>) -> Result<(), ModelError> {
+        if at.layer.ffn == Ffn::None {
+            return Ok(());
+        }
+        let norm = self.layer_norm(at, at.layer.norms.before_ffn)?;
+        let post_norm = self.post_norm(at, at.layer.norms.after_ffn)?;
+        match &at.layer.ffn {
+            Ffn::None => Ok(()),
+            Ffn::Dense(dense) => {
+                let (hidden, down) = self.dense(at, dense, "", norm)?;
+                self.add_product(at, hidden, down, 1.0, post_norm);
+                Ok(())
+            }
+            Ffn::Moe(moe) => self.experts(at, moe, scores, norm, post_norm),
+            Ffn::DenseAndMoe(dense, moe) => {
+                let sum = self.dense_and_experts(at, dense, moe, norm)?;
+                match post_norm {
+                    Some(norm) => {
+                        let (input, out, scale) = (sum, self.x, at.layer.residual_scale);
+                        let rows = at.rows;
+                        self.program.ops.push(Op::AddNorm { input, norm, scale, out, rows });
+                    }
+                    None => {
+                        let (input, out, rows) = (sum, self.x, at.rows);
+                        self.program.ops.push(Op::Add { input, out, rows });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A buffer with the sum of what the dense part and the experts give, each normed.
+    fn dense_and_experts(
+        &mut self,
+        at: Place<'_>,
+        dense: &DenseSpec,
+        moe: &MoeSpec,
+        norm: Option<Norm>,
+    ) -> Result<Buf, ModelError> {
+        let (n_embd, rows) = (self.spec.n_embd, at.rows);
+        let (hidden, down) = self.dense(at, dense, "", norm)?;
+        let part = self.buffer("part of a sum", n_embd);
+        self.store_product(hidden, None, down, part, rows);
+        let sum = self.buffer("sum of parts", n_embd);
+        let norm = self.layer_norm(at, Some("post_ffw_norm_1"))?;
+        let pieces = vec![Piece { norm, ..Piece::heads(part, 0, 0, n_embd, 1) }];
+        self.program.ops.push(Op::Gather(Gather { pieces, out: sum, rows }));
+
+        let scores = match moe.router {
+            RouterInput::Experts | RouterInput::Layer => None,
+            RouterInput::OwnNorm => {
+                let mut weight = self.binder.vector(&at.name("ffn_gate_inp.scale"), n_embd)?;
+                weight.iter_mut().for_each(|weight| *weight /= (n_embd as f32).sqrt());
+                let (kind, eps, weight) = (NormKind::Rms, self.spec.norm_eps, Some(weight));
+                let norm = Norm { kind, eps, weight, bias: None };
+                let name = at.name("ffn_gate_inp.weight");
+                let weight = self.binder.matrix(&name, moe.n_experts, n_embd)?;
+                let router = Part { weight, scale: 1.0, bias: None };
+                let scores = self.buffer("expert scores", moe.n_experts);
+                self.read_stream(Some(norm), vec![router], Epilogue::None, scores, rows);
+                Some(scores)
+            }
+        };
+        let norm = self.layer_norm(at, Some("pre_ffw_norm_2"))?;
+        let op = self.routed(at, moe, scores, norm)?;
+        self.program.ops.push(Op::Moe(Box::new(Moe { out: part, adds: false, ..op })));
+        if let Some(norm) = self.layer_norm(at, Some("post_ffw_norm_2"))? {
+            self.program.ops.push(Op::AddNorm { input: part, norm, scale: 1.0, out: sum, rows });
+        }
+        Ok(sum)
+    }
+
+    /// Up to what the down projection, which comes second, is applied to. The names of the tensors
+    /// end in `suffix`.
+    fn dense(
+        &mut self,
+        at: Place<'_>,
+        spec: &DenseSpec,
+        suffix: &str,
+        norm: Option<Norm>,
+    ) -> Result<(Buf, Part), ModelError> {
+        let &DenseSpec { n_ff, act, gate, .. } = spec;
+        let n_embd = self.spec.n_embd;
+        let name = |part: &str| at.name(&format!("{part}{suffix}"));
+        let up_rows = if gate == DenseGate::InUp { 2 * n_ff } else { n_ff };
+        let mut parts = vec![self.ffn_part(&name("ffn_up"), up_rows, n_embd, spec)?];
+        if gate == DenseGate::Own {
+            parts.insert(0, self.ffn_part(&name("ffn_gate"), n_ff, n_embd, spec)?);
+        }
+        let epilogue = match gate {
+            DenseGate::None if spec.xielu.is_some() => Epilogue::None,
+            DenseGate::None => Epilogue::Act(act),
+            DenseGate::Own | DenseGate::InUp => Epilogue::Glu(act, glu_clamp(spec.clamp)),
+        };
+        let hidden = self.buffer("hidden", n_ff);
+        self.read_stream(norm, parts, epilogue, hidden, at.rows);
+        if let Some(crate::model::Xielu { alpha_n, alpha_p, beta, eps }) = spec.xielu {
+            let f = Xielu { alpha_n, alpha_p, beta, eps };
+            self.program.ops.push(Op::Xielu { buf: hidden, f, rows: at.rows });
+        }
+        // MPT after AWQ: the activations are divided by these.
+        if let Some(divisors) = self.binder.optional_vector(&at.name("ffn.act.scales"), n_ff)? {
+            let factors = divisors.iter().map(|x| 1.0 / x).collect();
+            self.program.ops.push(Op::Scale { buf: hidden, factors, rows: at.rows });
+        }
+        Ok((hidden, self.ffn_part(&name("ffn_down"), n_embd, n_ff, spec)?))
+    }
+
+    /// The experts that tokens are routed to, added to the stream; the shared one is not among them.
+    fn routed(
+        &mut self,
+        at: Place<'_>,
+        spec: &MoeSpec,
+        scores: Option<Buf>,
+        norm: Option<Norm>,
+    ) -> Result<Moe, ModelError> {
+        let &MoeSpec { n_ff, n_experts, n_used, act, scales, .. } = spec;
+        let n_embd = self.spec.n_embd;
+        let router = match scores {
+            Some(scores) => Router::Scores(scores),
+            None => Router::Input(self.part(&at.name("ffn_gate_inp"), n_experts, n_embd)?),
+        };
+        let is_fused = self.binder.has(&at.name("ffn_gate_up_exps.weight"));
+        let mut part =
+            |name, rows, cols| self.expert_part(&at.name(name), [n_experts, rows, cols], scales);
+        let gate = match spec.gated && !is_fused {
+            true => Some(part("ffn_gate_exps", n_ff, n_embd)?),
+            false => None,
+        };
+        let up = match is_fused {
+            true => part("ffn_gate_up_exps", 2 * n_ff, n_embd)?,
+            false => part("ffn_up_exps", n_ff, n_embd)?,
+        };
+        let down = part("ffn_down_exps", n_embd, n_ff)?;
+        let mut choice_bias = None;
+        for name in ["exp_probs_b.bias", "exp_probs_b"] {
+            choice_bias = choice_bias.or(self.binder.optional_vector(&at.name(name), n_experts)?);
+        }
+        Ok(Moe {
+            input: self.x,
+            norm,
+            router,
+            n_experts,
+            n_used,
+            gating: match spec.gating {
+                ExpertGating::Softmax => Gating::Softmax,
+                ExpertGating::SoftmaxOfChosen => Gating::SoftmaxOfChosen,
+                ExpertGating::Sigmoid => Gating::Sigmoid,
+            },
+            choice_bias,
+            groups: spec.groups.map(|(n_groups, n_used)| ExpertGroups { n_groups, n_used }),
+            normalize_weights: spec.normalize_weights,
+            weigh_input: spec.weigh == Weigh::Inputs,
+            weight_scale: spec.weight_scale,
+            gate,
+            up,
+            down,
+            act,
+            clamp: glu_clamp(spec.clamp),
+            out: self.x,
+            adds: true,
+            scale: at.layer.residual_scale * spec.out_scale,
+            rows: at.rows,
+        })
+    }
+
+    fn experts(
+        &mut self,
+        at: Place<'_>,
+        spec: &MoeSpec,
+        scores: Option<Buf>,
+        norm: Option<Norm>,
+        post_norm: Option<Norm>,
+    ) -> Result<(), ModelError> {
+        let &MoeSpec { act, scales, .. } = spec;
+        let n_embd = self.spec.n_embd;
+        let shared = match spec.shared {
+            None => None,
+            Some(shared) => {
+                let gate = if spec.gated { DenseGate::Own } else { DenseGate::None };
+                let (n_ff, biases) = (shared.n_ff, TensorUse::Apply);
+                let (clamp, xielu) = (spec.clamp, None);
+                let dense = DenseSpec { n_ff, act, gate, clamp, xielu, scales, biases };
+                let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
+                if shared.gated {
+                    let part = self.part(&at.name("ffn_gate_inp_shexp"), 1, n_embd)?;
+                    let gate = self.buffer("expert gate", 1);
+                    let sigmoid = Epilogue::Act(Activation::Sigmoid);
+                    self.read_stream(norm.clone(), vec![part], sigmoid, gate, at.rows);
+                    self.program.ops.push(Op::Gate { gate, buf: hidden, rows: at.rows });
+                }
+                Some((hidden, down))
+            }
+        };
+        let moe = self.routed(at, spec, scores, norm)?;
+        match (shared, post_norm) {
+            (None, None) => self.program.ops.push(Op::Moe(Box::new(moe))),
+            // The shared expert has read the stream already.
+            (Some((hidden, down)), None) => {
+                self.program.ops.push(Op::Moe(Box::new(moe)));
+                self.add_product(at, hidden, down, spec.out_scale, None);
+            }
+            (Some((hidden, down)), Some(post_norm)) => {
+                let out = self.beside();
+                let bias = down.bias.map(|b| b.into_iter().map(|b| b * spec.out_scale).collect());
+                let down = Part { scale: down.scale * spec.out_scale, bias, ..down };
+                self.store_product(hidden, None, down, out, at.rows);
+                let moe = Moe { out, scale: spec.out_scale, ..moe };
+                self.program.ops.push(Op::Moe(Box::new(moe)));
+                self.add_norm(at, Some(post_norm));
+            }
+            (None, Some(post_norm)) => {
+                let out = self.beside();
+                let moe = Moe { out, adds: false, scale: spec.out_scale, ..moe };
+                self.program.ops.push(Op::Moe(Box::new(moe)));
+                self.add_norm(at, Some(post_norm));
+            }
+        }
+        Ok(())
+    }
+
+    fn expert_part(
+        &mut self,
+        name: &str,
+        shape: [usize; 3],
+        scales: TensorUse,
+    ) -> Result<ExpertPart, ModelError> {
+        let weight = self.binder.stack(&format!("{name}.weight"), shape)?;
+        let own = self.binder.optional_vector(&format!("{name}.scale"), shape[0])?;
+        self.binder.ignore(&format!("{name}.input_scale"));
+        let bias = format!("{name}.bias");
+        let biases = match self.binder.has(&bias) {
+            true => {
+                let biases = self.binder.matrix(&bias, shape[0], shape[1])?;
+                Some(self.binder.values(&biases))
+            }
+            false => None,
+        };
+        let scales = own.filter(|_| scales == TensorUse::Apply);
+        Ok(ExpertPart { weight, biases, scales })
+    }
+}
+
+fn glu_clamp(clamp: Option<crate::model::GluClamp>) -> Option<GluClamp> {
+    clamp.map(|clamp| GluClamp { limit: clamp.limit, up_plus: clamp.up_plus })
+}

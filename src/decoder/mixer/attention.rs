@@ -1,0 +1,192 @@
+//! Softmax attention with grouped queries.
+
+use crate::backend::program::{
+    Attention, Buf, Epilogue, Gather, HeadNorm, KvShape, Norm, NormKind, Op, Part, Piece, Rope,
+    RopeId, RopeKv, Rows,
+};
+use crate::decoder::lower::{Lowering, Place};
+use crate::model::{
+    AttentionGate, AttentionSpec, KvSource, ModelError, QkNorm, RopeScaling, RopeSpec, TensorUse,
+};
+
+impl Lowering<'_> {
+    /// Up to what the output matrix, which comes second, is applied to.
+    pub(super) fn attention(
+        &mut self,
+        at: Place<'_>,
+        spec: &AttentionSpec,
+    ) -> Result<(Buf, Part), ModelError> {
+        let &AttentionSpec { n_heads, n_kv_heads, k_dim, v_dim, .. } = spec;
+        let n_embd = self.spec.n_embd;
+        let stores = !matches!(spec.kv, KvSource::Layer(_));
+        let stored = if stores { n_kv_heads } else { 0 };
+        let (q, k, v) = (n_heads * k_dim, stored * k_dim, stored * v_dim);
+        let in_query = spec.gate == AttentionGate::InQuery;
+        let q_rows = if in_query { 2 * q } else { q };
+        let mut parts = if self.binder.has(&at.name("attn_qkv.weight")) {
+            vec![self.part(&at.name("attn_qkv"), q_rows + k + v, n_embd)?]
+        } else {
+            let mut parts = vec![self.part(&at.name("attn_q"), q_rows, n_embd)?];
+            let names: &[&str] = match spec.kv {
+                KvSource::Own => &["attn_k", "attn_v"],
+                KvSource::KeysOnly => &["attn_k", "attn_k"],
+                KvSource::Layer(_) => &[],
+            };
+            for (name, rows) in names.iter().zip([k, v]) {
+                parts.push(self.part(&at.name(name), rows, n_embd)?);
+            }
+            parts
+        };
+        if spec.qkv_scales == TensorUse::Ignore {
+            parts.iter_mut().for_each(|part| part.scale = 1.0);
+        }
+        if spec.qkv_biases == TensorUse::Ignore {
+            parts.iter_mut().for_each(|part| part.bias = None);
+        }
+        let qkv = self.buffer("qkv", q + k + v);
+        let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
+        let products = if in_query { self.buffer("gated qkv", q_rows + k + v) } else { qkv };
+        self.read_stream(norm.clone(), parts, Epilogue::None, products, Rows::All);
+        if in_query {
+            let queries = Piece::heads(products, 0, 2 * k_dim, k_dim, n_heads);
+            let rest = Piece { from: q_rows, to: q, ..Piece::heads(products, 0, 0, k + v, 1) };
+            let pieces = vec![queries, rest];
+            self.program.ops.push(Op::Gather(Gather { pieces, out: qkv, rows: Rows::All }));
+        }
+        let kv_layer = match spec.kv {
+            KvSource::Layer(layer) => self.kv_layers[layer],
+            KvSource::Own | KvSource::KeysOnly => {
+                self.program.kv.push(KvShape { n_kv_heads, k_dim, v_dim, window: spec.window });
+                self.program.kv.len() - 1
+            }
+        };
+        self.kv_layers.resize(at.index, usize::MAX);
+        self.kv_layers.push(kv_layer);
+        let rope = match &spec.rope {
+            Some(rope) => Some((self.rope(rope)?, rope.pairing)),
+            None => None,
+        };
+        let q_norm = self.head_norm(&at.name("attn_q_norm"), spec.qk_norm, n_heads, k_dim)?;
+        let k_norm = match stores {
+            true => self.head_norm(&at.name("attn_k_norm"), spec.qk_norm, n_kv_heads, k_dim)?,
+            false => None,
+        };
+        let v_norm = spec.v_norm.then(|| {
+            let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+            HeadNorm { norm: Norm { kind, eps, weight: None, bias: None }, dim: v_dim }
+        });
+        self.program.ops.push(Op::RopeKv(RopeKv {
+            qkv,
+            n_heads,
+            layer: kv_layer,
+            clamp: spec.clamp,
+            q_norm,
+            k_norm,
+            norm_after_rope: matches!(
+                spec.qk_norm,
+                QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope
+            ),
+            v_norm,
+            stores,
+            rope,
+            rope_from: 0,
+        }));
+        let sinks = match spec.sinks {
+            true => Some(self.binder.vector(&at.name("attn_sinks.weight"), n_heads)?),
+            false => None,
+        };
+        let out = self.buffer("attention", n_heads * v_dim);
+        self.program.ops.push(Op::Attention(Attention {
+            qkv,
+            n_heads,
+            layer: kv_layer,
+            scale: spec.scale,
+            softcap: spec.softcap,
+            slopes: spec.alibi.map(|exponent| alibi_slopes(n_heads, exponent)),
+            sinks,
+            out,
+            rows: at.rows,
+        }));
+        let gate_width = match spec.gate {
+            AttentionGate::None => None,
+            AttentionGate::Heads => Some(n_heads),
+            AttentionGate::Elements => Some(n_heads * v_dim),
+            AttentionGate::InQuery => {
+                let gate = self.buffer("attention gate", q);
+                let piece = Piece {
+                    act: Some(spec.gate_act),
+                    ..Piece::heads(products, k_dim, 2 * k_dim, k_dim, n_heads)
+                };
+                let (pieces, rows) = (vec![piece], at.rows);
+                self.program.ops.push(Op::Gather(Gather { pieces, out: gate, rows }));
+                self.program.ops.push(Op::Gate { gate, buf: out, rows });
+                None
+            }
+        };
+        if let Some(width) = gate_width {
+            // The reference implementation loads and ignores its scale.
+            let part = Part { scale: 1.0, ..self.part(&at.name("attn_gate"), width, n_embd)? };
+            let gate = self.buffer("attention gate", width);
+            self.read_stream(norm, vec![part], Epilogue::Act(spec.gate_act), gate, at.rows);
+            self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
+        }
+        let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;
+        part.bias = part.bias.filter(|_| spec.output_bias == TensorUse::Apply);
+        Ok((out, part))
+    }
+
+    /// The norm of some heads of queries or keys.
+    fn head_norm(
+        &mut self,
+        name: &str,
+        norm: QkNorm,
+        n_heads: usize,
+        k_dim: usize,
+    ) -> Result<Option<HeadNorm>, ModelError> {
+        let of = |dim: usize| move |norm| Some(HeadNorm { norm, dim });
+        match norm {
+            QkNorm::None => Ok(None),
+            QkNorm::Heads | QkNorm::HeadsAfterRope => self.norm(name, k_dim).map(of(k_dim)),
+            QkNorm::BareHeadsAfterRope => {
+                let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+                Ok(of(k_dim)(Norm { kind, eps, weight: None, bias: None }))
+            }
+            QkNorm::Whole => self.norm(name, n_heads * k_dim).map(of(n_heads * k_dim)),
+            QkNorm::OwnHeads if !self.binder.has(&format!("{name}.weight")) => Ok(None),
+            QkNorm::OwnHeads => {
+                let weight = self.binder.matrix(&format!("{name}.weight"), n_heads, k_dim)?;
+                let weight = Some(self.binder.values(&weight));
+                let (kind, eps) = (NormKind::Layer, self.spec.norm_eps);
+                Ok(Some(HeadNorm { norm: Norm { kind, eps, weight, bias: None }, dim: k_dim }))
+            }
+        }
+    }
+
+    pub(super) fn rope(&mut self, spec: &RopeSpec) -> Result<RopeId, ModelError> {
+        let n = spec.n_rot / 2;
+        let factors = match (&spec.scaling, spec.freq_factors) {
+            (&RopeScaling::LongRope { n_ctx_orig, .. }, _) => {
+                let long = self.binder.optional_vector("rope_factors_long.weight", n)?;
+                let short = self.binder.optional_vector("rope_factors_short.weight", n)?;
+                if self.n_ctx > n_ctx_orig { long } else { short }
+            }
+            (_, true) => self.binder.optional_vector("rope_freqs.weight", n)?,
+            (_, false) => None,
+        };
+        let (inv_freq, magnitude) =
+            spec.scaling.frequencies(spec.n_rot, spec.freq_base, factors.as_deref());
+        Ok(self.program.rope(Rope { inv_freq, magnitude }))
+    }
+}
+
+/// The slopes of ALiBi: powers of `2^(-exponent / n)` for the largest power of two `n` of heads, and
+/// the odd ones of its square root for those beyond.
+fn alibi_slopes(n_heads: usize, exponent: f32) -> Vec<f32> {
+    let n = 1 << n_heads.max(1).ilog2();
+    let base = |exponent: f32| (-exponent / n as f32).exp2();
+    let slope = |head: usize| match head < n {
+        true => base(exponent).powi(head as i32 + 1),
+        false => base(exponent / 2.0).powi(2 * (head - n) as i32 + 1),
+    };
+    (0..n_heads).map(slope).collect()
+}

@@ -1,0 +1,138 @@
+//! Multi-head latent attention. Where the cache holds latent vectors, the matrices that would make
+//! keys and values of them are applied to queries and results instead; the vector is then key and
+//! value of a single head, and stored as both.
+
+use crate::backend::program::{
+    Attention, Buf, Epilogue, Gather, HeadLinear, KvShape, Op, Part, Piece, RopeKv, Rows,
+};
+use crate::decoder::lower::{Lowering, Place};
+use crate::model::{LatentCache, LatentSpec, ModelError};
+
+impl Lowering<'_> {
+    pub(super) fn latent(
+        &mut self,
+        at: Place<'_>,
+        spec: &LatentSpec,
+    ) -> Result<(Buf, Part), ModelError> {
+        let &LatentSpec { n_heads, rank, n_content, n_position, v_dim, .. } = spec;
+        let n_embd = self.spec.n_embd;
+        let head = n_content + n_position;
+        let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
+        let queries = self.buffer("latent queries", n_heads * head);
+        let width = n_heads * head;
+        // The reference implementation ignores the scales of queries.
+        let unscaled = |part| Part { scale: 1.0, ..part };
+        match spec.q_rank {
+            None => {
+                let part = unscaled(self.part(&at.name("attn_q"), width, n_embd)?);
+                self.read_stream(norm.clone(), vec![part], Epilogue::None, queries, Rows::All);
+            }
+            Some(q_rank) => {
+                let part = self.part(&at.name("attn_q_a"), q_rank, n_embd)?;
+                let low = self.buffer("latent of queries", q_rank);
+                self.read_stream(norm.clone(), vec![part], Epilogue::None, low, Rows::All);
+                let q_norm = self.norm(&at.name("attn_q_a_norm"), q_rank)?;
+                let part = self.part(&at.name("attn_q_b"), width, q_rank)?;
+                self.store_product(low, Some(q_norm), part, queries, Rows::All);
+            }
+        }
+        let latent = self.buffer("latent", rank + n_position);
+        let part = self.part(&at.name("attn_kv_a_mqa"), rank + n_position, n_embd)?;
+        self.read_stream(norm, vec![part], Epilogue::None, latent, Rows::All);
+        let kv_norm = self.norm(&at.name("attn_kv_a_norm"), rank)?;
+
+        // Pieces of `n_kv_heads` keys, of a part from the latent vector and one for the position.
+        let (n_kv_heads, k_dim, cached_v_dim) = spec.cached();
+        let (keys, values) = (n_heads * k_dim, (n_heads + n_kv_heads) * k_dim);
+        let qkv = self.buffer("qkv", values + n_kv_heads * cached_v_dim);
+        let piece = |input, from, from_stride, to, to_stride, len, n| {
+            let (norm, act) = (None, None);
+            Piece { input, from, from_stride, to, to_stride, len, n, norm, act }
+        };
+        let content = k_dim - n_position;
+        let mut pieces = vec![
+            piece(queries, n_content, head, content, k_dim, n_position, n_heads),
+            piece(latent, rank, 0, keys + content, k_dim, n_position, n_kv_heads),
+        ];
+        match spec.cache {
+            LatentCache::Latent => {
+                for to in [keys, values] {
+                    let norm = Some(kv_norm.clone());
+                    pieces.push(Piece { norm, ..piece(latent, 0, 0, to, 0, rank, 1) });
+                }
+                let shape = [n_heads, rank, n_content];
+                let weight = self.binder.stack(&at.name("attn_k_b.weight"), shape)?;
+                self.head_product(queries, head, weight, (qkv, k_dim), Rows::All);
+            }
+            LatentCache::Heads => {
+                let stride = n_content + v_dim;
+                let part = self.part(&at.name("attn_kv_b"), n_heads * stride, rank)?;
+                let kv = self.buffer("heads of latent", n_heads * stride);
+                self.store_product(latent, Some(kv_norm), part, kv, Rows::All);
+                pieces.extend([
+                    piece(queries, 0, head, 0, k_dim, n_content, n_heads),
+                    piece(kv, 0, stride, keys, k_dim, n_content, n_heads),
+                    piece(kv, n_content, stride, values, v_dim, v_dim, n_heads),
+                ]);
+            }
+        }
+        self.program.ops.push(Op::Gather(Gather { pieces, out: qkv, rows: Rows::All }));
+
+        let shape = KvShape { n_kv_heads, k_dim, v_dim: cached_v_dim, window: None };
+        self.program.kv.push(shape);
+        let layer = self.program.kv.len() - 1;
+        let rope = match &spec.rope {
+            Some(rope) => Some((self.rope(rope)?, rope.pairing)),
+            None => None,
+        };
+        self.program.ops.push(Op::RopeKv(RopeKv {
+            qkv,
+            n_heads,
+            layer,
+            clamp: None,
+            q_norm: None,
+            k_norm: None,
+            norm_after_rope: false,
+            v_norm: None,
+            stores: true,
+            rope,
+            rope_from: content,
+        }));
+        let attended = self.buffer("attention", n_heads * cached_v_dim);
+        self.program.ops.push(Op::Attention(Attention {
+            qkv,
+            n_heads,
+            layer,
+            scale: spec.scale,
+            softcap: None,
+            slopes: None,
+            sinks: None,
+            out: attended,
+            rows: at.rows,
+        }));
+        let out = match spec.cache {
+            LatentCache::Heads => attended,
+            LatentCache::Latent => {
+                let weight =
+                    self.binder.stack(&at.name("attn_v_b.weight"), [n_heads, v_dim, rank])?;
+                let out = self.buffer("latent values", n_heads * v_dim);
+                self.head_product(attended, rank, weight, (out, v_dim), at.rows);
+                out
+            }
+        };
+        Ok((out, self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?))
+    }
+
+    fn head_product(
+        &mut self,
+        input: Buf,
+        input_stride: usize,
+        weight: crate::tensor::Weight,
+        (out, out_stride): (Buf, usize),
+        rows: Rows,
+    ) {
+        let scale = 1.0;
+        let op = HeadLinear { input, input_stride, weight, scale, out, out_stride, rows };
+        self.program.ops.push(Op::HeadLinear(op));
+    }
+}

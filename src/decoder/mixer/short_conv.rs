@@ -1,0 +1,36 @@
+//! Gated short convolutions.
+
+use crate::backend::program::{Buf, Epilogue, Op, Part, Rows};
+use crate::backend::recurrent::Conv;
+use crate::decoder::lower::{Lowering, Place};
+use crate::model::{ModelError, ShortConvSpec};
+
+impl Lowering<'_> {
+    pub(super) fn short_conv(
+        &mut self,
+        at: Place<'_>,
+        spec: &ShortConvSpec,
+    ) -> Result<(Buf, Part), ModelError> {
+        let (n, taps) = (self.spec.n_embd, spec.taps);
+        // `b`, `c` and `x`.
+        let input = self.buffer("short conv in", 3 * n);
+        let part = self.part(&at.name("shortconv.in_proj"), 3 * n, n)?;
+        let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
+        self.read_stream(norm, vec![part], Epilogue::None, input, Rows::All);
+        let out = self.buffer("short conv", n);
+        let weight = self.binder.elements(&at.name("shortconv.conv.weight"), n * taps)?;
+        let state = self.program.state(n * (taps - 1));
+        self.program.ops.push(Op::Conv(Conv {
+            input,
+            from: 2 * n,
+            factors: Some((0, n)),
+            weight: super::taps_first(&weight, taps),
+            taps,
+            bias: None,
+            act: None,
+            state,
+            out,
+        }));
+        Ok((out, self.part(&at.name("shortconv.out_proj"), n, n)?))
+    }
+}

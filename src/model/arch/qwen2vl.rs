@@ -1,0 +1,8 @@
+//! Qwen 2 VL and 2.5 VL (arXiv:2409.12191), the text part.
+
+use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
+
+pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    h.rope_sections();
+    Ok(ModelSpec::unscaled(h)?.rope(RopePairing::Neox))
+}
