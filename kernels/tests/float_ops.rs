@@ -49,10 +49,11 @@ fn activation_f64(f: Activation, x: f64) -> f64 {
         Activation::ReluSqr => x.max(0.0).powi(2),
         Activation::Tanh => x.tanh(),
         Activation::Sigmoid => sigmoid(x),
+        Activation::Softplus => x.exp().ln_1p(),
     }
 }
 
-const ACTIVATIONS: [Activation; 8] = [
+const ACTIVATIONS: [Activation; 9] = [
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluErf,
@@ -61,6 +62,7 @@ const ACTIVATIONS: [Activation; 8] = [
     Activation::ReluSqr,
     Activation::Tanh,
     Activation::Sigmoid,
+    Activation::Softplus,
 ];
 
 #[test]
@@ -143,7 +145,12 @@ fn activations_end_well() {
         let low = if f == Activation::Tanh { -1.0 } else { 0.0 };
         assert_eq!(x[1].abs(), f32::abs(low), "{f:?}");
         assert!(x[2].is_nan(), "{f:?}");
-        assert_eq!(x[3], if f == Activation::Sigmoid { 0.5 } else { 0.0 }, "{f:?}");
+        let at_zero = match f {
+            Activation::Sigmoid => 0.5,
+            Activation::Softplus => std::f32::consts::LN_2,
+            _ => 0.0,
+        };
+        assert_eq!(x[3], at_zero, "{f:?}");
     }
 }
 

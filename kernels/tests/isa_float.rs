@@ -125,7 +125,7 @@ fn for_all(f: impl Fn(&KernelTable, &mut dyn FnMut() -> Vec<f32>, usize, &str)) 
     }
 }
 
-const ACTIVATIONS: [Activation; 8] = [
+const ACTIVATIONS: [Activation; 9] = [
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluErf,
@@ -134,6 +134,7 @@ const ACTIVATIONS: [Activation; 8] = [
     Activation::ReluSqr,
     Activation::Tanh,
     Activation::Sigmoid,
+    Activation::Softplus,
 ];
 
 #[test]

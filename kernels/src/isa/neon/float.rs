@@ -143,7 +143,7 @@ pub(super) fn act(f: Activation, x: &mut [f32]) {
             let scaled = x.times(F32x8::splat(std::f32::consts::FRAC_1_SQRT_2));
             F32x8::splat(0.5).times(x).times(one.plus(erf(scaled)))
         }),
-        Activation::Tanh => float::act(f, x),
+        Activation::Tanh | Activation::Softplus => float::act(f, x),
     }
 }
 
