@@ -1,6 +1,7 @@
 //! One file per architecture: what its metadata says, as a [`ModelSpec`].
 
 mod afmoe;
+mod apertus;
 mod arcee;
 mod baichuan;
 mod bailingmoe;
@@ -101,6 +102,7 @@ type Describe = fn(&Hparams<'_>) -> Result<ModelSpec, ModelError>;
 /// Every architecture that can be run: `general.architecture` and its description.
 const ARCHS: &[(&str, Describe)] = &[
     ("afmoe", afmoe::spec),
+    ("apertus", apertus::spec),
     ("arcee", arcee::spec),
     ("baichuan", baichuan::spec),
     ("bailingmoe", bailingmoe::spec),
