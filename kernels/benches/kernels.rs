@@ -10,8 +10,8 @@ use gguf_rs_lite::GgmlType;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use teff_kernels::{
-    ActFormat, ActPlan, ActUnit, Activation, Acts, KernelTable, Level, ROW_STEP, Scratch,
-    TypeKernels,
+    ActFormat, ActPlan, ActUnit, Activation, Acts, KernelTable, Level, PANEL_TOKENS, ROW_STEP,
+    Scratch, TypeKernels,
 };
 
 /// Bytes of a matrix that no cache holds.
@@ -116,8 +116,9 @@ fn float_operations(table: &KernelTable, ghz: f64) {
     let mut y = vec![0.0; COLS];
     println!("\nnanoseconds for {COLS} elements");
     for format in [ActFormat::Q8x32] {
-        for tokens in [1, 8] {
+        for tokens in [1, 2 * PANEL_TOKENS] {
             let plan = ActPlan::new(format, COLS, tokens);
+            let tokens = plan.tokens_of(0).len();
             let input = x.repeat(tokens);
             let (mut q, mut d) = (vec![0; plan.q_len()], vec![0.0; plan.d_len()]);
             let mut s = vec![0; plan.s_len()];
