@@ -38,7 +38,11 @@ if [[ -n $fast ]]; then
         }
     done
 fi
-settings=$(scripts/cross.sh --env "$target")
+settings=$(scripts/cross.sh --env "$target") || {
+    [[ -n $fast ]] || exit 1
+    echo "skipped: no standard library for $target can be had here"
+    exit 0
+}
 # Only cargo's calls below see these: the program for this machine is built without.
 on_arm() (
     eval "$settings"
