@@ -23,8 +23,13 @@ pub(in crate::isa) trait Dot {
     /// `sum + a . b`, spread over the lanes.
     fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t;
 
-    /// 32 codes of four rows to a tile's order.
-    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8];
+    /// 32 codes of four rows to a tile's order. Here as in what follows, unless a level says
+    /// otherwise, a register of codes is of one row, and one of sums of one row and four tokens.
+    #[inline(always)]
+    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8] {
+        let [[a, e], [b, f], [c, g], [d, h]] = codes;
+        [a, b, c, d, e, f, g, h]
+    }
 
     /// 16 codes of four tokens to a tile's order: word `k` of the tokens is register `k`. Register
     /// `i` of the result goes to place [`Dot::place`] of a block's.
@@ -35,13 +40,30 @@ pub(in crate::isa) trait Dot {
     fn place(quad: usize, half: usize, i: usize) -> usize;
 
     /// A number of each row to all lanes of the row, in `8 / AV` registers.
-    fn by_row(x: float32x4_t) -> [float32x4_t; 4];
+    #[inline(always)]
+    fn by_row(x: float32x4_t) -> [float32x4_t; 4] {
+        [
+            vdupq_laneq_f32::<0>(x),
+            vdupq_laneq_f32::<1>(x),
+            vdupq_laneq_f32::<2>(x),
+            vdupq_laneq_f32::<3>(x),
+        ]
+    }
 
     /// A number of each token to all lanes of the token, in `AV` registers.
-    fn by_token(x: [float32x4_t; 2]) -> [float32x4_t; 4];
+    #[inline(always)]
+    fn by_token([a, b]: [float32x4_t; 2]) -> [float32x4_t; 4] {
+        let none = vdupq_n_f32(0.0);
+        [a, b, none, none]
+    }
 
     /// The four rows' sums of each token.
-    fn tokens(sums: &Sums) -> [float32x4_t; 8];
+    #[inline(always)]
+    fn tokens(sums: &Sums) -> [float32x4_t; 8] {
+        let quad = |j: usize| transpose_f32([0, 2, 4, 6].map(|i| load_f32(&sums[i + j])));
+        let ([a, b, c, d], [e, f, g, h]) = (quad(0), quad(1));
+        [a, b, c, d, e, f, g, h]
+    }
 
     /// Of the registers of a part, `start` plus the products of the blocks' halves `FROM..TO`, summed;
     /// `SMALL` as [`super::unpack::Codes32::SMALL`] has it.
@@ -110,38 +132,12 @@ macro_rules! tiles {
 }
 pub(in crate::isa) use tiles;
 
-/// A row's number in all four lanes.
-#[inline(always)]
-pub(in crate::isa) fn rows_alone(x: float32x4_t) -> [float32x4_t; 4] {
-    [
-        vdupq_laneq_f32::<0>(x),
-        vdupq_laneq_f32::<1>(x),
-        vdupq_laneq_f32::<2>(x),
-        vdupq_laneq_f32::<3>(x),
-    ]
-}
-
-/// A token's number in one lane.
-#[inline(always)]
-pub(in crate::isa) fn tokens_by_four([a, b]: [float32x4_t; 2]) -> [float32x4_t; 4] {
-    let none = vdupq_n_f32(0.0);
-    [a, b, none, none]
-}
-
 /// Four rows of four words to four columns.
 #[inline(always)]
 pub(in crate::isa) fn transpose(x: [int8x16_t; 4]) -> [int8x16_t; 4] {
     let ([ac, ac_2], [bd, bd_2]) = (zip_words(x[0], x[2]), zip_words(x[1], x[3]));
     let ([a, b], [c, d]) = (zip_words(ac, bd), zip_words(ac_2, bd_2));
     [a, b, c, d]
-}
-
-/// [`Dot::tokens`] of registers of one row and four tokens.
-#[inline(always)]
-pub(in crate::isa) fn columns(sums: &Sums) -> [float32x4_t; 8] {
-    let quad = |j: usize| transpose_f32([0, 2, 4, 6].map(|i| load_f32(&sums[i + j])));
-    let ([a, b, c, d], [e, f, g, h]) = (quad(0), quad(1));
-    [a, b, c, d, e, f, g, h]
 }
 
 #[inline(always)]
@@ -164,13 +160,6 @@ impl Dot for Widening {
         vpadalq_s16(sum, products(a, b))
     }
 
-    /// A register is 16 codes of one row.
-    #[inline(always)]
-    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8] {
-        let [[a, e], [b, f], [c, g], [d, h]] = codes;
-        [a, b, c, d, e, f, g, h]
-    }
-
     /// A register is 16 codes of one token.
     #[inline(always)]
     fn order_panel(words: [int8x16_t; 4]) -> [int8x16_t; 4] {
@@ -180,21 +169,6 @@ impl Dot for Widening {
     #[inline(always)]
     fn place(quad: usize, half: usize, i: usize) -> usize {
         8 * half + 4 * quad + i
-    }
-
-    #[inline(always)]
-    fn by_row(x: float32x4_t) -> [float32x4_t; 4] {
-        rows_alone(x)
-    }
-
-    #[inline(always)]
-    fn by_token(x: [float32x4_t; 2]) -> [float32x4_t; 4] {
-        tokens_by_four(x)
-    }
-
-    #[inline(always)]
-    fn tokens(sums: &Sums) -> [float32x4_t; 8] {
-        columns(sums)
     }
 
     /// A part is four tokens, whose 16 accumulators leave registers for the operands.

@@ -1,7 +1,7 @@
 //! NEON with dot products: `sdot` adds four products of bytes to each i32 of a register. All else is
 //! [`super::neon`]'s.
 
-use super::neon::dot::{Dot, columns, rows_alone, tiles, tokens_by_four};
+use super::neon::dot::{Dot, tiles};
 use super::neon::level;
 use super::neon::panels::{self, PanelBlock, Rows32, Rows256, Sums};
 use super::neon::vector::*;
@@ -30,13 +30,6 @@ impl Dot for Sdot {
         unsafe { sdot(sum, a, b) }
     }
 
-    /// A register is 16 codes of one row.
-    #[inline(always)]
-    fn order_rows(codes: [[int8x16_t; 2]; 4]) -> [int8x16_t; 8] {
-        let [[a, e], [b, f], [c, g], [d, h]] = codes;
-        [a, b, c, d, e, f, g, h]
-    }
-
     /// A register is four codes of four tokens, as in the panel.
     #[inline(always)]
     fn order_panel(words: [int8x16_t; 4]) -> [int8x16_t; 4] {
@@ -46,21 +39,6 @@ impl Dot for Sdot {
     #[inline(always)]
     fn place(quad: usize, half: usize, i: usize) -> usize {
         8 * half + 2 * i + quad
-    }
-
-    #[inline(always)]
-    fn by_row(x: float32x4_t) -> [float32x4_t; 4] {
-        rows_alone(x)
-    }
-
-    #[inline(always)]
-    fn by_token(x: [float32x4_t; 2]) -> [float32x4_t; 4] {
-        tokens_by_four(x)
-    }
-
-    #[inline(always)]
-    fn tokens(sums: &Sums) -> [float32x4_t; 8] {
-        columns(sums)
     }
 
     /// Four codes of a row times those of four tokens, at once: no lane is ever added to another.
