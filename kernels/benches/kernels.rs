@@ -10,8 +10,8 @@ use gguf_rs_lite::GgmlType;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use teff_kernels::{
-    ActFormat, ActPlan, ActUnit, Activation, Acts, KernelTable, Level, PANEL_TOKENS, ROW_STEP,
-    Scratch, TypeKernels,
+    ActFormat, ActPlan, ActUnit, Activation, Acts, Ahead, KernelTable, Level, PANEL_TOKENS,
+    ROW_STEP, Scratch, TypeKernels,
 };
 
 /// Bytes of a matrix that no cache holds.
@@ -147,16 +147,19 @@ fn float_operations(table: &KernelTable, ghz: f64) {
         let mut p = vec![0.0; n * PAGE];
         let rate = |ns: f64| (n * DIM * PAGE) as f64 / (ns * ghz);
         let (halves, singles) = (vec![0x2e66_u16; PAGE * DIM], vec![0.1_f32; PAGE * DIM]);
+        let none = Ahead::NONE;
         let figures = [
-            nanoseconds(&mut || (ops.add_product_f16)(n, (&q, DIM), &halves, PAGE, (&mut p, PAGE))),
             nanoseconds(&mut || {
-                (ops.add_product_f16)(n, (&p, PAGE), &halves, DIM, (&mut acc, DIM))
+                (ops.add_product_f16)(n, (&q, DIM), &halves, PAGE, (&mut p, PAGE), none)
             }),
             nanoseconds(&mut || {
-                (ops.add_product_f32)(n, (&q, DIM), &singles, PAGE, (&mut p, PAGE))
+                (ops.add_product_f16)(n, (&p, PAGE), &halves, DIM, (&mut acc, DIM), none)
             }),
             nanoseconds(&mut || {
-                (ops.add_product_f32)(n, (&p, PAGE), &singles, DIM, (&mut acc, DIM))
+                (ops.add_product_f32)(n, (&q, DIM), &singles, PAGE, (&mut p, PAGE), none)
+            }),
+            nanoseconds(&mut || {
+                (ops.add_product_f32)(n, (&p, PAGE), &singles, DIM, (&mut acc, DIM), none)
             }),
         ];
         let [a, b, c, d] = figures.map(rate);

@@ -6,7 +6,7 @@
 
 use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout};
 use crate::block::{self, Block, Block16, Block32, Block256, Float, Quantize};
-use crate::float::{self, Activation, RopePairing};
+use crate::float::{self, Activation, Ahead, RopePairing};
 use crate::isa::{Level, UnknownLevel, scalar};
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
@@ -26,6 +26,8 @@ pub struct KernelTable {
     pub(crate) pack: PackFn,
 }
 
+/// Of [`FloatOps::add_product_f32`].
+pub type ProductFn<B> = fn(usize, (&[f32], usize), &[B], usize, (&mut [f32], usize), Ahead);
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
 /// Groups of interleaved rows, bytes of a group, rows to skip, activations, outputs.
 pub(crate) type InterleavedFn = fn(&[u8], usize, usize, &Acts<'_>, &mut [f32]);
@@ -297,10 +299,10 @@ pub struct FloatOps {
     pub add_scaled: fn(&mut [f32], &[f32], f32),
     /// `a . b`.
     pub dot: fn(&[f32], &[f32]) -> f32,
-    /// `(n, (a, a_stride), b: [k][cols], cols, (c, c_stride))`: `c += a b`, `n` rows.
-    pub add_product_f32: fn(usize, (&[f32], usize), &[f32], usize, (&mut [f32], usize)),
+    /// `(n, (a, a_stride), b: [k][cols], cols, (c, c_stride), ahead)`: `c += a b`, `n` rows.
+    pub add_product_f32: ProductFn<f32>,
     /// As `add_product_f32`, `b` as the bits of halves.
-    pub add_product_f16: fn(usize, (&[f32], usize), &[u16], usize, (&mut [f32], usize)),
+    pub add_product_f16: ProductFn<u16>,
     /// `(codes, scales, lanes, out: [dim][lanes])`: keys of a page, a lane per token.
     pub widen_lanes_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
     /// As `widen_lanes_q8_0`.
@@ -417,8 +419,8 @@ pub(crate) const SCALAR_FLOAT: FloatOps = FloatOps {
     scale: float::scale,
     add_scaled: float::add_scaled,
     dot: float::dot,
-    add_product_f32: float::add_product_f32,
-    add_product_f16: float::add_product_f16,
+    add_product_f32: |n, a, b, cols, c, _| float::add_product_f32(n, a, b, cols, c),
+    add_product_f16: |n, a, b, cols, c, _| float::add_product_f16(n, a, b, cols, c),
     widen_lanes_q8_0: float::widen_lanes_q8_0,
     widen_lanes_q4_0: float::widen_lanes_q4_0,
     widen_rows_q8_0: float::widen_rows_q8_0,

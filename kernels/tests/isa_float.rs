@@ -4,7 +4,7 @@
 
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
-    ActFormat, ActPlan, Activation, Acts, KernelTable, Level, RopePairing, Scratch, float,
+    ActFormat, ActPlan, Activation, Acts, Ahead, KernelTable, Level, RopePairing, Scratch, float,
 };
 
 /// Every level of this CPU.
@@ -325,12 +325,12 @@ fn product_equals_scalar(
     let (b, c) = (random.numbers(k * cols, kind), random.numbers(n * c_stride, kind));
     let half = halves(&b);
     let what = &format!("{}: {kind:?} {n} by {k} by {cols}", table.level());
-    let got = |y: &mut [f32]| (ops.add_product_f16)(n, (&a, a_stride), &half, cols, (y, c_stride));
-    let want =
-        |y: &mut [f32]| float::add_product_f16(n, (&a, a_stride), &half, cols, (y, c_stride));
+    let (rows, ahead) = ((&a[..], a_stride), Ahead::of(&a));
+    let got = |y: &mut [f32]| (ops.add_product_f16)(n, rows, &half, cols, (y, c_stride), ahead);
+    let want = |y: &mut [f32]| float::add_product_f16(n, rows, &half, cols, (y, c_stride));
     compare(&c, got, want, what);
-    let got = |y: &mut [f32]| (ops.add_product_f32)(n, (&a, a_stride), &b, cols, (y, c_stride));
-    let want = |y: &mut [f32]| float::add_product_f32(n, (&a, a_stride), &b, cols, (y, c_stride));
+    let got = |y: &mut [f32]| (ops.add_product_f32)(n, rows, &b, cols, (y, c_stride), ahead);
+    let want = |y: &mut [f32]| float::add_product_f32(n, rows, &b, cols, (y, c_stride));
     compare(&c, got, want, what);
     let mut sums = c.clone();
     got(&mut sums);
@@ -338,8 +338,9 @@ fn product_equals_scalar(
         // One row alone, `k` in two calls.
         let mut alone = c[i * c_stride..][..cols].to_vec();
         let (a, cut) = (&a[i * a_stride..][..k], k / 2);
-        (ops.add_product_f32)(1, (a, k), &b[..cut * cols], cols, (&mut alone, cols));
-        (ops.add_product_f32)(1, (&a[cut..], k), &b[cut * cols..], cols, (&mut alone, cols));
+        for (a, b) in [(a, &b[..cut * cols]), (&a[cut..], &b[cut * cols..])] {
+            (ops.add_product_f32)(1, (a, k), b, cols, (&mut alone, cols), Ahead::NONE);
+        }
         assert_same(&alone, &sums[i * c_stride..][..cols], what);
         assert_same(&sums[i * c_stride + cols..][..5], &c[i * c_stride + cols..][..5], what);
     }

@@ -21,7 +21,7 @@ use gguf_rs_lite::GgmlType;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use teff_kernels::{FloatOps, KernelTable};
+use teff_kernels::{Ahead, FloatOps, KernelTable};
 
 /// Tokens in a page. A multiple of every kernel's tile, small enough that a short answer to a
 /// short question takes little memory.
@@ -396,6 +396,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// The codes; the scales, a few lines, are asked for at once.
+fn quantized_ahead((codes, scales): (&[u8], &[u16]), ops: &FloatOps) -> Ahead {
+    ops.prefetch(scales);
+    Ahead::of(codes)
+}
+
 impl<'p> HeadView<'p> {
     /// The keys, `[k_dim][PAGE_TOKENS]`, for products with `n_rows` queries; `wide` is room.
     pub fn keys<'a>(self, n_rows: usize, ops: &FloatOps, wide: &'a mut Vec<f32>) -> Matrix<'a>
@@ -416,27 +422,21 @@ impl<'p> HeadView<'p> {
         }
     }
 
-    /// Asks for the keys ahead of their use.
-    pub fn prefetch_keys(self, ops: &FloatOps) {
+    /// The keys as memory that is read next.
+    pub fn keys_ahead(self, ops: &FloatOps) -> Ahead {
         match self.stored {
-            Stored::F32 { k, .. } => ops.prefetch(k),
-            Stored::F16 { k, .. } => ops.prefetch(k),
-            Stored::Quantized { k: (codes, scales), .. } => {
-                ops.prefetch(codes);
-                ops.prefetch(scales);
-            }
+            Stored::F32 { k, .. } => Ahead::of(k),
+            Stored::F16 { k, .. } => Ahead::of(k),
+            Stored::Quantized { k, .. } => quantized_ahead(k, ops),
         }
     }
 
-    /// Asks for the values ahead of their use.
-    pub fn prefetch_values(self, ops: &FloatOps) {
+    /// The values as memory that is read next.
+    pub fn values_ahead(self, ops: &FloatOps) -> Ahead {
         match self.stored {
-            Stored::F32 { v, .. } => ops.prefetch(v),
-            Stored::F16 { v, .. } => ops.prefetch(v),
-            Stored::Quantized { v: (codes, scales), .. } => {
-                ops.prefetch(codes);
-                ops.prefetch(scales);
-            }
+            Stored::F32 { v, .. } => Ahead::of(v),
+            Stored::F16 { v, .. } => Ahead::of(v),
+            Stored::Quantized { v, .. } => quantized_ahead(v, ops),
         }
     }
 

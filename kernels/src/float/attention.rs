@@ -7,6 +7,52 @@
 use super::exp::exp;
 use super::{fma, half_to_f32};
 
+/// Memory that is read next, asked for while a product runs. The requests are spread over the
+/// product: a CPU has room for some twenty at a time and waits if there are more.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    /// Where it begins; any address will do.
+    pub(crate) address: *const u8,
+    /// Cache lines of it.
+    pub(crate) lines: usize,
+}
+
+impl Ahead {
+    /// Bytes of a cache line of most CPUs.
+    pub(crate) const LINE_BYTES: usize = 64;
+    /// Nothing.
+    pub const NONE: Ahead = Ahead { address: std::ptr::null(), lines: 0 };
+
+    /// All of `x`.
+    pub fn of<T>(x: &[T]) -> Ahead {
+        let lines = size_of_val(x).div_ceil(Ahead::LINE_BYTES);
+        Ahead { address: x.as_ptr().cast(), lines }
+    }
+
+    /// Takes the first of `n` equal parts off; the last part is what is left.
+    #[inline]
+    pub(crate) fn take_part(&mut self, n: usize) -> Ahead {
+        let lines = self.lines.div_ceil(n.max(1));
+        let part = Ahead { lines, ..*self };
+        self.address = self.address.wrapping_add(lines * Ahead::LINE_BYTES);
+        self.lines -= lines;
+        part
+    }
+}
+
+/// Its cache lines' addresses.
+impl Iterator for Ahead {
+    type Item = *const u8;
+
+    #[inline]
+    fn next(&mut self) -> Option<*const u8> {
+        self.lines = self.lines.checked_sub(1)?;
+        let address = self.address;
+        self.address = address.wrapping_add(Ahead::LINE_BYTES);
+        Some(address)
+    }
+}
+
 /// `c[i][j] += sum over k of a[i][k] * b[k][j]` for `n` rows of `a` and `c`, which begin every
 /// `a_stride` and `c_stride` elements; `b: [k][cols]` is contiguous.
 pub fn add_product_f32(

@@ -29,7 +29,7 @@ mod rope;
 pub(crate) mod softmax;
 
 pub use activation::{Activation, act, erf, glu};
-pub use attention::{add_product_f16, add_product_f32, soft_cap};
+pub use attention::{Ahead, add_product_f16, add_product_f32, soft_cap};
 pub use convert::{f16_to_f32, f32_to_f16, half_to_f32};
 pub use fma::fma;
 pub use linear::{add, add_scaled, dot, scale};

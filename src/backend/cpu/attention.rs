@@ -8,14 +8,16 @@
 //!
 //! **The work.** Neighbouring tokens of a sequence are a tile, and all heads of a tile that share
 //! keys visit a page together. An item is one tile and one key/value head; where those are too few
-//! to occupy the threads, it is one chunk of them, and a second phase merges.
+//! to occupy the threads, it is one chunk of them, and a second phase merges. Where they are many
+//! and small, as in a decode step at depth, an item has several key/value heads and visits them
+//! page by page: then memory is read in the order in which it lies, which is twice as fast.
 
 use super::pool::{Phase, Ticket};
 use super::{Context, StepInput, WorkerScratch, at_least};
 use crate::backend::pages::{Matrix, PAGE_TOKENS, PageId, WriteScratch};
 use crate::backend::program::{Attention, HeadNorm, KvShape, NormKind, Op, Program, RopeKv, Rows};
 use std::ops::Range;
-use teff_kernels::FloatOps;
+use teff_kernels::{Ahead, FloatOps};
 
 /// Positions in a chunk: a multiple of the page's, small enough that a few thousand tokens occupy
 /// many threads, large enough that merging is little beside the products.
@@ -24,6 +26,8 @@ const CHUNK_TOKENS: usize = 4 * PAGE_TOKENS;
 const TILE_TOKENS: usize = 16;
 /// Items per thread that even out unequal ones.
 const ITEMS_PER_THREAD: usize = 4;
+/// Elements of the scores of an item of several key/value heads: they stay in the first-level cache.
+const SCORES_MAX: usize = 1 << 13;
 /// Most chunks of a ticket, one after the other: the first keys of each but the first are asked
 /// for ahead.
 const RUN_MAX: usize = 4;
@@ -46,11 +50,11 @@ pub(super) struct Scratch {
     write: WriteScratch,
     /// The tokens of a tile and the positions each of them sees.
     tile: Vec<(usize, Range<usize>)>,
-    /// `[rows][k_dim]`, scaled; a row is a query head of a token.
+    /// `[key/value heads][rows][k_dim]`, scaled; a row is a query head of a token.
     q: Vec<f32>,
     /// Keys or values of a page, widened.
     page: Vec<f32>,
-    /// `[rows][CHUNK_TOKENS]`
+    /// `[key/value heads][rows][CHUNK_TOKENS]`
     scores: Vec<f32>,
     /// Of one chunk.
     chunk: Softmax,
@@ -61,8 +65,9 @@ pub(super) struct Scratch {
 /// Softmax and weighted sums of some rows over some keys.
 #[derive(Default)]
 struct Softmax {
+    /// `[key/value heads][rows]`
     rows: Vec<Weight>,
-    /// `[rows][v_dim]`: values weighted with `exp(score - max)`.
+    /// `[key/value heads][rows][v_dim]`: values weighted with `exp(score - max)`.
     sums: Vec<f32>,
 }
 
@@ -174,13 +179,17 @@ fn row_elements(op: &Attention, shape: &KvShape) -> usize {
 
 /// How one operation is cut into items.
 struct Cut {
-    n_kv_heads: usize,
+    /// Key/value heads of an item.
+    heads: usize,
+    /// Items of a tile and a chunk.
+    n_head_groups: usize,
     n_items: usize,
     /// Items of a ticket.
     run: usize,
-    /// Items of a tile and a key/value head: its chunks if there are several.
+    /// Items of a tile and its key/value heads: its chunks if there are several.
     parts: usize,
-    /// Elements of an item's partial result: `[rows][v_dim + 2]`, behind the sums max and total.
+    /// Elements of an item's partial result: `[key/value heads][rows][v_dim + 2]`, behind the sums
+    /// max and total.
     cell: usize,
     /// A result is one token's and goes straight to the output.
     direct: bool,
@@ -205,28 +214,45 @@ impl Cut {
         });
         let n_chunks = chunks.max().unwrap_or(0);
         let tile_tokens = tiles.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let cell = tile_tokens * row_elements(op, shape);
-        let n_items = tiles.len() * shape.n_kv_heads;
-        let is_split = n_items < ITEMS_PER_THREAD * n_threads
-            && n_threads > 1
-            && n_items * n_chunks * cell <= PARTIALS_MAX;
+        let n_kv_heads = shape.n_kv_heads;
+        let head_cell = tile_tokens * row_elements(op, shape);
+        let n_items = tiles.len() * n_kv_heads;
+        let enough = ITEMS_PER_THREAD * n_threads;
+        let is_split =
+            n_items < enough && n_threads > 1 && n_items * n_chunks * head_cell <= PARTIALS_MAX;
         let parts = if is_split { n_chunks.max(1) } else { 1 };
-        let n_items = n_items * parts;
+        let n_cells = tiles.len() * parts;
+        let head_scores = tile_tokens * op.n_heads / n_kv_heads * CHUNK_TOKENS;
+        let suits = |&heads: &usize| {
+            let occupies = n_cells * (n_kv_heads / heads) >= enough || n_threads == 1;
+            n_kv_heads.is_multiple_of(heads) && heads * head_scores <= SCORES_MAX && occupies
+        };
+        let heads = (2..=n_kv_heads).rev().find(suits).unwrap_or(1);
+        let n_head_groups = n_kv_heads / heads;
+        let n_items = n_cells * n_head_groups;
         let run = n_items / (RUNS_PER_THREAD * n_threads);
         Cut {
-            n_kv_heads: shape.n_kv_heads,
+            heads,
+            n_head_groups,
             parts,
             n_items,
             run: if is_split { run.clamp(1, RUN_MAX) } else { 1 },
-            cell,
+            cell: heads * head_cell,
             direct: parts == 1 && tiles.len() == input.tokens.len(),
         }
     }
 
-    /// Tile, key/value head and part of an item.
-    fn place(&self, item: usize) -> (usize, usize, usize) {
-        let (head, part) = (item / self.parts, item % self.parts);
-        (head / self.n_kv_heads, head % self.n_kv_heads, part)
+    /// Tile, key/value heads and part of an item.
+    fn place(&self, item: usize) -> (usize, Range<usize>, usize) {
+        let (group, part) = (item / self.parts, item % self.parts);
+        let first = group % self.n_head_groups * self.heads;
+        (group / self.n_head_groups, first..first + self.heads, part)
+    }
+
+    /// The item of a tile, a key/value head and a part, and the head's place in it.
+    fn item_of(&self, tile: usize, kv_head: usize, part: usize) -> (usize, usize) {
+        let group = tile * self.n_head_groups + kv_head / self.heads;
+        (group * self.parts + part, kv_head % self.heads)
     }
 }
 
@@ -369,7 +395,7 @@ impl Context<'_> {
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(cut.n_items, cut.run) {
                 for item in ticket.items() {
-                    let (n_tile, kv_head, part) = cut.place(item);
+                    let (n_tile, heads, part) = cut.place(item);
                     tile.clear();
                     tile.extend(tiles[n_tile].clone().map(seen));
                     let mut chunks = chunks_of(&tile[0].1, &tile[tile.len() - 1].1);
@@ -380,11 +406,11 @@ impl Context<'_> {
                     if chunks.is_empty() {
                         continue;
                     }
-                    self.attend(op, &tile, kv_head, chunks, phase, scratch);
+                    self.attend(op, &tile, heads.clone(), chunks, phase, scratch);
                     let Softmax { rows, sums } = &mut scratch.all;
                     if cut.direct {
-                        self.finish(op, kv_head, (rows, sums));
-                        let out = out.write_cell(&mut ticket, group * v_dim, item);
+                        self.finish(op, heads.start * group, (rows, sums));
+                        let out = out.write_cell(&mut ticket, cut.heads * group * v_dim, item);
                         out.copy_from_slice(sums);
                         continue;
                     }
@@ -415,10 +441,10 @@ impl Context<'_> {
                 rows.resize(group, Weight::NONE);
                 let sums = at_least(sums, group * v_dim);
                 for part in 0..cut.parts.min(chunks.len()) {
-                    let item = (n_tile * n_kv_heads + kv_head) * cut.parts + part;
-                    let cell =
-                        &partials[item * cut.cell..][(i - tile.start) * group * (v_dim + 2)..];
-                    let cells = cell.chunks_exact(v_dim + 2);
+                    let (item, head) = cut.item_of(n_tile, kv_head, part);
+                    let row = (head * tile.len() + i - tile.start) * group;
+                    let cells = partials[item * cut.cell..][..cut.cell].chunks_exact(v_dim + 2);
+                    let cells = cells.skip(row);
                     for ((row, sums), cell) in
                         rows.iter_mut().zip(sums.chunks_exact_mut(v_dim)).zip(cells)
                     {
@@ -426,17 +452,16 @@ impl Context<'_> {
                         row.merge(sums, other, &cell[..v_dim], self.ops);
                     }
                 }
-                self.finish(op, kv_head, (rows, sums));
+                self.finish(op, kv_head * group, (rows, sums));
                 out.write_cells(&mut ticket, group * v_dim).copy_from_slice(sums);
             }
         });
     }
 
-    /// From sums to means, for the query heads of a key/value head, and back from the rotation of
-    /// the values.
-    fn finish(&self, op: &Attention, kv_head: usize, (rows, sums): (&[Weight], &mut [f32])) {
+    /// From sums to means, for query heads from `first` on, and back from the rotation of the
+    /// values.
+    fn finish(&self, op: &Attention, first: usize, (rows, sums): (&[Weight], &mut [f32])) {
         let shape = &self.backend.program.kv[op.layer];
-        let first = kv_head * (op.n_heads / shape.n_kv_heads);
         let rows = rows.iter().zip(sums.chunks_exact_mut(shape.v_dim));
         for (i, (row, sums)) in rows.enumerate() {
             let mut total = row.total;
@@ -452,13 +477,13 @@ impl Context<'_> {
         }
     }
 
-    /// Leaves in `scratch.all` what the query heads of a key/value head get from some chunks, for
-    /// the tokens of a tile: rows `[tokens][heads of the group]`.
+    /// Leaves in `scratch.all` what the query heads of some key/value heads get from some chunks,
+    /// for the tokens of a tile: rows `[key/value heads][tokens][heads of the group]`.
     fn attend(
         &self,
         op: &Attention,
         tile: &[(usize, Range<usize>)],
-        kv_head: usize,
+        heads: Range<usize>,
         chunks: Range<usize>,
         phase: &Phase<'_>,
         scratch: &mut Scratch,
@@ -467,14 +492,16 @@ impl Context<'_> {
         let qkv = &self.backend.buffers[op.qkv.0];
         let q_len = op.n_heads / shape.n_kv_heads * shape.k_dim;
         scratch.q.clear();
-        for &(token, _) in tile {
-            let row = qkv.read_row(phase, token);
-            scratch.q.extend_from_slice(&row[kv_head * q_len..][..q_len]);
+        for head in heads.clone() {
+            for &(token, _) in tile {
+                let row = qkv.read_row(phase, token);
+                scratch.q.extend_from_slice(&row[head * q_len..][..q_len]);
+            }
         }
         (self.ops.scale)(&mut scratch.q, op.scale);
         scratch.all.reset(scratch.q.len() / shape.k_dim, shape.v_dim);
         for chunk in chunks {
-            self.attend_chunk(op, tile, kv_head, chunk, phase, scratch);
+            self.attend_chunk(op, tile, heads.clone(), chunk, phase, scratch);
             scratch.all.merge(&scratch.chunk, shape.v_dim, self.ops);
         }
     }
@@ -484,7 +511,7 @@ impl Context<'_> {
         &self,
         op: &Attention,
         tile: &[(usize, Range<usize>)],
-        kv_head: usize,
+        heads: Range<usize>,
         chunk: usize,
         phase: &Phase<'_>,
         scratch: &mut Scratch,
@@ -492,38 +519,45 @@ impl Context<'_> {
         let shape = &self.backend.program.kv[op.layer];
         let (k_dim, v_dim, ops) = (shape.k_dim, shape.v_dim, self.ops);
         let Scratch { q, page: wide, scores, chunk: softmax, .. } = scratch;
-        let (n_rows, group) = (q.len() / k_dim, op.n_heads / shape.n_kv_heads);
-        softmax.reset(n_rows, v_dim);
+        let group = op.n_heads / shape.n_kv_heads;
+        let n_rows = tile.len() * group;
+        softmax.reset(heads.len() * n_rows, v_dim);
         let base = chunk * CHUNK_TOKENS;
         let (first, last) = (&tile[0].1, &tile[tile.len() - 1].1);
         let seen = within(&(first.start..last.end), base, CHUNK_TOKENS);
-        let view = |at: usize| {
-            let page = self.page(op.layer, tile[0].0, (base + at) / PAGE_TOKENS);
-            self.arena.read(page, kv_head, shape, phase)
-        };
         let pages = seen.start / PAGE_TOKENS * PAGE_TOKENS..seen.end;
+        // A head's part of the page from `base + at` on.
+        let view = |(at, head): (usize, usize)| {
+            let page = self.page(op.layer, tile[0].0, (base + at) / PAGE_TOKENS);
+            self.arena.read(page, heads.start + head, shape, phase)
+        };
+        // In the order of memory: all heads of a page, then the next page.
+        let n_visits = pages.len().div_ceil(PAGE_TOKENS) * heads.len();
+        let place =
+            |visit: usize| (pages.start + visit / heads.len() * PAGE_TOKENS, visit % heads.len());
+        let begin = view(place(0));
 
-        let scores = at_least(scores, n_rows * CHUNK_TOKENS);
+        let scores = at_least(scores, heads.len() * n_rows * CHUNK_TOKENS);
         scores.fill(0.0);
-        // Pages are asked for one ahead: the CPU does not know where the next one is.
-        view(pages.start).prefetch_keys(ops);
-        for at in pages.clone().step_by(PAGE_TOKENS) {
-            match at + PAGE_TOKENS < pages.end {
-                true => view(at + PAGE_TOKENS).prefetch_keys(ops),
-                false => view(pages.start).prefetch_values(ops),
-            }
-            let keys = view(at).keys(n_rows, ops, wide);
-            self.add_product(
-                n_rows,
-                (q, k_dim),
-                keys,
-                PAGE_TOKENS,
-                (&mut scores[at..], CHUNK_TOKENS),
-            );
+        let mut here = begin;
+        for visit in 0..n_visits {
+            let next = if visit + 1 < n_visits { view(place(visit + 1)) } else { begin };
+            // The CPU does not know where the next keys or values are.
+            let ahead = match visit + 1 < n_visits {
+                true => next.keys_ahead(ops),
+                false => next.values_ahead(ops),
+            };
+            let (at, head) = place(visit);
+            let rows = (&q[head * n_rows * k_dim..], k_dim);
+            let scores = &mut scores[head * n_rows * CHUNK_TOKENS + at..];
+            let keys = here.keys(n_rows, ops, wide);
+            self.add_product(n_rows, rows, keys, PAGE_TOKENS, (scores, CHUNK_TOKENS), ahead);
+            here = next;
         }
         let rows = softmax.rows.chunks_exact_mut(group);
         let scores_of = scores.chunks_exact_mut(group * CHUNK_TOKENS);
-        for ((rows, scores), (_, seen)) in rows.zip(scores_of).zip(tile) {
+        for (i, (rows, scores)) in rows.zip(scores_of).enumerate() {
+            let (head, (_, seen)) = (i / tile.len(), &tile[i % tile.len()]);
             let keys = within(seen, base, CHUNK_TOKENS);
             if keys.is_empty() {
                 continue;
@@ -535,7 +569,7 @@ impl Context<'_> {
                     (ops.soft_cap)(scores, cap);
                 }
                 if let Some(slopes) = &op.slopes {
-                    let slope = slopes[kv_head * group + i];
+                    let slope = slopes[(heads.start + head) * group + i];
                     let furthest = seen.end - 1 - (base + keys.start);
                     for (j, score) in scores.iter_mut().enumerate() {
                         *score -= slope * (furthest - j) as f32;
@@ -545,22 +579,30 @@ impl Context<'_> {
                 row.total = (ops.exp_sum)(scores, row.max);
             }
         }
-        for at in pages.clone().step_by(PAGE_TOKENS) {
-            if at + PAGE_TOKENS < pages.end {
-                view(at + PAGE_TOKENS).prefetch_values(ops);
-            } else if base + CHUNK_TOKENS < last.end {
-                view(CHUNK_TOKENS).prefetch_keys(ops);
-            }
-            let values = view(at).values(n_rows, ops, wide);
+        let mut here = begin;
+        for visit in 0..n_visits {
+            let (next, mut ahead) = match visit + 1 {
+                next if next < n_visits => {
+                    let next = view(place(next));
+                    (next, next.values_ahead(ops))
+                }
+                _ if base + CHUNK_TOKENS < last.end => {
+                    (begin, view((CHUNK_TOKENS, 0)).keys_ahead(ops))
+                }
+                _ => (begin, Ahead::NONE),
+            };
+            let (at, head) = place(visit);
+            let values = here.values(n_rows, ops, wide);
             let mut add = |tokens: Range<usize>, keys: Range<usize>| {
                 if tokens.is_empty() || keys.is_empty() {
                     return;
                 }
-                let first = tokens.start * group;
-                let p = (&scores[first * CHUNK_TOKENS + at + keys.start..], CHUNK_TOKENS);
-                let sums = (&mut softmax.sums[first * v_dim..], v_dim);
+                let row = head * n_rows + tokens.start * group;
+                let p = (&scores[row * CHUNK_TOKENS + at + keys.start..], CHUNK_TOKENS);
+                let sums = (&mut softmax.sums[row * v_dim..], v_dim);
                 let values = values.rows(keys, v_dim);
-                self.add_product(tokens.len() * group, p, values, v_dim, sums);
+                let ahead = std::mem::replace(&mut ahead, Ahead::NONE);
+                self.add_product(tokens.len() * group, p, values, v_dim, sums, ahead);
             };
             // What ascending tokens see ascends: those that see the whole page are neighbours.
             let seen = |i: usize| within(&tile[i].1, base + at, PAGE_TOKENS);
@@ -571,6 +613,7 @@ impl Context<'_> {
             for i in (0..first).chain(end..tile.len()) {
                 add(i..i + 1, seen(i));
             }
+            here = next;
         }
     }
 
@@ -581,10 +624,11 @@ impl Context<'_> {
         b: Matrix<'_>,
         cols: usize,
         c: (&mut [f32], usize),
+        ahead: Ahead,
     ) {
         match b {
-            Matrix::F32(b) => (self.ops.add_product_f32)(n, a, b, cols, c),
-            Matrix::F16(b) => (self.ops.add_product_f16)(n, a, b, cols, c),
+            Matrix::F32(b) => (self.ops.add_product_f32)(n, a, b, cols, c, ahead),
+            Matrix::F16(b) => (self.ops.add_product_f16)(n, a, b, cols, c, ahead),
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Tiles of up to six rows by 16 columns stay in twelve registers while `k` passes: two loads and
 //! six broadcasts feed twelve `fmadd`s. One or two rows take 32 columns, to have as many chains in
-//! flight as hide the latency.
+//! flight as hide the latency. A page's rows are shorter than what a tile takes of them, so what is
+//! to be read next is asked for a line per row.
 
 use super::mem::{load_ps, store_ps};
 use crate::block::Float;
+use crate::float::Ahead;
 use crate::float::attention::check_product;
 use std::arch::x86_64::*;
 
@@ -19,7 +21,7 @@ pub(super) fn add_product<B: Float>(
     (a, a_stride): (&[f32], usize),
     b: &[B],
     cols: usize,
-    (c, c_stride): (&mut [f32], usize),
+    ((c, c_stride), mut ahead): ((&mut [f32], usize), Ahead),
     widen: impl Fn(&[B; 8]) -> __m256,
 ) {
     check_product(n, (a.len(), a_stride), b.len(), cols, (c.len(), c_stride));
@@ -28,6 +30,7 @@ pub(super) fn add_product<B: Float>(
     }
     for first in (0..n).step_by(N) {
         let (a, c) = ((&a[first * a_stride..], a_stride), (&mut c[first * c_stride..], c_stride));
+        let c = (c, ahead.take_part(1));
         match n - first {
             1 => rows::<B, 1, 4>(a, b, cols, c, &widen),
             2 => rows::<B, 2, 4>(a, b, cols, c, &widen),
@@ -46,7 +49,7 @@ fn rows<B: Float, const ROWS: usize, const C: usize>(
     a: (&[f32], usize),
     b: &[B],
     cols: usize,
-    (c, c_stride): (&mut [f32], usize),
+    ((c, c_stride), mut ahead): ((&mut [f32], usize), Ahead),
     widen: &impl Fn(&[B; 8]) -> __m256,
 ) {
     let k = b.len() / cols;
@@ -55,11 +58,16 @@ fn rows<B: Float, const ROWS: usize, const C: usize>(
         rows[i] = &a.0[i * a.1..][..k];
     }
     let whole = cols / (8 * C) * (8 * C);
+    let mut n_tiles = cols / (8 * C) + cols % (8 * C) / 8;
+    let mut part = || {
+        n_tiles -= 1;
+        ahead.take_part(n_tiles + 1)
+    };
     for at in (0..whole).step_by(8 * C) {
-        tile::<B, ROWS, C>(rows, b, cols, at, (&mut *c, c_stride), widen);
+        tile::<B, ROWS, C>(rows, b, cols, at, ((&mut *c, c_stride), part()), widen);
     }
     for at in (whole..cols / 8 * 8).step_by(8) {
-        tile::<B, ROWS, 1>(rows, b, cols, at, (&mut *c, c_stride), widen);
+        tile::<B, ROWS, 1>(rows, b, cols, at, ((&mut *c, c_stride), part()), widen);
     }
     for at in cols / 8 * 8..cols {
         for i in 0..ROWS {
@@ -79,7 +87,7 @@ fn tile<B: Float, const ROWS: usize, const C: usize>(
     b: &[B],
     cols: usize,
     at: usize,
-    (c, c_stride): (&mut [f32], usize),
+    ((c, c_stride), ahead): ((&mut [f32], usize), Ahead),
     widen: &impl Fn(&[B; 8]) -> __m256,
 ) {
     let mut sums = [[_mm256_setzero_ps(); C]; ROWS];
@@ -95,7 +103,7 @@ fn tile<B: Float, const ROWS: usize, const C: usize>(
     for i in 0..ROWS {
         a[i] = &rows[i][..n];
     }
-    for (k, b) in (0..n).zip(b.chunks_exact(cols)) {
+    let mut add = |k: usize, b: &[B]| {
         let (groups, _) = b[at..at + 8 * C].as_chunks::<8>();
         let mut b = [_mm256_setzero_ps(); C];
         for j in 0..C {
@@ -108,6 +116,14 @@ fn tile<B: Float, const ROWS: usize, const C: usize>(
                 sums[i][j] = _mm256_fmadd_ps(a, b[j], sums[i][j]);
             }
         }
+    };
+    let mut rows = (0..n).zip(b.chunks_exact(cols));
+    for (line, (k, b)) in ahead.zip(rows.by_ref()) {
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+        add(k, b);
+    }
+    for (k, b) in rows {
+        add(k, b);
     }
     for i in 0..ROWS {
         let (groups, _) = c[i * c_stride + at..][..8 * C].as_chunks_mut::<8>();

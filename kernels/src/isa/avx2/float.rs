@@ -13,7 +13,7 @@ use super::sum::sum_ps;
 use super::{attention, dense};
 use crate::float::activation::{ERF_FAR_Q, ERF_NEAR, ERF_NEAR_P, GELU_CUBIC, GELU_LINEAR, QUICK};
 use crate::float::softmax::larger;
-use crate::float::{self, Activation, RopePairing};
+use crate::float::{self, Activation, Ahead, RopePairing};
 use std::arch::x86_64::*;
 
 /// `y = f(y)`, eight at a time.
@@ -245,8 +245,9 @@ pub(super) fn add_product_f32(
     b: &[f32],
     cols: usize,
     c: (&mut [f32], usize),
+    ahead: Ahead,
 ) {
-    attention::add_product(n, a, singles(b), cols, c, |b| dense::widen_f32(b));
+    attention::add_product(n, a, singles(b), cols, (c, ahead), |b| dense::widen_f32(b));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -256,8 +257,9 @@ pub(super) fn add_product_f16(
     b: &[u16],
     cols: usize,
     c: (&mut [f32], usize),
+    ahead: Ahead,
 ) {
-    attention::add_product(n, a, halves(b), cols, c, |b| dense::widen_f16(b));
+    attention::add_product(n, a, halves(b), cols, (c, ahead), |b| dense::widen_f16(b));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -25,7 +25,7 @@ pub(in crate::isa) mod unpack;
 
 use crate::act::{ActPlan, ActUnit, Acts, Layout};
 use crate::block::*;
-use crate::float::{Activation, RopePairing};
+use crate::float::{Activation, Ahead, RopePairing};
 use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx2;
@@ -338,8 +338,22 @@ float_ops! {
     scale(y: &mut [f32], f: f32);
     add_scaled(y: &mut [f32], x: &[f32], f: f32);
     dot(a: &[f32], b: &[f32]) -> f32;
-    add_product_f32(n: usize, a: (&[f32], usize), b: &[f32], cols: usize, c: (&mut [f32], usize));
-    add_product_f16(n: usize, a: (&[f32], usize), b: &[u16], cols: usize, c: (&mut [f32], usize));
+    add_product_f32(
+        n: usize,
+        a: (&[f32], usize),
+        b: &[f32],
+        cols: usize,
+        c: (&mut [f32], usize),
+        ahead: Ahead
+    );
+    add_product_f16(
+        n: usize,
+        a: (&[f32], usize),
+        b: &[u16],
+        cols: usize,
+        c: (&mut [f32], usize),
+        ahead: Ahead
+    );
     widen_lanes_q8_0(codes: &[u8], scales: &[u16], lanes: usize, out: &mut [f32]);
     widen_lanes_q4_0(codes: &[u8], scales: &[u16], lanes: usize, out: &mut [f32]);
     widen_rows_q8_0(codes: &[u8], scales: &[u16], dim: usize, out: &mut [f32]);

@@ -3,7 +3,7 @@
 use super::fma::fma_ps;
 use super::mem::{load_ps, store_ps};
 use crate::float::attention::add_product;
-use crate::float::{LANES, fma, half_to_f32};
+use crate::float::{Ahead, LANES, fma, half_to_f32};
 use std::arch::x86_64::*;
 
 /// `a . b`.
@@ -67,6 +67,7 @@ pub(super) fn add_product_f32(
     b: &[f32],
     cols: usize,
     c: (&mut [f32], usize),
+    _: Ahead,
 ) {
     add_product(n, a, b, cols, c, |a, b, c| add_scaled(a, b, c, |b| b));
 }
@@ -79,6 +80,7 @@ pub(super) fn add_product_f16(
     b: &[u16],
     cols: usize,
     c: (&mut [f32], usize),
+    _: Ahead,
 ) {
     add_product(n, a, b, cols, c, |a, b, c| add_scaled(a, b, c, half_to_f32));
 }

@@ -13,6 +13,7 @@ mod mem;
 
 use crate::act::{self, Acts};
 use crate::block::*;
+use crate::float::Ahead;
 use crate::isa::Level;
 use crate::isa::detect::Sse41;
 use crate::table::{
@@ -112,13 +113,15 @@ float_ops! {
         a: (&[f32], usize),
         b: &[f32],
         cols: usize,
-        c: (&mut [f32], usize)
+        c: (&mut [f32], usize),
+        ahead: Ahead
     );
     add_product_f16(
         n: usize,
         a: (&[f32], usize),
         b: &[u16],
         cols: usize,
-        c: (&mut [f32], usize)
+        c: (&mut [f32], usize),
+        ahead: Ahead
     );
 }
