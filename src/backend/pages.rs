@@ -15,7 +15,7 @@
 //!
 //! Which sequence a page belongs to is the business of [`crate::kv`].
 
-use super::cpu::pool::{Fill, Phase, SlotMemory, Ticket};
+use super::cpu::pool::{Fill, PageSpace, Phase, SlotMemory, Ticket};
 use super::program::KvShape;
 use gguf_rs_lite::GgmlType;
 use std::collections::HashMap;
@@ -123,12 +123,12 @@ struct Codes {
 }
 
 impl Codes {
-    fn new(kind: KvType, heads: usize, dim: usize) -> Codes {
+    fn new(space: &mut PageSpace, kind: KvType, heads: usize, dim: usize) -> Codes {
         let n_blocks = dim.div_ceil(BLOCK);
         let codes = kind.head_bytes(dim) - n_blocks * SCALE_BYTES;
         Codes {
-            codes: SlotMemory::new(heads, PAGE_TOKENS, codes),
-            scales: SlotMemory::new(heads, PAGE_TOKENS, n_blocks),
+            codes: SlotMemory::new(space, heads, PAGE_TOKENS, codes),
+            scales: SlotMemory::new(space, heads, PAGE_TOKENS, n_blocks),
         }
     }
 }
@@ -154,6 +154,7 @@ macro_rules! for_each_memory {
 /// All pages.
 pub struct Arena {
     kind: KvType,
+    space: PageSpace,
     pages: Vec<Page>,
     free: HashMap<(usize, usize, usize), Vec<PageId>>,
 }
@@ -161,7 +162,7 @@ pub struct Arena {
 impl Arena {
     /// No pages yet.
     pub fn new(kind: KvType) -> Arena {
-        Arena { kind, pages: Vec::new(), free: HashMap::new() }
+        Arena { kind, space: PageSpace::default(), pages: Vec::new(), free: HashMap::new() }
     }
 
     /// How elements are stored.
@@ -179,19 +180,19 @@ impl Arena {
         if let Some(id) = self.free.get_mut(&key(shape)).and_then(Vec::pop) {
             return id;
         }
-        let (heads, k, v) = key(shape);
+        let ((heads, k, v), space) = (key(shape), &mut self.space);
         self.pages.push(match self.kind {
             KvType::F32 => Page::F32 {
-                k: SlotMemory::new(heads, PAGE_TOKENS, k),
-                v: SlotMemory::new(heads, PAGE_TOKENS, v),
+                k: SlotMemory::new(space, heads, PAGE_TOKENS, k),
+                v: SlotMemory::new(space, heads, PAGE_TOKENS, v),
             },
             KvType::F16 => Page::F16 {
-                k: SlotMemory::new(heads, PAGE_TOKENS, k),
-                v: SlotMemory::new(heads, PAGE_TOKENS, v),
+                k: SlotMemory::new(space, heads, PAGE_TOKENS, k),
+                v: SlotMemory::new(space, heads, PAGE_TOKENS, v),
             },
             KvType::Q8_0 | KvType::Q4_0 => Page::Quantized {
-                k: Codes::new(self.kind, heads, k),
-                v: Codes::new(self.kind, heads, v),
+                k: Codes::new(space, self.kind, heads, k),
+                v: Codes::new(space, self.kind, heads, v),
             },
         });
         PageId(u32::try_from(self.pages.len() - 1).expect("fewer than 2^32 pages"))

@@ -15,12 +15,13 @@
 //! borrow from the [`Phase`], which ends at the barrier. The check is one relaxed load.
 
 use super::topology::{CpuSet, pin_this_thread};
+use std::alloc::Layout;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Rounds of spinning at a barrier, about 100 microseconds: longer than a phase of a small model
@@ -759,6 +760,59 @@ pub struct Fill {
     pub n: usize,
 }
 
+/// Where pages of the KV cache get their memory: large pieces, in huge pages where the system has
+/// them, so that reading a long context does not miss the table of addresses at every page.
+#[derive(Default)]
+pub struct PageSpace {
+    /// What is left of the newest piece: its first address and number of bytes.
+    rest: Option<(NonNull<u8>, usize)>,
+    piece: Option<Arc<memmap2::MmapMut>>,
+}
+
+// SAFETY: the address is of memory that the space owns, and that nobody else has got yet.
+unsafe impl Send for PageSpace {}
+// SAFETY: without `&mut` it can only be looked at.
+unsafe impl Sync for PageSpace {}
+
+impl PageSpace {
+    /// Bytes of a piece. Only what is used becomes resident, 2 MiB at a time.
+    const PIECE_BYTES: usize = 32 << 20;
+    /// A cache line: pages share none.
+    const ALIGN: usize = 64;
+
+    /// Memory for `n` elements that nobody else has, and what keeps it.
+    fn take<T: Copy + Default>(&mut self, n: usize) -> (NonNull<T>, Arc<memmap2::MmapMut>) {
+        let layout = Layout::array::<T>(n).expect("a page is smaller than memory");
+        assert!(layout.align() <= PageSpace::ALIGN, "elements are numbers");
+        let bytes = layout.size().next_multiple_of(PageSpace::ALIGN);
+        let (address, left) = match self.rest {
+            Some(rest) if bytes <= rest.1 => rest,
+            _ => self.start_piece(bytes.max(PageSpace::PIECE_BYTES), layout),
+        };
+        // SAFETY: a piece has `left >= bytes` from `address` on.
+        self.rest = Some((unsafe { address.add(bytes) }, left - bytes));
+        let start = address.cast::<T>();
+        for i in 0..n {
+            // SAFETY: inside of those bytes, which nobody else has; pieces begin at a page of
+            // memory and shrink by multiples of `ALIGN`, so the address suits `T`.
+            unsafe { start.add(i).write(T::default()) };
+        }
+        (start, self.piece.clone().expect("the rest is of a piece"))
+    }
+
+    fn start_piece(&mut self, bytes: usize, layout: Layout) -> (NonNull<u8>, usize) {
+        let Ok(mut map) = memmap2::MmapMut::map_anon(bytes) else {
+            std::alloc::handle_alloc_error(layout);
+        };
+        // A hint: without huge pages it is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = NonNull::from(&mut map[..]).cast();
+        self.piece = Some(Arc::new(map));
+        (start, bytes)
+    }
+}
+
 /// The keys or the values of one page of the KV cache: `[heads][slots][width]` if a slot is a row,
 /// `[heads][width][slots]` if it is a lane. The tokens of a step write it, each its own slot, in a
 /// phase whose items are the batch's tokens.
@@ -767,18 +821,24 @@ pub struct SlotMemory<T> {
     slots: usize,
     width: usize,
     fill: Fill,
-    data: UnsafeCell<Vec<T>>,
+    start: NonNull<T>,
+    len: usize,
+    /// Whose the memory is.
+    _piece: Arc<memmap2::MmapMut>,
 }
 
 // SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
 unsafe impl<T: Send + Sync> Sync for SlotMemory<T> {}
+// SAFETY: it owns its elements.
+unsafe impl<T: Send> Send for SlotMemory<T> {}
 
 impl<T: Copy + Default> SlotMemory<T> {
     /// Default values.
-    pub fn new(heads: usize, slots: usize, width: usize) -> SlotMemory<T> {
-        let data = UnsafeCell::new(vec![T::default(); heads * slots * width]);
+    pub fn new(space: &mut PageSpace, heads: usize, slots: usize, width: usize) -> SlotMemory<T> {
+        let len = heads * slots * width;
+        let (start, _piece) = space.take(len);
         let mode = Mode(AtomicU64::new(0));
-        SlotMemory { mode, slots, width, fill: Fill::default(), data }
+        SlotMemory { mode, slots, width, fill: Fill::default(), start, len, _piece }
     }
 
     /// Elements of a head in a slot.
@@ -793,16 +853,17 @@ impl<T: Copy + Default> SlotMemory<T> {
     }
 
     /// Exclusive access outside of jobs.
-    pub fn get_mut(&mut self) -> &mut Vec<T> {
-        self.data.get_mut()
+    pub fn get_mut(&mut self) -> &mut [T] {
+        // SAFETY: the page's own memory, borrowed with the page.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
     /// The whole page, read-only for this phase.
     #[inline]
     pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [T] {
         self.mode.claim(phase.id, READ, 0);
-        // SAFETY: in this phase every claim on this page is for reading.
-        unsafe { &*self.data.get() }
+        // SAFETY: the page's own memory; in this phase every claim on it is for reading.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     /// The row of head `head` of batch token `token`; `None` if the token goes to another page.
@@ -815,16 +876,11 @@ impl<T: Copy + Default> SlotMemory<T> {
     ) -> Option<&'t mut [T]> {
         let slot = self.claim(ticket, token, SLOTS_AS_ROWS)?;
         let start = (head * self.slots + slot) * self.width;
-        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
-        let len = unsafe { (*self.data.get()).len() };
-        assert!(start + self.width <= len, "the head is in the page");
+        assert!(start + self.width <= self.len, "the head is in the page");
         // SAFETY: in bounds. All claims of this phase are for slot rows, a token's slot is its own
         // (`set_fill` checked the range, and needs `&mut self`), no other ticket of the phase has
         // this token, and the ticket is borrowed mutably for the slice's life.
-        Some(unsafe {
-            let start = (*self.data.get()).as_mut_ptr().add(start);
-            std::slice::from_raw_parts_mut(start, self.width)
-        })
+        Some(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(start), self.width) })
     }
 
     /// Stores the numbers `x` of head `head` of batch token `token` in a page that is laid out
@@ -839,14 +895,12 @@ impl<T: Copy + Default> SlotMemory<T> {
     ) -> Option<()> {
         let slot = self.claim(ticket, token, SLOTS_AS_LANES)?;
         let start = head * self.width * self.slots + slot;
-        // SAFETY: the vector's length is only read; nobody changes it while tickets exist.
-        let len = unsafe { (*self.data.get()).len() };
         assert!(x.len() <= self.width, "the numbers of one head");
-        assert!((head + 1) * self.width * self.slots <= len, "the head is in the page");
+        assert!((head + 1) * self.width * self.slots <= self.len, "the head is in the page");
         for (i, &x) in x.iter().enumerate() {
             // SAFETY: in bounds, as `slot < slots` and `i < width`. All claims of this phase are
             // for lanes, a token's slot is its own (see `write_slot`), and no reference is made.
-            unsafe { (*self.data.get()).as_mut_ptr().add(start + i * self.slots).write(x) };
+            unsafe { self.start.add(start + i * self.slots).write(x) };
         }
         Some(())
     }
@@ -1026,7 +1080,7 @@ mod tests {
     #[test]
     fn slots_follow_the_fill() {
         let pool = Pool::new(2).unwrap();
-        let mut page = SlotMemory::<f32>::new(2, 8, 4);
+        let mut page = SlotMemory::<f32>::new(&mut PageSpace::default(), 2, 8, 4);
         page.set_fill(Fill { token: 2, slot: 5, n: 3 });
         pool.lead(|leader| {
             leader.run(&|worker| {
@@ -1050,7 +1104,7 @@ mod tests {
     #[test]
     fn lanes_follow_the_fill() {
         let pool = Pool::new(2).unwrap();
-        let mut page = SlotMemory::<f32>::new(2, 8, 3);
+        let mut page = SlotMemory::<f32>::new(&mut PageSpace::default(), 2, 8, 3);
         page.set_fill(Fill { token: 1, slot: 6, n: 2 });
         pool.lead(|leader| {
             leader.run(&|worker| {
