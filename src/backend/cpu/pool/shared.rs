@@ -1,0 +1,304 @@
+//! Buffers that the workers of a phase either all read or all write, and the check of it.
+
+use super::{Phase, Ticket};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Forty bits of phases last for half a year of a small model's decoding.
+pub(super) const PHASE_BITS: u32 = 40;
+const PARAM_BITS: u32 = 22;
+pub(super) const READ: u64 = 0;
+const CELLS: u64 = 1;
+const COLUMNS: u64 = 2;
+pub(super) const SLOTS: u64 = 3;
+/// Parameters of `SLOTS`: a page is written in one layout.
+pub(super) const SLOTS_AS_ROWS: usize = 0;
+pub(super) const SLOTS_AS_LANES: usize = 1;
+
+/// What a buffer is used for in the current phase: number of the phase, kind of use, parameter.
+#[derive(Default)]
+pub(super) struct Mode(AtomicU64);
+
+impl Mode {
+    /// Claims a kind of use for the phase; panics if the phase already uses the buffer otherwise.
+    #[inline]
+    pub fn claim(&self, phase: u64, kind: u64, param: usize) {
+        assert!((param as u64) < 1 << PARAM_BITS, "a cell of a shared buffer is too long");
+        let word = phase << (64 - PHASE_BITS) | kind << PARAM_BITS | param as u64;
+        let mut now = self.0.load(Ordering::Relaxed);
+        while now != word {
+            assert!(
+                now >> (64 - PHASE_BITS) != phase,
+                "a buffer is used in two ways within one phase"
+            );
+            match self.0.compare_exchange(now, word, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(other) => now = other,
+            }
+        }
+    }
+}
+
+/// A row-major matrix that the workers of a phase either all read or all write by ticket.
+pub struct Shared<T> {
+    mode: Mode,
+    width: usize,
+    start: NonNull<T>,
+    len: usize,
+    /// Whose the memory is, if not a box's.
+    map: Option<memmap2::MmapMut>,
+}
+
+// SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+// SAFETY: it owns its elements.
+unsafe impl<T: Send> Send for Shared<T> {}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        if self.map.is_none() {
+            let slice = NonNull::slice_from_raw_parts(self.start, self.len);
+            // SAFETY: without a map `new` made the pointer and the length of a box it leaked.
+            drop(unsafe { Box::from_raw(slice.as_ptr()) });
+        }
+    }
+}
+
+impl Shared<u8> {
+    /// One row of `len` zeros in memory of its own, in huge pages where the system has them.
+    pub fn mapped(len: usize) -> std::io::Result<Shared<u8>> {
+        let mut map = memmap2::MmapMut::map_anon(len.max(1))?;
+        // A hint: without huge pages it is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = NonNull::from(&mut map[..]).cast();
+        Ok(Shared { mode: Mode::default(), width: len, start, len, map: Some(map) })
+    }
+}
+
+impl<T> Shared<T> {
+    /// Keeps memory of its own, see [`Shared::mapped`], from being swapped out.
+    pub fn lock(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            return map.lock();
+        }
+        Ok(())
+    }
+}
+
+impl<T: Copy + Default> Shared<T> {
+    /// `rows` x `width` default values. Memory is zeroed lazily by the system, not touched here.
+    pub fn new(rows: usize, width: usize) -> Shared<T> {
+        let data = Box::leak(vec![T::default(); rows * width].into_boxed_slice());
+        let (len, start) = (data.len(), NonNull::from(data).cast());
+        Shared { mode: Mode::default(), width, start, len, map: None }
+    }
+
+    /// Elements in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Exclusive access outside of jobs.
+    pub fn get_mut(&mut self) -> &mut [T] {
+        // SAFETY: the buffer's own memory, borrowed with the buffer.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// The whole buffer, read-only for this phase.
+    #[inline]
+    pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [T] {
+        self.mode.claim(phase.id, READ, 0);
+        // SAFETY: in this phase every claim on this buffer is for reading (`claim` panics
+        // otherwise), and the phase outlives the borrow.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// Row `row` of the buffer, read-only for this phase.
+    #[inline]
+    pub fn read_row<'p>(&'p self, phase: &'p Phase<'_>, row: usize) -> &'p [T] {
+        &self.read(phase)[row * self.width..][..self.width]
+    }
+
+    /// The cells `ticket.items()`, contiguous: item `i` of the phase owns the `cell` elements from
+    /// `i * cell` on.
+    #[inline]
+    pub fn write_cells<'t>(&'t self, ticket: &'t mut Ticket<'_>, cell: usize) -> &'t mut [T] {
+        let items = ticket.items();
+        self.cells(ticket, items, cell)
+    }
+
+    /// One of the ticket's cells; see [`Shared::write_cells`].
+    #[inline]
+    pub fn write_cell<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        cell: usize,
+        item: usize,
+    ) -> &'t mut [T] {
+        self.cells(ticket, item..item + 1, cell)
+    }
+
+    /// Cell `item` of a buffer with `cells_per_row` cells of `cell` elements in a row, where the
+    /// items of the phase are the rows.
+    #[inline]
+    pub fn write_tile_cell<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        cells_per_row: usize,
+        cell: usize,
+        item: usize,
+    ) -> &'t mut [T] {
+        let row = self.write_cell(ticket, cells_per_row * cell, item / cells_per_row);
+        &mut row[item % cells_per_row * cell..][..cell]
+    }
+
+    #[inline]
+    fn cells<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        items: Range<usize>,
+        cell: usize,
+    ) -> &'t mut [T] {
+        assert!(ticket.items.start <= items.start && items.end <= ticket.items.end);
+        self.mode.claim(ticket.phase_id, CELLS, cell);
+        assert!(
+            items.start <= items.end && items.end * cell <= self.len,
+            "the cells are in the buffer"
+        );
+        // SAFETY: in bounds. All claims of this phase are for cells of this size, and no other
+        // ticket of the phase has these items; the ticket is borrowed mutably for the slice's
+        // life, so it gives out no second one meanwhile.
+        unsafe {
+            let start = self.start.as_ptr().add(items.start * cell);
+            std::slice::from_raw_parts_mut(start, (items.end - items.start) * cell)
+        }
+    }
+
+    /// Columns `columns` of row `row`, where item `i` of the phase is column `i` of every row.
+    #[inline]
+    pub fn write_columns<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        row: usize,
+        columns: Range<usize>,
+    ) -> &'t mut [T] {
+        assert!(ticket.items.start <= columns.start && columns.end <= ticket.items.end);
+        assert!(columns.start <= columns.end && columns.end <= self.width);
+        self.mode.claim(ticket.phase_id, COLUMNS, 0);
+        assert!(row * self.width + columns.end <= self.len, "the row is in the buffer");
+        // SAFETY: in bounds. All claims of this phase are for columns, and no other ticket of the
+        // phase has these; the ticket is borrowed mutably for the slice's life.
+        unsafe {
+            let start = self.start.as_ptr().add(row * self.width + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.end - columns.start)
+        }
+    }
+}
+
+/// The ticket's cells in four buffers at a time, each with its own cell size; see
+/// [`Shared::write_cells`].
+pub fn write_cells_of_four<'t, A, B, C, D>(
+    ticket: &'t mut Ticket<'_>,
+    a: (&'t Shared<A>, usize),
+    b: (&'t Shared<B>, usize),
+    c: (&'t Shared<C>, usize),
+    d: (&'t Shared<D>, usize),
+) -> (&'t mut [A], &'t mut [B], &'t mut [C], &'t mut [D])
+where
+    A: Copy + Default,
+    B: Copy + Default,
+    C: Copy + Default,
+    D: Copy + Default,
+{
+    let of = |ticket: &Ticket<'_>| Ticket {
+        phase_id: ticket.phase_id,
+        items: ticket.items(),
+        life: PhantomData,
+    };
+    let addresses = [
+        std::ptr::from_ref(a.0).addr(),
+        std::ptr::from_ref(b.0).addr(),
+        std::ptr::from_ref(c.0).addr(),
+        std::ptr::from_ref(d.0).addr(),
+    ];
+    let distinct = (1..4).all(|i| !addresses[..i].contains(&addresses[i]));
+    assert!(distinct, "the four buffers are different ones");
+    let mut tickets = [of(ticket), of(ticket), of(ticket), of(ticket)];
+    let [ta, tb, tc, td] = &mut tickets;
+    let slices = (
+        std::ptr::from_mut(a.0.write_cells(ta, a.1)),
+        std::ptr::from_mut(b.0.write_cells(tb, b.1)),
+        std::ptr::from_mut(c.0.write_cells(tc, c.1)),
+        std::ptr::from_mut(d.0.write_cells(td, d.1)),
+    );
+    // SAFETY: four slices of four different buffers; `ticket` is borrowed for their life, so it
+    // gives out no others meanwhile.
+    unsafe { (&mut *slices.0, &mut *slices.1, &mut *slices.2, &mut *slices.3) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Pool;
+    use super::*;
+
+    #[test]
+    fn phases_see_what_the_phase_before_wrote() {
+        let pool = Pool::new(3).unwrap();
+        let buffer = Shared::<u32>::new(4, 30);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                for round in 1..100 {
+                    worker.phase(|phase| {
+                        for mut ticket in phase.tickets(30, 4) {
+                            let columns = ticket.items();
+                            for row in 0..4 {
+                                buffer.write_columns(&mut ticket, row, columns.clone()).fill(round);
+                            }
+                        }
+                    });
+                    worker.phase(|phase| {
+                        assert!(buffer.read(phase).iter().all(|&x| x == round));
+                    });
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn cells_are_the_tickets_own() {
+        let pool = Pool::new(2).unwrap();
+        let mut buffer = Shared::<usize>::new(5, 12);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    for mut ticket in phase.tickets(15, 1) {
+                        let item = ticket.items().start;
+                        buffer.write_cells(&mut ticket, 4).fill(item);
+                    }
+                });
+            });
+        });
+        assert!(buffer.get_mut().iter().enumerate().all(|(i, &x)| x == i / 4));
+    }
+
+    #[test]
+    #[should_panic(expected = "two ways within one phase")]
+    fn reading_and_writing_in_one_phase_is_refused() {
+        let pool = Pool::new(1).unwrap();
+        let buffer = Shared::<u8>::new(1, 8);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    let _ = buffer.read(phase);
+                    for mut ticket in phase.tickets(8, 8) {
+                        buffer.write_columns(&mut ticket, 0, 0..8).fill(1);
+                    }
+                });
+            });
+        });
+    }
+}
