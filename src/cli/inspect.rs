@@ -407,7 +407,7 @@ fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
     let (n, width, ctx) = (spec.layers.len(), spec.n_embd, spec.n_ctx_train);
     writeln!(out, "  {n} layers, {width} wide, trained for a context of {ctx} tokens")?;
     if spec.bidirectional {
-        writeln!(out, "  encoder: tokens see those behind them too")?;
+        writeln!(out, "  encoder: tokens see as far behind them as before them")?;
     }
     let pooled = match spec.pooling {
         None => None,

@@ -441,9 +441,6 @@ impl ModelSpec {
         default: Option<usize>,
     ) -> Result<ModelSpec, ModelError> {
         const WINDOW: &str = "attention.sliding_window";
-        if self.bidirectional {
-            return Err(h.bad("attention.causal", "is false, of a model with windows to one side"));
-        }
         let window = h.u64(WINDOW)?.map_or(default, |n| Some(n as usize)).filter(|&n| n > 0);
         let base = h.f32("rope.freq_base_swa")?;
         let dims = [

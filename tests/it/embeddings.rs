@@ -1,10 +1,13 @@
 //! Texts to vectors against the reference's, and against themselves: neighbours in a step, cuts
 //! between steps and threads change no bit.
 
-use crate::decoder::{bits, model, nmse_max, options};
+use crate::decoder::{bits, model, nmse_max, options, quantized};
 use crate::fixture_model::{self, Fixture};
+use gguf_rs_lite::{GgmlType, GgufFile, Scalar};
+use std::path::Path;
+use std::sync::Arc;
 use teff::decoder::{Logits, Run, StepError};
-use teff::engine::{Engine, EngineError, EngineOptions, Request};
+use teff::engine::{Engine, EngineError, EngineOptions, Model, Request};
 use teff::model::Pooling;
 use teff_kernels::{KernelTable, Level};
 
@@ -67,6 +70,28 @@ fn check(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Quantized tables of positions and token types, too.
+#[test]
+fn quantized_weights_give_the_same_bits_and_nearly_the_same_vectors() {
+    for name in ["bert", "nomic-bert", "gemma-embedding-dense"] {
+        let (Fixture { gguf, tokens, logits: truth, .. }, n_out) =
+            fixture_model::load_embedding(name);
+        for (ty, error_max) in [(GgmlType::F16, 1e-5), (GgmlType::Q8_0, 2e-3)] {
+            let gguf = quantized(&gguf, ty);
+            let mut alone = engine(gguf.clone(), &options(1, 256));
+            let mut together = engine(gguf, &options(4, 256));
+            let texts = [tokens.clone(), tokens[..3].to_vec(), tokens[9..50].to_vec()];
+            let found = together.embed(&texts, Pooling::None).unwrap();
+            for (text, vectors) in texts.iter().zip(&found) {
+                let expected = alone.embed(std::slice::from_ref(text), Pooling::None).unwrap();
+                assert!(bits(vectors) == bits(&expected[0]), "{name} {ty}");
+            }
+            let error = nmse_max(&found[0], &truth[..tokens.len() * n_out], n_out);
+            assert!(error <= error_max, "{name} {ty}: NMSE {error:.2e}");
+        }
+    }
+}
+
 /// A later token changes what an earlier one gives, unless a window is between them.
 #[test]
 fn tokens_of_encoders_see_those_behind_them() {
@@ -109,6 +134,26 @@ fn texts_that_do_not_fit_are_refused_by_number() {
     // The context of learned positions ends where they end.
     let options = EngineOptions { n_ctx: Some(257), ..options(1, 48) };
     assert!(matches!(Engine::new(&model(gguf), &options), Err(EngineError::Model { .. })));
+}
+
+#[test]
+fn only_what_can_look_ahead_may_be_told_to() {
+    for (name, problem) in [
+        ("gemma3-dense", Some("`gemma3.attention.causal` is false")),
+        ("mamba-dense", Some("`mamba.attention.causal` is false")),
+        ("deepseek2-lite", None),
+        ("llama-moe", None),
+    ] {
+        let mut file = GgufFile::from_bytes(fixture_model::load(name).gguf).unwrap();
+        let key = format!("{}.attention.causal", fixture_model::architecture(name));
+        file.set(&key, Scalar::Bool(false)).unwrap();
+        let model = Model::from_file(Arc::new(file), Path::new("test.gguf"));
+        match (problem, model) {
+            (None, Ok(model)) => assert!(!model.spec().generates(), "{name}"),
+            (Some(problem), Err(error)) => assert!(error.to_string().contains(problem), "{error}"),
+            (_, model) => panic!("{name}: {:?}", model.map(|model| model.spec().clone())),
+        }
+    }
 }
 
 #[test]

@@ -238,11 +238,14 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let (_, describe) = row.ok_or_else(|| ModelError::UnknownArchitecture(h.arch().into()))?;
     let spec = describe(h)?;
     h.finish()?;
-    let sees_back = |layer: &LayerSpec| {
-        matches!(layer.mixer, Mixer::None | Mixer::Attention(_) | Mixer::Latent(_))
+    // Windows of other models end at the token, and recurrent layers cannot look ahead.
+    let sees_ahead = |layer: &LayerSpec| match &layer.mixer {
+        Mixer::None | Mixer::Latent(_) => true,
+        Mixer::Attention(attention) => attention.window.is_none() || !spec.head.logits,
+        _ => false,
     };
-    if spec.bidirectional && !spec.layers.iter().all(sees_back) {
-        return Err(h.bad("attention.causal", "is false, of a model with recurrent layers"));
+    if spec.bidirectional && !spec.layers.iter().all(sees_ahead) {
+        return Err(h.bad("attention.causal", "is false, which this architecture cannot be"));
     }
     Ok(spec)
 }
