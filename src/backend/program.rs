@@ -29,11 +29,20 @@ pub struct Program {
     pub states: Vec<usize>,
     /// In order of execution.
     pub ops: Vec<Op>,
-    /// Length of a row of logits.
+    /// Number of token ids.
     pub n_vocab: usize,
+    /// Length of a row of results: logits, or the vector of a token.
+    pub n_out: usize,
+    /// Whether tokens see those behind them too. A sequence then takes its tokens in one step.
+    pub bidirectional: bool,
 }
 
 impl Program {
+    /// Whether the results are logits, and not the vectors of tokens.
+    pub fn gives_logits(&self) -> bool {
+        !matches!(self.ops.last(), Some(Op::Result { .. }))
+    }
+
     /// A new buffer of `width` elements per token.
     pub fn buffer(&mut self, width: usize) -> Buf {
         self.widths.push(width);
@@ -80,7 +89,8 @@ pub struct KvShape {
     pub k_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// A token sees itself and the `window - 1` tokens before it; `None`: all.
+    /// A token sees itself and the `window - 1` tokens before it, and as many behind it if the
+    /// program is bidirectional; `None`: all.
     pub window: Option<usize>,
 }
 
@@ -119,23 +129,27 @@ pub enum NormKind {
 /// One operation.
 #[derive(Debug)]
 pub enum Op {
-    /// `out[t] = scale * table[token t] + positions[position of t]`.
+    /// `out[t] = scale * table[token t] + addend + positions[position of t]`.
     Embed {
         /// Matrix `[n_vocab][width of out]`.
         table: Weight,
         /// Factor.
         scale: f32,
+        /// Added to every row.
+        addend: Option<Vec<f32>>,
         /// Learned positions to add: a matrix `[positions][width of out]`.
         positions: Option<Weight>,
         /// Destination.
         out: Buf,
     },
-    /// `buf = norm(buf)`, for all tokens.
+    /// `buf = norm(buf)`.
     Normalize {
         /// Source and destination.
         buf: Buf,
         /// The norm.
         norm: Norm,
+        /// Which tokens.
+        rows: Rows,
     },
     /// `buf[i] *= factors[i]`.
     Scale {
@@ -202,6 +216,13 @@ pub enum Op {
     },
     /// A mixture of experts, added to the residual stream.
     Moe(Box<Moe>),
+    /// The rows of results: `norm(input)`, in the order of the tokens that want them.
+    Result {
+        /// Source.
+        input: Buf,
+        /// Its norm.
+        norm: Option<Norm>,
+    },
 }
 
 /// `alpha_p x^2 + beta x` for positive `x`, otherwise `alpha_n (exp(min(x, eps)) - 1 - x) + beta x`
@@ -235,7 +256,7 @@ impl Xielu {
 pub enum Rows {
     /// All tokens of the batch.
     All,
-    /// Only those whose logits were asked for; the others' buffers keep what they held.
+    /// Only those whose results were asked for; the others' buffers keep what they held.
     Outputs,
 }
 
@@ -400,7 +421,8 @@ pub struct HeadNorm {
     pub dim: usize,
 }
 
-/// `out[h] = softmax(scale * q[h] k^T) v`, causal, within the layer's window.
+/// `out[h] = softmax(scale * q[h] k^T) v`, within the layer's window, causal unless the program is
+/// bidirectional.
 #[derive(Debug)]
 pub struct Attention {
     /// As [`RopeKv::qkv`] left it.
@@ -413,7 +435,7 @@ pub struct Attention {
     pub scale: f32,
     /// `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
-    /// Slope of each query head: `slope * (key's position - query's)` is added to a score (ALiBi,
+    /// Slope of each query head: `slope * |key's position - query's|` is taken from a score (ALiBi,
     /// arXiv:2108.12409).
     pub slopes: Option<Vec<f32>>,
     /// Score of each query head that takes part in the softmax without a value

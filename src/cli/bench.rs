@@ -38,7 +38,7 @@ pub struct BenchArgs {
 /// Prints the figures.
 pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let start = Instant::now();
-    let model = args.engine.open(&args.model)?;
+    let model = args.engine.open_generator(&args.model)?;
     let [n_prompt, n_gen, depth] = [args.prompt, args.r#gen, args.depth].map(|n| n as usize);
     let options = EngineOptions {
         n_ctx: Some(depth + n_prompt + n_gen),

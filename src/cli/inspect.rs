@@ -9,8 +9,9 @@ use crate::decoder::lower;
 use crate::engine::{BATCH_DEFAULT, N_CTX_DEFAULT};
 use crate::model::Adapter;
 use crate::model::{
-    AttentionSpec, Ffn, Hparams, LatentSpec, LayerSpec, Mixer, ModelError, ModelSpec,
-    NormPlacement, QkNorm, RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec, arch,
+    AttentionSpec, DenseGate, Ffn, Hparams, LatentSpec, LayerSpec, Mixer, ModelError, ModelSpec,
+    NormPlacement, Pooling, QkNorm, RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec,
+    arch,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -192,8 +193,11 @@ impl<'a> Report<'a> {
     /// Buffers of a step, in bytes.
     fn scratch_bytes(&self, n_ctx: usize) -> u64 {
         let program = self.program.as_ref();
-        let batch = BATCH_DEFAULT.min(n_ctx);
-        program.map_or(0, |p| (p.bytes_per_token() * batch + p.n_vocab * size_of::<f32>()) as u64)
+        program.map_or(0, |p| {
+            let batch = if p.bidirectional { n_ctx } else { BATCH_DEFAULT.min(n_ctx) };
+            let n_outputs = if p.gives_logits() { 1 } else { batch };
+            (p.bytes_per_token() * batch + p.n_out * n_outputs * size_of::<f32>()) as u64
+        })
     }
 
     /// One line for each thing to know of the architecture.
@@ -402,6 +406,19 @@ fn shown(value: Value<'_>) -> String {
 fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
     let (n, width, ctx) = (spec.layers.len(), spec.n_embd, spec.n_ctx_train);
     writeln!(out, "  {n} layers, {width} wide, trained for a context of {ctx} tokens")?;
+    if spec.bidirectional {
+        writeln!(out, "  encoder: tokens see as far behind them as before them")?;
+    }
+    let pooled = match spec.pooling {
+        None => None,
+        Some(Pooling::None) => Some("the vectors of a text's tokens are not pooled"),
+        Some(Pooling::Mean) => Some("a text's vector is the mean of its tokens'"),
+        Some(Pooling::Cls) => Some("a text's vector is that of its first token"),
+        Some(Pooling::Last) => Some("a text's vector is that of its last token"),
+    };
+    if let Some(pooled) = pooled {
+        writeln!(out, "  {pooled}")?;
+    }
     if spec.embed_scale != 1.0 {
         writeln!(out, "  embeddings times {}", spec.embed_scale)?;
     }
@@ -423,13 +440,18 @@ fn layer_in_words(layer: &LayerSpec) -> String {
     let mixer = mixer_in_words(&layer.mixer);
     let ffn = match &layer.ffn {
         Ffn::None => "no feed-forward part".to_string(),
-        Ffn::Dense(dense) => format!("{:?}-gated feed-forward of {}", dense.act, dense.n_ff),
+        Ffn::Dense(dense) => {
+            let gated = if dense.gate == DenseGate::None { "" } else { "-gated" };
+            format!("{:?}{gated} feed-forward of {}", dense.act, dense.n_ff)
+        }
         Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) => format!(
             "{} of {} experts, {:?}-gated feed-forward of {}",
             moe.n_used, moe.n_experts, moe.act, moe.n_ff
         ),
     };
     let norms = match layer.norms {
+        NormPlacement { of_mixer_sum: Some(_), .. } => "norms of the sums",
+        NormPlacement { before_ffn: Some(_), before_mixer: None, .. } => "norm before feed-forward",
         NormPlacement { before_mixer: None, .. } => "norms after",
         NormPlacement { after_mixer: None, .. } => "norms before",
         _ => "norms before and after",

@@ -40,7 +40,7 @@ pub fn logits(args: &LogitsArgs) -> Result<(), CliError> {
     if tokens.is_empty() {
         return Err(CliError::usage("--tokens names no token"));
     }
-    let model = args.engine.open(&args.model)?;
+    let model = args.engine.open_generator(&args.model)?;
     let batch = (args.batch as usize).min(tokens.len());
     let options = EngineOptions {
         n_ctx: Some(tokens.len()),

@@ -1,6 +1,7 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
+mod embed;
 mod error;
 mod inspect;
 mod interrupt;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Answer a prompt, or continue a text with --raw
     Run(run::RunArgs),
+    /// Turn texts into vectors, by which their meanings can be compared
+    Embed(embed::EmbedArgs),
     /// Measure tokens per second on this machine
     Bench(bench::BenchArgs),
     /// Write the logits of given token ids
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
 fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
     match command {
         Command::Run(args) => run::run(args, out),
+        Command::Embed(args) => embed::embed(args, out),
         Command::Bench(args) => bench::bench(args, out),
         Command::Logits(args) => logits::logits(args),
         Command::Tokenize(args) => tokens::tokenize(args, out),

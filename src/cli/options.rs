@@ -6,7 +6,7 @@ use crate::backend::cpu::pool::MAX_THREADS;
 use crate::backend::cpu::topology::CpuSet;
 use crate::backend::pages::KvType;
 use crate::cache::{Cache, ModelRef};
-use crate::engine::{Engine, EngineOptions, Model};
+use crate::engine::{Engine, EngineError, EngineOptions, Model};
 use gguf_rs_lite::{GgufFile, Scalar};
 use std::io::{Write, stderr};
 use std::path::PathBuf;
@@ -110,6 +110,18 @@ impl EngineArgs {
             model.add_adapter(GgufFile::open(&path)?, &path, scale)?;
         }
         Ok(model)
+    }
+
+    /// As [`EngineArgs::open`], for verbs that continue texts.
+    pub fn open_generator(&self, model: &ModelArgs) -> Result<Model, CliError> {
+        let model = self.open(model)?;
+        match model.spec().generates() {
+            true => Ok(model),
+            false => {
+                let (path, error) = (model.path().display(), EngineError::NoLogits);
+                Err(CliError::failed(format!("{path}: {error}")))
+            }
+        }
     }
 
     /// Locks memory if the user wants that; a warning tells if it cannot be done.

@@ -122,7 +122,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let options = args.engine.options(KvType::F16)?;
     let cancel = interrupt::flag()?;
     let text = prompt_text(args)?;
-    let model = args.engine.open(&args.model)?;
+    let model = args.engine.open_generator(&args.model)?;
     // The vocabulary takes as long to build as the rest: do both at once.
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = EngineOptions { n_ctx, ..options };

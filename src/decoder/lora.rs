@@ -35,9 +35,9 @@ pub fn adapt(
         Adapting { program, adapters, kernels, adapted: HashSet::new(), buffers: Vec::new() };
     for op in ops {
         match op {
-            Op::Embed { table, scale, positions, out } => {
+            Op::Embed { table, scale, addend, positions, out } => {
                 let delta = adapting.embedding(&table, scale, out)?;
-                adapting.program.ops.push(Op::Embed { table, scale, positions, out });
+                adapting.program.ops.push(Op::Embed { table, scale, addend, positions, out });
                 adapting.program.ops.extend(delta.into_iter().flatten());
             }
             Op::Linear(mut linear) => {
@@ -106,7 +106,7 @@ impl Adapting<'_> {
         let b = weight(format!("{name}.lora_b"), &b, table.cols, rank);
         let table = weight(format!("{name}.lora_a"), &a, rows, rank);
         Ok(Some([
-            Op::Embed { table, scale, positions: None, out: ranks },
+            Op::Embed { table, scale, addend: None, positions: None, out: ranks },
             product(ranks, None, b, Output::Add(out, 1.0), Rows::All),
         ]))
     }

@@ -64,6 +64,7 @@ impl Lowering<'_> {
         let n_vocab = n_vocab.ok_or_else(|| ModelError::MissingTensor(TABLE.into()))? as usize;
         let table = self.binder.matrix(TABLE, n_vocab, n_embd)?;
         self.program.n_vocab = n_vocab;
+        self.program.bidirectional = self.spec.bidirectional;
         self.x = self.program.buffer(n_embd);
         self.y = self.x;
         const POSITIONS: &str = "position_embd.weight";
@@ -71,9 +72,19 @@ impl Lowering<'_> {
             true => Some(self.binder.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
             false => None,
         };
+        const TYPES: &str = "token_types.weight";
+        let addend = match self.binder.dims(TYPES) {
+            Some(dims) if self.spec.token_types => {
+                let n_types = dims.get(1).map_or(1, |&n| n.max(1) as usize);
+                let types = self.binder.matrix(TYPES, n_types, n_embd)?;
+                Some(self.binder.values(&types)[..n_embd].to_vec())
+            }
+            _ => None,
+        };
         self.program.ops.push(Op::Embed {
             table: table.clone(),
             scale: self.spec.embed_scale,
+            addend,
             positions,
             out: self.x,
         });
@@ -86,7 +97,7 @@ impl Lowering<'_> {
             }
         };
         if let Some(norm) = embed_norm {
-            self.program.ops.push(Op::Normalize { buf: self.x, norm });
+            self.program.ops.push(Op::Normalize { buf: self.x, norm, rows: Rows::All });
         }
         let layer_embed = match self.spec.layer_embed {
             Some(len) => Some((self.layer_embeddings(len, n_vocab)?, len)),
@@ -98,7 +109,7 @@ impl Lowering<'_> {
         }
         let last = self.spec.layers.len() - 1;
         for (i, layer) in self.spec.layers.iter().enumerate() {
-            // After the last mixer nothing but the logits is wanted.
+            // After the last mixer nothing but the results is wanted.
             let rows = if i == last { Rows::Outputs } else { Rows::All };
             let at = Place { index: i, layer, rows };
             let scores = match &layer.ffn {
@@ -119,9 +130,11 @@ impl Lowering<'_> {
                 let after_mixer = self.post_norm(at, layer.norms.after_mixer)?;
                 self.add_product(at, buf, output, 1.0, after_mixer);
             }
+            self.norm_sum(at, layer.norms.of_mixer_sum)?;
             if layer.residual == Residual::Sequential {
                 self.ffn(at, scores)?;
             }
+            self.norm_sum(at, layer.norms.of_ffn_sum)?;
             if let Some((embeddings, len)) = layer_embed {
                 self.add_layer_embedding(at, embeddings, len)?;
             }
@@ -132,20 +145,43 @@ impl Lowering<'_> {
                 self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
             }
         }
-        let norm = self.norm(self.spec.head.norm, n_embd)?;
+        let norm = match self.spec.head.norm {
+            Some(name) => Some(self.norm(name, n_embd)?),
+            None => None,
+        };
         let head = match self.binder.has("output.weight") {
             true => self.part("output", n_vocab, n_embd)?,
             false => Part { weight: table, scale: 1.0, bias: None },
         };
+        if !self.spec.head.logits {
+            return self.vectors(norm);
+        }
+        self.program.n_out = n_vocab;
         self.program.ops.push(Op::Linear(Linear {
             input: self.x,
-            norm: Some(norm),
+            norm,
             parts: vec![head],
             addend: None,
             epilogue: Epilogue::None,
             out: Output::Logits { scale: self.spec.head.scale, softcap: self.spec.head.softcap },
             rows: Rows::Outputs,
         }));
+        Ok(())
+    }
+
+    /// The stream as the result.
+    fn vectors(&mut self, mut norm: Option<Norm>) -> Result<(), ModelError> {
+        let (mut input, mut width) = (self.x, self.spec.n_embd);
+        for name in self.spec.head.dense {
+            let Some(dims) = self.binder.dims(&format!("{name}.weight")) else { continue };
+            let rows = dims.get(1).map_or(1, |&n| n.max(1) as usize);
+            let part = self.part(name, rows, width)?;
+            let out = self.program.buffer(rows);
+            self.store_product(input, norm.take(), part, out, Rows::Outputs);
+            (input, width) = (out, rows);
+        }
+        self.program.n_out = width;
+        self.program.ops.push(Op::Result { input, norm });
         Ok(())
     }
 
@@ -157,7 +193,7 @@ impl Lowering<'_> {
         let table = self.binder.matrix("per_layer_token_embd.weight", n_vocab, width)?;
         let out = self.program.buffer(width);
         let scale = (len as f32).sqrt() * FRAC_1_SQRT_2;
-        self.program.ops.push(Op::Embed { table, scale, positions: None, out });
+        self.program.ops.push(Op::Embed { table, scale, addend: None, positions: None, out });
         let part = self.part("per_layer_model_proj", width, n_embd)?;
         let part = Part { scale: part.scale / (n_embd as f32).sqrt(), ..part };
         let projected = self.program.buffer(width);
@@ -191,6 +227,14 @@ impl Lowering<'_> {
         let norm = self.layer_norm(at, Some("post_norm"))?;
         let part = self.part(&at.name("proj"), n_embd, len)?;
         self.add_product(at, gate, part, 1.0, norm);
+        Ok(())
+    }
+
+    /// Replaces the stream by its norm, if there is one.
+    fn norm_sum(&mut self, at: Place<'_>, name: Option<&'static str>) -> Result<(), ModelError> {
+        if let Some(norm) = self.layer_norm(at, name)? {
+            self.program.ops.push(Op::Normalize { buf: self.x, norm, rows: at.rows });
+        }
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub struct DecoderOptions {
     pub max_threads: usize,
     /// Tokens in a step, at most.
     pub max_batch: usize,
-    /// Rows of logits in a step, at most.
+    /// Rows of results in a step, at most.
     pub max_outputs: usize,
     /// Tokens in a sequence, at most.
     pub n_ctx: usize,
@@ -54,19 +54,32 @@ pub struct Run<'a> {
     pub sequence: SeqId,
     /// The tokens that follow what the sequence holds.
     pub tokens: &'a [u32],
-    /// Which of them want logits.
+    /// Which of them want logits, or their vectors where the model gives those.
     pub logits: Logits,
 }
 
-/// Which tokens of a [`Run`] want logits.
+/// Which tokens of a [`Run`] want results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
     /// None: a prompt that goes on.
     None,
+    /// The first one.
+    First,
     /// The last one.
     Last,
     /// Every one.
     All,
+}
+
+impl Logits {
+    /// How many of `n_tokens` tokens want results.
+    pub fn count(self, n_tokens: usize) -> usize {
+        match self {
+            Logits::None => 0,
+            Logits::First | Logits::Last => n_tokens.min(1),
+            Logits::All => n_tokens,
+        }
+    }
 }
 
 /// Why a step was not made. Nothing has changed then.
@@ -81,15 +94,17 @@ pub enum StepError {
         /// Number of tokens in the vocabulary.
         n_vocab: usize,
     },
-    /// More tokens or logits than [`DecoderOptions`] allow.
+    /// More tokens or results than [`DecoderOptions`] allow.
     BatchTooLarge {
         /// Tokens allowed.
         max_batch: usize,
-        /// Rows of logits allowed.
+        /// Rows of results allowed.
         max_outputs: usize,
     },
     /// A sequence is twice in the batch.
     SequenceTwice,
+    /// More tokens for a sequence of a bidirectional model, whose first ones cannot see them.
+    Continued,
 }
 
 impl std::fmt::Display for StepError {
@@ -103,6 +118,9 @@ impl std::fmt::Display for StepError {
                 write!(f, "a step takes {max_batch} tokens and gives {max_outputs} rows of logits")
             }
             StepError::SequenceTwice => write!(f, "a sequence is twice in the batch"),
+            StepError::Continued => {
+                write!(f, "the model sees texts whole: a text cannot be continued")
+            }
         }
     }
 }
@@ -120,6 +138,7 @@ pub struct Decoder {
     backend: CpuBackend,
     kv: PagePool,
     n_vocab: usize,
+    n_out: usize,
     tokens: Vec<u32>,
     positions: Vec<u32>,
     sequence: Vec<u32>,
@@ -171,6 +190,7 @@ impl Decoder {
         );
         Ok(Decoder {
             n_vocab: backend.program().n_vocab,
+            n_out: backend.program().n_out,
             backend,
             kv,
             tokens: Vec::with_capacity(max_batch),
@@ -180,9 +200,14 @@ impl Decoder {
         })
     }
 
-    /// Length of a row of logits.
+    /// Number of token ids.
     pub fn n_vocab(&self) -> usize {
         self.n_vocab
+    }
+
+    /// Length of a row of results: of logits, or of the vectors that the model gives instead.
+    pub fn n_out(&self) -> usize {
+        self.n_out
     }
 
     /// Tokens that fit one step.
@@ -190,7 +215,7 @@ impl Decoder {
         self.backend.max_tokens()
     }
 
-    /// Rows of logits that one step can give.
+    /// Rows of results that one step can give.
     pub fn max_outputs(&self) -> usize {
         self.backend.max_outputs()
     }
@@ -223,8 +248,8 @@ impl Decoder {
         &mut self.kv
     }
 
-    /// Feeds tokens to one or more sequences. Returns the logits that were asked for, in the order
-    /// of the runs and their tokens, `[outputs][n_vocab]`.
+    /// Feeds tokens to one or more sequences. Returns the results that were asked for, in the order
+    /// of the runs and their tokens, `[outputs][n_out]`.
     pub fn step(&mut self, leader: &Leader<'_>, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
         self.gather(runs)?;
         let tables = runs.iter().filter_map(|run| self.kv.table(run.sequence));
@@ -239,14 +264,14 @@ impl Decoder {
             states: &states,
             outputs: &self.outputs,
         };
-        let n = self.outputs.len() * self.n_vocab;
+        let n = self.outputs.len() * self.n_out;
         if !self.tokens.is_empty() {
             self.backend.run(leader, self.kv.arena(), &input);
         }
         for run in runs {
             self.kv.commit(run.sequence);
         }
-        Ok(&mut self.backend.logits_mut()[..n])
+        Ok(&mut self.backend.results_mut()[..n])
     }
 
     /// Lays out the batch and takes pages for it.
@@ -264,12 +289,16 @@ impl Decoder {
                 return Err(StepError::TokenId { id, n_vocab: self.n_vocab });
             }
             let (start, first) = (self.kv.len(run.sequence), self.tokens.len());
+            if start > 0 && self.program().bidirectional {
+                return Err(StepError::Continued);
+            }
             self.tokens.extend(run.tokens);
             self.positions.extend((start..start + run.tokens.len()).map(|p| p as u32));
             self.sequence.extend(run.tokens.iter().map(|_| i as u32));
             let end = self.tokens.len();
             let outputs = match run.logits {
                 Logits::None => end..end,
+                Logits::First => first..end.min(first + 1),
                 Logits::Last => end.saturating_sub(1).max(first)..end,
                 Logits::All => first..end,
             };

@@ -73,6 +73,9 @@ impl Engine {
         cancel: &AtomicBool,
         tell: &mut (dyn FnMut(TokenEvent) -> ControlFlow<()> + Send),
     ) -> Result<Stats, EngineError> {
+        if self.decoder.program().bidirectional || !self.decoder.program().gives_logits() {
+            return Err(EngineError::NoLogits);
+        }
         let mut sampler =
             SamplerChain::new(request.sampling.clone()).map_err(EngineError::Sample)?;
         let ends = |id: u32| tokenizer.is_some_and(|t| t.is_end_of_generation(id));

@@ -1,7 +1,10 @@
-//! A loaded model that answers requests: prompt in, tokens out, one at a time.
+//! A loaded model that answers requests: prompt in, tokens out, one at a time; or texts in, their
+//! vectors out.
 
+mod embed;
 mod generate;
 
+pub use embed::normalize;
 pub use generate::{FinishReason, Request, Stats, TokenEvent};
 
 use crate::backend::cpu::pool::{Leader, Pool};
@@ -32,9 +35,10 @@ pub struct EngineOptions {
     pub cpus: Option<CpuSet>,
     /// Tokens in a sequence; `None`: the model's, at most [`N_CTX_DEFAULT`].
     pub n_ctx: Option<usize>,
-    /// Tokens computed at a time, at most.
+    /// Tokens computed at a time, at most. A bidirectional model computes whole texts at a time: a
+    /// context's length if that is more.
     pub max_batch: usize,
-    /// Rows of logits in a step, at most.
+    /// Rows of logits in a step, at most. Vectors have no such bound.
     pub max_outputs: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
@@ -97,6 +101,29 @@ pub enum EngineError {
         /// Tokens in the context.
         n_ctx: usize,
     },
+    /// A request to a model that gives no next token.
+    NoLogits,
+    /// Texts for a model that was made to give logits.
+    NoVectors,
+    /// A text without a token.
+    EmptyText {
+        /// Which one, from 0.
+        text: usize,
+    },
+    /// A text that the model cannot see whole.
+    TextTooLong {
+        /// Which one, from 0.
+        text: usize,
+        /// Its tokens.
+        n_tokens: usize,
+        /// Tokens that a text may have.
+        max: usize,
+    },
+    /// A text whose vectors are infinite or no numbers.
+    NotFinite {
+        /// Which one, from 0.
+        text: usize,
+    },
 }
 
 impl fmt::Display for EngineError {
@@ -114,11 +141,40 @@ impl fmt::Display for EngineError {
                 "the prompt has {n_prompt} tokens and the context holds {n_ctx}: \
                  shorten it or raise --ctx"
             ),
+            EngineError::NoLogits => write!(
+                f,
+                "the model is an encoder, which gives no next token: \
+                 `teff embed` turns texts into its vectors"
+            ),
+            EngineError::NoVectors => write!(f, "the model was loaded to give logits, not vectors"),
+            EngineError::EmptyText { text } => write!(f, "text {} has no token", text + 1),
+            EngineError::TextTooLong { text, n_tokens, max } => write!(
+                f,
+                "text {} has {n_tokens} tokens, more than the {max} that a text may have: \
+                 cut it, or raise --ctx where the model can take more",
+                text + 1
+            ),
+            EngineError::NotFinite { text } => {
+                write!(f, "text {} gives vectors that are no finite numbers", text + 1)
+            }
         }
     }
 }
 
 impl std::error::Error for EngineError {}
+
+impl EngineError {
+    /// The same of texts that come after `n` others.
+    pub fn after_texts(mut self, n: usize) -> EngineError {
+        if let EngineError::EmptyText { text }
+        | EngineError::TextTooLong { text, .. }
+        | EngineError::NotFinite { text } = &mut self
+        {
+            *text += n;
+        }
+        self
+    }
+}
 
 impl From<StepError> for EngineError {
     fn from(error: StepError) -> EngineError {
@@ -178,6 +234,11 @@ impl Model {
         Ok(())
     }
 
+    /// From now on engines give the vectors of texts, where the model gives logits otherwise.
+    pub fn give_vectors(&mut self) {
+        self.spec.head.logits = false;
+    }
+
     /// The file.
     pub fn file(&self) -> &Arc<GgufFile> {
         &self.file
@@ -216,10 +277,17 @@ impl Engine {
         };
         let pool = pool.map_err(EngineError::Threads)?;
         let n_ctx = options.n_ctx.unwrap_or_else(|| model.spec.n_ctx_default(N_CTX_DEFAULT)).max(1);
+        let gives_logits = model.spec.head.logits;
+        let max_batch = match (model.spec.bidirectional, gives_logits) {
+            (true, _) => options.max_batch.max(n_ctx),
+            // Several texts may share a step.
+            (false, false) => options.max_batch.max(1),
+            (false, true) => options.max_batch.min(n_ctx).max(1),
+        };
         let decoder_options = DecoderOptions {
             max_threads: pool.n_threads(),
-            max_batch: options.max_batch.min(n_ctx).max(1),
-            max_outputs: options.max_outputs,
+            max_batch,
+            max_outputs: if gives_logits { options.max_outputs } else { max_batch },
             n_ctx,
             kv_type: options.kv_type,
             kv_bytes_max: options.kv_bytes_max,

@@ -23,9 +23,6 @@ impl ModelSpec {
             (None, None) => return Err(h.bad("attention.layer_norm_rms_epsilon", "is missing")),
             (Some(_), Some(_)) => return Err(h.bad(eps, "contradicts that of the RMS norms")),
         };
-        if h.bool("attention.causal")? == Some(false) {
-            return Err(h.bad("attention.causal", "is false: encoders are not supported"));
-        }
         let rope = RopeSpec::new(h, k_dim)?;
         let scale = 1.0 / (k_dim as f32).sqrt();
         let n_experts = h.u64("expert_count")?.unwrap_or(0) as usize;
@@ -103,6 +100,7 @@ impl ModelSpec {
             n_ctx_max: None,
             embed_scale: 1.0,
             learned_positions: false,
+            token_types: false,
             layer_embed: None,
             embed_norm: EmbedNorm::None,
             norm,
@@ -111,8 +109,21 @@ impl ModelSpec {
             layers,
             n_draft_layers: h.n_draft_layers,
             unused: &[],
-            head: HeadSpec { norm: "output_norm", scale: 1.0, softcap: None },
+            bidirectional: h.bool("attention.causal")? == Some(false),
+            pooling: h.pooling()?,
+            head: HeadSpec {
+                norm: Some("output_norm"),
+                dense: &[],
+                logits: true,
+                scale: 1.0,
+                softcap: None,
+            },
         })
+    }
+
+    /// Whether texts can be continued with it: it gives logits and does not see texts whole.
+    pub fn generates(&self) -> bool {
+        self.head.logits && !self.bidirectional
     }
 
     /// Tokens of the context unless told otherwise, at most `most`.
@@ -124,6 +135,36 @@ impl ModelSpec {
     /// `*.scale`, as it does for most architectures.
     pub fn unscaled(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         ModelSpec::llama_like(h).map(ModelSpec::ignore_ffn_scales)
+    }
+
+    /// As [`ModelSpec::unscaled`], of an encoder.
+    pub fn encoder(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+        ModelSpec::unscaled(h)?.encoding(h)
+    }
+
+    /// Tokens see those behind them too, whether or not the metadata says so; no logits.
+    pub fn encoding(mut self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+        if h.bool("attention.causal")? == Some(true) {
+            return Err(h.bad("attention.causal", "is true, but this is an encoder"));
+        }
+        self.bidirectional = true;
+        Ok(self.without_logits())
+    }
+
+    /// BERT and its kin (arXiv:1810.04805): an encoder with layer norms of its sums, GELU without a
+    /// gate, no norm in the end.
+    pub fn bert_like(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+        let mut spec = ModelSpec::encoder(h)?.norms(NormPlacement::OF_SUMS);
+        spec.token_types = true;
+        spec.embed_norm = EmbedNorm::Weighted;
+        spec.head.norm = None;
+        Ok(spec.dense(Activation::Gelu, DenseGate::None).rope(RopePairing::Neox))
+    }
+
+    /// What gives the vectors of tokens in place of logits.
+    pub fn without_logits(mut self) -> ModelSpec {
+        self.head.logits = false;
+        self
     }
 
     /// As [`ModelSpec::unscaled`], with feed-forward parts without a gate.
@@ -434,6 +475,25 @@ impl ModelSpec {
         default: Option<usize>,
     ) -> Result<ModelSpec, ModelError> {
         self.sliding_where(h, h.pattern_from("attention.sliding_window_pattern", period)?, default)
+    }
+
+    /// Windows of an encoder, which reach as far behind a token as before it, in the marked layers:
+    /// these have a rotation of their own.
+    pub fn windows_to_both_sides(
+        self,
+        h: &Hparams<'_>,
+        sliding: &[bool],
+    ) -> Result<ModelSpec, ModelError> {
+        let window = h.u64("attention.sliding_window")?.filter(|&n| n > 0).map(|n| n as usize);
+        let base = h.f32("rope.freq_base_swa")?.unwrap_or(10_000.0);
+        Ok(self.each_attention(|i, attention| {
+            if let (Some(window), true) = (window, sliding[i]) {
+                attention.window = Some(window / 2 + 1);
+                if let Some(rope) = &mut attention.rope {
+                    (rope.freq_base, rope.scaling) = (base, RopeScaling::None);
+                }
+            }
+        }))
     }
 
     /// Bounds contexts to what a sparse attention's indexer chooses all of.

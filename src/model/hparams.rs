@@ -1,7 +1,7 @@
 //! Typed access to the metadata of an architecture, which remembers what was read: a key that
 //! nobody asked for may change the mathematics, and then loading fails.
 
-use super::ModelError;
+use super::{ModelError, Pooling};
 use gguf_rs_lite::{GgufFile, Value};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -13,8 +13,18 @@ const LENGTH_MAX: usize = 1 << 19;
 
 /// Keys that say nothing about the computation.
 const HARMLESS: &[&str] = &["vocab_size", "tensor_data_layout", "quantization_version"];
-/// Prefixes of keys that belong to other parts than the text decoder.
-const HARMLESS_PREFIXES: &[&str] = &["vision.", "audio.", "mm.", "image", "pooling_type"];
+/// Prefixes of keys that belong to other parts than what is computed.
+const HARMLESS_PREFIXES: &[&str] = &[
+    "vision.",
+    "audio.",
+    "mm.",
+    "image",
+    // The head of a reranker, which is refused if the file makes use of it.
+    "classifier.",
+    // The shapes of matrices.
+    "dense_2_feat_",
+    "dense_3_feat_",
+];
 
 /// The keys `<architecture>.*` of a file.
 pub struct Hparams<'a> {
@@ -179,6 +189,20 @@ impl<'a> Hparams<'a> {
         let numbers = numbers.filter(|v| v.iter().all(|x| x.is_finite()));
         let problem = || self.bad(name, "is not an array of a number for each layer");
         numbers.ok_or_else(problem).map(Some)
+    }
+
+    /// How the vectors of a text become one, if the file says.
+    pub fn pooling(&self) -> Result<Option<Pooling>, ModelError> {
+        const KEY: &str = "pooling_type";
+        match self.u64(KEY)? {
+            None => Ok(None),
+            Some(0) => Ok(Some(Pooling::None)),
+            Some(1) => Ok(Some(Pooling::Mean)),
+            Some(2) => Ok(Some(Pooling::Cls)),
+            Some(3) => Ok(Some(Pooling::Last)),
+            Some(4) => Err(self.bad(KEY, "is 4, that of a reranker, which is not supported")),
+            Some(n) => Err(self.bad(KEY, format!("is {n}, not within 0..=3"))),
+        }
     }
 
     /// As [`Hparams::f32s`], of a key that does not begin with the architecture's name.

@@ -18,6 +18,9 @@ pub struct ModelSpec {
     pub embed_scale: f32,
     /// Whether a matrix `position_embd` of [`ModelSpec::n_ctx_train`] rows is added to them.
     pub learned_positions: bool,
+    /// Whether the first row of `token_types` is added to them, if the file has it: BERT's
+    /// "sentence A".
+    pub token_types: bool,
     /// Whether they are normalized.
     pub embed_norm: EmbedNorm,
     /// Elements of an embedding of its own that each layer adds at its end, by way of a gate.
@@ -35,8 +38,25 @@ pub struct ModelSpec {
     /// Beginnings of names of tensors in layers that take no part in what this describes, such as
     /// those of an indexer that would choose everything.
     pub unused: &'static [&'static str],
+    /// Whether a token sees those behind it too: an encoder. Texts are then computed whole.
+    pub bidirectional: bool,
+    /// How the vectors of a text become one, if the metadata says.
+    pub pooling: Option<Pooling>,
     /// From the residual stream to logits.
     pub head: HeadSpec,
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// They do not.
+    None,
+    /// Their mean.
+    Mean,
+    /// The first one, BERT's `[CLS]`.
+    Cls,
+    /// The last one.
+    Last,
 }
 
 /// Norm of the embeddings.
@@ -61,7 +81,7 @@ pub enum NormFormula {
     BareLayer,
 }
 
-/// One layer: `x += mixer(norm(x)); x += ffn(norm(x))`, see [`Residual`].
+/// One layer: `x += mixer(norm(x)); x += ffn(norm(x))`, see [`Residual`] and [`NormPlacement`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// How tokens see each other.
@@ -106,7 +126,7 @@ pub enum Mixer {
     Delta(DeltaSpec),
 }
 
-/// Causal softmax attention with grouped queries.
+/// Softmax attention with grouped queries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionSpec {
     /// Query heads.
@@ -141,7 +161,8 @@ pub struct AttentionSpec {
     pub gate: AttentionGate,
     /// Applied to the gate.
     pub gate_act: Activation,
-    /// A token sees itself and the `window - 1` tokens before it; `None`: all.
+    /// A token sees itself and the `window - 1` tokens before it, and as many behind it if the
+    /// model is bidirectional; `None`: all.
     pub window: Option<usize>,
     /// Factor of the scores.
     pub scale: f32,
@@ -521,22 +542,32 @@ pub struct NormPlacement {
     pub before_ffn: Option<&'static str>,
     /// Of what the feed-forward part gives.
     pub after_ffn: Option<&'static str>,
+    /// Of the stream with the mixer's output.
+    pub of_mixer_sum: Option<&'static str>,
+    /// Of the stream with the feed-forward part's output.
+    pub of_ffn_sum: Option<&'static str>,
 }
 
 impl NormPlacement {
+    const NONE: NormPlacement = NormPlacement {
+        before_mixer: None,
+        after_mixer: None,
+        before_ffn: None,
+        after_ffn: None,
+        of_mixer_sum: None,
+        of_ffn_sum: None,
+    };
     /// Before mixer and feed-forward part.
     pub const PRE: NormPlacement = NormPlacement {
         before_mixer: Some("attn_norm"),
-        after_mixer: None,
         before_ffn: Some("ffn_norm"),
-        after_ffn: None,
+        ..NormPlacement::NONE
     };
     /// After each, ahead of the residual sum.
     pub const POST: NormPlacement = NormPlacement {
-        before_mixer: None,
         after_mixer: Some("post_attention_norm"),
-        before_ffn: None,
         after_ffn: Some("post_ffw_norm"),
+        ..NormPlacement::NONE
     };
     /// Before and after each.
     pub const PRE_AND_POST: NormPlacement = NormPlacement {
@@ -544,13 +575,24 @@ impl NormPlacement {
         before_ffn: Some("ffn_norm"),
         ..NormPlacement::POST
     };
+    /// Of the stream itself after each sum, as in the first transformer (arXiv:1706.03762).
+    pub const OF_SUMS: NormPlacement = NormPlacement {
+        of_mixer_sum: Some("attn_output_norm"),
+        of_ffn_sum: Some("layer_output_norm"),
+        ..NormPlacement::NONE
+    };
 }
 
-/// From the residual stream to logits.
+/// From the residual stream to logits, or to the vectors of tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadSpec {
     /// Name of the norm before it, without `.weight`.
-    pub norm: &'static str,
+    pub norm: Option<&'static str>,
+    /// Names of the matrices that are applied to the normed stream if there are no logits and the
+    /// file has them. They are linear: a mean may be taken before or after.
+    pub dense: &'static [&'static str],
+    /// Whether there are logits; otherwise the stream, normed, is what the model gives.
+    pub logits: bool,
     /// Factor of the logits.
     pub scale: f32,
     /// `cap * tanh(logit / cap)`.

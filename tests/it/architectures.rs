@@ -9,10 +9,11 @@ const WRITE: &str = "TEFF_WRITE_TABLE";
 const BEGIN: &str = "<!-- table: TEFF_WRITE_TABLE=1 cargo test --test it architectures -->\n";
 const END: &str = "<!-- end of the table -->\n";
 
-/// Each architecture with the fixtures that `decoder.rs` compares with the reference.
+/// Each architecture with the fixtures that `decoder.rs` and `embeddings.rs` compare with the
+/// reference.
 fn table() -> String {
     let mut fixtures: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for name in fixture_model::names() {
+    for name in [fixture_model::names(), fixture_model::embedding_names()].concat() {
         fixtures.entry(fixture_model::architecture(&name)).or_default().push(name);
     }
     let rows = teff::model::arch::names().map(|arch| {
@@ -23,7 +24,7 @@ fn table() -> String {
     let n: usize = fixtures.values().map(Vec::len).sum();
     let counts = format!("{} architectures, {n} models.\n\n", teff::model::arch::names().count());
     format!(
-        "{counts}| `general.architecture` | models in `tests/golden/archs` |\n|---|---|\n{rows}"
+        "{counts}| `general.architecture` | models in `tests/golden/archs` and `embeddings` |\n|---|---|\n{rows}"
     )
 }
 

@@ -134,6 +134,8 @@ fn wrong_usage_is_told_with_code_2() {
         &["run", "--kv-type", "f8", "-p", "x"],
         &["run", "-p", "x", "-f", "y"],
         &["logits", "--tokens", "1,b", "-o", "x"],
+        &["embed", "--pooling", "median", "-p", "x"],
+        &["embed", "-f", "x", "-p", "x"],
     ] {
         let output = teff(args, "");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -219,6 +221,112 @@ fn inspect_explains_what_cannot_run() {
     let output = teff(&["inspect", text(&model), keys[0], keys[1]], "");
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.contains("key `llama.odd`") && shown.contains("key `llama.even`"), "{shown}");
+}
+
+/// The encoder of the fixtures with a vocabulary of words.
+fn encoder(folder: &Folder) -> PathBuf {
+    let (fixture_model::Fixture { gguf, n_vocab, .. }, _) = fixture_model::load_embedding("bert");
+    let file = gguf_rs_lite::GgufFile::from_bytes(gguf).unwrap();
+    let mut writer = gguf_rs_lite::GgufWriter::new(Vec::new());
+    for (key, value) in file.entries().filter(|(key, _)| *key != "tokenizer.ggml.model") {
+        writer.add(key, value).unwrap();
+    }
+    let first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁a", "▁cold", "▁night"].map(String::from);
+    let tokens: Vec<String> =
+        first.into_iter().chain((0..n_vocab - 7).map(|i| format!("▁w{i}"))).collect();
+    writer.add("tokenizer.ggml.model", "bert").unwrap();
+    writer.add("tokenizer.ggml.tokens", tokens).unwrap();
+    for (name, id) in [("unknown", 1_u32), ("cls", 2), ("seperator", 3), ("padding", 0)] {
+        writer.add(format!("tokenizer.ggml.{name}_token_id"), id).unwrap();
+    }
+    for tensor in file.tensors() {
+        writer.declare(&tensor.name, tensor.ty, &tensor.dims).unwrap();
+    }
+    let mut data = writer.write_header().unwrap();
+    file.tensors().iter().for_each(|tensor| data.write_tensor(file.data(tensor)).unwrap());
+    let path = folder.0.join("encoder.gguf");
+    std::fs::write(&path, data.finish().unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn texts_become_vectors_line_by_line() {
+    let folder = Folder::new("embed");
+    let model = encoder(&folder);
+    let lines = |args: &[&str], stdin: &str| -> Vec<serde_json::Value> {
+        let output = teff(&[&["embed", "-m", text(&model), "--json"], args].concat(), stdin);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // The second text is empty, the third is spaces, and the last has no end of line.
+    let found = lines(&[], "a cold night\r\n\n   \nnight");
+    let tokens: Vec<_> = found.iter().map(|line| line["tokens"].as_u64().unwrap()).collect();
+    assert_eq!(tokens, [5, 2, 2, 3]);
+    assert_eq!(found[1]["embedding"], found[2]["embedding"]);
+    for (i, line) in found.iter().enumerate() {
+        let vector: Vec<f64> =
+            line["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let length: f64 = vector.iter().map(|x| x * x).sum();
+        assert!(vector.len() == 64 && (length - 1.0).abs() < 1e-6, "{length}");
+        assert_eq!(line["index"], i);
+    }
+    let again = lines(&["-p", "a cold night", "-p", "night"], "");
+    assert_eq!(again[0]["embedding"], found[0]["embedding"]);
+    assert_eq!(again[1]["embedding"], found[3]["embedding"]);
+    let file = folder.0.join("texts");
+    std::fs::write(&file, "night\n").unwrap();
+    let from_file = lines(&["-f", text(&file), "--pooling", "cls"], "");
+    assert_eq!(from_file[0]["embedding"], found[3]["embedding"]);
+    assert_ne!(
+        lines(&["-p", "night", "--pooling", "mean"], "")[0]["embedding"],
+        found[3]["embedding"]
+    );
+    let all = lines(&["-p", "night", "--pooling", "none"], "");
+    assert_eq!(all[0]["embedding"].as_array().unwrap().len(), 3);
+    assert_eq!(all[0]["embedding"][0], found[3]["embedding"]);
+    assert_eq!(lines(&[], ""), [] as [serde_json::Value; 0]);
+
+    let plain = ["embed", "-m", text(&model), "-p", "night", "--no-normalize"];
+    let output = String::from_utf8(teff(&plain, "").stdout).unwrap();
+    let vector: Vec<f32> = output.split_whitespace().map(|x| x.parse().unwrap()).collect();
+    assert!(vector.len() == 64 && output.ends_with('\n'));
+    assert!(vector.iter().map(|x| x * x).sum::<f32>() > 2.0);
+}
+
+#[test]
+fn what_cannot_be_embedded_is_told() {
+    let folder = Folder::new("not-embedded");
+    let model = encoder(&folder);
+    let embed =
+        |args: &[&str]| error_of(&teff(&[&["embed", "-m", text(&model)], args].concat(), ""), 1);
+    let key = "--override-kv=bert.pooling_type=int:";
+    let error = embed(&["-p", "x", &format!("{key}4")]);
+    assert!(error.contains("`bert.pooling_type` is 4, that of a reranker"), "{error}");
+    let error = embed(&["-p", "x", &format!("{key}9")]);
+    assert!(error.contains("`bert.pooling_type` is 9"), "{error}");
+    let error = embed(&["--ctx", "8", "-p", &"night ".repeat(7)]);
+    assert!(error.contains("text 1 has 9 tokens, more than the 8"), "{error}");
+    let error = embed(&["--ctx", "999", "-p", "x"]);
+    assert!(error.contains("can take only 256"), "{error}");
+    let error = embed(&["-f", text(&folder.0.join("nowhere"))]);
+    assert!(error.contains("nowhere"), "{error}");
+    let file = folder.0.join("bytes");
+    std::fs::write(&file, b"\xff\n").unwrap();
+    let error = embed(&["-f", text(&file)]);
+    assert!(error.contains("line 1: is not UTF-8"), "{error}");
+
+    let out = folder.0.join("out");
+    for args in
+        [&["run", "-p", "x"][..], &["bench"], &["logits", "--tokens", "1", "-o", text(&out)]]
+    {
+        let error = error_of(&teff(&[args, &["-m", text(&model)]].concat(), ""), 1);
+        assert!(error.contains("encoder.gguf") && error.contains("`teff embed`"), "{error}");
+    }
+    let output = String::from_utf8(teff(&["inspect", text(&model)], "").stdout).unwrap();
+    for part in ["encoder: tokens see as far behind", "its first token", "norms of the sums"] {
+        assert!(output.contains(part) && !output.contains("Unsupported"), "{output}");
+    }
 }
 
 #[test]

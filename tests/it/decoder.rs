@@ -112,12 +112,13 @@ fn check_fixture(name: &str) -> Result<(), String> {
 
 #[test]
 fn every_architecture_has_a_fixture() {
+    let names = [fixture_model::names(), fixture_model::embedding_names()].concat();
     let described: HashSet<String> =
-        fixture_model::names().iter().map(|name| fixture_model::architecture(name)).collect();
+        names.iter().map(|name| fixture_model::architecture(name)).collect();
     for arch in teff::model::arch::names() {
         assert!(
             described.contains(arch),
-            "no file in tests/golden/archs is of architecture {arch}"
+            "no file in tests/golden/archs or embeddings is of architecture {arch}"
         );
     }
 }

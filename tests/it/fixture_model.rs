@@ -3,7 +3,9 @@
 //!
 //! `tests/golden/archs/NAME.json` holds `architecture`, `seed`, `metadata` (key -> [GGUF type,
 //! value]), `tensors` ([name, dims in GGUF order]), `tokens` and `n_vocab`; `NAME.f32` the logits,
-//! little-endian `[n_tokens][n_vocab]`. No weight file is kept: [`weight`] draws each value from
+//! little-endian `[n_tokens][n_vocab]`. `tests/golden/embeddings` is the same for models that turn
+//! texts into vectors of `n_out` elements: `[n_tokens + 3][n_out]`, behind the tokens' vectors their
+//! mean, the first and the last, as the reference pooled them. No weight file is kept: [`weight`] draws each value from
 //! the tensor's name, so the bytes are the same everywhere.
 
 use std::fs;
@@ -23,9 +25,18 @@ pub struct Fixture {
     pub logits: Vec<f32>,
 }
 
-/// Names of all fixtures, sorted.
+/// Names of all fixtures with logits, sorted.
 pub fn names() -> Vec<String> {
-    let entries = fs::read_dir(folder()).expect("tests/golden/archs").flatten();
+    names_in(ARCHS)
+}
+
+/// Names of all fixtures with vectors, sorted.
+pub fn embedding_names() -> Vec<String> {
+    names_in(EMBEDDINGS)
+}
+
+fn names_in(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(golden(folder)).expect("a folder of fixtures").flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned()))
         .collect();
@@ -35,13 +46,24 @@ pub fn names() -> Vec<String> {
 
 /// The architecture that the fixture is of.
 pub fn architecture(name: &str) -> String {
-    let spec = read_json(&folder().join(format!("{name}.json")));
+    let paths = [ARCHS, EMBEDDINGS].map(|folder| golden(folder).join(format!("{name}.json")));
+    let spec = read_json(paths.iter().find(|path| path.exists()).expect("a fixture"));
     spec["architecture"].as_str().expect("a string").to_owned()
 }
 
 /// The fixture of that name.
 pub fn load(name: &str) -> Fixture {
-    let json = folder().join(format!("{name}.json"));
+    load_from(ARCHS, name)
+}
+
+/// The fixture of that name, whose `logits` are vectors, and their length.
+pub fn load_embedding(name: &str) -> (Fixture, usize) {
+    let spec = read_json(&golden(EMBEDDINGS).join(format!("{name}.json")));
+    (load_from(EMBEDDINGS, name), unsigned(&spec["n_out"]) as usize)
+}
+
+fn load_from(folder: &str, name: &str) -> Fixture {
+    let json = golden(folder).join(format!("{name}.json"));
     let spec = read_json(&json);
     let tokens = array(&spec["tokens"]).iter().map(|id| unsigned(id) as u32).collect();
     let logits = fs::read(json.with_extension("f32")).expect("logits beside the description");
@@ -122,8 +144,11 @@ fn metadata(ty: &Value, value: &Value) -> OwnedValue {
     }
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs")
+const ARCHS: &str = "archs";
+const EMBEDDINGS: &str = "embeddings";
+
+fn golden(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder)
 }
 
 fn read_json(path: &Path) -> Value {

@@ -30,12 +30,12 @@ fn try_model(bytes: Vec<u8>, pool: &Pool) -> bool {
     let Ok(mut decoder) = Decoder::new(model.file(), model.spec(), kernels, &options) else {
         return false;
     };
-    let n_vocab = decoder.n_vocab();
+    let (n_vocab, n_out) = (decoder.n_vocab(), decoder.n_out());
     pool.lead(|leader| {
         let sequence = decoder.kv_mut().create();
         let tokens = [0, (n_vocab - 1) as u32];
         let run = Run { sequence, tokens: &tokens, logits: Logits::Last };
-        decoder.step(leader, &[run]).is_ok_and(|row| row.len() == n_vocab)
+        decoder.step(leader, &[run]).is_ok_and(|row| row.len() == n_out)
     })
 }
 
@@ -48,8 +48,9 @@ fn header_len(gguf: &[u8]) -> usize {
 #[test]
 fn a_flipped_byte_of_a_header_is_an_error_or_a_model() {
     let pool = Pool::new(1).unwrap();
-    for name in ["gemma3-dense", "llama-moe"] {
-        let gguf = fixture_model::load(name).gguf;
+    let of = |name: &str| (name.to_string(), fixture_model::load(name).gguf);
+    let bert = fixture_model::load_embedding("bert").0.gguf;
+    for (name, gguf) in [of("gemma3-dense"), of("llama-moe"), ("bert".into(), bert)] {
         assert!(try_model(gguf.clone(), &pool), "{name} itself");
         let header = header_len(&gguf);
         let mut loaded = 0;

@@ -9,6 +9,7 @@ mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
 mod decoder;
+mod embeddings;
 mod files;
 mod fixture_model;
 mod generate;

@@ -198,18 +198,20 @@ struct Cut {
 impl Cut {
     fn new(
         op: &Attention,
-        shape: &KvShape,
+        program: &Program,
         input: &StepInput<'_>,
         tiles: &Tiles,
         n_threads: usize,
     ) -> Cut {
+        let shape = &program.kv[op.layer];
         let tiles = tiles.of(op.rows);
         let token_of = |i: usize| match op.rows {
             Rows::All => i,
             Rows::Outputs => input.outputs[i] as usize,
         };
         let chunks = tiles.iter().map(|tile| {
-            let ends = [tile.start, tile.end - 1].map(|i| sees(shape, input, token_of(i)));
+            let ends =
+                [tile.start, tile.end - 1].map(|i| sees(program, op.layer, input, token_of(i)));
             chunks_of(&ends[0], &ends[1]).len()
         });
         let n_chunks = chunks.max().unwrap_or(0);
@@ -265,8 +267,7 @@ pub(super) fn partials_len(
 ) -> usize {
     let of = |op: &Op| {
         let Op::Attention(op) = op else { return 0 };
-        let shape = &program.kv[op.layer];
-        let cut = Cut::new(op, shape, input, tiles, n_threads);
+        let cut = Cut::new(op, program, input, tiles, n_threads);
         if cut.direct { 0 } else { cut.n_items * cut.cell }
     };
     program.ops.iter().map(of).max().unwrap_or(0)
@@ -279,10 +280,17 @@ fn of_head(parameters: &Option<Vec<f32>>, dim: usize, i: usize) -> Option<&[f32]
     Some(&parameters[first..][..dim])
 }
 
-/// The positions that a token sees.
-fn sees(shape: &KvShape, input: &StepInput<'_>, token: usize) -> Range<usize> {
-    let to = input.positions[token] as usize + 1;
-    shape.window.map_or(0, |window| to.saturating_sub(window))..to
+/// The positions that a token sees: the same or later ones for later tokens of a sequence.
+fn sees(program: &Program, layer: usize, input: &StepInput<'_>, token: usize) -> Range<usize> {
+    let at = input.positions[token] as usize;
+    let window = program.kv[layer].window.unwrap_or(usize::MAX);
+    let from = (at + 1).saturating_sub(window);
+    if !program.bidirectional {
+        return from..at + 1;
+    }
+    let sequence = input.sequence[token];
+    let end = input.sequence.partition_point(|&other| other <= sequence);
+    from..at.saturating_add(window).min(input.positions[end - 1] as usize + 1)
 }
 
 /// The chunks that ascending tokens of a sequence see, given what the first and the last see.
@@ -382,16 +390,17 @@ impl Context<'_> {
     }
 
     pub(super) fn attention(&self, op: &Attention, scratch: &mut WorkerScratch) {
-        let shape = &self.backend.program.kv[op.layer];
+        let program = &self.backend.program;
+        let shape = &program.kv[op.layer];
         let tiles = &self.backend.tiles;
-        let cut = Cut::new(op, shape, self.input, tiles, self.worker.n_threads());
+        let cut = Cut::new(op, program, self.input, tiles, self.worker.n_threads());
         let tiles = tiles.of(op.rows);
         let (set, n_kv_heads, v_dim) = (self.set(op.rows), shape.n_kv_heads, shape.v_dim);
         let group = op.n_heads / n_kv_heads;
         let (out, partials) = (&self.backend.buffers[op.out.0], &self.backend.partials);
         let scratch = &mut scratch.attention;
         let mut tile = std::mem::take(&mut scratch.tile);
-        let seen = |i: usize| (set.get(i), sees(shape, self.input, set.get(i)));
+        let seen = |i: usize| (set.get(i), sees(program, op.layer, self.input, set.get(i)));
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(cut.n_items, cut.run) {
                 for item in ticket.items() {
@@ -557,8 +566,9 @@ impl Context<'_> {
         let rows = softmax.rows.chunks_exact_mut(group);
         let scores_of = scores.chunks_exact_mut(group * CHUNK_TOKENS);
         for (i, (rows, scores)) in rows.zip(scores_of).enumerate() {
-            let (head, (_, seen)) = (i / tile.len(), &tile[i % tile.len()]);
+            let (head, (token, seen)) = (i / tile.len(), &tile[i % tile.len()]);
             let keys = within(seen, base, CHUNK_TOKENS);
+            let at = self.input.positions[*token] as usize;
             if keys.is_empty() {
                 continue;
             }
@@ -570,9 +580,8 @@ impl Context<'_> {
                 }
                 if let Some(slopes) = &op.slopes {
                     let slope = slopes[(heads.start + head) * group + i];
-                    let furthest = seen.end - 1 - (base + keys.start);
-                    for (j, score) in scores.iter_mut().enumerate() {
-                        *score -= slope * (furthest - j) as f32;
+                    for (key, score) in (base + keys.start..).zip(scores.iter_mut()) {
+                        *score -= slope * at.abs_diff(key) as f32;
                     }
                 }
                 row.max = (ops.max)(scores);

@@ -437,7 +437,7 @@ impl Context<'_> {
                     if let Some(cap) = softcap {
                         (self.ops.soft_cap)(y, cap);
                     }
-                    let out = &self.backend.logits;
+                    let out = &self.backend.results;
                     out.write_columns(ticket, i, columns.clone()).copy_from_slice(y);
                 }
             }

@@ -31,7 +31,7 @@ pub struct StepInput<'a> {
     pub tables: &'a [&'a [Vec<Option<PageId>>]],
     /// States of each sequence, if the program has any.
     pub states: &'a [&'a States],
-    /// Batch indices of the tokens whose logits are wanted, ascending.
+    /// Batch indices of the tokens whose results are wanted, ascending.
     pub outputs: &'a [u32],
 }
 
@@ -92,7 +92,7 @@ pub struct CpuBackend {
     buffers: Vec<Shared<f32>>,
     /// Per token: cosines, then sines.
     ropes: Vec<Shared<f32>>,
-    logits: Shared<f32>,
+    results: Shared<f32>,
     packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
     interleaved: interleaved::Interleaved,
@@ -139,7 +139,7 @@ impl<'a> Context<'a> {
 }
 
 impl CpuBackend {
-    /// Buffers for steps of at most `max_tokens` tokens with `max_outputs` rows of logits, and
+    /// Buffers for steps of at most `max_tokens` tokens with `max_outputs` rows of results, and
     /// teams of at most `max_threads` workers. Large buffers take real memory only when touched.
     /// With `repack`, decoding interleaves the weights bit by bit.
     ///
@@ -185,7 +185,7 @@ impl CpuBackend {
             ropes: (program.ropes.iter())
                 .map(|rope| Shared::new(max_tokens, 2 * rope.inv_freq.len()))
                 .collect(),
-            logits: Shared::new(max_outputs, program.n_vocab),
+            results: Shared::new(max_outputs, program.n_out),
             packs,
             moe: moe::Buffers::new(&program, max_tokens),
             tiles: attention::Tiles::new(&program),
@@ -213,7 +213,7 @@ impl CpuBackend {
         self.max_tokens
     }
 
-    /// Rows of logits that one step can give.
+    /// Rows of results that one step can give.
     pub fn max_outputs(&self) -> usize {
         self.max_outputs
     }
@@ -231,12 +231,12 @@ impl CpuBackend {
         self.interleaved.lock()
     }
 
-    /// The rows of logits of the last step, `[outputs][n_vocab]`.
-    pub fn logits_mut(&mut self) -> &mut [f32] {
-        self.logits.get_mut()
+    /// The rows of logits, or of vectors, of the last step: `[outputs][n_out]`.
+    pub fn results_mut(&mut self) -> &mut [f32] {
+        self.results.get_mut()
     }
 
-    /// Computes one step; see [`CpuBackend::logits_mut`].
+    /// Computes one step; see [`CpuBackend::results_mut`].
     ///
     /// # Panics
     /// If the batch is larger than the backend was made for, or a token id is no row of the
@@ -272,7 +272,7 @@ impl CpuBackend {
 impl Context<'_> {
     fn run(&self, op: &Op, scratch: &mut WorkerScratch) {
         match op {
-            Op::Embed { table, scale, positions, out } => {
+            Op::Embed { table, scale, addend, positions, out } => {
                 let kernels = self.backend.kernels.types(table.ty).expect("checked at load");
                 let out = &self.backend.buffers[out.0];
                 self.worker.phase(|phase| {
@@ -295,6 +295,9 @@ impl Context<'_> {
                         if *scale != 1.0 {
                             (self.ops.scale)(row, *scale);
                         }
+                        if let Some(addend) = addend {
+                            (self.ops.add)(row, addend);
+                        }
                         if let Some(table) = positions {
                             let at = self.input.positions[item] as usize;
                             let kernels = self.type_kernels(table);
@@ -305,8 +308,8 @@ impl Context<'_> {
                     }
                 });
             }
-            Op::Normalize { buf, norm } => {
-                self.change(*buf, Rows::All, |_, _, row| {
+            Op::Normalize { buf, norm, rows } => {
+                self.change(*buf, *rows, |_, _, row| {
                     let x = at_least(&mut scratch.row, row.len());
                     x.copy_from_slice(row);
                     self.normalize(norm, x, row);
@@ -356,6 +359,20 @@ impl Context<'_> {
                 });
             }
             Op::Moe(op) => self.moe(op, scratch),
+            Op::Result { input, norm } => {
+                let (input, out) = (&self.backend.buffers[input.0], &self.backend.results);
+                let set = self.set(Rows::Outputs);
+                self.worker.phase(|phase| {
+                    for mut ticket in phase.tickets(set.len(), 1) {
+                        let x = input.read_row(phase, set.get(ticket.items().start));
+                        let row = out.write_cells(&mut ticket, out.width());
+                        match norm {
+                            Some(norm) => self.normalize(norm, x, row),
+                            None => row.copy_from_slice(x),
+                        }
+                    }
+                });
+            }
         }
     }
 

@@ -22,6 +22,6 @@ fn convolutions(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let taps = h.length("shortconv.l_cache")?;
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norm();
     let mut spec = spec.recurrent(&Mixer::ShortConv(ShortConvSpec { taps }));
-    spec.head.norm = "token_embd_norm";
+    spec.head.norm = Some("token_embd_norm");
     Ok(spec)
 }

@@ -6,6 +6,7 @@ mod arcee;
 mod baichuan;
 mod bailingmoe;
 mod bailingmoe2;
+mod bert;
 mod bloom;
 mod chatglm;
 mod codeshell;
@@ -19,6 +20,7 @@ mod deepseek2;
 mod deepseek32;
 mod dots1;
 mod ernie4_5;
+mod eurobert;
 mod exaone;
 mod exaone4;
 mod exaone_moe;
@@ -28,6 +30,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod gemma4;
+mod gemma_embedding;
 mod glm4;
 mod glm4moe;
 mod glm_dsa;
@@ -44,11 +47,13 @@ mod internlm2;
 mod jais;
 mod jais2;
 mod jamba;
+mod jina_bert;
 mod kimi_linear;
 mod laguna;
 mod lfm2;
 mod llama;
 mod llama4;
+mod llama_embed;
 mod maincoder;
 mod mamba;
 mod maple;
@@ -60,11 +65,14 @@ mod minimax_m2;
 mod minimax_m3;
 mod mistral3;
 mod mistral4;
+mod modern_bert;
 mod mpt;
 mod muse_glimmer;
 mod nanbeige;
 mod nemotron;
 mod nemotron_h;
+mod neo_bert;
+mod nomic_bert;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -95,7 +103,7 @@ mod stablelm;
 mod starcoder2;
 mod xverse;
 
-use super::{Hparams, ModelError, ModelSpec};
+use super::{Hparams, LayerSpec, Mixer, ModelError, ModelSpec};
 
 type Describe = fn(&Hparams<'_>) -> Result<ModelSpec, ModelError>;
 
@@ -107,6 +115,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("baichuan", baichuan::spec),
     ("bailingmoe", bailingmoe::spec),
     ("bailingmoe2", bailingmoe2::spec),
+    ("bert", bert::spec),
     ("bloom", bloom::spec),
     ("chatglm", chatglm::spec),
     ("codeshell", codeshell::spec),
@@ -121,12 +130,14 @@ const ARCHS: &[(&str, Describe)] = &[
     ("dots1", dots1::spec),
     ("ernie4_5", ernie4_5::spec),
     ("ernie4_5-moe", ernie4_5::moe),
+    ("eurobert", eurobert::spec),
     ("exaone", exaone::spec),
     ("exaone-moe", exaone_moe::spec),
     ("exaone4", exaone4::spec),
     ("falcon", falcon::spec),
     ("falcon-h1", falcon_h1::spec),
     ("gemma", gemma::spec),
+    ("gemma-embedding", gemma_embedding::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
     ("gemma4", gemma4::spec),
@@ -149,11 +160,14 @@ const ARCHS: &[(&str, Describe)] = &[
     ("jais", jais::spec),
     ("jais2", jais2::spec),
     ("jamba", jamba::spec),
+    ("jina-bert-v2", jina_bert::v2),
+    ("jina-bert-v3", jina_bert::v3),
     ("kimi-linear", kimi_linear::spec),
     ("laguna", laguna::spec),
     ("lfm2", lfm2::spec),
     ("lfm2moe", lfm2::moe),
     ("llama", llama::spec),
+    ("llama-embed", llama_embed::spec),
     ("llama4", llama4::spec),
     ("maincoder", maincoder::spec),
     ("mamba", mamba::spec),
@@ -167,12 +181,16 @@ const ARCHS: &[(&str, Describe)] = &[
     ("minimax-m3", minimax_m3::spec),
     ("mistral3", mistral3::spec),
     ("mistral4", mistral4::spec),
+    ("modern-bert", modern_bert::spec),
     ("mpt", mpt::spec),
     ("muse-glimmer", muse_glimmer::spec),
     ("nanbeige", nanbeige::spec),
     ("nemotron", nemotron::spec),
     ("nemotron_h", nemotron_h::spec),
     ("nemotron_h_moe", nemotron_h::spec),
+    ("neo-bert", neo_bert::spec),
+    ("nomic-bert", nomic_bert::spec),
+    ("nomic-bert-moe", nomic_bert::moe),
     ("olmo", olmo::spec),
     ("olmo2", olmo2::spec),
     ("olmoe", olmoe::spec),
@@ -220,5 +238,14 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let (_, describe) = row.ok_or_else(|| ModelError::UnknownArchitecture(h.arch().into()))?;
     let spec = describe(h)?;
     h.finish()?;
+    // Windows of other models end at the token, and recurrent layers cannot look ahead.
+    let sees_ahead = |layer: &LayerSpec| match &layer.mixer {
+        Mixer::None | Mixer::Latent(_) => true,
+        Mixer::Attention(attention) => attention.window.is_none() || !spec.head.logits,
+        _ => false,
+    };
+    if spec.bidirectional && !spec.layers.iter().all(sees_ahead) {
+        return Err(h.bad("attention.causal", "is false, which this architecture cannot be"));
+    }
     Ok(spec)
 }

@@ -1,0 +1,26 @@
+//! Jina's BERTs: version 2 (arXiv:2310.19923) with ALiBi to both sides and gates, version 3
+//! (arXiv:2409.10173) with rotation.
+
+use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec, QkNorm};
+
+pub fn v2(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    let spec = ModelSpec::bert_like(h)?.alibi(8.0);
+    // Files differ in where the gate is; one without it has `ffn_up` alone.
+    let gate = match (h.has_tensor("blk.0.ffn_gate.weight"), h.counts("feed_forward_length")?) {
+        (true, _) => DenseGate::Own,
+        (false, n_ff) => {
+            let rows = h.tensor_rows("blk.0.ffn_up.weight");
+            let n_ff = n_ff.and_then(|n_ff| n_ff.first().copied()).map(|n| n as u64);
+            if rows == n_ff { DenseGate::None } else { DenseGate::InUp }
+        }
+    };
+    Ok(spec.dense(Activation::Gelu, gate).each_attention(|i, attention| {
+        if h.has_tensor(&format!("blk.{i}.attn_q_norm.weight")) {
+            attention.qk_norm = QkNorm::Whole;
+        }
+    }))
+}
+
+pub fn v3(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    ModelSpec::bert_like(h)
+}
