@@ -34,8 +34,8 @@ CORES = [
     ("Neoverse V1", "neoverse-v1", ["Smmla"]),
     ("Neoverse N2", "neoverse-n2", ["Smmla"]),
 ]
-ROWS = 4  # of a tile, and in flight in decoding
-TILE = ROWS * 8  # products of a tile per column
+ROWS = 4  # of most tiles, and in flight in decoding
+TOKENS = 8  # of a tile
 PARTS = {"Widening": 2, "Sdot": 1, "Smmla": 1}
 LEVELS = {"Widening": "neon", "Sdot": "neon_dot", "Smmla": "neon_i8mm"}
 
@@ -159,9 +159,19 @@ def arguments_of(name):
     return found[1], found[2], dict(zip(names, values))
 
 
+def rows_of(level, arguments):
+    return 6 if level == "Smmla" and arguments.get("group") == 32 else ROWS
+
+
 def tile_of(found, level, name, arguments):
     """The loops over the blocks of a tile: of its parts, one after the other."""
-    lines = next((lines for n, lines in found.items() if arguments_of(n) == (level, name, arguments)), None)
+
+    def matches(mangled):
+        if rows_of(level, arguments) == 6:
+            return f"8six_rowsKj0_Kb{arguments['min']}_E" in mangled
+        return arguments_of(mangled) == (level, name, arguments)
+
+    lines = next((lines for mangled, lines in found.items() if matches(mangled)), None)
     return Loop([loop for loop in loops(lines).inner() if loop.macs()]) if lines else None
 
 
@@ -173,7 +183,8 @@ def trips_of(arguments, level):
             return 1
         if loop.macs():
             return 8
-        return 256 // arguments["group"] * 8 // PARTS[level] // loop.count(["fmla"])
+        registers = rows_of(level, arguments) * TOKENS // 4 // PARTS[level]
+        return 256 // arguments["group"] * registers // loop.count(["fmla"])
 
     return trips
 
@@ -225,7 +236,7 @@ def main():
             loop = next(loop for a in either if (loop := tile_of(found, level, name, a)))
             trace = loop.trace(trips_of(arguments, level))
             macs = sum(MACS.get(i.split()[0], 0) for i in trace)
-            if macs != TILE * int(name.split("_")[1]):
+            if macs != rows_of(level, arguments) * TOKENS * int(name.split("_")[1]):
                 sys.exit(f"{macs} products in a block of {name} of {level}: the loops are not understood")
             rate = macs / cycles(trace, model)
             row.append(f"{rate:.1f} ({100 * rate / peak:.0f} %)")

@@ -4,7 +4,7 @@
 //! that as floats they are `MAGIC` plus the sum, which is below `2^22`: integers become floats by a
 //! subtraction, which more pipes can do than conversions, or by a multiply-add that also scales them.
 
-use super::panels::{self, PanelBlock, Rows32, Rows256, Sums};
+use super::panels::{self, PanelBlock, REGISTERS_MAX, Rows32, Rows256, Sums};
 use super::vector::*;
 
 /// `1.5 * 2^23`: a float that has a unit in its last place, with room for either sign.
@@ -66,12 +66,20 @@ pub(in crate::isa) trait Dot {
     }
 
     /// Of the registers of a part, `start` plus the products of the blocks' halves `FROM..TO`, summed;
-    /// `SMALL` as [`super::unpack::Codes32::SMALL`] has it.
-    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
-        rows: &[[i8; 16]; 8],
+    /// `FIRST` and `N` as [`panels::part_256`] has them, that is 0 and 8 where a level has no other
+    /// tiles; `SMALL` as [`super::unpack::Codes32::SMALL`] has it.
+    fn isums<
+        const PART: usize,
+        const FIRST: usize,
+        const N: usize,
+        const FROM: usize,
+        const TO: usize,
+        const SMALL: bool,
+    >(
+        rows: [&[[i8; 16]; 8]; 2],
         panel: &[[i8; 16]; 16],
-        start: &[[i32; 4]; 8],
-    ) -> [int32x4_t; 8];
+        start: &[[i32; 4]; REGISTERS_MAX],
+    ) -> [int32x4_t; N];
 
     /// [`super::panels::tile_32`] with the level's features.
     fn tile_32<const MIN: bool, const SMALL: bool>(
@@ -86,6 +94,17 @@ pub(in crate::isa) trait Dot {
         panel: &[PanelBlock],
         sums: &mut Sums,
     );
+
+    /// All rows by a panel, `n` blocks long, in tiles.
+    #[inline(always)]
+    fn tiles_256<const GROUP: usize, const MIN: bool, const SMALL: bool>(
+        n: usize,
+        rows: &[Rows256],
+        panel: &[PanelBlock],
+        sums: &mut [Sums],
+    ) {
+        panels::each(Self::tile_256::<GROUP, MIN, SMALL>, n, rows, panel, sums);
+    }
 }
 
 /// Both tiles of [`Dot`], for those who can show the features.
@@ -173,18 +192,26 @@ impl Dot for Widening {
 
     /// A part is four tokens, whose 16 accumulators leave registers for the operands.
     #[inline(always)]
-    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
-        rows: &[[i8; 16]; 8],
+    fn isums<
+        const PART: usize,
+        const FIRST: usize,
+        const N: usize,
+        const FROM: usize,
+        const TO: usize,
+        const SMALL: bool,
+    >(
+        [rows, _]: [&[[i8; 16]; 8]; 2],
         panel: &[[i8; 16]; 16],
-        start: &[[i32; 4]; 8],
-    ) -> [int32x4_t; 8] {
+        start: &[[i32; 4]; REGISTERS_MAX],
+    ) -> [int32x4_t; N] {
+        const { assert!(FIRST == 0 && N == 8) }
         let (rows, panel) = (rows.as_flattened().as_chunks().0, panel.as_flattened().as_chunks().0);
         let sums = if SMALL {
             small_isums::<FROM, TO>(rows, &panel[8 * PART..])
         } else {
             wide_isums::<FROM, TO>(rows, &panel[8 * PART..])
         };
-        let mut isums = [vdupq_n_s32(0); 8];
+        let mut isums = [vdupq_n_s32(0); N];
         for r in 0..4 {
             isums[2 * r + PART] = vaddq_s32(load_s32(&start[2 * r + PART]), sums[r]);
         }

@@ -2,7 +2,8 @@
 //!
 //! Tiles are [`R`] weight rows by a panel: eight registers of four f32 chains each, eight of sums
 //! of products, and the operands, which all stay in registers. What a level multiplies with is its
-//! [`Dot`]; the order of rows and panels follows from that.
+//! [`Dot`]; the order of rows and panels follows from that, and a level whose loads are its bound
+//! may have tiles of rows of two groups of [`R`].
 //!
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2, a panel of that
 //! depth is brought into the tiles' order in L1, f32 sums of [`BLOCK_UNITS`] panels are in L2.
@@ -17,11 +18,13 @@ use crate::block::{Block, as_blocks};
 const R: usize = 4;
 /// Rows unpacked at a time: bringing panels into order then costs little.
 const BLOCK_ROWS: usize = 24 * R;
-/// Columns unpacked at a time: a panel of this depth is a sixth of a 32 KiB L1, the rows are about
-/// 100 KiB of an L2, which on small boards all cores share.
+/// Columns unpacked at a time: what a tile reads of a panel of this depth is a quarter of a 32 KiB
+/// L1, the rows are about 100 KiB of an L2, which on small boards all cores share.
 const BLOCK_COLS: usize = 512;
 /// Panels before weights are unpacked again: 256 tokens, 96 KiB of sums.
 const BLOCK_UNITS: usize = 32;
+/// Registers of sums of the largest tile.
+pub(in crate::isa) const REGISTERS_MAX: usize = 12;
 
 /// The f32 sums of a tile, register by register: see [`Dot::AV`].
 pub(in crate::isa) type Sums = [[f32; 4]; 8];
@@ -77,7 +80,7 @@ pub(in crate::isa) struct Rows256 {
 pub(in crate::isa) struct PanelBlock {
     q: [[i8; 16]; 16],
     /// What the sums of either half start with: in memory, because loads are cheaper than moves.
-    start: [[[i32; 4]; 8]; 2],
+    start: [[[i32; 4]; REGISTERS_MAX]; 2],
     d: [[f32; 4]; 4],
     /// What [`Minimums`] says.
     sums: [[[f32; 4]; 4]; 2],
@@ -87,7 +90,7 @@ impl Default for PanelBlock {
     fn default() -> PanelBlock {
         PanelBlock {
             q: Default::default(),
-            start: [[[MAGIC.to_bits().cast_signed(); 4]; 8]; 2],
+            start: [[[MAGIC.to_bits().cast_signed(); 4]; REGISTERS_MAX]; 2],
             d: Default::default(),
             sums: Default::default(),
         }
@@ -131,7 +134,7 @@ pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot>(
         y,
         minimums,
         unpack_32::<B, D>,
-        tile,
+        |n, rows, panel, sums| each(tile, n, rows, panel, sums),
     );
 }
 
@@ -149,15 +152,15 @@ pub(in crate::isa) fn blocks_256<B: Codes256, D: Dot>(
         (true, 32) => Minimums::Scaled,
         (true, _) => Minimums::ScaledHalves,
     };
-    let tile = match (B::GROUP, B::HAS_MIN, B::SMALL) {
-        (32, false, false) => D::tile_256::<32, false, false>,
-        (32, false, true) => D::tile_256::<32, false, true>,
-        (32, true, false) => D::tile_256::<32, true, false>,
-        (32, true, true) => D::tile_256::<32, true, true>,
-        (_, false, false) => D::tile_256::<16, false, false>,
-        (_, false, true) => D::tile_256::<16, false, true>,
-        (_, true, false) => D::tile_256::<16, true, false>,
-        (_, true, true) => D::tile_256::<16, true, true>,
+    let tiles = match (B::GROUP, B::HAS_MIN, B::SMALL) {
+        (32, false, false) => D::tiles_256::<32, false, false>,
+        (32, false, true) => D::tiles_256::<32, false, true>,
+        (32, true, false) => D::tiles_256::<32, true, false>,
+        (32, true, true) => D::tiles_256::<32, true, true>,
+        (_, false, false) => D::tiles_256::<16, false, false>,
+        (_, false, true) => D::tiles_256::<16, false, true>,
+        (_, true, false) => D::tiles_256::<16, true, false>,
+        (_, true, true) => D::tiles_256::<16, true, true>,
     };
     matmul::<B, D, Rows256>(
         as_blocks(w),
@@ -167,7 +170,7 @@ pub(in crate::isa) fn blocks_256<B: Codes256, D: Dot>(
         y,
         minimums,
         unpack_256::<B, D>,
-        tile,
+        tiles,
     );
 }
 
@@ -182,7 +185,7 @@ fn matmul<B: Block, D: Dot, W>(
     y: &mut [f32],
     minimums: Minimums,
     unpack: fn([&B; R], &mut W),
-    tile: fn(&[W], &[PanelBlock], &mut Sums),
+    tiles: impl Fn(usize, &[W], &[PanelBlock], &mut [Sums]),
 ) {
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
     let per_block = B::LEN / 32;
@@ -203,9 +206,7 @@ fn matmul<B: Block, D: Dot, W>(
                 for (u, sums) in sums.chunks_exact_mut(groups).enumerate() {
                     let panel = &mut panel[..n * per_block];
                     order::<D>(acts, first_unit + u, first * per_block, minimums, panel);
-                    for (rows, sums) in unpacked.chunks_exact(n).zip(sums) {
-                        tile(rows, panel, sums);
-                    }
+                    tiles(n, unpacked, panel, sums);
                 }
             }
             for (u, sums) in sums.chunks_exact(groups).enumerate() {
@@ -217,7 +218,21 @@ fn matmul<B: Block, D: Dot, W>(
     }
 }
 
-/// The sums of a tile to its tokens in `y`, rows `row..row + R`.
+/// A tile for every `R` rows, `n` blocks long.
+#[inline(always)]
+pub(in crate::isa) fn each<W>(
+    tile: fn(&[W], &[PanelBlock], &mut Sums),
+    n: usize,
+    rows: &[W],
+    panel: &[PanelBlock],
+    sums: &mut [Sums],
+) {
+    for (rows, sums) in rows.chunks_exact(n).zip(sums) {
+        tile(rows, panel, sums);
+    }
+}
+
+/// The sums of `R` rows to their tokens in `y`, rows `row..row + R`.
 #[inline(always)]
 fn write<D: Dot>(
     sums: &Sums,
@@ -355,7 +370,7 @@ fn part_32<D: Dot, const PART: usize, const MIN: bool, const SMALL: bool>(
         acc[v] = load_f32(&sums[v]);
     }
     for (w, a) in rows.iter().zip(panel) {
-        let isums = D::isums::<PART, 0, 2, SMALL>(&w.codes, &a.q, &a.start[0]);
+        let isums = D::isums::<PART, 0, 8, 0, 2, SMALL>([&w.codes; 2], &a.q, &a.start[0]);
         for v in (PART..8).step_by(D::PARTS) {
             let (i, j) = (v / D::AV, v % D::AV);
             let da = load_f32(&a.d[j]);
@@ -380,61 +395,79 @@ pub(in crate::isa) fn tile_256<D: Dot, const GROUP: usize, const MIN: bool, cons
     sums: &mut Sums,
 ) {
     for (w, panel) in rows.iter().zip(panel.as_chunks::<8>().0) {
-        part_256::<D, 0, GROUP, MIN, SMALL>(w, panel, sums);
+        part_256::<D, 0, 0, 8, GROUP, MIN, SMALL>([w; 2], panel, sums);
         if D::PARTS > 1 {
-            part_256::<D, 1, GROUP, MIN, SMALL>(w, panel, sums);
+            part_256::<D, 1, 0, 8, GROUP, MIN, SMALL>([w; 2], panel, sums);
         }
     }
 }
 
-/// One super-block of [`tile_256`].
+/// One super-block of a tile: `N` registers of sums, which are those from the `FIRST`th of the rows
+/// that share registers on, counted through both of `w`.
 #[inline(always)]
-fn part_256<D: Dot, const PART: usize, const GROUP: usize, const MIN: bool, const SMALL: bool>(
-    w: &Rows256,
+pub(in crate::isa) fn part_256<
+    D: Dot,
+    const PART: usize,
+    const FIRST: usize,
+    const N: usize,
+    const GROUP: usize,
+    const MIN: bool,
+    const SMALL: bool,
+>(
+    w: [&Rows256; 2],
     panel: &[PanelBlock; 8],
-    sums: &mut Sums,
+    sums: &mut [[f32; 4]; N],
 ) {
-    let mut products = [vdupq_n_f32(0.0); 8];
-    for j in 0..8 {
-        let a = &panel[j];
+    // Of register `v`: its `R` rows, which of them, which tokens.
+    let place = |v: usize| {
+        let (i, j, of_r) = (FIRST + v / D::AV, v % D::AV, 8 / D::AV);
+        (w[i / of_r], i % of_r, j)
+    };
+    let mut products = [vdupq_n_f32(0.0); N];
+    for b in 0..8 {
+        let a = &panel[b];
+        let codes = w.map(|w| &w.codes[b]);
         let first = match GROUP {
-            16 => D::isums::<PART, 0, 1, SMALL>(&w.codes[j], &a.q, &a.start[0]),
-            _ => D::isums::<PART, 0, 2, SMALL>(&w.codes[j], &a.q, &a.start[0]),
+            16 => D::isums::<PART, FIRST, N, 0, 1, SMALL>(codes, &a.q, &a.start[0]),
+            _ => D::isums::<PART, FIRST, N, 0, 2, SMALL>(codes, &a.q, &a.start[0]),
         };
         // `MAGIC` goes out where the scale comes in. Products and sums of codes and scales are
         // whole numbers below 2^24, and `MAGIC` times a scale is one times a power of two: exact.
-        let mut isums = [vdupq_n_f32(0.0); 8];
-        for v in (PART..8).step_by(D::PARTS) {
-            let scale = load_f32(&w.scales[j * 32 / GROUP][v / D::AV]);
-            let start = load_f32(&w.starts[j][v]);
+        let mut isums = [vdupq_n_f32(0.0); N];
+        for v in (PART..N).step_by(D::PARTS) {
+            let (w, i, j) = place(v);
+            let scale = load_f32(&w.scales[b * 32 / GROUP][i]);
+            let start = load_f32(&w.starts[b][i * D::AV + j]);
             isums[v] = vfmaq_f32(start, vreinterpretq_f32_s32(first[v]), scale);
         }
         if GROUP == 16 {
-            let second = D::isums::<PART, 1, 2, SMALL>(&w.codes[j], &a.q, &a.start[1]);
-            for v in (PART..8).step_by(D::PARTS) {
+            let second = D::isums::<PART, FIRST, N, 1, 2, SMALL>(codes, &a.q, &a.start[1]);
+            for v in (PART..N).step_by(D::PARTS) {
+                let (w, i, _) = place(v);
                 let isum = vsubq_f32(vreinterpretq_f32_s32(second[v]), vdupq_n_f32(MAGIC));
-                isums[v] = vfmaq_f32(isums[v], isum, load_f32(&w.scales[2 * j + 1][v / D::AV]));
+                isums[v] = vfmaq_f32(isums[v], isum, load_f32(&w.scales[2 * b + 1][i]));
             }
         }
-        for v in (PART..8).step_by(D::PARTS) {
+        for v in (PART..N).step_by(D::PARTS) {
             products[v] = vfmaq_f32(products[v], isums[v], load_f32(&a.d[v % D::AV]));
         }
     }
-    let mut mins = [vdupq_n_f32(0.0); 8];
+    let mut mins = [vdupq_n_f32(0.0); N];
     if MIN {
         for g in 0..256 / GROUP {
             let sums = &panel[g * GROUP / 32].sums[g % (32 / GROUP)];
-            for v in (PART..8).step_by(D::PARTS) {
-                let min = load_f32(&w.mins[g][v / D::AV]);
-                mins[v] = vfmaq_f32(mins[v], min, load_f32(&sums[v % D::AV]));
+            for v in (PART..N).step_by(D::PARTS) {
+                let (w, i, j) = place(v);
+                mins[v] = vfmaq_f32(mins[v], load_f32(&w.mins[g][i]), load_f32(&sums[j]));
             }
         }
     }
-    for v in (PART..8).step_by(D::PARTS) {
+    for v in (PART..N).step_by(D::PARTS) {
+        let (w, i, _) = place(v);
         let mut acc = load_f32(&sums[v]);
-        acc = vfmaq_f32(acc, load_f32(&w.d[v / D::AV]), products[v]);
+        acc = vfmaq_f32(acc, load_f32(&w.d[i]), products[v]);
         if MIN {
-            acc = vfmsq_f32(acc, load_f32(&w.dmin[v / D::AV]), mins[v]);
+            acc = vfmsq_f32(acc, load_f32(&w.dmin[i]), mins[v]);
         }
         store_f32(&mut sums[v], acc);
     }

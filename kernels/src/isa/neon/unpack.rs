@@ -237,15 +237,19 @@ fn nibbles(qs: &[u8; 16]) -> [uint8x16_t; 2] {
 /// [`nibbles`] with the bits of `qh` above them.
 #[inline(always)]
 fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [uint8x16_t; 2] {
-    const EACH: u64 = 0x0101_0101_0101_0101;
+    /// The byte of `qh` that has an element's bit.
+    const BYTE: [[u8; 16]; 2] = [
+        [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+        [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3],
+    ];
     const BIT: u64 = 0x8040_2010_0804_0201;
-    let bit = vreinterpretq_u8_s8(join(BIT, BIT));
+    let (bytes, bit) = (repeat(qh), vreinterpretq_u8_s8(join(BIT, BIT)));
     let [low, high] = nibbles(qs);
-    let fifth = |i: usize| {
-        let bytes = join(u64::from(qh[i]) * EACH, u64::from(qh[i + 1]) * EACH);
-        vandq_u8(vtstq_u8(vreinterpretq_u8_s8(bytes), bit), vdupq_n_u8(16))
+    let fifth = |half: usize| {
+        let bytes = vreinterpretq_u8_s8(vqtbl1q_s8(bytes, load_u8(&BYTE[half])));
+        vandq_u8(vtstq_u8(bytes, bit), vdupq_n_u8(16))
     };
-    [vorrq_u8(low, fifth(0)), vorrq_u8(high, fifth(2))]
+    [vorrq_u8(low, fifth(0)), vorrq_u8(high, fifth(1))]
 }
 
 /// What nibbles stand for.

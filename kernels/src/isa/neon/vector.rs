@@ -154,6 +154,13 @@ pub(in crate::isa) fn join(low: u64, high: u64) -> int8x16_t {
     unsafe { aarch64::vcombine_s8(aarch64::vcreate_s8(low), aarch64::vcreate_s8(high)) }
 }
 
+/// Four bytes four times.
+#[inline(always)]
+pub(in crate::isa) fn repeat(x: &[u8; 4]) -> int8x16_t {
+    // SAFETY: the target has NEON.
+    unsafe { aarch64::vreinterpretq_s8_u32(aarch64::vdupq_n_u32(u32::from_le_bytes(*x))) }
+}
+
 /// 16 bytes.
 #[inline(always)]
 pub(in crate::isa) fn load(x: &[i8; 16]) -> int8x16_t {

@@ -3,7 +3,7 @@
 
 use super::neon::dot::{Dot, tiles};
 use super::neon::level;
-use super::neon::panels::{self, PanelBlock, Rows32, Rows256, Sums};
+use super::neon::panels::{self, PanelBlock, REGISTERS_MAX, Rows32, Rows256, Sums};
 use super::neon::vector::*;
 use crate::isa::Level;
 use crate::isa::detect::NeonDot;
@@ -43,12 +43,20 @@ impl Dot for Sdot {
 
     /// Four codes of a row times those of four tokens, at once: no lane is ever added to another.
     #[inline(always)]
-    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
-        rows: &[[i8; 16]; 8],
+    fn isums<
+        const PART: usize,
+        const FIRST: usize,
+        const N: usize,
+        const FROM: usize,
+        const TO: usize,
+        const SMALL: bool,
+    >(
+        [rows, _]: [&[[i8; 16]; 8]; 2],
         panel: &[[i8; 16]; 16],
-        start: &[[i32; 4]; 8],
-    ) -> [int32x4_t; 8] {
-        let mut sums = start.map(|start| load_s32(&start));
+        start: &[[i32; 4]; REGISTERS_MAX],
+    ) -> [int32x4_t; N] {
+        const { assert!(FIRST == 0 && N == 8) }
+        let mut sums = std::array::from_fn(|v| load_s32(&start[v]));
         for half in FROM..TO {
             let w = [0, 1, 2, 3].map(|r| load(&rows[4 * half + r]));
             macro_rules! word {

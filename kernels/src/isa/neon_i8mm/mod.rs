@@ -1,9 +1,13 @@
 //! NEON with matrix products: `smmla` adds the products of two rows of eight bytes with two others
 //! to the four i32 of a register. All else is [`super::neon`]'s, decoding [`super::neon_dot`]'s.
+//!
+//! Cores of this level have three loads to four vector operations per cycle. A tile of four rows by
+//! eight tokens needs nearly as many loads as operations where a super-block's scales are applied;
+//! six rows, whose sums still fit the registers, need seven to nine.
 
 use super::neon::dot::{Dot, tiles};
 use super::neon::level;
-use super::neon::panels::{self, PanelBlock, Rows32, Rows256, Sums};
+use super::neon::panels::{self, PanelBlock, REGISTERS_MAX, Rows32, Rows256, Sums};
 use super::neon::vector::*;
 use super::neon_dot::Sdot;
 use crate::isa::Level;
@@ -75,27 +79,73 @@ impl Dot for Smmla {
     }
 
     #[inline(always)]
-    fn isums<const PART: usize, const FROM: usize, const TO: usize, const SMALL: bool>(
-        rows: &[[i8; 16]; 8],
+    fn isums<
+        const PART: usize,
+        const FIRST: usize,
+        const N: usize,
+        const FROM: usize,
+        const TO: usize,
+        const SMALL: bool,
+    >(
+        rows: [&[[i8; 16]; 8]; 2],
         panel: &[[i8; 16]; 16],
-        start: &[[i32; 4]; 8],
-    ) -> [int32x4_t; 8] {
-        let mut sums = start.map(|start| load_s32(&start));
+        start: &[[i32; 4]; REGISTERS_MAX],
+    ) -> [int32x4_t; N] {
+        let mut sums = std::array::from_fn(|v| load_s32(&start[v]));
         for eight in 2 * FROM..2 * TO {
-            let w = [load(&rows[2 * eight]), load(&rows[2 * eight + 1])];
-            for j in 0..4 {
+            for j in 0..Smmla::AV {
                 let q = load(&panel[4 * eight + j]);
-                for i in 0..2 {
-                    let sum = &mut sums[4 * i + j];
+                for pair in 0..N / Smmla::AV {
+                    let i = FIRST + pair;
+                    let w = load(&rows[i / 2][2 * eight + i % 2]);
+                    let sum = &mut sums[Smmla::AV * pair + j];
                     // SAFETY: entries of this level call this.
-                    *sum = unsafe { smmla(*sum, w[i], q) };
+                    *sum = unsafe { smmla(*sum, w, q) };
                 }
             }
         }
         sums
     }
 
+    /// Two tiles of six rows for three of four; but two scales per 32 codes need more registers than
+    /// that leaves.
+    #[inline(always)]
+    fn tiles_256<const GROUP: usize, const MIN: bool, const SMALL: bool>(
+        n: usize,
+        rows: &[Rows256],
+        panel: &[PanelBlock],
+        sums: &mut [Sums],
+    ) {
+        let in_threes = if GROUP == 32 { sums.len() / 3 * 3 } else { 0 };
+        let ((rows, rest_rows), (sums, rest_sums)) =
+            (rows.split_at(in_threes * n), sums.split_at_mut(in_threes));
+        let (sums, _) = sums.as_flattened_mut().as_chunks_mut();
+        for (rows, sums) in rows.chunks_exact(3 * n).zip(sums.chunks_exact_mut(2)) {
+            // SAFETY: as an entry's: see the head of `neon`.
+            unsafe {
+                six_rows::<0, MIN>(&rows[..2 * n], panel, &mut sums[0]);
+                six_rows::<1, MIN>(&rows[n..], panel, &mut sums[1]);
+            }
+        }
+        panels::each(Smmla::tile_256::<GROUP, MIN, SMALL>, n, rest_rows, panel, rest_sums);
+    }
+
     tiles!(Smmla, "dotprod,i8mm");
+}
+
+/// Of two times four rows of super-blocks with a scale per 32 codes, the six from pair `FIRST` on by
+/// a panel: `sums += w . q`.
+#[inline(never)]
+#[target_feature(enable = "dotprod,i8mm")]
+fn six_rows<const FIRST: usize, const MIN: bool>(
+    rows: &[Rows256],
+    panel: &[PanelBlock],
+    sums: &mut [[f32; 4]; REGISTERS_MAX],
+) {
+    let (a, b) = rows.split_at(rows.len() / 2);
+    for ((a, b), panel) in a.iter().zip(b).zip(panel.as_chunks::<8>().0) {
+        panels::part_256::<Smmla, 0, FIRST, REGISTERS_MAX, 32, MIN, false>([a, b], panel, sums);
+    }
 }
 
 /// `sum + a b^T` of two by eight bytes each. The intrinsic is not stable.
