@@ -492,7 +492,7 @@ fn rope_in_words(rope: Option<&RopeSpec>) -> String {
     let Some(rope) = rope else { return ", no rope".to_string() };
     let text = format!(", rope {:?} base {}", rope.pairing, rope.freq_base);
     match rope.scaling {
-        RopeScaling::None | RopeScaling::LongRope { .. } => text,
+        RopeScaling::None => text,
         RopeScaling::Linear { factor } => format!("{text} stretched {factor} times"),
         RopeScaling::Yarn { factor, .. } => format!("{text} stretched {factor} times (YaRN)"),
     }

@@ -37,7 +37,7 @@ impl Lowering<'_> {
                     }
                     None => {
                         let (input, out, rows) = (sum, self.x, at.rows);
-                        self.program.ops.push(Op::Add { input, out, rows });
+                        self.program.ops.push(Op::Add { input, out, from: 0, rows });
                     }
                 }
                 Ok(())
@@ -100,6 +100,11 @@ impl Lowering<'_> {
         let name = |part: &str| at.name(&format!("{part}{suffix}"));
         let up_rows = if gate == DenseGate::InUp { 2 * n_ff } else { n_ff };
         let mut parts = vec![self.ffn_part(&name("ffn_up"), up_rows, n_embd, spec)?];
+        if let (Some(deviations), DenseGate::Own) = (spec.sparsity, gate) {
+            let gate = self.ffn_part(&name("ffn_gate"), n_ff, n_embd, spec)?;
+            let hidden = self.sparse_gate(at, (gate, deviations, act), parts, norm);
+            return Ok((hidden, self.ffn_part(&name("ffn_down"), n_embd, n_ff, spec)?));
+        }
         if gate == DenseGate::Own {
             parts.insert(0, self.ffn_part(&name("ffn_gate"), n_ff, n_embd, spec)?);
         }
@@ -120,6 +125,27 @@ impl Lowering<'_> {
             self.program.ops.push(Op::Scale { buf: hidden, factors, rows: at.rows });
         }
         Ok((hidden, self.ffn_part(&name("ffn_down"), n_embd, n_ff, spec)?))
+    }
+
+    /// `act(sparsify(gate(x))) * up(x)`.
+    fn sparse_gate(
+        &mut self,
+        at: Place<'_>,
+        (gate, deviations, act): (Part, f32, Activation),
+        up: Vec<Part>,
+        norm: Option<Norm>,
+    ) -> Buf {
+        let (n_ff, rows) = (gate.weight.rows, at.rows);
+        let raw = self.buffer("gate of hidden", n_ff);
+        self.read_stream(norm.clone(), vec![gate], Epilogue::None, raw, rows);
+        self.program.ops.push(Op::Sparsify { buf: raw, deviations, rows });
+        let gate = self.buffer("active gate of hidden", n_ff);
+        let pieces = vec![Piece { act: Some(act), ..Piece::heads(raw, 0, 0, n_ff, 1) }];
+        self.program.ops.push(Op::Gather(Gather { pieces, out: gate, rows }));
+        let hidden = self.buffer("hidden", n_ff);
+        self.read_stream(norm, up, Epilogue::None, hidden, rows);
+        self.program.ops.push(Op::Gate { gate, buf: hidden, rows });
+        hidden
     }
 
     /// The experts that tokens are routed to, added to the stream; the shared one is not among them.
@@ -194,9 +220,9 @@ impl Lowering<'_> {
             None => None,
             Some(shared) => {
                 let gate = if spec.gated { DenseGate::Own } else { DenseGate::None };
-                let (n_ff, biases) = (shared.n_ff, TensorUse::Apply);
-                let (clamp, xielu) = (spec.clamp, None);
-                let dense = DenseSpec { n_ff, act, gate, clamp, xielu, scales, biases };
+                let clamp = spec.clamp;
+                let dense = DenseSpec::gated(shared.n_ff, act);
+                let dense = DenseSpec { gate, clamp, scales, ..dense };
                 let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
                 if shared.gated {
                     let part = self.part(&at.name("ffn_gate_inp_shexp"), 1, n_embd)?;

@@ -27,6 +27,7 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
 mod gemma4;
 mod glm4;
 mod glm4moe;
@@ -129,6 +130,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma3n", gemma3n::spec),
     ("gemma4", gemma4::spec),
     ("glm-dsa", glm_dsa::spec),
     ("glm4", glm4::spec),
