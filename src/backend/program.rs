@@ -595,4 +595,17 @@ pub struct ExpertPart {
     pub biases: Option<Vec<f32>>,
     /// One factor per expert, if any.
     pub scales: Option<Vec<f32>>,
+    /// Products of low rank that are added, after the factor.
+    pub low_rank: Vec<ExpertLowRank>,
+}
+
+/// `B A` of each expert.
+#[derive(Clone, Debug)]
+pub struct ExpertLowRank {
+    /// Rows of `A`.
+    pub rank: usize,
+    /// `[n_experts][rank][cols]`.
+    pub a: Vec<f32>,
+    /// `[n_experts][rows][rank]`.
+    pub b: Vec<f32>,
 }

@@ -11,6 +11,7 @@ use crate::model::Adapter;
 use crate::model::{
     AttentionSpec, Ffn, Hparams, LatentSpec, LayerSpec, Mixer, ModelError, ModelSpec,
     NormPlacement, QkNorm, RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec, arch,
+    plain_number,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -152,7 +153,7 @@ impl<'a> Report<'a> {
             }
         }
         for (ty, sum) in &self.types {
-            if self.kernels.types(*ty).is_none() {
+            if self.kernels.types(*ty).is_none() && plain_number(*ty).is_none() {
                 let n = sum.tensors;
                 self.problems.push(format!("type {ty} of {n} tensors cannot be computed with"));
             }
@@ -366,7 +367,11 @@ fn one_line(text: &str) -> String {
 }
 
 fn kernel_of(kernels: &KernelTable, ty: GgmlType) -> String {
-    kernels.types(ty).map_or("none yet".into(), |k| k.level.to_string())
+    match kernels.types(ty) {
+        Some(kernels) => kernels.level.to_string(),
+        None if plain_number(ty).is_some() => "converted to F32".into(),
+        None => "none yet".into(),
+    }
 }
 
 fn millions(n: u64) -> String {

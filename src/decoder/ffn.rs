@@ -157,29 +157,36 @@ impl Lowering<'_> {
         norm: Option<Norm>,
     ) -> Result<Moe, ModelError> {
         let &MoeSpec { n_ff, n_experts, n_used, act, scales, .. } = spec;
-        let n_embd = self.spec.n_embd;
+        let width = spec.latent.unwrap_or(self.spec.n_embd);
         let router = match scores {
             Some(scores) => Router::Scores(scores),
-            None => Router::Input(self.part(&at.name("ffn_gate_inp"), n_experts, n_embd)?),
+            None => {
+                let name = at.name("ffn_gate_inp");
+                Router::Input(self.part(&name, n_experts, self.spec.n_embd)?)
+            }
+        };
+        let (input, norm, router) = match (spec.latent, router) {
+            (None, router) => (self.x, norm, router),
+            (Some(width), router) => self.latent_input(at, width, norm, router)?,
         };
         let is_fused = self.binder.has(&at.name("ffn_gate_up_exps.weight"));
         let mut part =
             |name, rows, cols| self.expert_part(&at.name(name), [n_experts, rows, cols], scales);
         let gate = match spec.gated && !is_fused {
-            true => Some(part("ffn_gate_exps", n_ff, n_embd)?),
+            true => Some(part("ffn_gate_exps", n_ff, width)?),
             false => None,
         };
         let up = match is_fused {
-            true => part("ffn_gate_up_exps", 2 * n_ff, n_embd)?,
-            false => part("ffn_up_exps", n_ff, n_embd)?,
+            true => part("ffn_gate_up_exps", 2 * n_ff, width)?,
+            false => part("ffn_up_exps", n_ff, width)?,
         };
-        let down = part("ffn_down_exps", n_embd, n_ff)?;
+        let down = part("ffn_down_exps", width, n_ff)?;
         let mut choice_bias = None;
         for name in ["exp_probs_b.bias", "exp_probs_b"] {
             choice_bias = choice_bias.or(self.binder.optional_vector(&at.name(name), n_experts)?);
         }
         Ok(Moe {
-            input: self.x,
+            input,
             norm,
             router,
             n_experts,
@@ -204,6 +211,28 @@ impl Lowering<'_> {
             scale: at.layer.residual_scale * spec.out_scale,
             rows: at.rows,
         })
+    }
+
+    /// What latent experts read, without a norm, and the scores of a router, which reads the stream.
+    fn latent_input(
+        &mut self,
+        at: Place<'_>,
+        width: usize,
+        norm: Option<Norm>,
+        router: Router,
+    ) -> Result<(Buf, Option<Norm>, Router), ModelError> {
+        let scores = match router {
+            Router::Scores(scores) => scores,
+            Router::Input(part) => {
+                let scores = self.buffer("expert scores", part.weight.rows);
+                self.read_stream(norm.clone(), vec![part], Epilogue::None, scores, at.rows);
+                scores
+            }
+        };
+        let part = self.part(&at.name("ffn_latent_down"), width, self.spec.n_embd)?;
+        let input = self.buffer("latent input of experts", width);
+        self.read_stream(norm, vec![part], Epilogue::None, input, at.rows);
+        Ok((input, None, Router::Scores(scores)))
     }
 
     fn experts(
@@ -235,6 +264,18 @@ impl Lowering<'_> {
             }
         };
         let moe = self.routed(at, spec, scores, norm)?;
+        if let Some(width) = spec.latent {
+            assert!(post_norm.is_none(), "no description norms what latent experts give");
+            let up = self.part(&at.name("ffn_latent_up"), n_embd, width)?;
+            let out = self.buffer("latent output of experts", width);
+            let moe = Moe { out, adds: false, scale: 1.0, ..moe };
+            self.program.ops.push(Op::Moe(Box::new(moe)));
+            self.add_product(at, out, up, spec.out_scale, None);
+            if let Some((hidden, down)) = shared {
+                self.add_product(at, hidden, down, spec.out_scale, None);
+            }
+            return Ok(());
+        }
         match (shared, post_norm) {
             (None, None) => self.program.ops.push(Op::Moe(Box::new(moe))),
             // The shared expert has read the stream already.
@@ -279,7 +320,7 @@ impl Lowering<'_> {
             false => None,
         };
         let scales = own.filter(|_| scales == TensorUse::Apply);
-        Ok(ExpertPart { weight, biases, scales })
+        Ok(ExpertPart { weight, biases, scales, low_rank: Vec::new() })
     }
 }
 

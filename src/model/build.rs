@@ -56,6 +56,7 @@ impl ModelSpec {
                     act,
                     gated: true,
                     clamp: None,
+                    latent: None,
                     router: RouterInput::Experts,
                     gating: ExpertGating::Softmax,
                     groups,

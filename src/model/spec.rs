@@ -452,6 +452,9 @@ pub struct MoeSpec {
     pub gated: bool,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
+    /// Elements of what experts get and give, if they are not those of the stream: projections
+    /// lead there and back.
+    pub latent: Option<usize>,
     /// What the router reads.
     pub router: RouterInput,
     /// How the router's scores become weights.
