@@ -166,9 +166,12 @@ impl<'a> Binder<'a> {
     }
 }
 
+/// What the bytes of an element are in f32.
+type Number = fn(&[u8]) -> f32;
+
 /// Bytes of an element and what it is in f32, for types whose elements are plain numbers and that
 /// have no kernels: converters leave them where the trained weights are of such types.
-pub fn plain_number(ty: GgmlType) -> Option<(usize, fn(&[u8]) -> f32)> {
+pub fn plain_number(ty: GgmlType) -> Option<(usize, Number)> {
     fn bytes<const N: usize>(element: &[u8]) -> [u8; N] {
         element.try_into().expect("chunks of the size beside the function")
     }
