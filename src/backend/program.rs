@@ -205,12 +205,34 @@ pub enum Op {
         /// Which tokens.
         rows: Rows,
     },
-    /// `out += input`.
+    /// `buf = max(buf - mean(buf) - deviations * deviation(buf), 0)`: keeps the largest.
+    Sparsify {
+        /// Source and destination.
+        buf: Buf,
+        /// Sample standard deviations above the mean.
+        deviations: f32,
+        /// Which tokens.
+        rows: Rows,
+    },
+    /// Scales each part of `buf` that is as wide as `to` to the Euclidean length of `to`.
+    MatchLength {
+        /// Has the length.
+        to: Buf,
+        /// Source and destination.
+        buf: Buf,
+        /// Which tokens.
+        rows: Rows,
+    },
+    /// Parallel streams, mixed or corrected.
+    MixStreams(Box<MixStreams>),
+    /// `out[from..] += input`, where that is once or several times as wide: to each part.
     Add {
         /// Source.
         input: Buf,
         /// Destination.
         out: Buf,
+        /// First element in the destination.
+        from: usize,
         /// Which tokens.
         rows: Rows,
     },
@@ -409,6 +431,50 @@ pub struct RopeKv {
     pub rope: Option<(RopeId, RopePairing)>,
     /// First dimension of a head that is rotated.
     pub rope_from: usize,
+    /// Factor of the queries by position.
+    pub temperature: Option<Temperature>,
+}
+
+/// Streams that a token may have; Gemma 3n has four.
+pub const STREAMS_MAX: usize = 8;
+
+/// Parallel residual streams of a token (AltUp, arXiv:2301.13310), the first of which the layers
+/// work on. Coefficients are `coefficients * tanh(router * norm(x))`.
+#[derive(Clone, Debug)]
+pub struct MixStreams {
+    /// `[n_streams][width]`.
+    pub streams: Buf,
+    /// What a layer made of the first stream: all streams move by their coefficient plus 1 times
+    /// the difference, and `x` is this. `None`: the streams are predicted, each being added the
+    /// sum of all by coefficients `[to][from]`, and `x` is the first stream.
+    pub made: Option<Buf>,
+    /// The norm of `x`.
+    pub norm: Norm,
+    /// `[n_streams][width]`.
+    pub router: Vec<f32>,
+    /// `[n_streams]` or `[n_streams * n_streams]` rows of `n_streams`.
+    pub coefficients: Vec<f32>,
+    /// Number of streams, at most [`STREAMS_MAX`].
+    pub n: usize,
+    /// Which tokens.
+    pub rows: Rows,
+}
+
+/// Queries grow with the position, so that attention stays sharp in long contexts (Llama 4):
+/// `1 + scale * ln(1 + floor(position / period))` times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    /// Weight of the logarithm.
+    pub scale: f32,
+    /// Tokens between steps.
+    pub period: u32,
+}
+
+impl Temperature {
+    /// The factor at a position.
+    pub fn at(&self, position: u32) -> f32 {
+        1.0 + self.scale * ((1 + position / self.period) as f32).ln()
+    }
 }
 
 /// A norm of each `dim` elements of a row. Its weights and biases are `dim` long and the same for
@@ -551,4 +617,17 @@ pub struct ExpertPart {
     pub biases: Option<Vec<f32>>,
     /// One factor per expert, if any.
     pub scales: Option<Vec<f32>>,
+    /// Products of low rank that are added, after the factor.
+    pub low_rank: Vec<ExpertLowRank>,
+}
+
+/// `B A` of each expert.
+#[derive(Clone, Debug)]
+pub struct ExpertLowRank {
+    /// Rows of `A`.
+    pub rank: usize,
+    /// `[n_experts][rank][cols]`.
+    pub a: Vec<f32>,
+    /// `[n_experts][rows][rank]`.
+    pub b: Vec<f32>,
 }

@@ -11,7 +11,7 @@ use crate::model::Adapter;
 use crate::model::{
     AttentionSpec, DenseGate, Ffn, Hparams, LatentSpec, LayerSpec, Mixer, ModelError, ModelSpec,
     NormPlacement, Pooling, QkNorm, RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec,
-    arch,
+    arch, plain_number,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -153,7 +153,7 @@ impl<'a> Report<'a> {
             }
         }
         for (ty, sum) in &self.types {
-            if self.kernels.types(*ty).is_none() {
+            if self.kernels.types(*ty).is_none() && plain_number(*ty).is_none() {
                 let n = sum.tensors;
                 self.problems.push(format!("type {ty} of {n} tensors cannot be computed with"));
             }
@@ -370,7 +370,11 @@ fn one_line(text: &str) -> String {
 }
 
 fn kernel_of(kernels: &KernelTable, ty: GgmlType) -> String {
-    kernels.types(ty).map_or("none yet".into(), |k| k.level.to_string())
+    match kernels.types(ty) {
+        Some(kernels) => kernels.level.to_string(),
+        None if plain_number(ty).is_some() => "converted to F32".into(),
+        None => "none yet".into(),
+    }
 }
 
 fn millions(n: u64) -> String {
@@ -514,7 +518,7 @@ fn rope_in_words(rope: Option<&RopeSpec>) -> String {
     let Some(rope) = rope else { return ", no rope".to_string() };
     let text = format!(", rope {:?} base {}", rope.pairing, rope.freq_base);
     match rope.scaling {
-        RopeScaling::None | RopeScaling::LongRope { .. } => text,
+        RopeScaling::None => text,
         RopeScaling::Linear { factor } => format!("{text} stretched {factor} times"),
         RopeScaling::Yarn { factor, .. } => format!("{text} stretched {factor} times (YaRN)"),
     }

@@ -37,7 +37,7 @@ impl Lowering<'_> {
                     }
                     None => {
                         let (input, out, rows) = (sum, self.x, at.rows);
-                        self.program.ops.push(Op::Add { input, out, rows });
+                        self.program.ops.push(Op::Add { input, out, from: 0, rows });
                     }
                 }
                 Ok(())
@@ -100,6 +100,11 @@ impl Lowering<'_> {
         let name = |part: &str| at.name(&format!("{part}{suffix}"));
         let up_rows = if gate == DenseGate::InUp { 2 * n_ff } else { n_ff };
         let mut parts = vec![self.ffn_part(&name("ffn_up"), up_rows, n_embd, spec)?];
+        if let (Some(deviations), DenseGate::Own) = (spec.sparsity, gate) {
+            let gate = self.ffn_part(&name("ffn_gate"), n_ff, n_embd, spec)?;
+            let hidden = self.sparse_gate(at, (gate, deviations, act), parts, norm);
+            return Ok((hidden, self.ffn_part(&name("ffn_down"), n_embd, n_ff, spec)?));
+        }
         if gate == DenseGate::Own {
             parts.insert(0, self.ffn_part(&name("ffn_gate"), n_ff, n_embd, spec)?);
         }
@@ -122,6 +127,27 @@ impl Lowering<'_> {
         Ok((hidden, self.ffn_part(&name("ffn_down"), n_embd, n_ff, spec)?))
     }
 
+    /// `act(sparsify(gate(x))) * up(x)`.
+    fn sparse_gate(
+        &mut self,
+        at: Place<'_>,
+        (gate, deviations, act): (Part, f32, Activation),
+        up: Vec<Part>,
+        norm: Option<Norm>,
+    ) -> Buf {
+        let (n_ff, rows) = (gate.weight.rows, at.rows);
+        let raw = self.buffer("gate of hidden", n_ff);
+        self.read_stream(norm.clone(), vec![gate], Epilogue::None, raw, rows);
+        self.program.ops.push(Op::Sparsify { buf: raw, deviations, rows });
+        let gate = self.buffer("active gate of hidden", n_ff);
+        let pieces = vec![Piece { act: Some(act), ..Piece::heads(raw, 0, 0, n_ff, 1) }];
+        self.program.ops.push(Op::Gather(Gather { pieces, out: gate, rows }));
+        let hidden = self.buffer("hidden", n_ff);
+        self.read_stream(norm, up, Epilogue::None, hidden, rows);
+        self.program.ops.push(Op::Gate { gate, buf: hidden, rows });
+        hidden
+    }
+
     /// The experts that tokens are routed to, added to the stream; the shared one is not among them.
     fn routed(
         &mut self,
@@ -131,29 +157,36 @@ impl Lowering<'_> {
         norm: Option<Norm>,
     ) -> Result<Moe, ModelError> {
         let &MoeSpec { n_ff, n_experts, n_used, act, scales, .. } = spec;
-        let n_embd = self.spec.n_embd;
+        let width = spec.latent.unwrap_or(self.spec.n_embd);
         let router = match scores {
             Some(scores) => Router::Scores(scores),
-            None => Router::Input(self.part(&at.name("ffn_gate_inp"), n_experts, n_embd)?),
+            None => {
+                let name = at.name("ffn_gate_inp");
+                Router::Input(self.part(&name, n_experts, self.spec.n_embd)?)
+            }
+        };
+        let (input, norm, router) = match (spec.latent, router) {
+            (None, router) => (self.x, norm, router),
+            (Some(width), router) => self.latent_input(at, width, norm, router)?,
         };
         let is_fused = self.binder.has(&at.name("ffn_gate_up_exps.weight"));
         let mut part =
             |name, rows, cols| self.expert_part(&at.name(name), [n_experts, rows, cols], scales);
         let gate = match spec.gated && !is_fused {
-            true => Some(part("ffn_gate_exps", n_ff, n_embd)?),
+            true => Some(part("ffn_gate_exps", n_ff, width)?),
             false => None,
         };
         let up = match is_fused {
-            true => part("ffn_gate_up_exps", 2 * n_ff, n_embd)?,
-            false => part("ffn_up_exps", n_ff, n_embd)?,
+            true => part("ffn_gate_up_exps", 2 * n_ff, width)?,
+            false => part("ffn_up_exps", n_ff, width)?,
         };
-        let down = part("ffn_down_exps", n_embd, n_ff)?;
+        let down = part("ffn_down_exps", width, n_ff)?;
         let mut choice_bias = None;
         for name in ["exp_probs_b.bias", "exp_probs_b"] {
             choice_bias = choice_bias.or(self.binder.optional_vector(&at.name(name), n_experts)?);
         }
         Ok(Moe {
-            input: self.x,
+            input,
             norm,
             router,
             n_experts,
@@ -180,6 +213,28 @@ impl Lowering<'_> {
         })
     }
 
+    /// What latent experts read, without a norm, and the scores of a router, which reads the stream.
+    fn latent_input(
+        &mut self,
+        at: Place<'_>,
+        width: usize,
+        norm: Option<Norm>,
+        router: Router,
+    ) -> Result<(Buf, Option<Norm>, Router), ModelError> {
+        let scores = match router {
+            Router::Scores(scores) => scores,
+            Router::Input(part) => {
+                let scores = self.buffer("expert scores", part.weight.rows);
+                self.read_stream(norm.clone(), vec![part], Epilogue::None, scores, at.rows);
+                scores
+            }
+        };
+        let part = self.part(&at.name("ffn_latent_down"), width, self.spec.n_embd)?;
+        let input = self.buffer("latent input of experts", width);
+        self.read_stream(norm, vec![part], Epilogue::None, input, at.rows);
+        Ok((input, None, Router::Scores(scores)))
+    }
+
     fn experts(
         &mut self,
         at: Place<'_>,
@@ -194,9 +249,9 @@ impl Lowering<'_> {
             None => None,
             Some(shared) => {
                 let gate = if spec.gated { DenseGate::Own } else { DenseGate::None };
-                let (n_ff, biases) = (shared.n_ff, TensorUse::Apply);
-                let (clamp, xielu) = (spec.clamp, None);
-                let dense = DenseSpec { n_ff, act, gate, clamp, xielu, scales, biases };
+                let clamp = spec.clamp;
+                let dense = DenseSpec::gated(shared.n_ff, act);
+                let dense = DenseSpec { gate, clamp, scales, ..dense };
                 let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
                 if shared.gated {
                     let part = self.part(&at.name("ffn_gate_inp_shexp"), 1, n_embd)?;
@@ -209,6 +264,18 @@ impl Lowering<'_> {
             }
         };
         let moe = self.routed(at, spec, scores, norm)?;
+        if let Some(width) = spec.latent {
+            assert!(post_norm.is_none(), "no description norms what latent experts give");
+            let up = self.part(&at.name("ffn_latent_up"), n_embd, width)?;
+            let out = self.buffer("latent output of experts", width);
+            let moe = Moe { out, adds: false, scale: 1.0, ..moe };
+            self.program.ops.push(Op::Moe(Box::new(moe)));
+            self.add_product(at, out, up, spec.out_scale, None);
+            if let Some((hidden, down)) = shared {
+                self.add_product(at, hidden, down, spec.out_scale, None);
+            }
+            return Ok(());
+        }
         match (shared, post_norm) {
             (None, None) => self.program.ops.push(Op::Moe(Box::new(moe))),
             // The shared expert has read the stream already.
@@ -253,7 +320,7 @@ impl Lowering<'_> {
             false => None,
         };
         let scales = own.filter(|_| scales == TensorUse::Apply);
-        Ok(ExpertPart { weight, biases, scales })
+        Ok(ExpertPart { weight, biases, scales, low_rank: Vec::new() })
     }
 }
 

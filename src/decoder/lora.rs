@@ -4,10 +4,13 @@
 //! The matrices of all adapters, and of all products that share an input, are one pair: `A` has
 //! their rows one behind the other, `B` is zero where a rank is another product's. All in f32, so
 //! weights keep their types and results their bits for any batch. Cost: two more phases per
-//! adapted product, and a buffer as wide as its output. Experts cannot be adapted yet. The factor
+//! adapted product, and a buffer as wide as its output. Experts add theirs to their own products,
+//! for which every worker computes `A x` of all tokens. The factor
 //! that a tensor may have beside it (`.scale`) is its weight's, not the adapter's.
 
-use crate::backend::program::{Buf, Epilogue, Linear, Norm, Op, Output, Part, Program, Rows};
+use crate::backend::program::{
+    Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program, Router, Rows,
+};
 use crate::model::{Adapter, LowRank, ModelError};
 use crate::tensor::Weight;
 use gguf_rs_lite::GgmlType;
@@ -47,6 +50,10 @@ pub fn adapt(
                 }
                 adapting.program.ops.push(Op::Linear(linear));
             }
+            Op::Moe(mut moe) => {
+                adapting.experts(&mut moe)?;
+                adapting.program.ops.push(Op::Moe(moe));
+            }
             other => adapting.program.ops.push(other),
         }
     }
@@ -76,6 +83,8 @@ enum Use {
     Ranks,
     /// `B A x`.
     Addend,
+    /// Of experts.
+    Scores,
 }
 
 const EMBEDDING: &str = "token_embd.weight";
@@ -144,6 +153,34 @@ impl Adapting<'_> {
         Ok(Some((delta, addend)))
     }
 
+    /// Adapts the experts of a mixture, and its router, which is then a product ahead of it.
+    fn experts(&mut self, moe: &mut Moe) -> Result<(), AdaptError> {
+        for part in moe.gate.iter_mut().chain([&mut moe.up, &mut moe.down]) {
+            let pairs = self.low_rank(&part.weight)?.into_iter();
+            let pairs = pairs.map(|LowRank { rank, a, b }| ExpertLowRank { rank, a, b });
+            part.low_rank = pairs.collect();
+        }
+        let Router::Input(router) = &moe.router else { return Ok(()) };
+        let scores = self.buffer(Use::Scores, moe.n_experts);
+        let (norm, out) = (moe.norm.clone(), Output::Store(scores));
+        let mut linear = Linear {
+            input: moe.input,
+            norm,
+            parts: vec![router.clone()],
+            addend: None,
+            epilogue: Epilogue::None,
+            out,
+            rows: moe.rows,
+        };
+        if let Some((delta, addend)) = self.linear(&linear)? {
+            linear.addend = Some(addend);
+            self.program.ops.extend(delta);
+            self.program.ops.push(Op::Linear(linear));
+            moe.router = Router::Scores(scores);
+        }
+        Ok(())
+    }
+
     fn buffer(&mut self, used_for: Use, width: usize) -> Buf {
         let known = self.buffers.iter().find(|(u, w, _)| (*u, *w) == (used_for, width));
         if let Some(&(.., buf)) = known {
@@ -158,7 +195,7 @@ impl Adapting<'_> {
     fn low_rank(&mut self, weight: &Weight) -> Result<Vec<LowRank>, AdaptError> {
         let mut pairs = Vec::new();
         for (number, adapter) in self.adapters.iter().enumerate() {
-            let shape = [weight.rows, weight.cols];
+            let shape = [weight.n, weight.rows, weight.cols];
             let pair = adapter.low_rank(&weight.name, shape, self.kernels);
             if let Some(pair) = pair.map_err(|error| (number, error))? {
                 self.adapted.insert(weight.name.clone());

@@ -103,15 +103,24 @@ impl Lowering<'_> {
             Some(len) => Some((self.layer_embeddings(len, n_vocab)?, len)),
             None => None,
         };
+        let streams = match self.spec.n_streams {
+            1 => None,
+            _ => Some(self.open_streams()?),
+        };
         let divides = |layer: &LayerSpec| layer.mixer.rope().is_some_and(|rope| rope.freq_factors);
         if !self.spec.layers.iter().any(divides) {
-            self.binder.ignore("rope_freqs.weight");
+            for name in ["freqs", "factors_long", "factors_short"] {
+                self.binder.ignore(&format!("rope_{name}.weight"));
+            }
         }
         let last = self.spec.layers.len() - 1;
         for (i, layer) in self.spec.layers.iter().enumerate() {
             // After the last mixer nothing but the results is wanted.
             let rows = if i == last { Rows::Outputs } else { Rows::All };
             let at = Place { index: i, layer, rows };
+            if let Some(streams) = streams {
+                self.predict_streams(at, streams)?;
+            }
             let scores = match &layer.ffn {
                 Ffn::Moe(moe) if moe.router == RouterInput::Layer => {
                     let part = self.part(&at.name("ffn_gate_inp"), moe.n_experts, n_embd)?;
@@ -122,6 +131,7 @@ impl Lowering<'_> {
                 _ => None,
             };
             let mixed = self.mixer(at)?;
+            let branch = layer.laurel.map(|rank| self.laurel(at, rank)).transpose()?;
             // The sums of a parallel layer may come in any order once all have read the stream.
             if layer.residual == Residual::Parallel {
                 self.ffn(at, scores)?;
@@ -130,13 +140,18 @@ impl Lowering<'_> {
                 let after_mixer = self.post_norm(at, layer.norms.after_mixer)?;
                 self.add_product(at, buf, output, 1.0, after_mixer);
             }
+            if let Some(branch) = branch {
+                self.add_laurel(at, branch);
+            }
             self.norm_sum(at, layer.norms.of_mixer_sum)?;
             if layer.residual == Residual::Sequential {
                 self.ffn(at, scores)?;
             }
             self.norm_sum(at, layer.norms.of_ffn_sum)?;
-            if let Some((embeddings, len)) = layer_embed {
-                self.add_layer_embedding(at, embeddings, len)?;
+            match (streams, layer_embed) {
+                (Some(streams), _) => self.correct_streams(at, streams, layer_embed)?,
+                (None, Some((embeddings, len))) => self.add_layer_embedding(at, embeddings, len)?,
+                (None, None) => {}
             }
             const SCALE: &str = "layer_output_scale.weight";
             if layer.output_scale && self.binder.has(&at.name(SCALE)) {
@@ -145,13 +160,19 @@ impl Lowering<'_> {
                 self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
             }
         }
+        if let Some(streams) = streams {
+            self.close_streams(streams)?;
+        }
         let norm = match self.spec.head.norm {
             Some(name) => Some(self.norm(name, n_embd)?),
             None => None,
         };
         let head = match self.binder.has("output.weight") {
             true => self.part("output", n_vocab, n_embd)?,
-            false => Part { weight: table, scale: 1.0, bias: None },
+            false => {
+                let bias = self.binder.optional_vector("output.bias", n_vocab)?;
+                Part { weight: table, scale: 1.0, bias }
+            }
         };
         if !self.spec.head.logits {
             return self.vectors(norm);
@@ -205,7 +226,7 @@ impl Lowering<'_> {
         let pieces = vec![Piece { norm: Some(norm), ..heads }];
         let rows = Rows::All;
         self.program.ops.push(Op::Gather(Gather { pieces, out: normed, rows }));
-        self.program.ops.push(Op::Add { input: normed, out, rows });
+        self.program.ops.push(Op::Add { input: normed, out, from: 0, rows });
         Ok(out)
     }
 
@@ -216,6 +237,19 @@ impl Lowering<'_> {
         embeddings: Buf,
         len: usize,
     ) -> Result<(), ModelError> {
+        let (gate, part) = self.gated_layer_embedding(at, embeddings, len)?;
+        let norm = self.layer_norm(at, Some("post_norm"))?;
+        self.add_product(at, gate, part, 1.0, norm);
+        Ok(())
+    }
+
+    /// `gelu(G x) * e`, and the matrix `W`.
+    pub fn gated_layer_embedding(
+        &mut self,
+        at: Place<'_>,
+        embeddings: Buf,
+        len: usize,
+    ) -> Result<(Buf, Part), ModelError> {
         let n_embd = self.spec.n_embd;
         let own = self.buffer("layer's embedding", len);
         let pieces = vec![Piece::heads(embeddings, at.index * len, 0, len, 1)];
@@ -224,10 +258,7 @@ impl Lowering<'_> {
         let part = self.part(&at.name("inp_gate"), len, n_embd)?;
         self.read_stream(None, vec![part], Epilogue::Act(Activation::Gelu), gate, at.rows);
         self.program.ops.push(Op::Gate { gate: own, buf: gate, rows: at.rows });
-        let norm = self.layer_norm(at, Some("post_norm"))?;
-        let part = self.part(&at.name("proj"), n_embd, len)?;
-        self.add_product(at, gate, part, 1.0, norm);
-        Ok(())
+        Ok((gate, self.part(&at.name("proj"), n_embd, len)?))
     }
 
     /// Replaces the stream by its norm, if there is one.

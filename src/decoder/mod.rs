@@ -5,6 +5,7 @@ mod ffn;
 mod lora;
 mod lower;
 mod mixer;
+mod streams;
 
 pub use lora::adapt;
 pub use lower::lower;

@@ -2,7 +2,7 @@
 //! matrices, and the model computes with `W + scale * B A`. The weights stay as they are.
 //!
 //! `NAME.lora_a` is `A`, `[rank][cols]`, `NAME.lora_b` is `B`, `[rows][rank]`; of the token
-//! embedding `A` is `[vocabulary][rank]`, a table. The keys are `general.type` = `adapter`,
+//! embedding `A` is `[vocabulary][rank]`, a table. Of the experts of a mixture there are stacks. The keys are `general.type` = `adapter`,
 //! `adapter.type` = `lora`, the model's `general.architecture` and `adapter.lora.alpha`: `scale` is
 //! what the user says times `alpha / rank`.
 
@@ -43,9 +43,9 @@ struct Pair {
 pub struct LowRank {
     /// Columns of `B`.
     pub rank: usize,
-    /// `[rank][cols]`, or `[vocabulary][rank]`.
+    /// `[rank][cols]`, of each matrix of a stack, or `[vocabulary][rank]`.
     pub a: Vec<f32>,
-    /// `[rows][rank]`, times the scale.
+    /// `[rows][rank]`, of each matrix of a stack, times the scale.
     pub b: Vec<f32>,
 }
 
@@ -107,11 +107,11 @@ impl Adapter {
         self.pairs.keys().map(String::as_str)
     }
 
-    /// The matrices for the tensor `name` of `rows` and `cols`, if it is adapted.
+    /// The matrices for the tensor `name`, a stack of `n` of `rows` and `cols`, if it is adapted.
     pub fn low_rank(
         &self,
         name: &str,
-        [rows, cols]: [usize; 2],
+        [n, rows, cols]: [usize; 3],
         kernels: &KernelTable,
     ) -> Result<Option<LowRank>, ModelError> {
         let Some(pair) = self.pairs.get(name) else { return Ok(None) };
@@ -120,12 +120,14 @@ impl Adapter {
             number.map(|number| &self.file.tensors()[number]).ok_or_else(missing)
         };
         let (a, b) = (tensor(pair.a, ".lora_a")?, tensor(pair.b, ".lora_b")?);
-        let (rows, cols) = (rows as u64, cols as u64);
+        let (n, rows, cols) = (n as u64, rows as u64, cols as u64);
         let rank = b.dims[0];
         let a_dims = if name == EMBEDDING { [rank, rows] } else { [cols, rank] };
         let b_dims = if name == EMBEDDING { [rank, cols] } else { [rank, rows] };
+        let stack = (n > 1).then_some(n);
         for (tensor, expected) in [(b, b_dims), (a, a_dims)] {
-            let (name, found, expected) = (tensor.name.clone(), &tensor.dims, expected.to_vec());
+            let (name, found) = (tensor.name.clone(), &tensor.dims);
+            let expected: Vec<u64> = expected.into_iter().chain(stack).collect();
             // A rank of 1 may leave out the last dimension.
             let whole = [&found[..], &[1]].concat();
             if *found != expected && whole != expected {

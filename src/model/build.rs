@@ -53,6 +53,7 @@ impl ModelSpec {
                     act,
                     gated: true,
                     clamp: None,
+                    latent: None,
                     router: RouterInput::Experts,
                     gating: ExpertGating::Softmax,
                     groups,
@@ -77,6 +78,7 @@ impl ModelSpec {
                 qkv_biases: TensorUse::Apply,
                 clamp: None,
                 alibi: None,
+                temperature: None,
                 sinks: false,
                 gate: AttentionGate::None,
                 gate_act: Activation::Sigmoid,
@@ -91,6 +93,7 @@ impl ModelSpec {
                 norms: NormPlacement::PRE,
                 residual: Residual::Sequential,
                 residual_scale: 1.0,
+                laurel: None,
                 output_scale: false,
             });
         }
@@ -101,6 +104,7 @@ impl ModelSpec {
             embed_scale: 1.0,
             learned_positions: false,
             token_types: false,
+            n_streams: 1,
             layer_embed: None,
             embed_norm: EmbedNorm::None,
             norm,
@@ -196,6 +200,14 @@ impl ModelSpec {
     pub fn logit_scale(mut self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         self.head.scale = h.f32("logit_scale")?.filter(|&x| x != 0.0).unwrap_or(1.0);
         Ok(self)
+    }
+
+    /// Queries that grow with the position if the metadata says so, in steps of `period` tokens.
+    pub fn temperature(self, h: &Hparams<'_>, period: usize) -> Result<ModelSpec, ModelError> {
+        let scale = h.f32("attention.temperature_scale")?.filter(|&scale| scale != 0.0);
+        let temperature = scale.map(|scale| TemperatureSpec { scale, period: period.max(1) });
+        let spec = self.each_attention(|_, attention| attention.temperature = temperature);
+        Ok(spec.each_latent(|_, latent| latent.temperature = temperature))
     }
 
     /// Attention sinks in every layer.
@@ -322,6 +334,7 @@ impl ModelSpec {
                 cache,
                 rope: attention.rope.clone(),
                 scale: 1.0 / (k_dim as f32).sqrt(),
+                temperature: None,
             });
         }
         Ok(self)
@@ -380,10 +393,8 @@ impl ModelSpec {
             if let (Ffn::Moe(moe), true) = (&layer.ffn, f(i)) {
                 let gate = if moe.gated { DenseGate::Own } else { DenseGate::None };
                 let (act, clamp, scales) = (moe.act, moe.clamp, moe.scales);
-                let biases = TensorUse::Apply;
-                let xielu = None;
-                let dense = DenseSpec { n_ff, act, gate, clamp, xielu, scales, biases };
-                layer.ffn = Ffn::Dense(dense);
+                let dense = DenseSpec::gated(n_ff, act);
+                layer.ffn = Ffn::Dense(DenseSpec { gate, clamp, scales, ..dense });
             }
         }
         Ok(self)
@@ -395,12 +406,13 @@ impl ModelSpec {
         self.dense_where(h, |i| (i as u64) < n)
     }
 
-    /// A shared expert, if the metadata has one.
+    /// A shared expert, if there is one.
     pub fn shared_expert(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         let count = h.u64("expert_shared_count")?.map(|n| n as usize);
         let width = h.optional_length("expert_shared_feed_forward_length")?;
-        Ok(self.each_moe(|_, moe| {
+        Ok(self.each_moe(|i, moe| {
             let n_ff = width.or(count.map(|n| n.saturating_mul(moe.n_ff))).filter(|&n| n > 0);
+            let n_ff = h.shared_width(i).or(n_ff);
             moe.shared = n_ff.map(|n_ff| SharedExpert { n_ff, suffix: "_shexp", gated: false });
         }))
     }
@@ -496,6 +508,18 @@ impl ModelSpec {
         }))
     }
 
+    /// Rotations in layers with a window that are not stretched; their base, if the metadata has
+    /// none for them: `base`, or that of the other layers.
+    pub fn window_ropes(self, h: &Hparams<'_>, base: Option<f32>) -> Result<ModelSpec, ModelError> {
+        let base = h.f32("rope.freq_base_swa")?.or(base);
+        Ok(self.each_attention(|_, attention| {
+            if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
+                (rope.scaling, rope.magnitude) = (RopeScaling::None, 1.0);
+                rope.freq_base = base.unwrap_or(rope.freq_base);
+            }
+        }))
+    }
+
     /// Bounds contexts to what a sparse attention's indexer chooses all of.
     pub fn dense_within(&mut self, h: &Hparams<'_>) -> Result<(), ModelError> {
         for key in ["attention.indexer.head_count", "attention.indexer.key_length"] {
@@ -551,6 +575,7 @@ impl DenseSpec {
             n_ff,
             act,
             gate: DenseGate::Own,
+            sparsity: None,
             clamp: None,
             xielu: None,
             scales: TensorUse::Apply,

@@ -171,6 +171,13 @@ impl<'a> Hparams<'a> {
         self.file.tensor(name).and_then(|info| info.dims.get(1).copied())
     }
 
+    /// Hidden width of a layer's shared expert as its tensor has it: what the metadata says about
+    /// it has changed its meaning from one architecture to the next.
+    pub fn shared_width(&self, layer: usize) -> Option<usize> {
+        let rows = self.tensor_rows(&format!("blk.{layer}.ffn_up_shexp.weight"));
+        rows.and_then(|rows| usize::try_from(rows).ok())
+    }
+
     /// Reads the sections of multi-dimensional rotation: text has the same position in all, so they
     /// say no more than that the pairs are of distant dimensions.
     pub fn rope_sections(&self) -> bool {

@@ -14,4 +14,4 @@ pub use adapter::{Adapter, LowRank};
 pub use error::ModelError;
 pub use hparams::Hparams;
 pub use spec::*;
-pub use weights::Binder;
+pub use weights::{Binder, plain_number};

@@ -23,7 +23,10 @@ pub struct ModelSpec {
     pub token_types: bool,
     /// Whether they are normalized.
     pub embed_norm: EmbedNorm,
-    /// Elements of an embedding of its own that each layer adds at its end, by way of a gate.
+    /// Parallel residual streams (AltUp, arXiv:2301.13310), of which the layers work on the first.
+    pub n_streams: usize,
+    /// Elements of an embedding of its own that each layer adds at its end, by way of a gate; to
+    /// the other streams if there are several.
     pub layer_embed: Option<usize>,
     /// Formula of the norms of the residual stream.
     pub norm: NormFormula,
@@ -94,6 +97,8 @@ pub struct LayerSpec {
     pub residual: Residual,
     /// Factor of what is added to the stream.
     pub residual_scale: f32,
+    /// Rank of a branch beside the mixer (LAuReL, arXiv:2411.07501).
+    pub laurel: Option<usize>,
     /// Whether the stream is multiplied by `layer_output_scale` in the end, if the file has it.
     pub output_scale: bool,
 }
@@ -154,6 +159,8 @@ pub struct AttentionSpec {
     /// Scores fall with distance, by slopes of which this is the largest exponent of 1/2 (ALiBi,
     /// arXiv:2108.12409).
     pub alibi: Option<f32>,
+    /// Factor of the queries by position.
+    pub temperature: Option<TemperatureSpec>,
     /// Whether each head has a score without a value, `attn_sinks` (arXiv:2309.17453).
     pub sinks: bool,
     /// Whether the result is multiplied by a function of `attn_gate`, of a factor per head or per
@@ -194,6 +201,17 @@ pub struct LatentSpec {
     pub rope: Option<RopeSpec>,
     /// Factor of the scores.
     pub scale: f32,
+    /// Factor of the queries by position.
+    pub temperature: Option<TemperatureSpec>,
+}
+
+/// Queries times `1 + scale * ln(1 + floor(position / period))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TemperatureSpec {
+    /// Weight of the logarithm.
+    pub scale: f32,
+    /// Tokens between steps, at least 1.
+    pub period: usize,
 }
 
 /// A gated causal convolution of each channel: `c * conv(b * x)` (arXiv:2511.23404).
@@ -338,8 +356,14 @@ pub struct RopeSpec {
     pub freq_base: f32,
     /// Stretching to longer contexts.
     pub scaling: RopeScaling,
-    /// Whether a tensor `rope_freqs.weight` divides the frequencies.
+    /// Factor of cosine and sine, besides YaRN's own.
+    pub magnitude: f32,
+    /// Whether a tensor divides the frequencies, if there is one: `rope_freqs` or, as in LongRoPE
+    /// (arXiv:2402.13753), `rope_factors_short` and, in contexts that may grow beyond `n_ctx_orig`,
+    /// `rope_factors_long`.
     pub freq_factors: bool,
+    /// Context before stretching, in tokens.
+    pub n_ctx_orig: usize,
 }
 
 /// How rotations are stretched to contexts longer than those first trained on.
@@ -356,24 +380,12 @@ pub enum RopeScaling {
     Yarn {
         /// Ratio of the contexts.
         factor: f32,
-        /// Context before stretching, in tokens.
-        n_ctx_orig: usize,
         /// Turns within the original context from which a pair is left alone.
         beta_fast: f32,
         /// Turns below which it is interpolated in full.
         beta_slow: f32,
         /// Weight of the correction, 1 in practice.
         ext_factor: f32,
-        /// Further factor of cosine and sine.
-        attn_factor: f32,
-    },
-    /// LongRoPE (arXiv:2402.13753): the frequencies are divided by `rope_factors_short` or, in
-    /// contexts that may grow beyond the original one, `rope_factors_long`.
-    LongRope {
-        /// The original context in tokens.
-        n_ctx_orig: usize,
-        /// Factor of cosine and sine.
-        attn_factor: f32,
     },
 }
 
@@ -399,6 +411,8 @@ pub struct DenseSpec {
     pub act: Activation,
     /// Where the gate is.
     pub gate: DenseGate,
+    /// Only what of the gate is as many standard deviations above its mean remains.
+    pub sparsity: Option<f32>,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
     /// Activation instead of `act`, without a gate.
@@ -459,6 +473,9 @@ pub struct MoeSpec {
     pub gated: bool,
     /// Bounds of gate and up projection.
     pub clamp: Option<GluClamp>,
+    /// Elements of what experts get and give, if they are not those of the stream: projections
+    /// lead there and back.
+    pub latent: Option<usize>,
     /// What the router reads.
     pub router: RouterInput,
     /// How the router's scores become weights.

@@ -3,7 +3,7 @@
 
 use super::ModelError;
 use crate::tensor::Weight;
-use gguf_rs_lite::{ByteOrder, GgufFile, TensorInfo};
+use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use std::collections::HashSet;
 use std::sync::Arc;
 use teff_kernels::KernelTable;
@@ -74,7 +74,7 @@ impl<'a> Binder<'a> {
             let found = info.dims.clone();
             return Err(ModelError::TensorShape { name: name.to_string(), found, expected });
         }
-        if self.kernels.types(info.ty).is_none() {
+        if self.kernels.types(info.ty).is_none() && plain_number(info.ty).is_none() {
             return Err(ModelError::TensorType { name: name.to_string(), ty: info.ty });
         }
         self.claimed.insert(&info.name);
@@ -83,7 +83,18 @@ impl<'a> Binder<'a> {
 
     /// Claims the matrix `[rows][cols]`.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
-        self.claim(name, &[cols, rows]).map(|info| Weight::mapped(self.file, info))
+        self.claim(name, &[cols, rows]).map(|info| self.weight(info))
+    }
+
+    /// The tensor as it lies in the file, or converted to f32 if its elements are plain numbers
+    /// that have no kernels.
+    fn weight(&self, info: &TensorInfo) -> Weight {
+        let weight = Weight::mapped(self.file, info);
+        let Some((size, number)) = plain_number(info.ty) else { return weight };
+        let numbers = self.file.data(info).chunks_exact(size).map(number);
+        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+        let shape = [weight.n, weight.rows, weight.cols];
+        Weight::owned(&weight.name, GgmlType::F32, shape, bytes.into())
     }
 
     /// Claims a stack of `n` matrices `[rows][cols]`. Where files before April 2024 have one tensor
@@ -93,7 +104,7 @@ impl<'a> Binder<'a> {
         if !self.has(name) && own.is_some_and(|first| self.has(&first)) {
             return self.separate_experts(name, [n, rows, cols]);
         }
-        self.claim(name, &[cols, rows, n]).map(|info| Weight::mapped(self.file, info))
+        self.claim(name, &[cols, rows, n]).map(|info| self.weight(info))
     }
 
     fn separate_experts(
@@ -104,11 +115,11 @@ impl<'a> Binder<'a> {
         let part = name.strip_suffix("_exps.weight").unwrap_or(name);
         let (mut bytes, mut ty) = (Vec::new(), None);
         for expert in 0..n {
-            let info = self.claim(&format!("{part}.{expert}.weight"), &[cols, rows])?;
-            if *ty.get_or_insert(info.ty) != info.ty {
-                return Err(ModelError::TensorType { name: info.name.clone(), ty: info.ty });
+            let weight = self.matrix(&format!("{part}.{expert}.weight"), rows, cols)?;
+            if *ty.get_or_insert(weight.ty) != weight.ty {
+                return Err(ModelError::TensorType { name: weight.name.clone(), ty: weight.ty });
             }
-            bytes.extend_from_slice(self.file.data(info));
+            bytes.extend_from_slice(weight.bytes());
         }
         let ty = ty.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
         Ok(Weight::owned(name, ty, [n, rows, cols], bytes.into()))
@@ -127,20 +138,14 @@ impl<'a> Binder<'a> {
         let dims = self.dims(name).unwrap_or_default();
         let dims: Vec<usize> = dims.iter().map(|&d| d as usize).collect();
         match dims.iter().product::<usize>() == len {
-            true => {
-                self.claim(name, &dims).map(|info| self.values(&Weight::mapped(self.file, info)))
-            }
+            true => self.claim(name, &dims).map(|info| self.values(&self.weight(info))),
             false => self.vector(name, len),
         }
     }
 
     /// Claims a vector, in f32.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        let info = self.claim(name, &[len])?;
-        let mut values = vec![0.0; len];
-        let kernels = self.kernels.types(info.ty).expect("`claim` asked for the kernel");
-        kernels.dequantize(self.file.data(info), &mut values);
-        Ok(values)
+        self.claim(name, &[len]).map(|info| self.values(&self.weight(info)))
     }
 
     /// Claims a vector if the file has it.
@@ -159,4 +164,23 @@ impl<'a> Binder<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// What the bytes of an element are in f32.
+type Number = fn(&[u8]) -> f32;
+
+/// Bytes of an element and what it is in f32, for types whose elements are plain numbers and that
+/// have no kernels: converters leave them where the trained weights are of such types.
+pub fn plain_number(ty: GgmlType) -> Option<(usize, Number)> {
+    fn bytes<const N: usize>(element: &[u8]) -> [u8; N] {
+        element.try_into().expect("chunks of the size beside the function")
+    }
+    Some(match ty {
+        GgmlType::F64 => (8, |x| f64::from_le_bytes(bytes(x)) as f32),
+        GgmlType::I8 => (1, |x| f32::from(i8::from_le_bytes(bytes(x)))),
+        GgmlType::I16 => (2, |x| f32::from(i16::from_le_bytes(bytes(x)))),
+        GgmlType::I32 => (4, |x| i32::from_le_bytes(bytes(x)) as f32),
+        GgmlType::I64 => (8, |x| i64::from_le_bytes(bytes(x)) as f32),
+        _ => return None,
+    })
 }

@@ -196,6 +196,42 @@ fn every_type_gives_the_same_bits_however_it_is_batched() {
     }
 }
 
+/// The F32 fixture with whole numbers of `-bound..=bound` for weights, as elements of a type.
+fn whole_numbers(gguf: &[u8], ty: GgmlType, bound: f32, element: fn(f32) -> Vec<u8>) -> Vec<u8> {
+    let file = GgufFile::from_bytes(gguf.to_vec()).unwrap();
+    let mut writer = GgufWriter::new(Vec::new());
+    for (key, value) in file.entries() {
+        writer.add(key, value).unwrap();
+    }
+    for tensor in file.tensors() {
+        writer.declare(&tensor.name, ty, &tensor.dims).unwrap();
+    }
+    let mut data = writer.write_header().unwrap();
+    for tensor in file.tensors() {
+        let numbers = file.data(tensor).as_chunks().0.iter();
+        let numbers = numbers.map(|&x| (f32::from_le_bytes(x) * bound).clamp(-bound, bound));
+        let bytes: Vec<u8> = numbers.flat_map(|x| element(x.round())).collect();
+        data.write_tensor(&bytes).unwrap();
+    }
+    data.finish().unwrap()
+}
+
+#[test]
+fn plain_numbers_without_kernels_are_what_they_are_in_f32() {
+    let Fixture { gguf, tokens, .. } = fixture_model::load("llama-moe");
+    let of = |ty, element| {
+        let gguf = whole_numbers(&gguf, ty, 100.0, element);
+        bits(&logits(&model(gguf), &tokens, &options(2, 48)))
+    };
+    let f32s = of(GgmlType::F32, |x| x.to_le_bytes().to_vec());
+    assert!(f32s.iter().any(|&x| x != f32s[0]));
+    assert!(f32s == of(GgmlType::F64, |x| f64::from(x).to_le_bytes().to_vec()), "F64");
+    assert!(f32s == of(GgmlType::I8, |x| (x as i8).to_le_bytes().to_vec()), "I8");
+    assert!(f32s == of(GgmlType::I16, |x| (x as i16).to_le_bytes().to_vec()), "I16");
+    assert!(f32s == of(GgmlType::I32, |x| (x as i32).to_le_bytes().to_vec()), "I32");
+    assert!(f32s == of(GgmlType::I64, |x| (x as i64).to_le_bytes().to_vec()), "I64");
+}
+
 #[test]
 fn interleaving_the_weights_changes_no_bit() {
     use GgmlType::*;

@@ -60,17 +60,26 @@ impl Spec {
         data.finish().unwrap()
     }
 
+    /// Adapts a stack of `n` matrices of `rows` and `cols`.
+    fn stack(&mut self, name: &str, [n, rows, cols]: [u64; 3], rank: u64) {
+        for (suffix, dims) in [("lora_a", [cols, rank, n]), ("lora_b", [rank, rows, n])] {
+            self.tensors.push((format!("{name}.{suffix}"), dims.to_vec()));
+        }
+    }
+
     /// `scale * B A` of a tensor of `cols` columns, in f64.
     fn delta(&self, name: &str, cols: usize, scale: f64) -> Option<Vec<f64>> {
-        self.tensors.iter().find(|(n, _)| *n == format!("{name}.lora_a"))?;
+        let (_, dims) = self.tensors.iter().find(|(n, _)| *n == format!("{name}.lora_a"))?;
+        let n = dims.get(2).map_or(1, |&n| n as usize);
         let [a, b] = ["a", "b"].map(|ab| self.values(&format!("{name}.lora_{ab}")));
         let embedding = name == "token_embd.weight";
-        let rank = if embedding { b.len() / cols } else { a.len() / cols };
+        let rank = if embedding { b.len() / cols } else { a.len() / cols / n };
         let rows = if embedding { a.len() } else { b.len() } / rank;
         let element = |row: usize, col: usize| -> f64 {
+            let a_of = &a[row / (rows / n) * rank * cols..];
             let terms = (0..rank).map(|r| match embedding {
                 true => f64::from(a[row * rank + r]) * f64::from(b[col * rank + r]),
-                false => f64::from(b[row * rank + r]) * f64::from(a[r * cols + col]),
+                false => f64::from(b[row * rank + r]) * f64::from(a_of[r * cols + col]),
             });
             scale * terms.sum::<f64>()
         };
@@ -123,17 +132,20 @@ fn merged(gguf: &[u8], adapters: &[(&Spec, f64)]) -> Vec<u8> {
 
 /// Adapts the matrices of a file that `wanted` names.
 fn pairs(spec: &mut Spec, gguf: &[u8], rank: u64, wanted: impl Fn(&str) -> bool) {
-    for tensor in open(gguf).tensors() {
-        let &[cols, rows] = &tensor.dims[..] else { continue };
-        if wanted(&tensor.name) {
-            spec.pair(&tensor.name, [rows, cols], rank);
+    for tensor in open(gguf).tensors().iter().filter(|tensor| wanted(&tensor.name)) {
+        match tensor.dims[..] {
+            [cols, rows] => spec.pair(&tensor.name, [rows, cols], rank),
+            [cols, rows, n] => spec.stack(&tensor.name, [n, rows, cols], rank),
+            _ => {}
         }
     }
 }
 
 #[test]
 fn adapters_compute_what_merged_weights_compute() {
-    for name in ["llama-dense", "gemma3-dense", "qwen2-dense", "phi3-dense", "gpt2-dense"] {
+    // The last three have experts: gated ones, fused ones and such that weigh their inputs.
+    let dense = ["llama-dense", "gemma3-dense", "qwen2-dense", "phi3-dense", "gpt2-dense"];
+    for name in dense.into_iter().chain(["llama-moe", "deepseek2-moe", "llama4-moe"]) {
         let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
         let gguf = merged(&gguf, &[]);
         let arch = fixture_model::architecture(name);
@@ -143,7 +155,7 @@ fn adapters_compute_what_merged_weights_compute() {
         let linear = |name: &str| {
             let embedding = name == "token_embd.weight" && has_head;
             (name.starts_with("blk.") || name == "output.weight" || embedding)
-                && !name.contains("position")
+                && !["position", "attn_k_b", "attn_v_b"].iter().any(|part| name.contains(part))
         };
         pairs(&mut first, &gguf, 8, linear);
         pairs(&mut second, &gguf, 3, |name| name.contains("attn_output") || name.contains("up"));
@@ -217,7 +229,10 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     says(&|l| l.tensors[1].1 = vec![4, rows + 1], "tensor `blk.0.attn_q.weight.lora_b` has shape");
     says(&|l| l.tensors[0].1 = vec![4, cols], "tensor `blk.0.attn_q.weight.lora_a` has shape");
     says(&|l| l.pair("blk.9.attn_q.weight", [rows, cols], 4), "`blk.9.attn_q.weight`");
-    says(&|l| l.pair("blk.0.ffn_down_exps.weight", [8, 8], 4), "`blk.0.ffn_down_exps.weight`");
+    says(
+        &|l| l.pair("blk.0.ffn_down_exps.weight", [8, 8], 4),
+        "`blk.0.ffn_down_exps.weight.lora_b` has shape",
+    );
     says(
         &|l| l.tensors.push(("blk.0.attn_norm.weight".into(), vec![4])),
         "tensor `blk.0.attn_norm.weight`",

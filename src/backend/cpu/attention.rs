@@ -357,6 +357,10 @@ impl Context<'_> {
             self.norm_heads(op.q_norm.as_ref(), q, head);
             self.norm_heads(op.k_norm.as_ref(), k, head);
         }
+        if let Some(temperature) = op.temperature {
+            let factor = temperature.at(self.input.positions[token]);
+            row[..q_len].iter_mut().for_each(|x| *x *= factor);
+        }
         let kind = self.arena.kind();
         let (qk, v) = row.split_at_mut(q_len + k_len);
         kind.rotate(qk, shape.k_dim, self.ops);

@@ -9,6 +9,7 @@ mod matmul;
 mod moe;
 pub mod pool;
 mod recurrent;
+mod streams;
 pub mod topology;
 
 use super::pages::{Arena, PageId};
@@ -352,10 +353,22 @@ impl Context<'_> {
             }
             Op::Conv(op) => self.conv(op, scratch),
             Op::Scan(op) => self.scan(op, scratch),
-            Op::Add { input, out, rows } => {
+            Op::Sparsify { buf, deviations, rows } => {
+                self.change(*buf, *rows, |_, _, row| streams::sparsify(row, *deviations));
+            }
+            Op::MatchLength { to, buf, rows } => {
+                let to = &self.backend.buffers[to.0];
+                self.change(*buf, *rows, |phase, token, row| {
+                    self.match_length(to.read_row(phase, token), row);
+                });
+            }
+            Op::MixStreams(op) => self.mix_streams(op, scratch),
+            Op::Add { input, out, from, rows } => {
                 let input = &self.backend.buffers[input.0];
                 self.change(*out, *rows, |phase, token, row| {
-                    (self.ops.add)(row, input.read_row(phase, token));
+                    for part in row[*from..].chunks_exact_mut(input.width()) {
+                        (self.ops.add)(part, input.read_row(phase, token));
+                    }
                 });
             }
             Op::Moe(op) => self.moe(op, scratch),

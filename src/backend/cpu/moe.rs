@@ -177,10 +177,11 @@ impl Context<'_> {
     ) {
         let buffers = &self.backend.moe;
         // A product in `y`, the rows `rows` of a part.
-        let finish = |part: &ExpertPart, rows: &Range<usize>, y: &mut [f32]| {
+        let finish = |part: &ExpertPart, ranks: &[f32], rows: &Range<usize>, y: &mut [f32]| {
             if let Some(scales) = &part.scales {
                 (self.ops.scale)(y, scales[expert]);
             }
+            self.add_low_rank(part, expert, ranks, rows, y);
             if let Some(biases) = &part.biases {
                 let biases = &biases[expert * part.weight.rows..][rows.clone()];
                 y.chunks_exact_mut(rows.len()).for_each(|y| (self.ops.add)(y, biases));
@@ -192,6 +193,11 @@ impl Context<'_> {
         let n_ff = down.cols;
         let is_fused = gate.is_none() && up.rows == 2 * n_ff;
         let weights = op.weigh_input.then(|| self.weights_of(op, tokens, slots));
+        let ranks = |part: &ExpertPart| {
+            self.low_ranks(part, expert, (&buffers.x, tokens), weights.as_deref())
+        };
+        let up_ranks = ranks(&op.up);
+        let gate_ranks = op.gate.as_ref().map_or(Vec::new(), ranks);
         let source = Source { buffer: &buffers.x, norm: None, set: list(tokens) };
         self.products(
             source,
@@ -203,23 +209,26 @@ impl Context<'_> {
                 let n = rows.len() * tokens.len();
                 let (y_gate, rest) = at_least(y, 3 * n).split_at_mut(n);
                 let (y_up, out) = rest.split_at_mut(n);
-                let mut product = |part: &ExpertPart, rows: Range<usize>, y: &mut [f32]| {
-                    self.multiply(&part.weight, expert, rows.clone(), operands, kernels, y);
-                    for (y, weight) in y.chunks_exact_mut(rows.len()).zip(weights.iter().flatten())
-                    {
-                        (self.ops.scale)(y, *weight);
-                    }
-                    finish(part, &rows, y);
-                };
+                let mut product =
+                    |part: &ExpertPart, ranks: &[f32], rows: Range<usize>, y: &mut [f32]| {
+                        self.multiply(&part.weight, expert, rows.clone(), operands, kernels, y);
+                        for (y, weight) in
+                            y.chunks_exact_mut(rows.len()).zip(weights.iter().flatten())
+                        {
+                            (self.ops.scale)(y, *weight);
+                        }
+                        finish(part, ranks, &rows, y);
+                    };
                 let gate_part = op.gate.as_ref().or(is_fused.then_some(&op.up));
                 if let Some(part) = gate_part {
-                    product(part, rows.clone(), y_gate);
+                    let ranks = if is_fused { &up_ranks } else { &gate_ranks };
+                    product(part, ranks, rows.clone(), y_gate);
                 }
                 let up_rows = match is_fused {
                     true => rows.start + n_ff..rows.end + n_ff,
                     false => rows.clone(),
                 };
-                product(&op.up, up_rows, y_up);
+                product(&op.up, &up_ranks, up_rows, y_up);
                 if let Some(clamp) = op.clamp {
                     clamp.apply(y_gate, y_up);
                 }
@@ -235,6 +244,7 @@ impl Context<'_> {
                 }
             },
         );
+        let down_ranks = self.low_ranks(&op.down, expert, (&buffers.hidden, slots), None);
         let source = Source { buffer: &buffers.hidden, norm: None, set: list(slots) };
         self.products(
             source,
@@ -245,12 +255,61 @@ impl Context<'_> {
                 let rows = ticket.items();
                 let y = at_least(y, rows.len() * slots.len());
                 self.multiply(down, expert, rows.clone(), operands, kernels, y);
-                finish(&op.down, &rows, y);
+                finish(&op.down, &down_ranks, &rows, y);
                 for (&slot, y) in slots.iter().zip(y.chunks_exact(rows.len())) {
                     buffers.y.write_columns(ticket, slot as usize, rows.clone()).copy_from_slice(y);
                 }
             },
         );
+    }
+
+    /// `A x` of an expert's low-rank products for some rows of a buffer: `[products][rows][rank]`,
+    /// times the weights of the rows if there are any. Every worker computes all of them.
+    fn low_ranks(
+        &self,
+        part: &ExpertPart,
+        expert: usize,
+        (buffer, rows): (&Shared<f32>, &[u32]),
+        weights: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let mut ranks = Vec::new();
+        if part.low_rank.is_empty() {
+            return ranks;
+        }
+        let cols = part.weight.cols;
+        self.worker.phase(|phase| {
+            for low in &part.low_rank {
+                let a = &low.a[expert * low.rank * cols..][..low.rank * cols];
+                for (i, &row) in rows.iter().enumerate() {
+                    let x = &buffer.read_row(phase, row as usize)[..cols];
+                    let weight = weights.map_or(1.0, |weights| weights[i]);
+                    ranks.extend(a.chunks_exact(cols).map(|a| (self.ops.dot)(a, x) * weight));
+                }
+            }
+        });
+        ranks
+    }
+
+    /// `y += B A x`, the rows `rows` of a part, by what [`Context::low_ranks`] gave.
+    fn add_low_rank(
+        &self,
+        part: &ExpertPart,
+        expert: usize,
+        mut ranks: &[f32],
+        rows: &Range<usize>,
+        y: &mut [f32],
+    ) {
+        let n = y.len() / rows.len();
+        for low in &part.low_rank {
+            let (of_this, rest) = ranks.split_at(n * low.rank);
+            let b = &low.b[(expert * part.weight.rows + rows.start) * low.rank..];
+            for (y, t) in y.chunks_exact_mut(rows.len()).zip(of_this.chunks_exact(low.rank)) {
+                for (y, b) in y.iter_mut().zip(b.chunks_exact(low.rank)) {
+                    *y += (self.ops.dot)(b, t);
+                }
+            }
+            ranks = rest;
+        }
     }
 
     /// The weights of an expert for some tokens and the slots that they have.

@@ -2,11 +2,12 @@
 
 use crate::backend::program::{
     Attention, Buf, Epilogue, Gather, HeadNorm, KvShape, Norm, NormKind, Op, Part, Piece, Rope,
-    RopeId, RopeKv, Rows,
+    RopeId, RopeKv, Rows, Temperature,
 };
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{
-    AttentionGate, AttentionSpec, KvSource, ModelError, QkNorm, RopeScaling, RopeSpec, TensorUse,
+    AttentionGate, AttentionSpec, KvSource, ModelError, QkNorm, RopeSpec, TemperatureSpec,
+    TensorUse,
 };
 
 impl Lowering<'_> {
@@ -37,6 +38,12 @@ impl Lowering<'_> {
             }
             parts
         };
+        if !stores {
+            // Some files have them all the same.
+            for name in ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"] {
+                self.binder.ignore(&at.name(name));
+            }
+        }
         if spec.qkv_scales == TensorUse::Ignore {
             parts.iter_mut().for_each(|part| part.scale = 1.0);
         }
@@ -90,6 +97,7 @@ impl Lowering<'_> {
             stores,
             rope,
             rope_from: 0,
+            temperature: spec.temperature.map(temperature),
         }));
         let sinks = match spec.sinks {
             true => Some(self.binder.vector(&at.name("attn_sinks.weight"), n_heads)?),
@@ -164,19 +172,26 @@ impl Lowering<'_> {
 
     pub(super) fn rope(&mut self, spec: &RopeSpec) -> Result<RopeId, ModelError> {
         let n = spec.n_rot / 2;
-        let factors = match (&spec.scaling, spec.freq_factors) {
-            (&RopeScaling::LongRope { n_ctx_orig, .. }, _) => {
-                let long = self.binder.optional_vector("rope_factors_long.weight", n)?;
-                let short = self.binder.optional_vector("rope_factors_short.weight", n)?;
-                if self.n_ctx > n_ctx_orig { long } else { short }
-            }
-            (_, true) => self.binder.optional_vector("rope_freqs.weight", n)?,
-            (_, false) => None,
+        let factors = match spec.freq_factors {
+            true => self.freq_factors(n, self.n_ctx > spec.n_ctx_orig)?,
+            false => None,
         };
-        let (inv_freq, magnitude) =
-            spec.scaling.frequencies(spec.n_rot, spec.freq_base, factors.as_deref());
+        let (inv_freq, magnitude) = spec.frequencies(factors.as_deref());
         Ok(self.program.rope(Rope { inv_freq, magnitude }))
     }
+
+    /// What divides the frequencies of `n` pairs.
+    fn freq_factors(&mut self, n: usize, long: bool) -> Result<Option<Vec<f32>>, ModelError> {
+        let mut of = |name: &str| self.binder.optional_vector(&format!("rope_{name}.weight"), n);
+        let [always, in_long, in_short] = [of("freqs")?, of("factors_long")?, of("factors_short")?];
+        Ok(always.or(if long { in_long } else { in_short }))
+    }
+}
+
+/// The factor of queries, in the backend's words.
+pub(super) fn temperature(spec: TemperatureSpec) -> Temperature {
+    let TemperatureSpec { scale, period } = spec;
+    Temperature { scale, period: u32::try_from(period).unwrap_or(u32::MAX) }
 }
 
 /// The slopes of ALiBi: powers of `2^(-exponent / n)` for the largest power of two `n` of heads, and

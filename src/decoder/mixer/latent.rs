@@ -2,6 +2,7 @@
 //! keys and values of them are applied to queries and results instead; the vector is then key and
 //! value of a single head, and stored as both.
 
+use super::attention::temperature;
 use crate::backend::program::{
     Attention, Buf, Epilogue, Gather, HeadLinear, KvShape, Op, Part, Piece, RopeKv, Rows,
 };
@@ -97,6 +98,7 @@ impl Lowering<'_> {
             stores: true,
             rope,
             rope_from: content,
+            temperature: spec.temperature.map(temperature),
         }));
         let attended = self.buffer("attention", n_heads * cached_v_dim);
         self.program.ops.push(Op::Attention(Attention {

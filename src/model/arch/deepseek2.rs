@@ -1,7 +1,7 @@
 //! DeepSeek V2 and V3 (arXiv:2405.04434, arXiv:2412.19437) and its relatives: latent attention,
 //! shared experts.
 
-use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec, RopeScaling};
+use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec};
 
 /// Layers and vocabulary of GLM 4.7 Flash, whose files do not name the sigmoid of its router.
 const GLM_FLASH: ([usize; 2], u64) = ([47, 48], 154_880);
@@ -23,15 +23,14 @@ pub(super) fn deepseek(
     let all = h.f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0) / 0.1;
     spec = spec.each_latent(|_, latent| {
         let Some(rope) = &mut latent.rope else { return };
-        if let RopeScaling::Yarn { factor, attn_factor, .. } = &mut rope.scaling {
-            let stretch = |by: f32| if *factor <= 1.0 { 1.0 } else { 1.0 + 0.1 * by * factor.ln() };
-            let magnitude = match all {
-                0.0 => stretch(1.0),
-                all => stretch(mscale(all)) / stretch(all),
-            };
-            *attn_factor *= magnitude / stretch(1.0);
-            latent.scale *= (magnitude * stretch(all)).powi(2);
-        }
+        let magnitude = match all {
+            0.0 => rope.magnitude * rope.scaling.mscale(1.0),
+            all => rope.magnitude * rope.scaling.mscale(mscale(all)) / rope.scaling.mscale(all),
+        };
+        rope.magnitude = magnitude / rope.scaling.mscale(1.0);
+        latent.scale *= (magnitude * rope.scaling.mscale(all)).powi(2);
     });
+    let period = h.optional_length("attention.temperature_length")?.unwrap_or(h.n_ctx_train);
+    let spec = spec.temperature(h, period)?;
     spec.shared_expert(h)?.expert_gating(h, gating)?.dense_lead(h)
 }

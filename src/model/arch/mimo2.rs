@@ -2,12 +2,16 @@
 
 use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec, RopePairing, TensorUse};
 
+/// Where the metadata has none.
+const WINDOW_FREQ_BASE: f32 = 10_000.0;
+
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let value_scale = h.f32("attention.value_scale")?.filter(|&scale| scale != 1.0);
     if value_scale.is_some() {
         return Err(h.bad("attention.value_scale", "is not 1, not supported yet"));
     }
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).sliding(h, 1, None)?;
+    let spec = spec.window_ropes(h, Some(WINDOW_FREQ_BASE))?;
     let has = |i: usize, name: &str| h.has_tensor(&format!("blk.{i}.{name}.weight"));
     let spec = spec.each_attention(|i, attention| {
         attention.sinks = has(i, "attn_sinks");

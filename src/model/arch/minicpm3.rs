@@ -1,10 +1,9 @@
 //! MiniCPM 3: MiniCPM with latent attention and LongRoPE.
 
-use super::phi3::long_rope;
-use crate::model::{Hparams, ModelError, ModelSpec};
+use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    let mut spec = long_rope(ModelSpec::unscaled(h)?.latent(h)?, h)?;
+    let mut spec = ModelSpec::unscaled(h)?.latent(h)?.rope(RopePairing::Neox);
     spec.embed_scale = 12.0;
     let residual_scale = 1.4 / (h.n_layers as f32).sqrt();
     spec.layers.iter_mut().for_each(|layer| layer.residual_scale = residual_scale);

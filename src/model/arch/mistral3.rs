@@ -1,7 +1,10 @@
-//! Ministral 3, as far as it is LLaMA.
+//! Ministral 3 and Mistral 3: LLaMA with a YaRN of its own and queries that grow with the position.
 
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    ModelSpec::llama_like(h)
+    let all = h.f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+    let n_ctx_orig = h.optional_length("rope.scaling.original_context_length")?;
+    let spec = ModelSpec::llama_like(h)?.temperature(h, n_ctx_orig.unwrap_or(h.n_ctx_train))?;
+    Ok(spec.each_rope(|_, rope| rope.magnitude /= rope.scaling.mscale(all)))
 }

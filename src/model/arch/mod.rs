@@ -29,6 +29,7 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
 mod gemma4;
 mod gemma_embedding;
 mod glm4;
@@ -140,6 +141,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("gemma-embedding", gemma_embedding::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma3n", gemma3n::spec),
     ("gemma4", gemma4::spec),
     ("glm-dsa", glm_dsa::spec),
     ("glm4", glm4::spec),
@@ -227,6 +229,30 @@ const ARCHS: &[(&str, Describe)] = &[
     ("xverse", xverse::spec),
 ];
 
+/// Architectures that are known and not described, and why.
+const REFUSED: &[(&str, &str)] = &[
+    ("arctic", "its experts read what attention reads, beside a dense part behind it"),
+    ("arwkv7", RWKV),
+    ("bailingmoe3", "its delta rule has a bounded gate that is not described yet"),
+    ("cogvlm", "its layers have weights of their own for pictures"),
+    ("dream", DIFFUSION),
+    ("hrm_text", "it runs its layers several times"),
+    ("hy_v4", "its layers are joined by hyper-connections"),
+    ("llada", DIFFUSION),
+    ("llada-moe", DIFFUSION),
+    ("minimax-01", "its linear attention is not described yet"),
+    ("plamo2", "its state space is not described yet"),
+    ("qwen", "the first Qwen is not described yet"),
+    ("rnd1", DIFFUSION),
+    ("rwkv6", RWKV),
+    ("rwkv6qwen2", RWKV),
+    ("rwkv7", RWKV),
+    ("t5", "it has an encoder beside the decoder"),
+    ("talkie", "its gains of heads and embeddings are not described yet"),
+];
+const DIFFUSION: &str = "a diffusion model, which does not write from left to right";
+const RWKV: &str = "the time mixing of RWKV is not described yet";
+
 /// The names of all architectures.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ARCHS.iter().map(|row| row.0)
@@ -235,7 +261,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The description of the model that the metadata is of.
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let row = ARCHS.iter().find(|row| row.0 == h.arch());
-    let (_, describe) = row.ok_or_else(|| ModelError::UnknownArchitecture(h.arch().into()))?;
+    let (_, describe) = row.ok_or_else(|| unknown(h.arch()))?;
     let spec = describe(h)?;
     h.finish()?;
     // Windows of other models end at the token, and recurrent layers cannot look ahead.
@@ -248,4 +274,13 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         return Err(h.bad("attention.causal", "is false, which this architecture cannot be"));
     }
     Ok(spec)
+}
+
+fn unknown(arch: &str) -> ModelError {
+    match REFUSED.iter().find(|row| row.0 == arch) {
+        Some((name, reason)) => {
+            ModelError::bad_key("general.architecture", format!("is `{name}`: {reason}"))
+        }
+        None => ModelError::UnknownArchitecture(arch.into()),
+    }
 }

@@ -7,7 +7,8 @@ use crate::model::{AttentionGate, EmbedNorm, Hparams, ModelError, ModelSpec, Nor
 const POST_NORM_EPS: f32 = 1e-8;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    let spec = ModelSpec::unscaled(h)?.qk_norm().logit_scale(h)?.sliding(h, 4, None)?;
+    let spec = ModelSpec::unscaled(h)?.qk_norm().logit_scale(h)?;
+    let spec = spec.sliding(h, 4, None)?.window_ropes(h, None)?;
     let spec = spec.no_rope(|_, attention| attention.window.is_none());
     let spec = spec.each_attention(|_, attention| attention.gate = AttentionGate::Elements);
     let mut spec = spec.norms(NormPlacement::PRE_AND_POST);

@@ -11,9 +11,15 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         // Of the layers that draft further tokens.
         h.hide("attention.layer_norm_epsilon");
     }
+    // The tensors say it too.
+    let _ = h.u64("moe_latent_size")?;
     let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();
     let spec = ModelSpec::llama_like(h)?.no_rope(|_, _| true);
-    let spec = spec.act(Activation::ReluSqr).each_moe(|_, moe| moe.gated = false);
+    let spec = spec.act(Activation::ReluSqr).each_moe(|i, moe| {
+        moe.gated = false;
+        let rows = h.tensor_rows(&format!("blk.{i}.ffn_latent_down.weight"));
+        moe.latent = rows.and_then(|rows| usize::try_from(rows).ok());
+    });
     let spec = spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?;
     let is_dense = |i: usize| !h.has_tensor(&format!("blk.{i}.ffn_gate_inp.weight"));
     let mut spec = spec.dense_where(h, is_dense)?.dense(Activation::ReluSqr, DenseGate::None);

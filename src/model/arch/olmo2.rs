@@ -1,15 +1,10 @@
 //! OLMo 2 and 3 (arXiv:2501.00656): norms after each part, and of all queries and keys.
 
-use crate::model::{
-    Hparams, ModelError, ModelSpec, NormPlacement, QkNorm, RopePairing, RopeScaling,
-};
+use crate::model::{Hparams, ModelError, ModelSpec, NormPlacement, QkNorm, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+    // All layers turn by the same base.
+    h.hide("rope.freq_base_swa");
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norms(QkNorm::Whole);
-    let spec = spec.norms(NormPlacement::POST).sliding(h, 4, None)?;
-    Ok(spec.each_attention(|_, attention| {
-        if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
-            rope.scaling = RopeScaling::None;
-        }
-    }))
+    spec.norms(NormPlacement::POST).sliding(h, 4, None)?.window_ropes(h, None)
 }

@@ -10,10 +10,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let mut delta = DeltaSpec::heads(h, KeyHeads::Grouped)?;
     delta.scales = TensorUse::Ignore;
     let mut spec = deltas(h, delta)?;
-    if h.has_tensor("blk.0.attn_qkv.weight") {
-        // The same weights in an older order.
-        spec.unused = &["ssm_in."];
-    }
+    // The same weights as `attn_qkv` and `attn_gate` in an older order.
+    spec.unused = &["ssm_in."];
     Ok(spec)
 }
 
@@ -35,8 +33,8 @@ fn deltas(h: &Hparams<'_>, delta: DeltaSpec) -> Result<ModelSpec, ModelError> {
             layer.mixer = Mixer::Delta(delta.clone());
         }
     }
-    Ok(spec.each_moe(|_, moe| {
-        moe.shared =
-            Some(SharedExpert { n_ff: width.unwrap_or(moe.n_ff), suffix: "_shexp", gated: true });
+    Ok(spec.each_moe(|i, moe| {
+        let n_ff = h.shared_width(i).or(width).unwrap_or(moe.n_ff);
+        moe.shared = Some(SharedExpert { n_ff, suffix: "_shexp", gated: true });
     }))
 }

@@ -15,7 +15,9 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     if windowed {
         spec = spec.sliding_from(h, 4, Some(WINDOW))?;
         spec = spec.each_attention(|_, a| a.window = a.window.map(|_| WINDOW));
-        spec = spec.no_rope(|i, _| i.is_multiple_of(NO_ROPE_STEP));
+        // The reference takes a step of the whole depth for none.
+        let rotates = h.n_layers == NO_ROPE_STEP;
+        spec = spec.no_rope(|i, _| i.is_multiple_of(NO_ROPE_STEP) && !rotates);
     }
     let spec = spec.expert_gating(h, ExpertGating::Softmax)?;
     Ok(spec.each_moe(|_, moe| {
