@@ -123,8 +123,6 @@ impl Interleaved {
         for part in batch {
             let entry = &mut self.weights[part.entry];
             entry.done = part.groups.end;
-            let bytes = |group: usize| group * entry.group_bytes;
-            entry.weight.release(bytes(part.groups.start)..bytes(part.groups.end));
             if entry.done == entry.groups.len() {
                 self.next = part.entry + 1;
             }
@@ -146,7 +144,8 @@ impl Interleaved {
 }
 
 impl Context<'_> {
-    /// Interleaves some groups: a phase of its own.
+    /// Interleaves some groups: a phase of its own. It is a step's last, so the rows they are made
+    /// of will not be read again: their memory is given back at once, not held twice for a step.
     pub(super) fn interleave(&self, part: &Part) {
         let Interleaved { bytes, weights, .. } = &self.backend.interleaved;
         let entry = &weights[part.entry];
@@ -160,7 +159,9 @@ impl Context<'_> {
                 let rows = (groups.start - first) * entry.group_bytes
                     ..(groups.end - first) * entry.group_bytes;
                 let out = bytes.write_cells(&mut ticket, entry.group_bytes);
-                kernels.interleave(&entry.weight.bytes()[rows], entry.weight.row_bytes(), out);
+                let source = &entry.weight.bytes()[rows.clone()];
+                kernels.interleave(source, entry.weight.row_bytes(), out);
+                entry.weight.release(rows);
             }
         });
     }
