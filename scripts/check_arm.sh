@@ -4,7 +4,7 @@
 # instruction it does not have, and all must return the scalar level's bits. Then a real model must
 # write the same text there as here.
 #
-#     scripts/check_arm.sh           everything, which takes an hour; fetches two models
+#     scripts/check_arm.sh           everything; fetches two models
 #     scripts/check_arm.sh --fast    the kernels and small models; skipped without the toolchain
 #
 # scripts/cross.sh --env aarch64-unknown-linux-gnu installs the toolchain.
@@ -80,7 +80,8 @@ done
 tests=(cargo test --release --quiet --target "$target" --workspace --exclude xtask)
 
 # What every CPU shows for itself: the scalar level's bits, the reference's logits of the networks
-# that most models are, two real models beside exact arithmetic.
+# that most models are, two real models beside exact arithmetic, then a text. In all that is half an
+# hour of one core's time.
 networks=gemma3-dense,llama-dense,llama-moe,qwen2-dense,qwen3-dense
 on_each_cpu "${tests[@]}" --test isa_matmul --test isa_float
 TEFF_FIXTURES=$networks on_each_cpu "${tests[@]}" --test it -- decoder::every_fixture real_models::
