@@ -28,16 +28,6 @@ impl Ahead {
         let lines = size_of_val(x).div_ceil(Ahead::LINE_BYTES);
         Ahead { address: x.as_ptr().cast(), lines }
     }
-
-    /// Takes the first of `n` equal parts off; the last part is what is left.
-    #[inline]
-    pub(crate) fn take_part(&mut self, n: usize) -> Ahead {
-        let lines = self.lines.div_ceil(n.max(1));
-        let part = Ahead { lines, ..*self };
-        self.address = self.address.wrapping_add(lines * Ahead::LINE_BYTES);
-        self.lines -= lines;
-        part
-    }
 }
 
 /// Its cache lines' addresses.

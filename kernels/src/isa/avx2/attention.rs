@@ -30,7 +30,7 @@ pub(super) fn add_product<B: Float>(
     }
     for first in (0..n).step_by(N) {
         let (a, c) = ((&a[first * a_stride..], a_stride), (&mut c[first * c_stride..], c_stride));
-        let c = (c, ahead.take_part(1));
+        let c = (c, take_part(&mut ahead, 1));
         match n - first {
             1 => rows::<B, 1, 4>(a, b, cols, c, &widen),
             2 => rows::<B, 2, 4>(a, b, cols, c, &widen),
@@ -40,6 +40,15 @@ pub(super) fn add_product<B: Float>(
             _ => rows::<B, N, 2>(a, b, cols, c, &widen),
         }
     }
+}
+
+/// Takes the first of `n` equal parts off; the last part is what is left.
+fn take_part(ahead: &mut Ahead, n: usize) -> Ahead {
+    let lines = ahead.lines.div_ceil(n);
+    let part = Ahead { lines, ..*ahead };
+    ahead.address = ahead.address.wrapping_add(lines * Ahead::LINE_BYTES);
+    ahead.lines -= lines;
+    part
 }
 
 /// `ROWS` rows, `8 * C` columns at a time, then eight, then single ones.
@@ -61,7 +70,7 @@ fn rows<B: Float, const ROWS: usize, const C: usize>(
     let mut n_tiles = cols / (8 * C) + cols % (8 * C) / 8;
     let mut part = || {
         n_tiles -= 1;
-        ahead.take_part(n_tiles + 1)
+        take_part(&mut ahead, n_tiles + 1)
     };
     for at in (0..whole).step_by(8 * C) {
         tile::<B, ROWS, C>(rows, b, cols, at, ((&mut *c, c_stride), part()), widen);
