@@ -123,6 +123,8 @@ impl Interleaved {
         for part in batch {
             let entry = &mut self.weights[part.entry];
             entry.done = part.groups.end;
+            let bytes = |group: usize| group * entry.group_bytes;
+            entry.weight.release(bytes(part.groups.start)..bytes(part.groups.end));
             if entry.done == entry.groups.len() {
                 self.next = part.entry + 1;
             }
@@ -144,8 +146,7 @@ impl Interleaved {
 }
 
 impl Context<'_> {
-    /// Interleaves some groups: a phase of its own. It is a step's last, so the rows they are made
-    /// of will not be read again: their memory is given back at once, not held twice for a step.
+    /// Interleaves some groups: a phase of its own.
     pub(super) fn interleave(&self, part: &Part) {
         let Interleaved { bytes, weights, .. } = &self.backend.interleaved;
         let entry = &weights[part.entry];
@@ -159,9 +160,7 @@ impl Context<'_> {
                 let rows = (groups.start - first) * entry.group_bytes
                     ..(groups.end - first) * entry.group_bytes;
                 let out = bytes.write_cells(&mut ticket, entry.group_bytes);
-                let source = &entry.weight.bytes()[rows.clone()];
-                kernels.interleave(source, entry.weight.row_bytes(), out);
-                entry.weight.release(rows);
+                kernels.interleave(&entry.weight.bytes()[rows], entry.weight.row_bytes(), out);
             }
         });
     }
