@@ -15,10 +15,11 @@ use crate::tensor::Weight;
 use std::ops::Range;
 use teff_kernels::KernelTable;
 
-/// A step interleaves this share of the weights: a short answer takes long enough to gain from it.
-const STEPS: usize = 16;
-/// But not less than this, about three milliseconds of two cores.
-const STEP_BYTES_MIN: usize = 32 << 20;
+/// A step interleaves this share of the weights: a short answer takes long enough to gain from it,
+/// and what a step holds twice until its end is little.
+const STEPS: usize = 32;
+/// But not less than this, about two milliseconds of two cores.
+const STEP_BYTES_MIN: usize = 24 << 20;
 /// Bytes that a ticket interleaves, about.
 const TICKET_BYTES: usize = 256 << 10;
 /// Memory of its own cannot be dropped by a system that runs out of it, as pages of a file can: the
