@@ -30,7 +30,8 @@ pub(super) fn add_product<B: Float>(
     }
     for first in (0..n).step_by(N) {
         let (a, c) = ((&a[first * a_stride..], a_stride), (&mut c[first * c_stride..], c_stride));
-        let c = (c, take_part(&mut ahead, 1));
+        // The first rows ask for all of it.
+        let c = (c, std::mem::replace(&mut ahead, Ahead::NONE));
         match n - first {
             1 => rows::<B, 1, 4>(a, b, cols, c, &widen),
             2 => rows::<B, 2, 4>(a, b, cols, c, &widen),

@@ -41,6 +41,15 @@ impl Mode {
     }
 }
 
+/// Zeros in memory of their own, in huge pages where the system has them.
+pub(super) fn map_zeros(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
+    let map = memmap2::MmapMut::map_anon(bytes.max(1))?;
+    // A hint: without huge pages it is only slower.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
 /// A row-major matrix that the workers of a phase either all read or all write by ticket.
 pub struct Shared<T> {
     mode: Mode,
@@ -69,10 +78,7 @@ impl<T> Drop for Shared<T> {
 impl Shared<u8> {
     /// One row of `len` zeros in memory of its own, in huge pages where the system has them.
     pub fn mapped(len: usize) -> std::io::Result<Shared<u8>> {
-        let mut map = memmap2::MmapMut::map_anon(len.max(1))?;
-        // A hint: without huge pages it is only slower.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        let mut map = map_zeros(len)?;
         let start = NonNull::from(&mut map[..]).cast();
         Ok(Shared { mode: Mode::default(), width: len, start, len, map: Some(map) })
     }

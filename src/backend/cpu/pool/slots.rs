@@ -1,6 +1,6 @@
 //! Pages of the KV cache: written slot by slot, read whole.
 
-use super::shared::{Mode, READ, SLOTS, SLOTS_AS_LANES, SLOTS_AS_ROWS};
+use super::shared::{Mode, READ, SLOTS, SLOTS_AS_LANES, SLOTS_AS_ROWS, map_zeros};
 use super::{Phase, Ticket};
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -58,12 +58,9 @@ impl PageSpace {
     }
 
     fn start_piece(&mut self, bytes: usize, layout: Layout) -> (NonNull<u8>, usize) {
-        let Ok(mut map) = memmap2::MmapMut::map_anon(bytes) else {
+        let Ok(mut map) = map_zeros(bytes) else {
             std::alloc::handle_alloc_error(layout);
         };
-        // A hint: without huge pages it is only slower.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
         let start = NonNull::from(&mut map[..]).cast();
         self.piece = Some(Arc::new(map));
         (start, bytes)
