@@ -56,17 +56,20 @@ fn main() {
         let w = weights(ty, STREAMED_BYTES);
         let row_bytes = COLS / ty.block_len() * ty.block_bytes();
         let read = gigabytes(w.len(), || read(&w));
-        let mut groups = vec![0; w.len() / row_bytes / CHUNK_ROWS * CHUNK_ROWS * row_bytes];
+        let chunks = w.len() / row_bytes / CHUNK_ROWS;
+        let w = &w[..chunks * CHUNK_ROWS * row_bytes];
+        let mut groups = Vec::new();
         if kernels.lanes().is_some() {
-            kernels.interleave(&w[..groups.len()], row_bytes, &mut groups);
+            groups.resize(chunks * CHUNK_ROWS * kernels.interleaved_row_bytes(row_bytes), 0);
+            kernels.interleave(w, row_bytes, &mut groups);
         }
         let decode = |interleaved: bool, n| {
             let input = Input::new(table, kernels, n);
             let mut scratch = Scratch::new(COLS);
             let mut y = vec![0.0; CHUNK_ROWS * n];
-            let w = if interleaved { &groups } else { &w[..groups.len()] };
-            gigabytes(groups.len(), || {
-                for w in w.chunks_exact(CHUNK_ROWS * row_bytes) {
+            let w = if interleaved { &groups[..] } else { w };
+            gigabytes(w.len(), || {
+                for w in w.chunks_exact(w.len() / chunks) {
                     let (acts, s, y) = (&input.acts(), &mut scratch, &mut y);
                     match interleaved {
                         true => kernels.matmul_interleaved(w, 0..CHUNK_ROWS, acts, s, y),

@@ -139,8 +139,19 @@ pub(crate) struct Interleaved {
     pub matmul: InterleavedFn,
     /// Interleaves one group of rows.
     pub interleave: ReorderFn,
-    /// The inverse.
+    /// Takes a group apart into its rows.
     pub restore: ReorderFn,
+    /// If these rows' blocks are not the native ones.
+    pub expanded: Option<ExpandedRows>,
+}
+
+/// Rows of [`crate::block::expanded`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpandedRows {
+    pub block_bytes: usize,
+    /// For more tokens than `Interleaved::matmul` is for.
+    pub matmul: MatmulFn,
+    pub dequantize: fn(&[u8], &mut [f32]),
 }
 
 impl TypeKernels {
@@ -206,29 +217,58 @@ impl TypeKernels {
         self.interleaved.map(|interleaved| interleaved.lanes)
     }
 
-    /// Interleaves whole groups of rows of `row_bytes` each into `out`, of the same length.
+    /// Bytes that a row of `row_bytes` has in a group: as many, but for codebook types more.
+    pub fn interleaved_row_bytes(&self, row_bytes: usize) -> usize {
+        let block_bytes = self.ty.block_bytes();
+        assert!(row_bytes.is_multiple_of(block_bytes), "rows of whole {} blocks", self.ty);
+        let expanded = self.interleaved_form().expanded;
+        row_bytes / block_bytes * expanded.map_or(block_bytes, |expanded| expanded.block_bytes)
+    }
+
+    /// Interleaves whole groups of rows of `row_bytes` each into `out`, whose rows have
+    /// [`TypeKernels::interleaved_row_bytes`].
     pub fn interleave(&self, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
-        self.reorder(|interleaved| interleaved.interleave, rows, row_bytes, out);
+        let Interleaved { lanes, interleave, .. } = self.interleaved_form();
+        let (rows_bytes, group_bytes) = (lanes * row_bytes, self.group_bytes(row_bytes));
+        assert!(rows.len().is_multiple_of(rows_bytes), "whole groups");
+        assert!(rows.len() / rows_bytes * group_bytes == out.len(), "the groups' length");
+        let groups = out.chunks_exact_mut(group_bytes);
+        rows.chunks_exact(rows_bytes)
+            .zip(groups)
+            .for_each(|(from, to)| interleave(self.ty, from, to));
     }
 
-    /// The inverse of [`TypeKernels::interleave`].
-    pub fn restore(&self, groups: &[u8], row_bytes: usize, rows: &mut [u8]) {
-        self.reorder(|interleaved| interleaved.restore, groups, row_bytes, rows);
+    /// The rows of whole groups: the inverse of [`TypeKernels::interleave`], except that codebook
+    /// types stay written out.
+    pub(crate) fn restore(&self, groups: &[u8], row_bytes: usize, rows: &mut [u8]) {
+        let (restore, group_bytes) = (self.interleaved_form().restore, self.group_bytes(row_bytes));
+        assert!(
+            groups.len() == rows.len() && rows.len().is_multiple_of(group_bytes),
+            "whole groups"
+        );
+        let rows = rows.chunks_exact_mut(group_bytes);
+        groups
+            .chunks_exact(group_bytes)
+            .zip(rows)
+            .for_each(|(from, to)| restore(self.ty, from, to));
     }
 
-    fn reorder(
+    /// The values of row `row` of a matrix from the group it lies in. `rows` is scratch and grows to
+    /// the group's length.
+    pub fn dequantize_lane(
         &self,
-        way: impl Fn(Interleaved) -> ReorderFn,
-        from: &[u8],
+        group: &[u8],
         row_bytes: usize,
-        to: &mut [u8],
+        row: usize,
+        rows: &mut Vec<u8>,
+        out: &mut [f32],
     ) {
-        let (reorder, group_bytes) = (way(self.interleaved_form()), self.group_bytes(row_bytes));
-        assert!(row_bytes.is_multiple_of(self.ty.block_bytes()), "rows of whole blocks");
-        assert!(from.len() == to.len() && to.len().is_multiple_of(group_bytes), "whole groups");
-        for (from, to) in from.chunks_exact(group_bytes).zip(to.chunks_exact_mut(group_bytes)) {
-            reorder(self.ty, from, to);
-        }
+        let Interleaved { lanes, expanded, .. } = self.interleaved_form();
+        rows.resize(group.len(), 0);
+        self.restore(group, row_bytes, rows);
+        let row_bytes = self.interleaved_row_bytes(row_bytes);
+        let dequantize = expanded.map_or(self.dequantize, |expanded| expanded.dequantize);
+        dequantize(&rows[row % lanes * row_bytes..][..row_bytes], out);
     }
 
     /// As [`TypeKernels::matmul`] with the interleaved groups that rows `rows` lie in.
@@ -245,25 +285,26 @@ impl TypeKernels {
         assert!(plan.cols.is_multiple_of(self.ty.block_len()), "rows of whole {} blocks", self.ty);
         let row_bytes = plan.cols / self.ty.block_len() * self.ty.block_bytes();
         let group_bytes = self.group_bytes(row_bytes);
-        let lanes = group_bytes / row_bytes;
+        let lanes = self.interleaved_form().lanes;
         let (first, skip) = (rows.start / lanes, rows.start % lanes);
         let n_groups = rows.end.div_ceil(lanes) - first;
         assert!(groups.len() == n_groups * group_bytes, "the groups of the rows");
         assert!(y.len() == rows.len() * plan.n_tokens, "an output per row and token");
         acts.check();
-        match self.interleaved {
-            _ if y.is_empty() => {}
-            Some(interleaved) if plan.layout() == Layout::Rows => {
-                (interleaved.matmul)(groups, group_bytes, skip, acts, y);
-            }
-            _ => {
-                let mut native = std::mem::take(&mut scratch.native);
-                native.resize(native.len().max(groups.len()), 0);
-                self.restore(groups, row_bytes, &mut native[..groups.len()]);
-                let w = &native[skip * row_bytes..][..rows.len() * row_bytes];
-                (self.matmul)(w, rows.len(), acts, scratch, y);
-                scratch.native = native;
-            }
+        let Interleaved { matmul, expanded, .. } = self.interleaved_form();
+        if y.is_empty() {
+            // No row, or no token.
+        } else if plan.layout() == Layout::Rows {
+            matmul(groups, group_bytes, skip, acts, y);
+        } else {
+            let mut native = std::mem::take(&mut scratch.native);
+            native.resize(native.len().max(groups.len()), 0);
+            self.restore(groups, row_bytes, &mut native[..groups.len()]);
+            let row_bytes = self.interleaved_row_bytes(row_bytes);
+            let w = &native[skip * row_bytes..][..rows.len() * row_bytes];
+            let matmul = expanded.map_or(self.matmul, |expanded| expanded.matmul);
+            matmul(w, rows.len(), acts, scratch, y);
+            scratch.native = native;
         }
     }
 
@@ -272,7 +313,7 @@ impl TypeKernels {
     }
 
     fn group_bytes(&self, row_bytes: usize) -> usize {
-        self.interleaved_form().lanes * row_bytes
+        self.interleaved_form().lanes * self.interleaved_row_bytes(row_bytes)
     }
 }
 

@@ -343,7 +343,8 @@ fn interleaved_rows_equal_native_ones() {
             let row_bytes = cols / ty.block_len() * ty.block_bytes();
             for kind in [Blocks::Tame, Blocks::Any, Blocks::Filled(0xff), Blocks::Filled(0x80)] {
                 let w = weights(ty, n_groups * lanes, cols, kind, &mut random);
-                let mut groups = vec![0; w.len()];
+                let interleaved_bytes = kernels.interleaved_row_bytes(row_bytes);
+                let mut groups = vec![0; n_groups * lanes * interleaved_bytes];
                 kernels.interleave(&w, row_bytes, &mut groups);
                 for n in (1..=ROWS_MAX + 1).chain([19]) {
                     let first = random.below(n_groups * lanes);
@@ -354,7 +355,7 @@ fn interleaved_rows_equal_native_ones() {
                     }
                     let native = &w[rows.start * row_bytes..rows.end * row_bytes];
                     let want = matmul(table, ty, native, cols, &x);
-                    let group_bytes = lanes * row_bytes;
+                    let group_bytes = lanes * interleaved_bytes;
                     let covering =
                         rows.start / lanes * group_bytes..rows.end.div_ceil(lanes) * group_bytes;
                     let packed = Packed::new(table, kernels.act, cols, &x);

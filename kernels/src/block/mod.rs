@@ -17,7 +17,8 @@ use gguf_rs_lite::GgmlType;
 pub mod bf16;
 pub mod f16;
 // A module named `f32` would hide the primitive type in this file.
-mod codebook;
+pub(crate) mod codebook;
+pub(crate) mod expanded;
 #[path = "f32.rs"]
 pub mod f32_;
 pub mod iq1_m;
@@ -362,6 +363,9 @@ mod plain {
             unsafe impl Plain for super::$block {}
         )*};
     }
+
+    // SAFETY: `repr(C)` of arrays of u8, and of nothing.
+    unsafe impl<B: Copy, const S: usize> Plain for super::expanded::Expanded<B, S> {}
     plain! {
         F32: 4, F16: 2, Bf16: 2,
         BlockQ4_0: 18, BlockQ4_1: 20, BlockQ5_0: 22, BlockQ5_1: 24, BlockQ8_0: 34, BlockQ8_1: 36,

@@ -5,6 +5,9 @@
 //! some more rows into memory of its own and gives the pages they came from back to the system:
 //! memory in use stays about the file's size, results stay the same to the bit, and a step takes
 //! some milliseconds longer until all is done. Prompts are computed from either form.
+//!
+//! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most: that is what makes
+//! them several times as fast.
 
 use super::Context;
 use super::matmul::weights_mut;
@@ -36,8 +39,9 @@ pub(super) struct Interleaved {
 
 struct Entry {
     weight: Weight,
-    /// Rows of a group, and their bytes.
+    /// Rows of a group, their bytes in the file, and the group's.
     lanes: usize,
+    file_bytes: usize,
     group_bytes: usize,
     /// Its place in `bytes`, in groups of this size.
     groups: Range<usize>,
@@ -58,35 +62,17 @@ impl Interleaved {
     }
 
     /// All weights that the kernels have such a form of, none of them done. Without enough memory,
-    /// none at all.
+    /// only those that take no more of it than in the file, or none at all.
     pub fn plan(kernels: &KernelTable, program: &mut Program) -> Interleaved {
-        let mut weights: Vec<Entry> = Vec::new();
-        let mut end = 0;
-        for weight in program.ops.iter_mut().flat_map(weights_mut) {
-            let Some(lanes) = kernels.types(weight.ty).and_then(|kernels| kernels.lanes()) else {
-                continue;
-            };
-            let known = weights.iter().position(|entry| entry.weight.name == weight.name);
-            weight.interleaved = Some(known.unwrap_or_else(|| {
-                let group_bytes = lanes * weight.row_bytes();
-                let first = end / group_bytes + usize::from(end % group_bytes != 0);
-                // Rows that fill no group stay as they are.
-                let groups = first..first + weight.n * weight.rows / lanes;
-                end = groups.end * group_bytes;
-                weights.push(Entry { weight: weight.clone(), lanes, group_bytes, groups, done: 0 });
-                weights.len() - 1
-            }));
-        }
-        for op in &mut program.ops {
-            if let Op::Embed { table, .. } = op {
-                table.interleaved = weights.iter().position(|e| e.weight.name == table.name);
+        for may_grow in [true, false] {
+            let (weights, end) = entries(kernels, program, may_grow);
+            let fits =
+                available_bytes().is_some_and(|available| end <= available / AVAILABLE_SHARE);
+            if fits && let Ok(bytes) = Shared::mapped(end) {
+                return Interleaved { bytes, weights, next: 0 };
             }
         }
-        let fits = available_bytes().is_some_and(|available| end <= available / AVAILABLE_SHARE);
-        match Shared::mapped(end) {
-            Ok(bytes) if fits => Interleaved { bytes, weights, next: 0 },
-            _ => Interleaved::none(),
-        }
+        Interleaved::none()
     }
 
     /// Bytes that are interleaved, and that will be.
@@ -124,7 +110,7 @@ impl Interleaved {
         for part in batch {
             let entry = &mut self.weights[part.entry];
             entry.done = part.groups.end;
-            let bytes = |group: usize| group * entry.group_bytes;
+            let bytes = |group: usize| group * entry.file_bytes;
             entry.weight.release(bytes(part.groups.start)..bytes(part.groups.end));
             if entry.done == entry.groups.len() {
                 self.next = part.entry + 1;
@@ -146,6 +132,39 @@ impl Interleaved {
     }
 }
 
+/// The weights that have an interleaved form, if it is no larger or `may_grow`, and the bytes of all.
+fn entries(kernels: &KernelTable, program: &mut Program, may_grow: bool) -> (Vec<Entry>, usize) {
+    let mut weights: Vec<Entry> = Vec::new();
+    let mut end = 0;
+    for weight in program.ops.iter_mut().flat_map(weights_mut) {
+        weight.interleaved = None;
+        let Some(kernels) = kernels.types(weight.ty) else { continue };
+        let Some(lanes) = kernels.lanes() else { continue };
+        let row_bytes = kernels.interleaved_row_bytes(weight.row_bytes());
+        if row_bytes > weight.row_bytes() && !may_grow {
+            continue;
+        }
+        let known = weights.iter().position(|entry| entry.weight.name == weight.name);
+        weight.interleaved = Some(known.unwrap_or_else(|| {
+            let file_bytes = lanes * weight.row_bytes();
+            let group_bytes = lanes * row_bytes;
+            let first = end / group_bytes + usize::from(end % group_bytes != 0);
+            // Rows that fill no group stay as they are.
+            let groups = first..first + weight.n * weight.rows / lanes;
+            end = groups.end * group_bytes;
+            let weight = weight.clone();
+            weights.push(Entry { weight, lanes, file_bytes, group_bytes, groups, done: 0 });
+            weights.len() - 1
+        }));
+    }
+    for op in &mut program.ops {
+        if let Op::Embed { table, .. } = op {
+            table.interleaved = weights.iter().position(|e| e.weight.name == table.name);
+        }
+    }
+    (weights, end)
+}
+
 impl Context<'_> {
     /// Interleaves some groups: a phase of its own.
     pub(super) fn interleave(&self, part: &Part) {
@@ -158,8 +177,8 @@ impl Context<'_> {
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets_of(items, chunk) {
                 let groups = ticket.items();
-                let rows = (groups.start - first) * entry.group_bytes
-                    ..(groups.end - first) * entry.group_bytes;
+                let bytes_of = |group: usize| (group - first) * entry.file_bytes;
+                let rows = bytes_of(groups.start)..bytes_of(groups.end);
                 let out = bytes.write_cells(&mut ticket, entry.group_bytes);
                 kernels.interleave(&entry.weight.bytes()[rows], entry.weight.row_bytes(), out);
             }

@@ -285,11 +285,9 @@ impl Context<'_> {
                         match self.backend.interleaved.groups(table, token..token + 1) {
                             Some(group) => {
                                 // Its pages of the file have been given back.
-                                let rows = at_least(&mut scratch.group, group.len());
-                                kernels.restore(&interleaved[group], table.row_bytes(), rows);
-                                let lane = token % (rows.len() / table.row_bytes());
-                                let bytes = rows.chunks_exact(table.row_bytes()).nth(lane);
-                                kernels.dequantize(bytes.expect("a lane of the group"), row);
+                                let (group, bytes) = (&interleaved[group], table.row_bytes());
+                                let rows = &mut scratch.group;
+                                kernels.dequantize_lane(group, bytes, token, rows, row);
                             }
                             None => kernels.dequantize(table.rows_of(0, token..token + 1), row),
                         }

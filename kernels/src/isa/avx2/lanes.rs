@@ -6,8 +6,11 @@
 //! the specification. There are no shuffles but for scales, and memory is read as one stream.
 
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
-use super::unpack::{Codes32, Codes256, EightScales, MXFP4_CODES, exponents, shifted};
+use super::unpack::{
+    Codes32, EightScales, MXFP4_CODES, Unsigned256, exponents, of_expanded, shifted,
+};
 use crate::act::SUMS;
+use crate::block::expanded::{Codebook, Expanded};
 use crate::block::{Block, iq4_nl};
 use crate::interleave::{FIFTH, Place};
 use crate::isa::tokens::Rows;
@@ -162,6 +165,26 @@ pub(super) mod super_block {
     }
 }
 
+/// Elements `32j + 4g..32j + 4g + 4` of an expanded block of `W` words.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn expanded<B: Codebook, const S: usize, const W: usize>(
+    b: &Words<'_, W>,
+    j: usize,
+    g: usize,
+) -> __m256i {
+    let values = _mm256_broadcastsi128_si256(load_16(&Expanded::<B, S>::UNSIGNED));
+    _mm256_shuffle_epi8(values, b.codes_4(W - 32 + 4 * j, g))
+}
+
+/// Its scales.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn expanded_scales<const S: usize, const W: usize>(b: &Words<'_, W>) -> EightScales {
+    const { assert!(W == S / 4 + 33) }
+    of_expanded::<S>(b.words_at(0))
+}
+
 /// Writes the rows of tokens `token..token + N`.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -284,7 +307,7 @@ pub(super) fn wide_32<B: Block, const W: usize, const N: usize>(
 /// A group of a type in super-blocks of 256. Codes of 8 bits are signed, without the offset.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
+pub(super) fn blocks_256<B: Unsigned256, const W: usize, const N: usize>(
     group: &[u8],
     x: &Rows<'_, N>,
     codes: impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
@@ -335,7 +358,7 @@ impl Default for Token<'_> {
 /// the minimums.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
+fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
     b: &Words<'_, W>,
     tokens: &[Token<'_>; N],
     codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
@@ -392,8 +415,12 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     });
     if B::OFFSET != 0 && !signed {
         // Both scales of 32 elements, for the sums of both halves.
-        let pair = _mm256_shuffle_epi8(scales.scales[J / 2], load(&masks.pair[J % 2]));
-        let pair = _mm256_srai_epi16::<8>(pair);
+        let pair = if B::GROUP == 32 {
+            factors[0]
+        } else {
+            let pair = _mm256_shuffle_epi8(scales.scales[J / 2], load(&masks.pair[J % 2]));
+            _mm256_srai_epi16::<8>(pair)
+        };
         for t in 0..N {
             let offset = _mm256_madd_epi16(pair, spread(&tokens[t].s[J]));
             let offset = _mm256_sll_epi32(offset, _mm_cvtsi32_si128(B::OFFSET.ilog2() as i32));

@@ -28,6 +28,21 @@ pub(super) fn load_16<T: Bytes16>(x: &T) -> __m128i {
     unsafe { _mm_loadu_si128(std::ptr::from_ref(x).cast()) }
 }
 
+/// 8 bytes, zeros above them.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load_8(x: &[u8; 8]) -> __m128i {
+    _mm_cvtsi64_si128(i64::from_le_bytes(*x))
+}
+
+/// Read by a load of its own. Indices into a table would otherwise be loaded together into a
+/// register, only to be taken out of it one by one.
+#[inline(always)]
+pub(super) fn alone(x: &u8) -> u8 {
+    // SAFETY: a reference can be read.
+    unsafe { std::ptr::from_ref(x).read_volatile() }
+}
+
 /// The first 16 bytes of a block.
 #[inline]
 #[target_feature(enable = "sse2")]
@@ -164,6 +179,8 @@ pub(in crate::isa) unsafe trait Bytes32 {}
 unsafe impl Bytes32 for [i8; 32] {}
 // SAFETY: as above.
 unsafe impl Bytes32 for [u8; 32] {}
+// SAFETY: as above.
+unsafe impl Bytes32 for [[u8; 8]; 4] {}
 // SAFETY: as above.
 unsafe impl Bytes32 for [i16; 16] {}
 // SAFETY: as above.

@@ -10,6 +10,7 @@
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
 mod attention;
+pub(in crate::isa) mod codebook;
 pub(in crate::isa) mod dense;
 mod exp;
 mod float;
@@ -24,15 +25,16 @@ pub(in crate::isa) mod sum;
 pub(in crate::isa) mod unpack;
 
 use crate::act::{ActPlan, ActUnit, Acts, Layout};
+use crate::block::expanded::*;
 use crate::block::*;
 use crate::float::{Activation, Ahead, RopePairing};
-use crate::interleave::groups;
+use crate::interleave::{Parts, groups};
 use crate::isa::Level;
 use crate::isa::detect::Avx2;
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
-    FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, blocks_16,
-    blocks_32, blocks_256, floats, read_only_256,
+    ExpandedRows, FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch,
+    TypeKernels, blocks_16, blocks_32, blocks_256, floats, read_only_256,
 };
 
 pub(crate) use panels::PanelScratch;
@@ -47,6 +49,12 @@ pub(crate) fn table(_: Avx2) -> &'static KernelTable {
 
 static TABLE: KernelTable =
     KernelTable { level: Level::Avx2, types: &TYPES, float: FLOAT, pack: entry_pack };
+
+macro_rules! expanded {
+    ($name:ident) => {
+        expanded_form::$name::<{ lanes::LANES }>(interleaved::$name, expanded_rows::$name)
+    };
+}
 
 pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
     on_avx2(floats::<F32>(), f32),
@@ -65,13 +73,13 @@ pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
     with_lanes(on_avx2(blocks_32::<BlockIQ4NL>(), iq4_nl), interleaved::iq4_nl),
     with_lanes(on_avx2(blocks_256::<BlockIQ4XS>(), iq4_xs), interleaved::iq4_xs),
     with_lanes(on_avx2(blocks_32::<BlockMXFP4>(), mxfp4), interleaved::mxfp4),
-    on_avx2(read_only_256::<BlockIQ1S>(), iq1_s),
-    on_avx2(read_only_256::<BlockIQ1M>(), iq1_m),
-    on_avx2(read_only_256::<BlockIQ2XXS>(), iq2_xxs),
-    on_avx2(read_only_256::<BlockIQ2XS>(), iq2_xs),
-    on_avx2(read_only_256::<BlockIQ2S>(), iq2_s),
-    on_avx2(read_only_256::<BlockIQ3XXS>(), iq3_xxs),
-    on_avx2(read_only_256::<BlockIQ3S>(), iq3_s),
+    with_form(on_avx2(read_only_256::<BlockIQ1S>(), iq1_s), expanded!(iq1_s)),
+    with_form(on_avx2(read_only_256::<BlockIQ1M>(), iq1_m), expanded!(iq1_m)),
+    with_form(on_avx2(read_only_256::<BlockIQ2XXS>(), iq2_xxs), expanded!(iq2_xxs)),
+    with_form(on_avx2(read_only_256::<BlockIQ2XS>(), iq2_xs), expanded!(iq2_xs)),
+    with_form(on_avx2(read_only_256::<BlockIQ2S>(), iq2_s), expanded!(iq2_s)),
+    with_form(on_avx2(read_only_256::<BlockIQ3XXS>(), iq3_xxs), expanded!(iq3_xxs)),
+    with_form(on_avx2(read_only_256::<BlockIQ3S>(), iq3_s), expanded!(iq3_s)),
     on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0),
     on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0),
     blocks_16::<BlockQ1_0>(),
@@ -84,7 +92,11 @@ const fn on_avx2(scalar: TypeKernels, matmul: MatmulFn) -> TypeKernels {
 }
 
 const fn with_lanes(native: TypeKernels, matmul: InterleavedFn) -> TypeKernels {
-    TypeKernels { interleaved: Some(interleaved_by::<{ lanes::LANES }>(matmul)), ..native }
+    with_form(native, interleaved_by::<{ lanes::LANES }>(matmul))
+}
+
+const fn with_form(native: TypeKernels, form: Interleaved) -> TypeKernels {
+    TypeKernels { interleaved: Some(form), ..native }
 }
 
 /// The interleaved form of `LANES` rows to a group, with its kernel.
@@ -95,9 +107,80 @@ pub(in crate::isa) const fn interleaved_by<const LANES: usize>(
         lanes: LANES,
         matmul,
         // SAFETY: the CPU has the features, see the head of this file.
-        interleave: |ty, rows, out| unsafe { reorder::interleave::<LANES>(ty, rows, out) },
+        interleave: |ty, rows, out| unsafe {
+            reorder::interleave::<LANES>(Parts::of(ty), rows, out)
+        },
         // SAFETY: as above.
-        restore: |ty, group, out| unsafe { reorder::restore::<LANES>(ty, group, out) },
+        restore: |ty, group, out| unsafe { reorder::restore::<LANES>(Parts::of(ty), group, out) },
+        expanded: None,
+    }
+}
+
+/// The expanded form of codebook types, `name: type, scales, words of an expanded block`: given the
+/// kernels of groups and of rows.
+macro_rules! expanded_forms {
+    ($($name:ident: $block:ident, $scales:literal, $words:literal;)*) => {
+        pub(in crate::isa) mod expanded_form {
+            use super::*;
+            $(pub const fn $name<const LANES: usize>(
+                matmul: InterleavedFn,
+                panels: MatmulFn,
+            ) -> Interleaved {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn interleave<const LANES: usize>(rows: &[u8], out: &mut [u8]) {
+                    expand::<$block, $scales, $words, LANES>(rows, out, |b, wide| {
+                        codebook::$name(b, wide)
+                    });
+                }
+                Interleaved {
+                    lanes: LANES,
+                    matmul,
+                    // SAFETY: the CPU has the features, see the head of this file.
+                    interleave: |_, rows, out| unsafe { interleave::<LANES>(rows, out) },
+                    restore: |_, group, out| {
+                        // SAFETY: as above.
+                        unsafe { reorder::restore::<LANES>(Parts::of_words($words), group, out) }
+                    },
+                    expanded: Some(ExpandedRows {
+                        block_bytes: 4 * $words,
+                        matmul: panels,
+                        dequantize: dequantize_row::<Expanded<$block, $scales>>,
+                    }),
+                }
+            })*
+        }
+    };
+}
+
+expanded_forms! {
+    iq1_s: BlockIQ1S, 8, 35;
+    iq1_m: BlockIQ1M, 16, 37;
+    iq2_xxs: BlockIQ2XXS, 8, 35;
+    iq2_xs: BlockIQ2XS, 16, 37;
+    iq2_s: BlockIQ2S, 16, 37;
+    iq3_xxs: BlockIQ3XXS, 8, 35;
+    iq3_s: BlockIQ3S, 8, 35;
+}
+
+/// A group of `LANES` rows, its blocks written out in `W` words and interleaved.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn expand<B: Codebook, const S: usize, const W: usize, const LANES: usize>(
+    rows: &[u8],
+    out: &mut [u8],
+    unpack: impl Fn(&B, &mut unpack::Wide256),
+) {
+    const { assert!(size_of::<Expanded<B, S>>() == 4 * W) }
+    let (rows, mut wide) = (as_blocks::<B>(rows), unpack::Wide256::default());
+    let n = rows.len() / LANES;
+    let mut column = [[[0; 4]; W]; LANES];
+    for (b, out) in out.chunks_exact_mut(LANES * 4 * W).enumerate() {
+        let column = column.as_flattened_mut().as_flattened_mut();
+        for (r, to) in as_blocks_mut::<Expanded<B, S>>(column).iter_mut().enumerate() {
+            unpack(&rows[r * n + b], &mut wide);
+            codebook::expand(&wide, to);
+        }
+        reorder::interleave::<LANES>(Parts::of_words(W), column, out);
     }
 }
 
@@ -259,6 +342,34 @@ lanes! {
         |b, j, g| lanes::super_block::iq4_xs(b, j, g),
         |b| unpack::of_iq4_xs(b.words_at(0))
     );
+    iq1_s: blocks_256[ExpandedIQ1S, 35](
+        |b, j, g| lanes::expanded::<BlockIQ1S, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
+    iq1_m: blocks_256[ExpandedIQ1M, 37](
+        |b, j, g| lanes::expanded::<BlockIQ1M, 16, 37>(b, j, g),
+        |b| lanes::expanded_scales::<16, 37>(b)
+    );
+    iq2_xxs: blocks_256[ExpandedIQ2XXS, 35](
+        |b, j, g| lanes::expanded::<BlockIQ2XXS, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
+    iq2_xs: blocks_256[ExpandedIQ2XS, 37](
+        |b, j, g| lanes::expanded::<BlockIQ2XS, 16, 37>(b, j, g),
+        |b| lanes::expanded_scales::<16, 37>(b)
+    );
+    iq2_s: blocks_256[ExpandedIQ2S, 37](
+        |b, j, g| lanes::expanded::<BlockIQ2S, 16, 37>(b, j, g),
+        |b| lanes::expanded_scales::<16, 37>(b)
+    );
+    iq3_xxs: blocks_256[ExpandedIQ3XXS, 35](
+        |b, j, g| lanes::expanded::<BlockIQ3XXS, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
+    iq3_s: blocks_256[ExpandedIQ3S, 35](
+        |b, j, g| lanes::expanded::<BlockIQ3S, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
 }
 
 matmuls! {
@@ -273,13 +384,13 @@ matmuls! {
     iq4_nl: wide_32(|b: &BlockIQ4NL| unpack::iq4(&b.qs), |b| b.d);
     iq4_xs: wide_256(|b, wide| unpack::iq4_xs(b, wide));
     mxfp4: blocks_32(|b| unpack::mxfp4(b));
-    iq1_s: wide_256(|b: &BlockIQ1S, wide| unpack::wide(b, wide));
-    iq1_m: wide_256(|b: &BlockIQ1M, wide| unpack::wide(b, wide));
-    iq2_xxs: wide_256(|b: &BlockIQ2XXS, wide| unpack::wide(b, wide));
-    iq2_xs: wide_256(|b: &BlockIQ2XS, wide| unpack::wide(b, wide));
-    iq2_s: wide_256(|b: &BlockIQ2S, wide| unpack::wide(b, wide));
-    iq3_xxs: wide_256(|b: &BlockIQ3XXS, wide| unpack::wide(b, wide));
-    iq3_s: wide_256(|b: &BlockIQ3S, wide| unpack::wide(b, wide));
+    iq1_s: wide_256(|b, wide| codebook::iq1_s(b, wide));
+    iq1_m: wide_256(|b, wide| codebook::iq1_m(b, wide));
+    iq2_xxs: wide_256(|b, wide| codebook::iq2_xxs(b, wide));
+    iq2_xs: wide_256(|b, wide| codebook::iq2_xs(b, wide));
+    iq2_s: wide_256(|b, wide| codebook::iq2_s(b, wide));
+    iq3_xxs: wide_256(|b, wide| codebook::iq3_xxs(b, wide));
+    iq3_s: wide_256(|b, wide| codebook::iq3_s(b, wide));
     tq1_0: wide_256(|b: &BlockTQ1_0, wide| unpack::wide(b, wide));
     tq2_0: wide_256(|b: &BlockTQ2_0, wide| unpack::wide(b, wide));
     q2_k: blocks_256(
@@ -307,6 +418,27 @@ matmuls! {
         |b| unpack::scales_q6_k(b),
         |blocks| unpack::eight_q6_k(blocks)
     );
+}
+
+/// Panels of restored rows of codebook types.
+mod expanded_rows {
+    use super::*;
+
+    macro_rules! expanded {
+        ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
+            panels::wide_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack)
+        };
+    }
+
+    matmuls! {
+        iq1_s: expanded(|b: &ExpandedIQ1S, wide| codebook::expanded(b, wide));
+        iq1_m: expanded(|b: &ExpandedIQ1M, wide| codebook::expanded(b, wide));
+        iq2_xxs: expanded(|b: &ExpandedIQ2XXS, wide| codebook::expanded(b, wide));
+        iq2_xs: expanded(|b: &ExpandedIQ2XS, wide| codebook::expanded(b, wide));
+        iq2_s: expanded(|b: &ExpandedIQ2S, wide| codebook::expanded(b, wide));
+        iq3_xxs: expanded(|b: &ExpandedIQ3XXS, wide| codebook::expanded(b, wide));
+        iq3_s: expanded(|b: &ExpandedIQ3S, wide| codebook::expanded(b, wide));
+    }
 }
 
 pub(in crate::isa) fn entry_pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {

@@ -3,7 +3,6 @@
 use super::mem::{load, store};
 use super::pack::transpose;
 use crate::interleave::{Parts, swap_bits};
-use gguf_rs_lite::GgmlType;
 use std::arch::x86_64::*;
 
 /// Words and rows of a tile.
@@ -12,8 +11,7 @@ const TILE: usize = 8;
 /// A group of `LANES` rows to their interleaved form.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(in crate::isa) fn interleave<const LANES: usize>(ty: GgmlType, rows: &[u8], out: &mut [u8]) {
-    let parts = Parts::of(ty);
+pub(in crate::isa) fn interleave<const LANES: usize>(parts: Parts, rows: &[u8], out: &mut [u8]) {
     let row_bytes = rows.len() / LANES;
     let tiled = parts.words / TILE * TILE;
     for (b, out) in out.chunks_exact_mut(LANES * parts.block).enumerate() {
@@ -51,8 +49,7 @@ pub(in crate::isa) fn interleave<const LANES: usize>(ty: GgmlType, rows: &[u8], 
 /// The inverse of [`interleave`].
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(in crate::isa) fn restore<const LANES: usize>(ty: GgmlType, group: &[u8], out: &mut [u8]) {
-    let parts = Parts::of(ty);
+pub(in crate::isa) fn restore<const LANES: usize>(parts: Parts, group: &[u8], out: &mut [u8]) {
     let row_bytes = out.len() / LANES;
     let tiled = parts.words / TILE * TILE;
     for (b, group) in group.chunks_exact(LANES * parts.block).enumerate() {

@@ -9,10 +9,11 @@
 use super::mem::{fence, load, load_ps, prefetch, store_ps};
 use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_4, sum_8};
 use super::unpack::{
-    Codes32, Codes256, EightScales, Wide256, halves, halves_swapped, pair_order, scales_8,
+    Codes32, Codes256, EightScales, Signed256, Wide256, halves, halves_swapped, pair_order,
+    scales_8,
 };
 use crate::act::{Acts, SUMS};
-use crate::block::{Block, Block256, F16, as_blocks};
+use crate::block::{Block, F16, as_blocks};
 use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
@@ -160,10 +161,10 @@ fn signed_pairs(w: __m256i, q: __m256i) -> __m256i {
     _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
 }
 
-/// Types in super-blocks of 256 with signed codes of 8 bits and no minimum.
+/// Types in super-blocks of 256 with signed codes and no minimum.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn wide_256<B: Block256, const N: usize>(
+pub(super) fn wide_256<B: Signed256, const N: usize>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
@@ -193,12 +194,21 @@ pub(super) fn wide_256<B: Block256, const N: usize>(
                     let q = halves_swapped(q);
                     let mut p = [_mm256_setzero_si256(); ROWS];
                     for r in 0..ROWS {
+                        let block = &blocks[r];
+                        let mut pairs = [_mm256_setzero_si256(); 2];
                         for half in 0..2 {
-                            let pairs = signed_pairs(load(&blocks[r].codes[i][half]), q[half]);
-                            let sum =
-                                _mm256_madd_epi16(pairs, blocks[r].scale::<B>(i, half, order));
-                            p[r] = _mm256_add_epi32(p[r], sum);
+                            let q = _mm256_sign_epi8(q[half], load(&block.signs[i][half]));
+                            let magnitudes = load(&block.magnitudes[i][half]);
+                            pairs[half] = _mm256_maddubs_epi16(magnitudes, q);
                         }
+                        let scale = |half| block.scale::<B>(i, half, order);
+                        // Four products fit an i16 if the codes are small.
+                        p[r] = if B::GROUP == 32 && 4 * B::MAX * 127 <= i16::MAX.into() {
+                            _mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), scale(0))
+                        } else {
+                            let first = _mm256_madd_epi16(pairs[0], scale(0));
+                            _mm256_add_epi32(first, _mm256_madd_epi16(pairs[1], scale(1)))
+                        };
                     }
                     // Four rows' sums of the first 32 elements, then of the second, in each.
                     let isums = [sum_4(p[0], p[1], p[2], p[3]), sum_4(p[4], p[5], p[6], p[7])];

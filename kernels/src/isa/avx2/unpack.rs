@@ -6,6 +6,7 @@
 
 use super::mem::{load, load_16, load_head, load_tail, store, store_16};
 use super::sum::transpose_4;
+use crate::block::expanded::{Codebook, Expanded};
 use crate::block::*;
 use std::arch::x86_64::*;
 
@@ -21,12 +22,21 @@ pub(in crate::isa) trait Codes32: Block32 {
     fn scales(&self) -> [F16; 2];
 }
 
-/// A type in blocks of 256.
-pub(in crate::isa) trait Codes256: Block256 {
+/// A type in blocks of 256, with codes that are unsigned less an offset.
+pub(in crate::isa) trait Unsigned256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
     const OFFSET: i32;
     /// The largest code.
     const MAX: i32;
+}
+
+impl<B: Codebook, const S: usize> Unsigned256 for Expanded<B, S> {
+    const OFFSET: i32 = Self::UNSIGNED_ZERO as i32;
+    const MAX: i32 = 2 * Self::OFFSET - 1;
+}
+
+/// A type in files' blocks of 256.
+pub(in crate::isa) trait Codes256: Unsigned256 {
     /// Scale of the scales and of the minimums.
     fn d(&self) -> [F16; 2];
 }
@@ -46,13 +56,42 @@ pub(super) struct EightScales {
     pub dmin: __m256,
 }
 
-/// A super-block with signed codes of 8 bits, 64 at a time: so that two groups of 32, one in either
-/// half of a register, are summed at once.
+/// A type in super-blocks of 256 with signed codes and no minimum.
+pub(in crate::isa) trait Signed256: Block256 {
+    /// The largest magnitude of a code.
+    const MAX: i32;
+}
+
+macro_rules! signed_256 {
+    ($($block:ident: $max:literal;)*) => {$(
+        impl Signed256 for $block {
+            const MAX: i32 = $max;
+        }
+    )*};
+}
+
+signed_256! {
+    BlockIQ1S: 9;
+    BlockIQ1M: 9;
+    BlockIQ2XXS: 43;
+    BlockIQ2XS: 43;
+    BlockIQ2S: 43;
+    BlockIQ3XXS: 62;
+    BlockIQ3S: 15;
+    BlockIQ4XS: 127;
+    BlockTQ1_0: 1;
+    BlockTQ2_0: 2;
+}
+
+/// A super-block of a [`Signed256`], 64 codes at a time: so that two groups of 32, one in either half
+/// of a register, are summed at once.
 #[derive(Clone, Copy, Default)]
 #[repr(align(32))] // no register of codes across cache lines
-pub(super) struct Wide256 {
+pub(in crate::isa) struct Wide256 {
     /// Of each 64 codes the first halves of both 32, then the last ones.
-    pub codes: [[[i8; 32]; 2]; 4],
+    pub magnitudes: [[[u8; 32]; 2]; 4],
+    /// Numbers of the same signs.
+    pub signs: [[[i8; 32]; 2]; 4],
     /// The scales of those four halves as pairs of i16. If 32 codes have one, only the first row is
     /// used.
     pub scales: [[i32; 4]; 2],
@@ -60,6 +99,28 @@ pub(super) struct Wide256 {
 }
 
 impl Wide256 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn put(&mut self, i: usize, half: usize, codes: __m256i) {
+        store(&mut self.magnitudes[i][half], _mm256_abs_epi8(codes));
+        store(&mut self.signs[i][half], codes);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn codes(&self, i: usize, half: usize) -> __m256i {
+        _mm256_sign_epi8(load(&self.magnitudes[i][half]), load(&self.signs[i][half]))
+    }
+
+    /// The 16 scales as i16, those of groups of 32 twice.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn all_scales<B: Block256>(&self) -> __m256i {
+        let [even, odd] = &self.scales;
+        let (even, odd) = (load_16(even), load_16(if B::GROUP == 32 { even } else { odd }));
+        _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd))
+    }
+
     /// The scales of codes `[i][half]`, one in either half of a register; `order` is
     /// [`pair_order`].
     #[inline]
@@ -90,7 +151,7 @@ pub(super) fn pair_order() -> __m256i {
 /// Two registers in the order of [`Wide256::codes`] to two in that of the elements, and back.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn halves_swapped([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+pub(in crate::isa) fn halves_swapped([a, b]: [__m256i; 2]) -> [__m256i; 2] {
     [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
 }
 
@@ -119,9 +180,12 @@ codes_32! {
 
 macro_rules! codes_256 {
     ($($block:ident: $offset:literal, $max:literal, |$b:ident| $d:expr;)*) => {$(
-        impl Codes256 for $block {
+        impl Unsigned256 for $block {
             const OFFSET: i32 = $offset;
             const MAX: i32 = $max;
+        }
+
+        impl Codes256 for $block {
             #[inline(always)]
             fn d(&self) -> [F16; 2] {
                 let $b = self;
@@ -306,8 +370,7 @@ pub(super) fn wide<B: Block256>(b: &B, wide: &mut Wide256) {
     for i in 0..4 {
         for half in 0..2 {
             let (first, second) = (4 * i + half, 4 * i + 2 + half);
-            wide.codes[i][half][..16].copy_from_slice(&codes[first]);
-            wide.codes[i][half][16..].copy_from_slice(&codes[second]);
+            wide.put(i, half, _mm256_set_m128i(load_16(&codes[second]), load_16(&codes[first])));
             let pair = i32::from(scales[second]) << 16 | i32::from(scales[first] as u16);
             wide.scales[half][i] = pair;
         }
@@ -325,8 +388,8 @@ pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
         let both = load(&qs[i]);
         let first = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
         let last = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
-        store(&mut wide.codes[i][0], first);
-        store(&mut wide.codes[i][1], _mm256_shuffle_epi8(values, last));
+        wide.put(i, 0, first);
+        wide.put(i, 1, _mm256_shuffle_epi8(values, last));
     }
     store_16(&mut wide.scales[0], eight_scales_iq4_xs(b));
     wide.d = half(b.d);
@@ -513,6 +576,16 @@ pub(super) fn of_iq4_xs([d_and_high, low]: [__m256i; 2]) -> EightScales {
     }
     let [d, _] = pairs_of_halves(d_and_high);
     EightScales { scales, mins: [none; 4], d, dmin: _mm256_setzero_ps() }
+}
+
+/// Of the words of an expanded block's scales, and of `d`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn of_expanded<const S: usize>(words: [__m256i; 5]) -> EightScales {
+    let none = _mm256_setzero_si256();
+    let [a, b, c, d, e] = words;
+    let (scales, d) = if S == 8 { ([a, b, none, none], c) } else { ([a, b, c, d], e) };
+    EightScales { scales, mins: [none; 4], d: _mm256_castsi256_ps(d), dmin: _mm256_setzero_ps() }
 }
 
 /// Of the word of `d` and `dmin` and the three of the scales.

@@ -6,10 +6,11 @@
 
 use super::mem::{load, load_16, load_32, spread, store_ps};
 use crate::act::SUMS;
+use crate::block::expanded::{Codebook, Expanded};
 use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
 use crate::isa::avx2::mem::prefetch;
-use crate::isa::avx2::unpack::{Codes32, Codes256, MXFP4_CODES};
+use crate::isa::avx2::unpack::{Codes32, MXFP4_CODES, Unsigned256};
 use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
@@ -178,6 +179,17 @@ pub(super) mod super_block {
     }
 }
 
+/// Elements `32j + 4g..32j + 4g + 4` of an expanded block of `W` words.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(super) fn expanded<B: Codebook, const S: usize, const W: usize>(
+    b: &Words<'_, W>,
+    j: usize,
+    g: usize,
+) -> __m512i {
+    values(&Expanded::<B, S>::UNSIGNED, b.codes_4(W - 32 + 4 * j, g))
+}
+
 /// The scales and minimums of a super-block: byte `i` of register `w` belongs to group `4w + i`,
 /// of which there are 8 or 16.
 pub(super) struct Scales {
@@ -250,6 +262,20 @@ pub(super) mod scales {
         let [d, _] = b.halves(0);
         Scales { scales, mins: [none; 4], d, dmin: _mm512_setzero_ps() }
     }
+}
+
+/// The scales of an expanded block.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(super) fn expanded_scales<const S: usize, const W: usize>(b: &Words<'_, W>) -> Scales {
+    const { assert!(W == S / 4 + 33) }
+    let none = _mm512_setzero_si512();
+    let mut scales = [none; 4];
+    for w in 0..S / 4 {
+        scales[w] = b.word(w);
+    }
+    let d = _mm512_castsi512_ps(b.word(S / 4));
+    Scales { scales, mins: [none; 4], d, dmin: _mm512_setzero_ps() }
 }
 
 /// Writes the rows of tokens `token..token + N`.
@@ -334,7 +360,7 @@ pub(super) const fn of_32<B: Codes32>() -> (usize, i32, bool) {
 /// A group of a type in super-blocks of 256.
 #[inline(never)]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
+pub(super) fn blocks_256<B: Unsigned256, const W: usize, const N: usize>(
     group: &[u8],
     x: &Rows<'_, N>,
     codes: impl Fn(&Words<'_, W>, usize, usize) -> __m512i,
@@ -374,30 +400,33 @@ pub(super) fn blocks_256<B: Codes256, const W: usize, const N: usize>(
 struct Token<'a> {
     q: &'a [[i8; 32]; 8],
     d: &'a [f32; 8],
-    /// Where the sums of each 32 products begin: at the offset's share.
-    starts: [i32; 8],
+    /// Where the sums of each 16 or 32 products begin: at the offset's share.
+    starts: [i32; 16],
     /// The sums of codes under each minimum, times their scale.
     scaled: [f32; 16],
 }
 
 impl Default for Token<'_> {
     fn default() -> Self {
-        Token { q: &[[0; 32]; 8], d: &[0.0; 8], starts: [0; 8], scaled: [0.0; 16] }
+        Token { q: &[[0; 32]; 8], d: &[0.0; 8], starts: [0; 16], scaled: [0.0; 16] }
     }
 }
 
 impl<'a> Token<'a> {
     #[inline(always)]
-    fn new<B: Codes256>(
+    fn new<B: Unsigned256>(
         q: &'a [[i8; 32]; 8],
         d: &'a [f32; 8],
         s: &'a [[i16; SUMS]; 8],
     ) -> Token<'a> {
-        let mut token = Token { q, d, starts: [0; 8], scaled: [0.0; 16] };
+        let mut token = Token { q, d, starts: [0; 16], scaled: [0.0; 16] };
         for j in 0..8 {
             let [first, second] = s[j];
-            if B::OFFSET != 0 {
+            if B::OFFSET != 0 && B::GROUP == 32 {
                 token.starts[j] = -B::OFFSET * i32::from(first + second);
+            } else if B::OFFSET != 0 {
+                token.starts[2 * j] = -B::OFFSET * i32::from(first);
+                token.starts[2 * j + 1] = -B::OFFSET * i32::from(second);
             }
             if B::HAS_MIN && B::GROUP == 32 {
                 token.scaled[j] = d[j] * f32::from(first + second);
@@ -414,7 +443,7 @@ impl<'a> Token<'a> {
 /// the minimums.
 #[inline]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
+fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
     b: &Words<'_, W>,
     tokens: &[Token<'_>; N],
     codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m512i,
@@ -440,11 +469,12 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
         _mm512_cvtepi32_ps(min)
     };
     let per_32 = 32 / B::GROUP;
-    const { assert!(B::OFFSET == 0 || B::GROUP == 32) }
     let mut isum = [[_mm512_setzero_si512(); 2]; N];
     if B::OFFSET != 0 {
         for t in 0..N {
-            isum[t][0] = _mm512_set1_epi32(tokens[t].starts[J]);
+            for i in 0..per_32 {
+                isum[t][i] = _mm512_set1_epi32(tokens[t].starts[J * per_32 + i]);
+            }
         }
     }
     eight_times!(|G| {

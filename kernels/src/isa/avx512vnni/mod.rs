@@ -17,8 +17,11 @@ mod panels;
 mod vector;
 
 use super::avx2;
+use super::avx2::codebook;
+use super::avx2::expanded_form;
 use super::avx2::unpack::{self, Codes32};
 use crate::act::{Acts, ROWS_MAX};
+use crate::block::expanded::*;
 use crate::block::*;
 use crate::interleave::groups;
 use crate::isa::Level;
@@ -47,7 +50,30 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
             types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
         }
         if let Some(matmul) = interleaved_of(types[i].ty) {
-            types[i].interleaved = Some(avx2::interleaved_by::<{ lanes::LANES }>(matmul));
+            types[i].interleaved = Some(match types[i].ty {
+                GgmlType::IQ1_S => {
+                    expanded_form::iq1_s::<{ lanes::LANES }>(matmul, expanded_rows::iq1_s)
+                }
+                GgmlType::IQ1_M => {
+                    expanded_form::iq1_m::<{ lanes::LANES }>(matmul, expanded_rows::iq1_m)
+                }
+                GgmlType::IQ2_XXS => {
+                    expanded_form::iq2_xxs::<{ lanes::LANES }>(matmul, expanded_rows::iq2_xxs)
+                }
+                GgmlType::IQ2_XS => {
+                    expanded_form::iq2_xs::<{ lanes::LANES }>(matmul, expanded_rows::iq2_xs)
+                }
+                GgmlType::IQ2_S => {
+                    expanded_form::iq2_s::<{ lanes::LANES }>(matmul, expanded_rows::iq2_s)
+                }
+                GgmlType::IQ3_XXS => {
+                    expanded_form::iq3_xxs::<{ lanes::LANES }>(matmul, expanded_rows::iq3_xxs)
+                }
+                GgmlType::IQ3_S => {
+                    expanded_form::iq3_s::<{ lanes::LANES }>(matmul, expanded_rows::iq3_s)
+                }
+                _ => avx2::interleaved_by::<{ lanes::LANES }>(matmul),
+            });
         }
         i += 1;
     }
@@ -163,6 +189,55 @@ matmuls! {
         |b, j| unpack::iq4_xs_codes(b, j),
         |b| unpack::scales_iq4_xs(b)
     );
+    IQ1_S, iq1_s: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq1_s(b, wide));
+    IQ1_M, iq1_m: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq1_m(b, wide));
+    IQ2_XXS, iq2_xxs: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq2_xxs(b, wide));
+    IQ2_XS, iq2_xs: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq2_xs(b, wide));
+    IQ2_S, iq2_s: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq2_s(b, wide));
+    IQ3_XXS, iq3_xxs: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq3_xxs(b, wide));
+    IQ3_S, iq3_s: panels::wide_256, ROWS_MAX, (|b, wide| codebook::iq3_s(b, wide));
+}
+
+/// Panels of restored rows of codebook types.
+mod expanded_rows {
+    use super::*;
+
+    macro_rules! expanded {
+        ($($name:ident: $ty:ty;)*) => {
+            $(pub fn $name(
+                w: &[u8],
+                n_rows: usize,
+                acts: &Acts<'_>,
+                scratch: &mut Scratch,
+                y: &mut [f32],
+            ) {
+                #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                fn kernel(
+                    w: &[u8],
+                    n_rows: usize,
+                    acts: &Acts<'_>,
+                    scratch: &mut VnniScratch,
+                    y: &mut [f32],
+                ) {
+                    panels::wide_256(w, n_rows, acts, scratch, y, |b: &$ty, wide| {
+                        codebook::expanded(b, wide);
+                    });
+                }
+                // SAFETY: the CPU has the features, see the head of this file.
+                unsafe { kernel(w, n_rows, acts, &mut scratch.vnni, y) }
+            })*
+        };
+    }
+
+    expanded! {
+        iq1_s: ExpandedIQ1S;
+        iq1_m: ExpandedIQ1M;
+        iq2_xxs: ExpandedIQ2XXS;
+        iq2_xs: ExpandedIQ2XS;
+        iq2_s: ExpandedIQ2S;
+        iq3_xxs: ExpandedIQ3XXS;
+        iq3_s: ExpandedIQ3S;
+    }
 }
 
 /// Products of interleaved rows: `type, name: kernel[parameters](what unpacks a block)`. Q3_K and
@@ -244,5 +319,33 @@ lanes! {
     );
     IQ4_XS, iq4_xs: blocks_256[BlockIQ4XS, 34](
         |b, j, g| lanes::super_block::iq4_xs(b, j, g), |b| lanes::scales::iq4_xs(b)
+    );
+    IQ1_S, iq1_s: blocks_256[ExpandedIQ1S, 35](
+        |b, j, g| lanes::expanded::<BlockIQ1S, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
+    IQ1_M, iq1_m: blocks_256[ExpandedIQ1M, 37](
+        |b, j, g| lanes::expanded::<BlockIQ1M, 16, 37>(b, j, g),
+        |b| lanes::expanded_scales::<16, 37>(b)
+    );
+    IQ2_XXS, iq2_xxs: blocks_256[ExpandedIQ2XXS, 35](
+        |b, j, g| lanes::expanded::<BlockIQ2XXS, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
+    IQ2_XS, iq2_xs: blocks_256[ExpandedIQ2XS, 37](
+        |b, j, g| lanes::expanded::<BlockIQ2XS, 16, 37>(b, j, g),
+        |b| lanes::expanded_scales::<16, 37>(b)
+    );
+    IQ2_S, iq2_s: blocks_256[ExpandedIQ2S, 37](
+        |b, j, g| lanes::expanded::<BlockIQ2S, 16, 37>(b, j, g),
+        |b| lanes::expanded_scales::<16, 37>(b)
+    );
+    IQ3_XXS, iq3_xxs: blocks_256[ExpandedIQ3XXS, 35](
+        |b, j, g| lanes::expanded::<BlockIQ3XXS, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
+    );
+    IQ3_S, iq3_s: blocks_256[ExpandedIQ3S, 35](
+        |b, j, g| lanes::expanded::<BlockIQ3S, 8, 35>(b, j, g),
+        |b| lanes::expanded_scales::<8, 35>(b)
     );
 }

@@ -21,11 +21,12 @@ use super::vector::{
     times_add,
 };
 use crate::act::{Acts, PANEL_TOKENS};
+use crate::block::expanded::{Codebook, Expanded};
 use crate::block::*;
 use crate::isa::avx2::mem;
 use crate::isa::avx2::pack::transpose;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
-use crate::isa::avx2::unpack::{Codes32, Codes256, Scales, half};
+use crate::isa::avx2::unpack::{Codes32, Codes256, Scales, Wide256, half, halves_swapped};
 use std::arch::x86_64::*;
 
 /// Weight rows of a tile.
@@ -88,9 +89,9 @@ struct Row256 {
 }
 
 /// A type in super-blocks.
-pub(super) trait Super: Codes256 {
+pub(super) trait Super: Block256 {
     /// Whether minus the codes times their scales fit an i8.
-    const FOLDED: bool;
+    const FOLDED: bool = false;
     /// Elements under one sum.
     const RUN: usize = if Self::FOLDED { 32 } else { Self::GROUP };
 }
@@ -101,18 +102,18 @@ impl Super for BlockQ2K {
 impl Super for BlockQ3K {
     const FOLDED: bool = true;
 }
-impl Super for BlockQ4K {
-    const FOLDED: bool = false;
-}
-impl Super for BlockQ5K {
-    const FOLDED: bool = false;
-}
-impl Super for BlockQ6K {
-    const FOLDED: bool = false;
-}
-impl Super for BlockIQ4XS {
-    const FOLDED: bool = false;
-}
+impl Super for BlockQ4K {}
+impl Super for BlockQ5K {}
+impl Super for BlockQ6K {}
+impl Super for BlockIQ4XS {}
+impl Super for BlockIQ1S {}
+impl Super for BlockIQ1M {}
+impl Super for BlockIQ2XXS {}
+impl Super for BlockIQ2XS {}
+impl Super for BlockIQ2S {}
+impl Super for BlockIQ3XXS {}
+impl Super for BlockIQ3S {}
+impl<B: Codebook, const S: usize> Super for Expanded<B, S> {}
 
 /// The scale and the minimum of a block.
 #[inline]
@@ -156,7 +157,7 @@ pub(super) fn blocks_32<B: Block32>(
 /// Types in blocks of 256; `codes` are without the offset.
 #[inline]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) fn blocks_256<B: Super>(
+pub(super) fn blocks_256<B: Super + Codes256>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
@@ -172,6 +173,34 @@ pub(super) fn blocks_256<B: Super>(
         (&mut scratch.panels.of_256, &mut scratch.panels.sums),
         y,
         |block, row| unpack_256(block, &codes, scales(block), row),
+        |w, pair, sums| tile_256::<B, 2>(w, &pair, sums),
+        |w, last, sums| tile_256::<B, 1>(w, &[last], sums),
+    );
+}
+
+/// Types in blocks of 256 with signed codes and no minimum.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn wide_256<B: Super>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    scratch: &mut VnniScratch,
+    y: &mut [f32],
+    unpack: impl Fn(&B, &mut Wide256),
+) {
+    const { assert!(!B::HAS_MIN) }
+    matmul::<B, Row256>(
+        as_blocks(w),
+        n_rows,
+        acts,
+        (&mut scratch.panels.of_256, &mut scratch.panels.sums),
+        y,
+        |block, row| {
+            let mut wide = Wide256::default();
+            unpack(block, &mut wide);
+            in_order::<B>(&wide, row);
+        },
         |w, pair, sums| tile_256::<B, 2>(w, &pair, sums),
         |w, last, sums| tile_256::<B, 1>(w, &[last], sums),
     );
@@ -284,7 +313,7 @@ fn times_128(codes: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn unpack_256<B: Super>(
+fn unpack_256<B: Super + Codes256>(
     block: &B,
     codes: &impl Fn(&B, usize) -> __m256i,
     Scales { scales, mins }: Scales,
@@ -300,8 +329,52 @@ fn unpack_256<B: Super>(
         mem::store(&mut row.codes[j], codes);
         sums[j] = times_128(codes);
     }
+    put_starts::<B>(&sums, row);
+    put_factors::<B>(scales, &mut row.scales);
+    put_factors::<B>(mins, &mut row.mins);
+    let [d, dmin] = block.d();
+    row.d = half(d);
+    row.minus_dmin = -half(dmin);
+}
+
+/// A super-block in the order of its elements.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn in_order<B: Super>(block: &Wide256, row: &mut Row256) {
+    let mut sums = [_mm256_setzero_si256(); 8];
+    for i in 0..4 {
+        let codes = halves_swapped([block.codes(i, 0), block.codes(i, 1)]);
+        for k in 0..2 {
+            mem::store(&mut row.codes[2 * i + k], codes[k]);
+            sums[2 * i + k] = times_128(codes[k]);
+        }
+    }
+    put_starts::<B>(&sums, row);
+    put_factors::<B>(block.all_scales::<B>(), &mut row.scales);
+    row.d = block.d;
+}
+
+/// Scales or minimums as floats.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn put_factors<B: Super>(from: __m256i, to: &mut [[f32; 8]; 2]) {
+    if B::GROUP == 32 {
+        // Each is there twice.
+        mem::store_ps(&mut to[0], _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(from)));
+    } else {
+        let (low, high) = (_mm256_castsi256_si128(from), _mm256_extracti128_si256::<1>(from));
+        mem::store_ps(&mut to[0], _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(low)));
+        mem::store_ps(&mut to[1], _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(high)));
+    }
+}
+
+/// Where sums begin, from those of the words of each 32 codes times 128.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn put_starts<B: Super>(sums: &[__m256i; 8], row: &mut Row256) {
+    let none = _mm256_setzero_si256();
     if B::RUN == 32 {
-        mem::store(&mut row.start[0], _mm256_sub_epi32(none, sum_8(&sums)));
+        mem::store(&mut row.start[0], _mm256_sub_epi32(none, sum_8(sums)));
     } else {
         let a = sum_4(sums[0], sums[1], sums[2], sums[3]);
         let b = sum_4(sums[4], sums[5], sums[6], sums[7]);
@@ -312,19 +385,6 @@ fn unpack_256<B: Super>(
             mem::store(start, _mm256_sub_epi32(none, sums));
         }
     }
-    for (to, from) in [(&mut row.scales, scales), (&mut row.mins, mins)] {
-        if B::GROUP == 32 {
-            // Each is there twice.
-            mem::store_ps(&mut to[0], _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(from)));
-        } else {
-            let (low, high) = (_mm256_castsi256_si128(from), _mm256_extracti128_si256::<1>(from));
-            mem::store_ps(&mut to[0], _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(low)));
-            mem::store_ps(&mut to[1], _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(high)));
-        }
-    }
-    let [d, dmin] = block.d();
-    row.d = half(d);
-    row.minus_dmin = -half(dmin);
 }
 
 /// Codes `32j..32j + 32` times their two scales, in 8 bits.

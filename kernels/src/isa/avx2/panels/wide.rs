@@ -57,8 +57,8 @@ pub(in super::super) fn wide_256<B: Block256>(
 fn widen<B: Block256>(block: &Wide256, row: &mut Row256Wide) {
     let order = pair_order();
     for j in 0..8 {
-        let [first, last] = &block.codes[j / 2];
-        let codes = interleave(halves_swapped([load(first), load(last)])[j % 2]);
+        let codes = [block.codes(j / 2, 0), block.codes(j / 2, 1)];
+        let codes = interleave(halves_swapped(codes)[j % 2]);
         let scale = |half| block.scale::<B>(j / 2, half, order);
         let scale = halves_swapped([scale(0), scale(1)])[j % 2];
         // By turns that of the first and of the second 16, as the codes are.
