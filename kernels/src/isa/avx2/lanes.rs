@@ -6,7 +6,9 @@
 //! the specification. There are no shuffles but for scales, and memory is read as one stream.
 
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
-use super::unpack::{Codes32, Codes256, EightScales, MXFP4_CODES, exponents, shifted};
+use super::unpack::{
+    Codes32, Codes256, EightScales, MXFP4_CODES, exponents, first_trits, next_trits, shifted,
+};
 use crate::act::SUMS;
 use crate::block::{Block, iq4_nl};
 use crate::interleave::{FIFTH, Place};
@@ -154,11 +156,36 @@ pub(super) mod super_block {
         _mm256_or_si256(low, _mm256_and_si256(top, _mm256_set1_epi8(0x30)))
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn tq2_0(b: &Words<'_, 16>, j: usize, g: usize) -> __m256i {
+        let plane = shifted(b.word(j / 4 * 8 + g), 2 * (j as i32 % 4));
+        _mm256_and_si256(plane, _mm256_set1_epi8(3))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn tq1_0(b: &Words<'_, 13>, j: usize, g: usize) -> __m256i {
+        let (word, trit) = trit_of(j, g);
+        first_trits(next_trits(b.word(word), trit))
+    }
+
     /// Signed.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn iq4_xs(b: &Words<'_, 34>, j: usize, g: usize) -> __m256i {
         b.iq4(2 + 4 * j, g)
+    }
+}
+
+/// The word of TQ1_0 that holds elements `32j + 4g..32j + 4g + 4`, and which trit of its bytes they
+/// are.
+#[inline(always)]
+pub(in crate::isa) fn trit_of(j: usize, g: usize) -> (usize, usize) {
+    match (j, g) {
+        (0..5, _) => (g, j),
+        (7, 4..) => (12, g - 4),
+        _ => (8 + g % 4, 2 * (j - 5) + g / 4),
     }
 }
 
@@ -361,6 +388,9 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     let signed = B::MAX > 127;
     let run_len = if B::GROUP == 16 && fit > 4 { 4 } else { fit };
     let factor = |half: usize| {
+        if B::ONE_SCALE {
+            return _mm256_set1_epi16(1);
+        }
         let i = if B::GROUP == 32 { J } else { 2 * J + half };
         if B::GROUP == 32 && B::HAS_MIN {
             _mm256_shuffle_epi8(scales.scales[i / 4], load(&masks.twice[i % 4]))
@@ -390,7 +420,13 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
             }
         }
     });
-    if B::OFFSET != 0 && !signed {
+    if B::ONE_SCALE {
+        for t in 0..N {
+            let [s, s_2] = tokens[t].s[J];
+            let offset = B::OFFSET * (i32::from(s) + i32::from(s_2));
+            isum[t] = _mm256_sub_epi32(isum[t], _mm256_set1_epi32(offset));
+        }
+    } else if B::OFFSET != 0 && !signed {
         // Both scales of 32 elements, for the sums of both halves.
         let pair = _mm256_shuffle_epi8(scales.scales[J / 2], load(&masks.pair[J % 2]));
         let pair = _mm256_srai_epi16::<8>(pair);

@@ -72,8 +72,8 @@ pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
     on_avx2(read_only_256::<BlockIQ2S>(), iq2_s),
     on_avx2(read_only_256::<BlockIQ3XXS>(), iq3_xxs),
     on_avx2(read_only_256::<BlockIQ3S>(), iq3_s),
-    on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0),
-    on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0),
+    with_lanes(on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0), interleaved::tq1_0),
+    with_lanes(on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0), interleaved::tq2_0),
     blocks_16::<BlockQ1_0>(),
     blocks_16::<BlockQ2_0>(),
     blocks_16::<BlockNVFP4>(),
@@ -255,6 +255,14 @@ lanes! {
         |b, j, g| lanes::super_block::q6_k(b, j, g),
         |b| unpack::of_q6_k(b.words_at(48), b.half())
     );
+    tq1_0: blocks_256[BlockTQ1_0, 13](
+        |b, j, g| lanes::super_block::tq1_0(b, j, g),
+        |b| unpack::of_one(b.half())
+    );
+    tq2_0: blocks_256[BlockTQ2_0, 16](
+        |b, j, g| lanes::super_block::tq2_0(b, j, g),
+        |b| unpack::of_one(b.half())
+    );
     iq4_xs: blocks_256[BlockIQ4XS, 34](
         |b, j, g| lanes::super_block::iq4_xs(b, j, g),
         |b| unpack::of_iq4_xs(b.words_at(0))
@@ -280,8 +288,16 @@ matmuls! {
     iq2_s: wide_256(|b: &BlockIQ2S, wide| unpack::wide(b, wide));
     iq3_xxs: wide_256(|b: &BlockIQ3XXS, wide| unpack::wide(b, wide));
     iq3_s: wide_256(|b: &BlockIQ3S, wide| unpack::wide(b, wide));
-    tq1_0: wide_256(|b: &BlockTQ1_0, wide| unpack::wide(b, wide));
-    tq2_0: wide_256(|b: &BlockTQ2_0, wide| unpack::wide(b, wide));
+    tq1_0: blocks_256(
+        |b, j| unpack::tq1_0(b, j),
+        |_| unpack::scales_of_one(),
+        |blocks| unpack::eight_of_one(blocks)
+    );
+    tq2_0: blocks_256(
+        |b, j| unpack::tq2_0(b, j),
+        |_| unpack::scales_of_one(),
+        |blocks| unpack::eight_of_one(blocks)
+    );
     q2_k: blocks_256(
         |b, j| unpack::q2_k(b, j),
         |b| unpack::scales_q2_k(b),

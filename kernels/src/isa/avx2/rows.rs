@@ -368,7 +368,10 @@ impl Factors {
             let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));
             _mm256_cvtepi32_ps(min)
         };
-        if B::GROUP == 32 {
+        if B::ONE_SCALE {
+            let (one, none) = (_mm256_set1_epi16(1), _mm256_setzero_ps());
+            Factors { straight: one, crossed: one, mins: [none; 2] }
+        } else if B::GROUP == 32 {
             let (word, byte) = (j / 4, j % 4);
             let scale = scale(word, &masks.scale[byte]);
             let mins = [min(word, byte), _mm256_setzero_ps()];
@@ -396,17 +399,17 @@ fn step<B: Codes256>(
     factors: &Factors,
     [products, mins]: &mut [__m256; 2],
 ) {
+    if B::OFFSET != 0 {
+        let offset = offset::<B>(load(&token.q[j]));
+        a = _mm256_sub_epi16(a, offset);
+        b = _mm256_sub_epi16(b, offset);
+    }
     // Eight pairs of products fit an i16 if the codes are at most 15; four if they are at most 32
     // once the offset is off.
     let isum = if B::GROUP == 32 && B::MAX <= 15 {
         let (straight, crossed) = cross_128(a, b);
         _mm256_madd_epi16(_mm256_add_epi16(straight, crossed), factors.straight)
     } else {
-        if B::OFFSET != 0 {
-            let offset = offset::<B>(load(&token.q[j]));
-            a = _mm256_sub_epi16(a, offset);
-            b = _mm256_sub_epi16(b, offset);
-        }
         let (straight, crossed) = cross_128(a, b);
         let straight = _mm256_madd_epi16(straight, factors.straight);
         _mm256_add_epi32(straight, _mm256_madd_epi16(crossed, factors.crossed))

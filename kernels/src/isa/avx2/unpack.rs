@@ -27,6 +27,8 @@ pub(in crate::isa) trait Codes256: Block256 {
     const OFFSET: i32;
     /// The largest code.
     const MAX: i32;
+    /// Whether every `scale` is 1.
+    const ONE_SCALE: bool = false;
     /// Scale of the scales and of the minimums.
     fn d(&self) -> [F16; 2];
 }
@@ -38,7 +40,8 @@ pub(in crate::isa) struct Scales {
 }
 
 /// The scales of eight super-blocks, one of each of eight rows: byte `i` of word `r` in register
-/// `w` belongs to group `4w + i` of row `r`. There are 8 or 16 groups.
+/// `w` belongs to group `4w + i` of row `r`. There are 8 or 16 groups. Scales that are all 1 are not
+/// in it.
 pub(super) struct EightScales {
     pub scales: [__m256i; 4],
     pub mins: [__m256i; 4],
@@ -138,6 +141,25 @@ codes_256! {
     BlockQ5K: 0, 31, |b| [b.d, b.dmin];
     BlockQ6K: 32, 63, |b| [b.d, F16([0; 2])];
     BlockIQ4XS: 128, 255, |b| [b.d, F16([0; 2])];
+}
+
+macro_rules! ternary {
+    ($($block:ident: $max:literal;)*) => {$(
+        impl Codes256 for $block {
+            const OFFSET: i32 = 1;
+            const MAX: i32 = $max;
+            const ONE_SCALE: bool = true;
+            #[inline(always)]
+            fn d(&self) -> [F16; 2] {
+                [self.d, F16([0; 2])]
+            }
+        }
+    )*};
+}
+
+ternary! {
+    BlockTQ1_0: 2;
+    BlockTQ2_0: 3;
 }
 
 /// The bits of eight halves as floats.
@@ -288,6 +310,55 @@ pub(in crate::isa) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
     _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), top)
 }
 
+/// The codes of TQ2_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn tq2_0(b: &BlockTQ2_0, j: usize) -> __m256i {
+    let plane = shifted(load(&b.qs[j / 4]), 2 * (j as i32 % 4));
+    _mm256_and_si256(plane, _mm256_set1_epi8(3))
+}
+
+/// The codes of TQ1_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn tq1_0(b: &BlockTQ1_0, j: usize) -> __m256i {
+    let bytes = if j < 5 {
+        next_trits(load(&b.first), j)
+    } else {
+        // Trits 0 and 1, 2 and 3 of the second part; 4, and then those of the third.
+        let second = next_trits(_mm256_castsi128_si256(load_16(&b.second)), 2 * (j - 5));
+        let high = if j < 7 {
+            next_trits(second, 1)
+        } else {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(b.third));
+            let x = _mm256_blend_epi32::<0b1010>(x, next_trits(x, 1));
+            _mm256_blend_epi32::<0b1100>(x, next_trits(x, 2))
+        };
+        _mm256_permute2x128_si256::<0x20>(second, high)
+    };
+    first_trits(bytes)
+}
+
+/// Bytes of TQ1_0 times `3^n`: their trit `n` to the front.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn next_trits(mut x: __m256i, n: usize) -> __m256i {
+    for _ in 0..n {
+        x = _mm256_add_epi8(x, _mm256_add_epi8(x, x));
+    }
+    x
+}
+
+/// `3 * x >> 8` of unsigned bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn first_trits(x: __m256i) -> __m256i {
+    // There are only signed comparisons.
+    let x = _mm256_xor_si256(x, _mm256_set1_epi8(-128));
+    let at_least = |x, y: i32| _mm256_cmpgt_epi8(x, _mm256_set1_epi8((y - 1 - 128) as i8));
+    _mm256_abs_epi8(_mm256_add_epi8(at_least(x, 86), at_least(x, 171)))
+}
+
 /// `x >> right`, bits of neighbouring bytes coming in; to the left if negative.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -394,6 +465,13 @@ pub(in crate::isa) fn scales_q6_k(b: &BlockQ6K) -> Scales {
     Scales { scales, mins: _mm256_setzero_si256() }
 }
 
+/// Scales that are all 1.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn scales_of_one() -> Scales {
+    Scales { scales: _mm256_set1_epi16(1), mins: _mm256_setzero_si256() }
+}
+
 /// The eight scales and minimums of Q4_K and Q5_K, each twice.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -428,6 +506,23 @@ pub(super) fn of_q2_k(words: [__m256i; 4], [d, dmin]: [__m256; 2]) -> EightScale
         mins[w] = _mm256_and_si256(_mm256_srli_epi16::<4>(words[w]), low);
     }
     EightScales { scales, mins, d, dmin }
+}
+
+/// The scales of eight blocks of a type that has nothing but `d`.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_of_one<B: Codes256>(blocks: &[&B; 8]) -> EightScales {
+    const { assert!(B::ONE_SCALE) }
+    let [d, _] = halves_8(blocks);
+    of_one(d)
+}
+
+/// Of `d`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn of_one(d: __m256) -> EightScales {
+    let none = [_mm256_setzero_si256(); 4];
+    EightScales { scales: none, mins: none, d, dmin: _mm256_setzero_ps() }
 }
 
 /// The scales of eight blocks of Q3_K: see the scalar `unpack_scales`.

@@ -8,6 +8,7 @@ use super::mem::{load, load_16, load_32, spread, store_ps};
 use crate::act::SUMS;
 use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
+use crate::isa::avx2::lanes::trit_of;
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::unpack::{Codes32, Codes256, MXFP4_CODES};
 use crate::isa::tokens::Rows;
@@ -173,13 +174,34 @@ pub(super) mod super_block {
 
     #[inline]
     #[target_feature(enable = "avx512bw")]
+    pub fn tq2_0(b: &Words<'_, 16>, j: usize, g: usize) -> __m512i {
+        b.bits(j / 4 * 8 + g, 2 * (j as i32 % 4), 3)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn tq1_0(b: &Words<'_, 13>, j: usize, g: usize) -> __m512i {
+        let (word, trit) = trit_of(j, g);
+        let mut x = b.word(word);
+        for _ in 0..trit {
+            x = _mm512_add_epi8(x, _mm512_add_epi8(x, x));
+        }
+        // `3 * x >> 8` of unsigned bytes.
+        let one = _mm512_set1_epi8(1);
+        let at_least = |y: u8| _mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(y as i8));
+        let trits = _mm512_maskz_mov_epi8(at_least(86), one);
+        _mm512_mask_add_epi8(trits, at_least(171), trits, one)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
     pub fn iq4_xs(b: &Words<'_, 34>, j: usize, g: usize) -> __m512i {
         b.iq4(2 + 4 * j, g)
     }
 }
 
 /// The scales and minimums of a super-block: byte `i` of register `w` belongs to group `4w + i`,
-/// of which there are 8 or 16.
+/// of which there are 8 or 16. Scales that are all 1 are not in it.
 pub(super) struct Scales {
     scales: [__m512i; 4],
     mins: [__m512i; 4],
@@ -202,6 +224,14 @@ pub(super) mod scales {
         }
         let [d, dmin] = b.halves(20);
         Scales { scales, mins, d, dmin }
+    }
+
+    /// Of types that have nothing but `d`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn of_one<const W: usize>(b: &Words<'_, W>) -> Scales {
+        let none = [_mm512_setzero_si512(); 4];
+        Scales { scales: none, mins: none, d: b.half(), dmin: _mm512_setzero_ps() }
     }
 
     /// Of Q4_K and Q5_K.
@@ -457,7 +487,9 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     });
     for t in 0..N {
         let [first, second] = isum[t];
-        let products = if B::GROUP == 32 {
+        let products = if B::ONE_SCALE {
+            _mm512_cvtepi32_ps(first)
+        } else if B::GROUP == 32 {
             // Integers below 2^24: exact.
             _mm512_mul_ps(_mm512_cvtepi32_ps(first), _mm512_cvtepi32_ps(scale(J)))
         } else {

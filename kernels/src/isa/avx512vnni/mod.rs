@@ -159,6 +159,14 @@ matmuls! {
         |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
     );
     Q6_K, q6_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+    TQ1_0, tq1_0: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::tq1_0(b, j),
+        |_| unpack::scales_of_one()
+    );
+    TQ2_0, tq2_0: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::tq2_0(b, j),
+        |_| unpack::scales_of_one()
+    );
     IQ4_XS, iq4_xs: panels::blocks_256, ROWS_MAX, (
         |b, j| unpack::iq4_xs_codes(b, j),
         |b| unpack::scales_iq4_xs(b)
@@ -241,6 +249,12 @@ lanes! {
     );
     Q5_K, q5_k: blocks_256[BlockQ5K, 44](
         |b, j, g| lanes::super_block::q5_k(b, j, g), |b| lanes::scales::six_bits(b)
+    );
+    TQ1_0, tq1_0: blocks_256[BlockTQ1_0, 13](
+        |b, j, g| lanes::super_block::tq1_0(b, j, g), |b| lanes::scales::of_one(b)
+    );
+    TQ2_0, tq2_0: blocks_256[BlockTQ2_0, 16](
+        |b, j, g| lanes::super_block::tq2_0(b, j, g), |b| lanes::scales::of_one(b)
     );
     IQ4_XS, iq4_xs: blocks_256[BlockIQ4XS, 34](
         |b, j, g| lanes::super_block::iq4_xs(b, j, g), |b| lanes::scales::iq4_xs(b)

@@ -113,6 +113,12 @@ impl Super for BlockQ6K {
 impl Super for BlockIQ4XS {
     const FOLDED: bool = false;
 }
+impl Super for BlockTQ1_0 {
+    const FOLDED: bool = true;
+}
+impl Super for BlockTQ2_0 {
+    const FOLDED: bool = true;
+}
 
 /// The scale and the minimum of a block.
 #[inline]
