@@ -21,6 +21,24 @@ pub(in crate::isa) trait Codes32: Block32 {
     fn scales(&self) -> [F16; 2];
 }
 
+/// A type in blocks of several times 32 whose codes have at most 5 bits.
+pub(in crate::isa) trait Codes16: Block16 {
+    /// Value = d * (code - OFFSET).
+    const OFFSET: i32;
+    /// The largest code.
+    const MAX: i32;
+    /// Whether a block has one scale, not one per 16.
+    const ONE_SCALE: bool;
+    /// Parts of 32.
+    const PARTS: usize = Self::LEN / 32;
+
+    /// Which scale of the block, or of its repetitions, the `half`th 16 codes of part `j` have.
+    #[inline(always)]
+    fn scale_of(j: usize, half: usize) -> usize {
+        if Self::ONE_SCALE { 0 } else { 2 * j + half }
+    }
+}
+
 /// A type in blocks of 256.
 pub(in crate::isa) trait Codes256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
@@ -118,6 +136,23 @@ codes_32! {
     BlockQ5_0: 16, 31, false, |b| [b.d, F16([0; 2])];
     BlockQ5_1: 0, 31, false, |b| [b.d, b.m];
     BlockMXFP4: 12, 24, true, |b| [F16([b.e, 0]), F16([0; 2])];
+}
+
+macro_rules! codes_16 {
+    ($($block:ident: $offset:literal, $max:literal, $one_scale:literal;)*) => {$(
+        impl Codes16 for $block {
+            const OFFSET: i32 = $offset;
+            const MAX: i32 = $max;
+            const ONE_SCALE: bool = $one_scale;
+        }
+    )*};
+}
+
+codes_16! {
+    // Its codes are twice the bits.
+    BlockQ1_0: 1, 2, true;
+    BlockQ2_0: 1, 3, true;
+    BlockNVFP4: 12, 24, false;
 }
 
 macro_rules! codes_256 {
@@ -231,7 +266,7 @@ pub(in crate::isa) fn iq4_xs_codes(b: &BlockIQ4XS, j: usize) -> __m256i {
     _mm256_xor_si256(iq4(&b.qs[j]), _mm256_set1_epi8(-128))
 }
 
-/// What the codes of MXFP4 stand for, offset.
+/// What the codes of MXFP4 and NVFP4 stand for, offset.
 pub(in crate::isa) const MXFP4_CODES: [u8; 16] = {
     let mut codes = [0; 16];
     let mut i = 0;
@@ -253,13 +288,84 @@ pub(in crate::isa) fn mxfp4(b: &BlockMXFP4) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in crate::isa) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i {
-    // Byte i gets byte i / 8 of `qh`, of which bit i % 8 is to be found.
+    _mm256_or_si256(nibbles(qs), bits(qh, 16))
+}
+
+/// `value` for each bit that is set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(bits: &[u8; 4], value: i8) -> __m256i {
+    // Byte i gets byte i / 8 of the bits, of which bit i % 8 is to be found.
     let spread =
         _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    let qh = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*qh)), spread);
-    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(qh, bit), bit);
-    _mm256_or_si256(nibbles(qs), _mm256_and_si256(is_set, _mm256_set1_epi8(16)))
+    let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*bits)), spread);
+    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
+    _mm256_and_si256(is_set, _mm256_set1_epi8(value))
+}
+
+/// The codes of Q1_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn q1_0(b: &BlockQ1_0, j: usize) -> __m256i {
+    bits(&b.qs[j], 2)
+}
+
+/// The codes of Q2_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn q2_0(b: &BlockQ2_0, j: usize) -> __m256i {
+    // A byte's four codes, from bit 2i on, to bit 8i.
+    let x = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(b.qs[j])));
+    let x = _mm256_or_si256(x, _mm256_slli_epi32::<12>(x));
+    let x = _mm256_or_si256(x, _mm256_slli_epi32::<6>(x));
+    _mm256_and_si256(x, _mm256_set1_epi8(3))
+}
+
+/// The codes of NVFP4.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn nvfp4(b: &BlockNVFP4, j: usize) -> __m256i {
+    let nibbles = nibbles(&b.qs.as_flattened().as_chunks().0[j]);
+    let codes = _mm256_permute4x64_epi64::<0b11_01_10_00>(nibbles);
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&MXFP4_CODES)), codes)
+}
+
+/// The four scales of each of eight blocks of NVFP4, of the words they are.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_nvfp4(words: __m256i) -> [__m256; 4] {
+    // NaN's code is zero's. The exponent and the mantissa then are those of halves that are 2^7
+    // times too small.
+    let nan = _mm256_cmpeq_epi8(words, _mm256_set1_epi8(0x7f));
+    let (words, fields) = (_mm256_andnot_si256(nan, words), _mm256_set1_epi16(0x7f << 7));
+    let even = _mm256_and_si256(_mm256_slli_epi16::<7>(words), fields);
+    let odd = _mm256_and_si256(_mm256_srli_epi16::<1>(words), fields);
+    let ([a, c], [b, d]) = (pairs_of_halves(even), pairs_of_halves(odd));
+    let up = _mm256_set1_ps(128.0);
+    [_mm256_mul_ps(a, up), _mm256_mul_ps(b, up), _mm256_mul_ps(c, up), _mm256_mul_ps(d, up)]
+}
+
+/// The scales of eight blocks of NVFP4.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_nvfp4(blocks: &[&BlockNVFP4; 8]) -> [__m256; 4] {
+    let mut words = [0; 8];
+    for r in 0..8 {
+        words[r] = i32::from_le_bytes(blocks[r].d);
+    }
+    of_nvfp4(load(&words))
+}
+
+/// The scales of eight blocks that have one each.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_halves<B>(blocks: &[&B; 8], d: impl Fn(&B) -> F16) -> [__m256; 4] {
+    let mut halves_8 = [F16([0; 2]); 8];
+    for r in 0..8 {
+        halves_8[r] = d(blocks[r]);
+    }
+    [halves(halves_8); 4]
 }
 
 /// The codes of Q2_K.
