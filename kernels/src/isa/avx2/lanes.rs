@@ -7,8 +7,7 @@
 
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
 use super::unpack::{
-    Codes16, Codes32, Codes256, EightScales, MXFP4_CODES, exponents, first_trits, next_trits,
-    shifted,
+    Codes16, Codes32, Codes256, EightScales, MXFP4_CODES, exponents, shifted, trits,
 };
 use crate::act::SUMS;
 use crate::block::{Block, iq4_nl};
@@ -200,7 +199,7 @@ pub(super) mod super_block {
     #[target_feature(enable = "avx2")]
     pub fn tq1_0(b: &Words<'_, 13>, j: usize, g: usize) -> __m256i {
         let (word, trit) = trit_of(j, g);
-        first_trits(next_trits(b.word(word), trit))
+        trits(b.word(word), trit)
     }
 
     /// Signed.
@@ -323,23 +322,22 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
     for i in 0..x.d[0].len() / B::PARTS {
         let b = Words::<W>::new(group, i, size_of::<B>());
         prefetch_block(&b);
-        let d = scales(&b);
+        let (d, x) = (scales(&b), x.blocks(i * B::PARTS, B::PARTS));
         eight_times!(
             |J| if J < B::PARTS {
-                let i = i * B::PARTS + J;
                 let mut run = [[_mm256_setzero_si256(); 2]; N];
                 eight_times!(|G| {
                     let code = codes(&b, J, G);
                     for t in 0..N {
-                        let products = _mm256_maddubs_epi16(code, four(&x.q[t][i], G));
+                        let products = _mm256_maddubs_epi16(code, four(&x.q[t][J], G));
                         let run = &mut run[t][G / 4];
                         *run = pin(_mm256_add_epi16(*run, products));
                     }
                 });
                 for t in 0..N {
-                    let da = _mm256_set1_ps(x.d[t][i]);
+                    let da = _mm256_set1_ps(x.d[t][J]);
                     for half in 0..2 {
-                        let offset = B::OFFSET * i32::from(x.s[t][i][half]);
+                        let offset = B::OFFSET * i32::from(x.s[t][J][half]);
                         let isum = _mm256_madd_epi16(run[t][half], ones);
                         let isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(offset));
                         let d = _mm256_mul_ps(d[B::scale_of(J, half)], da);
@@ -450,9 +448,9 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     sums: &mut [[__m256; 2]; N],
 ) {
     fence();
-    let share = (size_of::<B>() * LANES).div_ceil(64) * 64 / 8;
-    for line in (0..share).step_by(64) {
-        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + J * share + line);
+    let lines = (size_of::<B>() * LANES).div_ceil(64);
+    for line in lines * J / 8..lines * (J + 1) / 8 {
+        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + 64 * line);
     }
     // Groups of four codes whose pairs of products fit an i16; a run ends with its scale, too.
     let fit = if B::MAX <= 15 {

@@ -428,42 +428,53 @@ pub(in crate::isa) fn tq2_0(b: &BlockTQ2_0, j: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in crate::isa) fn tq1_0(b: &BlockTQ1_0, j: usize) -> __m256i {
-    let bytes = if j < 5 {
-        next_trits(load(&b.first), j)
-    } else {
-        // Trits 0 and 1, 2 and 3 of the second part; 4, and then those of the third.
-        let second = next_trits(_mm256_castsi128_si256(load_16(&b.second)), 2 * (j - 5));
-        let high = if j < 7 {
-            next_trits(second, 1)
-        } else {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(b.third));
-            let x = _mm256_blend_epi32::<0b1010>(x, next_trits(x, 1));
-            _mm256_blend_epi32::<0b1100>(x, next_trits(x, 2))
-        };
-        _mm256_permute2x128_si256::<0x20>(second, high)
-    };
-    first_trits(bytes)
-}
-
-/// Bytes of TQ1_0 times `3^n`: their trit `n` to the front.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn next_trits(mut x: __m256i, n: usize) -> __m256i {
-    for _ in 0..n {
-        x = _mm256_add_epi8(x, _mm256_add_epi8(x, x));
+    let (second, third) = (load_16(&b.second), i32::from_le_bytes(b.third));
+    match j {
+        0..5 => trits(load(&b.first), j),
+        5 | 6 => {
+            let (x, n) = (_mm256_broadcastsi128_si256(second), 2 * (j - 5));
+            _mm256_blend_epi32::<0b1111_0000>(trits(x, n), trits(x, n + 1))
+        }
+        _ => {
+            let x = _mm256_set_m128i(_mm_set1_epi32(third), second);
+            let all = _mm256_blend_epi32::<0b0010_0000>(trits(x, 0), trits(x, 1));
+            let all = _mm256_blend_epi32::<0b0100_0000>(all, trits(x, 2));
+            let all = _mm256_blend_epi32::<0b1000_0000>(all, trits(x, 3));
+            _mm256_blend_epi32::<0b0000_1111>(all, trits(x, 4))
+        }
     }
-    x
 }
 
-/// `3 * x >> 8` of unsigned bytes.
+/// Trit `n` of bytes of TQ1_0. What one multiplication by nine moves above the point are two trits.
+/// The compiler computes once what several trits of the same bytes need.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn first_trits(x: __m256i) -> __m256i {
-    // There are only signed comparisons.
-    let x = _mm256_xor_si256(x, _mm256_set1_epi8(-128));
-    let at_least = |x, y: i32| _mm256_cmpgt_epi8(x, _mm256_set1_epi8((y - 1 - 128) as i8));
-    _mm256_abs_epi8(_mm256_add_epi8(at_least(x, 86), at_least(x, 171)))
+pub(super) fn trits(mut x: __m256i, n: usize) -> __m256i {
+    // Bytes at even and at odd places become 16 bits each.
+    let times = |x, factor: i16| {
+        let (even, odd) = (_mm256_set1_epi16(factor), _mm256_set1_epi16(factor << 8));
+        [_mm256_maddubs_epi16(x, even), _mm256_maddubs_epi16(x, odd)]
+    };
+    let high = _mm256_set1_epi16(-256);
+    let above = |[even, odd]: [__m256i; 2]| {
+        _mm256_or_si256(_mm256_srli_epi16::<8>(even), _mm256_and_si256(odd, high))
+    };
+    for _ in 0..n / 2 {
+        let [even, odd] = times(x, 9);
+        x = _mm256_or_si256(_mm256_andnot_si256(high, even), _mm256_slli_epi16::<8>(odd));
+    }
+    if n == 4 {
+        return above(times(x, 3));
+    }
+    let values = _mm256_broadcastsi128_si256(load_16(&TWO_TRITS[n % 2]));
+    _mm256_shuffle_epi8(values, above(times(x, 9)))
 }
+
+/// The first and the second trit of numbers below nine.
+pub(in crate::isa) const TWO_TRITS: [[u8; 16]; 2] = [
+    [0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0],
+    [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0],
+];
 
 /// `x >> right`, bits of neighbouring bytes coming in; to the left if negative.
 #[inline]

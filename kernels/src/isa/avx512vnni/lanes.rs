@@ -10,7 +10,7 @@ use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
 use crate::isa::avx2::lanes::trit_of;
 use crate::isa::avx2::mem::prefetch;
-use crate::isa::avx2::unpack::{Codes16, Codes32, Codes256, MXFP4_CODES};
+use crate::isa::avx2::unpack::{Codes16, Codes32, Codes256, MXFP4_CODES, TWO_TRITS};
 use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
@@ -229,16 +229,27 @@ pub(super) mod super_block {
     #[inline]
     #[target_feature(enable = "avx512bw")]
     pub fn tq1_0(b: &Words<'_, 13>, j: usize, g: usize) -> __m512i {
-        let (word, trit) = trit_of(j, g);
-        let mut x = b.word(word);
-        for _ in 0..trit {
-            x = _mm512_add_epi8(x, _mm512_add_epi8(x, x));
+        let (word, n) = trit_of(j, g);
+        trits(b.word(word), n)
+    }
+
+    /// As AVX2's function of this name.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn trits(mut x: __m512i, n: usize) -> __m512i {
+        let times = |x, factor: i16| {
+            let (even, odd) = (_mm512_set1_epi16(factor), _mm512_set1_epi16(factor << 8));
+            [_mm512_maddubs_epi16(x, even), _mm512_maddubs_epi16(x, odd)]
+        };
+        let high = _mm512_set1_epi16(-256);
+        let above = |[even, odd]: [__m512i; 2]| {
+            _mm512_or_si512(_mm512_srli_epi16::<8>(even), _mm512_and_si512(odd, high))
+        };
+        for _ in 0..n / 2 {
+            let [even, odd] = times(x, 9);
+            x = _mm512_or_si512(_mm512_andnot_si512(high, even), _mm512_slli_epi16::<8>(odd));
         }
-        // `3 * x >> 8` of unsigned bytes.
-        let one = _mm512_set1_epi8(1);
-        let at_least = |y: u8| _mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(y as i8));
-        let trits = _mm512_maskz_mov_epi8(at_least(86), one);
-        _mm512_mask_add_epi8(trits, at_least(171), trits, one)
+        if n == 4 { above(times(x, 3)) } else { values(&TWO_TRITS[n % 2], above(times(x, 9))) }
     }
 
     #[inline]
@@ -417,26 +428,25 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
     for i in 0..x.d[0].len() / B::PARTS {
         let b = Words::<W>::new(group, i, size_of::<B>());
         prefetch_lines(&b, 0, (size_of::<B>() * LANES).div_ceil(64));
-        let d = scales(&b);
+        let (d, x) = (scales(&b), x.blocks(i * B::PARTS, B::PARTS));
         eight_times!(
             |J| if J < B::PARTS {
-                let i = i * B::PARTS + J;
                 let mut isum = [[_mm512_setzero_si512(); 2]; N];
                 for t in 0..N {
                     for half in 0..2 {
-                        let start = -B::OFFSET * i32::from(x.s[t][i][half]);
+                        let start = -B::OFFSET * i32::from(x.s[t][J][half]);
                         isum[t][half] = _mm512_set1_epi32(start);
                     }
                 }
                 eight_times!(|G| {
                     let code = codes(&b, J, G);
                     for t in 0..N {
-                        let q = spread(&x.q[t][i].as_chunks::<4>().0[G]);
+                        let q = spread(&x.q[t][J].as_chunks::<4>().0[G]);
                         isum[t][G / 4] = _mm512_dpbusd_epi32(isum[t][G / 4], code, q);
                     }
                 });
                 for t in 0..N {
-                    let da = _mm512_set1_ps(x.d[t][i]);
+                    let da = _mm512_set1_ps(x.d[t][J]);
                     for half in 0..2 {
                         let d = _mm512_mul_ps(d[B::scale_of(J, half)], da);
                         acc[t] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(isum[t][half]), acc[t]);
