@@ -448,9 +448,9 @@ fn step<B: Codes256, const W: usize, const N: usize, const J: usize>(
     sums: &mut [[__m256; 2]; N],
 ) {
     fence();
-    let lines = (size_of::<B>() * LANES).div_ceil(64);
-    for line in lines * J / 8..lines * (J + 1) / 8 {
-        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + 64 * line);
+    let share = (size_of::<B>() * LANES).div_ceil(64) * 64 / 8;
+    for line in (0..share).step_by(64) {
+        prefetch::<_MM_HINT_T0, _>(&b.words[0], AHEAD_BYTES + J * share + line);
     }
     // Groups of four codes whose pairs of products fit an i16; a run ends with its scale, too.
     let fit = if B::MAX <= 15 {
