@@ -11,7 +11,8 @@
 //! ```
 //!
 //! It is a permutation: as many bytes as before, it has an inverse, and products have the
-//! same bits. The one change within a word are the fifth bits of Q5_0 and Q5_1, see [`swap_bits`].
+//! same bits. The one change within a word: where it holds one or two bits each of more than four
+//! codes, they go to the bytes of those codes, see [`swap_bits`] and [`swap_pairs`].
 //!
 //! Blocks of codebook types are written out first, see [`crate::block::expanded`]: theirs are more
 //! bytes, and what comes back are the written-out blocks.
@@ -34,30 +35,53 @@ pub(crate) struct Parts {
     /// Bytes of a block outside of them, and where they begin.
     pub rest: usize,
     pub rest_at: usize,
-    /// Word 0 holds the fifth bits of 32 codes.
-    fifth_bits: bool,
+    /// The bits of each code in words of several: 0, 1 or 2.
+    bits: u32,
+    /// How many words those are, and the first of them.
+    swapped: usize,
+    swapped_at: usize,
 }
 
 impl Parts {
     /// Of a block of `4 * words` bytes.
     pub const fn of_words(words: usize) -> Parts {
-        Parts { block: 4 * words, words, words_at: 0, rest: 0, rest_at: 0, fifth_bits: false }
+        Parts {
+            block: 4 * words,
+            words,
+            words_at: 0,
+            rest: 0,
+            rest_at: 0,
+            bits: 0,
+            swapped: 0,
+            swapped_at: 0,
+        }
     }
 
     /// Of a type's own blocks.
     pub fn of(ty: GgmlType) -> Parts {
         let block = ty.block_bytes();
         let (words, rest) = (block / 4, block % 4);
-        // Blocks of 32 begin with their scale, super-blocks end with it.
-        let (words_at, rest_at) = if ty.block_len() == 32 { (rest, 0) } else { (0, 4 * words) };
-        let fifth_bits = matches!(ty, GgmlType::Q5_0 | GgmlType::Q5_1);
-        // Q5_1 has two halves before them, which fill a word.
-        Parts { block, words, words_at, rest, rest_at, fifth_bits }
+        // Super-blocks end with their scale, others begin with it.
+        let (words_at, rest_at) = if ty.block_len() < 256 { (rest, 0) } else { (0, 4 * words) };
+        let (bits, swapped, swapped_at) = match ty {
+            GgmlType::Q5_0 => (1, 1, 0),
+            // Two halves fill the word before.
+            GgmlType::Q5_1 => (1, 1, 1),
+            GgmlType::Q1_0 => (1, 4, 0),
+            GgmlType::Q2_0 => (2, 4, 0),
+            _ => (0, 0, 0),
+        };
+        Parts { block, words, words_at, rest, rest_at, bits, swapped, swapped_at }
     }
 
-    /// The word of the fifth bits.
-    pub fn fifth_word(self) -> Option<usize> {
-        self.fifth_bits.then(|| (self.block - 20 - self.rest) / 4)
+    /// Moves bits within the words that hold those of more than four codes, one of every `stride`
+    /// words of `words`; its own inverse.
+    #[inline(always)]
+    pub fn swap(self, words: &mut [u8], stride: usize) {
+        let (words, _) = words.as_chunks_mut();
+        for word in words.iter_mut().step_by(stride).skip(self.swapped_at).take(self.swapped) {
+            *word = if self.bits == 1 { swap_bits(*word) } else { swap_pairs(*word) };
+        }
     }
 }
 
@@ -65,31 +89,39 @@ impl Parts {
 #[cfg(test)]
 pub(crate) fn interleave<const LANES: usize>(parts: Parts, rows: &[u8], out: &mut [u8]) {
     let row_bytes = rows.len() / LANES;
-    let fifth = parts.fifth_word();
     for (b, out) in out.chunks_exact_mut(LANES * parts.block).enumerate() {
         let (words, rests) = out.split_at_mut(LANES * 4 * parts.words);
-        let (words, _) = words.as_chunks_mut::<4>().0.as_chunks_mut::<LANES>();
         for r in 0..LANES {
             let block = &rows[r * row_bytes + b * parts.block..][..parts.block];
             let (from, _) = block[parts.words_at..][..4 * parts.words].as_chunks::<4>();
-            for (to, from) in words.iter_mut().zip(from) {
-                to[r] = *from;
+            let (to, _) = words[4 * r..].as_chunks_mut::<4>();
+            for (to, from) in to.iter_mut().step_by(LANES).zip(from) {
+                *to = *from;
             }
-            if let Some(w) = fifth {
-                words[w][r] = swap_bits(words[w][r]);
-            }
+            parts.swap(&mut words[4 * r..], LANES);
             let rest = &block[parts.rest_at..][..parts.rest];
             rests[r * parts.rest..][..parts.rest].copy_from_slice(rest);
         }
     }
 }
 
-/// Moves bit `4g + k`, the fifth bit of element `4g + k`, to byte `k`, where the byte of that
-/// element's word is: bit [`FIFTH`]`[g]` of it. The numbers of the bits have their digits 0 and 3
-/// exchanged, and 1 and 4; so it is its own inverse.
+/// Moves bit `4g + k`, which belongs to element `4g + k`, to byte `k`, where the other bits of that
+/// element are, or would be: to bit [`FIFTH`]`[g]` of it. The numbers of the bits have their digits
+/// 0 and 3 exchanged, and 1 and 4; so it is its own inverse.
 pub(crate) fn swap_bits(word: [u8; 4]) -> [u8; 4] {
+    exchange(word, [((1 << 3) - 1, 0x00aa_00aa), ((1 << 4) - (1 << 1), 0x0000_cccc)])
+}
+
+/// Moves the bits of element `4g + k` of 16, from bit `2 * (4g + k)` on, to byte `k`, from bit `2g`
+/// on. The numbers of the bits have their digits 1 and 3 exchanged, and 2 and 4.
+pub(crate) fn swap_pairs(word: [u8; 4]) -> [u8; 4] {
+    exchange(word, [((1 << 3) - (1 << 1), 0x00cc_00cc), ((1 << 4) - (1 << 2), 0x0000_f0f0)])
+}
+
+/// Exchanges the bits of a mask with those so far above.
+fn exchange(word: [u8; 4], steps: [(u32, u32); 2]) -> [u8; 4] {
     let mut x = u32::from_le_bytes(word);
-    for (distance, lower) in [((1 << 3) - 1, 0x00aa_00aa), ((1 << 4) - (1 << 1), 0x0000_cccc)] {
+    for (distance, lower) in steps {
         let moved = (x >> distance ^ x) & lower;
         x ^= moved | moved << distance;
     }
@@ -137,6 +169,19 @@ pub(crate) fn groups(
 mod tests {
     use super::*;
     use crate::{KernelTable, Level};
+
+    #[test]
+    fn pairs_of_bits_go_to_their_bytes() {
+        for (g, k) in (0..4).flat_map(|g| (0..4).map(move |k| (g, k))) {
+            for code in 1..4u32 {
+                let moved = swap_pairs((code << (2 * (4 * g + k))).to_le_bytes());
+                let mut expected = [0; 4];
+                expected[k] = (code << (2 * g)) as u8;
+                assert_eq!(moved, expected, "group {g} element {k}");
+                assert_eq!(swap_pairs(moved), (code << (2 * (4 * g + k))).to_le_bytes());
+            }
+        }
+    }
 
     #[test]
     fn fifth_bits_go_to_their_bytes() {

@@ -116,8 +116,10 @@ fn weights(ty: GgmlType, rows: usize, cols: usize, kind: Blocks, random: &mut Ra
             }
             match ty {
                 GgmlType::MXFP4 => w[start] = 118 + random.below(6) as u8,
-                // Exponents, or the top of them.
-                GgmlType::NVFP4 => w[start..start + 4].iter_mut().for_each(|d| *d &= 0x3f),
+                // Without the top of exponents; filled, blocks may keep the code of NaN.
+                GgmlType::NVFP4 if kind == Blocks::Tame => {
+                    w[start..start + 4].iter_mut().for_each(|d| *d &= 0x3f)
+                }
                 GgmlType::IQ1_M => w[start + 55] = 0x20 | w[start + 55] & 0x8f,
                 _ => {}
             }
@@ -341,7 +343,8 @@ fn interleaved_rows_equal_native_ones() {
             let Some(lanes) = kernels.lanes() else { continue };
             let (n_groups, cols) = (3, ty.block_len() * (1 + random.below(4)));
             let row_bytes = cols / ty.block_len() * ty.block_bytes();
-            for kind in [Blocks::Tame, Blocks::Any, Blocks::Filled(0xff), Blocks::Filled(0x80)] {
+            let filled = [0xff, 0x80, 0x7f].map(Blocks::Filled);
+            for kind in [Blocks::Tame, Blocks::Any].into_iter().chain(filled) {
                 let w = weights(ty, n_groups * lanes, cols, kind, &mut random);
                 let interleaved_bytes = kernels.interleaved_row_bytes(row_bytes);
                 let mut groups = vec![0; n_groups * lanes * interleaved_bytes];

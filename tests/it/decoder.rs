@@ -179,6 +179,10 @@ fn every_type_gives_the_same_bits_however_it_is_batched() {
         (NVFP4, 0.1),
         (Q3_K, 0.25),
         (Q2_K, 0.8),
+        (TQ1_0, 0.9),
+        (TQ2_0, 0.9),
+        (Q2_0, 0.9),
+        (Q1_0, 0.9),
     ];
     for (ty, error_max) in types {
         let model = model(quantized(&gguf, ty));

@@ -53,14 +53,24 @@ impl Block16 for BlockNVFP4 {
 }
 
 /// Half the value of a scale. The code of NaN is 0, but only without the unused bit, as in ggml.
-fn scale(code: u8) -> f32 {
-    let (exponent, mantissa) = (code >> 3 & 15, f32::from(code & 7));
-    match (code, exponent) {
-        (0x7f, _) => 0.0,
-        (_, 0) => mantissa / 1024.0,
-        _ => (8.0 + mantissa) * f32::from(1u16 << (exponent - 1)) / 1024.0,
-    }
+pub(crate) fn scale(code: u8) -> f32 {
+    SCALES[usize::from(code)]
 }
+
+static SCALES: [f32; 256] = {
+    let mut scales = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        let (exponent, mantissa) = (code >> 3 & 15, (code & 7) as f32);
+        scales[code] = match (code, exponent) {
+            (0x7f, _) => 0.0,
+            (_, 0) => mantissa / 1024.0,
+            _ => (8.0 + mantissa) * (1 << (exponent - 1)) as f32 / 1024.0,
+        };
+        code += 1;
+    }
+    scales
+};
 
 /// The code of the scale nearest to `x >= 0`, the upper one of two; at most 448.
 fn nearest_scale(x: f32) -> u8 {

@@ -64,9 +64,15 @@ impl<const N: usize> Rows<'_, N> {
     /// The first `n` blocks, all there are: said again where the compiler is to know it.
     #[inline(always)]
     pub fn as_long_as(&self, n: usize) -> Self {
+        self.blocks(0, n)
+    }
+
+    /// Blocks `first..first + n`.
+    #[inline(always)]
+    pub fn blocks(&self, first: usize, n: usize) -> Self {
         let Rows { mut q, mut d, mut s } = *self;
         for t in 0..N {
-            (q[t], d[t], s[t]) = (&q[t][..n], &d[t][..n], &s[t][..n]);
+            (q[t], d[t], s[t]) = (&q[t][first..][..n], &d[t][first..][..n], &s[t][first..][..n]);
         }
         Rows { q, d, s }
     }

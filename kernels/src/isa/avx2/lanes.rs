@@ -7,7 +7,7 @@
 
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
 use super::unpack::{
-    Codes32, EightScales, MXFP4_CODES, Unsigned256, exponents, of_expanded, shifted,
+    Codes16, Codes32, EightScales, MXFP4_CODES, Unsigned256, exponents, of_expanded, shifted, trits,
 };
 use crate::act::SUMS;
 use crate::block::expanded::{Codebook, Expanded};
@@ -103,8 +103,15 @@ impl<'a, const W: usize> Words<'a, W> {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn mxfp4(&self, g: usize) -> __m256i {
+        self.e2m1(g % 4, g >= 4)
+    }
+
+    /// The nibbles of a word as codes of MXFP4 and NVFP4.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn e2m1(&self, w: usize, high: bool) -> __m256i {
         let values = _mm256_broadcastsi128_si256(load_16(&MXFP4_CODES));
-        _mm256_shuffle_epi8(values, self.codes_4(0, g))
+        _mm256_shuffle_epi8(values, self.nibbles(w, high))
     }
 
     /// As [`Words::codes_4`] of IQ4_NL and IQ4_XS: signed.
@@ -113,6 +120,31 @@ impl<'a, const W: usize> Words<'a, W> {
     pub fn iq4(&self, first: usize, g: usize) -> __m256i {
         let values = _mm256_broadcastsi128_si256(load_16(&iq4_nl::VALUES));
         _mm256_shuffle_epi8(values, self.codes_4(first, g))
+    }
+}
+
+/// Elements `32j + 4g..32j + 4g + 4` of blocks of several times 32; see the scalar `unpack` of each
+/// type.
+pub(super) mod parts {
+    use super::*;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q1_0(b: &Words<'_, 4>, j: usize, g: usize) -> __m256i {
+        _mm256_and_si256(shifted(b.word(j), FIFTH[g] - 1), _mm256_set1_epi8(2))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn q2_0(b: &Words<'_, 4>, j: usize, g: usize) -> __m256i {
+        let plane = shifted(b.word(2 * j + g / 4), 2 * (g as i32 % 4));
+        _mm256_and_si256(plane, _mm256_set1_epi8(3))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn nvfp4(b: &Words<'_, 9>, j: usize, g: usize) -> __m256i {
+        b.e2m1(1 + 4 * j + g / 4 * 2 + g % 2, g % 4 >= 2)
     }
 }
 
@@ -157,6 +189,20 @@ pub(super) mod super_block {
         _mm256_or_si256(low, _mm256_and_si256(top, _mm256_set1_epi8(0x30)))
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn tq2_0(b: &Words<'_, 16>, j: usize, g: usize) -> __m256i {
+        let plane = shifted(b.word(j / 4 * 8 + g), 2 * (j as i32 % 4));
+        _mm256_and_si256(plane, _mm256_set1_epi8(3))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn tq1_0(b: &Words<'_, 13>, j: usize, g: usize) -> __m256i {
+        let (word, trit) = trit_of(j, g);
+        trits(b.word(word), trit)
+    }
+
     /// Signed.
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -183,6 +229,17 @@ pub(super) fn expanded<B: Codebook, const S: usize, const W: usize>(
 pub(super) fn expanded_scales<const S: usize, const W: usize>(b: &Words<'_, W>) -> EightScales {
     const { assert!(W == S / 4 + 33) }
     of_expanded::<S>(b.words_at(0))
+}
+
+/// The word of TQ1_0 that holds elements `32j + 4g..32j + 4g + 4`, and which trit of its bytes they
+/// are.
+#[inline(always)]
+pub(in crate::isa) fn trit_of(j: usize, g: usize) -> (usize, usize) {
+    match (j, g) {
+        (0..5, _) => (g, j),
+        (7, 4..) => (12, g - 4),
+        _ => (8 + g % 4, 2 * (j - 5) + g / 4),
+    }
 }
 
 /// Writes the rows of tokens `token..token + N`.
@@ -266,6 +323,51 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
                 acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(m, da), sum, acc[t]);
             }
         }
+    }
+    acc
+}
+
+/// A group of a type in blocks of several times 32 with codes of at most 5 bits; for the four scales
+/// see [`Codes16::scale_of`].
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    codes: impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
+    scales: impl Fn(&Words<'_, W>) -> [__m256; 4],
+) -> [__m256; N] {
+    const { assert!(8 * 127 * B::MAX <= i16::MAX as i32, "eight products fit an i16") }
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [_mm256_setzero_ps(); N];
+    for i in 0..x.d[0].len() / B::PARTS {
+        let b = Words::<W>::new(group, i, size_of::<B>());
+        prefetch_block(&b);
+        let (d, x) = (scales(&b), x.blocks(i * B::PARTS, B::PARTS));
+        eight_times!(
+            |J| if J < B::PARTS {
+                let mut run = [[_mm256_setzero_si256(); 2]; N];
+                eight_times!(|G| {
+                    let code = codes(&b, J, G);
+                    for t in 0..N {
+                        let products = _mm256_maddubs_epi16(code, four(&x.q[t][J], G));
+                        let run = &mut run[t][G / 4];
+                        *run = pin(_mm256_add_epi16(*run, products));
+                    }
+                });
+                for t in 0..N {
+                    let da = _mm256_set1_ps(x.d[t][J]);
+                    for half in 0..2 {
+                        let offset = B::OFFSET * i32::from(x.s[t][J][half]);
+                        let isum = _mm256_madd_epi16(run[t][half], ones);
+                        let isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(offset));
+                        let d = _mm256_mul_ps(d[B::scale_of(J, half)], da);
+                        acc[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum), acc[t]);
+                    }
+                }
+            },
+            0 1 2 3
+        );
     }
     acc
 }
@@ -384,6 +486,9 @@ fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
     let signed = B::MAX > 127;
     let run_len = if B::GROUP == 16 && fit > 4 { 4 } else { fit };
     let factor = |half: usize| {
+        if B::ONE_SCALE {
+            return _mm256_set1_epi16(1);
+        }
         let i = if B::GROUP == 32 { J } else { 2 * J + half };
         if B::GROUP == 32 && B::HAS_MIN {
             _mm256_shuffle_epi8(scales.scales[i / 4], load(&masks.twice[i % 4]))
@@ -413,7 +518,13 @@ fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
             }
         }
     });
-    if B::OFFSET != 0 && !signed {
+    if B::ONE_SCALE {
+        for t in 0..N {
+            let [s, s_2] = tokens[t].s[J];
+            let offset = B::OFFSET * (i32::from(s) + i32::from(s_2));
+            isum[t] = _mm256_sub_epi32(isum[t], _mm256_set1_epi32(offset));
+        }
+    } else if B::OFFSET != 0 && !signed {
         // Both scales of 32 elements, for the sums of both halves.
         let pair = if B::GROUP == 32 {
             factors[0]

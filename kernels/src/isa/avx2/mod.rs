@@ -80,11 +80,11 @@ pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
     with_form(on_avx2(read_only_256::<BlockIQ2S>(), iq2_s), expanded!(iq2_s)),
     with_form(on_avx2(read_only_256::<BlockIQ3XXS>(), iq3_xxs), expanded!(iq3_xxs)),
     with_form(on_avx2(read_only_256::<BlockIQ3S>(), iq3_s), expanded!(iq3_s)),
-    on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0),
-    on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0),
-    blocks_16::<BlockQ1_0>(),
-    blocks_16::<BlockQ2_0>(),
-    blocks_16::<BlockNVFP4>(),
+    with_lanes(on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0), interleaved::tq1_0),
+    with_lanes(on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0), interleaved::tq2_0),
+    with_lanes(on_avx2(blocks_16::<BlockQ1_0>(), q1_0), interleaved::q1_0),
+    with_lanes(on_avx2(blocks_16::<BlockQ2_0>(), q2_0), interleaved::q2_0),
+    with_lanes(on_avx2(blocks_16::<BlockNVFP4>(), nvfp4), interleaved::nvfp4),
 ];
 
 const fn on_avx2(scalar: TypeKernels, matmul: MatmulFn) -> TypeKernels {
@@ -237,6 +237,26 @@ macro_rules! blocks_32 {
     };
 }
 
+macro_rules! blocks_16 {
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $parts:literal, $codes:expr, $scales:expr, $eight:expr) => {
+        by_layout!(
+            $acts,
+            $n_rows,
+            $y,
+            panels::blocks_16::<_, $parts>(
+                $w,
+                $n_rows,
+                $acts,
+                &mut $scratch.panels,
+                $y,
+                $codes,
+                $scales
+            ),
+            |N, first, y| rows::blocks_16::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
+        )
+    };
+}
+
 macro_rules! blocks_256 {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr, $scales:expr, $eight:expr) => {
         by_layout!(
@@ -317,6 +337,12 @@ lanes! {
     q5_1: blocks_32[BlockQ5_1, 6](|b, g| b.codes_5(2, g), |b| unpack::pairs_of_halves(b.word(0)));
     q8_0: wide_32[BlockQ8_0, 8](|b, g| b.word(g));
     iq4_nl: wide_32[BlockIQ4NL, 4](|b, g| b.iq4(0, g));
+    q1_0: blocks_16[BlockQ1_0, 4](|b, j, g| lanes::parts::q1_0(b, j, g), |b| [b.half(); 4]);
+    q2_0: blocks_16[BlockQ2_0, 4](|b, j, g| lanes::parts::q2_0(b, j, g), |b| [b.half(); 4]);
+    nvfp4: blocks_16[BlockNVFP4, 9](
+        |b, j, g| lanes::parts::nvfp4(b, j, g),
+        |b| unpack::of_nvfp4(b.word(0))
+    );
     mxfp4: blocks_32[BlockMXFP4, 4](|b, g| b.mxfp4(g), |b| b.exponent_alone());
     q2_k: blocks_256[BlockQ2K, 21](
         |b, j, g| lanes::super_block::q2_k(b, j, g),
@@ -337,6 +363,14 @@ lanes! {
     q6_k: blocks_256[BlockQ6K, 52](
         |b, j, g| lanes::super_block::q6_k(b, j, g),
         |b| unpack::of_q6_k(b.words_at(48), b.half())
+    );
+    tq1_0: blocks_256[BlockTQ1_0, 13](
+        |b, j, g| lanes::super_block::tq1_0(b, j, g),
+        |b| unpack::of_one(b.half())
+    );
+    tq2_0: blocks_256[BlockTQ2_0, 16](
+        |b, j, g| lanes::super_block::tq2_0(b, j, g),
+        |b| unpack::of_one(b.half())
     );
     iq4_xs: blocks_256[BlockIQ4XS, 34](
         |b, j, g| lanes::super_block::iq4_xs(b, j, g),
@@ -391,8 +425,34 @@ matmuls! {
     iq2_s: wide_256(|b, wide| codebook::iq2_s(b, wide));
     iq3_xxs: wide_256(|b, wide| codebook::iq3_xxs(b, wide));
     iq3_s: wide_256(|b, wide| codebook::iq3_s(b, wide));
-    tq1_0: wide_256(|b: &BlockTQ1_0, wide| unpack::wide(b, wide));
-    tq2_0: wide_256(|b: &BlockTQ2_0, wide| unpack::wide(b, wide));
+    q1_0: blocks_16(
+        4,
+        |b, j| unpack::q1_0(b, j),
+        |b: &BlockQ1_0, _| [unpack::half(b.d); 2],
+        |blocks| unpack::eight_halves(blocks, |b| b.d)
+    );
+    q2_0: blocks_16(
+        2,
+        |b, j| unpack::q2_0(b, j),
+        |b: &BlockQ2_0, _| [unpack::half(b.d); 2],
+        |blocks| unpack::eight_halves(blocks, |b| b.d)
+    );
+    nvfp4: blocks_16(
+        2,
+        |b, j| unpack::nvfp4(b, j),
+        |b: &BlockNVFP4, j| [nvfp4::scale(b.d[2 * j]), nvfp4::scale(b.d[2 * j + 1])],
+        |blocks| unpack::eight_nvfp4(blocks)
+    );
+    tq1_0: blocks_256(
+        |b, j| unpack::tq1_0(b, j),
+        |_| unpack::scales_of_one(),
+        |blocks| unpack::eight_of_one(blocks)
+    );
+    tq2_0: blocks_256(
+        |b, j| unpack::tq2_0(b, j),
+        |_| unpack::scales_of_one(),
+        |blocks| unpack::eight_of_one(blocks)
+    );
     q2_k: blocks_256(
         |b, j| unpack::q2_k(b, j),
         |b| unpack::scales_q2_k(b),

@@ -26,7 +26,7 @@ mod wide;
 
 use super::mem::{fence, load, load_ps, pin, pin_ps, store, store_ps};
 use super::pack::transpose;
-use super::unpack::{Codes32, Codes256, Scales, half, scale};
+use super::unpack::{Codes16, Codes32, Codes256, Scales, half, scale};
 use crate::act::{Acts, PANEL_TOKENS, SUMS};
 use crate::block::{Block, F16, as_blocks};
 use std::arch::x86_64::*;
@@ -50,6 +50,7 @@ type Sums = [[[f32; PANEL_TOKENS]; 2]; R];
 /// Where a thread unpacks weights, orders panels, and sums.
 #[derive(Debug)]
 pub(crate) struct PanelScratch {
+    of_16: Vec<Row16>,
     of_32: Vec<Row32>,
     of_32_wide: Vec<Row32Wide>,
     of_256: Vec<Row256>,
@@ -63,6 +64,7 @@ impl PanelScratch {
         let rows_32 = BLOCK_ROWS * BLOCK_COLS / 32;
         let rows_256 = rows_32 / 8;
         PanelScratch {
+            of_16: vec![Row16::default(); rows_32],
             of_32: vec![Row32::default(); rows_32],
             of_32_wide: vec![Row32Wide::default(); rows_32],
             of_256: vec![Row256::default(); rows_256],
@@ -71,6 +73,15 @@ impl PanelScratch {
             sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
     }
+}
+
+/// 32 codes of one row, with a scale per 16.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Row16 {
+    /// Unsigned codes in [`interleave`]'s order, four to a word.
+    codes: [i32; 8],
+    d: [f32; 2],
 }
 
 /// 32 codes of one row.
@@ -151,6 +162,37 @@ const fn two_runs(offset: i32, max: i32) -> bool {
 /// an offset get back.
 const fn run_offset<B: Codes32>() -> i32 {
     if B::OFFSET == 0 && B::MAX > 15 { 16 } else { B::OFFSET }
+}
+
+/// Types in blocks of `PARTS` times 32 with codes of at most 5 bits; `scales` are the two of a part.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn blocks_16<B: Codes16, const PARTS: usize>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    scratch: &mut PanelScratch,
+    y: &mut [f32],
+    codes: impl Fn(&B, usize) -> __m256i,
+    scales: impl Fn(&B, usize) -> [f32; 2],
+) {
+    const { assert!(PARTS == B::PARTS) }
+    matmul::<B, [Row16; PARTS]>(
+        as_blocks(w),
+        n_rows,
+        acts,
+        (scratch.of_16.as_chunks_mut().0, &mut scratch.pair, &mut scratch.sums),
+        y,
+        Wants { offset: B::OFFSET, two_runs: false, minimums: Minimums::None },
+        |block, parts| {
+            for j in 0..PARTS {
+                store(&mut parts[j].codes, interleave(codes(block, j)));
+                parts[j].d = scales(block, j);
+            }
+        },
+        |w, pair, sums| tile_16::<B, PARTS, 2>(w, pair, sums),
+        |w, pair, sums| tile_16::<B, PARTS, 1>(w, pair, sums),
+    );
 }
 
 /// Types in blocks of 32 with codes of at most 5 bits.
@@ -445,6 +487,38 @@ fn unpack_256<B: Codes256>(
     let [d, dmin] = block.d();
     row.d = half(d);
     row.dmin = half(dmin);
+}
+
+/// `R` rows by `T` panels, some blocks of `PARTS` times 32: `sums += w . q`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn tile_16<B: Codes16, const PARTS: usize, const T: usize>(
+    w: &[[[Row16; PARTS]; R]],
+    pair: &[PairBlock],
+    sums: &mut Sums,
+) {
+    const { assert!(!two_runs(B::OFFSET, B::MAX)) }
+    let low = _mm256_set1_epi32(1);
+    let (w, pair, sums) = black_box((w, pair, sums));
+    for (w, pair) in w.iter().zip(pair.as_chunks::<PARTS>().0) {
+        for (j, a) in pair.iter().enumerate() {
+            let run = run::<T, 0, 8>(|r| &w[r][j].codes, a, true);
+            fence();
+            for r in 0..R {
+                let [d, d_2] = w[r][j].d;
+                for t in 0..T {
+                    let da = load_ps(&a.d[t]);
+                    let d = _mm256_mul_ps(_mm256_set1_ps(d), da);
+                    let d_2 = if B::ONE_SCALE { d } else { _mm256_mul_ps(_mm256_set1_ps(d_2), da) };
+                    let isum = _mm256_cvtepi32_ps(_mm256_madd_epi16(run[r][t], low));
+                    let isum_2 = _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(run[r][t]));
+                    let acc = _mm256_fmadd_ps(isum, d, load_ps(&sums[r][t]));
+                    store_ps(&mut sums[r][t], _mm256_fmadd_ps(isum_2, d_2, acc));
+                }
+            }
+            fence();
+        }
+    }
 }
 
 /// `R` rows by `T` panels, some blocks of 32: `sums += w . q`.

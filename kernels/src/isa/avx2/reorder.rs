@@ -2,7 +2,7 @@
 
 use super::mem::{load, store};
 use super::pack::transpose;
-use crate::interleave::{Parts, swap_bits};
+use crate::interleave::Parts;
 use std::arch::x86_64::*;
 
 /// Words and rows of a tile.
@@ -37,9 +37,7 @@ pub(in crate::isa) fn interleave<const LANES: usize>(parts: Parts, rows: &[u8], 
                 let from = &block[parts.words_at + 4 * word..][..4];
                 words[4 * (word * LANES + r)..][..4].copy_from_slice(from);
             }
-            if let Some(word) = parts.fifth_word() {
-                swap_in(&mut words[4 * (word * LANES + r)..]);
-            }
+            parts.swap(&mut words[4 * r..], LANES);
             let rest = &block[parts.rest_at..][..parts.rest];
             rests[r * parts.rest..][..parts.rest].copy_from_slice(rest);
         }
@@ -76,18 +74,9 @@ pub(in crate::isa) fn restore<const LANES: usize>(parts: Parts, group: &[u8], ou
                 let from = &words[4 * (word * LANES + r)..][..4];
                 block[parts.words_at + 4 * word..][..4].copy_from_slice(from);
             }
-            if let Some(word) = parts.fifth_word() {
-                swap_in(&mut block[parts.words_at + 4 * word..]);
-            }
+            parts.swap(&mut block[parts.words_at..], 1);
             let rest = &mut block[parts.rest_at..][..parts.rest];
             rest.copy_from_slice(&rests[r * parts.rest..][..parts.rest]);
         }
     }
-}
-
-/// [`swap_bits`] of the first word.
-#[inline(always)]
-fn swap_in(words: &mut [u8]) {
-    let word = words.first_chunk_mut::<4>().expect("a word");
-    *word = swap_bits(*word);
 }

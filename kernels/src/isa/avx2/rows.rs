@@ -9,8 +9,8 @@
 use super::mem::{fence, load, load_ps, prefetch, store_ps};
 use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_4, sum_8};
 use super::unpack::{
-    Codes32, Codes256, EightScales, Signed256, Wide256, halves, halves_swapped, pair_order,
-    scales_8,
+    Codes16, Codes32, Codes256, EightScales, Signed256, Wide256, halves, halves_swapped,
+    pair_order, scales_8,
 };
 use crate::act::{Acts, SUMS};
 use crate::block::{Block, F16, as_blocks};
@@ -106,6 +106,62 @@ pub(super) fn blocks_32<B: Codes32, const N: usize>(
                 if B::HAS_MIN {
                     let sum = _mm256_set1_ps(sum as f32);
                     acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(m, da), sum, acc[t]);
+                }
+            }
+        }
+        write(acc, first, n_rows, y);
+    }
+}
+
+/// Types in blocks of several times 32 with codes of at most 5 bits; `scales` are those of eight
+/// blocks, see [`Codes16::scale_of`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn blocks_16<B: Codes16, const N: usize>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    first_token: usize,
+    y: &mut [f32],
+    codes: impl Fn(&B, usize) -> __m256i,
+    scales: impl Fn(&[&B; ROWS]) -> [__m256; 4],
+) {
+    const { assert!(8 * 127 * B::MAX <= i16::MAX as i32, "eight products fit an i16") }
+    let (n, w) = (acts.plan.cols / B::LEN, as_blocks::<B>(w));
+    let x = Rows::<N>::new(acts, first_token);
+    let ones = _mm256_set1_epi16(1);
+    for first in (0..n_rows).step_by(ROWS) {
+        let rows = eight_rows(w, first, n);
+        let mut acc = [_mm256_setzero_ps(); N];
+        for b in 0..n {
+            prefetch_next::<_MM_HINT_T1, _>(&rows, b * ROWS, ROWS);
+            let mut blocks = [&rows[0][b]; ROWS];
+            for r in 1..ROWS {
+                blocks[r] = &rows[r][b];
+            }
+            let d = scales(&blocks);
+            for j in 0..B::PARTS {
+                let mut code = [_mm256_setzero_si256(); ROWS];
+                for r in 0..ROWS {
+                    code[r] = codes(blocks[r], j);
+                }
+                let i = b * B::PARTS + j;
+                for t in 0..N {
+                    let q = load(&x.q[t][i]);
+                    let mut p = [_mm256_setzero_si256(); ROWS];
+                    for r in 0..ROWS {
+                        p[r] = _mm256_maddubs_epi16(code[r], q);
+                    }
+                    let [low, high] = pairs_by_half(&p);
+                    let low = _mm256_madd_epi16(low, ones);
+                    let isums = halves_swapped([low, _mm256_madd_epi16(high, ones)]);
+                    let da = _mm256_set1_ps(x.d[t][i]);
+                    for half in 0..2 {
+                        let offset = B::OFFSET * i32::from(x.s[t][i][half]);
+                        let isum = _mm256_sub_epi32(isums[half], _mm256_set1_epi32(offset));
+                        let d = _mm256_mul_ps(d[B::scale_of(j, half)], da);
+                        acc[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum), acc[t]);
+                    }
                 }
             }
         }
@@ -378,7 +434,10 @@ impl Factors {
             let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));
             _mm256_cvtepi32_ps(min)
         };
-        if B::GROUP == 32 {
+        if B::ONE_SCALE {
+            let (one, none) = (_mm256_set1_epi16(1), _mm256_setzero_ps());
+            Factors { straight: one, crossed: one, mins: [none; 2] }
+        } else if B::GROUP == 32 {
             let (word, byte) = (j / 4, j % 4);
             let scale = scale(word, &masks.scale[byte]);
             let mins = [min(word, byte), _mm256_setzero_ps()];
@@ -406,17 +465,17 @@ fn step<B: Codes256>(
     factors: &Factors,
     [products, mins]: &mut [__m256; 2],
 ) {
+    if B::OFFSET != 0 {
+        let offset = offset::<B>(load(&token.q[j]));
+        a = _mm256_sub_epi16(a, offset);
+        b = _mm256_sub_epi16(b, offset);
+    }
     // Eight pairs of products fit an i16 if the codes are at most 15; four if they are at most 32
     // once the offset is off.
     let isum = if B::GROUP == 32 && B::MAX <= 15 {
         let (straight, crossed) = cross_128(a, b);
         _mm256_madd_epi16(_mm256_add_epi16(straight, crossed), factors.straight)
     } else {
-        if B::OFFSET != 0 {
-            let offset = offset::<B>(load(&token.q[j]));
-            a = _mm256_sub_epi16(a, offset);
-            b = _mm256_sub_epi16(b, offset);
-        }
         let (straight, crossed) = cross_128(a, b);
         let straight = _mm256_madd_epi16(straight, factors.straight);
         _mm256_add_epi32(straight, _mm256_madd_epi16(crossed, factors.crossed))

@@ -22,12 +22,32 @@ pub(in crate::isa) trait Codes32: Block32 {
     fn scales(&self) -> [F16; 2];
 }
 
+/// A type in blocks of several times 32 whose codes have at most 5 bits.
+pub(in crate::isa) trait Codes16: Block16 {
+    /// Value = d * (code - OFFSET).
+    const OFFSET: i32;
+    /// The largest code.
+    const MAX: i32;
+    /// Whether a block has one scale, not one per 16.
+    const ONE_SCALE: bool;
+    /// Parts of 32.
+    const PARTS: usize = Self::LEN / 32;
+
+    /// Which scale of the block, or of its repetitions, the `half`th 16 codes of part `j` have.
+    #[inline(always)]
+    fn scale_of(j: usize, half: usize) -> usize {
+        if Self::ONE_SCALE { 0 } else { 2 * j + half }
+    }
+}
+
 /// A type in blocks of 256, with codes that are unsigned less an offset.
 pub(in crate::isa) trait Unsigned256: Block256 {
     /// Value = d * scale * (code - OFFSET) - dmin * min.
     const OFFSET: i32;
     /// The largest code.
     const MAX: i32;
+    /// Whether every `scale` is 1.
+    const ONE_SCALE: bool = false;
 }
 
 impl<B: Codebook, const S: usize> Unsigned256 for Expanded<B, S> {
@@ -48,7 +68,8 @@ pub(in crate::isa) struct Scales {
 }
 
 /// The scales of eight super-blocks, one of each of eight rows: byte `i` of word `r` in register
-/// `w` belongs to group `4w + i` of row `r`. There are 8 or 16 groups.
+/// `w` belongs to group `4w + i` of row `r`. There are 8 or 16 groups. Scales that are all 1 are not
+/// in it.
 pub(super) struct EightScales {
     pub scales: [__m256i; 4],
     pub mins: [__m256i; 4],
@@ -79,8 +100,6 @@ signed_256! {
     BlockIQ3XXS: 62;
     BlockIQ3S: 15;
     BlockIQ4XS: 127;
-    BlockTQ1_0: 1;
-    BlockTQ2_0: 2;
 }
 
 /// A super-block of a [`Signed256`], 64 codes at a time: so that two groups of 32, one in either half
@@ -178,6 +197,23 @@ codes_32! {
     BlockMXFP4: 12, 24, true, |b| [F16([b.e, 0]), F16([0; 2])];
 }
 
+macro_rules! codes_16 {
+    ($($block:ident: $offset:literal, $max:literal, $one_scale:literal;)*) => {$(
+        impl Codes16 for $block {
+            const OFFSET: i32 = $offset;
+            const MAX: i32 = $max;
+            const ONE_SCALE: bool = $one_scale;
+        }
+    )*};
+}
+
+codes_16! {
+    // Its codes are twice the bits.
+    BlockQ1_0: 1, 2, true;
+    BlockQ2_0: 1, 3, true;
+    BlockNVFP4: 12, 24, false;
+}
+
 macro_rules! codes_256 {
     ($($block:ident: $offset:literal, $max:literal, |$b:ident| $d:expr;)*) => {$(
         impl Unsigned256 for $block {
@@ -202,6 +238,28 @@ codes_256! {
     BlockQ5K: 0, 31, |b| [b.d, b.dmin];
     BlockQ6K: 32, 63, |b| [b.d, F16([0; 2])];
     BlockIQ4XS: 128, 255, |b| [b.d, F16([0; 2])];
+}
+
+macro_rules! ternary {
+    ($($block:ident: $max:literal;)*) => {$(
+        impl Unsigned256 for $block {
+            const OFFSET: i32 = 1;
+            const MAX: i32 = $max;
+            const ONE_SCALE: bool = true;
+        }
+
+        impl Codes256 for $block {
+            #[inline(always)]
+            fn d(&self) -> [F16; 2] {
+                [self.d, F16([0; 2])]
+            }
+        }
+    )*};
+}
+
+ternary! {
+    BlockTQ1_0: 2;
+    BlockTQ2_0: 3;
 }
 
 /// The bits of eight halves as floats.
@@ -273,7 +331,7 @@ pub(in crate::isa) fn iq4_xs_codes(b: &BlockIQ4XS, j: usize) -> __m256i {
     _mm256_xor_si256(iq4(&b.qs[j]), _mm256_set1_epi8(-128))
 }
 
-/// What the codes of MXFP4 stand for, offset.
+/// What the codes of MXFP4 and NVFP4 stand for, offset.
 pub(in crate::isa) const MXFP4_CODES: [u8; 16] = {
     let mut codes = [0; 16];
     let mut i = 0;
@@ -295,13 +353,84 @@ pub(in crate::isa) fn mxfp4(b: &BlockMXFP4) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in crate::isa) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i {
-    // Byte i gets byte i / 8 of `qh`, of which bit i % 8 is to be found.
+    _mm256_or_si256(nibbles(qs), bits(qh, 16))
+}
+
+/// `value` for each bit that is set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(bits: &[u8; 4], value: i8) -> __m256i {
+    // Byte i gets byte i / 8 of the bits, of which bit i % 8 is to be found.
     let spread =
         _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    let qh = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*qh)), spread);
-    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(qh, bit), bit);
-    _mm256_or_si256(nibbles(qs), _mm256_and_si256(is_set, _mm256_set1_epi8(16)))
+    let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*bits)), spread);
+    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
+    _mm256_and_si256(is_set, _mm256_set1_epi8(value))
+}
+
+/// The codes of Q1_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn q1_0(b: &BlockQ1_0, j: usize) -> __m256i {
+    bits(&b.qs[j], 2)
+}
+
+/// The codes of Q2_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn q2_0(b: &BlockQ2_0, j: usize) -> __m256i {
+    // A byte's four codes, from bit 2i on, to bit 8i.
+    let x = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(b.qs[j])));
+    let x = _mm256_or_si256(x, _mm256_slli_epi32::<12>(x));
+    let x = _mm256_or_si256(x, _mm256_slli_epi32::<6>(x));
+    _mm256_and_si256(x, _mm256_set1_epi8(3))
+}
+
+/// The codes of NVFP4.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn nvfp4(b: &BlockNVFP4, j: usize) -> __m256i {
+    let nibbles = nibbles(&b.qs.as_flattened().as_chunks().0[j]);
+    let codes = _mm256_permute4x64_epi64::<0b11_01_10_00>(nibbles);
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&MXFP4_CODES)), codes)
+}
+
+/// The four scales of each of eight blocks of NVFP4, of the words they are.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn of_nvfp4(words: __m256i) -> [__m256; 4] {
+    // NaN's code is zero's. The exponent and the mantissa then are those of halves that are 2^7
+    // times too small.
+    let nan = _mm256_cmpeq_epi8(words, _mm256_set1_epi8(0x7f));
+    let (words, fields) = (_mm256_andnot_si256(nan, words), _mm256_set1_epi16(0x7f << 7));
+    let even = _mm256_and_si256(_mm256_slli_epi16::<7>(words), fields);
+    let odd = _mm256_and_si256(_mm256_srli_epi16::<1>(words), fields);
+    let ([a, c], [b, d]) = (pairs_of_halves(even), pairs_of_halves(odd));
+    let up = _mm256_set1_ps(128.0);
+    [_mm256_mul_ps(a, up), _mm256_mul_ps(b, up), _mm256_mul_ps(c, up), _mm256_mul_ps(d, up)]
+}
+
+/// The scales of eight blocks of NVFP4.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_nvfp4(blocks: &[&BlockNVFP4; 8]) -> [__m256; 4] {
+    let mut words = [0; 8];
+    for r in 0..8 {
+        words[r] = i32::from_le_bytes(blocks[r].d);
+    }
+    of_nvfp4(load(&words))
+}
+
+/// The scales of eight blocks that have one each.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_halves<B>(blocks: &[&B; 8], d: impl Fn(&B) -> F16) -> [__m256; 4] {
+    let mut halves_8 = [F16([0; 2]); 8];
+    for r in 0..8 {
+        halves_8[r] = d(blocks[r]);
+    }
+    [halves(halves_8); 4]
 }
 
 /// The codes of Q2_K.
@@ -352,29 +481,72 @@ pub(in crate::isa) fn q6_k(b: &BlockQ6K, j: usize) -> __m256i {
     _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), top)
 }
 
+/// The codes of TQ2_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn tq2_0(b: &BlockTQ2_0, j: usize) -> __m256i {
+    let plane = shifted(load(&b.qs[j / 4]), 2 * (j as i32 % 4));
+    _mm256_and_si256(plane, _mm256_set1_epi8(3))
+}
+
+/// The codes of TQ1_0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn tq1_0(b: &BlockTQ1_0, j: usize) -> __m256i {
+    let (second, third) = (load_16(&b.second), i32::from_le_bytes(b.third));
+    match j {
+        0..5 => trits(load(&b.first), j),
+        5 | 6 => {
+            let (x, n) = (_mm256_broadcastsi128_si256(second), 2 * (j - 5));
+            _mm256_blend_epi32::<0b1111_0000>(trits(x, n), trits(x, n + 1))
+        }
+        _ => {
+            let x = _mm256_set_m128i(_mm_set1_epi32(third), second);
+            let all = _mm256_blend_epi32::<0b0010_0000>(trits(x, 0), trits(x, 1));
+            let all = _mm256_blend_epi32::<0b0100_0000>(all, trits(x, 2));
+            let all = _mm256_blend_epi32::<0b1000_0000>(all, trits(x, 3));
+            _mm256_blend_epi32::<0b0000_1111>(all, trits(x, 4))
+        }
+    }
+}
+
+/// Trit `n` of bytes of TQ1_0. What one multiplication by nine moves above the point are two trits.
+/// The compiler computes once what several trits of the same bytes need.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn trits(mut x: __m256i, n: usize) -> __m256i {
+    // Bytes at even and at odd places become 16 bits each.
+    let times = |x, factor: i16| {
+        let (even, odd) = (_mm256_set1_epi16(factor), _mm256_set1_epi16(factor << 8));
+        [_mm256_maddubs_epi16(x, even), _mm256_maddubs_epi16(x, odd)]
+    };
+    let high = _mm256_set1_epi16(-256);
+    let above = |[even, odd]: [__m256i; 2]| {
+        _mm256_or_si256(_mm256_srli_epi16::<8>(even), _mm256_and_si256(odd, high))
+    };
+    for _ in 0..n / 2 {
+        let [even, odd] = times(x, 9);
+        x = _mm256_or_si256(_mm256_andnot_si256(high, even), _mm256_slli_epi16::<8>(odd));
+    }
+    if n == 4 {
+        return above(times(x, 3));
+    }
+    let values = _mm256_broadcastsi128_si256(load_16(&TWO_TRITS[n % 2]));
+    _mm256_shuffle_epi8(values, above(times(x, 9)))
+}
+
+/// The first and the second trit of numbers below nine.
+pub(in crate::isa) const TWO_TRITS: [[u8; 16]; 2] = [
+    [0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0],
+    [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0],
+];
+
 /// `x >> right`, bits of neighbouring bytes coming in; to the left if negative.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn shifted(x: __m256i, right: i32) -> __m256i {
     let count = _mm_cvtsi32_si128(right.abs());
     if right < 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) }
-}
-
-/// Any type, by its scalar form.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn wide<B: Block256>(b: &B, wide: &mut Wide256) {
-    let Unpacked256 { codes, scales, d, .. } = b.unpack();
-    wide.d = d;
-    let (codes, _) = codes.as_chunks::<16>();
-    for i in 0..4 {
-        for half in 0..2 {
-            let (first, second) = (4 * i + half, 4 * i + 2 + half);
-            wide.put(i, half, _mm256_set_m128i(load_16(&codes[second]), load_16(&codes[first])));
-            let pair = i32::from(scales[second]) << 16 | i32::from(scales[first] as u16);
-            wide.scales[half][i] = pair;
-        }
-    }
 }
 
 /// IQ4_XS.
@@ -457,6 +629,13 @@ pub(in crate::isa) fn scales_q6_k(b: &BlockQ6K) -> Scales {
     Scales { scales, mins: _mm256_setzero_si256() }
 }
 
+/// Scales that are all 1.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::isa) fn scales_of_one() -> Scales {
+    Scales { scales: _mm256_set1_epi16(1), mins: _mm256_setzero_si256() }
+}
+
 /// The eight scales and minimums of Q4_K and Q5_K, each twice.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -491,6 +670,23 @@ pub(super) fn of_q2_k(words: [__m256i; 4], [d, dmin]: [__m256; 2]) -> EightScale
         mins[w] = _mm256_and_si256(_mm256_srli_epi16::<4>(words[w]), low);
     }
     EightScales { scales, mins, d, dmin }
+}
+
+/// The scales of eight blocks of a type that has nothing but `d`.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn eight_of_one<B: Codes256>(blocks: &[&B; 8]) -> EightScales {
+    const { assert!(B::ONE_SCALE) }
+    let [d, _] = halves_8(blocks);
+    of_one(d)
+}
+
+/// Of `d`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn of_one(d: __m256) -> EightScales {
+    let none = [_mm256_setzero_si256(); 4];
+    EightScales { scales: none, mins: none, d, dmin: _mm256_setzero_ps() }
 }
 
 /// The scales of eight blocks of Q3_K: see the scalar `unpack_scales`.

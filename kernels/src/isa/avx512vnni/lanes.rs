@@ -9,8 +9,9 @@ use crate::act::SUMS;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
+use crate::isa::avx2::lanes::trit_of;
 use crate::isa::avx2::mem::prefetch;
-use crate::isa::avx2::unpack::{Codes32, MXFP4_CODES, Unsigned256};
+use crate::isa::avx2::unpack::{Codes16, Codes32, MXFP4_CODES, TWO_TRITS, Unsigned256};
 use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
@@ -73,8 +74,22 @@ impl<'a, const W: usize> Words<'a, W> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn halves(&self, w: usize) -> [__m512; 2] {
-        let pairs = self.word(w);
-        [pairs, _mm512_srli_epi32::<16>(pairs)].map(|x| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)))
+        pairs_of_halves(self.word(w))
+    }
+
+    /// The four scales in word `w`, as NVFP4 has them: see AVX2's `of_nvfp4`.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn four_scales(&self, w: usize) -> [__m512; 4] {
+        let words = self.word(w);
+        let is_number = _mm512_cmpneq_epi8_mask(words, _mm512_set1_epi8(0x7f));
+        let words = _mm512_maskz_mov_epi8(is_number, words);
+        let fields = _mm512_set1_epi16(0x7f << 7);
+        let even = _mm512_and_si512(_mm512_slli_epi16::<7>(words), fields);
+        let odd = _mm512_and_si512(_mm512_srli_epi16::<1>(words), fields);
+        let ([a, c], [b, d]) = (pairs_of_halves(even), pairs_of_halves(odd));
+        let up = _mm512_set1_ps(128.0);
+        [_mm512_mul_ps(a, up), _mm512_mul_ps(b, up), _mm512_mul_ps(c, up), _mm512_mul_ps(d, up)]
     }
 
     #[inline]
@@ -131,6 +146,16 @@ impl<'a, const W: usize> Words<'a, W> {
     }
 }
 
+/// The first and the second halves of sixteen pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pairs_of_halves(pairs: __m512i) -> [__m512; 2] {
+    [
+        _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs)),
+        _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs))),
+    ]
+}
+
 /// What codes of 4 bits stand for.
 #[inline]
 #[target_feature(enable = "avx512bw")]
@@ -148,6 +173,30 @@ const IQ4_CODES: [u8; 16] = {
     }
     codes
 };
+
+/// Elements `32j + 4g..32j + 4g + 4` of blocks of several times 32; see the scalar `unpack` of each
+/// type.
+pub(super) mod parts {
+    use super::*;
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q1_0(b: &Words<'_, 4>, j: usize, g: usize) -> __m512i {
+        b.bits(j, FIFTH[g] - 1, 2)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q2_0(b: &Words<'_, 4>, j: usize, g: usize) -> __m512i {
+        b.bits(2 * j + g / 4, 2 * (g as i32 % 4), 3)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn nvfp4(b: &Words<'_, 9>, j: usize, g: usize) -> __m512i {
+        values(&MXFP4_CODES, b.nibbles(1 + 4 * j + g / 4 * 2 + g % 2, g % 4 >= 2))
+    }
+}
 
 /// Elements `32j + 4g..32j + 4g + 4` of super-blocks; see the scalar `unpack` of each type.
 pub(super) mod super_block {
@@ -174,6 +223,38 @@ pub(super) mod super_block {
 
     #[inline]
     #[target_feature(enable = "avx512bw")]
+    pub fn tq2_0(b: &Words<'_, 16>, j: usize, g: usize) -> __m512i {
+        b.bits(j / 4 * 8 + g, 2 * (j as i32 % 4), 3)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn tq1_0(b: &Words<'_, 13>, j: usize, g: usize) -> __m512i {
+        let (word, n) = trit_of(j, g);
+        trits(b.word(word), n)
+    }
+
+    /// As AVX2's function of this name.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn trits(mut x: __m512i, n: usize) -> __m512i {
+        let times = |x, factor: i16| {
+            let (even, odd) = (_mm512_set1_epi16(factor), _mm512_set1_epi16(factor << 8));
+            [_mm512_maddubs_epi16(x, even), _mm512_maddubs_epi16(x, odd)]
+        };
+        let high = _mm512_set1_epi16(-256);
+        let above = |[even, odd]: [__m512i; 2]| {
+            _mm512_or_si512(_mm512_srli_epi16::<8>(even), _mm512_and_si512(odd, high))
+        };
+        for _ in 0..n / 2 {
+            let [even, odd] = times(x, 9);
+            x = _mm512_or_si512(_mm512_andnot_si512(high, even), _mm512_slli_epi16::<8>(odd));
+        }
+        if n == 4 { above(times(x, 3)) } else { values(&TWO_TRITS[n % 2], above(times(x, 9))) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
     pub fn iq4_xs(b: &Words<'_, 34>, j: usize, g: usize) -> __m512i {
         b.iq4(2 + 4 * j, g)
     }
@@ -191,7 +272,7 @@ pub(super) fn expanded<B: Codebook, const S: usize, const W: usize>(
 }
 
 /// The scales and minimums of a super-block: byte `i` of register `w` belongs to group `4w + i`,
-/// of which there are 8 or 16.
+/// of which there are 8 or 16. Scales that are all 1 are not in it.
 pub(super) struct Scales {
     scales: [__m512i; 4],
     mins: [__m512i; 4],
@@ -214,6 +295,14 @@ pub(super) mod scales {
         }
         let [d, dmin] = b.halves(20);
         Scales { scales, mins, d, dmin }
+    }
+
+    /// Of types that have nothing but `d`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn of_one<const W: usize>(b: &Words<'_, W>) -> Scales {
+        let none = [_mm512_setzero_si512(); 4];
+        Scales { scales: none, mins: none, d: b.half(), dmin: _mm512_setzero_ps() }
     }
 
     /// Of Q4_K and Q5_K.
@@ -348,6 +437,50 @@ pub(super) fn blocks_32<const W: usize, const N: usize>(
                 acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(m, da), sum, acc[t]);
             }
         }
+    }
+    acc
+}
+
+/// A group of a type in blocks of several times 32; for the four scales see [`Codes16::scale_of`].
+#[inline(never)]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
+    group: &[u8],
+    x: &Rows<'_, N>,
+    codes: impl Fn(&Words<'_, W>, usize, usize) -> __m512i,
+    scales: impl Fn(&Words<'_, W>) -> [__m512; 4],
+) -> [__m512; N] {
+    let mut acc = [_mm512_setzero_ps(); N];
+    for i in 0..x.d[0].len() / B::PARTS {
+        let b = Words::<W>::new(group, i, size_of::<B>());
+        prefetch_lines(&b, 0, (size_of::<B>() * LANES).div_ceil(64));
+        let (d, x) = (scales(&b), x.blocks(i * B::PARTS, B::PARTS));
+        eight_times!(
+            |J| if J < B::PARTS {
+                let mut isum = [[_mm512_setzero_si512(); 2]; N];
+                for t in 0..N {
+                    for half in 0..2 {
+                        let start = -B::OFFSET * i32::from(x.s[t][J][half]);
+                        isum[t][half] = _mm512_set1_epi32(start);
+                    }
+                }
+                eight_times!(|G| {
+                    let code = codes(&b, J, G);
+                    for t in 0..N {
+                        let q = spread(&x.q[t][J].as_chunks::<4>().0[G]);
+                        isum[t][G / 4] = _mm512_dpbusd_epi32(isum[t][G / 4], code, q);
+                    }
+                });
+                for t in 0..N {
+                    let da = _mm512_set1_ps(x.d[t][J]);
+                    for half in 0..2 {
+                        let d = _mm512_mul_ps(d[B::scale_of(J, half)], da);
+                        acc[t] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(isum[t][half]), acc[t]);
+                    }
+                }
+            },
+            0 1 2 3
+        );
     }
     acc
 }
@@ -487,7 +620,9 @@ fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
     });
     for t in 0..N {
         let [first, second] = isum[t];
-        let products = if B::GROUP == 32 {
+        let products = if B::ONE_SCALE {
+            _mm512_cvtepi32_ps(first)
+        } else if B::GROUP == 32 {
             // Integers below 2^24: exact.
             _mm512_mul_ps(_mm512_cvtepi32_ps(first), _mm512_cvtepi32_ps(scale(J)))
         } else {

@@ -174,6 +174,18 @@ matmuls! {
         |b| panels::less(unpack::mxfp4(b), BlockMXFP4::OFFSET),
         |b| [b.d(), 0.0]
     );
+    Q1_0, q1_0: panels::blocks_16::<_, 4>, ROWS_MAX, (
+        |b, j| unpack::q1_0(b, j),
+        |b: &BlockQ1_0, _| [unpack::half(b.d); 2]
+    );
+    Q2_0, q2_0: panels::blocks_16::<_, 2>, ROWS_MAX, (
+        |b, j| unpack::q2_0(b, j),
+        |b: &BlockQ2_0, _| [unpack::half(b.d); 2]
+    );
+    NVFP4, nvfp4: panels::blocks_16::<_, 2>, ROWS_MAX, (
+        |b, j| unpack::nvfp4(b, j),
+        |b: &BlockNVFP4, j| [nvfp4::scale(b.d[2 * j]), nvfp4::scale(b.d[2 * j + 1])]
+    );
     Q2_K, q2_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q2_k(b, j), |b| unpack::scales_q2_k(b));
     Q3_K, q3_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q3_k(b, j), |b| unpack::scales_q3_k(b));
     Q4_K, q4_k: panels::blocks_256, ROWS_MAX, (
@@ -185,6 +197,14 @@ matmuls! {
         |b: &BlockQ5K| unpack::scales_and_mins(&b.scales)
     );
     Q6_K, q6_k: panels::blocks_256, ROWS_MAX, (|b, j| unpack::q6_k(b, j), |b| unpack::scales_q6_k(b));
+    TQ1_0, tq1_0: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::tq1_0(b, j),
+        |_| unpack::scales_of_one()
+    );
+    TQ2_0, tq2_0: panels::blocks_256, ROWS_MAX, (
+        |b, j| unpack::tq2_0(b, j),
+        |_| unpack::scales_of_one()
+    );
     IQ4_XS, iq4_xs: panels::blocks_256, ROWS_MAX, (
         |b, j| unpack::iq4_xs_codes(b, j),
         |b| unpack::scales_iq4_xs(b)
@@ -308,6 +328,15 @@ lanes! {
     MXFP4, mxfp4: blocks_32[4](
         lanes::of_32::<BlockMXFP4>(), |b, g| b.mxfp4(g), |b| b.exponent_alone()
     );
+    Q1_0, q1_0: blocks_16[BlockQ1_0, 4](
+        |b, j, g| lanes::parts::q1_0(b, j, g), |b| [b.half(); 4]
+    );
+    Q2_0, q2_0: blocks_16[BlockQ2_0, 4](
+        |b, j, g| lanes::parts::q2_0(b, j, g), |b| [b.half(); 4]
+    );
+    NVFP4, nvfp4: blocks_16[BlockNVFP4, 9](
+        |b, j, g| lanes::parts::nvfp4(b, j, g), |b| b.four_scales(0)
+    );
     Q2_K, q2_k: blocks_256[BlockQ2K, 21](
         |b, j, g| lanes::super_block::q2_k(b, j, g), |b| lanes::scales::q2_k(b)
     );
@@ -316,6 +345,12 @@ lanes! {
     );
     Q5_K, q5_k: blocks_256[BlockQ5K, 44](
         |b, j, g| lanes::super_block::q5_k(b, j, g), |b| lanes::scales::six_bits(b)
+    );
+    TQ1_0, tq1_0: blocks_256[BlockTQ1_0, 13](
+        |b, j, g| lanes::super_block::tq1_0(b, j, g), |b| lanes::scales::of_one(b)
+    );
+    TQ2_0, tq2_0: blocks_256[BlockTQ2_0, 16](
+        |b, j, g| lanes::super_block::tq2_0(b, j, g), |b| lanes::scales::of_one(b)
     );
     IQ4_XS, iq4_xs: blocks_256[BlockIQ4XS, 34](
         |b, j, g| lanes::super_block::iq4_xs(b, j, g), |b| lanes::scales::iq4_xs(b)

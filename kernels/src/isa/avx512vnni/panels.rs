@@ -26,7 +26,7 @@ use crate::block::*;
 use crate::isa::avx2::mem;
 use crate::isa::avx2::pack::transpose;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
-use crate::isa::avx2::unpack::{Codes32, Codes256, Scales, Wide256, half, halves_swapped};
+use crate::isa::avx2::unpack::{Codes16, Codes32, Codes256, Scales, Wide256, half, halves_swapped};
 use std::arch::x86_64::*;
 
 /// Weight rows of a tile.
@@ -44,6 +44,7 @@ type Sums = [[f32; 2 * PANEL_TOKENS]; R];
 /// Where a thread unpacks weights, and sums.
 #[derive(Debug, Default)]
 pub(super) struct PanelScratch {
+    of_16: Vec<Row16>,
     of_32: Vec<Row32>,
     of_256: Vec<Row256>,
     sums: Vec<Sums>,
@@ -52,11 +53,23 @@ pub(super) struct PanelScratch {
 impl PanelScratch {
     pub fn new() -> PanelScratch {
         PanelScratch {
+            of_16: vec![Row16::default(); BLOCK_ROWS * BLOCK_COLS / 32],
             of_32: vec![Row32::default(); BLOCK_ROWS * BLOCK_COLS / 32],
             of_256: vec![Row256::default(); BLOCK_ROWS * BLOCK_COLS / 256],
             sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
     }
+}
+
+/// 32 codes of one row, with a scale per 16.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Row16 {
+    /// Codes less the type's offset, four to a word.
+    codes: [i32; 8],
+    /// `-128 * sum(codes)` of each 16.
+    start: [i32; 2],
+    d: [f32; 2],
 }
 
 /// 32 codes of one row.
@@ -102,6 +115,12 @@ impl Super for BlockQ2K {
 impl Super for BlockQ3K {
     const FOLDED: bool = true;
 }
+impl Super for BlockTQ1_0 {
+    const FOLDED: bool = true;
+}
+impl Super for BlockTQ2_0 {
+    const FOLDED: bool = true;
+}
 impl Super for BlockQ4K {}
 impl Super for BlockQ5K {}
 impl Super for BlockQ6K {}
@@ -128,6 +147,35 @@ pub(super) fn halves<B: Codes32>(block: &B) -> [f32; 2] {
 #[target_feature(enable = "avx2")]
 pub(super) fn less(codes: __m256i, offset: i32) -> __m256i {
     _mm256_sub_epi8(codes, _mm256_set1_epi8(offset as i8))
+}
+
+/// Types in blocks of `PARTS` times 32; `codes` are without the offset, `scales` the two of a part.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn blocks_16<B: Codes16, const PARTS: usize>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    scratch: &mut VnniScratch,
+    y: &mut [f32],
+    codes: impl Fn(&B, usize) -> __m256i,
+    scales: impl Fn(&B, usize) -> [f32; 2],
+) {
+    const { assert!(PARTS == B::PARTS) }
+    matmul::<B, [Row16; PARTS]>(
+        as_blocks(w),
+        n_rows,
+        acts,
+        (scratch.panels.of_16.as_chunks_mut().0, &mut scratch.panels.sums),
+        y,
+        |block, parts| {
+            for j in 0..PARTS {
+                unpack_16(less(codes(block, j), B::OFFSET), scales(block, j), &mut parts[j]);
+            }
+        },
+        |w, pair, sums| tile_16::<B, PARTS, 2>(w, &pair, sums),
+        |w, last, sums| tile_16::<B, PARTS, 1>(w, &[last], sums),
+    );
 }
 
 /// Types in blocks of 32; `codes` are signed, `scales` are `d` and `m`.
@@ -297,6 +345,17 @@ fn write(
 
 #[inline]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn unpack_16(codes: __m256i, d: [f32; 2], row: &mut Row16) {
+    mem::store(&mut row.codes, codes);
+    let sums = times_128(codes);
+    let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+    let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+    row.start = [-_mm256_extract_epi32::<0>(sums), -_mm256_extract_epi32::<4>(sums)];
+    row.d = d;
+}
+
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn unpack_32(codes: __m256i, [d, m]: [f32; 2], row: &mut Row32) {
     mem::store(&mut row.codes, codes);
     row.start = -sum_lanes(times_128(codes));
@@ -397,6 +456,45 @@ fn times_scales(codes: __m256i, scales: __m256i, j: usize) -> __m256i {
     let even_products = _mm256_mullo_epi16(codes, scales);
     let odd_products = _mm256_mullo_epi16(_mm256_and_si256(codes, odd), scales);
     _mm256_or_si256(_mm256_andnot_si256(odd, even_products), odd_products)
+}
+
+/// `R` rows by `P` panels, some blocks of `PARTS` times 32: `sums += w . q`.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn tile_16<B: Codes16, const PARTS: usize, const P: usize>(
+    w: &[[[Row16; PARTS]; R]],
+    panels: &[Panel<'_>; P],
+    out: &mut Sums,
+) {
+    let mut acc = [_mm512_setzero_ps(); R];
+    for r in 0..R {
+        acc[r] = load_ps(&out[r]);
+    }
+    for (b, w) in w.iter().enumerate() {
+        for j in 0..PARTS {
+            let b = b * PARTS + j;
+            let da = scales(panels, b);
+            for half in 0..2 {
+                let mut isum = [_mm512_setzero_si512(); R];
+                for r in 0..R {
+                    isum[r] = all::<P>(w[r][j].start[half]);
+                }
+                for k in 4 * half..4 * half + 4 {
+                    let q = codes(panels, b, k);
+                    for r in 0..R {
+                        isum[r] = dot_add::<P>(isum[r], q, w[r][j].codes[k]);
+                    }
+                }
+                for r in 0..R {
+                    let d = times::<P>(da, w[r][j].d[if B::ONE_SCALE { 0 } else { half }]);
+                    acc[r] = mul_add::<P>(d, float::<P>(isum[r]), acc[r]);
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        store_ps(&mut out[r], acc[r]);
+    }
 }
 
 /// `R` rows by `P` panels, some blocks of 32: `sums += w . q`.
