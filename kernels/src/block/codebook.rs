@@ -1,7 +1,7 @@
 //! The codebooks of the IQ1, IQ2 and IQ3 types: points of lattices that weights come near to.
 //!
 //! A point is 8 (IQ3: 4) small magnitudes from a short list, so it is kept as indices of 2 (3) bits,
-//! lowest first, and expanded to bytes at compile time: 36 KiB of tables. The points are ggml's
+//! lowest first, and expanded to bytes at compile time: 33 KiB of tables. The points are ggml's
 //! (`ggml-common.h`; I. Kawrakow, llama.cpp #4773, #4856, #4897, #5453, #5676); files hold their
 //! numbers, so they are facts of the format.
 
@@ -17,14 +17,14 @@ const IQ3_S_MAGNITUDES: [u8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
 const IQ1_EIGHTHS: [u8; 3] = [0, 8, 16];
 
 /// Eight bytes per point, as are the next two.
-pub(super) static IQ2_XXS: [u64; 256] = expanded(&IQ2_XXS_POINTS, &IQ2_MAGNITUDES);
-pub(super) static IQ2_XS: [u64; 512] = expanded(&IQ2_XS_POINTS, &IQ2_MAGNITUDES);
-pub(super) static IQ2_S: [u64; 1024] = expanded(&IQ2_S_POINTS, &IQ2_MAGNITUDES);
+pub(crate) static IQ2_XXS: [u64; 256] = expanded(&IQ2_XXS_POINTS, &IQ2_MAGNITUDES);
+pub(crate) static IQ2_XS: [u64; 512] = expanded(&IQ2_XS_POINTS, &IQ2_MAGNITUDES);
+pub(crate) static IQ2_S: [u64; 1024] = expanded(&IQ2_S_POINTS, &IQ2_MAGNITUDES);
 /// Eight bytes per point, of IQ1_S and IQ1_M: eight times the codes, plus 8.
-pub(super) static IQ1: [u64; 2048] = expanded(&IQ1_POINTS, &IQ1_EIGHTHS);
+pub(crate) static IQ1: [u64; 2048] = expanded(&IQ1_POINTS, &IQ1_EIGHTHS);
 /// Four bytes per point, as is the next.
-pub(super) static IQ3_XXS: [u64; 256] = expanded(&IQ3_XXS_POINTS, &IQ3_XXS_MAGNITUDES);
-pub(super) static IQ3_S: [u64; 512] = expanded(&IQ3_S_POINTS, &IQ3_S_MAGNITUDES);
+pub(crate) static IQ3_XXS: [u32; 256] = fours(expanded(&IQ3_XXS_POINTS, &IQ3_XXS_MAGNITUDES));
+pub(crate) static IQ3_S: [u32; 512] = fours(expanded(&IQ3_S_POINTS, &IQ3_S_MAGNITUDES));
 
 /// The points' bytes, the first one lowest: eight of them from a list of three, four from one of
 /// eight.
@@ -42,6 +42,23 @@ const fn expanded<const N: usize, const V: usize>(points: &[u16; N], list: &[u8;
         n += 1;
     }
     out
+}
+
+/// Points of four bytes in as many.
+const fn fours<const N: usize>(points: [u64; N]) -> [u32; N] {
+    let mut out = [0; N];
+    let mut n = 0;
+    while n < N {
+        out[n] = points[n] as u32;
+        n += 1;
+    }
+    out
+}
+
+/// Eight magnitudes from two points of four.
+#[inline]
+pub(crate) fn eight([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Codes of the magnitudes (1..=127 each) in the bytes of `point`, those negative whose bit is set.
@@ -403,7 +420,7 @@ mod tests {
 
     #[test]
     fn points_are_all_different() {
-        fn check<const N: usize>(mut points: [u64; N]) {
+        fn check<T: Ord, const N: usize>(mut points: [T; N]) {
             points.sort_unstable();
             assert!(points.is_sorted_by(|a, b| a < b), "{N}");
         }

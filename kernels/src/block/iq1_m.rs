@@ -43,8 +43,16 @@ impl Block256 for BlockIQ1M {
         }
         let words = self.scales.map(u16::from_le_bytes);
         let scales = std::array::from_fn(|i| (2 * (words[i / 4] >> (3 * (i % 4)) & 7) + 1) as i16);
+        Unpacked256::without_min(codes, scales, self.d().to_f32() / 8.0)
+    }
+}
+
+impl BlockIQ1M {
+    /// The scale of the scales.
+    #[inline]
+    pub(crate) fn d(&self) -> F16 {
+        let words = self.scales.map(u16::from_le_bytes);
         let half = words.iter().rev().fold(0, |bits, word| bits << 4 | word >> 12);
-        let d = F16(half.to_le_bytes()).to_f32();
-        Unpacked256::without_min(codes, scales, d / 8.0)
+        F16(half.to_le_bytes())
     }
 }

@@ -1,7 +1,7 @@
 //! IQ3_S: 3.4375 bits per weight. As IQ3_XXS with twice the points and all eight signs. Value =
 //! `d * (2 * scale + 1) * code`.
 
-use super::codebook::{self, signed};
+use super::codebook::{self, eight, signed};
 use super::{Block, Block256, F16, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
@@ -43,7 +43,7 @@ impl Block256 for BlockIQ3S {
             let [low, high] = self.qs[i].map(usize::from);
             let low = codebook::IQ3_S[low | (ninth & 1) << 8];
             let high = codebook::IQ3_S[high | (ninth >> 1 & 1) << 8];
-            *codes = signed(low | high << 32, self.signs[i]);
+            *codes = signed(eight([low, high]), self.signs[i]);
         }
         let scale = |j: usize| 2 * (self.scales[j / 2] >> (4 * (j % 2)) & 15) + 1;
         let scales = twice(std::array::from_fn(scale));

@@ -1,7 +1,7 @@
 //! IQ3_XXS: 3.0625 bits per weight. As IQ2_XXS with points of four magnitudes. Value =
 //! `d / 4 * (2 * scale + 1) * code`.
 
-use super::codebook::{self, even_signs, signed};
+use super::codebook::{self, eight, even_signs, signed};
 use super::{Block, Block256, F16, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
@@ -36,8 +36,8 @@ impl Block256 for BlockIQ3XXS {
         let words = self.signs_and_scales.map(u32::from_le_bytes);
         let mut codes = [0; 256];
         for (i, codes) in codes.as_chunks_mut().0.iter_mut().enumerate() {
-            let [low, high] = self.qs[i].map(|point| codebook::IQ3_XXS[usize::from(point)]);
-            *codes = signed(low | high << 32, even_signs(words[i / 4] >> (7 * (i % 4))));
+            let point = eight(self.qs[i].map(|point| codebook::IQ3_XXS[usize::from(point)]));
+            *codes = signed(point, even_signs(words[i / 4] >> (7 * (i % 4))));
         }
         let scales = twice(words.map(|word| 2 * (word >> 28) as u8 + 1));
         Unpacked256::without_min(codes, scales, self.d.to_f32() / 4.0)

@@ -17,7 +17,7 @@ use gguf_rs_lite::GgmlType;
 pub mod bf16;
 pub mod f16;
 // A module named `f32` would hide the primitive type in this file.
-mod codebook;
+pub(crate) mod codebook;
 #[path = "f32.rs"]
 pub mod f32_;
 pub mod iq1_m;

@@ -1,0 +1,164 @@
+//! The codebook types, IQ1 to IQ3, to codes and scales.
+//!
+//! Points come one by one from their tables, four or two words to a register; signs, moves and
+//! scales are made for 32 elements or a super-block at once.
+
+use super::unpack::{Codes256, Scales, codes_256, masks_of, pair};
+use super::vector::*;
+use crate::block::codebook::{IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
+use crate::block::*;
+
+codes_256! {
+    BlockIQ1S: true, |b| {
+        let (words, _) = b.qh.as_flattened().as_chunks();
+        let scales = vshrq_n_u16::<12>(vreinterpretq_u16_u8(load_u8(&words[0])));
+        Scales::without_min(odd(low_bytes([scales; 2]), 7), half(b.d) / 8.0)
+    }, j {
+        let word = usize::from(u16::from_le_bytes(b.qh[j]));
+        let point = |l: usize| IQ1[usize::from(b.qs[j][l]) | (word >> (3 * l) & 7) << 8];
+        let offset = vdupq_n_s8(7 + 2 * (word >> 15) as i8);
+        eights(point).map(|x| vsubq_s8(x, offset))
+    };
+    BlockIQ1M: true, |b| Scales::without_min(scales_iq1_m(&b.scales), half(b.d()) / 8.0), j {
+        let bytes = [b.qh[2 * j], b.qh[2 * j + 1]];
+        let high = usize::from(u16::from_le_bytes(bytes));
+        let point = |l: usize| IQ1[usize::from(b.qs[4 * j + l]) | (high >> (4 * l) & 7) << 8];
+        let [x, x_2] = eights(point);
+        let bits = vreinterpretq_u8_s8(join(u64::from_le_bytes([8; 8]), u64::from_le_bytes([128; 8])));
+        let moved = |x: int8x16_t, byte: u8| {
+            let down = vtstq_u8(vdupq_n_u8(byte), bits);
+            vsubq_s8(x, vbslq_s8(down, vdupq_n_s8(9), vdupq_n_s8(7)))
+        };
+        [moved(x, bytes[0]), moved(x_2, bytes[1])]
+    };
+    BlockIQ2XXS: false, |b| {
+        let (low, high) = (pair(b.qs.as_flattened(), 0), pair(b.qs.as_flattened(), 1));
+        let [low, high] = [low, high].map(odd_bytes);
+        let tops = odd_bytes([odd_bytes([low, high]); 2]);
+        Scales::without_min(odd(vshrq_n_u8::<4>(tops), 15), half(b.d) / 8.0)
+    }, j {
+        let [p, p_2, p_3, p_4, signs @ ..] = b.qs[j];
+        let points = [p, p_2, p_3, p_4];
+        signed(eights(|l| IQ2_XXS[usize::from(points[l])]), even_signs(&signs))
+    };
+    BlockIQ2XS: false, |b| Scales::without_min(odd_nibbles(b.scales), half(b.d) / 8.0), j {
+        let (words, _) = b.qs.as_flattened().as_chunks::<8>();
+        let words = u64::from_le_bytes(words[j]);
+        let point = |l: usize| IQ2_XS[(words >> (16 * l)) as usize & 511];
+        // The upper seven bits of each second byte.
+        let sevens = vshrq_n_u8::<1>(vreinterpretq_u8_s8(join(words, 0)));
+        let negative = masks_of(with_even(sevens), [1, 3, 5, 7]);
+        signed(eights(point), negative)
+    };
+    BlockIQ2S: false, |b| Scales::without_min(odd_nibbles(b.scales), half(b.d) / 8.0), j {
+        let high = usize::from(b.qh[j]);
+        let point = |l: usize| IQ2_S[usize::from(b.qs[4 * j + l]) | (high >> (2 * l) & 3) << 8];
+        signed(eights(point), signs(&b.signs, j))
+    };
+    BlockIQ3XXS: false, |b| {
+        let tops = odd_bytes([odd_bytes(pair(b.signs_and_scales.as_flattened(), 0)); 2]);
+        Scales::without_min(odd(vshrq_n_u8::<4>(tops), 15), half(b.d) / 4.0)
+    }, j {
+        let (qs, _) = b.qs.as_flattened().as_chunks::<8>();
+        let point = |p: usize| IQ3_XXS[usize::from(qs[j][p])];
+        signed(fours(point), even_signs(&b.signs_and_scales[j]))
+    };
+    BlockIQ3S: true, |b| {
+        let [s, s_2, s_3, s_4] = b.scales;
+        Scales::without_min(odd_nibbles([s, s_2, s_3, s_4, 0, 0, 0, 0]), half(b.d))
+    }, j {
+        let (qs, _) = b.qs.as_flattened().as_chunks::<8>();
+        let ninth = usize::from(b.qh[j]);
+        let point = |p: usize| IQ3_S[usize::from(qs[j][p]) | (ninth >> p & 1) << 8];
+        signed(fours(point), signs(&b.signs, j))
+    };
+}
+
+/// Points of eight.
+#[inline(always)]
+fn eights(point: impl Fn(usize) -> u64) -> [int8x16_t; 2] {
+    [join(point(0), point(1)), join(point(2), point(3))]
+}
+
+/// Points of four.
+#[inline(always)]
+fn fours(point: impl Fn(usize) -> u32) -> [int8x16_t; 2] {
+    [
+        words([point(0), point(1), point(2), point(3)]),
+        words([point(4), point(5), point(6), point(7)]),
+    ]
+}
+
+/// Magnitudes, negative where the mask says so.
+#[inline(always)]
+fn signed([a, b]: [int8x16_t; 2], [m, m_2]: [uint8x16_t; 2]) -> [int8x16_t; 2] {
+    // The complement plus one. Saturation, which nothing comes near, hides from the compiler what
+    // this is: its own way to change signs takes an instruction more.
+    let signed = |x, mask| vqsubq_s8(veorq_s8(x, mask), mask);
+    [signed(a, vreinterpretq_s8_u8(m)), signed(b, vreinterpretq_s8_u8(m_2))]
+}
+
+/// The signs of 32 elements, a bit each.
+#[inline(always)]
+fn signs(signs: &[u8; 32], j: usize) -> [uint8x16_t; 2] {
+    let (signs, _) = signs.as_chunks();
+    masks_of(repeat(&signs[j]), [0, 1, 2, 3])
+}
+
+/// The signs of 32 elements, of eight seven bits each: their number is even.
+#[inline(always)]
+fn even_signs(word: &[u8; 4]) -> [uint8x16_t; 2] {
+    let words = vshlq_u32(vreinterpretq_u32_s8(repeat(word)), load_s32(&[0, -7, -14, -21]));
+    let sevens = vandq_u8(vreinterpretq_u8_u32(words), vdupq_n_u8(127));
+    masks_of(with_even(sevens), [0, 4, 8, 12])
+}
+
+/// An eighth bit that makes the number of those set even.
+#[inline(always)]
+fn with_even(sevens: uint8x16_t) -> int8x16_t {
+    vreinterpretq_s8_u8(vsliq_n_u8::<7>(sevens, vcntq_u8(sevens)))
+}
+
+/// Scales `2 * bits + 1` of the bits `mask`.
+#[inline(always)]
+fn odd(scales: uint8x16_t, mask: u8) -> int8x16_t {
+    let twice = vshlq_n_u8::<1>(vandq_u8(scales, vdupq_n_u8(mask)));
+    vreinterpretq_s8_u8(vorrq_u8(twice, vdupq_n_u8(1)))
+}
+
+/// [`odd`] scales of nibbles, low ones first.
+#[inline(always)]
+fn odd_nibbles(nibbles: [u8; 8]) -> int8x16_t {
+    let low = join(u64::from_le_bytes(nibbles), 0);
+    let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(low)));
+    let [both, _] = zip_bytes(low, high);
+    odd(vreinterpretq_u8_s8(both), 15)
+}
+
+/// Four scales of three bits in each word.
+#[inline(always)]
+fn scales_iq1_m(words: &[[u8; 2]; 4]) -> int8x16_t {
+    const FOUR_TIMES: [[u8; 16]; 2] = [
+        [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3],
+        [4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7],
+    ];
+    let (words, _) = words.as_flattened().as_chunks();
+    let words = join(u64::from_le_bytes(words[0]), 0);
+    let scales = FOUR_TIMES.map(|of| {
+        let words = vreinterpretq_u16_s8(vqtbl1q_s8(words, load_u8(&of)));
+        vshlq_u16(words, load_s16(&[0, -3, -6, -9, 0, -3, -6, -9]))
+    });
+    odd(low_bytes(scales), 7)
+}
+
+/// The low bytes of words.
+#[inline(always)]
+fn low_bytes([a, b]: [uint16x8_t; 2]) -> uint8x16_t {
+    vuzp1q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b))
+}
+
+/// Every second byte.
+#[inline(always)]
+fn odd_bytes([a, b]: [uint8x16_t; 2]) -> uint8x16_t {
+    vuzp2q_u8(a, b)
+}
