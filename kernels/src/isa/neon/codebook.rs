@@ -14,16 +14,17 @@ codes_256! {
         let scales = vshrq_n_u16::<12>(vreinterpretq_u16_u8(load_u8(&words[0])));
         Scales::without_min(odd(low_bytes([scales; 2]), 7), half(b.d) / 8.0)
     }, j {
-        let word = usize::from(u16::from_le_bytes(b.qh[j]));
-        let point = |l: usize| IQ1[usize::from(b.qs[j][l]) | (word >> (3 * l) & 7) << 8];
+        let word = u16::from_le_bytes(b.qh[j]);
+        let indices = indices(four(b.qs[j]), word, &[0, -3, -6, -9, 0, 0, 0, 0])[0];
         let offset = vdupq_n_s8(7 + 2 * (word >> 15) as i8);
-        eights(point).map(|x| vsubq_s8(x, offset))
+        eights(|l| IQ1[(indices >> (16 * l)) as usize & 2047]).map(|x| vsubq_s8(x, offset))
     };
     BlockIQ1M: true, |b| Scales::without_min(scales_iq1_m(&b.scales), half(b.d()) / 8.0), j {
         let bytes = [b.qh[2 * j], b.qh[2 * j + 1]];
-        let high = usize::from(u16::from_le_bytes(bytes));
-        let point = |l: usize| IQ1[usize::from(b.qs[4 * j + l]) | (high >> (4 * l) & 7) << 8];
-        let [x, x_2] = eights(point);
+        let (qs, _) = b.qs.as_chunks();
+        let high = u16::from_le_bytes(bytes);
+        let indices = indices(four(qs[j]), high, &[0, -4, -8, -12, 0, 0, 0, 0])[0];
+        let [x, x_2] = eights(|l| IQ1[(indices >> (16 * l)) as usize & 2047]);
         let bits = vreinterpretq_u8_s8(join(u64::from_le_bytes([8; 8]), u64::from_le_bytes([128; 8])));
         let moved = |x: int8x16_t, byte: u8| {
             let down = vtstq_u8(vdupq_n_u8(byte), bits);
@@ -51,8 +52,10 @@ codes_256! {
         signed(eights(point), negative)
     };
     BlockIQ2S: false, |b| Scales::without_min(odd_nibbles(b.scales), half(b.d) / 8.0), j {
-        let high = usize::from(b.qh[j]);
-        let point = |l: usize| IQ2_S[usize::from(b.qs[4 * j + l]) | (high >> (2 * l) & 3) << 8];
+        let (qs, _) = b.qs.as_chunks();
+        let high = u16::from(b.qh[j]);
+        let indices = indices(four(qs[j]), high, &[0, -2, -4, -6, 0, 0, 0, 0])[0];
+        let point = |l: usize| IQ2_S[(indices >> (16 * l)) as usize & 1023];
         signed(eights(point), signs(&b.signs, j))
     };
     BlockIQ3XXS: false, |b| {
@@ -68,10 +71,26 @@ codes_256! {
         Scales::without_min(odd_nibbles([s, s_2, s_3, s_4, 0, 0, 0, 0]), half(b.d))
     }, j {
         let (qs, _) = b.qs.as_flattened().as_chunks::<8>();
-        let ninth = usize::from(b.qh[j]);
-        let point = |p: usize| IQ3_S[usize::from(qs[j][p]) | (ninth >> p & 1) << 8];
+        let ninth = u16::from(b.qh[j]);
+        let low = u64::from_le_bytes(qs[j]);
+        let indices = indices(low, ninth, &[0, -1, -2, -3, -4, -5, -6, -7]);
+        let point = |p: usize| IQ3_S[(indices[p / 4] >> (16 * (p % 4))) as usize & 511];
         signed(fours(point), signs(&b.signs, j))
     };
+}
+
+/// Indices of up to eight points, 16 bits each, of which the lowest are the index: bytes `low`, and
+/// above them `high` shifted left by `by`, which is mostly down.
+#[inline(always)]
+fn indices(low: u64, high: u16, by: &[i16; 8]) -> [u64; 2] {
+    let high = vshlq_u16(vdupq_n_u16(high), load_s16(by));
+    halves_of_words(vsliq_n_u16::<8>(widen_bytes(low), high))
+}
+
+/// Four bytes, then zeros.
+#[inline(always)]
+fn four(bytes: [u8; 4]) -> u64 {
+    u64::from(u32::from_le_bytes(bytes))
 }
 
 /// Points of eight.
@@ -138,17 +157,15 @@ fn odd_nibbles(nibbles: [u8; 8]) -> int8x16_t {
 /// Four scales of three bits in each word.
 #[inline(always)]
 fn scales_iq1_m(words: &[[u8; 2]; 4]) -> int8x16_t {
-    const FOUR_TIMES: [[u8; 16]; 2] = [
-        [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3],
-        [4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7],
-    ];
+    const FOUR_TIMES: [u8; 16] = [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3];
     let (words, _) = words.as_flattened().as_chunks();
     let words = join(u64::from_le_bytes(words[0]), 0);
-    let scales = FOUR_TIMES.map(|of| {
-        let words = vreinterpretq_u16_s8(vqtbl1q_s8(words, load_u8(&of)));
-        vshlq_u16(words, load_s16(&[0, -3, -6, -9, 0, -3, -6, -9]))
-    });
-    odd(low_bytes(scales), 7)
+    let scales = |words: int8x16_t| {
+        let words = vqtbl1q_s8(words, load_u8(&FOUR_TIMES));
+        let down = load_s16(&[0, -3, -6, -9, 0, -3, -6, -9]);
+        vshlq_u16(vreinterpretq_u16_s8(words), down)
+    };
+    odd(low_bytes([scales(words), scales(vextq_s8::<4>(words, words))]), 7)
 }
 
 /// The low bytes of words.

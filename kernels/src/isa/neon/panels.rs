@@ -342,7 +342,11 @@ fn put_codes<D: Dot>(to: &mut [[i8; 16]; 8], codes: [[int8x16_t; 2]; 4]) {
 
 fn unpack_32<B: Codes32, D: Dot>(blocks: [&B; R], to: &mut [Rows32]) {
     let to = &mut to[0];
-    put_codes::<D>(&mut to.codes, blocks.map(B::codes));
+    let mut codes = [[vdupq_n_s8(0); 2]; R];
+    for r in 0..R {
+        codes[r] = blocks[r].codes();
+    }
+    put_codes::<D>(&mut to.codes, codes);
     let [d, m] = B::scales(blocks);
     put(&mut to.d, D::by_row(d));
     if B::HAS_MIN {
@@ -353,7 +357,11 @@ fn unpack_32<B: Codes32, D: Dot>(blocks: [&B; R], to: &mut [Rows32]) {
 fn unpack_16<B: Codes16, D: Dot>(blocks: [&B; R], to: &mut [Rows32]) {
     let scales = B::scales(blocks);
     for (j, to) in to.iter_mut().enumerate() {
-        put_codes::<D>(&mut to.codes, blocks.map(|block| block.codes(j)));
+        let mut codes = [[vdupq_n_s8(0); 2]; R];
+        for r in 0..R {
+            codes[r] = blocks[r].codes(j);
+        }
+        put_codes::<D>(&mut to.codes, codes);
         put(&mut to.d, D::by_row(scales[2 * j]));
         put(&mut to.m, D::by_row(scales[2 * j + 1]));
     }
@@ -364,7 +372,11 @@ fn unpack_256<B: Codes256, D: Dot>(blocks: [&B; R], to: &mut [Rows256]) {
     let mut scales = FourScales::default();
     scales.set(blocks);
     for (j, to) in to.codes.iter_mut().enumerate() {
-        put_codes::<D>(to, blocks.map(|block| block.codes(j)));
+        let mut codes = [[vdupq_n_s8(0); 2]; R];
+        for r in 0..R {
+            codes[r] = blocks[r].codes(j);
+        }
+        put_codes::<D>(to, codes);
     }
     for g in 0..B::LEN / B::GROUP {
         let scale = load_f32(&scales.scales[g]);

@@ -57,6 +57,20 @@ fn isums<D: Dot, const FROM: usize, const TO: usize>(
     vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)))
 }
 
+/// The body for each of the `N <= 4` tokens, written out: a loop of this size the compiler would
+/// leave one, and its sums in memory.
+macro_rules! each_token {
+    ($N:ident, |$t:ident| $body:block) => {
+        each_token!(@ $N, $t, $body, 0 1 2 3)
+    };
+    (@ $N:ident, $t:ident, $body:block, $($token:literal)*) => {$(
+        if $token < $N {
+            let $t = $token;
+            $body
+        }
+    )*};
+}
+
 /// Types in blocks of 32.
 #[inline(always)]
 pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot, const N: usize>(
@@ -78,7 +92,7 @@ pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot, const N: usize>(
                 codes[r] = blocks[r].codes();
             }
             let [d, m] = B::scales(blocks);
-            for t in 0..N {
+            each_token!(N, |t| {
                 let (q, _) = x.q[t][b].as_chunks();
                 let q = [load(&q[0]), load(&q[1])];
                 let da = vdupq_n_f32(x.d[t][b]);
@@ -88,7 +102,7 @@ pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot, const N: usize>(
                     let sum = vdupq_n_f32(f32::from(s + s_2));
                     acc[t] = vfmaq_f32(acc[t], vmulq_f32(m, da), sum);
                 }
-            }
+            });
         }
         write(acc, first, n_rows, y);
     }
@@ -117,14 +131,14 @@ pub(in crate::isa) fn blocks_16<B: Codes16, D: Dot, const N: usize>(
                 for r in 0..ROWS {
                     codes[r] = blocks[r].codes(j);
                 }
-                for t in 0..N {
+                each_token!(N, |t| {
                     let (q, _) = x.q[t][parts * b + j].as_chunks();
                     let q = [load(&q[0]), load(&q[1])];
                     let da = vdupq_n_f32(x.d[t][parts * b + j]);
                     let (d, d_2) = (scales[2 * j], scales[2 * j + 1]);
                     acc[t] = vfmaq_f32(acc[t], vmulq_f32(d, da), isums::<D, 0, 1>(&codes, q));
                     acc[t] = vfmaq_f32(acc[t], vmulq_f32(d_2, da), isums::<D, 1, 2>(&codes, q));
-                }
+                });
             }
         }
         write(acc, first, n_rows, y);
@@ -155,7 +169,7 @@ pub(in crate::isa) fn blocks_256<B: Codes256, D: Dot, const N: usize>(
                 for r in 0..ROWS {
                     codes[r] = blocks[r].codes(j);
                 }
-                for t in 0..N {
+                each_token!(N, |t| {
                     let (q, _) = x.q[t][8 * b + j].as_chunks();
                     let q = [load(&q[0]), load(&q[1])];
                     let (da, [s, s_2]) = (x.d[t][8 * b + j], x.s[t][8 * b + j]);
@@ -180,7 +194,7 @@ pub(in crate::isa) fn blocks_256<B: Codes256, D: Dot, const N: usize>(
                         vfmaq_f32(low, high, load_f32(&scales.scales[2 * j + 1]))
                     };
                     products[t] = vfmaq_f32(products[t], isums, vdupq_n_f32(da));
-                }
+                });
             }
             for t in 0..N {
                 acc[t] = vfmaq_f32(acc[t], load_f32(&scales.d), products[t]);

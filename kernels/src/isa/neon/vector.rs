@@ -72,6 +72,8 @@ intrinsics! {
     vmlal_s8(sum: int16x8_t, a: int8x8_t, b: int8x8_t) -> int16x8_t;
     vaddlvq_s8(x: int8x16_t) -> i16;
     vdupq_n_s16(x: i16) -> int16x8_t;
+    vdupq_n_u16(x: u16) -> uint16x8_t;
+    vsliq_n_u16<N>(a: uint16x8_t, b: uint16x8_t) -> uint16x8_t;
     vshrq_n_u16<N>(x: uint16x8_t) -> uint16x8_t;
     vshlq_u16(x: uint16x8_t, by: int16x8_t) -> uint16x8_t;
     vreinterpretq_u16_s8(x: int8x16_t) -> uint16x8_t;
@@ -87,6 +89,7 @@ intrinsics! {
     vdupq_n_s8(x: i8) -> int8x16_t;
     vsubq_s8(a: int8x16_t, b: int8x16_t) -> int8x16_t;
     vqsubq_s8(a: int8x16_t, b: int8x16_t) -> int8x16_t;
+    vextq_s8<N>(a: int8x16_t, b: int8x16_t) -> int8x16_t;
     veorq_s8(a: int8x16_t, b: int8x16_t) -> int8x16_t;
     vbslq_s8(mask: uint8x16_t, a: int8x16_t, b: int8x16_t) -> int8x16_t;
     vceqq_s8(a: int8x16_t, b: int8x16_t) -> uint8x16_t;
@@ -180,6 +183,23 @@ pub(in crate::isa) fn join(low: u64, high: u64) -> int8x16_t {
 pub(in crate::isa) fn words(x: [u32; 4]) -> int8x16_t {
     // SAFETY: 16 bytes; the load takes any alignment.
     unsafe { aarch64::vreinterpretq_s8_u32(aarch64::vld1q_u32(x.as_ptr())) }
+}
+
+/// Eight bytes as words.
+#[inline(always)]
+pub(in crate::isa) fn widen_bytes(x: u64) -> uint16x8_t {
+    // SAFETY: the target has NEON.
+    unsafe { aarch64::vmovl_u8(aarch64::vcreate_u8(x)) }
+}
+
+/// Four words, then four others.
+#[inline(always)]
+pub(in crate::isa) fn halves_of_words(x: uint16x8_t) -> [u64; 2] {
+    // SAFETY: the target has NEON.
+    unsafe {
+        let x = aarch64::vreinterpretq_u64_u16(x);
+        [aarch64::vgetq_lane_u64::<0>(x), aarch64::vgetq_lane_u64::<1>(x)]
+    }
 }
 
 /// Four bytes four times.
