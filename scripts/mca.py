@@ -65,7 +65,7 @@ TILES = [
 DECODED = {
     "Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22),
     "Q4K": (256, 144), "Q5K": (256, 176), "Q6K": (256, 210),
-    "Q1_0": (128, 18), "Q2_0": (64, 18), "NVFP4": (64, 36), "TQ1_0": (256, 54), "TQ2_0": (256, 66),
+    "Q1_0": (128, 18), "Q2_0": (64, 18), "NVFP4": (64, 36), "TQ2_0": (256, 66),
     "IQ1S": (256, 50), "IQ1M": (256, 56), "IQ2XXS": (256, 66), "IQ2XS": (256, 74), "IQ2S": (256, 82),
     "IQ3XXS": (256, 98), "IQ3S": (256, 110),
 }
@@ -197,7 +197,8 @@ def trips_of(name, arguments, level):
 def decoding(found, level, ty):
     """The instructions that four rows take for a block with one token."""
     elements, _ = DECODED[ty]
-    name = rf"{LEVELS[level]}\d+matmul_{elements}(?:6kernel)?N.*Block{ty}E"
+    kernel = elements if elements in (32, 256) else 16
+    name = rf"{LEVELS[level]}\d+matmul_{kernel}(?:6kernel)?N.*Block{ty}E"
     # Without a feature the kernel is part of its entry.
     lines = max((lines for n, lines in found.items() if re.search(name, n)), key=len)
     whole = loops(lines)
@@ -252,7 +253,7 @@ def main():
         row = []
         for _, model, level in columns:
             row.append(f"{ROWS * block_bytes / cycles(decoding(found, level, ty), model):.2f}")
-        print(f"| {ty.replace('K', '_K')} |", " | ".join(row), "|")
+        print(f"| {re.sub(r'(?<=[1-6])(?=[KMSX])', '_', ty)} |", " | ".join(row), "|")
 
 
 MCA = next((m for m in [*(f"llvm-mca-{v}" for v in range(30, 15, -1)), "llvm-mca"] if shutil.which(m)), None)

@@ -3,7 +3,7 @@
 //! Points come one by one from their tables, four or two words to a register; signs, moves and
 //! scales are made for 32 elements or a super-block at once.
 
-use super::unpack::{Codes256, Scales, codes_256, masks_of, pair};
+use super::unpack::{Codes256, Scales, codes_256, masks, pair};
 use super::vector::*;
 use crate::block::codebook::{IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
 use crate::block::*;
@@ -25,9 +25,10 @@ codes_256! {
         let high = u16::from_le_bytes(bytes);
         let indices = indices(four(qs[j]), high, &[0, -4, -8, -12, 0, 0, 0, 0])[0];
         let [x, x_2] = eights(|l| IQ1[(indices >> (16 * l)) as usize & 2047]);
-        let bits = vreinterpretq_u8_s8(join(u64::from_le_bytes([8; 8]), u64::from_le_bytes([128; 8])));
+        // Of a byte the top bits of either nibble.
+        let tops = join(u64::from_le_bytes([8; 8]), u64::from_le_bytes([128; 8]));
         let moved = |x: int8x16_t, byte: u8| {
-            let down = vtstq_u8(vdupq_n_u8(byte), bits);
+            let down = vtstq_u8(vdupq_n_u8(byte), vreinterpretq_u8_s8(tops));
             vsubq_s8(x, vbslq_s8(down, vdupq_n_s8(9), vdupq_n_s8(7)))
         };
         [moved(x, bytes[0]), moved(x_2, bytes[1])]
@@ -40,15 +41,13 @@ codes_256! {
     }, j {
         let [p, p_2, p_3, p_4, signs @ ..] = b.qs[j];
         let points = [p, p_2, p_3, p_4];
-        signed(eights(|l| IQ2_XXS[usize::from(points[l])]), even_signs(&signs))
+        signed(eights(|l| IQ2_XXS[usize::from(points[l])]), even_signs(signs))
     };
     BlockIQ2XS: false, |b| Scales::without_min(odd_nibbles(b.scales), half(b.d) / 8.0), j {
         let (words, _) = b.qs.as_flattened().as_chunks::<8>();
         let words = u64::from_le_bytes(words[j]);
         let point = |l: usize| IQ2_XS[(words >> (16 * l)) as usize & 511];
-        // The upper seven bits of each second byte.
-        let sevens = vshrq_n_u8::<1>(vreinterpretq_u8_s8(join(words, 0)));
-        let negative = masks_of(with_even(sevens), [1, 3, 5, 7]);
+        let negative = eights(|l| EVEN_SIGNS[(words >> (16 * l + 9)) as usize & 127]);
         signed(eights(point), negative)
     };
     BlockIQ2S: false, |b| Scales::without_min(odd_nibbles(b.scales), half(b.d) / 8.0), j {
@@ -64,7 +63,7 @@ codes_256! {
     }, j {
         let (qs, _) = b.qs.as_flattened().as_chunks::<8>();
         let point = |p: usize| IQ3_XXS[usize::from(qs[j][p])];
-        signed(fours(point), even_signs(&b.signs_and_scales[j]))
+        signed(fours(point), even_signs(b.signs_and_scales[j]))
     };
     BlockIQ3S: true, |b| {
         let [s, s_2, s_3, s_4] = b.scales;
@@ -79,8 +78,8 @@ codes_256! {
     };
 }
 
-/// Indices of up to eight points, 16 bits each, of which the lowest are the index: bytes `low`, and
-/// above them `high` shifted left by `by`, which is mostly down.
+/// Indices of up to eight points, the lowest bits of 16 each: bytes `low`, and above them the
+/// lowest bits of `high`, shifted by `by`, down where that is negative.
 #[inline(always)]
 fn indices(low: u64, high: u16, by: &[i16; 8]) -> [u64; 2] {
     let high = vshlq_u16(vdupq_n_u16(high), load_s16(by));
@@ -110,33 +109,44 @@ fn fours(point: impl Fn(usize) -> u32) -> [int8x16_t; 2] {
 
 /// Magnitudes, negative where the mask says so.
 #[inline(always)]
-fn signed([a, b]: [int8x16_t; 2], [m, m_2]: [uint8x16_t; 2]) -> [int8x16_t; 2] {
+fn signed([a, b]: [int8x16_t; 2], [m, m_2]: [int8x16_t; 2]) -> [int8x16_t; 2] {
     // The complement plus one. Saturation, which nothing comes near, hides from the compiler what
     // this is: its own way to change signs takes an instruction more.
     let signed = |x, mask| vqsubq_s8(veorq_s8(x, mask), mask);
-    [signed(a, vreinterpretq_s8_u8(m)), signed(b, vreinterpretq_s8_u8(m_2))]
+    [signed(a, m), signed(b, m_2)]
 }
 
 /// The signs of 32 elements, a bit each.
 #[inline(always)]
-fn signs(signs: &[u8; 32], j: usize) -> [uint8x16_t; 2] {
+fn signs(signs: &[u8; 32], j: usize) -> [int8x16_t; 2] {
     let (signs, _) = signs.as_chunks();
-    masks_of(repeat(&signs[j]), [0, 1, 2, 3])
+    masks(&signs[j]).map(vreinterpretq_s8_u8)
 }
 
-/// The signs of 32 elements, of eight seven bits each: their number is even.
+/// The signs of 32 elements, of eight seven bits each.
 #[inline(always)]
-fn even_signs(word: &[u8; 4]) -> [uint8x16_t; 2] {
-    let words = vshlq_u32(vreinterpretq_u32_s8(repeat(word)), load_s32(&[0, -7, -14, -21]));
-    let sevens = vandq_u8(vreinterpretq_u8_u32(words), vdupq_n_u8(127));
-    masks_of(with_even(sevens), [0, 4, 8, 12])
+fn even_signs(word: [u8; 4]) -> [int8x16_t; 2] {
+    let word = u32::from_le_bytes(word);
+    eights(|l| EVEN_SIGNS[(word >> (7 * l)) as usize & 127])
 }
 
-/// An eighth bit that makes the number of those set even.
-#[inline(always)]
-fn with_even(sevens: uint8x16_t) -> int8x16_t {
-    vreinterpretq_s8_u8(vsliq_n_u8::<7>(sevens, vcntq_u8(sevens)))
-}
+/// Of seven signs, and the eighth that makes their number even, all bits of a byte each.
+static EVEN_SIGNS: [u64; 128] = {
+    let mut all = [0; 128];
+    let mut seven = 0;
+    while seven < all.len() {
+        let bits = seven | (seven.count_ones() as usize & 1) << 7;
+        let mut i = 0;
+        while i < 8 {
+            if bits >> i & 1 == 1 {
+                all[seven] |= 0xff << (8 * i);
+            }
+            i += 1;
+        }
+        seven += 1;
+    }
+    all
+};
 
 /// Scales `2 * bits + 1` of the bits `mask`.
 #[inline(always)]

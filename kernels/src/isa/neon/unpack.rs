@@ -269,20 +269,15 @@ fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [uint8x16_t; 2] {
 
 /// Of each bit, lowest first, all bits of a byte.
 #[inline(always)]
-fn masks(bits: &[u8; 4]) -> [uint8x16_t; 2] {
-    masks_of(repeat(bits), [0, 1, 2, 3])
-}
-
-/// Of each bit of bytes `at`, lowest first, all bits of a byte.
-#[inline(always)]
-pub(super) fn masks_of(bytes: int8x16_t, [a, b, c, d]: [u8; 4]) -> [uint8x16_t; 2] {
+pub(super) fn masks(bits: &[u8; 4]) -> [uint8x16_t; 2] {
+    /// The byte that has an element's bit.
+    const BYTE: [[u8; 16]; 2] = [
+        [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+        [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3],
+    ];
     const BIT: u64 = 0x8040_2010_0804_0201;
-    let bit = vreinterpretq_u8_s8(join(BIT, BIT));
-    let masks = |low: u8, high: u8| {
-        let eight_times = std::array::from_fn(|i| if i < 8 { low } else { high });
-        vtstq_u8(vreinterpretq_u8_s8(vqtbl1q_s8(bytes, load_u8(&eight_times))), bit)
-    };
-    [masks(a, b), masks(c, d)]
+    let (bytes, bit) = (repeat(bits), vreinterpretq_u8_s8(join(BIT, BIT)));
+    BYTE.map(|byte| vtstq_u8(vreinterpretq_u8_s8(vqtbl1q_s8(bytes, load_u8(&byte))), bit))
 }
 
 /// Trits less one: the first ones of the fractions `x * power`, see [`tq1_0`].

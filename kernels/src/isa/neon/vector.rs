@@ -79,9 +79,6 @@ intrinsics! {
     vreinterpretq_u16_s8(x: int8x16_t) -> uint16x8_t;
     vreinterpretq_u16_u8(x: uint8x16_t) -> uint16x8_t;
     vreinterpretq_u8_u16(x: uint16x8_t) -> uint8x16_t;
-    vreinterpretq_u32_s8(x: int8x16_t) -> uint32x4_t;
-    vshlq_u32(x: uint32x4_t, by: int32x4_t) -> uint32x4_t;
-    vreinterpretq_u8_u32(x: uint32x4_t) -> uint8x16_t;
     vdup_n_s8(x: i8) -> int8x8_t;
     vmovl_s8(x: int8x8_t) -> int16x8_t;
     vmovl_high_s8(x: int8x16_t) -> int16x8_t;
@@ -106,8 +103,6 @@ intrinsics! {
     vuzp1q_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vuzp2q_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vshlq_n_u8<N>(x: uint8x16_t) -> uint8x16_t;
-    vcntq_u8(x: uint8x16_t) -> uint8x16_t;
-    vsliq_n_u8<N>(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vtstq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vshlq_u8(x: uint8x16_t, by: int8x16_t) -> uint8x16_t;
     vshrq_n_u8<N>(x: uint8x16_t) -> uint8x16_t;
