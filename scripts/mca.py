@@ -49,19 +49,25 @@ PEAKS = {
 
 # Tiles by their generic arguments, with the types that use them.
 TILES = [
-    ("tile_32", {"min": 0, "small": 1}, "Q4_0, Q5_0, MXFP4"),
-    ("tile_32", {"min": 1, "small": 1}, "Q4_1"),
-    ("tile_32", {"min": 0, "small": 0}, "Q8_0, IQ4_NL"),
+    ("tile_32", {"group": 32, "min": 0, "small": 1}, "Q4_0, Q5_0, MXFP4"),
+    ("tile_32", {"group": 32, "min": 1, "small": 1}, "Q4_1"),
+    ("tile_32", {"group": 32, "min": 0, "small": 0}, "Q8_0, IQ4_NL"),
+    ("tile_32", {"group": 16, "min": 0, "small": 1}, "Q1_0, Q2_0, NVFP4"),
     ("tile_256", {"group": 32, "min": 1, "small": 1}, "Q4_K"),
     ("tile_256", {"group": 32, "min": 1, "small": 0}, "Q5_K"),
-    ("tile_256", {"group": 16, "min": 0, "small": 1}, "Q6_K, Q3_K"),
+    ("tile_256", {"group": 16, "min": 0, "small": 1}, "Q6_K, Q3_K, IQ1_M"),
+    ("tile_256", {"group": 16, "min": 0, "small": 0}, "IQ2_XS, IQ2_S"),
     ("tile_256", {"group": 16, "min": 1, "small": 1}, "Q2_K"),
-    ("tile_256", {"group": 32, "min": 0, "small": 0}, "IQ4_XS, IQ3_S"),
+    ("tile_256", {"group": 32, "min": 0, "small": 1}, "IQ1_S, IQ3_S, TQ1_0, TQ2_0"),
+    ("tile_256", {"group": 32, "min": 0, "small": 0}, "IQ4_XS, IQ2_XXS, IQ3_XXS"),
 ]
 # Types of decoding: elements and bytes of a block.
 DECODED = {
     "Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22),
     "Q4K": (256, 144), "Q5K": (256, 176), "Q6K": (256, 210),
+    "Q1_0": (128, 18), "Q2_0": (64, 18), "NVFP4": (64, 36), "TQ2_0": (256, 66),
+    "IQ1S": (256, 50), "IQ1M": (256, 56), "IQ2XXS": (256, 66), "IQ2XS": (256, 74), "IQ2S": (256, 82),
+    "IQ3XXS": (256, 98), "IQ3S": (256, 110),
 }
 
 
@@ -155,19 +161,18 @@ def arguments_of(name):
     values = []
     for number, flag in re.findall(r"Kj([0-9a-f]+)_|Kb([01])_|KB\w*?_", found[3]):
         values.append(int(number, 16) if number else int(flag) if flag else values[-1])
-    names = ["min", "small"] if found[2] == "tile_32" else ["group", "min", "small"]
-    return found[1], found[2], dict(zip(names, values))
+    return found[1], found[2], dict(zip(["group", "min", "small"], values))
 
 
-def rows_of(level, arguments):
-    return 6 if level == "Smmla" and arguments.get("group") == 32 else ROWS
+def rows_of(level, name, arguments):
+    return 6 if (level, name, arguments["group"]) == ("Smmla", "tile_256", 32) else ROWS
 
 
 def tile_of(found, level, name, arguments):
     """The loops over the blocks of a tile: of its parts, one after the other."""
 
     def matches(mangled):
-        if rows_of(level, arguments) == 6:
+        if rows_of(level, name, arguments) == 6:
             return f"8six_rowsKj0_Kb{arguments['min']}_E" in mangled
         return arguments_of(mangled) == (level, name, arguments)
 
@@ -175,15 +180,15 @@ def tile_of(found, level, name, arguments):
     return Loop([loop for loop in loops(lines).inner() if loop.macs()]) if lines else None
 
 
-def trips_of(arguments, level):
+def trips_of(name, arguments, level):
     """How often the loops inside a super-block's run: eight groups of 32, or minimums."""
 
     def trips(loop):
-        if "group" not in arguments or any(inner.macs() for inner in loop.inner()):
+        if name == "tile_32" or any(inner.macs() for inner in loop.inner()):
             return 1
         if loop.macs():
             return 8
-        registers = rows_of(level, arguments) * TOKENS // 4 // PARTS[level]
+        registers = rows_of(level, name, arguments) * TOKENS // 4 // PARTS[level]
         return 256 // arguments["group"] * registers // loop.count(["fmla"])
 
     return trips
@@ -192,7 +197,8 @@ def trips_of(arguments, level):
 def decoding(found, level, ty):
     """The instructions that four rows take for a block with one token."""
     elements, _ = DECODED[ty]
-    name = rf"{LEVELS[level]}\d+matmul_{elements}(?:6kernel)?N.*Block{ty}E"
+    kernel = elements if elements in (32, 256) else 16
+    name = rf"{LEVELS[level]}\d+matmul_{kernel}(?:6kernel)?N.*Block{ty}E"
     # Without a feature the kernel is part of its entry.
     lines = max((lines for n, lines in found.items() if re.search(name, n)), key=len)
     whole = loops(lines)
@@ -234,9 +240,9 @@ def main():
             # A level that makes no difference between sizes of codes has one of both tiles.
             either = [arguments, {**arguments, "small": 1 - arguments["small"]}]
             loop = next(loop for a in either if (loop := tile_of(found, level, name, a)))
-            trace = loop.trace(trips_of(arguments, level))
+            trace = loop.trace(trips_of(name, arguments, level))
             macs = sum(MACS.get(i.split()[0], 0) for i in trace)
-            if macs != rows_of(level, arguments) * TOKENS * int(name.split("_")[1]):
+            if macs != rows_of(level, name, arguments) * TOKENS * int(name.split("_")[1]):
                 sys.exit(f"{macs} products in a block of {name} of {level}: the loops are not understood")
             rate = macs / cycles(trace, model)
             row.append(f"{rate:.1f} ({100 * rate / peak:.0f} %)")
@@ -247,7 +253,7 @@ def main():
         row = []
         for _, model, level in columns:
             row.append(f"{ROWS * block_bytes / cycles(decoding(found, level, ty), model):.2f}")
-        print(f"| {ty.replace('K', '_K')} |", " | ".join(row), "|")
+        print(f"| {re.sub(r'(?<=[1-6])(?=[KMSX])', '_', ty)} |", " | ".join(row), "|")
 
 
 MCA = next((m for m in [*(f"llvm-mca-{v}" for v in range(30, 15, -1)), "llvm-mca"] if shutil.which(m)), None)

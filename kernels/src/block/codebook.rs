@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn points_are_all_different() {
-        fn check<const N: usize>(mut points: [u64; N]) {
+        fn check<T: Ord, const N: usize>(mut points: [T; N]) {
             points.sort_unstable();
             assert!(points.is_sorted_by(|a, b| a < b), "{N}");
         }

@@ -63,7 +63,7 @@ impl Block256 for BlockTQ1_0 {
 }
 
 /// Powers of three, modulo 256.
-const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+pub(crate) const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
 fn unpack_trits<const N: usize>(bytes: &[u8; N], codes: &mut [i8]) {
     for (codes, power) in codes.as_chunks_mut::<N>().0.iter_mut().zip(POWERS) {

@@ -82,7 +82,7 @@ pub(in crate::isa) trait Dot {
     ) -> [int32x4_t; N];
 
     /// [`super::panels::tile_32`] with the level's features.
-    fn tile_32<const MIN: bool, const SMALL: bool>(
+    fn tile_32<const GROUP: usize, const MIN: bool, const SMALL: bool>(
         rows: &[Rows32],
         panel: &[PanelBlock],
         sums: &mut Sums,
@@ -110,23 +110,23 @@ pub(in crate::isa) trait Dot {
 /// Both tiles of [`Dot`], for those who can show the features.
 macro_rules! tiles {
     ($dot:ty $(, $feature:literal)?) => {
-        fn tile_32<const MIN: bool, const SMALL: bool>(
+        fn tile_32<const GROUP: usize, const MIN: bool, const SMALL: bool>(
             rows: &[Rows32],
             panel: &[PanelBlock],
             sums: &mut Sums,
         ) {
             $(#[target_feature(enable = $feature)])?
             #[inline(never)]
-            fn tile<const MIN: bool, const SMALL: bool>(
+            fn tile<const GROUP: usize, const MIN: bool, const SMALL: bool>(
                 rows: &[Rows32],
                 panel: &[PanelBlock],
                 sums: &mut Sums,
             ) {
-                panels::tile_32::<$dot, MIN, SMALL>(rows, panel, sums)
+                panels::tile_32::<$dot, GROUP, MIN, SMALL>(rows, panel, sums)
             }
             #[allow(unused_unsafe, reason = "without features it is safe")]
             // SAFETY: as an entry's: see the head of the level's file.
-            unsafe { tile::<MIN, SMALL>(rows, panel, sums) }
+            unsafe { tile::<GROUP, MIN, SMALL>(rows, panel, sums) }
         }
 
         fn tile_256<const GROUP: usize, const MIN: bool, const SMALL: bool>(

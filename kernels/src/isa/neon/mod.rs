@@ -8,6 +8,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers are numbered")]
 
 mod attention;
+mod codebook;
 mod dense;
 pub(in crate::isa) mod dot;
 mod float;
@@ -72,9 +73,9 @@ macro_rules! level {
                 at_level(read_only_256::<BlockIQ2S>(), matmul_256::<BlockIQ2S>),
                 at_level(read_only_256::<BlockIQ3XXS>(), matmul_256::<BlockIQ3XXS>),
                 at_level(read_only_256::<BlockIQ3S>(), matmul_256::<BlockIQ3S>),
-                blocks_16::<BlockQ1_0>(),
-                blocks_16::<BlockQ2_0>(),
-                blocks_16::<BlockNVFP4>(),
+                at_level(blocks_16::<BlockQ1_0>(), matmul_16::<BlockQ1_0>),
+                at_level(blocks_16::<BlockQ2_0>(), matmul_16::<BlockQ2_0>),
+                at_level(blocks_16::<BlockNVFP4>(), matmul_16::<BlockNVFP4>),
             ]
         };
 
@@ -85,6 +86,7 @@ macro_rules! level {
             $crate::table::TypeKernels { level: $level, matmul, ..scalar }
         }
 
+        $crate::isa::neon::entry!(matmul_16, Codes16, blocks_16, $dot $(, $feature)?);
         $crate::isa::neon::entry!(matmul_32, Codes32, blocks_32, $dot $(, $feature)?);
         $crate::isa::neon::entry!(matmul_256, Codes256, blocks_256, $dot $(, $feature)?);
     };

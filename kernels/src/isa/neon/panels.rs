@@ -9,7 +9,7 @@
 //! depth is brought into the tiles' order in L1, f32 sums of [`BLOCK_UNITS`] panels are in L2.
 
 use super::dot::{Dot, MAGIC};
-use super::unpack::{Codes32, Codes256, FourScales};
+use super::unpack::{Codes16, Codes32, Codes256, FourScales};
 use super::vector::*;
 use crate::act::{Acts, PANEL_TOKENS, SUMS};
 use crate::block::{Block, as_blocks};
@@ -56,6 +56,7 @@ impl PanelScratch {
 pub(in crate::isa) struct Rows32 {
     codes: [[i8; 16]; 8],
     d: [[f32; 4]; 4],
+    /// Minimums, or the scales of the second 16.
     m: [[f32; 4]; 4],
 }
 
@@ -121,10 +122,10 @@ pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot>(
 ) {
     let minimums = if B::HAS_MIN { Minimums::Sum } else { Minimums::None };
     let tile = match (B::HAS_MIN, B::SMALL) {
-        (false, false) => D::tile_32::<false, false>,
-        (false, true) => D::tile_32::<false, true>,
-        (true, false) => D::tile_32::<true, false>,
-        (true, true) => D::tile_32::<true, true>,
+        (false, false) => D::tile_32::<32, false, false>,
+        (false, true) => D::tile_32::<32, false, true>,
+        (true, false) => D::tile_32::<32, true, false>,
+        (true, true) => D::tile_32::<32, true, true>,
     };
     matmul::<B, D, Rows32>(
         as_blocks(w),
@@ -133,8 +134,31 @@ pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot>(
         (&mut scratch.of_32, &mut scratch.panel, &mut scratch.sums),
         y,
         minimums,
+        1,
         unpack_32::<B, D>,
         |n, rows, panel, sums| each(tile, n, rows, panel, sums),
+    );
+}
+
+/// Types in blocks of several times 32 with scales of their own.
+#[inline(always)]
+pub(in crate::isa) fn blocks_16<B: Codes16, D: Dot>(
+    w: &[u8],
+    n_rows: usize,
+    acts: &Acts<'_>,
+    scratch: &mut PanelScratch,
+    y: &mut [f32],
+) {
+    matmul::<B, D, Rows32>(
+        as_blocks(w),
+        n_rows,
+        acts,
+        (&mut scratch.of_32, &mut scratch.panel, &mut scratch.sums),
+        y,
+        Minimums::None,
+        B::LEN / 32,
+        unpack_16::<B, D>,
+        |n, rows, panel, sums| each(D::tile_32::<16, false, true>, n, rows, panel, sums),
     );
 }
 
@@ -169,12 +193,14 @@ pub(in crate::isa) fn blocks_256<B: Codes256, D: Dot>(
         (&mut scratch.of_256, &mut scratch.panel, &mut scratch.sums),
         y,
         minimums,
+        1,
         unpack_256::<B, D>,
         tiles,
     );
 }
 
-/// The loops around the tiles: rows, tokens, columns, panels, tiles.
+/// The loops around the tiles: rows, tokens, columns, panels, tiles. A block is unpacked to `parts`
+/// of a tile's.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a loop nest with its bodies")]
 fn matmul<B: Block, D: Dot, W>(
@@ -184,7 +210,8 @@ fn matmul<B: Block, D: Dot, W>(
     (unpacked, panel, sums): (&mut [W], &mut [PanelBlock], &mut [Sums]),
     y: &mut [f32],
     minimums: Minimums,
-    unpack: fn([&B; R], &mut W),
+    parts: usize,
+    unpack: fn([&B; R], &mut [W]),
     tiles: impl Fn(usize, &[W], &[PanelBlock], &mut [Sums]),
 ) {
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
@@ -197,8 +224,8 @@ fn matmul<B: Block, D: Dot, W>(
             sums.fill(Sums::default());
             for first in (0..blocks).step_by(BLOCK_COLS / B::LEN) {
                 let n = (BLOCK_COLS / B::LEN).min(blocks - first);
-                let unpacked = &mut unpacked[..groups * n];
-                for (i, to) in unpacked.iter_mut().enumerate() {
+                let unpacked = &mut unpacked[..groups * n * parts];
+                for (i, to) in unpacked.chunks_exact_mut(parts).enumerate() {
                     let (row, b) = (first_row + i / n * R, first + i % n);
                     let block = |r: usize| &w[(row + r).min(n_rows - 1) * blocks + b];
                     unpack([block(0), block(1), block(2), block(3)], to);
@@ -206,7 +233,7 @@ fn matmul<B: Block, D: Dot, W>(
                 for (u, sums) in sums.chunks_exact_mut(groups).enumerate() {
                     let panel = &mut panel[..n * per_block];
                     order::<D>(acts, first_unit + u, first * per_block, minimums, panel);
-                    tiles(n, unpacked, panel, sums);
+                    tiles(n * parts, unpacked, panel, sums);
                 }
             }
             for (u, sums) in sums.chunks_exact(groups).enumerate() {
@@ -313,8 +340,13 @@ fn put_codes<D: Dot>(to: &mut [[i8; 16]; 8], codes: [[int8x16_t; 2]; 4]) {
     }
 }
 
-fn unpack_32<B: Codes32, D: Dot>(blocks: [&B; R], to: &mut Rows32) {
-    put_codes::<D>(&mut to.codes, blocks.map(B::codes));
+fn unpack_32<B: Codes32, D: Dot>(blocks: [&B; R], to: &mut [Rows32]) {
+    let to = &mut to[0];
+    let mut codes = [[vdupq_n_s8(0); 2]; R];
+    for r in 0..R {
+        codes[r] = blocks[r].codes();
+    }
+    put_codes::<D>(&mut to.codes, codes);
     let [d, m] = B::scales(blocks);
     put(&mut to.d, D::by_row(d));
     if B::HAS_MIN {
@@ -322,11 +354,29 @@ fn unpack_32<B: Codes32, D: Dot>(blocks: [&B; R], to: &mut Rows32) {
     }
 }
 
-fn unpack_256<B: Codes256, D: Dot>(blocks: [&B; R], to: &mut Rows256) {
-    let mut unpacked = [[[0; 16]; 16]; R];
-    let scales = FourScales::new(blocks, &mut unpacked);
+fn unpack_16<B: Codes16, D: Dot>(blocks: [&B; R], to: &mut [Rows32]) {
+    let scales = B::scales(blocks);
+    for (j, to) in to.iter_mut().enumerate() {
+        let mut codes = [[vdupq_n_s8(0); 2]; R];
+        for r in 0..R {
+            codes[r] = blocks[r].codes(j);
+        }
+        put_codes::<D>(&mut to.codes, codes);
+        put(&mut to.d, D::by_row(scales[2 * j]));
+        put(&mut to.m, D::by_row(scales[2 * j + 1]));
+    }
+}
+
+fn unpack_256<B: Codes256, D: Dot>(blocks: [&B; R], to: &mut [Rows256]) {
+    let to = &mut to[0];
+    let mut scales = FourScales::default();
+    scales.set(blocks);
     for (j, to) in to.codes.iter_mut().enumerate() {
-        put_codes::<D>(to, [0, 1, 2, 3].map(|r| blocks[r].codes(&unpacked[r], j)));
+        let mut codes = [[vdupq_n_s8(0); 2]; R];
+        for r in 0..R {
+            codes[r] = blocks[r].codes(j);
+        }
+        put_codes::<D>(to, codes);
     }
     for g in 0..B::LEN / B::GROUP {
         let scale = load_f32(&scales.scales[g]);
@@ -347,19 +397,19 @@ fn unpack_256<B: Codes256, D: Dot>(blocks: [&B; R], to: &mut Rows256) {
 
 /// `R` rows by a panel, some blocks of 32: `sums += w . q`.
 #[inline(always)]
-pub(in crate::isa) fn tile_32<D: Dot, const MIN: bool, const SMALL: bool>(
+pub(in crate::isa) fn tile_32<D: Dot, const GROUP: usize, const MIN: bool, const SMALL: bool>(
     rows: &[Rows32],
     panel: &[PanelBlock],
     sums: &mut Sums,
 ) {
-    part_32::<D, 0, MIN, SMALL>(rows, panel, sums);
+    part_32::<D, 0, GROUP, MIN, SMALL>(rows, panel, sums);
     if D::PARTS > 1 {
-        part_32::<D, 1, MIN, SMALL>(rows, panel, sums);
+        part_32::<D, 1, GROUP, MIN, SMALL>(rows, panel, sums);
     }
 }
 
 #[inline(always)]
-fn part_32<D: Dot, const PART: usize, const MIN: bool, const SMALL: bool>(
+fn part_32<D: Dot, const PART: usize, const GROUP: usize, const MIN: bool, const SMALL: bool>(
     rows: &[Rows32],
     panel: &[PanelBlock],
     sums: &mut Sums,
@@ -370,15 +420,28 @@ fn part_32<D: Dot, const PART: usize, const MIN: bool, const SMALL: bool>(
         acc[v] = load_f32(&sums[v]);
     }
     for (w, a) in rows.iter().zip(panel) {
-        let isums = D::isums::<PART, 0, 8, 0, 2, SMALL>([&w.codes; 2], &a.q, &a.start[0]);
+        let codes = [&w.codes; 2];
+        let first = match GROUP {
+            16 => D::isums::<PART, 0, 8, 0, 1, SMALL>(codes, &a.q, &a.start[0]),
+            _ => D::isums::<PART, 0, 8, 0, 2, SMALL>(codes, &a.q, &a.start[0]),
+        };
         for v in (PART..8).step_by(D::PARTS) {
             let (i, j) = (v / D::AV, v % D::AV);
             let da = load_f32(&a.d[j]);
-            let isum = vsubq_f32(vreinterpretq_f32_s32(isums[v]), magic);
+            let isum = vsubq_f32(vreinterpretq_f32_s32(first[v]), magic);
             acc[v] = vfmaq_f32(acc[v], vmulq_f32(load_f32(&w.d[i]), da), isum);
             if MIN {
                 let m = vmulq_f32(load_f32(&w.m[i]), da);
                 acc[v] = vfmaq_f32(acc[v], m, load_f32(&a.sums[0][j]));
+            }
+        }
+        if GROUP == 16 {
+            let second = D::isums::<PART, 0, 8, 1, 2, SMALL>(codes, &a.q, &a.start[1]);
+            for v in (PART..8).step_by(D::PARTS) {
+                let (i, j) = (v / D::AV, v % D::AV);
+                let isum = vsubq_f32(vreinterpretq_f32_s32(second[v]), magic);
+                let d = vmulq_f32(load_f32(&w.m[i]), load_f32(&a.d[j]));
+                acc[v] = vfmaq_f32(acc[v], d, isum);
             }
         }
     }

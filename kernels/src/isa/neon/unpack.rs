@@ -1,7 +1,5 @@
 //! Native blocks to codes and scales in registers: signed codes, 32 to a pair of registers in the
-//! order of the elements.
-//!
-//! Types without an `unpack` of their own here take the scalar one, by way of memory.
+//! order of the elements. The types of codebooks are in [`super::codebook`].
 
 use super::vector::*;
 use crate::block::*;
@@ -21,14 +19,22 @@ pub(in crate::isa) trait Codes256: Block256 {
     /// Whether codes are so small that 16 products, or 8 under a scale per 16, fit an i16: at most
     /// 16, or 32.
     const SMALL: bool;
-    /// Its scales; types without [`Codes256::codes`] of their own leave their codes in `codes`.
-    fn scales(&self, codes: &mut [[i8; 16]; 16]) -> Scales;
-    /// Elements `32j..32j + 32`, any offset taken off; `codes` is what [`Codes256::scales`] left.
-    #[inline(always)]
-    fn codes(&self, codes: &[[i8; 16]; 16], j: usize) -> [int8x16_t; 2] {
-        [load(&codes[2 * j]), load(&codes[2 * j + 1])]
-    }
+    /// Its scales.
+    fn scales(&self) -> Scales;
+    /// Elements `32j..32j + 32`, any offset taken off.
+    fn codes(&self, j: usize) -> [int8x16_t; 2];
 }
+
+/// An integer type in blocks of several times 32 with scales of their own: codes of at most 16.
+pub(in crate::isa) trait Codes16: Block16 {
+    /// Elements `32j..32j + 32`, any offset taken off.
+    fn codes(&self, j: usize) -> [int8x16_t; 2];
+    /// Of four blocks, the scales of each 16 elements there are.
+    fn scales(blocks: [&Self; 4]) -> [float32x4_t; SCALES_16_MAX];
+}
+
+/// Groups of 16 in the longest block of [`Codes16`].
+pub(in crate::isa) const SCALES_16_MAX: usize = BlockQ1_0::LEN / 16;
 
 /// The scales and minimums of a super-block, one per group: 8 or 16 of them.
 pub(in crate::isa) struct Scales {
@@ -40,7 +46,7 @@ pub(in crate::isa) struct Scales {
 
 impl Scales {
     #[inline(always)]
-    fn without_min(scales: int8x16_t, d: f32) -> Scales {
+    pub(super) fn without_min(scales: int8x16_t, d: f32) -> Scales {
         Scales { scales, mins: vdupq_n_s8(0), d, dmin: 0.0 }
     }
 }
@@ -55,20 +61,19 @@ pub(in crate::isa) struct FourScales {
 }
 
 impl FourScales {
+    /// In place, because half a KiB is not to be moved.
     #[inline(always)]
-    pub fn new<B: Codes256>(blocks: [&B; 4], codes: &mut [[[i8; 16]; 16]; 4]) -> FourScales {
-        let mut four = FourScales::default();
+    pub fn set<B: Codes256>(&mut self, blocks: [&B; 4]) {
         let (mut scales, mut mins) = ([vdupq_n_s8(0); 4], [vdupq_n_s8(0); 4]);
-        for (r, codes) in codes.iter_mut().enumerate() {
-            let row = blocks[r].scales(codes);
+        for r in 0..4 {
+            let row = blocks[r].scales();
             (scales[r], mins[r]) = (row.scales, row.mins);
-            (four.d[r], four.dmin[r]) = (row.d, row.dmin);
+            (self.d[r], self.dmin[r]) = (row.d, row.dmin);
         }
-        by_group::<B>(scales, &mut four.scales);
+        by_group::<B>(scales, &mut self.scales);
         if B::HAS_MIN {
-            by_group::<B>(mins, &mut four.mins);
+            by_group::<B>(mins, &mut self.mins);
         }
-        four
     }
 }
 
@@ -77,10 +82,12 @@ impl FourScales {
 fn by_group<B: Block256>([a, b, c, d]: [int8x16_t; 4], out: &mut [[f32; 4]; 16]) {
     let (ac, bd) = (zip_bytes(a, c), zip_bytes(b, d));
     for half in 0..B::LEN / B::GROUP / 8 {
-        for (i, words) in zip_bytes(ac[half], bd[half]).into_iter().enumerate() {
-            let groups = [vmovl_s8(vget_low_s8(words)), vmovl_high_s8(words)];
-            for (k, four) in groups.map(widen).as_flattened().iter().enumerate() {
-                store_f32(&mut out[8 * half + 4 * i + k], vcvtq_f32_s32(*four));
+        let words = zip_bytes(ac[half], bd[half]);
+        for i in 0..2 {
+            let [a, b] = widen(vmovl_s8(vget_low_s8(words[i])));
+            let [c, d] = widen(vmovl_high_s8(words[i]));
+            for (out, four) in out[8 * half + 4 * i..].iter_mut().zip([a, b, c, d]) {
+                store_f32(out, vcvtq_f32_s32(four));
             }
         }
     }
@@ -125,18 +132,19 @@ macro_rules! codes_256 {
         impl Codes256 for $block {
             const SMALL: bool = $small;
             #[inline(always)]
-            fn scales(&self, _: &mut [[i8; 16]; 16]) -> Scales {
+            fn scales(&self) -> Scales {
                 let $b = self;
                 $scales
             }
             #[inline(always)]
-            fn codes(&self, _: &[[i8; 16]; 16], $j: usize) -> [int8x16_t; 2] {
+            fn codes(&self, $j: usize) -> [int8x16_t; 2] {
                 let $b = self;
                 $codes
             }
         }
     )*};
 }
+pub(super) use codes_256;
 
 codes_256! {
     BlockQ2K: true, |b| {
@@ -182,43 +190,60 @@ codes_256! {
         let scales = vsubq_s8(join(u64::from_le_bytes(b.scales()), 0), vdupq_n_s8(32));
         Scales::without_min(scales, half(b.d))
     }, j values(&iq4_nl::VALUES, &b.qs[j]);
+    BlockTQ1_0: true, |b| Scales::without_min(vdupq_n_s8(1), half(b.d)), j match j {
+        0..5 => pair(&b.first, 0).map(|x| trits(x, vdupq_n_u8(tq1_0::POWERS[j]))),
+        5 | 6 => [2 * j - 10, 2 * j - 9].map(|n| {
+            trits(load_u8(&b.second), vdupq_n_u8(tq1_0::POWERS[n]))
+        }),
+        _ => {
+            let power = |i: usize| tq1_0::POWERS[i / 4];
+            let third = vreinterpretq_u8_s8(repeat(&b.third));
+            [
+                trits(load_u8(&b.second), vdupq_n_u8(tq1_0::POWERS[4])),
+                trits(third, load_u8(&std::array::from_fn(power))),
+            ]
+        }
+    };
+    BlockTQ2_0: true, |b| Scales::without_min(vdupq_n_s8(1), half(b.d)),
+        j pair(&b.qs[j / 4], 0).map(|x| less(bits(x, 2 * (j % 4), 3), 1));
 }
 
-macro_rules! scalar_codes_256 {
-    ($($block:ident: $small:literal,)*) => {$(
-        impl Codes256 for $block {
-            const SMALL: bool = $small;
+macro_rules! codes_16 {
+    ($($block:ident: |$b:ident, $j:ident| $codes:expr, |$four:ident| $scales:expr;)*) => {$(
+        impl Codes16 for $block {
             #[inline(always)]
-            fn scales(&self, codes: &mut [[i8; 16]; 16]) -> Scales {
-                unpack(self, codes)
+            fn codes(&self, $j: usize) -> [int8x16_t; 2] {
+                let $b = self;
+                $codes
+            }
+            #[inline(always)]
+            fn scales($four: [&Self; 4]) -> [float32x4_t; SCALES_16_MAX] {
+                $scales
             }
         }
     )*};
 }
 
-scalar_codes_256! {
-    BlockIQ1S: true,
-    BlockIQ1M: true,
-    BlockIQ2XXS: false,
-    BlockIQ2XS: false,
-    BlockIQ2S: false,
-    BlockIQ3XXS: false,
-    BlockIQ3S: false,
-    BlockTQ1_0: true,
-    BlockTQ2_0: true,
-}
-
-/// Any type without minimums, by its scalar form.
-#[inline(never)]
-fn unpack<B: Block256>(block: &B, codes: &mut [[i8; 16]; 16]) -> Scales {
-    const { assert!(!B::HAS_MIN) }
-    let unpacked = block.unpack();
-    codes.as_flattened_mut().copy_from_slice(&unpacked.codes);
-    let scale = |i: usize| match unpacked.scales.get(i * B::GROUP / 16) {
-        Some(scale) => i8::try_from(*scale).expect("scales of at most 8 bits"),
-        None => 0,
-    };
-    Scales::without_min(load(&std::array::from_fn(scale)), unpacked.d)
+codes_16! {
+    BlockQ1_0: |b, j| {
+        let (set, clear) = (vdupq_n_s8(1), vdupq_n_s8(-1));
+        masks(&b.qs[j]).map(|is_set| vbslq_s8(is_set, set, clear))
+    }, |b| [halves(b.map(|b| b.d)); SCALES_16_MAX];
+    BlockQ2_0: |b, j| {
+        // Each byte four times, then of the four one pair of bits each.
+        let bytes = vreinterpretq_u8_s8(join(u64::from_le_bytes(b.qs[j]), 0));
+        let by = load(&[0, -2, -4, -6, 0, -2, -4, -6, 0, -2, -4, -6, 0, -2, -4, -6]);
+        FOUR_TIMES.map(|of| {
+            let x = vreinterpretq_u8_s8(vqtbl1q_s8(vreinterpretq_s8_u8(bytes), load_u8(&of)));
+            less(vandq_u8(vshlq_u8(x, by), vdupq_n_u8(3)), 1)
+        })
+    }, |b| [halves(b.map(|b| b.d)); SCALES_16_MAX];
+    BlockNVFP4: |b, j| {
+        let values = load(&mxfp4::VALUES);
+        let (both, _) = b.qs.as_flattened().as_chunks::<16>();
+        let [low, high] = nibbles(&both[j]).map(|index| vqtbl1q_s8(values, index));
+        zip_halves(low, high)
+    }, |b| scales_nvfp4(b.map(|b| b.d));
 }
 
 /// The scales of a type that has no minimums.
@@ -237,20 +262,54 @@ fn nibbles(qs: &[u8; 16]) -> [uint8x16_t; 2] {
 /// [`nibbles`] with the bits of `qh` above them.
 #[inline(always)]
 fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [uint8x16_t; 2] {
-    /// The byte of `qh` that has an element's bit.
+    let ([low, high], [fifth, fifth_2]) = (nibbles(qs), masks(qh));
+    let sixteen = vdupq_n_u8(16);
+    [vorrq_u8(low, vandq_u8(fifth, sixteen)), vorrq_u8(high, vandq_u8(fifth_2, sixteen))]
+}
+
+/// Of each bit, lowest first, all bits of a byte.
+#[inline(always)]
+pub(super) fn masks(bits: &[u8; 4]) -> [uint8x16_t; 2] {
+    /// The byte that has an element's bit.
     const BYTE: [[u8; 16]; 2] = [
         [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
         [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3],
     ];
     const BIT: u64 = 0x8040_2010_0804_0201;
-    let (bytes, bit) = (repeat(qh), vreinterpretq_u8_s8(join(BIT, BIT)));
-    let [low, high] = nibbles(qs);
-    let fifth = |half: usize| {
-        let bytes = vreinterpretq_u8_s8(vqtbl1q_s8(bytes, load_u8(&BYTE[half])));
-        vandq_u8(vtstq_u8(bytes, bit), vdupq_n_u8(16))
-    };
-    [vorrq_u8(low, fifth(0)), vorrq_u8(high, fifth(1))]
+    let (bytes, bit) = (repeat(bits), vreinterpretq_u8_s8(join(BIT, BIT)));
+    BYTE.map(|byte| vtstq_u8(vreinterpretq_u8_s8(vqtbl1q_s8(bytes, load_u8(&byte))), bit))
 }
+
+/// Trits less one: the first ones of the fractions `x * power`, see [`tq1_0`].
+#[inline(always)]
+fn trits(x: uint8x16_t, power: uint8x16_t) -> int8x16_t {
+    // In units of 1/256: below one third, from two thirds on. Masks are -1.
+    let x = vmulq_u8(x, power);
+    let (low, high) = (vcltq_u8(x, vdupq_n_u8(86)), vcgeq_u8(x, vdupq_n_u8(171)));
+    vsubq_s8(vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high))
+}
+
+/// Four blocks' scales: as halves with the four bits of the exponent, which are then those of
+/// 2^-7 times the number. See the scalar `scale`.
+#[inline(always)]
+fn scales_nvfp4(d: [[u8; 4]; 4]) -> [float32x4_t; SCALES_16_MAX] {
+    const BY_GROUP: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+    let (rows, _) = d.as_flattened().as_chunks();
+    let codes = vqtbl1q_s8(vreinterpretq_s8_u8(load_u8(&rows[0])), load_u8(&BY_GROUP));
+    let is_nan = vceqq_s8(codes, vdupq_n_s8(0x7f));
+    let codes = vbicq_u8(vandq_u8(vreinterpretq_u8_s8(codes), vdupq_n_u8(0x7f)), is_nan);
+    let mut scales = [vdupq_n_f32(0.0); SCALES_16_MAX];
+    for (scale, x) in scales.iter_mut().zip(halves_of(codes)) {
+        *scale = vmulq_f32(x, vdupq_n_f32(128.0));
+    }
+    scales
+}
+
+/// Indices of four bytes, each four times: the first four bytes and those behind them.
+const FOUR_TIMES: [[u8; 16]; 2] = [
+    [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3],
+    [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7],
+];
 
 /// What nibbles stand for.
 #[inline(always)]
@@ -266,7 +325,7 @@ fn less(codes: uint8x16_t, offset: i8) -> int8x16_t {
 
 /// Bytes `32i..32i + 32`.
 #[inline(always)]
-fn pair(bytes: &[u8], i: usize) -> [uint8x16_t; 2] {
+pub(super) fn pair(bytes: &[u8], i: usize) -> [uint8x16_t; 2] {
     let (sixteen, _) = bytes.as_chunks();
     [load_u8(&sixteen[2 * i]), load_u8(&sixteen[2 * i + 1])]
 }

@@ -8,7 +8,8 @@
 use crate::block::{Bf16, F16, F32};
 use std::arch::aarch64;
 pub(in crate::isa) use std::arch::aarch64::{
-    float32x2_t, float32x4_t, int8x8_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, uint32x4_t,
+    float32x2_t, float32x4_t, int8x8_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, uint16x8_t,
+    uint32x4_t,
 };
 
 const _: () = assert!(cfg!(target_feature = "neon"), "64-bit ARM without NEON is not supported");
@@ -71,19 +72,37 @@ intrinsics! {
     vmlal_s8(sum: int16x8_t, a: int8x8_t, b: int8x8_t) -> int16x8_t;
     vaddlvq_s8(x: int8x16_t) -> i16;
     vdupq_n_s16(x: i16) -> int16x8_t;
+    vdupq_n_u16(x: u16) -> uint16x8_t;
+    vsliq_n_u16<N>(a: uint16x8_t, b: uint16x8_t) -> uint16x8_t;
+    vshrq_n_u16<N>(x: uint16x8_t) -> uint16x8_t;
+    vshlq_u16(x: uint16x8_t, by: int16x8_t) -> uint16x8_t;
+    vreinterpretq_u16_s8(x: int8x16_t) -> uint16x8_t;
+    vreinterpretq_u16_u8(x: uint8x16_t) -> uint16x8_t;
+    vreinterpretq_u8_u16(x: uint16x8_t) -> uint8x16_t;
     vdup_n_s8(x: i8) -> int8x8_t;
     vmovl_s8(x: int8x8_t) -> int16x8_t;
     vmovl_high_s8(x: int8x16_t) -> int16x8_t;
     vget_low_s8(x: int8x16_t) -> int8x8_t;
     vdupq_n_s8(x: i8) -> int8x16_t;
     vsubq_s8(a: int8x16_t, b: int8x16_t) -> int8x16_t;
+    vqsubq_s8(a: int8x16_t, b: int8x16_t) -> int8x16_t;
+    vextq_s8<N>(a: int8x16_t, b: int8x16_t) -> int8x16_t;
     veorq_s8(a: int8x16_t, b: int8x16_t) -> int8x16_t;
+    vbslq_s8(mask: uint8x16_t, a: int8x16_t, b: int8x16_t) -> int8x16_t;
+    vceqq_s8(a: int8x16_t, b: int8x16_t) -> uint8x16_t;
     vqtbl1q_s8(table: int8x16_t, index: uint8x16_t) -> int8x16_t;
     vreinterpretq_s8_u8(x: uint8x16_t) -> int8x16_t;
     vreinterpretq_u8_s8(x: int8x16_t) -> uint8x16_t;
     vdupq_n_u8(x: u8) -> uint8x16_t;
     vandq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vorrq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vbicq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vmulq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vcltq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vcgeq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vuzp1q_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vuzp2q_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    vshlq_n_u8<N>(x: uint8x16_t) -> uint8x16_t;
     vtstq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vshlq_u8(x: uint8x16_t, by: int8x16_t) -> uint8x16_t;
     vshrq_n_u8<N>(x: uint8x16_t) -> uint8x16_t;
@@ -154,6 +173,30 @@ pub(in crate::isa) fn join(low: u64, high: u64) -> int8x16_t {
     unsafe { aarch64::vcombine_s8(aarch64::vcreate_s8(low), aarch64::vcreate_s8(high)) }
 }
 
+/// Four words.
+#[inline(always)]
+pub(in crate::isa) fn words(x: [u32; 4]) -> int8x16_t {
+    // SAFETY: 16 bytes; the load takes any alignment.
+    unsafe { aarch64::vreinterpretq_s8_u32(aarch64::vld1q_u32(x.as_ptr())) }
+}
+
+/// Eight bytes as words.
+#[inline(always)]
+pub(in crate::isa) fn widen_bytes(x: u64) -> uint16x8_t {
+    // SAFETY: the target has NEON.
+    unsafe { aarch64::vmovl_u8(aarch64::vcreate_u8(x)) }
+}
+
+/// Four words, then four others.
+#[inline(always)]
+pub(in crate::isa) fn halves_of_words(x: uint16x8_t) -> [u64; 2] {
+    // SAFETY: the target has NEON.
+    unsafe {
+        let x = aarch64::vreinterpretq_u64_u16(x);
+        [aarch64::vgetq_lane_u64::<0>(x), aarch64::vgetq_lane_u64::<1>(x)]
+    }
+}
+
 /// Four bytes four times.
 #[inline(always)]
 pub(in crate::isa) fn repeat(x: &[u8; 4]) -> int8x16_t {
@@ -180,6 +223,13 @@ pub(in crate::isa) fn load_8(x: &[i8; 8]) -> int8x8_t {
 pub(in crate::isa) fn load_u8(x: &[u8; 16]) -> uint8x16_t {
     // SAFETY: 16 bytes; the load takes any alignment.
     unsafe { aarch64::vld1q_u8(x.as_ptr()) }
+}
+
+/// Eight integers.
+#[inline(always)]
+pub(in crate::isa) fn load_s16(x: &[i16; 8]) -> int16x8_t {
+    // SAFETY: 16 bytes; the load takes any alignment.
+    unsafe { aarch64::vld1q_s16(x.as_ptr()) }
 }
 
 /// Four integers.
@@ -217,6 +267,23 @@ pub(in crate::isa) fn halves(x: [F16; 4]) -> float32x4_t {
     // SAFETY: 8 bytes; the target has NEON.
     unsafe {
         aarch64::vcvt_f32_f16(aarch64::vreinterpret_f16_u16(aarch64::vld1_u16(bits.as_ptr())))
+    }
+}
+
+/// 16 bytes as the floats whose halves they are but for the lowest seven bits, exactly.
+#[inline(always)]
+pub(in crate::isa) fn halves_of(x: uint8x16_t) -> [float32x4_t; 4] {
+    // SAFETY: the target has NEON.
+    unsafe {
+        let low = aarch64::vshll_n_u8::<7>(aarch64::vget_low_u8(x));
+        let low = aarch64::vreinterpretq_f16_u16(low);
+        let high = aarch64::vreinterpretq_f16_u16(aarch64::vshll_high_n_u8::<7>(x));
+        [
+            aarch64::vcvt_f32_f16(aarch64::vget_low_f16(low)),
+            aarch64::vcvt_high_f32_f16(low),
+            aarch64::vcvt_f32_f16(aarch64::vget_low_f16(high)),
+            aarch64::vcvt_high_f32_f16(high),
+        ]
     }
 }
 
