@@ -242,7 +242,9 @@ fn interleaving_the_weights_changes_no_bit() {
     let detected = KernelTable::detect();
     for name in ["qwen3-dense", "llama-moe"] {
         let Fixture { gguf, tokens, .. } = fixture_model::load(name);
-        for ty in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K] {
+        let k_quants = [Q2_K, Q3_K, Q4_K, Q5_K, Q6_K];
+        let small = [TQ1_0, TQ2_0, Q1_0, Q2_0, NVFP4];
+        for ty in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0].into_iter().chain(k_quants).chain(small) {
             let model = model(quantized(&gguf, ty));
             let plain = EngineOptions { repack: false, ..options(2, 48) };
             let native = bits(&logits(&model, &tokens, &plain));
