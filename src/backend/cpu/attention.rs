@@ -8,9 +8,10 @@
 //!
 //! **The work.** Neighbouring tokens of a sequence are a tile, and all heads of a tile that share
 //! keys visit a page together. An item is one tile and one key/value head; where those are too few
-//! to occupy the threads, it is one chunk of them, and a second phase merges. Where they are many
-//! and small, as in a decode step at depth, an item has several key/value heads and visits them
-//! page by page: then memory is read in the order in which it lies, which is twice as fast.
+//! to occupy the threads, or tiles are single tokens, it is one chunk of them, and a second phase
+//! merges. Where chunks are many and small, as in a decode step at depth, an item has several
+//! key/value heads and visits them page by page: then memory is read in the order in which it lies,
+//! which is twice as fast.
 
 use super::pool::{Phase, Ticket};
 use super::{Context, StepInput, WorkerScratch, at_least};
@@ -220,8 +221,9 @@ impl Cut {
         let head_cell = tile_tokens * row_elements(op, shape);
         let n_items = tiles.len() * n_kv_heads;
         let enough = ITEMS_PER_THREAD * n_threads;
-        let is_split =
-            n_items < enough && n_threads > 1 && n_items * n_chunks * head_cell <= PARTIALS_MAX;
+        // Of single tokens even enough heads are split: together they read memory in its order.
+        let wants_split = n_threads > 1 && (n_items < enough || tile_tokens == 1);
+        let is_split = wants_split && n_items * n_chunks * head_cell <= PARTIALS_MAX;
         let parts = if is_split { n_chunks.max(1) } else { 1 };
         let n_cells = tiles.len() * parts;
         let head_scores = tile_tokens * op.n_heads / n_kv_heads * CHUNK_TOKENS;
