@@ -448,7 +448,7 @@ fn layer_in_words(layer: &LayerSpec) -> String {
             let gated = if dense.gate == DenseGate::None { "" } else { "-gated" };
             format!("{:?}{gated} feed-forward of {}", dense.act, dense.n_ff)
         }
-        Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) => format!(
+        Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) | Ffn::DenseBesideMoe(_, moe) => format!(
             "{} of {} experts, {:?}-gated feed-forward of {}",
             moe.n_used, moe.n_experts, moe.act, moe.n_ff
         ),

@@ -21,7 +21,7 @@ impl Lowering<'_> {
         let post_norm = self.post_norm(at, at.layer.norms.after_ffn)?;
         match &at.layer.ffn {
             Ffn::None => Ok(()),
-            Ffn::Dense(dense) => {
+            Ffn::Dense(dense) | Ffn::DenseBesideMoe(dense, _) => {
                 let (hidden, down) = self.dense(at, dense, "", norm)?;
                 self.add_product(at, hidden, down, 1.0, post_norm);
                 Ok(())
@@ -43,6 +43,16 @@ impl Lowering<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// A buffer with what experts beside the mixer give, if there are any; they read the stream now.
+    pub(super) fn side_experts(&mut self, at: Place<'_>) -> Result<Option<Buf>, ModelError> {
+        let Ffn::DenseBesideMoe(_, moe) = &at.layer.ffn else { return Ok(None) };
+        let norm = self.layer_norm(at, Some("ffn_norm_exps"))?;
+        let op = self.routed(at, moe, None, norm)?;
+        let out = self.buffer("output of experts beside the mixer", self.spec.n_embd);
+        self.program.ops.push(Op::Moe(Box::new(Moe { out, adds: false, ..op })));
+        Ok(Some(out))
     }
 
     /// A buffer with the sum of what the dense part and the experts give, each normed.
@@ -118,6 +128,10 @@ impl Lowering<'_> {
         if let Some(crate::model::Xielu { alpha_n, alpha_p, beta, eps }) = spec.xielu {
             let f = Xielu { alpha_n, alpha_p, beta, eps };
             self.program.ops.push(Op::Xielu { buf: hidden, f, rows: at.rows });
+        }
+        if let Some(inside) = at.layer.norms.inside_ffn {
+            let norm = self.norm(&at.name(inside), n_ff)?;
+            self.program.ops.push(Op::Normalize { buf: hidden, norm, rows: at.rows });
         }
         // MPT after AWQ: the activations are divided by these.
         if let Some(divisors) = self.binder.optional_vector(&at.name("ffn.act.scales"), n_ff)? {

@@ -5,8 +5,8 @@ use crate::backend::program::{
     Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program, Rows,
 };
 use crate::model::{
-    Binder, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula, Residual,
-    RouterInput, TensorUse,
+    Binder, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula, OutputScale,
+    Residual, RouterInput, TensorUse,
 };
 use gguf_rs_lite::GgufFile;
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -99,6 +99,11 @@ impl Lowering<'_> {
         if let Some(norm) = embed_norm {
             self.program.ops.push(Op::Normalize { buf: self.x, norm, rows: Rows::All });
         }
+        let skips = |layer: &LayerSpec| layer.output_scale == OutputScale::Embeddings;
+        let embeddings = match self.spec.layers.iter().any(skips) {
+            true => self.copy_of_stream("embeddings", Rows::All),
+            false => self.x,
+        };
         let layer_embed = match self.spec.layer_embed {
             Some(len) => Some((self.layer_embeddings(len, n_vocab)?, len)),
             None => None,
@@ -131,6 +136,7 @@ impl Lowering<'_> {
                 _ => None,
             };
             let mixed = self.mixer(at)?;
+            let side = self.side_experts(at)?;
             let branch = layer.laurel.map(|rank| self.laurel(at, rank)).transpose()?;
             // The sums of a parallel layer may come in any order once all have read the stream.
             if layer.residual == Residual::Parallel {
@@ -147,18 +153,16 @@ impl Lowering<'_> {
             if layer.residual == Residual::Sequential {
                 self.ffn(at, scores)?;
             }
+            if let Some(input) = side {
+                self.program.ops.push(Op::Add { input, out: self.x, from: 0, rows });
+            }
             self.norm_sum(at, layer.norms.of_ffn_sum)?;
             match (streams, layer_embed) {
                 (Some(streams), _) => self.correct_streams(at, streams, layer_embed)?,
                 (None, Some((embeddings, len))) => self.add_layer_embedding(at, embeddings, len)?,
                 (None, None) => {}
             }
-            const SCALE: &str = "layer_output_scale.weight";
-            if layer.output_scale && self.binder.has(&at.name(SCALE)) {
-                let scale = self.binder.vector(&at.name(SCALE), 1)?[0];
-                let factors = vec![scale; n_embd];
-                self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
-            }
+            self.scale_output(at, embeddings)?;
         }
         if let Some(streams) = streams {
             self.close_streams(streams)?;
@@ -261,6 +265,34 @@ impl Lowering<'_> {
         Ok((gate, self.part(&at.name("proj"), n_embd, len)?))
     }
 
+    /// The factor of a layer's own, of its output or of the embeddings.
+    fn scale_output(&mut self, at: Place<'_>, embeddings: Buf) -> Result<(), ModelError> {
+        let name = at.name("layer_output_scale.weight");
+        let (n_embd, rows) = (self.spec.n_embd, at.rows);
+        if at.layer.output_scale == OutputScale::None || !self.binder.has(&name) {
+            return Ok(());
+        }
+        let factors = vec![self.binder.vector(&name, 1)?[0]; n_embd];
+        if at.layer.output_scale == OutputScale::Stream {
+            self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
+            return Ok(());
+        }
+        let buf = self.buffer("scaled embeddings", n_embd);
+        let pieces = vec![Piece::heads(embeddings, 0, 0, n_embd, 1)];
+        self.program.ops.push(Op::Gather(Gather { pieces, out: buf, rows }));
+        self.program.ops.push(Op::Scale { buf, factors, rows });
+        self.program.ops.push(Op::Add { input: buf, out: self.x, from: 0, rows });
+        Ok(())
+    }
+
+    /// The stream as it is, in the buffer for a use.
+    fn copy_of_stream(&mut self, used_for: &'static str, rows: Rows) -> Buf {
+        let out = self.buffer(used_for, self.spec.n_embd);
+        let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
+        self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
+        out
+    }
+
     /// Replaces the stream by its norm, if there is one.
     fn norm_sum(&mut self, at: Place<'_>, name: Option<&'static str>) -> Result<(), ModelError> {
         if let Some(norm) = self.layer_norm(at, name)? {
@@ -285,12 +317,12 @@ impl Lowering<'_> {
         let eps = self.spec.norm_eps;
         let weight = format!("{name}.weight");
         let kind = match self.spec.norm {
-            NormFormula::Rms => NormKind::Rms,
-            NormFormula::Layer => NormKind::Layer,
-            NormFormula::BareLayer => {
-                return Ok(Norm { kind: NormKind::Layer, eps, weight: None, bias: None });
-            }
+            NormFormula::Rms | NormFormula::BareRms => NormKind::Rms,
+            NormFormula::Layer | NormFormula::BareLayer => NormKind::Layer,
         };
+        if matches!(self.spec.norm, NormFormula::BareRms | NormFormula::BareLayer) {
+            return Ok(Norm { kind, eps, weight: None, bias: None });
+        }
         // Some files leave the ending away.
         let is_bare = !self.binder.has(&weight) && self.binder.has(name);
         let weight = if is_bare { name.to_string() } else { weight };
@@ -337,8 +369,11 @@ impl Lowering<'_> {
         spec: &DenseSpec,
     ) -> Result<Part, ModelError> {
         let mut part = self.part(name, rows, cols)?;
-        if spec.scales == TensorUse::Ignore {
-            part.scale = 1.0;
+        let is_output = rows == self.spec.n_embd && name.ends_with("ffn_down");
+        match spec.scales {
+            TensorUse::Apply => {}
+            TensorUse::OfOutput if is_output => {}
+            TensorUse::Ignore | TensorUse::OfOutput => part.scale = 1.0,
         }
         part.bias = part.bias.filter(|_| spec.biases == TensorUse::Apply);
         for bias in part.bias.iter_mut().flatten() {

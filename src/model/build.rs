@@ -74,6 +74,7 @@ impl ModelSpec {
                 qk_norm: QkNorm::None,
                 v_norm: false,
                 kv: KvSource::Own,
+                qkv_rows: None,
                 qkv_scales: TensorUse::Apply,
                 qkv_biases: TensorUse::Apply,
                 clamp: None,
@@ -94,7 +95,7 @@ impl ModelSpec {
                 residual: Residual::Sequential,
                 residual_scale: 1.0,
                 laurel: None,
-                output_scale: false,
+                output_scale: OutputScale::None,
             });
         }
         Ok(ModelSpec {
@@ -240,7 +241,9 @@ impl ModelSpec {
     /// Changes every dense feed-forward part.
     pub fn each_dense(mut self, f: impl Fn(&mut DenseSpec)) -> ModelSpec {
         for layer in &mut self.layers {
-            if let Ffn::Dense(dense) | Ffn::DenseAndMoe(dense, _) = &mut layer.ffn {
+            if let Ffn::Dense(dense) | Ffn::DenseAndMoe(dense, _) | Ffn::DenseBesideMoe(dense, _) =
+                &mut layer.ffn
+            {
                 f(dense);
             }
         }
@@ -250,7 +253,9 @@ impl ModelSpec {
     /// Changes every mixture of experts.
     pub fn each_moe(mut self, mut f: impl FnMut(usize, &mut MoeSpec)) -> ModelSpec {
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            if let Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) = &mut layer.ffn {
+            if let Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) | Ffn::DenseBesideMoe(_, moe) =
+                &mut layer.ffn
+            {
                 f(i, moe);
             }
         }
@@ -514,8 +519,17 @@ impl ModelSpec {
         let base = h.f32("rope.freq_base_swa")?.or(base);
         Ok(self.each_attention(|_, attention| {
             if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
-                (rope.scaling, rope.magnitude) = (RopeScaling::None, 1.0);
+                rope.scaling = RopeScaling::None;
                 rope.freq_base = base.unwrap_or(rope.freq_base);
+            }
+        }))
+    }
+
+    /// As [`ModelSpec::window_ropes`]; the metadata's factor of cosine and sine is not theirs either.
+    pub fn plain_window_ropes(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+        Ok(self.window_ropes(h, None)?.each_attention(|_, attention| {
+            if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
+                rope.magnitude = 1.0;
             }
         }))
     }

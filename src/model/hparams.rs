@@ -168,7 +168,7 @@ impl<'a> Hparams<'a> {
 
     /// Rows of a matrix of this name, if the file has it.
     pub fn tensor_rows(&self, name: &str) -> Option<u64> {
-        self.file.tensor(name).and_then(|info| info.dims.get(1).copied())
+        self.file.tensor(name).map(|info| info.dims.get(1).copied().unwrap_or(1))
     }
 
     /// Hidden width of a layer's shared expert as its tensor has it: what the metadata says about

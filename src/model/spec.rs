@@ -78,6 +78,8 @@ pub enum EmbedNorm {
 pub enum NormFormula {
     /// RMS norm with weights (arXiv:1910.07467).
     Rms,
+    /// RMS norm without.
+    BareRms,
     /// Layer norm with weights (arXiv:1607.06450).
     Layer,
     /// Layer norm without any.
@@ -99,8 +101,19 @@ pub struct LayerSpec {
     pub residual_scale: f32,
     /// Rank of a branch beside the mixer (LAuReL, arXiv:2411.07501).
     pub laurel: Option<usize>,
-    /// Whether the stream is multiplied by `layer_output_scale` in the end, if the file has it.
-    pub output_scale: bool,
+    /// What `layer_output_scale` multiplies in the end, if the file has it.
+    pub output_scale: OutputScale,
+}
+
+/// What a layer's own factor multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputScale {
+    /// There is none.
+    None,
+    /// The stream.
+    Stream,
+    /// The embeddings, as the first layer got them, which are added to the stream.
+    Embeddings,
 }
 
 /// What the feed-forward part reads.
@@ -150,6 +163,9 @@ pub struct AttentionSpec {
     pub v_norm: bool,
     /// Where keys and values come from.
     pub kv: KvSource,
+    /// Rows of `attn_qkv` if it has some behind those of queries, keys and values, which say
+    /// nothing.
+    pub qkv_rows: Option<usize>,
     /// Whether the tensors `attn_{q,k,v,qkv}.scale` apply, if there are any.
     pub qkv_scales: TensorUse,
     /// Whether the tensors `attn_{q,k,v,qkv}.bias` apply, if there are any.
@@ -326,6 +342,8 @@ pub enum QkNorm {
     HeadsAfterRope,
     /// RMS norms without weights of each head, after the rotation.
     BareHeadsAfterRope,
+    /// The same, and each head of queries has one factor behind it.
+    GainsAfterRope,
     /// Of each head with weights of its own, if the file has them.
     OwnHeads,
     /// Of all heads together.
@@ -400,6 +418,9 @@ pub enum Ffn {
     Moe(MoeSpec),
     /// Both, each with norms of its own: `norm_1(dense(x)) + norm_2(moe(pre_norm_2(x)))`.
     DenseAndMoe(DenseSpec, MoeSpec),
+    /// Both: experts that read the layer's input, by a norm `ffn_norm_exps`, and a dense part behind
+    /// the mixer.
+    DenseBesideMoe(DenseSpec, MoeSpec),
 }
 
 /// A feed-forward part.
@@ -456,6 +477,8 @@ pub enum TensorUse {
     Apply,
     /// The reference implementation of the architecture loads and ignores them.
     Ignore,
+    /// It ignores all but that of the last matrix of a feed-forward part.
+    OfOutput,
 }
 
 /// A mixture of experts.
@@ -563,6 +586,10 @@ pub struct NormPlacement {
     pub of_mixer_sum: Option<&'static str>,
     /// Of the stream with the feed-forward part's output.
     pub of_ffn_sum: Option<&'static str>,
+    /// Of what attention's output matrix is applied to.
+    pub inside_attention: Option<&'static str>,
+    /// Of what a dense feed-forward part's last matrix is applied to.
+    pub inside_ffn: Option<&'static str>,
 }
 
 impl NormPlacement {
@@ -573,6 +600,8 @@ impl NormPlacement {
         after_ffn: None,
         of_mixer_sum: None,
         of_ffn_sum: None,
+        inside_attention: None,
+        inside_ffn: None,
     };
     /// Before mixer and feed-forward part.
     pub const PRE: NormPlacement = NormPlacement {

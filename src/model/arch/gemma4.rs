@@ -3,7 +3,7 @@
 
 use crate::model::{
     Activation, DenseSpec, Ffn, Hparams, KvSource, ModelError, ModelSpec, NormPlacement,
-    RopePairing, RopeScaling, RouterInput,
+    OutputScale, RopePairing, RopeScaling, RouterInput,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -46,7 +46,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.layer_embed = (n > 0).then_some(n);
     let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();
     for (layer, n_ff) in spec.layers.iter_mut().zip(n_ff) {
-        layer.output_scale = true;
+        layer.output_scale = OutputScale::Stream;
         if let Ffn::Moe(moe) = &mut layer.ffn {
             moe.router = RouterInput::OwnNorm;
             let mut dense = DenseSpec::gated(n_ff, Activation::Gelu);

@@ -3,10 +3,12 @@
 mod afmoe;
 mod apertus;
 mod arcee;
+mod arctic;
 mod baichuan;
 mod bailingmoe;
 mod bailingmoe2;
 mod bert;
+mod bitnet;
 mod bloom;
 mod chatglm;
 mod codeshell;
@@ -88,6 +90,7 @@ mod plamo;
 mod plamo3;
 mod plm;
 mod pockettts;
+mod qwen;
 mod qwen2;
 mod qwen2moe;
 mod qwen2vl;
@@ -102,6 +105,7 @@ mod smollm3;
 mod spark2_5;
 mod stablelm;
 mod starcoder2;
+mod talkie;
 mod xverse;
 
 use super::{Hparams, LayerSpec, Mixer, ModelError, ModelSpec};
@@ -113,10 +117,12 @@ const ARCHS: &[(&str, Describe)] = &[
     ("afmoe", afmoe::spec),
     ("apertus", apertus::spec),
     ("arcee", arcee::spec),
+    ("arctic", arctic::spec),
     ("baichuan", baichuan::spec),
     ("bailingmoe", bailingmoe::spec),
     ("bailingmoe2", bailingmoe2::spec),
     ("bert", bert::spec),
+    ("bitnet", bitnet::spec),
     ("bloom", bloom::spec),
     ("chatglm", chatglm::spec),
     ("codeshell", codeshell::spec),
@@ -207,6 +213,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("plamo3", plamo3::spec),
     ("plm", plm::spec),
     ("pockettts", pockettts::spec),
+    ("qwen", qwen::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
     ("qwen2vl", qwen2vl::spec),
@@ -226,12 +233,12 @@ const ARCHS: &[(&str, Describe)] = &[
     ("stablelm", stablelm::spec),
     ("starcoder", gpt2::spec),
     ("starcoder2", starcoder2::spec),
+    ("talkie", talkie::spec),
     ("xverse", xverse::spec),
 ];
 
 /// Architectures that are known and not described, and why.
 const REFUSED: &[(&str, &str)] = &[
-    ("arctic", "its experts read what attention reads, beside a dense part behind it"),
     ("arwkv7", RWKV),
     ("bailingmoe3", "its delta rule has a bounded gate that is not described yet"),
     ("cogvlm", "its layers have weights of their own for pictures"),
@@ -242,13 +249,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("llada-moe", DIFFUSION),
     ("minimax-01", "its linear attention is not described yet"),
     ("plamo2", "its state space is not described yet"),
-    ("qwen", "the first Qwen is not described yet"),
     ("rnd1", DIFFUSION),
     ("rwkv6", RWKV),
     ("rwkv6qwen2", RWKV),
     ("rwkv7", RWKV),
     ("t5", "it has an encoder beside the decoder"),
-    ("talkie", "its gains of heads and embeddings are not described yet"),
 ];
 const DIFFUSION: &str = "a diffusion model, which does not write from left to right";
 const RWKV: &str = "the time mixing of RWKV is not described yet";
