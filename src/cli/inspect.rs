@@ -419,6 +419,7 @@ fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
         Some(Pooling::Mean) => Some("a text's vector is the mean of its tokens'"),
         Some(Pooling::Cls) => Some("a text's vector is that of its first token"),
         Some(Pooling::Last) => Some("a text's vector is that of its last token"),
+        Some(Pooling::Rank) => Some("reranker: `teff rerank` scores documents by a query"),
     };
     if let Some(pooled) = pooled {
         writeln!(out, "  {pooled}")?;

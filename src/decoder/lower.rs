@@ -35,6 +35,9 @@ pub fn lower(
     for layer in n_layers..n_layers + spec.n_draft_layers {
         lowering.binder.ignore_layer(layer);
     }
+    if spec.head.classifier.is_some() {
+        lowering.binder.ignore_classifier();
+    }
     spec.unused.iter().for_each(|prefix| lowering.binder.ignore_layers(prefix));
     lowering.binder.finish()?;
     Ok(lowering.program)

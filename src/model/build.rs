@@ -122,6 +122,7 @@ impl ModelSpec {
                 logits: true,
                 scale: 1.0,
                 softcap: None,
+                classifier: None,
             },
         })
     }
@@ -163,7 +164,26 @@ impl ModelSpec {
         spec.token_types = true;
         spec.embed_norm = EmbedNorm::Weighted;
         spec.head.norm = None;
+        let spec = spec.classifier(h, Activation::Tanh, false)?;
         Ok(spec.dense(Activation::Gelu, DenseGate::None).rope(RopePairing::Neox))
+    }
+
+    /// A head of scores, which the file may have: of the mean if it says so, otherwise of the first
+    /// token if that sees them all.
+    pub fn classifier(
+        mut self,
+        h: &Hparams<'_>,
+        act: Activation,
+        softmax: bool,
+    ) -> Result<ModelSpec, ModelError> {
+        const MEAN: u64 = 1;
+        let pooling = match h.u64("classifier.pooling_type")? {
+            Some(MEAN) => Pooling::Mean,
+            _ if self.bidirectional => Pooling::Cls,
+            _ => Pooling::Last,
+        };
+        self.head.classifier = Some(ClassifierSpec { pooling, act, softmax });
+        Ok(self)
     }
 
     /// What gives the vectors of tokens in place of logits.

@@ -60,6 +60,20 @@ pub enum Pooling {
     Cls,
     /// The last one.
     Last,
+    /// They do not: the model is a reranker, whose [`ClassifierSpec`] scores pairs of texts.
+    Rank,
+}
+
+/// The head of a reranker or another classifier of texts, `cls.*`, on the pooled vector:
+/// `softmax(output(norm(act(dense(x)))))`, without the matrices and the norm that the file lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassifierSpec {
+    /// How the tokens' vectors become one.
+    pub pooling: Pooling,
+    /// After the first matrix.
+    pub act: Activation,
+    /// Whether the scores are probabilities that sum to 1.
+    pub softmax: bool,
 }
 
 /// Norm of the embeddings.
@@ -643,6 +657,8 @@ pub struct HeadSpec {
     pub scale: f32,
     /// `cap * tanh(logit / cap)`.
     pub softcap: Option<f32>,
+    /// A head beside that, if the architecture may have one.
+    pub classifier: Option<ClassifierSpec>,
 }
 
 impl Mixer {
