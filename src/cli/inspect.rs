@@ -479,6 +479,10 @@ fn mixer_in_words(mixer: &Mixer) -> String {
                 delta.n_heads, delta.v_dim, delta.k_dim
             )
         }
+        Mixer::Linear(linear) => {
+            let (n_heads, dim) = (linear.slopes.len(), linear.head_dim);
+            format!("linear attention of {n_heads} heads of {dim} x {dim}")
+        }
         Mixer::Latent(latent) => {
             let LatentSpec { n_heads, rank, n_content, n_position, .. } = latent;
             let k_dim = n_content + n_position;
@@ -532,7 +536,11 @@ fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
             |a: &AttentionSpec| (a.window, kind.token_bytes(a.n_kv_heads, a.k_dim, a.v_dim));
         let (window, bytes_per_token) = match &layer.mixer {
             Mixer::Attention(a) | Mixer::AttentionAndStateSpace(a, _) => attention(a),
-            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => (None, 0),
+            Mixer::None
+            | Mixer::ShortConv(_)
+            | Mixer::StateSpace(_)
+            | Mixer::Delta(_)
+            | Mixer::Linear(_) => (None, 0),
             Mixer::Latent(a) => {
                 let (n_kv_heads, k_dim, v_dim) = a.cached();
                 (None, kind.token_bytes(n_kv_heads, k_dim, v_dim))
@@ -543,6 +551,7 @@ fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
             Mixer::ShortConv(conv) => spec.n_embd * (conv.taps - 1),
             Mixer::StateSpace(space) | Mixer::AttentionAndStateSpace(_, space) => space.state_len(),
             Mixer::Delta(delta) => delta.state_len(),
+            Mixer::Linear(linear) => linear.state_len(),
         };
         let tokens = window.map_or(n_ctx, |window| window.min(n_ctx));
         (tokens * bytes_per_token + state_len * size_of::<f32>()) as u64

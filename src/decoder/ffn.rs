@@ -23,12 +23,14 @@ impl Lowering<'_> {
             Ffn::None => Ok(()),
             Ffn::Dense(dense) | Ffn::DenseBesideMoe(dense, _) => {
                 let (hidden, down) = self.dense(at, dense, "", norm)?;
+                self.scale_stream(at);
                 self.add_product(at, hidden, down, 1.0, post_norm);
                 Ok(())
             }
             Ffn::Moe(moe) => self.experts(at, moe, scores, norm, post_norm),
             Ffn::DenseAndMoe(dense, moe) => {
                 let sum = self.dense_and_experts(at, dense, moe, norm)?;
+                self.scale_stream(at);
                 match post_norm {
                     Some(norm) => {
                         let (input, out, scale) = (sum, self.x, at.layer.residual_scale);
@@ -263,7 +265,7 @@ impl Lowering<'_> {
             None => None,
             Some(shared) => {
                 let gate = if spec.gated { DenseGate::Own } else { DenseGate::None };
-                let clamp = spec.clamp;
+                let clamp = shared.clamp.or(spec.clamp);
                 let dense = DenseSpec::gated(shared.n_ff, act);
                 let dense = DenseSpec { gate, clamp, scales, ..dense };
                 let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
@@ -277,7 +279,20 @@ impl Lowering<'_> {
                 Some((hidden, down))
             }
         };
-        let moe = self.routed(at, spec, scores, norm)?;
+        let mut moe = self.routed(at, spec, scores, norm)?;
+        if at.layer.stream_scale != 1.0 {
+            assert!(spec.latent.is_none() && post_norm.is_none(), "no description has both");
+            // What the experts have read is scaled before their sum is added.
+            let input = self.beside();
+            (moe.out, moe.adds) = (input, false);
+            self.program.ops.push(Op::Moe(Box::new(moe)));
+            self.scale_stream(at);
+            self.program.ops.push(Op::Add { input, out: self.x, from: 0, rows: at.rows });
+            if let Some((hidden, down)) = shared {
+                self.add_product(at, hidden, down, spec.out_scale, None);
+            }
+            return Ok(());
+        }
         if let Some(width) = spec.latent {
             assert!(post_norm.is_none(), "no description norms what latent experts give");
             let up = self.part(&at.name("ffn_latent_up"), n_embd, width)?;
@@ -339,5 +354,9 @@ impl Lowering<'_> {
 }
 
 fn glu_clamp(clamp: Option<crate::model::GluClamp>) -> Option<GluClamp> {
-    clamp.map(|clamp| GluClamp { limit: clamp.limit, up_plus: clamp.up_plus })
+    clamp.map(|crate::model::GluClamp { gate_max, up_max, up_plus }| GluClamp {
+        gate_max,
+        up_max,
+        up_plus,
+    })
 }

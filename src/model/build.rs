@@ -94,6 +94,7 @@ impl ModelSpec {
                 norms: NormPlacement::PRE,
                 residual: Residual::Sequential,
                 residual_scale: 1.0,
+                stream_scale: 1.0,
                 laurel: None,
                 output_scale: OutputScale::None,
             });
@@ -112,6 +113,7 @@ impl ModelSpec {
             norm_eps,
             post_norm_eps: norm_eps,
             layers,
+            cycles: None,
             n_draft_layers: h.n_draft_layers,
             unused: &[],
             bidirectional: h.bool("attention.causal")? == Some(false),
@@ -360,6 +362,7 @@ impl ModelSpec {
                 rope: attention.rope.clone(),
                 scale: 1.0 / (k_dim as f32).sqrt(),
                 temperature: None,
+                gate: false,
             });
         }
         Ok(self)
@@ -438,7 +441,8 @@ impl ModelSpec {
         Ok(self.each_moe(|i, moe| {
             let n_ff = width.or(count.map(|n| n.saturating_mul(moe.n_ff))).filter(|&n| n > 0);
             let n_ff = h.shared_width(i).or(n_ff);
-            moe.shared = n_ff.map(|n_ff| SharedExpert { n_ff, suffix: "_shexp", gated: false });
+            moe.shared =
+                n_ff.map(|n_ff| SharedExpert { n_ff, suffix: "_shexp", gated: false, clamp: None });
         }))
     }
 
@@ -599,6 +603,28 @@ fn expert_groups(
     match fits {
         true => Ok(Some((n_groups, n_groups_used))),
         false => Err(h.bad("expert_group_count", "does not go with the counts of experts")),
+    }
+}
+
+impl GluClamp {
+    /// Of gate and up projection alike.
+    pub fn both(limit: f32, up_plus: f32) -> GluClamp {
+        GluClamp { gate_max: limit, up_max: limit, up_plus }
+    }
+
+    /// Of the up projection and of what SiLU makes of the gate; a limit of 0 is none.
+    pub fn after_silu(limit: f32) -> GluClamp {
+        if limit <= 0.0 {
+            return GluClamp::both(f32::INFINITY, 0.0);
+        }
+        // SiLU rises where it is positive. Newton's method for `x / (1 + exp(-x)) = limit` from the
+        // right, where it is convex, doubles its digits in each round.
+        let (limit64, mut x) = (f64::from(limit), f64::from(limit) + 1.0);
+        for _ in 0..8 {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            x -= (x * sigmoid - limit64) / (sigmoid * (1.0 + x * (1.0 - sigmoid)));
+        }
+        GluClamp { gate_max: x as f32, up_max: limit, up_plus: 0.0 }
     }
 }
 

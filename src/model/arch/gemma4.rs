@@ -41,7 +41,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         return Err(h.bad("attention.shared_kv_layers", "ends at layers of other kinds"));
     }
     spec.embed_scale = (h.n_embd as f32).sqrt();
-    spec.head.softcap = h.f32("final_logit_softcapping")?.filter(|&cap| cap != 0.0);
+    let cap = h.f32("final_logit_softcapping")?.unwrap_or(30.0);
+    spec.head.softcap = Some(cap).filter(|&cap| cap != 0.0);
     let n = h.u64("embedding_length_per_layer_input")?.unwrap_or(0) as usize;
     spec.layer_embed = (n > 0).then_some(n);
     let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();

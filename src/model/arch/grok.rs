@@ -35,7 +35,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     });
     Ok(spec.each_moe(|i, moe| {
         if has_dense {
-            moe.shared = Some(SharedExpert { n_ff: n_ff[i], suffix: "", gated: false });
+            moe.shared =
+                Some(SharedExpert { n_ff: n_ff[i], suffix: "", gated: false, clamp: None });
             moe.out_scale = std::f32::consts::FRAC_1_SQRT_2;
         }
     }))
