@@ -379,6 +379,21 @@ fn what_cannot_be_embedded_is_told() {
 }
 
 #[test]
+fn equal_layers_are_told_once() {
+    let folder = Folder::new("inspect-layers");
+    let shown = |name: &str| {
+        let model = folder.model(name);
+        String::from_utf8(teff(&["inspect", text(&model)], "").stdout).unwrap()
+    };
+    let output = shown("minimax-01-odd");
+    assert!(output.contains("layers 0-1, 3: linear attention of 6 heads"), "{output}");
+    assert!(output.contains("states in f32 included"), "{output}");
+    let output = shown("gemma3n-dense");
+    assert!(output.contains("layer 24: ") && output.contains("of keys and values of layer 19"));
+    assert!(output.contains("4 parallel streams"), "{output}");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let folder = Folder::new("pipe");
     let model = folder.model("llama-moe");
