@@ -590,11 +590,13 @@ pub struct ExpertGroups {
     pub n_used: usize,
 }
 
-/// `f(min(gate, limit)) * (clamp(up, -limit, limit) + up_plus)`.
+/// `f(min(gate, gate_max)) * (clamp(up, -up_max, up_max) + up_plus)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GluClamp {
-    /// The bound.
-    pub limit: f32,
+    /// Bound of the gate, before its activation.
+    pub gate_max: f32,
+    /// Bound of the up projection, to both sides.
+    pub up_max: f32,
     /// Added to the up projection.
     pub up_plus: f32,
 }
@@ -602,9 +604,9 @@ pub struct GluClamp {
 impl GluClamp {
     /// Bounds `gate` and `up`.
     pub fn apply(self, gate: &mut [f32], up: &mut [f32]) {
-        let GluClamp { limit, up_plus } = self;
-        gate.iter_mut().for_each(|x| *x = x.min(limit));
-        up.iter_mut().for_each(|x| *x = x.clamp(-limit, limit) + up_plus);
+        let GluClamp { gate_max, up_max, up_plus } = self;
+        gate.iter_mut().for_each(|x| *x = x.min(gate_max));
+        up.iter_mut().for_each(|x| *x = x.clamp(-up_max, up_max) + up_plus);
     }
 }
 

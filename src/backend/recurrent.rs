@@ -86,7 +86,7 @@ pub struct Scan {
     /// `[n_heads][head_dim][state_dim]`
     pub state: StateId,
     /// Buffer and first column of `[n_heads][head_dim]` that gate the output.
-    pub gate: (Buf, usize),
+    pub gate: Option<(Buf, usize)>,
     /// Applied to the gate.
     pub gate_act: Activation,
     /// Applied to the output of a head before the gate.
@@ -117,8 +117,20 @@ pub enum ScanKind {
         /// One for each head.
         d: Vec<f32>,
     },
+    /// Linear attention with a decay of each head (arXiv:2401.04658):
+    /// `state[i][n] = state[i][n] * decay + v[i] k[n]`, `y[i] = sum over n of state[i][n] q[n]`.
+    Linear {
+        /// Buffer and first columns of the first head's `q`, `k` and `v`, which are `state_dim`,
+        /// `state_dim` and `head_dim` long.
+        qkv: (Buf, [usize; 3]),
+        /// Columns from one head to the next.
+        head_stride: usize,
+        /// One for each head.
+        decay: Vec<f32>,
+    },
     /// The gated delta rule (arXiv:2412.06464, arXiv:2510.26692), with `q` and `k` of length 1 and
-    /// `decay[n] = exp(a softplus(alpha[n] + alpha_bias[n]))`:
+    /// `decay[n] = exp(a softplus(alpha[n] + alpha_bias[n]))`, or with a bound
+    /// `exp(bound sigmoid(a (alpha[n] + alpha_bias[n])))`:
     /// `state[i][n] *= decay[n]`,
     /// `state[i][n] += sigmoid(beta) * (v[i] - sum over m of state[i][m] k[m]) * k[n]`,
     /// `y[i] = sum over n of state[i][n] q[n] / sqrt(state_dim)`.
@@ -135,6 +147,8 @@ pub enum ScanKind {
         alpha_bias: Vec<f32>,
         /// One for each head, negative.
         a: Vec<f32>,
+        /// Negative: a decay's logarithm is larger.
+        bound: Option<f32>,
         /// Buffer of `beta`, and its column for each head.
         beta: (Buf, Vec<usize>),
         /// Added to the squared lengths of `q` and `k`.

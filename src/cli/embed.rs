@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 /// Texts that are handed over together, if as many have come: enough for several steps.
-const TEXTS_MAX: usize = 64;
+pub(super) const TEXTS_MAX: usize = 64;
 /// Bytes of the lines that are read at a time: as much as a pipe holds.
 const READ_BYTES: usize = 64 << 10;
 
@@ -82,18 +82,18 @@ pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let pooling = args.pooling.map(Pooling::from).or(model.spec().pooling);
     let pooling = pooling.unwrap_or(Pooling::Mean);
+    if pooling == Pooling::Rank {
+        return Err(CliError::failed(format!(
+            "{}: the model is a reranker: `teff rerank` scores documents by a query, and --pooling \
+             turns texts into vectors all the same",
+            model.path().display()
+        )));
+    }
     let mut embedder = Embedder { args, tokenizer, engine, pooling, done: 0 };
     if !args.prompt.is_empty() {
         return args.prompt.chunks(TEXTS_MAX).try_for_each(|texts| embedder.embed(texts, out));
     }
-    let (input, name): (Box<dyn Read>, &Path) = match &args.file {
-        Some(path) => (Box::new(File::open(path).map_err(CliError::at(path))?), path),
-        None => (Box::new(stdin().lock()), Path::new("standard input")),
-    };
-    if args.file.is_none() && stdin().is_terminal() {
-        writeln!(stderr(), "Type one text on each line, then Ctrl-D on a line of its own.")?;
-    }
-    let mut lines = Lines { reader: BufReader::with_capacity(READ_BYTES, input), name, number: 0 };
+    let mut lines = Lines::open(args.file.as_deref())?;
     loop {
         let mut texts = Vec::new();
         while let Some(text) = lines.next()? {
@@ -183,16 +183,28 @@ fn write_numbers(numbers: &[f32], between: &str, out: &mut dyn Write) -> std::io
 }
 
 /// The lines of an input.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     reader: BufReader<Box<dyn Read>>,
     name: &'a Path,
     /// Lines so far.
     number: usize,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    /// Of a file, or of standard input.
+    pub(super) fn open(file: Option<&'a Path>) -> Result<Lines<'a>, CliError> {
+        let (input, name): (Box<dyn Read>, &Path) = match file {
+            Some(path) => (Box::new(File::open(path).map_err(CliError::at(path))?), path),
+            None => (Box::new(stdin().lock()), Path::new("standard input")),
+        };
+        if file.is_none() && stdin().is_terminal() {
+            writeln!(stderr(), "Type one text on each line, then Ctrl-D on a line of its own.")?;
+        }
+        Ok(Lines { reader: BufReader::with_capacity(READ_BYTES, input), name, number: 0 })
+    }
+
     /// The next line without its end, or `None` after the last.
-    fn next(&mut self) -> Result<Option<String>, CliError> {
+    pub(super) fn next(&mut self) -> Result<Option<String>, CliError> {
         self.number += 1;
         let mut line = Vec::new();
         let mut limited = self.reader.by_ref().take(TEXT_BYTES_MAX as u64 + 1);
@@ -212,7 +224,7 @@ impl Lines<'_> {
     }
 
     /// Whether a further line has come already.
-    fn has_next(&self) -> bool {
+    pub(super) fn has_next(&self) -> bool {
         self.reader.buffer().contains(&b'\n')
     }
 }

@@ -9,9 +9,9 @@ use crate::decoder::lower;
 use crate::engine::{BATCH_DEFAULT, N_CTX_DEFAULT};
 use crate::model::Adapter;
 use crate::model::{
-    AttentionSpec, DenseGate, Ffn, Hparams, LatentSpec, LayerSpec, Mixer, ModelError, ModelSpec,
-    NormPlacement, Pooling, QkNorm, RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec,
-    arch, plain_number,
+    AttentionGate, AttentionSpec, DenseGate, DenseSpec, Ffn, Hparams, KvSource, LatentSpec,
+    LayerSpec, Mixer, ModelError, ModelSpec, MoeSpec, NormPlacement, Pooling, QkNorm, Residual,
+    RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec, arch, plain_number,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -279,7 +279,11 @@ impl<'a> Report<'a> {
         let all = bytes(weights + kv_bytes(spec, kind, n_ctx) + scratch);
         writeln!(out, "\nMemory for a context of {n_ctx} tokens")?;
         writeln!(out, "  weights          {}", bytes(weights))?;
-        writeln!(out, "  keys and values  {}", kinds.join(", "))?;
+        let has_states = spec.layers.iter().any(|layer| {
+            !matches!(layer.mixer, Mixer::None | Mixer::Attention(_) | Mixer::Latent(_))
+        });
+        let states = if has_states { ", states in f32 included" } else { "" };
+        writeln!(out, "  keys and values  {}{states}", kinds.join(", "))?;
         writeln!(out, "  activations      {}", bytes(scratch))?;
         writeln!(out, "  in all           {all} with keys and values in {kind}")?;
         Ok(())
@@ -406,7 +410,7 @@ fn shown(value: Value<'_>) -> String {
     }
 }
 
-/// The description, equal layers told once.
+/// The description.
 fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
     let (n, width, ctx) = (spec.layers.len(), spec.n_embd, spec.n_ctx_train);
     writeln!(out, "  {n} layers, {width} wide, trained for a context of {ctx} tokens")?;
@@ -419,6 +423,7 @@ fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
         Some(Pooling::Mean) => Some("a text's vector is the mean of its tokens'"),
         Some(Pooling::Cls) => Some("a text's vector is that of its first token"),
         Some(Pooling::Last) => Some("a text's vector is that of its last token"),
+        Some(Pooling::Rank) => Some("reranker: `teff rerank` scores documents by a query"),
     };
     if let Some(pooled) = pooled {
         writeln!(out, "  {pooled}")?;
@@ -426,13 +431,34 @@ fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
     if spec.embed_scale != 1.0 {
         writeln!(out, "  embeddings times {}", spec.embed_scale)?;
     }
-    let mut first = 0;
-    for layers in spec.layers.chunk_by(|a, b| a == b) {
-        let last = first + layers.len() - 1;
-        let which =
-            if first == last { format!("layer {first}") } else { format!("layers {first}-{last}") };
-        writeln!(out, "  {which}: {}", layer_in_words(&layers[0]))?;
-        first = last + 1;
+    if spec.n_streams > 1 {
+        writeln!(out, "  {} parallel streams", spec.n_streams)?;
+    }
+    if let Some(len) = spec.layer_embed {
+        writeln!(out, "  an embedding of {len} for each layer")?;
+    }
+    if spec.learned_positions {
+        writeln!(out, "  learned positions")?;
+    }
+    if let Some(cycles) = spec.cycles {
+        let (n, low) = (cycles.n_layers, cycles.n_low);
+        writeln!(
+            out,
+            "  passes through two stacks of {n} layers: {low} through the first, then one"
+        )?;
+    }
+    // Layers that read the same are told once, at the place of the first.
+    let mut kinds: Vec<(String, Vec<usize>)> = Vec::new();
+    for (i, layer) in spec.layers.iter().enumerate() {
+        let words = layer_in_words(layer);
+        match kinds.iter_mut().find(|kind| kind.0 == words) {
+            Some(kind) => kind.1.push(i),
+            None => kinds.push((words, vec![i])),
+        }
+    }
+    for (words, layers) in kinds {
+        let which = if layers.len() == 1 { "layer" } else { "layers" };
+        writeln!(out, "  {which} {}: {words}", ranges(&layers))?;
     }
     if let Some(cap) = spec.head.softcap {
         writeln!(out, "  logits soft-capped at {cap}")?;
@@ -440,27 +466,57 @@ fn in_words(spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Ascending numbers, neighbours as ranges: `0-3, 5`.
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [one] => one.to_string(),
+        run => format!("{}-{}", run[0], run[run.len() - 1]),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
+/// `1 head`, `2 heads`.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn layer_in_words(layer: &LayerSpec) -> String {
     let mixer = mixer_in_words(&layer.mixer);
     let ffn = match &layer.ffn {
         Ffn::None => "no feed-forward part".to_string(),
-        Ffn::Dense(dense) => {
-            let gated = if dense.gate == DenseGate::None { "" } else { "-gated" };
-            format!("{:?}{gated} feed-forward of {}", dense.act, dense.n_ff)
+        Ffn::Dense(dense) => dense_in_words(dense),
+        Ffn::Moe(moe) => moe_in_words(moe),
+        Ffn::DenseAndMoe(dense, moe) | Ffn::DenseBesideMoe(dense, moe) => {
+            format!("{} and {}", dense_in_words(dense), moe_in_words(moe))
         }
-        Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) => format!(
-            "{} of {} experts, {:?}-gated feed-forward of {}",
-            moe.n_used, moe.n_experts, moe.act, moe.n_ff
-        ),
     };
     let norms = match layer.norms {
         NormPlacement { of_mixer_sum: Some(_), .. } => "norms of the sums",
+        NormPlacement { of_mixer_input: Some(_), .. } => "norms of the stream itself",
         NormPlacement { before_ffn: Some(_), before_mixer: None, .. } => "norm before feed-forward",
         NormPlacement { before_mixer: None, .. } => "norms after",
         NormPlacement { after_mixer: None, .. } => "norms before",
         _ => "norms before and after",
     };
-    format!("{mixer}; {ffn}; {norms}")
+    let side = if layer.residual == Residual::Parallel { ", side by side" } else { "" };
+    format!("{mixer}; {ffn}{side}; {norms}")
+}
+
+fn dense_in_words(dense: &DenseSpec) -> String {
+    let act = match dense.xielu {
+        Some(_) => "xIELU".to_string(),
+        None => format!("{:?}", dense.act),
+    };
+    let gated = if dense.gate == DenseGate::None { "" } else { "-gated" };
+    format!("{act}{gated} feed-forward of {}", dense.n_ff)
+}
+
+fn moe_in_words(moe: &MoeSpec) -> String {
+    let gated = if moe.gated { "-gated" } else { "" };
+    let (n_used, n, n_ff) = (moe.n_used, moe.n_experts, moe.n_ff);
+    let shared = moe.shared.map(|shared| format!(" and a shared one of {}", shared.n_ff));
+    let shared = shared.unwrap_or_default();
+    format!("{n_used} of {n} experts, {:?}{gated} feed-forward of {n_ff}{shared}", moe.act)
 }
 
 fn mixer_in_words(mixer: &Mixer) -> String {
@@ -474,14 +530,21 @@ fn mixer_in_words(mixer: &Mixer) -> String {
         }
         Mixer::Delta(delta) => {
             format!(
-                "gated delta rule of {} heads of {} x {}",
-                delta.n_heads, delta.v_dim, delta.k_dim
+                "gated delta rule of {} of {} x {}",
+                counted(delta.n_heads, "head"),
+                delta.v_dim,
+                delta.k_dim
             )
+        }
+        Mixer::Linear(linear) => {
+            let (heads, dim) = (counted(linear.slopes.len(), "head"), linear.head_dim);
+            format!("linear attention of {heads} of {dim} x {dim}")
         }
         Mixer::Latent(latent) => {
             let LatentSpec { n_heads, rank, n_content, n_position, .. } = latent;
             let k_dim = n_content + n_position;
-            let mut text = format!("attention of {n_heads} heads of {k_dim} on latents of {rank}");
+            let heads = counted(*n_heads, "head");
+            let mut text = format!("attention of {heads} of {k_dim} on latents of {rank}");
             text += &rope_in_words(latent.rope.as_ref());
             text
         }
@@ -494,20 +557,35 @@ fn state_space_in_words(space: &StateSpaceSpec) -> String {
         StateSpaceGeneration::One { .. } => format!("state space of {n_inner} x {state_dim}"),
         StateSpaceGeneration::Two { n_heads, .. } => {
             let head_dim = n_inner / n_heads;
-            format!("state space of {n_heads} heads of {head_dim} x {state_dim}")
+            format!("state space of {} of {head_dim} x {state_dim}", counted(n_heads, "head"))
         }
     }
 }
 
 fn attention_in_words(a: &AttentionSpec) -> String {
-    let mut text = format!("attention of {} heads on {} of {}", a.n_heads, a.n_kv_heads, a.k_dim);
+    let heads = counted(a.n_heads, "head");
+    let mut text = format!("attention of {heads} of {} on {} of keys", a.k_dim, a.n_kv_heads);
+    if let KvSource::Layer(layer) = a.kv {
+        text += &format!(" and values of layer {layer}");
+    } else {
+        text += " and values";
+    }
     if let Some(window) = a.window {
         text += &format!(", window {window}");
     }
     if a.qk_norm != QkNorm::None {
         text += ", normed queries and keys";
     }
-    text += &rope_in_words(a.rope.as_ref());
+    text += &match a.alibi {
+        Some(_) => ", scores that fall with distance (ALiBi)".to_string(),
+        None => rope_in_words(a.rope.as_ref()),
+    };
+    if a.gate != AttentionGate::None {
+        text += ", gated";
+    }
+    if a.sinks {
+        text += ", sinks";
+    }
     if let Some(cap) = a.softcap {
         text += &format!(", scores soft-capped at {cap}");
     }
@@ -527,11 +605,17 @@ fn rope_in_words(rope: Option<&RopeSpec>) -> String {
 /// Bytes of keys and values for a context of `n_ctx` tokens, and of the states beside them.
 fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
     let layer = |layer: &LayerSpec| {
-        let attention =
-            |a: &AttentionSpec| (a.window, kind.token_bytes(a.n_kv_heads, a.k_dim, a.v_dim));
+        let attention = |a: &AttentionSpec| match a.kv {
+            KvSource::Layer(_) => (None, 0),
+            _ => (a.window, kind.token_bytes(a.n_kv_heads, a.k_dim, a.v_dim)),
+        };
         let (window, bytes_per_token) = match &layer.mixer {
             Mixer::Attention(a) | Mixer::AttentionAndStateSpace(a, _) => attention(a),
-            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => (None, 0),
+            Mixer::None
+            | Mixer::ShortConv(_)
+            | Mixer::StateSpace(_)
+            | Mixer::Delta(_)
+            | Mixer::Linear(_) => (None, 0),
             Mixer::Latent(a) => {
                 let (n_kv_heads, k_dim, v_dim) = a.cached();
                 (None, kind.token_bytes(n_kv_heads, k_dim, v_dim))
@@ -542,6 +626,7 @@ fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
             Mixer::ShortConv(conv) => spec.n_embd * (conv.taps - 1),
             Mixer::StateSpace(space) | Mixer::AttentionAndStateSpace(_, space) => space.state_len(),
             Mixer::Delta(delta) => delta.state_len(),
+            Mixer::Linear(linear) => linear.state_len(),
         };
         let tokens = window.map_or(n_ctx, |window| window.min(n_ctx));
         (tokens * bytes_per_token + state_len * size_of::<f32>()) as u64

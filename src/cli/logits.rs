@@ -1,10 +1,10 @@
 //! `teff logits`: the raw output of the network, for tests and comparisons.
 
 use super::CliError;
-use super::options::{EngineArgs, ModelArgs, parse_ids};
+use super::options::{ContextArgs, EngineArgs, ModelArgs, parse_ids};
 use crate::backend::pages::KvType;
 use crate::decoder::{Logits, Run, StepError};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, N_CTX_DEFAULT};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
@@ -25,6 +25,8 @@ pub struct LogitsArgs {
     #[arg(long, value_name = "N", default_value_t = BATCH_DEFAULT as u32,
           value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
+    #[command(flatten)]
+    context: ContextArgs,
     /// Output: little-endian f32, [tokens][vocabulary]
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
@@ -42,8 +44,13 @@ pub fn logits(args: &LogitsArgs) -> Result<(), CliError> {
     }
     let model = args.engine.open_generator(&args.model)?;
     let batch = (args.batch as usize).min(tokens.len());
+    // Rotations may differ by how long a context may grow: here as where texts are continued.
+    let n_ctx = match args.context.ctx {
+        Some(n_ctx) => n_ctx as usize,
+        None => model.spec().n_ctx_default(N_CTX_DEFAULT).max(tokens.len()),
+    };
     let options = EngineOptions {
-        n_ctx: Some(tokens.len()),
+        n_ctx: Some(n_ctx),
         max_batch: batch,
         max_outputs: batch,
         ..args.engine.options(KvType::F32)?

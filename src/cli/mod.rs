@@ -10,6 +10,7 @@ mod logits;
 mod options;
 pub mod progress;
 pub mod pull;
+mod rerank;
 pub mod rm;
 mod run;
 mod tokens;
@@ -45,6 +46,8 @@ enum Command {
     Run(run::RunArgs),
     /// Turn texts into vectors, by which their meanings can be compared
     Embed(embed::EmbedArgs),
+    /// Score documents by how well they answer a query, with a reranker
+    Rerank(rerank::RerankArgs),
     /// Measure tokens per second on this machine
     Bench(bench::BenchArgs),
     /// Write the logits of given token ids
@@ -82,6 +85,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
     match command {
         Command::Run(args) => run::run(args, out),
         Command::Embed(args) => embed::embed(args, out),
+        Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),
         Command::Logits(args) => logits::logits(args),
         Command::Tokenize(args) => tokens::tokenize(args, out),

@@ -21,14 +21,16 @@ impl Lowering<'_> {
         let post_norm = self.post_norm(at, at.layer.norms.after_ffn)?;
         match &at.layer.ffn {
             Ffn::None => Ok(()),
-            Ffn::Dense(dense) => {
+            Ffn::Dense(dense) | Ffn::DenseBesideMoe(dense, _) => {
                 let (hidden, down) = self.dense(at, dense, "", norm)?;
+                self.scale_stream(at);
                 self.add_product(at, hidden, down, 1.0, post_norm);
                 Ok(())
             }
             Ffn::Moe(moe) => self.experts(at, moe, scores, norm, post_norm),
             Ffn::DenseAndMoe(dense, moe) => {
                 let sum = self.dense_and_experts(at, dense, moe, norm)?;
+                self.scale_stream(at);
                 match post_norm {
                     Some(norm) => {
                         let (input, out, scale) = (sum, self.x, at.layer.residual_scale);
@@ -43,6 +45,16 @@ impl Lowering<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// A buffer with what experts beside the mixer give, if there are any; they read the stream now.
+    pub(super) fn side_experts(&mut self, at: Place<'_>) -> Result<Option<Buf>, ModelError> {
+        let Ffn::DenseBesideMoe(_, moe) = &at.layer.ffn else { return Ok(None) };
+        let norm = self.layer_norm(at, Some("ffn_norm_exps"))?;
+        let op = self.routed(at, moe, None, norm)?;
+        let out = self.buffer("output of experts beside the mixer", self.spec.n_embd);
+        self.program.ops.push(Op::Moe(Box::new(Moe { out, adds: false, ..op })));
+        Ok(Some(out))
     }
 
     /// A buffer with the sum of what the dense part and the experts give, each normed.
@@ -118,6 +130,10 @@ impl Lowering<'_> {
         if let Some(crate::model::Xielu { alpha_n, alpha_p, beta, eps }) = spec.xielu {
             let f = Xielu { alpha_n, alpha_p, beta, eps };
             self.program.ops.push(Op::Xielu { buf: hidden, f, rows: at.rows });
+        }
+        if let Some(inside) = at.layer.norms.inside_ffn {
+            let norm = self.norm(&at.name(inside), n_ff)?;
+            self.program.ops.push(Op::Normalize { buf: hidden, norm, rows: at.rows });
         }
         // MPT after AWQ: the activations are divided by these.
         if let Some(divisors) = self.binder.optional_vector(&at.name("ffn.act.scales"), n_ff)? {
@@ -249,7 +265,7 @@ impl Lowering<'_> {
             None => None,
             Some(shared) => {
                 let gate = if spec.gated { DenseGate::Own } else { DenseGate::None };
-                let clamp = spec.clamp;
+                let clamp = shared.clamp.or(spec.clamp);
                 let dense = DenseSpec::gated(shared.n_ff, act);
                 let dense = DenseSpec { gate, clamp, scales, ..dense };
                 let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
@@ -263,7 +279,20 @@ impl Lowering<'_> {
                 Some((hidden, down))
             }
         };
-        let moe = self.routed(at, spec, scores, norm)?;
+        let mut moe = self.routed(at, spec, scores, norm)?;
+        if at.layer.stream_scale != 1.0 {
+            assert!(spec.latent.is_none() && post_norm.is_none(), "no description has both");
+            // What the experts have read is scaled before their sum is added.
+            let input = self.beside();
+            (moe.out, moe.adds) = (input, false);
+            self.program.ops.push(Op::Moe(Box::new(moe)));
+            self.scale_stream(at);
+            self.program.ops.push(Op::Add { input, out: self.x, from: 0, rows: at.rows });
+            if let Some((hidden, down)) = shared {
+                self.add_product(at, hidden, down, spec.out_scale, None);
+            }
+            return Ok(());
+        }
         if let Some(width) = spec.latent {
             assert!(post_norm.is_none(), "no description norms what latent experts give");
             let up = self.part(&at.name("ffn_latent_up"), n_embd, width)?;
@@ -325,5 +354,9 @@ impl Lowering<'_> {
 }
 
 fn glu_clamp(clamp: Option<crate::model::GluClamp>) -> Option<GluClamp> {
-    clamp.map(|clamp| GluClamp { limit: clamp.limit, up_plus: clamp.up_plus })
+    clamp.map(|crate::model::GluClamp { gate_max, up_max, up_plus }| GluClamp {
+        gate_max,
+        up_max,
+        up_plus,
+    })
 }

@@ -5,8 +5,8 @@ use crate::backend::program::{
     Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program, Rows,
 };
 use crate::model::{
-    Binder, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula, Residual,
-    RouterInput, TensorUse,
+    Binder, CycleSpec, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula,
+    OutputScale, Residual, RouterInput, TensorUse,
 };
 use gguf_rs_lite::GgufFile;
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -26,6 +26,7 @@ pub fn lower(
         spec,
         n_ctx,
         kv_layers: Vec::new(),
+        scales_of: (0, 0),
         x: Buf(0),
         y: Buf(0),
         buffers: Vec::new(),
@@ -34,6 +35,9 @@ pub fn lower(
     let n_layers = spec.layers.len();
     for layer in n_layers..n_layers + spec.n_draft_layers {
         lowering.binder.ignore_layer(layer);
+    }
+    if spec.head.classifier.is_some() {
+        lowering.binder.ignore_classifier();
     }
     spec.unused.iter().for_each(|prefix| lowering.binder.ignore_layers(prefix));
     lowering.binder.finish()?;
@@ -48,6 +52,9 @@ pub(super) struct Lowering<'a> {
     pub n_ctx: usize,
     /// Index into [`Program::kv`] of what each layer so far reads.
     pub kv_layers: Vec<usize>,
+    /// Number of the layer's tensors in the file, and of its `*.scale`: the reference implementation
+    /// looks those up by the place of the layer.
+    scales_of: (usize, usize),
     /// The residual stream.
     pub x: Buf,
     /// Output of a part that is normalized before it is added to the stream.
@@ -81,6 +88,17 @@ impl Lowering<'_> {
             }
             _ => None,
         };
+        let (cycles, addend) = match self.spec.cycles {
+            None => (None, addend),
+            Some(cycles) => {
+                let [low, high] = [0, 1].map(|_| self.program.buffer(n_embd));
+                let (table, scale) = (table.clone(), self.spec.embed_scale);
+                let (addend, positions, out) = (None, None, high);
+                self.program.ops.push(Op::Embed { table, scale, addend, positions, out });
+                let first = self.binder.vector("hrm.z_l_init", n_embd)?;
+                (Some((cycles, low, high)), Some(first))
+            }
+        };
         self.program.ops.push(Op::Embed {
             table: table.clone(),
             scale: self.spec.embed_scale,
@@ -99,6 +117,11 @@ impl Lowering<'_> {
         if let Some(norm) = embed_norm {
             self.program.ops.push(Op::Normalize { buf: self.x, norm, rows: Rows::All });
         }
+        let skips = |layer: &LayerSpec| layer.output_scale == OutputScale::Embeddings;
+        let embeddings = match self.spec.layers.iter().any(skips) {
+            true => self.copy_of_stream("embeddings", Rows::All),
+            false => self.x,
+        };
         let layer_embed = match self.spec.layer_embed {
             Some(len) => Some((self.layer_embeddings(len, n_vocab)?, len)),
             None => None,
@@ -117,7 +140,9 @@ impl Lowering<'_> {
         for (i, layer) in self.spec.layers.iter().enumerate() {
             // After the last mixer nothing but the results is wanted.
             let rows = if i == last { Rows::Outputs } else { Rows::All };
-            let at = Place { index: i, layer, rows };
+            let block = self.spec.cycles.map_or(i, |cycles| cycles.block(i));
+            let at = Place { index: i, block, layer, rows };
+            self.scales_of = (block, i);
             if let Some(streams) = streams {
                 self.predict_streams(at, streams)?;
             }
@@ -130,12 +155,15 @@ impl Lowering<'_> {
                 }
                 _ => None,
             };
+            self.norm_sum(at.before_mixer(), layer.norms.of_mixer_input)?;
             let mixed = self.mixer(at)?;
+            let side = self.side_experts(at)?;
             let branch = layer.laurel.map(|rank| self.laurel(at, rank)).transpose()?;
             // The sums of a parallel layer may come in any order once all have read the stream.
             if layer.residual == Residual::Parallel {
                 self.ffn(at, scores)?;
             }
+            self.scale_stream(at);
             for (buf, output) in mixed {
                 let after_mixer = self.post_norm(at, layer.norms.after_mixer)?;
                 self.add_product(at, buf, output, 1.0, after_mixer);
@@ -144,8 +172,12 @@ impl Lowering<'_> {
                 self.add_laurel(at, branch);
             }
             self.norm_sum(at, layer.norms.of_mixer_sum)?;
+            self.norm_sum(at, layer.norms.of_ffn_input)?;
             if layer.residual == Residual::Sequential {
                 self.ffn(at, scores)?;
+            }
+            if let Some(input) = side {
+                self.program.ops.push(Op::Add { input, out: self.x, from: 0, rows });
             }
             self.norm_sum(at, layer.norms.of_ffn_sum)?;
             match (streams, layer_embed) {
@@ -153,11 +185,9 @@ impl Lowering<'_> {
                 (None, Some((embeddings, len))) => self.add_layer_embedding(at, embeddings, len)?,
                 (None, None) => {}
             }
-            const SCALE: &str = "layer_output_scale.weight";
-            if layer.output_scale && self.binder.has(&at.name(SCALE)) {
-                let scale = self.binder.vector(&at.name(SCALE), 1)?[0];
-                let factors = vec![scale; n_embd];
-                self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
+            self.scale_output(at, embeddings)?;
+            if let Some((cycles, low, high)) = cycles {
+                self.end_of_pass(at, cycles, low, high);
             }
         }
         if let Some(streams) = streams {
@@ -261,6 +291,62 @@ impl Lowering<'_> {
         Ok((gate, self.part(&at.name("proj"), n_embd, len)?))
     }
 
+    /// Behind the last layer of a stack: keeps what the pass gave, and adds what the other stack gave
+    /// last.
+    fn end_of_pass(&mut self, at: Place<'_>, cycles: CycleSpec, low: Buf, high: Buf) {
+        let (n, rows) = (at.index + 1, at.rows);
+        if !n.is_multiple_of(cycles.n_layers) {
+            return;
+        }
+        let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+        let norm = Norm { kind, eps, weight: None, bias: None };
+        self.program.ops.push(Op::Normalize { buf: self.x, norm, rows });
+        if n == self.spec.layers.len() {
+            return;
+        }
+        let is_high = cycles.is_high(at.index / cycles.n_layers);
+        let (out, input) = if is_high { (high, low) } else { (low, high) };
+        let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
+        self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
+        self.program.ops.push(Op::Add { input, out: self.x, from: 0, rows });
+    }
+
+    /// The stream times the layer's factor, once what is to be added to it has read it.
+    pub fn scale_stream(&mut self, at: Place<'_>) {
+        if at.layer.stream_scale != 1.0 {
+            let factors = vec![at.layer.stream_scale; self.spec.n_embd];
+            self.program.ops.push(Op::Scale { buf: self.x, factors, rows: at.rows });
+        }
+    }
+
+    /// The factor of a layer's own, of its output or of the embeddings.
+    fn scale_output(&mut self, at: Place<'_>, embeddings: Buf) -> Result<(), ModelError> {
+        let name = at.name("layer_output_scale.weight");
+        let (n_embd, rows) = (self.spec.n_embd, at.rows);
+        if at.layer.output_scale == OutputScale::None || !self.binder.has(&name) {
+            return Ok(());
+        }
+        let factors = vec![self.binder.vector(&name, 1)?[0]; n_embd];
+        if at.layer.output_scale == OutputScale::Stream {
+            self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
+            return Ok(());
+        }
+        let buf = self.buffer("scaled embeddings", n_embd);
+        let pieces = vec![Piece::heads(embeddings, 0, 0, n_embd, 1)];
+        self.program.ops.push(Op::Gather(Gather { pieces, out: buf, rows }));
+        self.program.ops.push(Op::Scale { buf, factors, rows });
+        self.program.ops.push(Op::Add { input: buf, out: self.x, from: 0, rows });
+        Ok(())
+    }
+
+    /// The stream as it is, in the buffer for a use.
+    fn copy_of_stream(&mut self, used_for: &'static str, rows: Rows) -> Buf {
+        let out = self.buffer(used_for, self.spec.n_embd);
+        let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
+        self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
+        out
+    }
+
     /// Replaces the stream by its norm, if there is one.
     fn norm_sum(&mut self, at: Place<'_>, name: Option<&'static str>) -> Result<(), ModelError> {
         if let Some(norm) = self.layer_norm(at, name)? {
@@ -285,12 +371,12 @@ impl Lowering<'_> {
         let eps = self.spec.norm_eps;
         let weight = format!("{name}.weight");
         let kind = match self.spec.norm {
-            NormFormula::Rms => NormKind::Rms,
-            NormFormula::Layer => NormKind::Layer,
-            NormFormula::BareLayer => {
-                return Ok(Norm { kind: NormKind::Layer, eps, weight: None, bias: None });
-            }
+            NormFormula::Rms | NormFormula::BareRms => NormKind::Rms,
+            NormFormula::Layer | NormFormula::BareLayer => NormKind::Layer,
         };
+        if matches!(self.spec.norm, NormFormula::BareRms | NormFormula::BareLayer) {
+            return Ok(Norm { kind, eps, weight: None, bias: None });
+        }
         // Some files leave the ending away.
         let is_bare = !self.binder.has(&weight) && self.binder.has(name);
         let weight = if is_bare { name.to_string() } else { weight };
@@ -322,9 +408,14 @@ impl Lowering<'_> {
     pub fn part(&mut self, name: &str, rows: usize, cols: usize) -> Result<Part, ModelError> {
         let weight = self.binder.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = self.binder.optional_vector(&format!("{name}.bias"), rows)?;
-        let scale = self.binder.optional_vector(&format!("{name}.scale"), 1)?;
+        let (block, place) = self.scales_of;
+        let of_scales = match name.strip_prefix(&format!("blk.{block}.")) {
+            Some(part) => format!("blk.{place}.{part}"),
+            None => name.to_string(),
+        };
+        let scale = self.binder.optional_vector(&format!("{of_scales}.scale"), 1)?;
         // Says how activations may be quantized; ours are not.
-        self.binder.ignore(&format!("{name}.input_scale"));
+        self.binder.ignore(&format!("{of_scales}.input_scale"));
         Ok(Part { weight, scale: scale.map_or(1.0, |s| s[0]), bias })
     }
 
@@ -337,8 +428,11 @@ impl Lowering<'_> {
         spec: &DenseSpec,
     ) -> Result<Part, ModelError> {
         let mut part = self.part(name, rows, cols)?;
-        if spec.scales == TensorUse::Ignore {
-            part.scale = 1.0;
+        let is_output = rows == self.spec.n_embd && name.ends_with("ffn_down");
+        match spec.scales {
+            TensorUse::Apply => {}
+            TensorUse::OfOutput if is_output => {}
+            TensorUse::Ignore | TensorUse::OfOutput => part.scale = 1.0,
         }
         part.bias = part.bias.filter(|_| spec.biases == TensorUse::Apply);
         for bias in part.bias.iter_mut().flatten() {
@@ -438,14 +532,21 @@ impl Lowering<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub index: usize,
+    /// Number of its tensors in the file.
+    block: usize,
     pub layer: &'a LayerSpec,
     /// The tokens that its feed-forward part is computed for.
     pub rows: Rows,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// The same for what all tokens need.
+    fn before_mixer(self) -> Place<'a> {
+        Place { rows: Rows::All, ..self }
+    }
+
     /// The name of a tensor of the layer.
     pub fn name(&self, part: &str) -> String {
-        format!("blk.{}.{part}", self.index)
+        format!("blk.{}.{part}", self.block)
     }
 }

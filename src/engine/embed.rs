@@ -21,12 +21,13 @@ impl Engine {
     }
 
     /// The vectors of texts, which are given as tokens, in their order: one vector of
-    /// [`Decoder::n_out`] elements, or with [`Pooling::None`] one for each token. They are not
-    /// normalized.
+    /// [`Decoder::n_out`] elements, with [`Pooling::None`] one for each token, with
+    /// [`Pooling::Rank`] the scores of the model's classifier. They are not normalized.
     ///
     /// # Errors
     /// The engine is of a model with logits (see [`Model::give_vectors`](super::Model)), a text has
-    /// no token or more than [`Engine::text_tokens_max`], or gives vectors that are no numbers.
+    /// no token or more than [`Engine::text_tokens_max`], or gives vectors that are no numbers; or
+    /// scores are wanted of a model without a classifier.
     pub fn embed(
         &mut self,
         texts: &[Vec<u32>],
@@ -35,6 +36,11 @@ impl Engine {
         if self.decoder.program().gives_logits() {
             return Err(EngineError::NoVectors);
         }
+        let (pooling, classifier) = match (pooling, &self.classifier) {
+            (Pooling::Rank, None) => return Err(EngineError::NoClassifier),
+            (Pooling::Rank, Some(classifier)) => (classifier.pooling(), Some(classifier.clone())),
+            _ => (pooling, None),
+        };
         let max = self.text_tokens_max();
         for (text, tokens) in texts.iter().enumerate() {
             match tokens.len() {
@@ -52,7 +58,10 @@ impl Engine {
             sequences.for_each(|sequence| decoder.kv_mut().remove(sequence));
             result
         })?;
-        let vectors: Vec<Vec<f32>> = texts.into_iter().map(|text| text.vectors).collect();
+        let mut vectors: Vec<Vec<f32>> = texts.into_iter().map(|text| text.vectors).collect();
+        if let Some(classifier) = classifier {
+            vectors.iter_mut().for_each(|vector| *vector = classifier.scores(vector));
+        }
         let is_bad = |vectors: &Vec<f32>| vectors.iter().any(|x| !x.is_finite());
         match vectors.iter().position(is_bad) {
             Some(text) => Err(EngineError::NotFinite { text }),
@@ -105,7 +114,7 @@ impl<'a> Text<'a> {
             Pooling::None | Pooling::Mean => Logits::All,
             Pooling::Cls if self.done == 0 => Logits::First,
             Pooling::Last if self.done + n == self.tokens.len() => Logits::Last,
-            Pooling::Cls | Pooling::Last => Logits::None,
+            Pooling::Cls | Pooling::Last | Pooling::Rank => Logits::None,
         }
     }
 

@@ -1,11 +1,14 @@
 //! A loaded model that answers requests: prompt in, tokens out, one at a time; or texts in, their
 //! vectors out.
 
+mod classifier;
 mod embed;
 mod generate;
 
 pub use embed::normalize;
 pub use generate::{FinishReason, Request, Stats, TokenEvent};
+
+use classifier::Classifier;
 
 use crate::backend::cpu::pool::{Leader, Pool};
 use crate::backend::cpu::topology::{self, CpuSet};
@@ -105,6 +108,8 @@ pub enum EngineError {
     NoLogits,
     /// Texts for a model that was made to give logits.
     NoVectors,
+    /// Scores are wanted of a model without a classifier.
+    NoClassifier,
     /// A text without a token.
     EmptyText {
         /// Which one, from 0.
@@ -147,6 +152,12 @@ impl fmt::Display for EngineError {
                  `teff embed` turns texts into its vectors"
             ),
             EngineError::NoVectors => write!(f, "the model was loaded to give logits, not vectors"),
+            EngineError::NoClassifier => {
+                write!(
+                    f,
+                    "the model is no reranker: it has no tensor `cls.weight` or `cls.output.weight`"
+                )
+            }
             EngineError::EmptyText { text } => write!(f, "text {} has no token", text + 1),
             EngineError::TextTooLong { text, n_tokens, max } => write!(
                 f,
@@ -265,6 +276,7 @@ impl Model {
 pub struct Engine {
     decoder: Decoder,
     pool: Pool,
+    classifier: Option<Arc<Classifier>>,
 }
 
 impl Engine {
@@ -300,7 +312,13 @@ impl Engine {
         })?;
         let decoder = Decoder::of_program(program, &model.spec, options.kernels, &decoder_options)
             .map_err(named)?;
-        Ok(Engine { decoder, pool })
+        let classifier = match &model.spec.head.classifier {
+            Some(spec) if !gives_logits => {
+                Classifier::read(&model.file, spec, &model.spec, options.kernels).map_err(named)?
+            }
+            _ => None,
+        };
+        Ok(Engine { decoder, pool, classifier: classifier.map(Arc::new) })
     }
 
     /// Number of worker threads.

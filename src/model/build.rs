@@ -74,6 +74,7 @@ impl ModelSpec {
                 qk_norm: QkNorm::None,
                 v_norm: false,
                 kv: KvSource::Own,
+                qkv_rows: None,
                 qkv_scales: TensorUse::Apply,
                 qkv_biases: TensorUse::Apply,
                 clamp: None,
@@ -93,8 +94,9 @@ impl ModelSpec {
                 norms: NormPlacement::PRE,
                 residual: Residual::Sequential,
                 residual_scale: 1.0,
+                stream_scale: 1.0,
                 laurel: None,
-                output_scale: false,
+                output_scale: OutputScale::None,
             });
         }
         Ok(ModelSpec {
@@ -111,6 +113,7 @@ impl ModelSpec {
             norm_eps,
             post_norm_eps: norm_eps,
             layers,
+            cycles: None,
             n_draft_layers: h.n_draft_layers,
             unused: &[],
             bidirectional: h.bool("attention.causal")? == Some(false),
@@ -121,6 +124,7 @@ impl ModelSpec {
                 logits: true,
                 scale: 1.0,
                 softcap: None,
+                classifier: None,
             },
         })
     }
@@ -162,7 +166,26 @@ impl ModelSpec {
         spec.token_types = true;
         spec.embed_norm = EmbedNorm::Weighted;
         spec.head.norm = None;
+        let spec = spec.classifier(h, Activation::Tanh, false)?;
         Ok(spec.dense(Activation::Gelu, DenseGate::None).rope(RopePairing::Neox))
+    }
+
+    /// A head of scores, which the file may have: of the mean if it says so, otherwise of the first
+    /// token if that sees them all.
+    pub fn classifier(
+        mut self,
+        h: &Hparams<'_>,
+        act: Activation,
+        softmax: bool,
+    ) -> Result<ModelSpec, ModelError> {
+        const MEAN: u64 = 1;
+        let pooling = match h.u64("classifier.pooling_type")? {
+            Some(MEAN) => Pooling::Mean,
+            _ if self.bidirectional => Pooling::Cls,
+            _ => Pooling::Last,
+        };
+        self.head.classifier = Some(ClassifierSpec { pooling, act, softmax });
+        Ok(self)
     }
 
     /// What gives the vectors of tokens in place of logits.
@@ -240,7 +263,9 @@ impl ModelSpec {
     /// Changes every dense feed-forward part.
     pub fn each_dense(mut self, f: impl Fn(&mut DenseSpec)) -> ModelSpec {
         for layer in &mut self.layers {
-            if let Ffn::Dense(dense) | Ffn::DenseAndMoe(dense, _) = &mut layer.ffn {
+            if let Ffn::Dense(dense) | Ffn::DenseAndMoe(dense, _) | Ffn::DenseBesideMoe(dense, _) =
+                &mut layer.ffn
+            {
                 f(dense);
             }
         }
@@ -250,7 +275,9 @@ impl ModelSpec {
     /// Changes every mixture of experts.
     pub fn each_moe(mut self, mut f: impl FnMut(usize, &mut MoeSpec)) -> ModelSpec {
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            if let Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) = &mut layer.ffn {
+            if let Ffn::Moe(moe) | Ffn::DenseAndMoe(_, moe) | Ffn::DenseBesideMoe(_, moe) =
+                &mut layer.ffn
+            {
                 f(i, moe);
             }
         }
@@ -335,6 +362,7 @@ impl ModelSpec {
                 rope: attention.rope.clone(),
                 scale: 1.0 / (k_dim as f32).sqrt(),
                 temperature: None,
+                gate: false,
             });
         }
         Ok(self)
@@ -413,7 +441,8 @@ impl ModelSpec {
         Ok(self.each_moe(|i, moe| {
             let n_ff = width.or(count.map(|n| n.saturating_mul(moe.n_ff))).filter(|&n| n > 0);
             let n_ff = h.shared_width(i).or(n_ff);
-            moe.shared = n_ff.map(|n_ff| SharedExpert { n_ff, suffix: "_shexp", gated: false });
+            moe.shared =
+                n_ff.map(|n_ff| SharedExpert { n_ff, suffix: "_shexp", gated: false, clamp: None });
         }))
     }
 
@@ -514,8 +543,17 @@ impl ModelSpec {
         let base = h.f32("rope.freq_base_swa")?.or(base);
         Ok(self.each_attention(|_, attention| {
             if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
-                (rope.scaling, rope.magnitude) = (RopeScaling::None, 1.0);
+                rope.scaling = RopeScaling::None;
                 rope.freq_base = base.unwrap_or(rope.freq_base);
+            }
+        }))
+    }
+
+    /// As [`ModelSpec::window_ropes`]; the metadata's factor of cosine and sine is not theirs either.
+    pub fn plain_window_ropes(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+        Ok(self.window_ropes(h, None)?.each_attention(|_, attention| {
+            if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
+                rope.magnitude = 1.0;
             }
         }))
     }
@@ -565,6 +603,28 @@ fn expert_groups(
     match fits {
         true => Ok(Some((n_groups, n_groups_used))),
         false => Err(h.bad("expert_group_count", "does not go with the counts of experts")),
+    }
+}
+
+impl GluClamp {
+    /// Of gate and up projection alike.
+    pub fn both(limit: f32, up_plus: f32) -> GluClamp {
+        GluClamp { gate_max: limit, up_max: limit, up_plus }
+    }
+
+    /// Of the up projection and of what SiLU makes of the gate; a limit of 0 is none.
+    pub fn after_silu(limit: f32) -> GluClamp {
+        if limit <= 0.0 {
+            return GluClamp::both(f32::INFINITY, 0.0);
+        }
+        // SiLU rises where it is positive. Newton's method for `x / (1 + exp(-x)) = limit` from the
+        // right, where it is convex, doubles its digits in each round.
+        let (limit64, mut x) = (f64::from(limit), f64::from(limit) + 1.0);
+        for _ in 0..8 {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            x -= (x * sigmoid - limit64) / (sigmoid * (1.0 + x * (1.0 - sigmoid)));
+        }
+        GluClamp { gate_max: x as f32, up_max: limit, up_plus: 0.0 }
     }
 }
 

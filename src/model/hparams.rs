@@ -19,7 +19,7 @@ const HARMLESS_PREFIXES: &[&str] = &[
     "audio.",
     "mm.",
     "image",
-    // The head of a reranker, which is refused if the file makes use of it.
+    // The head of a reranker.
     "classifier.",
     // The shapes of matrices.
     "dense_2_feat_",
@@ -168,7 +168,7 @@ impl<'a> Hparams<'a> {
 
     /// Rows of a matrix of this name, if the file has it.
     pub fn tensor_rows(&self, name: &str) -> Option<u64> {
-        self.file.tensor(name).and_then(|info| info.dims.get(1).copied())
+        self.file.tensor(name).map(|info| info.dims.get(1).copied().unwrap_or(1))
     }
 
     /// Hidden width of a layer's shared expert as its tensor has it: what the metadata says about
@@ -207,8 +207,8 @@ impl<'a> Hparams<'a> {
             Some(1) => Ok(Some(Pooling::Mean)),
             Some(2) => Ok(Some(Pooling::Cls)),
             Some(3) => Ok(Some(Pooling::Last)),
-            Some(4) => Err(self.bad(KEY, "is 4, that of a reranker, which is not supported")),
-            Some(n) => Err(self.bad(KEY, format!("is {n}, not within 0..=3"))),
+            Some(4) => Ok(Some(Pooling::Rank)),
+            Some(n) => Err(self.bad(KEY, format!("is {n}, not within 0..=4"))),
         }
     }
 

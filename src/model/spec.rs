@@ -36,6 +36,8 @@ pub struct ModelSpec {
     pub post_norm_eps: f32,
     /// From the first to the last.
     pub layers: Vec<LayerSpec>,
+    /// If the layers are passes through two stacks of layers: which.
+    pub cycles: Option<CycleSpec>,
     /// Layers behind them in the file, for drafts of further tokens: not computed.
     pub n_draft_layers: usize,
     /// Beginnings of names of tensors in layers that take no part in what this describes, such as
@@ -49,6 +51,30 @@ pub struct ModelSpec {
     pub head: HeadSpec,
 }
 
+/// Two stacks of layers that tokens pass in turn (hierarchical reasoning, arXiv:2506.21734): the low
+/// one several times, the high one once, and so on. Each pass reads the sum of what both gave last,
+/// at first the embeddings and `hrm.z_l_init`; what it gives is normed without weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CycleSpec {
+    /// Layers of a stack.
+    pub n_layers: usize,
+    /// Passes through the low stack ahead of each through the high one.
+    pub n_low: usize,
+}
+
+impl CycleSpec {
+    /// The layer of the file whose tensors a layer has.
+    pub fn block(&self, layer: usize) -> usize {
+        let is_high = self.is_high(layer / self.n_layers);
+        layer % self.n_layers + if is_high { self.n_layers } else { 0 }
+    }
+
+    /// Whether a pass is through the high stack.
+    pub fn is_high(&self, pass: usize) -> bool {
+        pass % (self.n_low + 1) == self.n_low
+    }
+}
+
 /// How the vectors of a text's tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -60,6 +86,20 @@ pub enum Pooling {
     Cls,
     /// The last one.
     Last,
+    /// They do not: the model is a reranker, whose [`ClassifierSpec`] scores pairs of texts.
+    Rank,
+}
+
+/// The head of a reranker or another classifier of texts, `cls.*`, on the pooled vector:
+/// `softmax(output(norm(act(dense(x)))))`, without the matrices and the norm that the file lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassifierSpec {
+    /// How the tokens' vectors become one.
+    pub pooling: Pooling,
+    /// After the first matrix.
+    pub act: Activation,
+    /// Whether the scores are probabilities that sum to 1.
+    pub softmax: bool,
 }
 
 /// Norm of the embeddings.
@@ -78,6 +118,8 @@ pub enum EmbedNorm {
 pub enum NormFormula {
     /// RMS norm with weights (arXiv:1910.07467).
     Rms,
+    /// RMS norm without.
+    BareRms,
     /// Layer norm with weights (arXiv:1607.06450).
     Layer,
     /// Layer norm without any.
@@ -97,10 +139,23 @@ pub struct LayerSpec {
     pub residual: Residual,
     /// Factor of what is added to the stream.
     pub residual_scale: f32,
+    /// Factor of the stream that it is added to.
+    pub stream_scale: f32,
     /// Rank of a branch beside the mixer (LAuReL, arXiv:2411.07501).
     pub laurel: Option<usize>,
-    /// Whether the stream is multiplied by `layer_output_scale` in the end, if the file has it.
-    pub output_scale: bool,
+    /// What `layer_output_scale` multiplies in the end, if the file has it.
+    pub output_scale: OutputScale,
+}
+
+/// What a layer's own factor multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputScale {
+    /// There is none.
+    None,
+    /// The stream.
+    Stream,
+    /// The embeddings, as the first layer got them, which are added to the stream.
+    Embeddings,
 }
 
 /// What the feed-forward part reads.
@@ -129,6 +184,8 @@ pub enum Mixer {
     AttentionAndStateSpace(AttentionSpec, StateSpaceSpec),
     /// A gated delta rule.
     Delta(DeltaSpec),
+    /// Linear attention.
+    Linear(LinearSpec),
 }
 
 /// Softmax attention with grouped queries.
@@ -150,6 +207,9 @@ pub struct AttentionSpec {
     pub v_norm: bool,
     /// Where keys and values come from.
     pub kv: KvSource,
+    /// Rows of `attn_qkv` if it has some behind those of queries, keys and values, which say
+    /// nothing.
+    pub qkv_rows: Option<usize>,
     /// Whether the tensors `attn_{q,k,v,qkv}.scale` apply, if there are any.
     pub qkv_scales: TensorUse,
     /// Whether the tensors `attn_{q,k,v,qkv}.bias` apply, if there are any.
@@ -203,6 +263,8 @@ pub struct LatentSpec {
     pub scale: f32,
     /// Factor of the queries by position.
     pub temperature: Option<TemperatureSpec>,
+    /// Whether each head's result is multiplied by the sigmoid of a row of `attn_gate`.
+    pub gate: bool,
 }
 
 /// Queries times `1 + scale * ln(1 + floor(position / period))`.
@@ -254,6 +316,16 @@ pub enum StateSpaceGeneration {
     },
 }
 
+/// Linear attention with a fixed decay for each head (lightning attention, arXiv:2401.04658), its
+/// queries, keys and values activated by SiLU, its result normed as a whole and gated by a sigmoid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearSpec {
+    /// Elements of a query, key or value.
+    pub head_dim: usize,
+    /// Of each head: a state is multiplied by `exp(-slope)` from token to token.
+    pub slopes: Vec<f32>,
+}
+
 /// Linear attention by a gated delta rule: Gated DeltaNet (arXiv:2412.06464), Kimi Delta Attention
 /// (arXiv:2510.26692).
 #[derive(Clone, Debug, PartialEq)]
@@ -286,12 +358,14 @@ pub enum KeyHeads {
 }
 
 /// What the decay of a delta rule's state is computed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DeltaDecay {
     /// Each head; the output's gate is `silu`.
     Heads,
-    /// Each element of a key; the output's gate is a sigmoid.
+    /// Each element of a key, by way of products of low rank; the output's gate is a sigmoid.
     Channels,
+    /// The same by one product, and at least `exp` of this, which is negative.
+    BoundedChannels(f32),
 }
 
 /// What the cache holds of a layer with latent attention.
@@ -326,6 +400,8 @@ pub enum QkNorm {
     HeadsAfterRope,
     /// RMS norms without weights of each head, after the rotation.
     BareHeadsAfterRope,
+    /// The same, and each head of queries has one factor behind it.
+    GainsAfterRope,
     /// Of each head with weights of its own, if the file has them.
     OwnHeads,
     /// Of all heads together.
@@ -400,6 +476,9 @@ pub enum Ffn {
     Moe(MoeSpec),
     /// Both, each with norms of its own: `norm_1(dense(x)) + norm_2(moe(pre_norm_2(x)))`.
     DenseAndMoe(DenseSpec, MoeSpec),
+    /// Both: experts that read the layer's input, by a norm `ffn_norm_exps`, and a dense part behind
+    /// the mixer.
+    DenseBesideMoe(DenseSpec, MoeSpec),
 }
 
 /// A feed-forward part.
@@ -456,6 +535,8 @@ pub enum TensorUse {
     Apply,
     /// The reference implementation of the architecture loads and ignores them.
     Ignore,
+    /// It ignores all but that of the last matrix of a feed-forward part.
+    OfOutput,
 }
 
 /// A mixture of experts.
@@ -528,17 +609,19 @@ pub enum Weigh {
     Inputs,
 }
 
-/// `f(min(gate, limit)) * (clamp(up, -limit, limit) + up_plus)`.
+/// `f(min(gate, gate_max)) * (clamp(up, -up_max, up_max) + up_plus)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GluClamp {
-    /// The bound.
-    pub limit: f32,
+    /// Bound of the gate, before its activation.
+    pub gate_max: f32,
+    /// Bound of the up projection, to both sides.
+    pub up_max: f32,
     /// Added to the up projection.
     pub up_plus: f32,
 }
 
 /// An expert that every token has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SharedExpert {
     /// Hidden width.
     pub n_ff: usize,
@@ -546,6 +629,8 @@ pub struct SharedExpert {
     pub suffix: &'static str,
     /// Whether its output is multiplied by the sigmoid of `ffn_gate_inp_shexp`.
     pub gated: bool,
+    /// In place of the experts' bounds.
+    pub clamp: Option<GluClamp>,
 }
 
 /// Names of the norms of a layer, without `.weight`; `None` where there is no norm.
@@ -559,20 +644,33 @@ pub struct NormPlacement {
     pub before_ffn: Option<&'static str>,
     /// Of what the feed-forward part gives.
     pub after_ffn: Option<&'static str>,
+    /// Of the stream itself, ahead of the mixer.
+    pub of_mixer_input: Option<&'static str>,
+    /// Of the stream itself, ahead of the feed-forward part.
+    pub of_ffn_input: Option<&'static str>,
     /// Of the stream with the mixer's output.
     pub of_mixer_sum: Option<&'static str>,
     /// Of the stream with the feed-forward part's output.
     pub of_ffn_sum: Option<&'static str>,
+    /// Of what attention's output matrix is applied to.
+    pub inside_attention: Option<&'static str>,
+    /// Of what a dense feed-forward part's last matrix is applied to.
+    pub inside_ffn: Option<&'static str>,
 }
 
 impl NormPlacement {
-    const NONE: NormPlacement = NormPlacement {
+    /// None.
+    pub const NONE: NormPlacement = NormPlacement {
         before_mixer: None,
         after_mixer: None,
         before_ffn: None,
         after_ffn: None,
+        of_mixer_input: None,
+        of_ffn_input: None,
         of_mixer_sum: None,
         of_ffn_sum: None,
+        inside_attention: None,
+        inside_ffn: None,
     };
     /// Before mixer and feed-forward part.
     pub const PRE: NormPlacement = NormPlacement {
@@ -614,13 +712,19 @@ pub struct HeadSpec {
     pub scale: f32,
     /// `cap * tanh(logit / cap)`.
     pub softcap: Option<f32>,
+    /// A head beside that, if the architecture may have one.
+    pub classifier: Option<ClassifierSpec>,
 }
 
 impl Mixer {
     /// The rotation, if it has one.
     pub fn rope(&self) -> Option<&RopeSpec> {
         match self {
-            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => None,
+            Mixer::None
+            | Mixer::ShortConv(_)
+            | Mixer::StateSpace(_)
+            | Mixer::Delta(_)
+            | Mixer::Linear(_) => None,
             Mixer::Attention(attention) | Mixer::AttentionAndStateSpace(attention, _) => {
                 attention.rope.as_ref()
             }
@@ -631,7 +735,11 @@ impl Mixer {
     /// The rotation, to be changed.
     pub fn rope_mut(&mut self) -> Option<&mut RopeSpec> {
         match self {
-            Mixer::None | Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::Delta(_) => None,
+            Mixer::None
+            | Mixer::ShortConv(_)
+            | Mixer::StateSpace(_)
+            | Mixer::Delta(_)
+            | Mixer::Linear(_) => None,
             Mixer::Attention(attention) | Mixer::AttentionAndStateSpace(attention, _) => {
                 attention.rope.as_mut()
             }
@@ -660,6 +768,13 @@ impl StateSpaceSpec {
             }
         };
         channels * (self.taps - 1) + self.n_inner * self.state_dim
+    }
+}
+
+impl LinearSpec {
+    /// Elements of the state of a layer.
+    pub fn state_len(&self) -> usize {
+        self.slopes.len() * self.head_dim * self.head_dim
     }
 }
 

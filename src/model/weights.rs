@@ -8,6 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
+/// Tensors of the head of a reranker.
+const CLASSIFIER: &[&str] =
+    &["cls.weight", "cls.bias", "cls.norm.weight", "cls.output.weight", "cls.output.bias"];
+
 /// Hands out the tensors of a file and keeps count.
 pub struct Binder<'a> {
     file: &'a Arc<GgufFile>,
@@ -52,6 +56,12 @@ impl<'a> Binder<'a> {
                 self.claimed.insert(&info.name);
             }
         }
+    }
+
+    /// Claims the tensors of a [`ClassifierSpec`](super::ClassifierSpec), which are no part of the
+    /// program.
+    pub fn ignore_classifier(&mut self) {
+        CLASSIFIER.iter().for_each(|name| self.ignore(name));
     }
 
     /// Claims all tensors of a layer.

@@ -226,6 +226,11 @@ fn inspect_explains_what_cannot_run() {
 /// The encoder of the fixtures with a vocabulary of words.
 fn encoder(folder: &Folder) -> PathBuf {
     let (fixture_model::Fixture { gguf, n_vocab, .. }, _) = fixture_model::load_embedding("bert");
+    with_words(folder, "encoder", gguf, n_vocab)
+}
+
+/// A model with a vocabulary of words.
+fn with_words(folder: &Folder, name: &str, gguf: Vec<u8>, n_vocab: usize) -> PathBuf {
     let file = gguf_rs_lite::GgufFile::from_bytes(gguf).unwrap();
     let mut writer = gguf_rs_lite::GgufWriter::new(Vec::new());
     for (key, value) in file.entries().filter(|(key, _)| *key != "tokenizer.ggml.model") {
@@ -244,7 +249,7 @@ fn encoder(folder: &Folder) -> PathBuf {
     }
     let mut data = writer.write_header().unwrap();
     file.tensors().iter().for_each(|tensor| data.write_tensor(file.data(tensor)).unwrap());
-    let path = folder.0.join("encoder.gguf");
+    let path = folder.0.join(format!("{name}.gguf"));
     std::fs::write(&path, data.finish().unwrap()).unwrap();
     path
 }
@@ -295,6 +300,48 @@ fn texts_become_vectors_line_by_line() {
 }
 
 #[test]
+fn documents_are_scored_by_a_query() {
+    let folder = Folder::new("rerank");
+    let fixture_model::Reranker { gguf, n_vocab, .. } = fixture_model::load_reranker("bert");
+    let model = with_words(&folder, "reranker", gguf, n_vocab);
+    let output = |args: &[&str], stdin: &str| {
+        let args = [&["rerank", "-m", text(&model), "-q", "a night"], args].concat();
+        let output = teff(&args, stdin);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let documents = ["cold", "night w3", "", "w1 w2 w3 w4"];
+    let given = output(&[], &documents.join("\n"));
+    let rows: Vec<(f64, &str)> = given
+        .lines()
+        .map(|line| line.split_once('\t').unwrap())
+        .map(|(score, document)| (score.parse().unwrap(), document))
+        .collect();
+    assert!(rows.iter().map(|row| row.1).eq(documents), "{given}");
+    let flags: Vec<&str> = documents.iter().flat_map(|document| ["-p", document]).collect();
+    assert_eq!(output(&flags, ""), given);
+
+    let mut sorted = rows.clone();
+    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+    assert_ne!(sorted, rows);
+    let best = output(&[&["--top-n", "2", "--json"][..], &flags].concat(), "");
+    let best: Vec<serde_json::Value> =
+        best.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(best.len(), 2);
+    for (best, (score, document)) in best.iter().zip(sorted) {
+        assert_eq!(best["document"], document);
+        assert!((best["relevance_score"].as_f64().unwrap() - score).abs() < 1e-6);
+        let words = document.split_whitespace().count();
+        // [CLS] a night [SEP] document [SEP]
+        assert_eq!(best["tokens"], 5 + words);
+        assert_eq!(documents[best["index"].as_u64().unwrap() as usize], document);
+    }
+    let output = String::from_utf8(teff(&["inspect", text(&model)], "").stdout).unwrap();
+    assert!(output.contains("reranker: `teff rerank`"), "{output}");
+    assert!(!output.contains("Unsupported"), "{output}");
+}
+
+#[test]
 fn what_cannot_be_embedded_is_told() {
     let folder = Folder::new("not-embedded");
     let model = encoder(&folder);
@@ -302,7 +349,9 @@ fn what_cannot_be_embedded_is_told() {
         |args: &[&str]| error_of(&teff(&[&["embed", "-m", text(&model)], args].concat(), ""), 1);
     let key = "--override-kv=bert.pooling_type=int:";
     let error = embed(&["-p", "x", &format!("{key}4")]);
-    assert!(error.contains("`bert.pooling_type` is 4, that of a reranker"), "{error}");
+    assert!(error.contains("encoder.gguf") && error.contains("`teff rerank`"), "{error}");
+    let error = error_of(&teff(&["rerank", "-m", text(&model), "-q", "x", "-p", "x"], ""), 1);
+    assert!(error.contains("`cls.weight`"), "{error}");
     let error = embed(&["-p", "x", &format!("{key}9")]);
     assert!(error.contains("`bert.pooling_type` is 9"), "{error}");
     let error = embed(&["--ctx", "8", "-p", &"night ".repeat(7)]);
@@ -327,6 +376,21 @@ fn what_cannot_be_embedded_is_told() {
     for part in ["encoder: tokens see as far behind", "its first token", "norms of the sums"] {
         assert!(output.contains(part) && !output.contains("Unsupported"), "{output}");
     }
+}
+
+#[test]
+fn equal_layers_are_told_once() {
+    let folder = Folder::new("inspect-layers");
+    let shown = |name: &str| {
+        let model = folder.model(name);
+        String::from_utf8(teff(&["inspect", text(&model)], "").stdout).unwrap()
+    };
+    let output = shown("minimax-01-odd");
+    assert!(output.contains("layers 0-1, 3: linear attention of 6 heads"), "{output}");
+    assert!(output.contains("states in f32 included"), "{output}");
+    let output = shown("gemma3n-dense");
+    assert!(output.contains("layer 24: ") && output.contains("of keys and values of layer 19"));
+    assert!(output.contains("4 parallel streams"), "{output}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use gguf_rs_lite::{GgmlType, GgufFile, Scalar};
 use std::path::Path;
 use std::sync::Arc;
 use teff::decoder::{Logits, Run, StepError};
-use teff::engine::{Engine, EngineError, EngineOptions, Model, Request};
+use teff::engine::{Engine, EngineError, EngineOptions, Model, Request, TokenEvent};
 use teff::model::Pooling;
 use teff_kernels::{KernelTable, Level};
 
@@ -163,4 +163,48 @@ fn a_model_with_logits_gives_vectors_only_when_told() {
     assert_eq!(model.spec().pooling, Some(Pooling::Last));
     let mut engine = Engine::new(&model, &options(1, 8)).unwrap();
     assert!(matches!(engine.embed(&[vec![1]], Pooling::Last), Err(EngineError::NoVectors)));
+}
+
+/// The reference looks GELU up in a table of halves.
+const SCORE_ERROR_MAX: f32 = 5e-4;
+
+#[test]
+fn rerankers_give_the_references_scores() {
+    let rerankers = fixture_model::rerankers();
+    assert!(rerankers.len() >= 4);
+    for (name, reranker) in rerankers {
+        assert_eq!(model(reranker.gguf.clone()).spec().pooling, Some(Pooling::Rank), "{name}");
+        let texts: Vec<Vec<u32>> = reranker.texts.iter().map(|text| text.0.clone()).collect();
+        let mut first = None;
+        for options in [options(1, 256), options(3, 64)] {
+            let found = engine(reranker.gguf.clone(), &options).embed(&texts, Pooling::Rank);
+            let found = found.unwrap();
+            for (found, (_, expected)) in found.iter().zip(&reranker.texts) {
+                assert_eq!(found.len(), expected.len(), "{name}");
+                for (a, b) in found.iter().zip(expected) {
+                    assert!((a - b).abs() <= SCORE_ERROR_MAX, "{name}: {a} for {b}");
+                }
+            }
+            let first = first.get_or_insert_with(|| found.clone());
+            assert!(found.iter().zip(first).all(|(a, b)| bits(a) == bits(b)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn classifiers_are_optional() {
+    let Fixture { gguf, .. } = fixture_model::load_embedding("bert").0;
+    let found = engine(gguf, &options(1, 8)).embed(&[vec![1]], Pooling::Rank);
+    assert!(matches!(found, Err(EngineError::NoClassifier)));
+    // A language model with a classifier continues texts all the same.
+    let reranker = fixture_model::load_reranker("qwen3");
+    let mut engine = Engine::new(&model(reranker.gguf), &options(1, 8)).unwrap();
+    let request = Request { prompt: vec![1], max_tokens: Some(3), sampling: Default::default() };
+    let mut n = 0;
+    let mut count = |event| {
+        n += u32::from(matches!(event, TokenEvent::Token(_)));
+        std::ops::ControlFlow::Continue(())
+    };
+    engine.generate(&request, None, &false.into(), &mut count).unwrap();
+    assert_eq!(n, 3);
 }

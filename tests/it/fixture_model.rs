@@ -5,7 +5,8 @@
 //! value]), `tensors` ([name, dims in GGUF order]), `tokens` and `n_vocab`; `NAME.f32` the logits,
 //! little-endian `[n_tokens][n_vocab]`. `tests/golden/embeddings` is the same for models that turn
 //! texts into vectors of `n_out` elements: `[n_tokens + 3][n_out]`, behind the tokens' vectors their
-//! mean, the first and the last, as the reference pooled them. No weight file is kept: [`weight`] draws each value from
+//! mean, the first and the last, as the reference pooled them. `tests/golden/rerankers` has `texts`,
+//! ranges of `tokens`, and the `scores` of each. No weight file is kept: [`weight`] draws each value from
 //! the tensor's name, so the bytes are the same everywhere.
 
 use std::fs;
@@ -69,6 +70,36 @@ fn load_from(folder: &str, name: &str) -> Fixture {
     let logits = fs::read(json.with_extension("f32")).expect("logits beside the description");
     let logits = logits.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
     Fixture { gguf: build(&json), tokens, n_vocab: unsigned(&spec["n_vocab"]) as usize, logits }
+}
+
+/// A tiny reranker with what the reference answered.
+pub struct Reranker {
+    /// A complete GGUF file.
+    pub gguf: Vec<u8>,
+    pub n_vocab: usize,
+    /// Texts and their scores.
+    pub texts: Vec<(Vec<u32>, Vec<f32>)>,
+}
+
+/// All rerankers, with their names.
+pub fn rerankers() -> Vec<(String, Reranker)> {
+    names_in(RERANKERS).into_iter().map(|name| (name.clone(), load_reranker(&name))).collect()
+}
+
+/// The reranker of that name: its `texts` are ranges of `tokens`, each with a row of `scores`.
+pub fn load_reranker(name: &str) -> Reranker {
+    let json = golden(RERANKERS).join(format!("{name}.json"));
+    let spec = read_json(&json);
+    let tokens: Vec<u32> = array(&spec["tokens"]).iter().map(|id| unsigned(id) as u32).collect();
+    let texts = array(&spec["texts"]).iter().map(|range| {
+        let [from, to] = [0, 1].map(|i| unsigned(&range[i]) as usize);
+        tokens[from..to].to_vec()
+    });
+    let scores = array(&spec["scores"])
+        .iter()
+        .map(|row| array(row).iter().map(|x| x.as_f64().expect("a number") as f32).collect());
+    let n_vocab = unsigned(&spec["n_vocab"]) as usize;
+    Reranker { gguf: build(&json), n_vocab, texts: texts.zip(scores).collect() }
 }
 
 /// The GGUF file that a description stands for.
@@ -139,6 +170,10 @@ fn metadata(ty: &Value, value: &Value) -> OwnedValue {
         "STRING" => value.as_str().expect("a string").into(),
         "ARRAY:UINT32" => integers().map(|v| v as u32).collect::<Vec<_>>().into(),
         "ARRAY:INT32" => integers().map(|v| v as i32).collect::<Vec<_>>().into(),
+        "ARRAY:STRING" => {
+            let texts = array(value).iter().map(|text| text.as_str().expect("a string").to_owned());
+            texts.collect::<Vec<String>>().into()
+        }
         "ARRAY:FLOAT32" => floats().collect::<Vec<_>>().into(),
         other => panic!("metadata type {other}"),
     }
@@ -146,6 +181,7 @@ fn metadata(ty: &Value, value: &Value) -> OwnedValue {
 
 const ARCHS: &str = "archs";
 const EMBEDDINGS: &str = "embeddings";
+const RERANKERS: &str = "rerankers";
 
 fn golden(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder)

@@ -329,6 +329,37 @@ fn unigram_finds_the_best_sum_of_scores() {
 }
 
 #[test]
+fn pairs_are_parted_as_the_file_says() {
+    let words = [("<unk>", 0.0), ("a", -1.0), ("▁", -1.0), ("<s>", 0.0), ("</s>", 0.0)];
+    let with = |more: &[(&'static str, OwnedValue)]| {
+        let mut keys = scored("t5", &words, &[(0, 2), (3, 3), (4, 3)]);
+        keys.push(("tokenizer.ggml.unknown_token_id", 0u32.into()));
+        keys.push(("tokenizer.ggml.bos_token_id", 3u32.into()));
+        keys.push(("tokenizer.ggml.eos_token_id", 4u32.into()));
+        keys.push(("tokenizer.ggml.seperator_token_id", 4u32.into()));
+        keys.extend(more.iter().cloned());
+        with_keys(&keys).unwrap().encode_pair("a", "aa").unwrap()
+    };
+    let flag = |name, value: bool| (name, OwnedValue::from(value));
+    let (bos, eos) = ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token");
+    let sep = "tokenizer.ggml.add_sep_token";
+    assert_eq!(with(&[flag(eos, false)]), [1, 1, 1]);
+    let roberta = [flag(bos, true), flag(eos, true), flag(sep, true)];
+    assert_eq!(with(&roberta), [3, 1, 4, 4, 1, 1, 4]);
+    // What takes the place of a name is not searched for names.
+    let template = "<s>{query}{document}{x}";
+    let key = ("tokenizer.chat_template.rerank", OwnedValue::from(template));
+    let mut keys = scored("t5", &words, &[(0, 2), (3, 3), (4, 3)]);
+    keys.push(("tokenizer.ggml.unknown_token_id", 0u32.into()));
+    keys.push(key);
+    let tokenizer = with_keys(&keys).unwrap();
+    let pair = tokenizer.encode_pair("a{document}", "a").unwrap();
+    let options = EncodeOptions { add_special: false, parse_special: true };
+    assert_eq!(pair, tokenizer.encode("<s>a{document}a{x}", options).unwrap());
+    assert_eq!(pair[0], 3);
+}
+
+#[test]
 fn unigram_replaces_by_the_files_table() {
     // A double array with the one key "A": root, node of "A" (0x41 = 65), its value.
     let (root, leaf) = (1 << 10, 1 << 8 | 2 << 10 | 0x41);

@@ -20,7 +20,6 @@ pub(super) struct Scratch {
     y: Vec<f32>,
     /// What a token and a head share.
     shared: Vec<f32>,
-    gate: Vec<f32>,
 }
 
 impl Context<'_> {
@@ -49,7 +48,7 @@ impl Context<'_> {
         let n_channels = op.weight.len() / op.taps;
         let (input, out) = (&self.backend.buffers[op.input.0], &self.backend.buffers[op.out.0]);
         let past = op.taps - 1;
-        let Scratch { y, shared: window, .. } = &mut scratch.recurrent;
+        let Scratch { y, shared: window } = &mut scratch.recurrent;
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(n_channels, CHANNELS) {
                 let channels = ticket.items();
@@ -112,7 +111,7 @@ impl Context<'_> {
         let out = &self.backend.buffers[op.out.0];
         // Heads of a single element come in runs.
         let chunk = head_dim.max(CHANNELS / head_dim * head_dim);
-        let Scratch { y, shared, gate } = &mut scratch.recurrent;
+        let Scratch { y, shared } = &mut scratch.recurrent;
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(n_heads * head_dim, chunk) {
                 let columns = ticket.items();
@@ -153,12 +152,30 @@ impl Context<'_> {
                                     };
                                     head.step(x, state, y, shared, self.ops);
                                 }
+                                ScanKind::Linear { qkv, head_stride, decay } => {
+                                    let at = |first: usize, len: usize| {
+                                        let first = first + head * head_stride;
+                                        self.columns(phase, token, (qkv.0, first), len)
+                                    };
+                                    let [q, k, v] = qkv.1;
+                                    let (q, k) = (at(q, state_dim), at(k, state_dim));
+                                    for ((v, state), y) in at(v, head_dim)
+                                        .iter()
+                                        .zip(state.chunks_exact_mut(state_dim))
+                                        .zip(y)
+                                    {
+                                        (self.ops.scale)(state, decay[head]);
+                                        (self.ops.add_scaled)(state, k, *v);
+                                        *y = (self.ops.dot)(state, q);
+                                    }
+                                }
                                 ScanKind::Delta {
                                     qkv,
                                     key_head,
                                     alpha,
                                     alpha_bias,
                                     a,
+                                    bound,
                                     beta,
                                     eps,
                                 } => {
@@ -187,6 +204,7 @@ impl Context<'_> {
                                         alpha,
                                         alpha_bias: &alpha_bias[head * n_alpha..][..n_alpha],
                                         a: a[head],
+                                        bound: *bound,
                                         beta: beta[0],
                                         eps: *eps,
                                     };
@@ -203,16 +221,15 @@ impl Context<'_> {
                                 self.normalize(norm, x, y);
                             }
                         }
-                        let z = self.columns(
-                            phase,
-                            token,
-                            (op.gate.0, op.gate.1 + columns.start),
-                            width,
-                        );
-                        let gate = at_least(gate, width);
-                        (self.ops.glu)(op.gate_act, z, y, gate);
                         let out = out.write_columns(&mut ticket, token, columns.clone());
-                        out.copy_from_slice(gate);
+                        match op.gate {
+                            None => out.copy_from_slice(y),
+                            Some((buf, first)) => {
+                                let z = (buf, first + columns.start);
+                                let z = self.columns(phase, token, z, width);
+                                (self.ops.glu)(op.gate_act, z, y, out);
+                            }
+                        }
                     }
                 }
             }
@@ -263,6 +280,7 @@ struct Delta<'a> {
     alpha: &'a [f32],
     alpha_bias: &'a [f32],
     a: f32,
+    bound: Option<f32>,
     beta: f32,
     eps: f32,
 }
@@ -281,8 +299,17 @@ impl Delta<'_> {
         for ((decay, alpha), bias) in decay.iter_mut().zip(self.alpha).zip(self.alpha_bias) {
             *decay = alpha + bias;
         }
-        (ops.act)(Activation::Softplus, decay);
-        (ops.scale)(decay, self.a);
+        match self.bound {
+            None => {
+                (ops.act)(Activation::Softplus, decay);
+                (ops.scale)(decay, self.a);
+            }
+            Some(bound) => {
+                (ops.scale)(decay, self.a);
+                (ops.act)(Activation::Sigmoid, decay);
+                (ops.scale)(decay, bound);
+            }
+        }
         (ops.exp_sum)(decay, 0.0);
         for ((v, state), y) in self.v.iter().zip(state.chunks_exact_mut(n)).zip(y) {
             match &*decay {

@@ -24,8 +24,10 @@ impl Lowering<'_> {
         let (q, k, v) = (n_heads * k_dim, stored * k_dim, stored * v_dim);
         let in_query = spec.gate == AttentionGate::InQuery;
         let q_rows = if in_query { 2 * q } else { q };
+        let mut width = q_rows + k + v;
         let mut parts = if self.binder.has(&at.name("attn_qkv.weight")) {
-            vec![self.part(&at.name("attn_qkv"), q_rows + k + v, n_embd)?]
+            width = spec.qkv_rows.unwrap_or(width).max(width);
+            vec![self.part(&at.name("attn_qkv"), width, n_embd)?]
         } else {
             let mut parts = vec![self.part(&at.name("attn_q"), q_rows, n_embd)?];
             let names: &[&str] = match spec.kv {
@@ -52,10 +54,12 @@ impl Lowering<'_> {
         }
         let qkv = self.buffer("qkv", q + k + v);
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
-        let products = if in_query { self.buffer("gated qkv", q_rows + k + v) } else { qkv };
+        let is_wider = width > q + k + v;
+        let products = if is_wider { self.buffer("products for qkv", width) } else { qkv };
         self.read_stream(norm.clone(), parts, Epilogue::None, products, Rows::All);
-        if in_query {
-            let queries = Piece::heads(products, 0, 2 * k_dim, k_dim, n_heads);
+        if is_wider {
+            let stride = q_rows / n_heads;
+            let queries = Piece::heads(products, 0, stride, k_dim, n_heads);
             let rest = Piece { from: q_rows, to: q, ..Piece::heads(products, 0, 0, k + v, 1) };
             let pieces = vec![queries, rest];
             self.program.ops.push(Op::Gather(Gather { pieces, out: qkv, rows: Rows::All }));
@@ -91,7 +95,7 @@ impl Lowering<'_> {
             k_norm,
             norm_after_rope: matches!(
                 spec.qk_norm,
-                QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope
+                QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope | QkNorm::GainsAfterRope
             ),
             v_norm,
             stores,
@@ -138,6 +142,10 @@ impl Lowering<'_> {
             self.read_stream(norm, vec![part], Epilogue::Act(spec.gate_act), gate, at.rows);
             self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
         }
+        if let Some(name) = at.layer.norms.inside_attention {
+            let norm = self.norm(&at.name(name), n_heads * v_dim)?;
+            self.program.ops.push(Op::Normalize { buf: out, norm, rows: at.rows });
+        }
         let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;
         part.bias = part.bias.filter(|_| spec.output_bias == TensorUse::Apply);
         Ok((out, part))
@@ -158,6 +166,18 @@ impl Lowering<'_> {
             QkNorm::BareHeadsAfterRope => {
                 let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
                 Ok(of(k_dim)(Norm { kind, eps, weight: None, bias: None }))
+            }
+            QkNorm::GainsAfterRope => {
+                let gains = format!("{name}.weight");
+                let weight = match self.binder.has(&gains) {
+                    true => {
+                        let gains = self.binder.elements(&gains, n_heads)?;
+                        Some(gains.iter().flat_map(|&gain| vec![gain; k_dim]).collect())
+                    }
+                    false => None,
+                };
+                let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+                Ok(of(k_dim)(Norm { kind, eps, weight, bias: None }))
             }
             QkNorm::Whole => self.norm(name, n_heads * k_dim).map(of(n_heads * k_dim)),
             QkNorm::OwnHeads if !self.binder.has(&format!("{name}.weight")) => Ok(None),
@@ -180,9 +200,16 @@ impl Lowering<'_> {
         Ok(self.program.rope(Rope { inv_freq, magnitude }))
     }
 
-    /// What divides the frequencies of `n` pairs.
+    /// What divides the frequencies of `n` pairs: the first elements of the tensor, which may be as
+    /// long as half a head that is rotated in part.
     fn freq_factors(&mut self, n: usize, long: bool) -> Result<Option<Vec<f32>>, ModelError> {
-        let mut of = |name: &str| self.binder.optional_vector(&format!("rope_{name}.weight"), n);
+        let mut of = |name: &str| {
+            let name = format!("rope_{name}.weight");
+            let len =
+                self.binder.dims(&name).and_then(|dims| dims.first()).map(|&len| len as usize);
+            let factors = self.binder.optional_vector(&name, len.unwrap_or(n).max(n))?;
+            Ok::<_, ModelError>(factors.map(|factors| factors[..n].to_vec()))
+        };
         let [always, in_long, in_short] = [of("freqs")?, of("factors_long")?, of("factors_short")?];
         Ok(always.or(if long { in_long } else { in_short }))
     }

@@ -28,8 +28,11 @@ impl Lowering<'_> {
                 let name = at.name("ssm_conv1d.weight");
                 (input, 0, controls, self.binder.elements(&name, n_channels * taps)?)
             }
-            DeltaDecay::Channels => {
-                let (input, from, controls) = self.delta_of_channels(at, spec, norm)?;
+            DeltaDecay::Channels | DeltaDecay::BoundedChannels(_) => {
+                let (input, from, controls) = match spec.decay {
+                    DeltaDecay::Channels => self.delta_of_channels(at, spec, norm)?,
+                    _ => self.delta_of_whole_channels(at, spec, norm)?,
+                };
                 let mut weight = Vec::new();
                 let n_keys = n_key_heads * k_dim;
                 for (name, n) in [("q", n_keys), ("k", n_keys), ("v", n_values)] {
@@ -49,7 +52,7 @@ impl Lowering<'_> {
         let out = self.buffer("delta", n_values);
         let n_alpha = match spec.decay {
             DeltaDecay::Heads => n_heads,
-            DeltaDecay::Channels => n_heads * k_dim,
+            DeltaDecay::Channels | DeltaDecay::BoundedChannels(_) => n_heads * k_dim,
         };
         let key_head = |head: usize| match spec.key_heads {
             KeyHeads::Grouped => head / (n_heads / n_key_heads),
@@ -62,6 +65,10 @@ impl Lowering<'_> {
                 alpha: controls.alpha,
                 alpha_bias: self.binder.vector(&at.name("ssm_dt.bias"), n_alpha)?,
                 a: self.binder.elements(&at.name("ssm_a"), n_heads)?,
+                bound: match spec.decay {
+                    DeltaDecay::BoundedChannels(bound) => Some(bound),
+                    DeltaDecay::Heads | DeltaDecay::Channels => None,
+                },
                 beta: controls.beta,
                 eps: self.spec.norm_eps,
             },
@@ -69,10 +76,10 @@ impl Lowering<'_> {
             head_dim: v_dim,
             state_dim: k_dim,
             state: self.program.state(n_values * k_dim),
-            gate: controls.gate,
+            gate: Some(controls.gate),
             gate_act: match spec.decay {
                 DeltaDecay::Heads => Activation::Silu,
-                DeltaDecay::Channels => Activation::Sigmoid,
+                DeltaDecay::Channels | DeltaDecay::BoundedChannels(_) => Activation::Sigmoid,
             },
             norm: Some(self.norm(&at.name("ssm_norm"), v_dim)?),
             out,
@@ -80,7 +87,7 @@ impl Lowering<'_> {
         self.program.ops.push(Op::Scan(Box::new(scan)));
         let name = match spec.decay {
             DeltaDecay::Heads => "ssm_out",
-            DeltaDecay::Channels => "attn_output",
+            DeltaDecay::Channels | DeltaDecay::BoundedChannels(_) => "attn_output",
         };
         Ok((out, self.delta_part(at, name, self.spec.n_embd, n_values, spec)?))
     }
@@ -97,7 +104,7 @@ impl Lowering<'_> {
         if spec.scales == TensorUse::Ignore {
             part.scale = 1.0;
         }
-        if spec.decay == DeltaDecay::Channels {
+        if spec.decay != DeltaDecay::Heads {
             // Some files have biases, which the reference implementation ignores.
             part.bias = None;
         }
@@ -171,5 +178,38 @@ impl Lowering<'_> {
             gate: (gate, 0),
         };
         Ok((input, rank, controls))
+    }
+
+    /// As [`Lowering::delta_of_channels`], with decay and gate by one product each.
+    fn delta_of_whole_channels(
+        &mut self,
+        at: Place<'_>,
+        spec: &DeltaSpec,
+        norm: Option<Norm>,
+    ) -> Result<(Buf, usize, Controls), ModelError> {
+        let &DeltaSpec { n_heads, v_dim, n_key_heads, k_dim, .. } = spec;
+        let (n_alpha, n_keys, n_values) = (n_heads * k_dim, n_key_heads * k_dim, n_heads * v_dim);
+        let sizes = [
+            ("ssm_f_a", n_alpha),
+            ("attn_q", n_keys),
+            ("attn_k", n_keys),
+            ("attn_v", n_values),
+            ("ssm_g_a", n_values),
+            ("ssm_beta", n_heads),
+        ];
+        let mut parts = Vec::new();
+        for (name, rows) in sizes {
+            parts.push(self.delta_part(at, name, rows, self.spec.n_embd, spec)?);
+        }
+        let first_gate = n_alpha + spec.n_channels();
+        let first_beta = first_gate + n_values;
+        let input = self.buffer("delta in", first_beta + n_heads);
+        self.read_stream(norm, parts, Epilogue::None, input, Rows::All);
+        let controls = Controls {
+            alpha: (input, (0..n_heads).map(|head| head * k_dim).collect()),
+            beta: (input, (0..n_heads).map(|head| first_beta + head).collect()),
+            gate: (input, first_gate),
+        };
+        Ok((input, n_alpha, controls))
     }
 }

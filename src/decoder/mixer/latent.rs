@@ -8,6 +8,7 @@ use crate::backend::program::{
 };
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{LatentCache, LatentSpec, ModelError};
+use teff_kernels::Activation;
 
 impl Lowering<'_> {
     pub(super) fn latent(
@@ -39,7 +40,7 @@ impl Lowering<'_> {
         }
         let latent = self.buffer("latent", rank + n_position);
         let part = self.part(&at.name("attn_kv_a_mqa"), rank + n_position, n_embd)?;
-        self.read_stream(norm, vec![part], Epilogue::None, latent, Rows::All);
+        self.read_stream(norm.clone(), vec![part], Epilogue::None, latent, Rows::All);
         let kv_norm = self.norm(&at.name("attn_kv_a_norm"), rank)?;
 
         // Pieces of `n_kv_heads` keys, of a part from the latent vector and one for the position.
@@ -122,7 +123,16 @@ impl Lowering<'_> {
                 out
             }
         };
-        Ok((out, self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?))
+        let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;
+        if spec.gate {
+            let heads = unscaled(self.part(&at.name("attn_gate"), n_heads, n_embd)?);
+            let gate = self.buffer("attention gate", n_heads);
+            self.read_stream(norm, vec![heads], Epilogue::Act(Activation::Sigmoid), gate, at.rows);
+            self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
+            // The reference implementation ignores the scale here too.
+            part.scale = 1.0;
+        }
+        Ok((out, part))
     }
 
     fn head_product(

@@ -4,6 +4,7 @@
 mod attention;
 mod delta;
 mod latent;
+mod linear;
 mod short_conv;
 mod state_space;
 
@@ -30,6 +31,7 @@ impl Lowering<'_> {
                 Ok(vec![self.attention(at, attention)?, self.state_space(at, space)?])
             }
             Mixer::Delta(delta) => Ok(vec![self.delta(at, delta)?]),
+            Mixer::Linear(linear) => Ok(vec![self.linear(at, linear)?]),
         }
     }
 }

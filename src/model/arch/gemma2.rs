@@ -7,13 +7,18 @@ use crate::model::{Activation, Hparams, ModelError, ModelSpec, NormPlacement, Ro
 const LAYERS_27B: usize = 46;
 /// Where the metadata has none.
 const WINDOW: usize = 4096;
+const SCORE_CAP: f32 = 50.0;
+const LOGIT_CAP: f32 = 30.0;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).act(Activation::Gelu);
     spec.embed_scale = (h.n_embd as f32).sqrt();
-    let cap = |name| Ok::<_, ModelError>(h.f32(name)?.filter(|&cap| cap != 0.0));
-    spec.head.softcap = cap("final_logit_softcapping")?;
-    let softcap = cap("attn_logit_softcapping")?;
+    let cap = |name, usual| {
+        let cap = h.f32(name)?.unwrap_or(usual);
+        Ok::<_, ModelError>(Some(cap).filter(|&cap| cap != 0.0))
+    };
+    spec.head.softcap = cap("final_logit_softcapping", LOGIT_CAP)?;
+    let softcap = cap("attn_logit_softcapping", SCORE_CAP)?;
     let wide = h.n_layers == LAYERS_27B;
     spec = spec.sliding(h, 2, Some(WINDOW))?.each_attention(|_, attention| {
         attention.softcap = softcap;

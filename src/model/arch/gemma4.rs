@@ -3,7 +3,7 @@
 
 use crate::model::{
     Activation, DenseSpec, Ffn, Hparams, KvSource, ModelError, ModelSpec, NormPlacement,
-    RopePairing, RopeScaling, RouterInput,
+    OutputScale, RopePairing, RopeScaling, RouterInput,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -41,12 +41,13 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         return Err(h.bad("attention.shared_kv_layers", "ends at layers of other kinds"));
     }
     spec.embed_scale = (h.n_embd as f32).sqrt();
-    spec.head.softcap = h.f32("final_logit_softcapping")?.filter(|&cap| cap != 0.0);
+    let cap = h.f32("final_logit_softcapping")?.unwrap_or(30.0);
+    spec.head.softcap = Some(cap).filter(|&cap| cap != 0.0);
     let n = h.u64("embedding_length_per_layer_input")?.unwrap_or(0) as usize;
     spec.layer_embed = (n > 0).then_some(n);
     let n_ff = h.counts("feed_forward_length")?.unwrap_or_default();
     for (layer, n_ff) in spec.layers.iter_mut().zip(n_ff) {
-        layer.output_scale = true;
+        layer.output_scale = OutputScale::Stream;
         if let Ffn::Moe(moe) = &mut layer.ffn {
             moe.router = RouterInput::OwnNorm;
             let mut dense = DenseSpec::gated(n_ff, Activation::Gelu);

@@ -10,7 +10,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.layers.iter_mut().for_each(|l| l.norms.before_ffn = Some("post_attention_norm"));
     Ok(spec.each_moe(|_, moe| {
         moe.act = Activation::GeluQuick;
-        moe.clamp = Some(GluClamp { limit: 7.0, up_plus: 1.0 });
+        moe.clamp = Some(GluClamp::both(7.0, 1.0));
         moe.gating = ExpertGating::SoftmaxOfChosen;
         moe.normalize_weights = false;
     }))

@@ -1,7 +1,8 @@
 //! Grok 1 and 2: experts beside a dense part, norms around everything.
 
 use crate::model::{
-    Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing, SharedExpert,
+    Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing, RopeScaling,
+    SharedExpert,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -11,7 +12,13 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let scale = default("attention.output_scale", 0.088_388_35)?;
     let softcap = default("attn_logit_softcapping", 30.0)?;
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).act(Activation::Gelu);
-    let spec = spec.each_rope(|_, rope| rope.freq_factors = false);
+    let beta_fast = default("rope.scaling.yarn_beta_fast", 8.0)?;
+    let spec = spec.each_rope(|_, rope| {
+        rope.freq_factors = false;
+        if let RopeScaling::Yarn { beta_fast: turns, .. } = &mut rope.scaling {
+            *turns = beta_fast;
+        }
+    });
     let mut spec = spec.each_attention(|_, attention| {
         (attention.scale, attention.softcap) = (scale, Some(softcap));
     });
@@ -28,7 +35,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     });
     Ok(spec.each_moe(|i, moe| {
         if has_dense {
-            moe.shared = Some(SharedExpert { n_ff: n_ff[i], suffix: "", gated: false });
+            moe.shared =
+                Some(SharedExpert { n_ff: n_ff[i], suffix: "", gated: false, clamp: None });
             moe.out_scale = std::f32::consts::FRAC_1_SQRT_2;
         }
     }))

@@ -26,7 +26,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         moe.gating = ExpertGating::Sigmoid;
         moe.normalize_weights = false;
         moe.weigh = Weigh::Inputs;
-        moe.shared = Some(SharedExpert { n_ff: moe.n_ff, suffix: "_shexp", gated: false });
+        moe.shared =
+            Some(SharedExpert { n_ff: moe.n_ff, suffix: "_shexp", gated: false, clamp: None });
     });
     spec.dense_where(h, |i| !(i + 1).is_multiple_of(step))
 }

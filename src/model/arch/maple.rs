@@ -7,6 +7,6 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let limits = h.f32s("swiglu_clamp_exp")?;
     let limits = limits.ok_or_else(|| h.bad("swiglu_clamp_exp", "is missing"))?;
     Ok(spec.no_rope(|_, attention| attention.window.is_none()).each_moe(|i, moe| {
-        moe.clamp = (limits[i] > 0.0).then_some(GluClamp { limit: limits[i], up_plus: 0.0 });
+        moe.clamp = (limits[i] > 0.0).then_some(GluClamp::both(limits[i], 0.0));
     }))
 }

@@ -3,10 +3,13 @@
 mod afmoe;
 mod apertus;
 mod arcee;
+mod arctic;
 mod baichuan;
 mod bailingmoe;
 mod bailingmoe2;
+mod bailingmoe3;
 mod bert;
+mod bitnet;
 mod bloom;
 mod chatglm;
 mod codeshell;
@@ -42,6 +45,7 @@ mod granite;
 mod granite_swa;
 mod granitehybrid;
 mod grok;
+mod hrm_text;
 mod hunyuan;
 mod hy_v3;
 mod internlm2;
@@ -62,6 +66,7 @@ mod mellum;
 mod mimo2;
 mod minicpm;
 mod minicpm3;
+mod minimax_01;
 mod minimax_m2;
 mod minimax_m3;
 mod mistral3;
@@ -88,6 +93,7 @@ mod plamo;
 mod plamo3;
 mod plm;
 mod pockettts;
+mod qwen;
 mod qwen2;
 mod qwen2moe;
 mod qwen2vl;
@@ -102,6 +108,7 @@ mod smollm3;
 mod spark2_5;
 mod stablelm;
 mod starcoder2;
+mod talkie;
 mod xverse;
 
 use super::{Hparams, LayerSpec, Mixer, ModelError, ModelSpec};
@@ -113,10 +120,13 @@ const ARCHS: &[(&str, Describe)] = &[
     ("afmoe", afmoe::spec),
     ("apertus", apertus::spec),
     ("arcee", arcee::spec),
+    ("arctic", arctic::spec),
     ("baichuan", baichuan::spec),
     ("bailingmoe", bailingmoe::spec),
     ("bailingmoe2", bailingmoe2::spec),
+    ("bailingmoe3", bailingmoe3::spec),
     ("bert", bert::spec),
+    ("bitnet", bitnet::spec),
     ("bloom", bloom::spec),
     ("chatglm", chatglm::spec),
     ("codeshell", codeshell::spec),
@@ -154,6 +164,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("granitehybrid", granitehybrid::spec),
     ("granitemoe", granite::spec),
     ("grok", grok::spec),
+    ("hrm_text", hrm_text::spec),
     ("hunyuan-dense", hunyuan::spec),
     ("hunyuan-moe", hunyuan::spec),
     ("hunyuan_vl", hunyuan::spec),
@@ -179,6 +190,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("mimo2", mimo2::spec),
     ("minicpm", minicpm::spec),
     ("minicpm3", minicpm3::spec),
+    ("minimax-01", minimax_01::spec),
     ("minimax-m2", minimax_m2::spec),
     ("minimax-m3", minimax_m3::spec),
     ("mistral3", mistral3::spec),
@@ -207,6 +219,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("plamo3", plamo3::spec),
     ("plm", plm::spec),
     ("pockettts", pockettts::spec),
+    ("qwen", qwen::spec),
     ("qwen2", qwen2::spec),
     ("qwen2moe", qwen2moe::spec),
     ("qwen2vl", qwen2vl::spec),
@@ -226,31 +239,46 @@ const ARCHS: &[(&str, Describe)] = &[
     ("stablelm", stablelm::spec),
     ("starcoder", gpt2::spec),
     ("starcoder2", starcoder2::spec),
+    ("talkie", talkie::spec),
     ("xverse", xverse::spec),
 ];
 
 /// Architectures that are known and not described, and why.
 const REFUSED: &[(&str, &str)] = &[
-    ("arctic", "its experts read what attention reads, beside a dense part behind it"),
     ("arwkv7", RWKV),
-    ("bailingmoe3", "its delta rule has a bounded gate that is not described yet"),
+    ("chameleon", "its queries and keys have norms of their own for pictures"),
+    ("clip", "it sees pictures and writes no text"),
     ("cogvlm", "its layers have weights of their own for pictures"),
+    ("deepseek2-ocr", "it reads pictures"),
+    ("deepseek4", NOT_YET),
+    ("dflash", DRAFT),
+    ("dots3note", NOT_YET),
     ("dream", DIFFUSION),
-    ("hrm_text", "it runs its layers several times"),
+    ("eagle3", DRAFT),
+    ("gemma4-assistant", DRAFT),
+    ("glm5-next", NOT_YET),
+    ("gptj", NOT_YET),
+    ("graniteswitch", NOT_YET),
+    ("grovemoe", NOT_YET),
     ("hy_v4", "its layers are joined by hyper-connections"),
+    ("kimi-k3", NOT_YET),
     ("llada", DIFFUSION),
     ("llada-moe", DIFFUSION),
-    ("minimax-01", "its linear attention is not described yet"),
     ("plamo2", "its state space is not described yet"),
-    ("qwen", "the first Qwen is not described yet"),
+    ("qwen4exp", NOT_YET),
     ("rnd1", DIFFUSION),
     ("rwkv6", RWKV),
     ("rwkv6qwen2", RWKV),
     ("rwkv7", RWKV),
-    ("t5", "it has an encoder beside the decoder"),
-    ("talkie", "its gains of heads and embeddings are not described yet"),
+    ("step35", NOT_YET),
+    ("t5", ENCODER),
+    ("t5encoder", ENCODER),
+    ("wavtokenizer-dec", "it makes sounds, no text"),
 ];
 const DIFFUSION: &str = "a diffusion model, which does not write from left to right";
+const DRAFT: &str = "it drafts tokens for another model and is none by itself";
+const ENCODER: &str = "its encoder is not described yet";
+const NOT_YET: &str = "it is known and not described yet";
 const RWKV: &str = "the time mixing of RWKV is not described yet";
 
 /// The names of all architectures.

@@ -16,5 +16,5 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     if !h.has_tensor("blk.0.attn_norm.weight") {
         spec.layers[0].norms.before_mixer = None;
     }
-    Ok(spec)
+    spec.classifier(h, Activation::Gelu, false)
 }

@@ -5,6 +5,8 @@ use crate::model::{AttentionGate, EmbedNorm, Hparams, ModelError, ModelSpec, Nor
 
 /// In the norms of what the parts of a layer give.
 const POST_NORM_EPS: f32 = 1e-8;
+/// Of the logits, where the metadata has none.
+const SOFTCAP: f32 = 30.0;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = ModelSpec::unscaled(h)?.qk_norm().logit_scale(h)?;
@@ -14,6 +16,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = spec.norms(NormPlacement::PRE_AND_POST);
     spec.embed_norm = EmbedNorm::Bare;
     spec.post_norm_eps = POST_NORM_EPS;
-    spec.head.softcap = h.f32("final_logit_softcapping")?.filter(|&cap| cap != 0.0);
+    let cap = h.f32("final_logit_softcapping")?.unwrap_or(SOFTCAP);
+    spec.head.softcap = Some(cap).filter(|&cap| cap != 0.0);
     Ok(spec)
 }

@@ -5,5 +5,5 @@ use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec};
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let mut spec = ModelSpec::encoder(h)?.dense(Activation::Silu, DenseGate::InUp);
     spec.head.norm = Some("enc.output_norm");
-    Ok(spec)
+    spec.classifier(h, Activation::Tanh, false)
 }

@@ -6,5 +6,5 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     // All layers turn by the same base.
     h.hide("rope.freq_base_swa");
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norms(QkNorm::Whole);
-    spec.norms(NormPlacement::POST).sliding(h, 4, None)?.window_ropes(h, None)
+    spec.norms(NormPlacement::POST).sliding(h, 4, None)?.plain_window_ropes(h)
 }

@@ -3,5 +3,6 @@
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    Ok(ModelSpec::unscaled(h)?.rope(RopePairing::Neox))
+    let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox);
+    Ok(spec.each_rope(|_, rope| rope.freq_factors = false))
 }

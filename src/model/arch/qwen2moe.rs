@@ -9,7 +9,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec.each_moe(|i, moe| {
         moe.normalize_weights = false;
         let n_ff = h.shared_width(i).or(width).unwrap_or(moe.n_ff);
-        moe.shared = Some(SharedExpert { n_ff, suffix: "_shexp", gated: true });
+        moe.shared = Some(SharedExpert { n_ff, suffix: "_shexp", gated: true, clamp: None });
         if !own {
             moe.n_ff /= moe.n_used;
         }

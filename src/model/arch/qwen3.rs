@@ -1,7 +1,8 @@
 //! Qwen 3, dense (arXiv:2505.09388): norms of query and key heads.
 
-use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
+use crate::model::{Activation, Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    Ok(ModelSpec::llama_like(h)?.rope(RopePairing::Neox).qk_norm())
+    let spec = ModelSpec::llama_like(h)?.rope(RopePairing::Neox).qk_norm();
+    spec.classifier(h, Activation::Tanh, true)
 }

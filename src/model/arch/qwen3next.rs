@@ -35,6 +35,6 @@ fn deltas(h: &Hparams<'_>, delta: DeltaSpec) -> Result<ModelSpec, ModelError> {
     }
     Ok(spec.each_moe(|i, moe| {
         let n_ff = h.shared_width(i).or(width).unwrap_or(moe.n_ff);
-        moe.shared = Some(SharedExpert { n_ff, suffix: "_shexp", gated: true });
+        moe.shared = Some(SharedExpert { n_ff, suffix: "_shexp", gated: true, clamp: None });
     }))
 }

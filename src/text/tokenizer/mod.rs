@@ -69,7 +69,10 @@ pub struct Tokenizer {
     vocab_size: usize,
     add_bos: bool,
     add_eos: bool,
+    /// Stands between the texts of a pair, behind EOS if the file asks for that.
+    separator: Option<u32>,
     chat_template: Option<String>,
+    rerank_template: Option<String>,
     warnings: Vec<String>,
 }
 
@@ -155,9 +158,44 @@ impl Tokenizer {
         if tokenizer.add_eos && tokenizer.eos().is_none() {
             tokenizer.warnings.push("EOS should be added but the file names none".to_owned());
         }
-        let template = file.get("tokenizer.chat_template").and_then(|value| value.as_str());
-        tokenizer.chat_template = template.map(str::to_owned);
+        let text = |key| file.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+        tokenizer.separator = tokenizer.separator(file);
+        tokenizer.chat_template = text("tokenizer.chat_template");
+        tokenizer.rerank_template = text("tokenizer.chat_template.rerank");
         Ok(tokenizer)
+    }
+
+    /// RoBERTa's kin have one beside EOS; BERT's EOS is one.
+    fn separator(&self, file: &GgufFile) -> Option<u32> {
+        const ROBERTA: [&str; 3] = ["jina-v1-en", "jina-v2-code", "roberta-bpe"];
+        let pre = file.get(PRE).and_then(|value| value.as_str()).unwrap_or_default();
+        let flag = file.get("tokenizer.ggml.add_sep_token").and_then(|value| value.as_bool());
+        let is_bert = file.get(MODEL).and_then(|value| value.as_str()) == Some("bert");
+        if is_bert || !flag.unwrap_or(ROBERTA.contains(&pre)) {
+            return None;
+        }
+        // `seperator` is how files spell it.
+        let id = file.get("tokenizer.ggml.seperator_token_id").and_then(|value| value.as_u64());
+        id.and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < self.vocab_size)
+    }
+
+    /// Token ids of a query and a document as a reranker wants them: by the file's template if there
+    /// is one, in which the names of control tokens become those tokens; otherwise one behind the
+    /// other with the tokens that begin, part and end texts.
+    pub fn encode_pair(&self, query: &str, document: &str) -> Result<Vec<u32>, TextError> {
+        let plain = EncodeOptions { add_special: false, parse_special: false };
+        if let Some(template) = &self.rerank_template {
+            let text = fill(template, query, document);
+            return self.encode(&text, EncodeOptions { parse_special: true, ..plain });
+        }
+        let end = || self.eos().filter(|_| self.add_eos);
+        let mut ids: Vec<u32> = self.bos().filter(|_| self.add_bos).into_iter().collect();
+        ids.extend(self.encode(query, plain)?);
+        ids.extend(end());
+        ids.extend(self.separator);
+        ids.extend(self.encode(document, plain)?);
+        ids.extend(end());
+        Ok(ids)
     }
 
     /// Token ids of `text`.
@@ -272,8 +310,17 @@ impl Tokenizer {
         })?;
         let (add_bos, add_eos) = (false, false);
         let vocab_size = vocab_size as usize;
-        let (chat_template, warnings) = (None, Vec::new());
-        Ok(Self { kind: Kind::None, vocab_size, add_bos, add_eos, chat_template, warnings })
+        let (separator, chat_template, rerank_template, warnings) = Default::default();
+        Ok(Self {
+            kind: Kind::None,
+            vocab_size,
+            add_bos,
+            add_eos,
+            separator,
+            chat_template,
+            rerank_template,
+            warnings,
+        })
     }
 
     fn spm(file: &GgufFile) -> Result<Self, TextError> {
@@ -359,7 +406,17 @@ impl Tokenizer {
         let pipeline = Pipeline::new(preparation, normalization, words, model, detokenizer);
         let kind = Kind::Text(Box::new(TextKind { vocab, finder, pipeline }));
         let [add_bos, add_eos] = recipe.adds;
-        Self { kind, vocab_size, add_bos, add_eos, chat_template: None, warnings }
+        let (separator, chat_template, rerank_template) = Default::default();
+        Self {
+            kind,
+            vocab_size,
+            add_bos,
+            add_eos,
+            separator,
+            chat_template,
+            rerank_template,
+            warnings,
+        }
     }
 
     fn text_kind(&self) -> Option<&TextKind> {
@@ -376,6 +433,23 @@ impl Tokenizer {
     fn gemma4(&self) -> bool {
         self.text_kind().is_some_and(|kind| kind.pipeline.is_gemma4())
     }
+}
+
+/// A reranker's template with its `{query}` and `{document}`, all at once: what they are replaced by
+/// is not searched.
+fn fill(template: &str, query: &str, document: &str) -> String {
+    let mut filled = String::with_capacity(template.len() + query.len() + document.len());
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        filled.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let known = [("{query}", query), ("{document}", document)];
+        let (name, text) =
+            known.into_iter().find(|row| rest.starts_with(row.0)).unwrap_or(("{", "{"));
+        filled.push_str(text);
+        rest = &rest[name.len()..];
+    }
+    filled + rest
 }
 
 /// `None` when the key is missing or empty.

@@ -1,0 +1,143 @@
+//! `teff rerank`: how well documents answer a query, by the scores of a reranker.
+//!
+//! A cross-encoder reads query and document together, so that each document costs as much as a
+//! prompt of both.
+
+use super::embed::{Lines, TEXTS_MAX};
+use super::options::{ContextArgs, EngineArgs, ModelArgs};
+use super::{CliError, interrupt};
+use crate::backend::pages::KvType;
+use crate::engine::{Engine, EngineOptions};
+use crate::model::Pooling;
+use crate::text::Tokenizer;
+use serde_json::json;
+use std::io::{Write, stderr};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+/// `teff rerank`
+#[derive(clap::Args, Debug)]
+pub struct RerankArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What the documents are scored by
+    #[arg(short, long, value_name = "TEXT")]
+    query: String,
+    /// A document; may be given several times [default: each line of standard input is one]
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    prompt: Vec<String>,
+    /// Read the documents from a file, one from each line
+    #[arg(short, long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// Print only the best N documents, the best first [default: all, in their order]
+    #[arg(long, value_name = "N")]
+    top_n: Option<usize>,
+    /// Print one JSON object for each document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// A document and what the model says of it.
+struct Scored {
+    index: usize,
+    text: String,
+    n_tokens: usize,
+    /// The first one counts; classifiers of several labels give more.
+    scores: Vec<f32>,
+}
+
+/// Prints the scores of the documents.
+pub fn rerank(args: &RerankArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let cancel = interrupt::flag()?;
+    let options = EngineOptions {
+        n_ctx: args.context.ctx.map(|n| n as usize),
+        // Which pays for tokens one by one.
+        repack: false,
+        ..args.engine.options(KvType::F32)?
+    };
+    let mut model = args.engine.open(&args.model)?;
+    model.give_vectors();
+    let tokenizer = model.tokenizer()?;
+    let engine = Engine::new(&model, &options)?;
+    args.engine.lock(&model, &engine)?;
+    for warning in tokenizer.warnings() {
+        writeln!(stderr(), "warning: {warning}")?;
+    }
+    let mut reranker = Reranker { args, tokenizer, engine, best: Vec::new(), done: 0 };
+    if !args.prompt.is_empty() {
+        for texts in args.prompt.chunks(TEXTS_MAX) {
+            reranker.score(texts.to_vec(), out)?;
+        }
+        return reranker.write_best(out);
+    }
+    let mut lines = Lines::open(args.file.as_deref())?;
+    loop {
+        let mut texts = Vec::new();
+        while let Some(text) = lines.next()? {
+            texts.push(text);
+            // Whoever waits for an answer before the next line gets it.
+            if texts.len() == TEXTS_MAX || !lines.has_next() {
+                break;
+            }
+        }
+        if texts.is_empty() || cancel.load(Ordering::Relaxed) {
+            return reranker.write_best(out);
+        }
+        reranker.score(texts, out)?;
+    }
+}
+
+/// What is needed for each group of documents.
+struct Reranker<'a> {
+    args: &'a RerankArgs,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    /// The best so far, if only those are wanted.
+    best: Vec<Scored>,
+    /// Documents so far.
+    done: usize,
+}
+
+impl Reranker<'_> {
+    /// Scores some documents, and prints them if all are wanted.
+    fn score(&mut self, texts: Vec<String>, out: &mut dyn Write) -> Result<(), CliError> {
+        let pairs = texts.iter().map(|text| self.tokenizer.encode_pair(&self.args.query, text));
+        let pairs: Vec<Vec<u32>> = pairs.collect::<Result<_, _>>()?;
+        let scores = self.engine.embed(&pairs, Pooling::Rank);
+        let scores = scores.map_err(|error| error.after_texts(self.done))?;
+        for ((text, pair), scores) in texts.into_iter().zip(pairs).zip(scores) {
+            let scored = Scored { index: self.done, text, n_tokens: pair.len(), scores };
+            self.done += 1;
+            match self.args.top_n {
+                None => self.write(&scored, out)?,
+                Some(_) => self.best.push(scored),
+            }
+        }
+        // Sorting is stable: of equals the first come first.
+        self.best.sort_by(|a, b| b.scores[0].total_cmp(&a.scores[0]));
+        self.best.truncate(self.args.top_n.unwrap_or(0));
+        Ok(out.flush()?)
+    }
+
+    fn write_best(&self, out: &mut dyn Write) -> Result<(), CliError> {
+        self.best.iter().try_for_each(|scored| self.write(scored, out))
+    }
+
+    fn write(&self, scored: &Scored, out: &mut dyn Write) -> Result<(), CliError> {
+        let Scored { index, text, n_tokens, scores } = scored;
+        if !self.args.json {
+            return Ok(writeln!(out, "{:?}\t{text}", scores[0])?);
+        }
+        let mut object = json!({
+            "index": index, "tokens": n_tokens, "relevance_score": scores[0], "document": text,
+        });
+        if scores.len() > 1 {
+            object["scores"] = json!(scores);
+        }
+        Ok(writeln!(out, "{object}")?)
+    }
+}
