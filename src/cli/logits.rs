@@ -1,15 +1,17 @@
 //! `teff logits`: the raw output of the network, for tests and comparisons.
 
 use super::CliError;
-use super::options::{ContextArgs, EngineArgs, ModelArgs, parse_ids};
+use super::options::{EngineArgs, ModelArgs, parse_ids};
 use crate::backend::pages::KvType;
 use crate::decoder::{Logits, Run, StepError};
-use crate::engine::{Engine, EngineOptions, N_CTX_DEFAULT};
+use crate::engine::{Engine, EngineOptions};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 /// Rows of logits computed at a time when nobody says.
 const BATCH_DEFAULT: usize = 64;
+/// What llama.cpp's library takes if nothing is said, so that its logits can be compared.
+const N_CTX_DEFAULT: usize = 512;
 
 /// `teff logits`
 #[derive(clap::Args, Debug)]
@@ -25,8 +27,10 @@ pub struct LogitsArgs {
     #[arg(long, value_name = "N", default_value_t = BATCH_DEFAULT as u32,
           value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
-    #[command(flatten)]
-    context: ContextArgs,
+    /// Context in tokens, on which rotations of some models depend [default: 512, as in llama.cpp, or
+    /// more if there are more tokens]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx: Option<u32>,
     /// Output: little-endian f32, [tokens][vocabulary]
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
@@ -44,10 +48,12 @@ pub fn logits(args: &LogitsArgs) -> Result<(), CliError> {
     }
     let model = args.engine.open_generator(&args.model)?;
     let batch = (args.batch as usize).min(tokens.len());
-    // Rotations may differ by how long a context may grow: here as where texts are continued.
-    let n_ctx = match args.context.ctx {
+    let n_ctx = match args.ctx {
         Some(n_ctx) => n_ctx as usize,
-        None => model.spec().n_ctx_default(N_CTX_DEFAULT).max(tokens.len()),
+        None => {
+            let most = model.spec().n_ctx_max.unwrap_or(N_CTX_DEFAULT);
+            most.min(N_CTX_DEFAULT).max(tokens.len())
+        }
     };
     let options = EngineOptions {
         n_ctx: Some(n_ctx),
