@@ -144,9 +144,13 @@ pub(crate) struct Place {
 impl Place {
     /// Puts the wanted ones of a token's lanes into `y`, `[tokens][n_rows]`.
     #[inline]
-    pub fn put(&self, lanes: &[f32], token: usize, y: &mut [f32]) {
+    pub fn put<const LANES: usize>(&self, lanes: &[f32; LANES], token: usize, y: &mut [f32]) {
         let y = &mut y[token * self.n_rows + self.first..][..self.n];
-        y.copy_from_slice(&lanes[self.skip..][..self.n]);
+        match y.first_chunk_mut() {
+            // All of them: no call of a copy.
+            Some(all) => *all = *lanes,
+            None => y.copy_from_slice(&lanes[self.skip..][..self.n]),
+        }
     }
 }
 

@@ -1,20 +1,14 @@
 //! `teff embed`: texts to vectors, several texts at a time as they come.
 
+use super::lines::{Lines, TEXTS_MAX};
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
 use super::{CliError, interrupt};
-use crate::backend::pages::KvType;
-use crate::engine::{Engine, EngineOptions, normalize};
+use crate::engine::{Engine, normalize};
 use crate::model::Pooling;
-use crate::text::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer};
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stderr, stdin};
-use std::path::{Path, PathBuf};
+use crate::text::{EncodeOptions, Tokenizer};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-
-/// Texts that are handed over together, if as many have come: enough for several steps.
-pub(super) const TEXTS_MAX: usize = 64;
-/// Bytes of the lines that are read at a time: as much as a pipe holds.
-const READ_BYTES: usize = 64 << 10;
 
 /// `teff embed`
 #[derive(clap::Args, Debug)]
@@ -66,20 +60,7 @@ impl From<PoolingArg> for Pooling {
 /// Prints the vectors of the texts, in their order.
 pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let cancel = interrupt::flag()?;
-    let options = EngineOptions {
-        n_ctx: args.context.ctx.map(|n| n as usize),
-        // Which pays for tokens one by one.
-        repack: false,
-        ..args.engine.options(KvType::F32)?
-    };
-    let mut model = args.engine.open(&args.model)?;
-    model.give_vectors();
-    let tokenizer = model.tokenizer()?;
-    let engine = Engine::new(&model, &options)?;
-    args.engine.lock(&model, &engine)?;
-    for warning in tokenizer.warnings() {
-        writeln!(stderr(), "warning: {warning}")?;
-    }
+    let (model, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
     let pooling = args.pooling.map(Pooling::from).or(model.spec().pooling);
     let pooling = pooling.unwrap_or(Pooling::Mean);
     if pooling == Pooling::Rank {
@@ -95,14 +76,7 @@ pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let mut lines = Lines::open(args.file.as_deref())?;
     loop {
-        let mut texts = Vec::new();
-        while let Some(text) = lines.next()? {
-            texts.push(text);
-            // Whoever waits for an answer before the next line gets it.
-            if texts.len() == TEXTS_MAX || !lines.has_next() {
-                break;
-            }
-        }
+        let texts = lines.next_group()?;
         if texts.is_empty() || cancel.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -180,51 +154,4 @@ fn write_numbers(numbers: &[f32], between: &str, out: &mut dyn Write) -> std::io
         write!(out, "{between}{number:?}")?;
     }
     Ok(())
-}
-
-/// The lines of an input.
-pub(super) struct Lines<'a> {
-    reader: BufReader<Box<dyn Read>>,
-    name: &'a Path,
-    /// Lines so far.
-    number: usize,
-}
-
-impl<'a> Lines<'a> {
-    /// Of a file, or of standard input.
-    pub(super) fn open(file: Option<&'a Path>) -> Result<Lines<'a>, CliError> {
-        let (input, name): (Box<dyn Read>, &Path) = match file {
-            Some(path) => (Box::new(File::open(path).map_err(CliError::at(path))?), path),
-            None => (Box::new(stdin().lock()), Path::new("standard input")),
-        };
-        if file.is_none() && stdin().is_terminal() {
-            writeln!(stderr(), "Type one text on each line, then Ctrl-D on a line of its own.")?;
-        }
-        Ok(Lines { reader: BufReader::with_capacity(READ_BYTES, input), name, number: 0 })
-    }
-
-    /// The next line without its end, or `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<String>, CliError> {
-        self.number += 1;
-        let mut line = Vec::new();
-        let mut limited = self.reader.by_ref().take(TEXT_BYTES_MAX as u64 + 1);
-        limited.read_until(b'\n', &mut line).map_err(CliError::at(self.name))?;
-        if line.is_empty() {
-            return Ok(None);
-        }
-        let at = |problem: &str| {
-            CliError::failed(format!("{}, line {}: {problem}", self.name.display(), self.number))
-        };
-        if line.len() > TEXT_BYTES_MAX {
-            return Err(at(&format!("longer than {TEXT_BYTES_MAX} bytes")));
-        }
-        let text = String::from_utf8(line).map_err(|_| at("is not UTF-8"))?;
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        Ok(Some(text.strip_suffix('\r').unwrap_or(text).to_string()))
-    }
-
-    /// Whether a further line has come already.
-    pub(super) fn has_next(&self) -> bool {
-        self.reader.buffer().contains(&b'\n')
-    }
 }

@@ -186,6 +186,15 @@ impl<'a> Report<'a> {
         self.types.values().map(|sum| sum.bytes).sum()
     }
 
+    /// What the weights may take once a model answers: codebook types are written out for that.
+    fn answering_bytes(&self) -> u64 {
+        let answering = |(ty, sum): (&GgmlType, &TypeSum)| {
+            let kernels = self.kernels.types(*ty).filter(|kernels| kernels.lanes().is_some());
+            kernels.map_or(sum.bytes, |k| k.interleaved_row_bytes(sum.bytes as usize) as u64)
+        };
+        self.types.iter().map(answering).sum()
+    }
+
     fn bits_per_weight(&self) -> f64 {
         self.tensor_bytes() as f64 * 8.0 / self.n_weights().max(1) as f64
     }
@@ -272,13 +281,17 @@ impl<'a> Report<'a> {
 
     fn write_memory(&self, spec: &ModelSpec, out: &mut dyn Write) -> Result<(), CliError> {
         let n_ctx = n_ctx(spec, self.args);
-        let (weights, kind) = (self.tensor_bytes(), self.args.kv_type);
+        let (weights, kind) = (self.answering_bytes(), self.args.kv_type);
         let scratch = self.scratch_bytes(n_ctx);
         let kv = |kind| bytes(kv_bytes(spec, kind, n_ctx));
+        let from_file = match self.tensor_bytes() {
+            same if same == weights => String::new(),
+            file => format!(" written out to answer, {} with --no-repack", bytes(file)),
+        };
         let kinds: Vec<_> = KvType::ALL.iter().map(|&k| format!("{} in {k}", kv(k))).collect();
         let all = bytes(weights + kv_bytes(spec, kind, n_ctx) + scratch);
         writeln!(out, "\nMemory for a context of {n_ctx} tokens")?;
-        writeln!(out, "  weights          {}", bytes(weights))?;
+        writeln!(out, "  weights          {}{from_file}", bytes(weights))?;
         let has_states = spec.layers.iter().any(|layer| {
             !matches!(layer.mixer, Mixer::None | Mixer::Attention(_) | Mixer::Latent(_))
         });
@@ -341,7 +354,7 @@ impl<'a> Report<'a> {
         if let Some(spec) = &self.spec {
             let (n_ctx, kind) = (n_ctx(spec, self.args), self.args.kv_type);
             let kv = |kind: KvType| (kind.name().to_string(), json!(kv_bytes(spec, kind, n_ctx)));
-            let (weights, scratch) = (self.tensor_bytes(), self.scratch_bytes(n_ctx));
+            let (weights, scratch) = (self.answering_bytes(), self.scratch_bytes(n_ctx));
             let kv_bytes = kv_bytes(spec, kind, n_ctx);
             object["layers"] = json!(spec.layers.len());
             object["n_embd"] = json!(spec.n_embd);

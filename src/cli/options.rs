@@ -7,6 +7,7 @@ use crate::backend::cpu::topology::CpuSet;
 use crate::backend::pages::KvType;
 use crate::cache::{Cache, ModelRef};
 use crate::engine::{Engine, EngineError, EngineOptions, Model};
+use crate::text::Tokenizer;
 use gguf_rs_lite::{GgufFile, Scalar};
 use std::io::{Write, stderr};
 use std::path::PathBuf;
@@ -122,6 +123,29 @@ impl EngineArgs {
                 Err(CliError::failed(format!("{path}: {error}")))
             }
         }
+    }
+
+    /// A model that reads texts and gives vectors or scores, with what that takes.
+    pub fn open_encoder(
+        &self,
+        model: &ModelArgs,
+        context: &ContextArgs,
+    ) -> Result<(Model, Tokenizer, Engine), CliError> {
+        let options = EngineOptions {
+            n_ctx: context.ctx.map(|n| n as usize),
+            // Which pays for tokens one by one.
+            repack: false,
+            ..self.options(KvType::F32)?
+        };
+        let mut model = self.open(model)?;
+        model.give_vectors();
+        let tokenizer = model.tokenizer()?;
+        let engine = Engine::new(&model, &options)?;
+        self.lock(&model, &engine)?;
+        for warning in tokenizer.warnings() {
+            writeln!(stderr(), "warning: {warning}")?;
+        }
+        Ok((model, tokenizer, engine))
     }
 
     /// Locks memory if the user wants that; a warning tells if it cannot be done.

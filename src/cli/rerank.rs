@@ -3,15 +3,14 @@
 //! A cross-encoder reads query and document together, so that each document costs as much as a
 //! prompt of both.
 
-use super::embed::{Lines, TEXTS_MAX};
+use super::lines::{Lines, TEXTS_MAX};
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
 use super::{CliError, interrupt};
-use crate::backend::pages::KvType;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::Engine;
 use crate::model::Pooling;
 use crate::text::Tokenizer;
 use serde_json::json;
-use std::io::{Write, stderr};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -53,20 +52,7 @@ struct Scored {
 /// Prints the scores of the documents.
 pub fn rerank(args: &RerankArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let cancel = interrupt::flag()?;
-    let options = EngineOptions {
-        n_ctx: args.context.ctx.map(|n| n as usize),
-        // Which pays for tokens one by one.
-        repack: false,
-        ..args.engine.options(KvType::F32)?
-    };
-    let mut model = args.engine.open(&args.model)?;
-    model.give_vectors();
-    let tokenizer = model.tokenizer()?;
-    let engine = Engine::new(&model, &options)?;
-    args.engine.lock(&model, &engine)?;
-    for warning in tokenizer.warnings() {
-        writeln!(stderr(), "warning: {warning}")?;
-    }
+    let (_, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
     let mut reranker = Reranker { args, tokenizer, engine, best: Vec::new(), done: 0 };
     if !args.prompt.is_empty() {
         for texts in args.prompt.chunks(TEXTS_MAX) {
@@ -76,14 +62,7 @@ pub fn rerank(args: &RerankArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let mut lines = Lines::open(args.file.as_deref())?;
     loop {
-        let mut texts = Vec::new();
-        while let Some(text) = lines.next()? {
-            texts.push(text);
-            // Whoever waits for an answer before the next line gets it.
-            if texts.len() == TEXTS_MAX || !lines.has_next() {
-                break;
-            }
-        }
+        let texts = lines.next_group()?;
         if texts.is_empty() || cancel.load(Ordering::Relaxed) {
             return reranker.write_best(out);
         }

@@ -27,7 +27,7 @@ use crate::interleave::groups;
 use crate::isa::Level;
 use crate::isa::detect::Avx512Vnni;
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
-use crate::table::{InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
+use crate::table::{Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
 use gguf_rs_lite::GgmlType;
 
 /// The table, for those who can show that the CPU has the features.
@@ -50,30 +50,7 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
             types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
         }
         if let Some(matmul) = interleaved_of(types[i].ty) {
-            types[i].interleaved = Some(match types[i].ty {
-                GgmlType::IQ1_S => {
-                    expanded_form::iq1_s::<{ lanes::LANES }>(matmul, expanded_rows::iq1_s)
-                }
-                GgmlType::IQ1_M => {
-                    expanded_form::iq1_m::<{ lanes::LANES }>(matmul, expanded_rows::iq1_m)
-                }
-                GgmlType::IQ2_XXS => {
-                    expanded_form::iq2_xxs::<{ lanes::LANES }>(matmul, expanded_rows::iq2_xxs)
-                }
-                GgmlType::IQ2_XS => {
-                    expanded_form::iq2_xs::<{ lanes::LANES }>(matmul, expanded_rows::iq2_xs)
-                }
-                GgmlType::IQ2_S => {
-                    expanded_form::iq2_s::<{ lanes::LANES }>(matmul, expanded_rows::iq2_s)
-                }
-                GgmlType::IQ3_XXS => {
-                    expanded_form::iq3_xxs::<{ lanes::LANES }>(matmul, expanded_rows::iq3_xxs)
-                }
-                GgmlType::IQ3_S => {
-                    expanded_form::iq3_s::<{ lanes::LANES }>(matmul, expanded_rows::iq3_s)
-                }
-                _ => avx2::interleaved_by::<{ lanes::LANES }>(matmul),
-            });
+            types[i].interleaved = Some(expanded_rows::form_of(types[i].ty, matmul));
         }
         i += 1;
     }
@@ -223,8 +200,18 @@ mod expanded_rows {
     use super::*;
 
     macro_rules! expanded {
-        ($($name:ident: $ty:ty;)*) => {
-            $(pub fn $name(
+        ($($ty:ident, $name:ident: $block:ty;)*) => {
+            /// The interleaved form of a type, with its kernel of groups.
+            pub const fn form_of(ty: GgmlType, matmul: InterleavedFn) -> Interleaved {
+                match ty {
+                    $(GgmlType::$ty => {
+                        expanded_form::$name::<{ lanes::LANES }>(matmul, $name)
+                    })*
+                    _ => avx2::interleaved_by::<{ lanes::LANES }>(matmul),
+                }
+            }
+
+            $(fn $name(
                 w: &[u8],
                 n_rows: usize,
                 acts: &Acts<'_>,
@@ -239,7 +226,7 @@ mod expanded_rows {
                     scratch: &mut VnniScratch,
                     y: &mut [f32],
                 ) {
-                    panels::wide_256(w, n_rows, acts, scratch, y, |b: &$ty, wide| {
+                    panels::wide_256(w, n_rows, acts, scratch, y, |b: &$block, wide| {
                         codebook::expanded(b, wide);
                     });
                 }
@@ -250,13 +237,13 @@ mod expanded_rows {
     }
 
     expanded! {
-        iq1_s: ExpandedIQ1S;
-        iq1_m: ExpandedIQ1M;
-        iq2_xxs: ExpandedIQ2XXS;
-        iq2_xs: ExpandedIQ2XS;
-        iq2_s: ExpandedIQ2S;
-        iq3_xxs: ExpandedIQ3XXS;
-        iq3_s: ExpandedIQ3S;
+        IQ1_S, iq1_s: ExpandedIQ1S;
+        IQ1_M, iq1_m: ExpandedIQ1M;
+        IQ2_XXS, iq2_xxs: ExpandedIQ2XXS;
+        IQ2_XS, iq2_xs: ExpandedIQ2XS;
+        IQ2_S, iq2_s: ExpandedIQ2S;
+        IQ3_XXS, iq3_xxs: ExpandedIQ3XXS;
+        IQ3_S, iq3_s: ExpandedIQ3S;
     }
 }
 
