@@ -428,7 +428,7 @@ mod tests {
         check(IQ2_XS);
         check(IQ2_S);
         check(IQ1);
-        check(IQ3_XXS.map(u64::from));
-        check(IQ3_S.map(u64::from));
+        check(IQ3_XXS);
+        check(IQ3_S);
     }
 }

@@ -15,10 +15,10 @@ use crate::float::fma;
 use gguf_rs_lite::GgmlType;
 
 pub mod bf16;
-pub mod f16;
-// A module named `f32` would hide the primitive type in this file.
 pub(crate) mod codebook;
 pub(crate) mod expanded;
+pub mod f16;
+// A module named `f32` would hide the primitive type in this file.
 #[path = "f32.rs"]
 pub mod f32_;
 pub mod iq1_m;

@@ -64,11 +64,12 @@ impl Interleaved {
     /// All weights that the kernels have such a form of, none of them done. Without enough memory,
     /// only those that take no more of it than in the file, or none at all.
     pub fn plan(kernels: &KernelTable, program: &mut Program) -> Interleaved {
+        let most = available_bytes().map_or(0, |available| available / AVAILABLE_SHARE);
         for may_grow in [true, false] {
             let (weights, end) = entries(kernels, program, may_grow);
-            let fits =
-                available_bytes().is_some_and(|available| end <= available / AVAILABLE_SHARE);
-            if fits && let Ok(bytes) = Shared::mapped(end) {
+            if end <= most
+                && let Ok(bytes) = Shared::mapped(end)
+            {
                 return Interleaved { bytes, weights, next: 0 };
             }
         }

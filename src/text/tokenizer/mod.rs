@@ -308,11 +308,15 @@ impl Tokenizer {
             key: "<architecture>.vocab_size",
             need: "below 2^32".to_owned(),
         })?;
+        Ok(Self::of_kind(Kind::None, vocab_size as usize))
+    }
+
+    /// That adds nothing, without templates.
+    fn of_kind(kind: Kind, vocab_size: usize) -> Self {
         let (add_bos, add_eos) = (false, false);
-        let vocab_size = vocab_size as usize;
         let (separator, chat_template, rerank_template, warnings) = Default::default();
-        Ok(Self {
-            kind: Kind::None,
+        Self {
+            kind,
             vocab_size,
             add_bos,
             add_eos,
@@ -320,7 +324,7 @@ impl Tokenizer {
             chat_template,
             rerank_template,
             warnings,
-        })
+        }
     }
 
     fn spm(file: &GgufFile) -> Result<Self, TextError> {
@@ -406,17 +410,7 @@ impl Tokenizer {
         let pipeline = Pipeline::new(preparation, normalization, words, model, detokenizer);
         let kind = Kind::Text(Box::new(TextKind { vocab, finder, pipeline }));
         let [add_bos, add_eos] = recipe.adds;
-        let (separator, chat_template, rerank_template) = Default::default();
-        Self {
-            kind,
-            vocab_size,
-            add_bos,
-            add_eos,
-            separator,
-            chat_template,
-            rerank_template,
-            warnings,
-        }
+        Self { add_bos, add_eos, warnings, ..Self::of_kind(kind, vocab_size) }
     }
 
     fn text_kind(&self) -> Option<&TextKind> {

@@ -6,7 +6,7 @@
 //! wider store has just written.
 
 use super::mem::{alone, load, load_8, load_16, store, store_16};
-use super::unpack::{Wide256, half, halves_swapped};
+use super::unpack::{Wide256, bits, bits_set, half, halves_swapped, two_bits};
 use crate::block::codebook;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::*;
@@ -109,11 +109,7 @@ pub(in crate::isa) fn iq2_xs(b: &BlockIQ2XS, wide: &mut Wide256) {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in crate::isa) fn iq2_s(b: &BlockIQ2S, wide: &mut Wide256) {
-    // Byte `i` of a word is the byte shifted by `2i`: its low two bits are of use.
-    let once = _mm256_cvtepu8_epi32(load_8(&b.qh));
-    let twice = _mm256_or_si256(once, _mm256_slli_epi32::<6>(once));
-    let high = _mm256_or_si256(twice, _mm256_slli_epi32::<12>(twice));
-    let fours = fours(numbers(&b.qs, high));
+    let fours = fours(numbers(&b.qs, two_bits(&b.qh)));
     signed(wide, load(&b.signs), |k| two_of(&codebook::IQ2_S, &fours, k));
     odd_16(&b.scales, wide);
     wide.d = half(b.d) / 8.0;
@@ -137,13 +133,8 @@ pub(in crate::isa) fn iq3_xxs(b: &BlockIQ3XXS, wide: &mut Wide256) {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in crate::isa) fn iq3_s(b: &BlockIQ3S, wide: &mut Wide256) {
-    const EACH: [u8; 32] = each_eight([0, 1, 2, 3]);
     let ((qs, _), (qh, _)) = (b.qs.as_flattened().as_chunks(), b.qh.as_chunks());
-    let ninths = [qh[0], qh[1]].map(|bytes| {
-        let bytes = _mm256_set1_epi32(i32::from_le_bytes(bytes));
-        bits_set(_mm256_shuffle_epi8(bytes, load(&EACH)))
-    });
-    let fours = [fours(numbers(&qs[0], ninths[0])), fours(numbers(&qs[1], ninths[1]))];
+    let fours = [fours(numbers(&qs[0], bits(&qh[0], 1))), fours(numbers(&qs[1], bits(&qh[1], 1)))];
     signed(wide, load(&b.signs), |k| {
         let point = |n| entry(&codebook::IQ3_S, fours[k / 8][k % 8], n) as i32;
         _mm_setr_epi32(point(0), point(1), point(2), point(3))
@@ -161,14 +152,7 @@ pub(in crate::isa) fn expanded<B: Codebook, const S: usize>(
     b: &Expanded<B, S>,
     wide: &mut Wide256,
 ) {
-    let (qs, _) = b.qs.as_flattened().as_chunks::<32>();
-    let (values, low) = (_mm256_broadcastsi128_si256(load_16(&B::VALUES)), _mm256_set1_epi8(15));
-    for i in 0..4 {
-        let both = load(&qs[i]);
-        let last = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
-        wide.put(i, 0, _mm256_shuffle_epi8(values, _mm256_and_si256(both, low)));
-        wide.put(i, 1, _mm256_shuffle_epi8(values, last));
-    }
+    wide.put_nibbles(&b.qs, &B::VALUES);
     let (eights, _) = b.scales.as_chunks::<8>();
     if B::GROUP == 32 {
         store_16(&mut wide.scales[0], _mm_cvtepu8_epi16(load_8(&eights[0])));
@@ -204,9 +188,9 @@ pub(super) fn expand<B: Codebook, const S: usize>(wide: &Wide256, out: &mut Expa
         32 => _mm_packus_epi16(first, first),
         _ => _mm_or_si128(first, _mm_slli_epi16::<8>(second)),
     };
-    let (mut scales, n) = ([0u8; 16], S);
+    let mut scales = [0u8; 16];
     store_16(&mut scales, bytes);
-    out.scales.copy_from_slice(&scales[..n]);
+    out.scales.copy_from_slice(&scales[..S]);
     out.d = wide.d.to_le_bytes();
 }
 
@@ -289,14 +273,6 @@ const fn each_eight(bytes: [u8; 4]) -> [u8; 32] {
         i += 1;
     }
     order
-}
-
-/// All bits of byte `i` are those of bit `i % 8` of it.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn bits_set(bytes: __m256i) -> __m256i {
-    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
 }
 
 /// Numbers of 16 bits from their halves.

@@ -4,7 +4,7 @@
 //! is to be taken off them. Of a super-block, register `j` is elements `32j..32j + 32`; callers
 //! unroll their loops, so that `j` is a constant and all shifts are immediate.
 
-use super::mem::{load, load_16, load_head, load_tail, store, store_16};
+use super::mem::{load, load_8, load_16, load_head, load_tail, store, store_16};
 use super::sum::transpose_4;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::*;
@@ -123,6 +123,20 @@ impl Wide256 {
     pub fn put(&mut self, i: usize, half: usize, codes: __m256i) {
         store(&mut self.magnitudes[i][half], _mm256_abs_epi8(codes));
         store(&mut self.signs[i][half], codes);
+    }
+
+    /// What nibbles stand for, of each 32 low ones first, then high ones.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn put_nibbles(&mut self, qs: &[[u8; 16]; 8], values: &[i8; 16]) {
+        let (qs, _) = qs.as_flattened().as_chunks::<32>();
+        let (values, low) = (_mm256_broadcastsi128_si256(load_16(values)), _mm256_set1_epi8(15));
+        for i in 0..4 {
+            let both = load(&qs[i]);
+            let last = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+            self.put(i, 0, _mm256_shuffle_epi8(values, _mm256_and_si256(both, low)));
+            self.put(i, 1, _mm256_shuffle_epi8(values, last));
+        }
     }
 
     #[inline]
@@ -359,14 +373,30 @@ pub(in crate::isa) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> __m256i 
 /// `value` for each bit that is set.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn bits(bits: &[u8; 4], value: i8) -> __m256i {
+pub(super) fn bits(bits: &[u8; 4], value: i8) -> __m256i {
     // Byte i gets byte i / 8 of the bits, of which bit i % 8 is to be found.
     let spread =
         _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
     let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*bits)), spread);
-    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
-    _mm256_and_si256(is_set, _mm256_set1_epi8(value))
+    _mm256_and_si256(bits_set(bits), _mm256_set1_epi8(value))
+}
+
+/// All bits of byte `i` are those of bit `i % 8` of it.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn bits_set(bytes: __m256i) -> __m256i {
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
+}
+
+/// 32 numbers of two bits, a byte each: what is above these two bits is of no use.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn two_bits(bytes: &[u8; 8]) -> __m256i {
+    // A byte's four numbers, from bit 2i on, to bit 8i.
+    let x = _mm256_cvtepu8_epi32(load_8(bytes));
+    let x = _mm256_or_si256(x, _mm256_slli_epi32::<12>(x));
+    _mm256_or_si256(x, _mm256_slli_epi32::<6>(x))
 }
 
 /// The codes of Q1_0.
@@ -380,11 +410,7 @@ pub(in crate::isa) fn q1_0(b: &BlockQ1_0, j: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in crate::isa) fn q2_0(b: &BlockQ2_0, j: usize) -> __m256i {
-    // A byte's four codes, from bit 2i on, to bit 8i.
-    let x = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(b.qs[j])));
-    let x = _mm256_or_si256(x, _mm256_slli_epi32::<12>(x));
-    let x = _mm256_or_si256(x, _mm256_slli_epi32::<6>(x));
-    _mm256_and_si256(x, _mm256_set1_epi8(3))
+    _mm256_and_si256(two_bits(&b.qs[j]), _mm256_set1_epi8(3))
 }
 
 /// The codes of NVFP4.
@@ -553,16 +579,7 @@ pub(super) fn shifted(x: __m256i, right: i32) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn iq4_xs(b: &BlockIQ4XS, wide: &mut Wide256) {
-    let (qs, _) = b.qs.as_flattened().as_chunks::<32>();
-    let (values, low) = (load_16(&iq4_nl::VALUES), _mm256_set1_epi8(15));
-    let values = _mm256_broadcastsi128_si256(values);
-    for i in 0..4 {
-        let both = load(&qs[i]);
-        let first = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
-        let last = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
-        wide.put(i, 0, first);
-        wide.put(i, 1, _mm256_shuffle_epi8(values, last));
-    }
+    wide.put_nibbles(&b.qs, &iq4_nl::VALUES);
     store_16(&mut wide.scales[0], eight_scales_iq4_xs(b));
     wide.d = half(b.d);
 }
