@@ -120,7 +120,7 @@ fn float_operations(table: &KernelTable, ghz: f64) {
     println!("\nnanoseconds for {COLS} elements");
     for format in [ActFormat::Q8x32] {
         for tokens in [1, 2 * PANEL_TOKENS] {
-            let plan = ActPlan::new(format, COLS, tokens);
+            let plan = table.plan(format, COLS, tokens);
             let tokens = plan.tokens_of(0).len();
             let input = x.repeat(tokens);
             let (mut q, mut d) = (vec![0; plan.q_len()], vec![0.0; plan.d_len()]);
@@ -181,7 +181,7 @@ struct Input {
 
 impl Input {
     fn new(table: &KernelTable, kernels: &TypeKernels, n: usize) -> Input {
-        let plan = ActPlan::new(kernels.act, COLS, n);
+        let plan = table.plan(kernels.act, COLS, n);
         let x: Vec<f32> = (0..n * COLS).map(|i| (i as f32 * 0.37).sin()).collect();
         let units = plan.units();
         let (mut q, mut d) = (vec![0; units * plan.q_len()], vec![0.0; units * plan.d_len()]);

@@ -18,11 +18,10 @@
 //! | | `q` | `d` | `s` |
 //! |---|---|---|---|
 //! | Rows | `[cols]` | `[b]` | `[b][2]` |
-//! | Panels | `[cols / 4][8 tokens][4]`, plus 128 | `[b][8]` | `[b][8][2]` |
+//! | Panels | `[cols / 4][8 tokens][4]` | `[b][8]` | `[b][8][2]` |
 //!
-//! Codes of a panel are stored plus 128, for instructions that want one operand unsigned; a level
-//! that would rather have them signed takes it off where it orders panels. The padding of a last
-//! panel is tokens of zeros.
+//! Which four codes a word of a panel holds, and whether as they are, is the level's choice: see
+//! [`Words`]. The padding of a last panel is tokens of zeros.
 
 use crate::block::{Act32, nearest};
 use gguf_rs_lite::GgmlType;
@@ -73,7 +72,39 @@ pub enum Layout {
     Panels,
 }
 
+/// What the eight words of four codes are that a panel has of a token's block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Words {
+    /// Codes in order, plus 128: for instructions that add up four products and want one operand
+    /// unsigned.
+    Plus128,
+    /// Two codes of the first 16 and two of the last by turns: for instructions that add up two
+    /// products, so that each half of a word has its own sum.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX2's order"))]
+    ByHalves,
+}
+
+impl Words {
+    /// Where the word is that holds code `k` of a block, and where the code is in it.
+    fn place(self, k: usize) -> (usize, usize) {
+        match self {
+            Words::Plus128 => (k / 4, k % 4),
+            Words::ByHalves => (k % 16 / 2, k / 16 * 2 + k % 2),
+        }
+    }
+
+    /// A code as a word holds it, and the other way round.
+    fn flip(self, code: i8) -> i8 {
+        match self {
+            Words::Plus128 => code ^ -128,
+            Words::ByHalves => code,
+        }
+    }
+}
+
 /// The layout of `n_tokens` input rows of `cols` elements. Lengths are in elements, per unit.
+///
+/// [`KernelTable::plan`](crate::KernelTable::plan) makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ActPlan {
     /// How each row is quantized.
@@ -82,13 +113,15 @@ pub struct ActPlan {
     pub cols: usize,
     /// Rows.
     pub n_tokens: usize,
+    /// What the words of a panel are.
+    pub(crate) words: Words,
 }
 
 impl ActPlan {
     /// Panics if `cols` is no whole number of blocks.
-    pub fn new(format: ActFormat, cols: usize, n_tokens: usize) -> ActPlan {
+    pub(crate) fn new(format: ActFormat, cols: usize, n_tokens: usize, words: Words) -> ActPlan {
         assert!(cols.is_multiple_of(format.block_len()), "rows of whole {format:?} blocks");
-        ActPlan { format, cols, n_tokens }
+        ActPlan { format, cols, n_tokens, words }
     }
 
     /// What a unit is.
@@ -218,9 +251,10 @@ impl Acts<'_> {
         let q = &self.q[unit * self.plan.q_len() + block * 32 * tokens..][..32 * tokens];
         let q = match self.plan.layout() {
             Layout::Rows => std::array::from_fn(|k| q[k]),
-            Layout::Panels => {
-                std::array::from_fn(|k| q[k / 4 * 4 * tokens + lane * 4 + k % 4] ^ -128)
-            }
+            Layout::Panels => std::array::from_fn(|k| {
+                let (word, at) = self.plan.words.place(k);
+                self.plan.words.flip(q[(word * tokens + lane) * 4 + at])
+            }),
         };
         let d = self.d[unit * self.plan.d_len() + block * tokens + lane];
         let s = &self.s[unit * self.plan.s_len() + (block * tokens + lane) * SUMS..];
@@ -248,7 +282,7 @@ fn pack_row(x: &[f32], unit: ActUnit<'_>) {
 }
 
 fn pack_panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
-    unit.q.fill(-128);
+    unit.q.fill(plan.words.flip(0));
     unit.d.fill(0.0);
     unit.s.fill(0);
     for (lane, x) in x.chunks_exact(plan.cols).enumerate() {
@@ -258,11 +292,9 @@ fn pack_panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
             unit.d[place] = block.d;
             unit.s[place * SUMS..][..SUMS].copy_from_slice(&block.sums);
             let panel = &mut unit.q[b * 32 * PANEL_TOKENS..][..32 * PANEL_TOKENS];
-            let words = block.q.chunks_exact(4);
-            for (group, word) in panel.chunks_exact_mut(4 * PANEL_TOKENS).zip(words) {
-                for (out, q) in group[4 * lane..].iter_mut().zip(word) {
-                    *out = q ^ -128;
-                }
+            for (k, &q) in block.q.iter().enumerate() {
+                let (word, at) = plan.words.place(k);
+                panel[(word * PANEL_TOKENS + lane) * 4 + at] = plan.words.flip(q);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! its table against the token of the table's level, and every call of a kernel goes through a
 //! method here that has asserted the lengths; a wrong length is a broken invariant and panics.
 
-use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout};
+use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout, Words};
 use crate::block::{self, Block, Block16, Block32, Block256, Float, Quantize};
 use crate::float::{self, Activation, Ahead, RopePairing};
 use crate::isa::{Level, UnknownLevel, scalar};
@@ -24,6 +24,7 @@ pub struct KernelTable {
     pub(crate) types: &'static [TypeKernels],
     pub(crate) float: FloatOps,
     pub(crate) pack: PackFn,
+    pub(crate) words: Words,
 }
 
 /// Of [`FloatOps::add_product_f32`].
@@ -106,6 +107,14 @@ impl KernelTable {
     /// The float operations.
     pub fn float(&self) -> &FloatOps {
         &self.float
+    }
+
+    /// The layout of `n_tokens` input rows of `cols` elements for this table's kernels.
+    ///
+    /// # Panics
+    /// If `cols` is no whole number of blocks.
+    pub fn plan(&self, format: ActFormat, cols: usize, n_tokens: usize) -> ActPlan {
+        ActPlan::new(format, cols, n_tokens, self.words)
     }
 
     /// Quantizes and lays out one unit of a plan; `x` is `[tokens of the unit][cols]`. Costs about
@@ -417,6 +426,7 @@ static SCALAR: KernelTable = KernelTable {
     types: &SCALAR_TYPES,
     float: SCALAR_FLOAT,
     pack: act::pack,
+    words: Words::Plus128,
 };
 
 pub(crate) static SCALAR_TYPES: [TypeKernels; 28] = [

@@ -4,7 +4,7 @@
 
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
-    ActFormat, ActPlan, Activation, Acts, Ahead, KernelTable, Level, RopePairing, Scratch, float,
+    ActFormat, Activation, Acts, Ahead, KernelTable, Level, RopePairing, Scratch, float,
 };
 
 /// Every level of this CPU.
@@ -412,7 +412,7 @@ fn products_of_float_weights_equal_scalar() {
                     let mut bytes = vec![0; rows * cols * ty.block_bytes()];
                     scalar.types(ty).unwrap().quantize(&w, None, &mut bytes).unwrap();
                     let x = random.numbers(n * cols, kind);
-                    let plan = ActPlan::new(ActFormat::F32, cols, n);
+                    let plan = table.plan(ActFormat::F32, cols, n);
                     let acts = Acts { plan: &plan, q: &[], d: &[], s: &[], x: &x };
                     let product = |table: &KernelTable, y: &mut [f32]| {
                         let kernels = table.types(ty).unwrap();

@@ -110,12 +110,12 @@ pub(super) fn pack_lens(
 ) -> [usize; 4] {
     let mut lens = [0; 4];
     for weight in program.ops.iter().flat_map(weights) {
-        let kernels = kernels.types(weight.ty).unwrap_or_else(|| panic!("no kernel: {weight:?}"));
-        if kernels.act != format {
+        let of_type = kernels.types(weight.ty).unwrap_or_else(|| panic!("no kernel: {weight:?}"));
+        if of_type.act != format {
             continue;
         }
         for n_tokens in [teff_kernels::ROWS_MAX, max_tokens] {
-            let plan = ActPlan::new(format, weight.cols, n_tokens);
+            let plan = kernels.plan(format, weight.cols, n_tokens);
             let unit = [plan.q_len(), plan.d_len(), plan.s_len(), plan.x_len()];
             let units = plan.units().next_multiple_of(PANEL_TOKENS);
             for (len, unit) in lens.iter_mut().zip(unit) {
@@ -271,7 +271,7 @@ impl Context<'_> {
             return;
         }
         let (input, out) = (&self.backend.buffers[op.input.0], &self.backend.buffers[op.out.0]);
-        let plan = ActPlan::new(self.type_kernels(weight).act, weight.cols, set.len());
+        let plan = self.backend.kernels.plan(self.type_kernels(weight).act, weight.cols, set.len());
         let WorkerScratch { kernels, row, y, pack, .. } = scratch;
         self.worker.phase(|phase| {
             let interleaved = self.backend.interleaved.read(phase);
@@ -318,7 +318,7 @@ impl Context<'_> {
         let cols = weights.clone().next().expect("a product has weights").cols;
         let plans = FORMATS.map(|format| {
             let wanted = weights.clone().any(|w| self.type_kernels(w).act == format);
-            wanted.then(|| ActPlan::new(format, cols, n_tokens))
+            wanted.then(|| self.backend.kernels.plan(format, cols, n_tokens))
         });
         let plans = || plans.iter().flatten();
         let private = n_tokens <= teff_kernels::ROWS_MAX;

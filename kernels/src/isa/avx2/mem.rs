@@ -144,6 +144,21 @@ pub(super) fn pin(mut x: __m256i) -> __m256i {
     x
 }
 
+/// [`pin`] of two values at once: both are there before either is used.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) fn pin_both(x: &mut __m256i, y: &mut __m256i) {
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!(
+            "/* {0} {1} */",
+            inout(ymm_reg) * x,
+            inout(ymm_reg) * y,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+}
+
 /// [`pin`] of floats.
 #[inline]
 #[target_feature(enable = "avx")]

@@ -24,7 +24,7 @@ pub(in crate::isa) mod rows;
 pub(in crate::isa) mod sum;
 pub(in crate::isa) mod unpack;
 
-use crate::act::{ActPlan, ActUnit, Acts, Layout};
+use crate::act::{ActPlan, ActUnit, Acts, Layout, Words};
 use crate::block::expanded::*;
 use crate::block::*;
 use crate::float::{Activation, Ahead, RopePairing};
@@ -47,8 +47,13 @@ pub(crate) fn table(_: Avx2) -> &'static KernelTable {
     &TABLE
 }
 
-static TABLE: KernelTable =
-    KernelTable { level: Level::Avx2, types: &TYPES, float: FLOAT, pack: entry_pack };
+static TABLE: KernelTable = KernelTable {
+    level: Level::Avx2,
+    types: &TYPES,
+    float: FLOAT,
+    pack: entry_pack,
+    words: Words::ByHalves,
+};
 
 macro_rules! expanded {
     ($name:ident) => {

@@ -2,7 +2,7 @@
 
 use super::mem::{load_ps, store};
 use super::sum::transpose_4;
-use crate::act::{ActFormat, ActPlan, ActUnit, Layout, PANEL_TOKENS, SUMS, scale_of};
+use crate::act::{ActFormat, ActPlan, ActUnit, Layout, PANEL_TOKENS, SUMS, Words, scale_of};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -44,10 +44,37 @@ fn panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
             (words[lane], d[lane]) = block(x.first_chunk().expect("a block"));
             s[lane] = sums(words[lane]);
         }
-        for (out, words) in panel.iter_mut().zip(transpose(words)) {
-            store(out, _mm256_xor_si256(words, _mm256_set1_epi8(-128)));
+        let words = transpose(words);
+        let words = match plan.words {
+            Words::Plus128 => plus_128(words),
+            Words::ByHalves => by_halves(words),
+        };
+        for (out, words) in panel.iter_mut().zip(words) {
+            store(out, words);
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn plus_128(mut words: [__m256i; 8]) -> [__m256i; 8] {
+    for words in &mut words {
+        *words = _mm256_xor_si256(*words, _mm256_set1_epi8(-128));
+    }
+    words
+}
+
+/// Two codes of the first 16, two of the last, and so on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn by_halves(words: [__m256i; 8]) -> [__m256i; 8] {
+    let mut out = words;
+    for k in 0..4 {
+        let (low, high) = (words[k], words[4 + k]);
+        out[2 * k] = _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high));
+        out[2 * k + 1] = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(low), high);
+    }
+    out
 }
 
 /// Codes and scale of one block.

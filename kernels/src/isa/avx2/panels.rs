@@ -4,14 +4,16 @@
 //! is broadcast and multiplied with the panels' words; products add up in i16 as long as they fit,
 //! then `vpmaddwd` widens them with the block's scales. No lane is ever added to another.
 //!
-//! A word holds two k of the first half of a block and two of the second, so that the i16 of a
-//! lane belong to one half each: types with a scale per 16 take both in the one `vpmaddwd`.
+//! A word holds two k of the first half of a block and two of the second ([`Words::ByHalves`]), so
+//! that the i16 of a lane belong to one half each: types with a scale per 16 take both in the one
+//! `vpmaddwd`.
 //!
 //! A type's offset goes out at the start of a run, whose lanes begin at `-OFFSET` times the sum of
 //! the activations they will hold. i16 addition wraps, so only the run's true sum has to fit: 16
 //! products of codes up to 16 off zero, or 8 of codes up to 32 (`127 * 16 * 16 = 32512`), for which
 //! a block is two runs; and a pair of products must not saturate (codes up to 128). Q5_1 takes 16
-//! off and adds it again. Codes of 8 bits are two of 4 bits, a run each.
+//! off and adds it again. Codes of 8 bits are two of 4 bits, a run each. (One run with both in the
+//! halves of a lane was no faster: the products are what takes the time.)
 //!
 //! Tiles are [`R`] weight rows by two panels: 12 accumulators, two panel registers, one weight. So
 //! all f32 sums are in memory, read and written once per block of 32. The compiler would rather
@@ -19,15 +21,15 @@
 //! `black_box` has made it forget that nobody else has the references.
 //!
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2; a pair of panels
-//! of that depth is brought into the tiles' order in L1; f32 sums of [`BLOCK_UNITS`] panels are in
-//! L2.
+//! of that depth is in L1, with what a type makes of its scales and sums; f32 sums of
+//! [`BLOCK_UNITS`] panels are in L2.
 
 mod wide;
 
-use super::mem::{fence, load, load_ps, pin, pin_ps, store, store_ps};
+use super::mem::{fence, load, load_ps, pin, pin_both, pin_ps, prefetch, store, store_ps};
 use super::pack::transpose;
 use super::unpack::{Codes16, Codes32, Codes256, Scales, half, scale};
-use crate::act::{Acts, PANEL_TOKENS, SUMS};
+use crate::act::{Acts, PANEL_TOKENS, SUMS, Words};
 use crate::block::{Block, F16, as_blocks};
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -36,7 +38,7 @@ pub(super) use wide::wide_256;
 
 /// Weight rows of a tile.
 const R: usize = 6;
-/// Rows unpacked at a time: sixteen tiles, so that bringing panels into order costs little.
+/// Rows unpacked at a time: sixteen tiles, which share a pair of panels in L1.
 const BLOCK_ROWS: usize = 16 * R;
 /// Columns unpacked at a time: two panels of this depth are under half of a 32 KiB L1, which two
 /// threads of a core may share.
@@ -47,7 +49,7 @@ const BLOCK_UNITS: usize = 64;
 /// The f32 sums of a tile.
 type Sums = [[[f32; PANEL_TOKENS]; 2]; R];
 
-/// Where a thread unpacks weights, orders panels, and sums.
+/// Where a thread unpacks weights, prepares panels, and sums.
 #[derive(Debug)]
 pub(crate) struct PanelScratch {
     of_16: Vec<Row16>,
@@ -56,7 +58,17 @@ pub(crate) struct PanelScratch {
     of_256: Vec<Row256>,
     of_256_wide: Vec<wide::Row256Wide>,
     pair: Vec<PairBlock>,
+    tile: Box<TileScratch>,
     sums: Vec<Sums>,
+}
+
+/// What a tile keeps of a block, or of a super-block.
+#[derive(Debug, Default)]
+#[repr(C, align(32))]
+struct TileScratch {
+    /// What the first of two runs comes to.
+    firsts: [[[i32; PANEL_TOKENS]; 2]; R],
+    products: Sums,
 }
 
 impl PanelScratch {
@@ -70,8 +82,24 @@ impl PanelScratch {
             of_256: vec![Row256::default(); rows_256],
             of_256_wide: vec![wide::Row256Wide::default(); rows_256],
             pair: vec![PairBlock::default(); BLOCK_COLS / 32],
+            tile: Box::default(),
             sums: vec![Sums::default(); BLOCK_ROWS / R * BLOCK_UNITS / 2],
         }
+    }
+}
+
+impl TileScratch {
+    /// Adds `isum * d`, what block `j` of a super-block comes to.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn add(&mut self, j: usize, (r, t): (usize, usize), isum: __m256, d: __m256) {
+        let product = &mut self.products[r][t];
+        // The first is not added to zero: only the sign of a zero tells.
+        let sum = match j {
+            0 => _mm256_mul_ps(isum, d),
+            _ => _mm256_fmadd_ps(isum, d, load_ps(product)),
+        };
+        store_ps(product, sum);
     }
 }
 
@@ -117,12 +145,49 @@ struct Row256 {
     dmin: f32,
 }
 
-/// 32 activations of two panels, of which the second may not be there.
+/// 32 codes of a panel's tokens, four to a word.
+pub(in crate::isa) type Codes = [[i8; 4 * PANEL_TOKENS]; 8];
+
+/// One panel from some block of 32 on.
+#[derive(Clone, Copy)]
+pub(in crate::isa) struct Panel<'a> {
+    /// `[block][word]`
+    pub q: &'a [Codes],
+    pub d: &'a [[f32; PANEL_TOKENS]],
+    pub s: &'a [[[i16; SUMS]; PANEL_TOKENS]],
+}
+
+impl<'a> Panel<'a> {
+    pub fn new(acts: &Acts<'a>, unit: usize, first: usize, n: usize) -> Self {
+        let plan = acts.plan;
+        let q = &acts.q[unit * plan.q_len()..][..plan.q_len()];
+        let d = &acts.d[unit * plan.d_len()..][..plan.d_len()];
+        let s = &acts.s[unit * plan.s_len()..][..plan.s_len()];
+        Panel {
+            q: &q.as_chunks().0.as_chunks().0[first..][..n],
+            d: &d.as_chunks().0[first..][..n],
+            s: &s.as_chunks().0.as_chunks().0[first..][..n],
+        }
+    }
+
+    /// Asks for block `b`, if there is one.
+    #[inline]
+    #[target_feature(enable = "sse")]
+    fn ask(&self, b: usize) {
+        if let Some(codes) = self.q.get(b) {
+            for line in 0..size_of::<Codes>() / 64 {
+                prefetch::<_MM_HINT_T0, _>(codes, 64 * line);
+            }
+            prefetch::<_MM_HINT_T0, _>(&self.d[b], 0);
+            prefetch::<_MM_HINT_T0, _>(&self.s[b], 0);
+        }
+    }
+}
+
+/// What goes with 32 codes of two panels, of which the second may not be there.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
 struct PairBlock {
-    /// Codes in [`interleave`]'s order.
-    q: [[[i8; 4 * PANEL_TOKENS]; 2]; 8],
     d: [[f32; PANEL_TOKENS]; 2],
     /// Where the one or two runs of a block begin.
     start: [[[i16; 2 * PANEL_TOKENS]; 2]; 2],
@@ -143,7 +208,26 @@ enum Minimums {
     ScaledHalves,
 }
 
-/// What a type asks of the order of panels.
+/// Some blocks of one or two panels.
+#[derive(Clone, Copy)]
+struct Panels<'a, const T: usize> {
+    q: [&'a [Codes]; T],
+    blocks: &'a [PairBlock],
+}
+
+impl<'a, const T: usize> Panels<'a, T> {
+    /// The codes of block `b`.
+    #[inline]
+    fn codes(&self, b: usize) -> [&'a Codes; T] {
+        let mut codes = [&self.q[0][b]; T];
+        for t in 1..T {
+            codes[t] = &self.q[t][b];
+        }
+        codes
+    }
+}
+
+/// What a type asks of panels.
 #[derive(Clone, Copy)]
 struct Wants {
     offset: i32,
@@ -181,7 +265,7 @@ pub(super) fn blocks_16<B: Codes16, const PARTS: usize>(
         as_blocks(w),
         n_rows,
         acts,
-        (scratch.of_16.as_chunks_mut().0, &mut scratch.pair, &mut scratch.sums),
+        (scratch.of_16.as_chunks_mut().0, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
         Wants { offset: B::OFFSET, two_runs: false, minimums: Minimums::None },
         |block, parts| {
@@ -190,8 +274,8 @@ pub(super) fn blocks_16<B: Codes16, const PARTS: usize>(
                 parts[j].d = scales(block, j);
             }
         },
-        |w, pair, sums| tile_16::<B, PARTS, 2>(w, pair, sums),
-        |w, pair, sums| tile_16::<B, PARTS, 1>(w, pair, sums),
+        |w, panels, _, sums| tile_16::<B, PARTS, 2>(w, panels, sums),
+        |w, panels, _, sums| tile_16::<B, PARTS, 1>(w, panels, sums),
     );
 }
 
@@ -215,12 +299,12 @@ pub(super) fn blocks_32<B: Codes32>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_32, &mut scratch.pair, &mut scratch.sums),
+        (&mut scratch.of_32, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
         wants,
         |block, row| unpack_32(block, codes(block), row),
-        |w, pair, sums| tile_32::<B, 2>(w, pair, sums),
-        |w, pair, sums| tile_32::<B, 1>(w, pair, sums),
+        |w, panels, _, sums| tile_32::<B, 2>(w, panels, sums),
+        |w, panels, _, sums| tile_32::<B, 1>(w, panels, sums),
     );
 }
 
@@ -240,12 +324,12 @@ pub(super) fn wide_32<B: Block>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_32_wide, &mut scratch.pair, &mut scratch.sums),
+        (&mut scratch.of_32_wide, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
         Wants { offset: 8, two_runs: false, minimums: Minimums::None },
         |block, row| unpack_wide(codes(block), d(block), row),
-        |w, pair, sums| tile_wide::<2>(w, pair, sums),
-        |w, pair, sums| tile_wide::<1>(w, pair, sums),
+        |w, panels, tile, sums| tile_wide::<2>(w, panels, tile, sums),
+        |w, panels, tile, sums| tile_wide::<1>(w, panels, tile, sums),
     );
 }
 
@@ -274,12 +358,12 @@ pub(super) fn blocks_256<B: Codes256>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_256, &mut scratch.pair, &mut scratch.sums),
+        (&mut scratch.of_256, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
         wants,
         |block, row| unpack_256(block, &codes, scales(block), row),
-        |w, pair, sums| tile_256::<B, 2>(w, pair, sums),
-        |w, pair, sums| tile_256::<B, 1>(w, pair, sums),
+        |w, panels, tile, sums| tile_256::<B, 2>(w, panels, tile, sums),
+        |w, panels, tile, sums| tile_256::<B, 1>(w, panels, tile, sums),
     );
 }
 
@@ -291,13 +375,14 @@ fn matmul<B: Block, W>(
     w: &[B],
     n_rows: usize,
     acts: &Acts<'_>,
-    (unpacked, pair, sums): (&mut [W], &mut [PairBlock], &mut [Sums]),
+    (unpacked, pair, tile, sums): (&mut [W], &mut [PairBlock], &mut TileScratch, &mut [Sums]),
     y: &mut [f32],
     wants: Wants,
     unpack: impl Fn(&B, &mut W),
-    tile_2: impl Fn(&[[W; R]], &[PairBlock], &mut Sums),
-    tile_1: impl Fn(&[[W; R]], &[PairBlock], &mut Sums),
+    tile_2: impl Fn(&[[W; R]], Panels<'_, 2>, &mut TileScratch, &mut Sums),
+    tile_1: impl Fn(&[[W; R]], Panels<'_, 1>, &mut TileScratch, &mut Sums),
 ) {
+    assert!(acts.plan.words == Words::ByHalves, "panels of this level");
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
     let per_block = B::LEN / 32;
     for first_row in (0..n_rows).step_by(BLOCK_ROWS) {
@@ -316,18 +401,25 @@ fn matmul<B: Block, W>(
                     }
                 }
                 let (tiles, _) = unpacked.as_chunks::<R>();
+                let panel = |unit| Panel::new(acts, unit, first * per_block, n * per_block);
                 for (p, sums) in sums.chunks_exact_mut(groups).enumerate() {
                     let unit = first_unit + 2 * p;
-                    let pair = &mut pair[..n * per_block];
-                    order(acts, unit, first * per_block, wants, 0, pair);
+                    let blocks = &mut pair[..n * per_block];
+                    let a = panel(unit);
+                    prepare(a, wants, 0, blocks);
                     if unit + 1 < units {
-                        order(acts, unit + 1, first * per_block, wants, 1, pair);
-                        for (tiles, sums) in tiles.chunks_exact(n).zip(sums) {
-                            tile_2(tiles, pair, sums);
+                        let b = panel(unit + 1);
+                        prepare(b, wants, 1, blocks);
+                        let panels = Panels { q: [a.q, b.q], blocks };
+                        let next = [2, 3].map(|ahead| panel((unit + ahead).min(units - 1)));
+                        for (g, (tiles, sums)) in tiles.chunks_exact(n).zip(sums).enumerate() {
+                            next.iter().for_each(|panel| panel.ask(g));
+                            tile_2(tiles, panels, tile, sums);
                         }
                     } else {
+                        let panels = Panels { q: [a.q], blocks };
                         for (tiles, sums) in tiles.chunks_exact(n).zip(sums) {
-                            tile_1(tiles, pair, sums);
+                            tile_1(tiles, panels, tile, sums);
                         }
                     }
                 }
@@ -365,41 +457,19 @@ fn write(sums: &Sums, p: usize, y: &mut [f32], n_rows: usize, n: usize, tokens: 
     }
 }
 
-/// Brings a panel's blocks `first..` into the tiles' order, as panel `p` of `pair`.
+/// What `wants` makes of a panel, as panel `p` of `pair`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn order(
-    acts: &Acts<'_>,
-    unit: usize,
-    first: usize,
-    wants: Wants,
-    p: usize,
-    pair: &mut [PairBlock],
-) {
-    let plan = acts.plan;
-    let q = acts.q[unit * plan.q_len()..].as_chunks::<{ 4 * PANEL_TOKENS }>().0.as_chunks::<8>().0;
-    let d = acts.d[unit * plan.d_len()..].as_chunks::<PANEL_TOKENS>().0;
-    let s = acts.s[unit * plan.s_len()..].as_chunks::<SUMS>().0.as_chunks::<PANEL_TOKENS>().0;
-    let blocks = q[first..].iter().zip(&d[first..]).zip(&s[first..]);
-    for (to, ((q, d), s)) in pair.iter_mut().zip(blocks) {
-        let sign = _mm256_set1_epi8(-128);
-        for k in 0..4 {
-            let (low, high) = (load(&q[k]), load(&q[4 + k]));
-            let (low, high) = (_mm256_xor_si256(low, sign), _mm256_xor_si256(high, sign));
-            let even = _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high));
-            let odd = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(low), high);
-            store(&mut to.q[2 * k][p], even);
-            store(&mut to.q[2 * k + 1][p], odd);
-        }
-        let d = load_ps(d);
+fn prepare(panel: Panel<'_>, wants: Wants, p: usize, pair: &mut [PairBlock]) {
+    let minus_offset = _mm256_set1_epi16(-wants.offset as i16);
+    for (to, ((q, d), s)) in pair.iter_mut().zip(panel.q.iter().zip(panel.d).zip(panel.s)) {
+        let (d, s) = (load_ps(d), load(s));
         store_ps(&mut to.d[p], d);
-        let s = load(s);
-        let minus_offset = _mm256_set1_epi16(-wants.offset as i16);
         if wants.offset != 0 && wants.two_runs {
             for half in 0..2 {
                 let mut sums = _mm256_setzero_si256();
                 for k in 4 * half..4 * half + 4 {
-                    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(&to.q[k][p]));
+                    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(&q[k]));
                     sums = _mm256_add_epi16(sums, pairs);
                 }
                 store(&mut to.start[half][p], _mm256_mullo_epi16(sums, minus_offset));
@@ -494,15 +564,16 @@ fn unpack_256<B: Codes256>(
 #[target_feature(enable = "avx2,fma")]
 fn tile_16<B: Codes16, const PARTS: usize, const T: usize>(
     w: &[[[Row16; PARTS]; R]],
-    pair: &[PairBlock],
+    panels: Panels<'_, T>,
     sums: &mut Sums,
 ) {
     const { assert!(!two_runs(B::OFFSET, B::MAX)) }
     let low = _mm256_set1_epi32(1);
-    let (w, pair, sums) = black_box((w, pair, sums));
-    for (w, pair) in w.iter().zip(pair.as_chunks::<PARTS>().0) {
-        for (j, a) in pair.iter().enumerate() {
-            let run = run::<T, 0, 8>(|r| &w[r][j].codes, a, true);
+    let (w, panels, sums) = black_box((w, panels, sums));
+    for (b, (w, parts)) in w.iter().zip(panels.blocks.as_chunks::<PARTS>().0).enumerate() {
+        for (j, a) in parts.iter().enumerate() {
+            let q = panels.codes(b * PARTS + j);
+            let run = run::<T, 0, 8>(|r| &w[r][j].codes, q, Some(a));
             fence();
             for r in 0..R {
                 let [d, d_2] = w[r][j].d;
@@ -524,13 +595,14 @@ fn tile_16<B: Codes16, const PARTS: usize, const T: usize>(
 /// `R` rows by `T` panels, some blocks of 32: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sums: &mut Sums) {
+fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], panels: Panels<'_, T>, sums: &mut Sums) {
     const { assert!(!two_runs(run_offset::<B>(), B::MAX)) }
     const { assert!(B::HAS_MIN || run_offset::<B>() == B::OFFSET) }
     let ones = _mm256_set1_epi16(1);
-    let (w, pair, sums) = black_box((w, pair, sums));
-    for (w, a) in w.iter().zip(pair) {
-        let run = run::<T, 0, 8>(|r| &w[r].codes, a, run_offset::<B>() != 0);
+    let (w, panels, sums) = black_box((w, panels, sums));
+    for (b, (w, a)) in w.iter().zip(panels.blocks).enumerate() {
+        let start = if run_offset::<B>() != 0 { Some(a) } else { None };
+        let run = run::<T, 0, 8>(|r| &w[r].codes, panels.codes(b), start);
         fence();
         for r in 0..R {
             let (d, m) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].m));
@@ -555,24 +627,29 @@ fn tile_32<B: Codes32, const T: usize>(w: &[[Row32; R]], pair: &[PairBlock], sum
 /// `R` rows by `T` panels, some blocks of 32 with codes of 8 bits: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], pair: &[PairBlock], sums: &mut Sums) {
+fn tile_wide<const T: usize>(
+    w: &[[Row32Wide; R]],
+    panels: Panels<'_, T>,
+    tile: &mut TileScratch,
+    sums: &mut Sums,
+) {
     let (ones, sixteens) = (_mm256_set1_epi16(1), _mm256_set1_epi16(16));
-    let mut firsts = Firsts::default();
-    let (w, pair, sums, firsts) = black_box((w, pair, sums, &mut firsts));
-    for (w, a) in w.iter().zip(pair) {
-        let first = run::<T, 0, 8>(|r| &w[r].codes[0], a, true);
+    let (w, panels, sums, tile) = black_box((w, panels, sums, tile));
+    for (b, (w, a)) in w.iter().zip(panels.blocks).enumerate() {
+        let q = panels.codes(b);
+        let first = run::<T, 0, 8>(|r| &w[r].codes[0], q, Some(a));
         for r in 0..R {
             for t in 0..T {
-                store(&mut firsts[r][t], _mm256_madd_epi16(first[r][t], sixteens));
+                store(&mut tile.firsts[r][t], _mm256_madd_epi16(first[r][t], sixteens));
             }
         }
-        let run = run::<T, 0, 8>(|r| &w[r].codes[1], a, false);
+        let run = run::<T, 0, 8>(|r| &w[r].codes[1], q, None);
         fence();
         for r in 0..R {
             let d = _mm256_set1_ps(w[r].d);
             for t in 0..T {
                 let isum = _mm256_madd_epi16(run[r][t], ones);
-                let isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
+                let isum = _mm256_add_epi32(isum, load(&tile.firsts[r][t]));
                 let d = _mm256_mul_ps(d, load_ps(&a.d[t]));
                 let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), d, load_ps(&sums[r][t]));
                 store_ps(&mut sums[r][t], acc);
@@ -585,42 +662,46 @@ fn tile_wide<const T: usize>(w: &[[Row32Wide; R]], pair: &[PairBlock], sums: &mu
 /// `R` rows by `T` panels, some blocks of 256: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile_256<B: Codes256, const T: usize>(w: &[[Row256; R]], pair: &[PairBlock], sums: &mut Sums) {
-    let (mut firsts, mut products) = (Firsts::default(), Sums::default());
-    let (w, pair, sums) = black_box((w, pair, sums));
-    let (firsts, products) = black_box((&mut firsts, &mut products));
-    for (w, pair) in w.iter().zip(pair.as_chunks::<8>().0) {
-        *products = Sums::default();
+fn tile_256<B: Codes256, const T: usize>(
+    w: &[[Row256; R]],
+    panels: Panels<'_, T>,
+    tile: &mut TileScratch,
+    sums: &mut Sums,
+) {
+    let (w, panels, sums, tile) = black_box((w, panels, sums, tile));
+    for (b, (w, blocks)) in w.iter().zip(panels.blocks.as_chunks::<8>().0).enumerate() {
         for j in 0..8 {
-            let a = &pair[j];
+            let (a, q) = (&blocks[j], panels.codes(8 * b + j));
             let codes = |r: usize| &w[r].codes[j];
             let two_runs = const { two_runs(B::OFFSET, B::MAX) };
-            let start = B::OFFSET != 0;
+            let start = if B::OFFSET != 0 { Some(a) } else { None };
             if two_runs {
-                let first = run::<T, 0, 4>(codes, a, start);
+                let first = run::<T, 0, 4>(codes, q, start);
                 for r in 0..R {
                     let scale = _mm256_set1_epi32(w[r].scales[j]);
                     for t in 0..T {
-                        store(&mut firsts[r][t], _mm256_madd_epi16(first[r][t], scale));
+                        store(&mut tile.firsts[r][t], _mm256_madd_epi16(first[r][t], scale));
                     }
                 }
             }
             let run = if two_runs {
-                run::<T, 4, 8>(codes, a, start)
+                run::<T, 4, 8>(codes, q, start)
             } else {
-                run::<T, 0, 8>(codes, a, start)
+                run::<T, 0, 8>(codes, q, start)
             };
             fence();
+            let mut da = [_mm256_setzero_ps(); T];
+            for t in 0..T {
+                da[t] = pin_ps(load_ps(&a.d[t]));
+            }
             for r in 0..R {
                 let scale = _mm256_set1_epi32(w[r].scales[j]);
                 for t in 0..T {
                     let mut isum = _mm256_madd_epi16(run[r][t], scale);
                     if two_runs {
-                        isum = _mm256_add_epi32(isum, load(&firsts[r][t]));
+                        isum = _mm256_add_epi32(isum, load(&tile.firsts[r][t]));
                     }
-                    let product = &mut products[r][t];
-                    let isum = _mm256_cvtepi32_ps(isum);
-                    store_ps(product, _mm256_fmadd_ps(isum, load_ps(&a.d[t]), load_ps(product)));
+                    tile.add(j, (r, t), _mm256_cvtepi32_ps(isum), da[t]);
                 }
             }
             fence();
@@ -633,7 +714,7 @@ fn tile_256<B: Codes256, const T: usize>(w: &[[Row256; R]], pair: &[PairBlock], 
                     for r in 0..R {
                         let min = _mm256_set1_ps(w[r].mins[i / 8][i % 8]);
                         for t in 0..T {
-                            let sum = load_ps(&pair[j].sums[half][t]);
+                            let sum = load_ps(&blocks[j].sums[half][t]);
                             mins[r][t] = pin_ps(_mm256_fmadd_ps(min, sum, mins[r][t]));
                         }
                     }
@@ -644,7 +725,7 @@ fn tile_256<B: Codes256, const T: usize>(w: &[[Row256; R]], pair: &[PairBlock], 
         for r in 0..R {
             let (d, dmin) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].dmin));
             for t in 0..T {
-                let product = load_ps(&products[r][t]);
+                let product = load_ps(&tile.products[r][t]);
                 let mut acc = _mm256_fmadd_ps(d, product, load_ps(&sums[r][t]));
                 if B::HAS_MIN {
                     acc = _mm256_fnmadd_ps(dmin, mins[r][t], acc);
@@ -656,32 +737,37 @@ fn tile_256<B: Codes256, const T: usize>(w: &[[Row256; R]], pair: &[PairBlock], 
     }
 }
 
-/// What the first of two runs comes to.
-type Firsts = [[[i32; PANEL_TOKENS]; 2]; R];
-
-/// The products of words `FROM..TO` of a block, as i16: the first half's and the last half's.
+/// The products of words `FROM..TO` of a block, as i16: the first half's and the last half's. They
+/// begin where `start` says.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn run<'a, const T: usize, const FROM: usize, const TO: usize>(
     codes: impl Fn(usize) -> &'a [i32; 8],
-    a: &PairBlock,
-    start: bool,
+    q: [&Codes; T],
+    start: Option<&PairBlock>,
 ) -> [[__m256i; T]; R] {
     let mut run = [[_mm256_setzero_si256(); T]; R];
     for k in FROM..TO {
         fence();
-        let mut q = [_mm256_setzero_si256(); T];
+        let mut words = [_mm256_setzero_si256(); T];
         for t in 0..T {
-            q[t] = load(&a.q[k][t]);
+            words[t] = load(&q[t][k]);
         }
         for r in 0..R {
-            let codes = _mm256_set1_epi32(codes(r)[k]);
+            let code = _mm256_set1_epi32(codes(r)[k]);
+            let mut products = [_mm256_setzero_si256(); T];
             for t in 0..T {
-                let products = _mm256_maddubs_epi16(codes, q[t]);
+                products[t] = _mm256_maddubs_epi16(code, words[t]);
+            }
+            // Both products before both sums: then more of the sums find a free pipe.
+            if let [first, .., last] = &mut products[..] {
+                pin_both(first, last);
+            }
+            for t in 0..T {
                 run[r][t] = match (k == FROM, start) {
-                    (true, true) => _mm256_add_epi16(load(&a.start[FROM / 4][t]), products),
-                    (true, false) => products,
-                    (false, _) => pin(_mm256_add_epi16(run[r][t], products)),
+                    (true, Some(a)) => _mm256_add_epi16(load(&a.start[FROM / 4][t]), products[t]),
+                    (true, None) => products[t],
+                    (false, _) => pin(_mm256_add_epi16(run[r][t], products[t])),
                 };
             }
         }

@@ -20,7 +20,7 @@ use super::avx2;
 use super::avx2::codebook;
 use super::avx2::expanded_form;
 use super::avx2::unpack::{self, Codes32};
-use crate::act::{Acts, ROWS_MAX};
+use crate::act::{Acts, ROWS_MAX, Words};
 use crate::block::expanded::*;
 use crate::block::*;
 use crate::interleave::groups;
@@ -40,6 +40,7 @@ static TABLE: KernelTable = KernelTable {
     types: &TYPES,
     float: avx2::FLOAT,
     pack: avx2::entry_pack,
+    words: Words::Plus128,
 };
 
 static TYPES: [TypeKernels; avx2::TYPES.len()] = {

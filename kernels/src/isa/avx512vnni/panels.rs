@@ -15,16 +15,16 @@
 
 use super::VnniScratch;
 use super::mem::{load_ps, store_ps};
-use super::vector::Panel;
 use super::vector::{
     all, codes, dot_add, float, minus_mul_add, mul, mul_add, pair_sums, scales, sums, times,
     times_add,
 };
-use crate::act::{Acts, PANEL_TOKENS};
+use crate::act::{Acts, PANEL_TOKENS, Words};
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::*;
 use crate::isa::avx2::mem;
 use crate::isa::avx2::pack::transpose;
+use crate::isa::avx2::panels::Panel;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
 use crate::isa::avx2::unpack::{Codes16, Codes32, Codes256, Scales, Wide256, half, halves_swapped};
 use std::arch::x86_64::*;
@@ -268,6 +268,7 @@ fn matmul<B: Block, W>(
     tile_2: impl Fn(&[[W; R]], [Panel<'_>; 2], &mut Sums),
     tile_1: impl Fn(&[[W; R]], Panel<'_>, &mut Sums),
 ) {
+    assert!(acts.plan.words == Words::Plus128, "panels of this level");
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
     let per_block = B::LEN / 32;
     for first_row in (0..n_rows).step_by(BLOCK_ROWS) {

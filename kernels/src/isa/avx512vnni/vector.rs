@@ -3,32 +3,9 @@
 //! The type is that of 16 lanes in both cases; with one panel only the low half is computed, and
 //! the casts between the two widths are no instructions.
 
-use crate::act::{Acts, PANEL_TOKENS, SUMS};
 use crate::isa::avx2::mem::{load, load_ps};
+use crate::isa::avx2::panels::Panel;
 use std::arch::x86_64::*;
-
-/// One panel from some block of 32 on.
-#[derive(Clone, Copy)]
-pub(super) struct Panel<'a> {
-    /// `[block][word of four k]`
-    q: &'a [[[i8; 4 * PANEL_TOKENS]; 8]],
-    d: &'a [[f32; PANEL_TOKENS]],
-    s: &'a [[[i16; SUMS]; PANEL_TOKENS]],
-}
-
-impl<'a> Panel<'a> {
-    pub fn new(acts: &Acts<'a>, unit: usize, first: usize, n: usize) -> Self {
-        let plan = acts.plan;
-        let q = &acts.q[unit * plan.q_len()..][..plan.q_len()];
-        let d = &acts.d[unit * plan.d_len()..][..plan.d_len()];
-        let s = &acts.s[unit * plan.s_len()..][..plan.s_len()];
-        Panel {
-            q: &q.as_chunks().0.as_chunks().0[first..first + n],
-            d: &d.as_chunks().0[first..first + n],
-            s: &s.as_chunks().0.as_chunks().0[first..first + n],
-        }
-    }
-}
 
 /// The codes of word `k` of block `b`, plus 128.
 #[inline]

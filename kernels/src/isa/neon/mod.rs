@@ -41,6 +41,7 @@ macro_rules! level {
             types: &TYPES,
             float: $crate::isa::neon::FLOAT,
             pack: $crate::isa::neon::pack::pack,
+            words: $crate::act::Words::Plus128,
         };
 
         static TYPES: [$crate::table::TypeKernels; 28] = {

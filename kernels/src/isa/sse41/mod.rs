@@ -11,7 +11,7 @@ mod fma;
 mod matmul;
 mod mem;
 
-use crate::act::{self, Acts};
+use crate::act::{self, Acts, Words};
 use crate::block::*;
 use crate::float::Ahead;
 use crate::isa::Level;
@@ -26,8 +26,13 @@ pub(crate) fn table(_: Sse41) -> &'static KernelTable {
     &TABLE
 }
 
-static TABLE: KernelTable =
-    KernelTable { level: Level::Sse41, types: &TYPES, float: FLOAT, pack: act::pack };
+static TABLE: KernelTable = KernelTable {
+    level: Level::Sse41,
+    types: &TYPES,
+    float: FLOAT,
+    pack: act::pack,
+    words: Words::Plus128,
+};
 
 static TYPES: [TypeKernels; 28] = [
     on_sse41(floats::<F32>(), matmul_float::<F32>),

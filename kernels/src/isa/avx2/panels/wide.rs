@@ -6,7 +6,7 @@
 
 use super::super::mem::{fence, load, load_ps, pin, store, store_ps};
 use super::super::unpack::{Wide256, halves_swapped, pair_order};
-use super::{Minimums, PairBlock, PanelScratch, R, Sums, Wants, interleave, matmul};
+use super::{Minimums, PanelScratch, Panels, R, Sums, TileScratch, Wants, interleave, matmul};
 use crate::act::Acts;
 use crate::block::{Block256, as_blocks};
 use std::arch::x86_64::*;
@@ -39,7 +39,7 @@ pub(in super::super) fn wide_256<B: Block256>(
         as_blocks(w),
         n_rows,
         acts,
-        (&mut scratch.of_256_wide, &mut scratch.pair, &mut scratch.sums),
+        (&mut scratch.of_256_wide, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
         Wants { offset: 0, two_runs: false, minimums: Minimums::None },
         |block, row| {
@@ -47,8 +47,8 @@ pub(in super::super) fn wide_256<B: Block256>(
             unpack(block, &mut wide);
             widen::<B>(&wide, row);
         },
-        |w, pair, sums| tile::<2>(w, pair, sums),
-        |w, pair, sums| tile::<1>(w, pair, sums),
+        |w, panels, tile, sums| self::tile::<2>(w, panels, tile, sums),
+        |w, panels, tile, sums| self::tile::<1>(w, panels, tile, sums),
     );
 }
 
@@ -76,18 +76,22 @@ fn widen<B: Block256>(block: &Wide256, row: &mut Row256Wide) {
 /// `R` rows by `T` panels, some super-blocks: `sums += w . q`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tile<const T: usize>(w: &[[Row256Wide; R]], pair: &[PairBlock], sums: &mut Sums) {
-    let mut products = Sums::default();
-    let (w, pair, sums, products) = black_box((w, pair, sums, &mut products));
-    for (w, blocks) in w.iter().zip(pair.as_chunks::<8>().0) {
-        *products = Sums::default();
+fn tile<const T: usize>(
+    w: &[[Row256Wide; R]],
+    panels: Panels<'_, T>,
+    tile: &mut TileScratch,
+    sums: &mut Sums,
+) {
+    let (w, panels, sums, tile) = black_box((w, panels, sums, tile));
+    for (b, (w, blocks)) in w.iter().zip(panels.blocks.as_chunks::<8>().0).enumerate() {
+        tile.products = Sums::default();
         for (j, a) in blocks.iter().enumerate() {
+            let q = panels.codes(8 * b + j);
             let mut isum = [[_mm256_setzero_si256(); T]; R];
             for k in 0..8 {
                 let mut even = [_mm256_setzero_si256(); T];
                 for t in 0..T {
-                    let q = load(&a.q[k][t]);
-                    even[t] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(q));
+                    even[t] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(load(&q[t][k])));
                 }
                 for r in 0..R {
                     let codes = _mm256_set1_epi32(w[r].even[j][k]);
@@ -98,7 +102,7 @@ fn tile<const T: usize>(w: &[[Row256Wide; R]], pair: &[PairBlock], sums: &mut Su
                 }
                 let mut odd = [_mm256_setzero_si256(); T];
                 for t in 0..T {
-                    odd[t] = _mm256_srai_epi16::<8>(load(&a.q[k][t]));
+                    odd[t] = _mm256_srai_epi16::<8>(load(&q[t][k]));
                 }
                 for r in 0..R {
                     let codes = _mm256_set1_epi32(w[r].odd[j][k]);
@@ -113,8 +117,8 @@ fn tile<const T: usize>(w: &[[Row256Wide; R]], pair: &[PairBlock], sums: &mut Su
                 let da = load_ps(&a.d[t]);
                 for r in 0..R {
                     let isum = _mm256_cvtepi32_ps(isum[r][t]);
-                    let product = _mm256_fmadd_ps(isum, da, load_ps(&products[r][t]));
-                    store_ps(&mut products[r][t], product);
+                    let product = _mm256_fmadd_ps(isum, da, load_ps(&tile.products[r][t]));
+                    store_ps(&mut tile.products[r][t], product);
                 }
             }
             fence();
@@ -122,7 +126,7 @@ fn tile<const T: usize>(w: &[[Row256Wide; R]], pair: &[PairBlock], sums: &mut Su
         for r in 0..R {
             let d = _mm256_set1_ps(w[r].d);
             for t in 0..T {
-                let acc = _mm256_fmadd_ps(d, load_ps(&products[r][t]), load_ps(&sums[r][t]));
+                let acc = _mm256_fmadd_ps(d, load_ps(&tile.products[r][t]), load_ps(&sums[r][t]));
                 store_ps(&mut sums[r][t], acc);
             }
         }
