@@ -387,9 +387,8 @@ pub struct Scratch {
     pub(crate) panels: crate::isa::avx2::PanelScratch,
     #[cfg(target_arch = "x86_64")]
     pub(crate) vnni: crate::isa::avx512vnni::VnniScratch,
-    /// Some rows of float weights.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) widened: Vec<block::F32>,
+    pub(crate) dense: crate::isa::avx2::DenseScratch,
     #[cfg(target_arch = "aarch64")]
     pub(crate) panels: crate::isa::neon::PanelScratch,
 }
@@ -405,7 +404,7 @@ impl Scratch {
             #[cfg(target_arch = "x86_64")]
             vnni: crate::isa::avx512vnni::VnniScratch::new(max_cols),
             #[cfg(target_arch = "x86_64")]
-            widened: vec![block::F32::default(); crate::isa::avx2::WIDENED_ROWS * max_cols],
+            dense: crate::isa::avx2::DenseScratch::new(),
             #[cfg(target_arch = "aarch64")]
             panels: crate::isa::neon::PanelScratch::new(),
         }
