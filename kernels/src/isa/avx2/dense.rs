@@ -2,57 +2,33 @@
 //!
 //! An element is one register of eight partial sums over k and [`crate::float`]'s tree at the end,
 //! whatever the tile. So nothing can be broadcast, and a tile of rows by tokens loads as many
-//! registers as it has rows and tokens: [`R`] by [`T`] loads eight for twelve multiplications,
-//! which two loads a cycle can bring from L1, but nothing slower can.
-//!
-//! Blocking: [`BLOCK_COLS`] columns of a tile's rows are widened into L1, in the order they are
-//! read, by the first tile they are used in; there they stay while the tokens of a block stream by
-//! from L2, where they stay for the next rows. So all partial sums are in memory, read and written
-//! once per block of columns. A few tokens take smaller tiles that widen whatever they read.
+//! registers as it has rows and tokens: six by two are eight loads for twelve multiplications,
+//! which is what L1 can bring, and nothing behind it: hence [`blocks`]. One token, or a few, take
+//! smaller tiles that widen whatever they read.
+
+pub(in crate::isa) mod blocks;
 
 use super::mem::{load_ps, load_some, prefetch, store_16_ps, store_ps};
 use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
+use blocks::{Group, Rows, Tokens, some_of, widen_tail};
 use std::arch::x86_64::*;
 
 /// Rows of a tile of a few tokens.
 const FEW_ROWS: usize = 4;
 /// Tokens that are a few.
-const FEW: usize = 3;
+pub(in crate::isa) const FEW: usize = 3;
 
-/// Rows of a tile.
+/// Rows of a tile of many tokens.
 const R: usize = 6;
 /// Tokens of a tile: with twelve sums there are 16 registers.
 const T: usize = 2;
-/// Rows that tokens stay in L2 for: tokens come from L3 once for sixteen tiles.
-const BLOCK_ROWS: usize = 16 * R;
-/// Most columns of a block: a tile's rows take 18 of 32 KiB of L1, the tokens of two tiles 12.
+/// Columns of a block: a tile's rows take 18 of 32 KiB of L1, the tokens of two tiles 12.
 const BLOCK_COLS: usize = 768;
-/// Tokens of a block: 192 KiB, with as much of sums, in an L2 of 512 KiB.
-const BLOCK_TOKENS: usize = 64;
-
-/// Floats of a cache line.
-const LINE: usize = 16;
-
-/// Eight columns, or the eight partial sums with one token, of the rows of a tile.
-type Group = [[f32; 8]; R];
 
 /// Where a thread widens weights, and sums.
-#[derive(Debug)]
-pub(crate) struct DenseScratch {
-    widened: Vec<Group>,
-    sums: Vec<Group>,
-}
-
-impl DenseScratch {
-    pub fn new() -> DenseScratch {
-        DenseScratch {
-            widened: vec![Group::default(); BLOCK_COLS / 8],
-            sums: vec![Group::default(); BLOCK_ROWS / R * BLOCK_TOKENS],
-        }
-    }
-}
+pub(crate) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
 /// Eight numbers of a row, exactly.
 #[inline]
@@ -95,129 +71,46 @@ pub(super) fn matmul<W: Float>(
                 few(rows, x, cols, n_rows, &mut y[tile * FEW_ROWS..], &widen);
             }
         }
-        _ => {
-            for (b, w) in w.chunks(BLOCK_ROWS * cols).enumerate() {
-                let tokens = x.chunks(BLOCK_TOKENS * cols);
-                for (x, y) in tokens.zip(y.chunks_mut(BLOCK_TOKENS * n_rows)) {
-                    block(w, x, cols, n_rows, scratch, &mut y[b * BLOCK_ROWS..], &widen);
-                }
+        _ => blocks::matmul::<W, R, T, BLOCK_COLS>(w, n_rows, acts, scratch, y, |rows, x, sums| {
+            match sums {
+                [_] => some::<W, 1>(rows, x, sums, &widen),
+                _ => some::<W, T>(rows, x, sums, &widen),
             }
-        }
+        }),
     }
 }
 
-/// A block of rows by one of tokens, whose outputs are `n_rows` apart.
+/// A tile of `N` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn block<W: Float>(
-    w: &[W],
-    x: &[f32],
-    cols: usize,
-    n_rows: usize,
-    scratch: &mut DenseScratch,
-    y: &mut [f32],
+fn some<W: Float, const N: usize>(
+    rows: Rows<'_, W, R>,
+    x: Tokens<'_>,
+    sums: &mut [Group<R>],
     widen: impl Fn(&[W; 8]) -> __m256,
-) {
-    let n = x.len() / cols;
-    let tiles = (w.len() / cols).div_ceil(R);
-    let sums = &mut scratch.sums[..tiles * n];
-    sums.fill(Group::default());
-    // Blocks of one length.
-    let step = cols.div_ceil(cols.div_ceil(BLOCK_COLS)).next_multiple_of(8);
-    for first in (0..cols).step_by(step) {
-        let k = first..cols.min(first + step);
-        // The same tokens' next columns, or the next tokens' first; either need not exist.
-        let next = if k.end < cols { step } else { n * cols - first };
-        let lines = k.len().div_ceil(LINE * tiles);
-        for (tile, (w, sums)) in w.chunks(R * cols).zip(sums.chunks_exact_mut(n)).enumerate() {
-            let rows = some_of::<W, R>(w, cols).map(|row| &row[k.clone()]);
-            let widened = &mut scratch.widened[..k.len().div_ceil(8)];
-            let (pairs, last) = sums.as_chunks_mut::<T>();
-            for (i, sums) in pairs.iter_mut().enumerate() {
-                let (x, other) = x[i * T * cols..].split_at(cols);
-                for line in tile * lines..(tile + 1) * lines {
-                    let ahead = 4 * (next + line * LINE);
-                    prefetch::<_MM_HINT_T1, _>(&x[first], ahead);
-                    prefetch::<_MM_HINT_T1, _>(&other[first], ahead);
-                }
-                let x = [&x[k.clone()], &other[k.clone()]];
-                match i {
-                    0 => widening_tile(rows, widened, x, sums, &widen),
-                    _ => widened_tile(widened, x, sums),
-                }
+) -> usize {
+    let (x, sums) = (x.first::<N>(), sums.first_chunk_mut().expect("a sum per token"));
+    match rows {
+        Rows::Native(rows, widened) => {
+            let (widened, tail) = widen_tail(&rows, widened);
+            let groups = widened.len();
+            let mut w: [&[[W; 8]]; R] = [&[]; R];
+            for r in 0..R {
+                w[r] = &rows[r].as_chunks().0[..groups];
             }
-            if let [sums] = last {
-                let x = &x[(n - 1) * cols..][k.clone()];
-                widened_tile(widened, [x], std::array::from_mut(sums));
-            }
+            let column = |g: usize, r: usize| {
+                let w = widen(&w[r][g]);
+                store_ps(&mut widened[g][r], w);
+                w
+            };
+            tile(groups, column, tail, x, sums);
+        }
+        Rows::Widened(w) => {
+            let (w, tail) = w.split_at(x[0].len() / 8);
+            tile(w.len(), |g, r| load_ps(&w[g][r]), tail.first(), x, sums);
         }
     }
-    for (tile, sums) in sums.chunks_exact(n).enumerate() {
-        let rows = R.min(w.len() / cols - tile * R);
-        for (i, sums) in sums.iter().enumerate() {
-            write(sums, &mut y[i * n_rows + tile * R..][..rows]);
-        }
-    }
-}
-
-/// The totals of partial sums.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn write(sums: &Group, y: &mut [f32]) {
-    let mut lanes = [0.0; 8];
-    let (low, high) = lanes.split_at_mut(4);
-    let mut s = [_mm256_setzero_ps(); R];
-    for r in 0..R {
-        s[r] = load_ps(&sums[r]);
-    }
-    let [a, b, c, d, e, f] = s;
-    store_16_ps(low.first_chunk_mut().expect("a half"), sum_4_ps(&[a, b, c, d]));
-    store_16_ps(high.first_chunk_mut().expect("a half"), sum_4_ps(&[e, f, e, f]));
-    match y.first_chunk_mut::<R>() {
-        Some(y) => y.copy_from_slice(&lanes[..R]),
-        None => y.copy_from_slice(&lanes[..y.len()]),
-    }
-}
-
-/// A tile whose rows are not widened yet, but then are.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn widening_tile<W: Float>(
-    rows: [&[W]; R],
-    widened: &mut [Group],
-    x: [&[f32]; T],
-    sums: &mut [Group; T],
-    widen: impl Fn(&[W; 8]) -> __m256,
-) {
-    let groups = rows[0].len() / 8;
-    let (widened, tail) = widened.split_at_mut(groups);
-    let tail = tail.first_mut().map(|tail| {
-        for r in 0..R {
-            tail[r] = [0.0; 8];
-            for (to, w) in tail[r].iter_mut().zip(&rows[r][8 * groups..]) {
-                *to = w.to_f32();
-            }
-        }
-        &*tail
-    });
-    let mut w: [&[[W; 8]]; R] = [&[]; R];
-    for r in 0..R {
-        w[r] = &rows[r].as_chunks().0[..groups];
-    }
-    let column = |g: usize, r: usize| {
-        let w = widen(&w[r][g]);
-        store_ps(&mut widened[g][r], w);
-        w
-    };
-    tile(groups, column, tail, x, sums);
-}
-
-/// A tile of widened rows.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn widened_tile<const N: usize>(widened: &[Group], x: [&[f32]; N], sums: &mut [Group; N]) {
-    let (w, tail) = widened.split_at(x[0].len() / 8);
-    tile(w.len(), |g, r| load_ps(&w[g][r]), tail.first(), x, sums);
+    N
 }
 
 /// Adds to the partial sums of [`R`] rows with `N` tokens. `w(g, r)` are the columns of group `g` of
@@ -227,9 +120,9 @@ fn widened_tile<const N: usize>(widened: &[Group], x: [&[f32]; N], sums: &mut [G
 fn tile<const N: usize>(
     groups: usize,
     mut w: impl FnMut(usize, usize) -> __m256,
-    tail: Option<&Group>,
+    tail: Option<&Group<R>>,
     x: [&[f32]; N],
-    sums: &mut [Group; N],
+    sums: &mut [Group<R>; N],
 ) {
     let mut tokens: [&[[f32; 8]]; N] = [&[]; N];
     let mut acc = [[_mm256_setzero_ps(); R]; N];
@@ -311,16 +204,6 @@ fn few<W: Float>(
         write(1, b);
         write(2, c);
     }
-}
-
-/// Up to `N` rows, of which missing ones repeat the last one.
-#[inline(always)]
-fn some_of<W, const N: usize>(rows: &[W], cols: usize) -> [&[W]; N] {
-    let mut some: [&[W]; N] = [&[]; N];
-    for r in 0..N {
-        some[r] = &rows[r.min(rows.len() / cols - 1) * cols..][..cols];
-    }
-    some
 }
 
 /// The eight partial sums of `ROWS` rows by `N` tokens.

@@ -58,22 +58,20 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
 };
 
 /// Where a thread unpacks weights, and sums; empty on CPUs without the level.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct VnniScratch {
     panels: panels::PanelScratch,
-    /// Some rows of float weights.
-    groups: Vec<dense::Group>,
+    dense: dense::DenseScratch,
 }
 
 impl VnniScratch {
-    /// For rows of at most `max_cols` elements.
-    pub fn new(max_cols: usize) -> VnniScratch {
+    pub fn new() -> VnniScratch {
         match Avx512Vnni::new() {
             Some(_) => VnniScratch {
                 panels: panels::PanelScratch::new(),
-                groups: vec![dense::Group::default(); max_cols.div_ceil(8)],
+                dense: dense::DenseScratch::new(),
             },
-            None => VnniScratch { panels: panels::PanelScratch::default(), groups: Vec::new() },
+            None => VnniScratch::default(),
         }
     }
 }
