@@ -17,8 +17,10 @@ use std::arch::x86_64::*;
 
 /// Rows of a tile of a few tokens.
 const FEW_ROWS: usize = 4;
-/// Tokens that are a few.
-pub(in crate::isa) const FEW: usize = 3;
+/// Tokens that are a few. With three all 16 registers are in use, where widening wants more.
+pub(in crate::isa) const fn few_of<W>() -> usize {
+    if size_of::<W>() == size_of::<f32>() { 3 } else { 2 }
+}
 
 /// Rows of a tile of many tokens.
 const R: usize = 6;
@@ -66,7 +68,7 @@ pub(super) fn matmul<W: Float>(
     let (w, x, cols) = (as_blocks::<W>(w), acts.x, acts.plan.cols);
     match acts.plan.n_tokens {
         1 => one(w, x, y, widen),
-        2..=FEW => {
+        n if n <= few_of::<W>() => {
             for (tile, rows) in w.chunks(FEW_ROWS * cols).enumerate() {
                 few(rows, x, cols, n_rows, &mut y[tile * FEW_ROWS..], &widen);
             }
@@ -175,7 +177,7 @@ fn one<W: Float>(w: &[W], x: &[f32], y: &mut [f32], widen: impl Fn(&[W; 8]) -> _
     }
 }
 
-/// Up to [`FEW_ROWS`] rows by up to [`FEW`] tokens, whose outputs are `n_rows` apart.
+/// Up to [`FEW_ROWS`] rows by two or three tokens, whose outputs are `n_rows` apart.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn few<W: Float>(

@@ -26,7 +26,8 @@ const BLOCK_COLS: usize = 2048;
 /// Where a thread widens weights, and sums.
 pub(super) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
-pub(super) use avx2::dense::FEW;
+/// Tokens up to which AVX2's kernels are faster.
+pub(super) use avx2::dense::few_of;
 
 /// Float weights.
 #[inline]
@@ -40,13 +41,16 @@ pub(super) fn matmul<W: Float>(
     widen: impl Fn(&[W; 8]) -> __m256,
 ) {
     let (w, scratch) = (as_blocks(w), &mut scratch.dense);
-    blocks::matmul::<W, R, T, BLOCK_COLS>(w, n_rows, acts, scratch, y, |rows, x, sums| match sums
-        .len()
-    {
-        6.. => some::<W, 6>(rows, x, sums, &widen),
-        4.. => some::<W, 4>(rows, x, sums, &widen),
-        2.. => some::<W, 2>(rows, x, sums, &widen),
-        _ => some::<W, 1>(rows, x, sums, &widen),
+    blocks::matmul::<W, R, T, BLOCK_COLS>(w, n_rows, acts, scratch, y, |rows, x, sums| {
+        // Tiles of about one size: one of few tokens takes as long as a larger one.
+        match sums.len().div_ceil(sums.len().div_ceil(T)) {
+            T.. => some::<W, T>(rows, x, sums, &widen),
+            5 => some::<W, 5>(rows, x, sums, &widen),
+            4 => some::<W, 4>(rows, x, sums, &widen),
+            3 => some::<W, 3>(rows, x, sums, &widen),
+            2 => some::<W, 2>(rows, x, sums, &widen),
+            _ => some::<W, 1>(rows, x, sums, &widen),
+        }
     });
 }
 
