@@ -65,7 +65,7 @@ fn main() {
         }
         let decode = |interleaved: bool, n| {
             let input = Input::new(table, kernels, n);
-            let mut scratch = Scratch::new(COLS);
+            let mut scratch = Scratch::default();
             let mut y = vec![0.0; CHUNK_ROWS * n];
             let w = if interleaved { &groups[..] } else { w };
             gigabytes(w.len(), || {
@@ -83,7 +83,7 @@ fn main() {
         let (lanes_one, lanes_four) = (lanes(1), lanes(4));
         let cached = |n| {
             let input = Input::new(table, kernels, n);
-            let mut scratch = Scratch::new(COLS);
+            let mut scratch = Scratch::default();
             let mut y = vec![0.0; PREFILL_ROWS * n];
             let w = &w[..PREFILL_ROWS * row_bytes];
             let time = best(|| {

@@ -396,25 +396,22 @@ pub struct Scratch {
     pub(crate) panels: crate::isa::avx2::PanelScratch,
     #[cfg(target_arch = "x86_64")]
     pub(crate) vnni: crate::isa::avx512vnni::VnniScratch,
-    /// Some rows of float weights.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) widened: Vec<block::F32>,
+    pub(crate) dense: crate::isa::avx2::DenseScratch,
     #[cfg(target_arch = "aarch64")]
     pub(crate) panels: crate::isa::neon::PanelScratch,
 }
 
-impl Scratch {
-    /// For rows of at most `max_cols` elements.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "not yet"))]
-    pub fn new(max_cols: usize) -> Scratch {
+impl Default for Scratch {
+    fn default() -> Scratch {
         Scratch {
             native: Vec::new(),
             #[cfg(target_arch = "x86_64")]
             panels: crate::isa::avx2::PanelScratch::new(),
             #[cfg(target_arch = "x86_64")]
-            vnni: crate::isa::avx512vnni::VnniScratch::new(max_cols),
+            vnni: crate::isa::avx512vnni::VnniScratch::new(),
             #[cfg(target_arch = "x86_64")]
-            widened: vec![block::F32::default(); crate::isa::avx2::WIDENED_ROWS * max_cols],
+            dense: crate::isa::avx2::DenseScratch::new(),
             #[cfg(target_arch = "aarch64")]
             panels: crate::isa::neon::PanelScratch::new(),
         }

@@ -416,7 +416,7 @@ fn products_of_float_weights_equal_scalar() {
                     let acts = Acts { plan: &plan, q: &[], d: &[], s: &[], x: &x };
                     let product = |table: &KernelTable, y: &mut [f32]| {
                         let kernels = table.types(ty).unwrap();
-                        kernels.matmul(&bytes, rows, &acts, &mut Scratch::new(cols), y);
+                        kernels.matmul(&bytes, rows, &acts, &mut Scratch::default(), y);
                     };
                     let what = &format!("{}: {ty} {rows}x{cols} by {n}, {kind:?}", table.level());
                     let out = vec![7.0; rows * n];

@@ -96,11 +96,6 @@ pub(super) fn weights_mut(op: &mut Op) -> Vec<&mut Weight> {
     }
 }
 
-/// The longest input row of any product.
-pub(super) fn max_cols(program: &Program) -> usize {
-    program.ops.iter().flat_map(weights).map(|w| w.cols).max().unwrap_or(0)
-}
-
 /// Elements of q, d, s and x that packed inputs of this format need at most.
 pub(super) fn pack_lens(
     kernels: &KernelTable,

@@ -158,7 +158,6 @@ impl CpuBackend {
             true => interleaved::Interleaved::plan(kernels, &mut program),
             false => interleaved::Interleaved::none(),
         };
-        let max_cols = matmul::max_cols(&program);
         let packs = FORMATS.map(|format| {
             let [q, d, s, x] = matmul::pack_lens(kernels, &program, format, max_tokens);
             PackBuffers {
@@ -170,7 +169,7 @@ impl CpuBackend {
         });
         let scratch = (0..max_threads.max(1)).map(|_| {
             Mutex::new(WorkerScratch {
-                kernels: Scratch::new(max_cols),
+                kernels: Scratch::default(),
                 row: Vec::new(),
                 y: Vec::new(),
                 group: Vec::new(),

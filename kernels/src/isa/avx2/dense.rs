@@ -1,19 +1,36 @@
-//! Dots of float rows: float weights by tokens.
+//! Products of float rows: float weights by tokens.
 //!
-//! Tiles of four rows by up to three vectors. An element is one register of eight partial sums
-//! over k and [`crate::float`]'s tree at the end, whatever the tile; the twelve chains of a tile
-//! hide the latency of each other.
+//! An element is one register of eight partial sums over k and [`crate::float`]'s tree at the end,
+//! whatever the tile. So nothing can be broadcast, and a tile of rows by tokens loads as many
+//! registers as it has rows and tokens: six by two are eight loads for twelve multiplications,
+//! which is what L1 can bring, and nothing behind it: hence [`blocks`]. One token, or a few, take
+//! smaller tiles that widen whatever they read.
 
-use super::mem::{load_ps, load_some, prefetch, store, store_16_ps};
+pub(in crate::isa) mod blocks;
+
+use super::mem::{load_ps, load_some, prefetch, store_16_ps, store_ps};
 use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
+use blocks::{Group, Rows, Tokens, some_of, widen_tail};
 use std::arch::x86_64::*;
 
-/// Rows of a tile.
-pub(super) const R: usize = 4;
-/// Vectors of a tile.
-const T: usize = 3;
+/// Rows of a tile of a few tokens.
+const FEW_ROWS: usize = 4;
+/// Tokens that are a few. With three all 16 registers are in use, where widening wants more.
+pub(in crate::isa) const fn few_of<W>() -> usize {
+    if size_of::<W>() == size_of::<f32>() { 3 } else { 2 }
+}
+
+/// Rows of a tile of many tokens.
+const R: usize = 6;
+/// Tokens of a tile: with twelve sums there are 16 registers.
+const T: usize = 2;
+/// Columns of a block: a tile's rows take 18 of 32 KiB of L1, the tokens of two tiles 12.
+const BLOCK_COLS: usize = 768;
+
+/// Where a thread widens weights, and sums.
+pub(crate) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
 /// Eight numbers of a row, exactly.
 #[inline]
@@ -37,146 +54,164 @@ pub(in crate::isa) fn widen_bf16(w: &[Bf16; 8]) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
 }
 
-/// Float weights; `buffer` holds [`R`] rows.
+/// Float weights.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn matmul<W: Float>(
     w: &[u8],
+    n_rows: usize,
     acts: &Acts<'_>,
-    buffer: &mut [F32],
+    scratch: &mut DenseScratch,
     y: &mut [f32],
     widen: impl Fn(&[W; 8]) -> __m256,
 ) {
-    dots(as_blocks::<W>(w), acts.x, acts.plan.cols, 1.0, buffer, y, widen);
+    let (w, x, cols) = (as_blocks::<W>(w), acts.x, acts.plan.cols);
+    match acts.plan.n_tokens {
+        1 => one(w, x, y, widen),
+        n if n <= few_of::<W>() => {
+            for (tile, rows) in w.chunks(FEW_ROWS * cols).enumerate() {
+                few(rows, x, cols, n_rows, &mut y[tile * FEW_ROWS..], &widen);
+            }
+        }
+        _ => blocks::matmul::<W, R, T, BLOCK_COLS>(w, n_rows, acts, scratch, y, |rows, x, sums| {
+            match sums {
+                [_] => some::<W, 1>(rows, x, sums, &widen),
+                _ => some::<W, T>(rows, x, sums, &widen),
+            }
+        }),
+    }
 }
 
-/// `out[i][r] = scale * (x[i] . w[r])`; `w: [n_rows][cols]`, `x: [n][cols]`, `out: [n][n_rows]`.
-///
-/// More than one tile of vectors finds the rows widened in `buffer`, if it holds [`R`] of them.
+/// A tile of `N` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dots<W: Float>(
-    w: &[W],
-    x: &[f32],
-    cols: usize,
-    scale: f32,
-    buffer: &mut [F32],
-    out: &mut [f32],
+fn some<W: Float, const N: usize>(
+    rows: Rows<'_, W, R>,
+    x: Tokens<'_>,
+    sums: &mut [Group<R>],
     widen: impl Fn(&[W; 8]) -> __m256,
-) {
-    let (n, n_rows) = (x.len() / cols, w.len() / cols);
-    if n == 1 {
-        return dots_of_one(w, x, scale, out, widen);
+) -> usize {
+    let (x, sums) = (x.first::<N>(), sums.first_chunk_mut().expect("a sum per token"));
+    match rows {
+        Rows::Native(rows, widened) => {
+            let (widened, tail) = widen_tail(&rows, widened);
+            let groups = widened.len();
+            let mut w: [&[[W; 8]]; R] = [&[]; R];
+            for r in 0..R {
+                w[r] = &rows[r].as_chunks().0[..groups];
+            }
+            let column = |g: usize, r: usize| {
+                let w = widen(&w[r][g]);
+                store_ps(&mut widened[g][r], w);
+                w
+            };
+            tile(groups, column, tail, x, sums);
+        }
+        Rows::Widened(w) => {
+            let (w, tail) = w.split_at(x[0].len() / 8);
+            tile(w.len(), |g, r| load_ps(&w[g][r]), tail.first(), x, sums);
+        }
     }
-    for first in (0..n_rows).step_by(R) {
-        let rows = &w[first * cols..n_rows.min(first + R) * cols];
-        if n > T && buffer.len() >= R * cols {
-            let buffer = &mut buffer[..rows.len()];
-            let ((groups, tail), (to, to_tail)) = (rows.as_chunks(), buffer.as_chunks_mut());
-            for (to, group) in to.iter_mut().zip(groups) {
-                store::<[F32; 8]>(to, _mm256_castps_si256(widen(group)));
+    N
+}
+
+/// Adds to the partial sums of [`R`] rows with `N` tokens. `w(g, r)` are the columns of group `g` of
+/// row `r`; `tail` those after whole groups, filled up with zeros.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile<const N: usize>(
+    groups: usize,
+    mut w: impl FnMut(usize, usize) -> __m256,
+    tail: Option<&Group<R>>,
+    x: [&[f32]; N],
+    sums: &mut [Group<R>; N],
+) {
+    let mut tokens: [&[[f32; 8]]; N] = [&[]; N];
+    let mut acc = [[_mm256_setzero_ps(); R]; N];
+    for i in 0..N {
+        tokens[i] = &x[i].as_chunks().0[..groups];
+        for r in 0..R {
+            acc[i][r] = load_ps(&sums[i][r]);
+        }
+    }
+    for g in 0..groups {
+        let mut x = [_mm256_setzero_ps(); N];
+        for i in 0..N {
+            x[i] = load_ps(&tokens[i][g]);
+        }
+        for r in 0..R {
+            let w = w(g, r);
+            for i in 0..N {
+                acc[i][r] = _mm256_fmadd_ps(w, x[i], acc[i][r]);
             }
-            for (to, w) in to_tail.iter_mut().zip(tail) {
-                *to = F32::from_f32(w.to_f32());
+        }
+    }
+    for i in 0..N {
+        if let Some(tail) = tail {
+            let x = load_some(&x[i][8 * groups..]);
+            for r in 0..R {
+                acc[i][r] = _mm256_fmadd_ps(load_ps(&tail[r]), x, acc[i][r]);
             }
-            some_rows(&*buffer, first, n_rows, x, cols, scale, out, |w| widen_f32(w));
-        } else {
-            some_rows(rows, first, n_rows, x, cols, scale, out, |w| widen(w));
+        }
+        for r in 0..R {
+            store_ps(&mut sums[i][r], acc[i][r]);
         }
     }
 }
 
-/// [`dots`] of one vector: eight rows in flight, and memory asked ahead, as its speed decides.
+/// One token: eight rows in flight, and memory asked ahead, as its speed decides.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots_of_one<W: Float>(
-    w: &[W],
-    x: &[f32],
-    scale: f32,
-    out: &mut [f32],
-    widen: impl Fn(&[W; 8]) -> __m256,
-) {
-    let scale = _mm_set1_ps(scale);
-    for (w, out) in w.chunks(2 * R * x.len()).zip(out.chunks_mut(2 * R)) {
-        let [sums] = tile::<W, { 2 * R }, 1>(some_of(w, x.len()), [x], &widen);
-        let (low, high) = sums.split_at(R);
-        let mut lanes = [0.0; 2 * R];
+fn one<W: Float>(w: &[W], x: &[f32], y: &mut [f32], widen: impl Fn(&[W; 8]) -> __m256) {
+    for (w, y) in w.chunks(2 * FEW_ROWS * x.len()).zip(y.chunks_mut(2 * FEW_ROWS)) {
+        let [sums] = small_tile::<W, { 2 * FEW_ROWS }, 1>(some_of(w, x.len()), [x], &widen);
+        let (low, high) = sums.split_at(FEW_ROWS);
+        let mut lanes = [0.0; 2 * FEW_ROWS];
         for (lanes, sums) in lanes.as_chunks_mut().0.iter_mut().zip([low, high]) {
-            let sums = sums.first_chunk().expect("half of the rows");
-            store_16_ps(lanes, _mm_mul_ps(sum_4_ps(sums), scale));
+            store_16_ps(lanes, sum_4_ps(sums.first_chunk().expect("half of the rows")));
         }
-        match out.first_chunk_mut() {
-            Some(out) => *out = lanes,
-            None => out.copy_from_slice(&lanes[..out.len()]),
+        match y.first_chunk_mut() {
+            Some(y) => *y = lanes,
+            None => y.copy_from_slice(&lanes[..y.len()]),
         }
     }
 }
 
-/// Up to `N` rows, of which missing ones repeat the last one.
-#[inline(always)]
-fn some_of<W, const N: usize>(rows: &[W], cols: usize) -> [&[W]; N] {
-    let mut some: [&[W]; N] = [&[]; N];
-    for r in 0..N {
-        some[r] = &rows[r.min(rows.len() / cols - 1) * cols..][..cols];
-    }
-    some
-}
-
-/// Up to [`R`] rows by all vectors.
+/// Up to [`FEW_ROWS`] rows by two or three tokens, whose outputs are `n_rows` apart.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-#[expect(clippy::too_many_arguments, reason = "shapes and slices of one product")]
-fn some_rows<W: Float>(
-    rows: &[W],
-    first: usize,
-    n_rows: usize,
+fn few<W: Float>(
+    w: &[W],
     x: &[f32],
     cols: usize,
-    scale: f32,
-    out: &mut [f32],
+    n_rows: usize,
+    y: &mut [f32],
     widen: impl Fn(&[W; 8]) -> __m256,
 ) {
-    let n = rows.len() / cols;
-    let rows: [&[W]; R] = some_of(rows, cols);
-    let tiles = x.chunks(T * cols).zip(out.chunks_mut(T * n_rows));
-    for (x, out) in tiles {
-        let vector = |i: usize| &x[i * cols..][..cols];
-        let mut write = |i: usize, sums: [__m256; R]| {
-            let sums = _mm_mul_ps(sum_4_ps(&sums), _mm_set1_ps(scale));
-            let out = &mut out[i * n_rows + first..];
-            match out.first_chunk_mut::<R>() {
-                Some(out) if n == R => store_16_ps(out, sums),
-                _ => {
-                    let mut lanes = [0.0; R];
-                    store_16_ps(&mut lanes, sums);
-                    out[..n].copy_from_slice(&lanes[..n]);
-                }
-            }
-        };
-        match x.len() / cols {
-            1 => {
-                let [a] = tile(rows, [vector(0)], &widen);
-                write(0, a);
-            }
-            2 => {
-                let [a, b] = tile(rows, [vector(0), vector(1)], &widen);
-                write(0, a);
-                write(1, b);
-            }
-            _ => {
-                let [a, b, c] = tile(rows, [vector(0), vector(1), vector(2)], &widen);
-                write(0, a);
-                write(1, b);
-                write(2, c);
-            }
-        }
+    let n = w.len() / cols;
+    let rows: [&[W]; FEW_ROWS] = some_of(w, cols);
+    let token = |i: usize| &x[i * cols..][..cols];
+    let mut write = |i: usize, sums: [__m256; FEW_ROWS]| {
+        let mut lanes = [0.0; FEW_ROWS];
+        store_16_ps(&mut lanes, sum_4_ps(&sums));
+        y[i * n_rows..][..n].copy_from_slice(&lanes[..n]);
+    };
+    if x.len() / cols == 2 {
+        let [a, b] = small_tile(rows, [token(0), token(1)], &widen);
+        write(0, a);
+        write(1, b);
+    } else {
+        let [a, b, c] = small_tile(rows, [token(0), token(1), token(2)], &widen);
+        write(0, a);
+        write(1, b);
+        write(2, c);
     }
 }
 
-/// The eight partial sums of `ROWS` rows by `N` vectors.
+/// The eight partial sums of `ROWS` rows by `N` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile<W: Float, const ROWS: usize, const N: usize>(
+fn small_tile<W: Float, const ROWS: usize, const N: usize>(
     rows: [&[W]; ROWS],
     x: [&[f32]; N],
     widen: impl Fn(&[W; 8]) -> __m256,

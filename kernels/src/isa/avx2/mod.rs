@@ -37,10 +37,8 @@ use crate::table::{
     TypeKernels, blocks_16, blocks_32, blocks_256, floats, read_only_256,
 };
 
+pub(crate) use dense::DenseScratch;
 pub(crate) use panels::PanelScratch;
-
-/// Rows of float weights that are widened at a time.
-pub(crate) const WIDENED_ROWS: usize = dense::R;
 
 /// The table, for those who can show that the CPU has the features.
 pub(crate) fn table(_: Avx2) -> &'static KernelTable {
@@ -299,10 +297,9 @@ macro_rules! wide_256 {
 }
 
 macro_rules! dense {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $widen:expr) => {{
-        let _ = $n_rows;
-        dense::matmul($w, $acts, &mut $scratch.widened, $y, $widen)
-    }};
+    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $widen:expr) => {
+        dense::matmul($w, $n_rows, $acts, &mut $scratch.dense, $y, $widen)
+    };
 }
 
 /// Products of interleaved rows: `name: function::<type, words>(what unpacks a block)`.

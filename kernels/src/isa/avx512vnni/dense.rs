@@ -1,25 +1,33 @@
-//! Prefill of float weights: [`ROWS`] rows widened once per call, against tiles of tokens.
+//! Prefill of float weights.
 //!
 //! A register has eight partial sums each of two rows, which are those of AVX2's kernels: so an
 //! element is added up in [`crate::float`]'s order. Tiles of eight rows by up to six tokens read
-//! half as many bytes per product as AVX2's four by three, and inputs come from L2 or L3.
+//! half as many bytes per product as AVX2's six by two, and can take their rows from L2, in longer
+//! blocks of columns. The loops around them are AVX2's.
 
 use super::VnniScratch;
-use super::mem::load_ps;
+use super::mem::{load_ps, store_ps};
 use crate::act::Acts;
 use crate::block::{Float, as_blocks};
-use crate::isa::avx2::mem::{load_some, store_16_ps};
-use crate::isa::avx2::{self, sum::sum_4_ps};
+use crate::isa::avx2;
+use crate::isa::avx2::dense::blocks::{self, Group, Rows, Tokens, widen_tail};
+use crate::isa::avx2::mem::load_some;
 use std::arch::x86_64::*;
 
 /// Rows of a tile.
-const ROWS: usize = 8;
+const R: usize = 8;
+/// Registers of two rows.
+const PAIRS: usize = R / 2;
+/// Tokens of a tile: with 24 sums there are 32 registers.
+const T: usize = 6;
+/// Columns of a block: a tile's rows take 64 KiB of L2, which may be 1 MiB with all else.
+const BLOCK_COLS: usize = 2048;
 
-/// Tokens up to which AVX2's kernels are faster: measured at 8, 24 and 512 on Zen 4.
-pub(super) const FEW: usize = 24;
+/// Where a thread widens weights, and sums.
+pub(super) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
-/// Eight columns of eight rows: registers of two rows.
-pub(super) type Group = [[f32; 16]; ROWS / 2];
+/// Tokens up to which AVX2's kernels are faster.
+pub(super) use avx2::dense::few_of;
 
 /// Float weights.
 #[inline]
@@ -32,99 +40,102 @@ pub(super) fn matmul<W: Float>(
     y: &mut [f32],
     widen: impl Fn(&[W; 8]) -> __m256,
 ) {
-    let cols = acts.plan.cols;
-    let buffer = &mut scratch.groups[..cols.div_ceil(8)];
-    for (first, rows) in as_blocks::<W>(w).chunks(ROWS * cols).enumerate() {
-        let n = rows.len() / cols;
-        for r in 0..ROWS {
-            // Missing rows repeat the last one.
-            let (groups, tail) = rows[r.min(n - 1) * cols..][..cols].as_chunks();
-            for (to, w) in buffer.iter_mut().zip(groups) {
-                half_of(to, r, widen(w));
-            }
-            if !tail.is_empty() {
-                let mut lanes = [0.0; 8];
-                for (to, w) in lanes.iter_mut().zip(tail) {
-                    *to = w.to_f32();
-                }
-                half_of(&mut buffer[cols / 8], r, avx2::mem::load_ps(&lanes));
-            }
+    let (w, scratch) = (as_blocks(w), &mut scratch.dense);
+    blocks::matmul::<W, R, T, BLOCK_COLS>(w, n_rows, acts, scratch, y, |rows, x, sums| {
+        // Tiles of about one size: one of few tokens takes as long as a larger one.
+        match sums.len().div_ceil(sums.len().div_ceil(T)) {
+            T.. => some::<W, T>(rows, x, sums, &widen),
+            5 => some::<W, 5>(rows, x, sums, &widen),
+            4 => some::<W, 4>(rows, x, sums, &widen),
+            3 => some::<W, 3>(rows, x, sums, &widen),
+            2 => some::<W, 2>(rows, x, sums, &widen),
+            _ => some::<W, 1>(rows, x, sums, &widen),
         }
-        let (mut x, mut t) = (acts.x, 0);
-        while !x.is_empty() {
-            let left = x.len() / cols;
-            let mut write = |t: usize, sums: &[f32; ROWS]| {
-                y[t * n_rows + first * ROWS..][..n].copy_from_slice(&sums[..n]);
+    });
+}
+
+/// A tile of `N` tokens.
+#[inline]
+#[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn some<W: Float, const N: usize>(
+    rows: Rows<'_, W, R>,
+    x: Tokens<'_>,
+    sums: &mut [Group<R>],
+    widen: impl Fn(&[W; 8]) -> __m256,
+) -> usize {
+    let (x, sums) = (x.first::<N>(), sums.first_chunk_mut().expect("a sum per token"));
+    match rows {
+        Rows::Native(rows, widened) => {
+            let (widened, tail) = widen_tail(&rows, widened);
+            let groups = widened.len();
+            let mut w: [&[[W; 8]]; R] = [&[]; R];
+            for r in 0..R {
+                w[r] = &rows[r].as_chunks().0[..groups];
+            }
+            let column = |g: usize, p: usize| {
+                let (low, high) = (widen(&w[2 * p][g]), widen(&w[2 * p + 1][g]));
+                let w = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
+                store_ps(&mut widened[g].as_flattened_mut().as_chunks_mut().0[p], w);
+                w
             };
-            let done = match left {
-                6.. => tile::<6>(buffer, x, cols, |i, sums| write(t + i, sums)),
-                4.. => tile::<4>(buffer, x, cols, |i, sums| write(t + i, sums)),
-                2.. => tile::<2>(buffer, x, cols, |i, sums| write(t + i, sums)),
-                _ => tile::<1>(buffer, x, cols, |i, sums| write(t + i, sums)),
-            };
-            x = &x[done * cols..];
-            t += done;
+            tile(groups, column, tail, x, sums);
+        }
+        Rows::Widened(w) => {
+            let (w, tail) = w.split_at(x[0].len() / 8);
+            tile(w.len(), |g, p| pair(&w[g], p), tail.first(), x, sums);
         }
     }
+    N
 }
 
-/// Eight columns of row `r`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn half_of(group: &mut Group, r: usize, w: __m256) {
-    let (halves, _) = group[r / 2].as_chunks_mut();
-    avx2::mem::store_ps(&mut halves[r % 2], w);
-}
-
-/// All rows by the first `N` tokens of `x`; gives `write` the products of each, returns `N`.
+/// Adds to the partial sums of [`R`] rows with `N` tokens. `w(g, p)` are the columns of group `g` of
+/// pair `p` of rows; `tail` those after whole groups, filled up with zeros.
 #[inline]
 #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn tile<const N: usize>(
-    w: &[Group],
-    x: &[f32],
-    cols: usize,
-    mut write: impl FnMut(usize, &[f32; ROWS]),
-) -> usize {
+    groups: usize,
+    mut w: impl FnMut(usize, usize) -> __m512,
+    tail: Option<&Group<R>>,
+    x: [&[f32]; N],
+    sums: &mut [Group<R>; N],
+) {
     let mut tokens: [&[[f32; 8]]; N] = [&[]; N];
+    let mut acc = [[_mm512_setzero_ps(); PAIRS]; N];
     for i in 0..N {
-        tokens[i] = &x[i * cols..][..cols].as_chunks().0[..cols / 8];
+        tokens[i] = &x[i].as_chunks().0[..groups];
+        for p in 0..PAIRS {
+            acc[i][p] = pair(&sums[i], p);
+        }
     }
-    let mut sums = [[_mm512_setzero_ps(); ROWS / 2]; N];
-    for (g, group) in w[..cols / 8].iter().enumerate() {
-        let mut w = [_mm512_setzero_ps(); ROWS / 2];
-        for r in 0..ROWS / 2 {
-            w[r] = load_ps(&group[r]);
+    for g in 0..groups {
+        let mut rows = [_mm512_setzero_ps(); PAIRS];
+        for p in 0..PAIRS {
+            rows[p] = w(g, p);
         }
         for i in 0..N {
             let x = _mm512_broadcast_f32x8(avx2::mem::load_ps(&tokens[i][g]));
-            for r in 0..ROWS / 2 {
-                sums[i][r] = _mm512_fmadd_ps(w[r], x, sums[i][r]);
+            for p in 0..PAIRS {
+                acc[i][p] = _mm512_fmadd_ps(rows[p], x, acc[i][p]);
             }
         }
     }
     for i in 0..N {
-        let tail = &x[i * cols..][..cols][cols / 8 * 8..];
-        if !tail.is_empty() {
-            let x = _mm512_broadcast_f32x8(load_some(tail));
-            for r in 0..ROWS / 2 {
-                sums[i][r] = _mm512_fmadd_ps(load_ps(&w[cols / 8][r]), x, sums[i][r]);
+        if let Some(tail) = tail {
+            let x = _mm512_broadcast_f32x8(load_some(&x[i][8 * groups..]));
+            for p in 0..PAIRS {
+                acc[i][p] = _mm512_fmadd_ps(pair(tail, p), x, acc[i][p]);
             }
         }
-        let mut lanes = [0.0; ROWS];
-        let (lanes_4, _) = lanes.as_chunks_mut::<4>();
-        for (q, lanes) in lanes_4.iter_mut().enumerate() {
-            let (a, b) = (sums[i][2 * q], sums[i][2 * q + 1]);
-            store_16_ps(
-                lanes,
-                sum_4_ps(&[
-                    _mm512_castps512_ps256(a),
-                    _mm512_extractf32x8_ps::<1>(a),
-                    _mm512_castps512_ps256(b),
-                    _mm512_extractf32x8_ps::<1>(b),
-                ]),
-            );
+        let (pairs, _) = sums[i].as_flattened_mut().as_chunks_mut();
+        for p in 0..PAIRS {
+            store_ps(&mut pairs[p], acc[i][p]);
         }
-        write(i, &lanes);
     }
-    N
+}
+
+/// Two rows of a group.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pair(group: &Group<R>, p: usize) -> __m512 {
+    load_ps(&group.as_flattened().as_chunks().0[p])
 }

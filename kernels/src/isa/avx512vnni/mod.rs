@@ -59,22 +59,20 @@ static TYPES: [TypeKernels; avx2::TYPES.len()] = {
 };
 
 /// Where a thread unpacks weights, and sums; empty on CPUs without the level.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct VnniScratch {
     panels: panels::PanelScratch,
-    /// Some rows of float weights.
-    groups: Vec<dense::Group>,
+    dense: dense::DenseScratch,
 }
 
 impl VnniScratch {
-    /// For rows of at most `max_cols` elements.
-    pub fn new(max_cols: usize) -> VnniScratch {
+    pub fn new() -> VnniScratch {
         match Avx512Vnni::new() {
             Some(_) => VnniScratch {
                 panels: panels::PanelScratch::new(),
-                groups: vec![dense::Group::default(); max_cols.div_ceil(8)],
+                dense: dense::DenseScratch::new(),
             },
-            None => VnniScratch { panels: panels::PanelScratch::default(), groups: Vec::new() },
+            None => VnniScratch::default(),
         }
     }
 }
@@ -82,7 +80,7 @@ impl VnniScratch {
 /// Matrix products: `type, name: kernel of more than so many tokens, (what unpacks
 /// a block)`.
 macro_rules! matmuls {
-    ($($ty:ident, $name:ident: $kernel:path, $few:path, ($($argument:expr),*);)*) => {
+    ($($ty:ident, $name:ident: $kernel:path, $few:expr, ($($argument:expr),*);)*) => {
         const fn matmul_of(ty: GgmlType) -> Option<MatmulFn> {
             match ty {
                 $(GgmlType::$ty => Some($name),)*
@@ -117,9 +115,9 @@ macro_rules! matmuls {
 }
 
 matmuls! {
-    F32, f32: dense::matmul, dense::FEW, (|w| avx2::dense::widen_f32(w));
-    F16, f16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_f16(w));
-    BF16, bf16: dense::matmul, dense::FEW, (|w| avx2::dense::widen_bf16(w));
+    F32, f32: dense::matmul, dense::few_of::<F32>(), (|w| avx2::dense::widen_f32(w));
+    F16, f16: dense::matmul, dense::few_of::<F16>(), (|w| avx2::dense::widen_f16(w));
+    BF16, bf16: dense::matmul, dense::few_of::<Bf16>(), (|w| avx2::dense::widen_bf16(w));
     Q4_0, q4_0: panels::blocks_32, ROWS_MAX, (
         |b: &BlockQ4_0| panels::less(unpack::nibbles(&b.qs), BlockQ4_0::OFFSET),
         |b| panels::halves(b)
