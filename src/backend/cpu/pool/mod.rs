@@ -4,6 +4,10 @@
 //! regions: so there is one `broadcast` per generate call, and inside it the workers walk the step
 //! together, phase by phase, with a barrier between phases (spin, then park).
 //!
+//! Memory is what decoding waits for, so it shall not be idle. Each worker has a share of a phase's
+//! items, in one stretch: memory streams better that way, and its prefetchers are right about what
+//! comes next. And while a worker spins at a barrier, it asks for what it will read after it.
+//!
 //! A barrier waits for the slowest worker, and the slowest one is whoever the system has put aside
 //! for another program: two threads beside two busy programs can be slower than one. So the leader
 //! watches how long its workers wait for each other, sends some to the bench while the machine is
@@ -27,11 +31,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use teff_kernels::{Ahead, FloatOps};
 
 /// Rounds of spinning at a barrier, about 100 microseconds: longer than a phase of a small model
 /// is uneven, shorter than a time slice. Then the thread parks: one that yields instead gives its
 /// time slices away and is not called when the barrier opens.
 const SPINS: u32 = 8_000;
+/// Cache lines that a worker asks for in a round of spinning: about as fast as memory delivers.
+const LINES_PER_SPIN: usize = 4;
 /// More threads than any machine this program is for; a typo must not start a million.
 pub const MAX_THREADS: usize = 512;
 
@@ -85,6 +92,7 @@ impl Pool {
                 index: context.index(),
                 n_active: Cell::new(team.n),
                 busy: Cell::new(false),
+                ahead: Cell::new(None),
             };
             if context.index() != 0 {
                 return worker.follow();
@@ -115,8 +123,8 @@ struct Team {
     job_word: AtomicU64,
     /// Workers that have arrived at the current barrier.
     arrived: AtomicUsize,
-    /// Completed barriers.
-    epoch: AtomicU64,
+    /// Completed barriers: what waiting workers look at all the time.
+    epoch: Line<AtomicU64>,
     /// Where workers wait for a barrier or the next job.
     room: Room,
     /// Where workers wait for a job that needs them again.
@@ -127,8 +135,9 @@ struct Team {
     poisoned: AtomicBool,
     /// The current phase's number.
     phase: AtomicU64,
-    /// Next ticket of the current phase.
-    next_ticket: AtomicUsize,
+    /// Next ticket of each worker's share of the items, in phases that begin at an even epoch and
+    /// in those that begin at an odd one.
+    next_ticket: Vec<Line<[AtomicUsize; 2]>>,
     /// First item of the current phase, the last one, and items per ticket; each plus one, or zeros
     /// before the first ticket.
     deal: [AtomicUsize; 3],
@@ -161,6 +170,12 @@ impl JobWord {
         JobWord { number: word >> N_ACTIVE_BITS, n_active }
     }
 }
+
+/// Keeps what some workers write often away from what others read: two lines of 64 bytes, as CPUs
+/// fetch them in pairs.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line<T>(T);
 
 /// Where threads sleep until somebody changes what they wait for.
 #[derive(Default)]
@@ -197,13 +212,13 @@ impl Team {
             cpus,
             job_word: AtomicU64::new(JobWord { number: 0, n_active: n }.pack()),
             arrived: AtomicUsize::new(0),
-            epoch: AtomicU64::new(0),
+            epoch: Line(AtomicU64::new(0)),
             room: Room::default(),
             bench: Room::default(),
             stalled_ns: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
             phase: AtomicU64::new(0),
-            next_ticket: AtomicUsize::new(0),
+            next_ticket: (0..n).map(|_| Line::default()).collect(),
             deal: [const { AtomicUsize::new(0) }; 3],
             job: UnsafeCell::new(None),
         }
@@ -212,6 +227,10 @@ impl Team {
     /// Tells `n_active` workers to do what is in `job`.
     fn announce(&self, n_active: usize) {
         self.open_phase();
+        // Nobody draws tickets between jobs, and workers on the bench do not rewind theirs.
+        for next in self.next_ticket.iter().flat_map(|line| &line.0) {
+            next.store(0, Ordering::Relaxed);
+        }
         let last = JobWord::unpack(self.job_word.load(Ordering::Relaxed));
         let word = JobWord { number: last.number + 1, n_active };
         self.job_word.store(word.pack(), Ordering::SeqCst);
@@ -221,40 +240,43 @@ impl Team {
         }
     }
 
-    /// Waits for a job after number `last` that worker `index` is to do.
-    fn next_job(&self, last: u64, index: usize) -> JobWord {
+    /// Waits for a job after number `last` that the worker is to do.
+    fn next_job(&self, last: u64, worker: &Worker<'_>) -> JobWord {
         let word = || JobWord::unpack(self.job_word.load(Ordering::SeqCst));
         // The time between jobs is the leader's own and no stall.
-        self.wait(word().n_active, || word().number != last);
-        if word().n_active <= index {
-            self.bench.sleep_until(|| word().n_active > index || self.is_poisoned());
+        self.wait(worker, || word().number != last);
+        if word().n_active <= worker.index {
+            self.bench.sleep_until(|| word().n_active > worker.index || self.is_poisoned());
             self.check_poison();
         }
         word()
     }
 
-    /// Waits for all workers of a job; the last to arrive opens a new phase.
-    fn barrier(&self, n_active: usize) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == n_active {
+    /// The worker waits for all of its job; the last to arrive opens a new phase.
+    fn barrier(&self, worker: &Worker<'_>) {
+        let epoch = self.epoch.0.load(Ordering::Acquire);
+        // For the next phase; the one before this, which used it last, has ended for everybody.
+        self.next_ticket[worker.index].0[parity(epoch + 1)].store(0, Ordering::Relaxed);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == worker.n_threads() {
             self.open_phase();
             self.arrived.store(0, Ordering::Relaxed);
-            self.epoch.store(epoch + 1, Ordering::SeqCst);
+            self.epoch.0.store(epoch + 1, Ordering::SeqCst);
             self.room.wake_all();
             return;
         }
-        let waited = self.wait(n_active, || self.epoch.load(Ordering::SeqCst) != epoch);
+        let waited = self.wait(worker, || self.epoch.0.load(Ordering::SeqCst) != epoch);
         if waited >= STALL_MIN {
             self.stalled_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
         }
     }
 
     /// Waits in the room, and says for how long it slept. Panics if another worker has.
-    fn wait(&self, n_active: usize, passed: impl Fn() -> bool) -> Duration {
+    fn wait(&self, worker: &Worker<'_>, passed: impl Fn() -> bool) -> Duration {
         let passed = || passed() || self.is_poisoned();
-        let spins = if n_active > self.cpus { 0 } else { SPINS };
+        let spins = if worker.n_threads() > self.cpus { 0 } else { SPINS };
         let mut slept = Duration::ZERO;
         if !(0..spins).any(|_| {
+            worker.ask_ahead();
             std::hint::spin_loop();
             passed()
         }) {
@@ -268,7 +290,6 @@ impl Team {
 
     fn open_phase(&self) {
         self.phase.store(new_phase(), Ordering::Relaxed);
-        self.next_ticket.store(0, Ordering::Relaxed);
         self.deal.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     }
 
@@ -343,6 +364,11 @@ impl Pace {
     }
 }
 
+/// Which of a worker's two counters of tickets belongs to the phase that begins at this epoch.
+fn parity(epoch: u64) -> usize {
+    (epoch % 2) as usize
+}
+
 fn new_phase() -> u64 {
     let phase = NEXT_PHASE.fetch_add(1, Ordering::Relaxed);
     assert!(phase < 1 << shared::PHASE_BITS, "phase numbers are used up");
@@ -393,7 +419,7 @@ impl Leader<'_> {
         team.announce(n_active);
         // SAFETY: `job` is borrowed until the end of this function.
         unsafe { (*job)(&self.worker) };
-        team.barrier(n_active);
+        team.barrier(&self.worker);
         let stalled = Duration::from_nanos(team.stalled_ns.swap(0, Ordering::Relaxed));
         let now = Instant::now();
         self.pace.borrow_mut().note(now, now - start, stalled);
@@ -415,6 +441,8 @@ pub struct Worker<'a> {
     n_active: Cell<usize>,
     /// Inside a phase.
     busy: Cell<bool>,
+    /// What a coming phase reads, see [`Worker::expect`].
+    ahead: Cell<Option<(&'static FloatOps, Ahead)>>,
 }
 
 impl Worker<'_> {
@@ -428,6 +456,25 @@ impl Worker<'_> {
         self.n_active.get()
     }
 
+    /// The items that are this worker's own of `phase.tickets(n_items, chunk)`.
+    pub fn share(&self, n_items: usize, chunk: usize) -> Range<usize> {
+        share(n_items, chunk, self.index, self.n_threads())
+    }
+
+    /// Says what this worker reads in one of the coming phases: it asks for that while it waits for
+    /// others, when memory is idle.
+    pub fn expect(&self, ops: &'static FloatOps, ahead: Ahead) {
+        self.ahead.set(Some((ops, ahead)));
+    }
+
+    /// Asks for some more of what is expected.
+    fn ask_ahead(&self) {
+        if let Some((ops, mut ahead)) = self.ahead.get() {
+            ops.prefetch_ahead(ahead.split_off(LINES_PER_SPIN));
+            self.ahead.set(Some((ops, ahead)));
+        }
+    }
+
     /// Runs one phase: all workers enter it, share its tickets, and leave it together.
     ///
     /// # Panics
@@ -435,18 +482,19 @@ impl Worker<'_> {
     pub fn phase(&self, f: impl FnOnce(&Phase<'_>)) {
         assert!(!self.busy.replace(true), "phases do not nest");
         f(&Phase {
-            team: self.team,
+            worker: self,
+            parity: parity(self.team.epoch.0.load(Ordering::Relaxed)),
             id: self.team.phase.load(Ordering::Relaxed),
             dealt: Cell::new(false),
         });
         self.busy.set(false);
-        self.team.barrier(self.n_active.get());
+        self.team.barrier(self);
     }
 
     fn follow(&self) {
         let mut last = 0;
         loop {
-            let JobWord { number, n_active } = self.team.next_job(last, self.index);
+            let JobWord { number, n_active } = self.team.next_job(last, self);
             last = number;
             self.n_active.set(n_active);
             // SAFETY: the leader wrote the field before it announced this job, and writes it again
@@ -454,21 +502,24 @@ impl Worker<'_> {
             let Some(job) = (unsafe { *self.team.job.get() }) else { return };
             // SAFETY: the leader keeps the job borrowed until the barrier below.
             unsafe { (*job)(self) };
-            self.team.barrier(n_active);
+            self.team.barrier(self);
         }
     }
 }
 
 /// The stretch of a job between two barriers.
 pub struct Phase<'p> {
-    team: &'p Team,
+    worker: &'p Worker<'p>,
+    /// Which counters of tickets belong to it.
+    parity: usize,
     id: u64,
     dealt: Cell<bool>,
 }
 
 impl Phase<'_> {
-    /// The work items `0..n_items` in runs of `chunk`, dealt out to whoever is free. All workers
-    /// must ask for the same deal, once a phase.
+    /// The work items `0..n_items` in runs of `chunk`. Each worker has a share of them, see
+    /// [`Worker::share`], and takes it in ascending order, so that it reads memory in one stream;
+    /// then it helps the others. All workers must ask for the same deal, once a phase.
     pub fn tickets(&self, n_items: usize, chunk: usize) -> Tickets<'_> {
         self.tickets_of(0..n_items, chunk)
     }
@@ -477,12 +528,20 @@ impl Phase<'_> {
     pub fn tickets_of(&self, items: Range<usize>, chunk: usize) -> Tickets<'_> {
         assert!(!self.dealt.replace(true), "a phase deals its tickets once");
         let chunk = chunk.max(1);
-        for (slot, mine) in self.team.deal.iter().zip([items.start, items.end, chunk]) {
+        let deal = &self.worker.team.deal;
+        for (slot, mine) in deal.iter().zip([items.start, items.end, chunk]) {
             let first = slot.compare_exchange(0, mine + 1, Ordering::Relaxed, Ordering::Relaxed);
             assert!(first.is_ok() || first == Err(mine + 1), "workers asked for different deals");
         }
-        Tickets { phase: self, items, chunk }
+        Tickets { phase: self, items, chunk, n_empty: 0 }
     }
+}
+
+/// The chunks of `0..n_items` that worker `index` of `n` takes before it helps others, as items.
+fn share(n_items: usize, chunk: usize, index: usize, n: usize) -> Range<usize> {
+    let n_chunks = n_items.div_ceil(chunk);
+    let start = |i: usize| n_items.min((n_chunks / n * i + n_chunks % n * i / n) * chunk);
+    start(index)..start(index + 1)
 }
 
 /// Iterator over the tickets that this worker draws.
@@ -490,19 +549,30 @@ pub struct Tickets<'p> {
     phase: &'p Phase<'p>,
     items: Range<usize>,
     chunk: usize,
+    /// Shares without a ticket left, from this worker's own on.
+    n_empty: usize,
 }
 
 impl<'p> Iterator for Tickets<'p> {
     type Item = Ticket<'p>;
 
     fn next(&mut self) -> Option<Ticket<'p>> {
-        let index = self.phase.team.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let start = index.checked_mul(self.chunk)?.checked_add(self.items.start)?;
-        if start >= self.items.end {
-            return None;
+        let Phase { worker, parity, id, .. } = *self.phase;
+        let n = worker.n_threads();
+        while self.n_empty < n {
+            let index = (worker.index + self.n_empty) % n;
+            let share = share(self.items.len(), self.chunk, index, n);
+            let next = &worker.team.next_ticket[index].0[parity];
+            let drawn = next.fetch_add(1, Ordering::Relaxed);
+            if drawn < share.len().div_ceil(self.chunk) {
+                let start = share.start + drawn * self.chunk;
+                let end = share.end.min(start + self.chunk);
+                let items = self.items.start + start..self.items.start + end;
+                return Some(Ticket { phase_id: id, items, life: PhantomData });
+            }
+            self.n_empty += 1;
         }
-        let end = self.items.end.min(start + self.chunk);
-        Some(Ticket { phase_id: self.phase.id, items: start..end, life: PhantomData })
+        None
     }
 }
 
@@ -546,6 +616,39 @@ mod tests {
             });
             assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 200));
         }
+    }
+
+    #[test]
+    fn shares_are_whole_chunks_of_all_items_in_order() {
+        for (n_items, chunk) in [(0, 1), (1, 1), (5, 7), (49, 7), (50, 7), (1000, 16)] {
+            for n in [1, 2, 3, 16] {
+                let mut end = 0;
+                for index in 0..n {
+                    let share = share(n_items, chunk, index, n);
+                    assert_eq!(share.start, end);
+                    assert!(share.end == n_items || share.end % chunk == 0);
+                    assert!(share.len().div_ceil(chunk) <= n_items.div_ceil(chunk).div_ceil(n));
+                    end = share.end;
+                }
+                assert_eq!(end, n_items);
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_begins_with_its_own_share() {
+        let pool = Pool::new(2).unwrap();
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                for n_items in 1..100 {
+                    worker.phase(|phase| {
+                        let first = phase.tickets(n_items, 3).next();
+                        let own = worker.share(n_items, 3).start;
+                        assert!(first.is_none_or(|t| t.items().start == own || n_items <= 3));
+                    });
+                }
+            });
+        });
     }
 
     #[test]
