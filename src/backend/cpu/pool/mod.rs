@@ -129,10 +129,10 @@ struct Team {
     room: Room,
     /// Where workers wait for a job that needs them again.
     bench: Room,
-    /// Nanoseconds that workers have waited in stalls, see [`STALL_MIN`].
-    stalled_ns: AtomicU64,
-    /// A worker panicked: everybody leaves.
-    poisoned: AtomicBool,
+    /// Nanoseconds that workers have slept at barriers.
+    slept_ns: AtomicU64,
+    /// A worker panicked: everybody leaves. Waiting workers look at it all the time.
+    poisoned: Line<AtomicBool>,
     /// The current phase's number.
     phase: AtomicU64,
     /// Next ticket of each worker's share of the items, in phases that begin at an even epoch and
@@ -212,11 +212,11 @@ impl Team {
             cpus,
             job_word: AtomicU64::new(JobWord { number: 0, n_active: n }.pack()),
             arrived: AtomicUsize::new(0),
-            epoch: Line(AtomicU64::new(0)),
+            epoch: Line::default(),
             room: Room::default(),
             bench: Room::default(),
-            stalled_ns: AtomicU64::new(0),
-            poisoned: AtomicBool::new(false),
+            slept_ns: AtomicU64::new(0),
+            poisoned: Line::default(),
             phase: AtomicU64::new(0),
             next_ticket: (0..n).map(|_| Line::default()).collect(),
             deal: [const { AtomicUsize::new(0) }; 3],
@@ -243,7 +243,7 @@ impl Team {
     /// Waits for a job after number `last` that the worker is to do.
     fn next_job(&self, last: u64, worker: &Worker<'_>) -> JobWord {
         let word = || JobWord::unpack(self.job_word.load(Ordering::SeqCst));
-        // The time between jobs is the leader's own and no stall.
+        // The time between jobs is the leader's own and does not count.
         self.wait(worker, || word().number != last);
         if word().n_active <= worker.index {
             self.bench.sleep_until(|| word().n_active > worker.index || self.is_poisoned());
@@ -264,9 +264,9 @@ impl Team {
             self.room.wake_all();
             return;
         }
-        let waited = self.wait(worker, || self.epoch.0.load(Ordering::SeqCst) != epoch);
-        if waited >= STALL_MIN {
-            self.stalled_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+        let slept = self.wait(worker, || self.epoch.0.load(Ordering::SeqCst) != epoch);
+        if !slept.is_zero() {
+            self.slept_ns.fetch_add(slept.as_nanos() as u64, Ordering::Relaxed);
         }
     }
 
@@ -294,7 +294,7 @@ impl Team {
     }
 
     fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::SeqCst)
+        self.poisoned.0.load(Ordering::SeqCst)
     }
 
     fn check_poison(&self) {
@@ -302,26 +302,24 @@ impl Team {
     }
 }
 
-/// A wait for other workers that is longer than this is a stall: phases of a decode step are hardly
-/// as long, time slices of other programs are longer.
-const STALL_MIN: Duration = Duration::from_millis(1);
-/// Workers' time that is judged at once.
-const WINDOW: Duration = Duration::from_millis(50);
-/// A share of their time in stalls that is worth fewer workers.
-const STALL_SHARE_MAX: f64 = 0.2;
+/// Time in jobs that is judged at once: a lone hiccup of some milliseconds is little of it.
+const WINDOW: Duration = Duration::from_millis(100);
+/// A share of the workers' time that is worth fewer of them, if it is slept at barriers. Short sleeps
+/// count as well: they are all there is to see of two workers that the system put on one CPU.
+const SLEPT_SHARE_MAX: f64 = 0.2;
 /// Of so many workers one leaves at a time, at least one.
 const SHED_SHARE: usize = 4;
 /// A worker who had to leave is called back after this time, and after twice as long if that was
 /// too early, up to the latter.
-const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(4)];
 
 /// How many workers the jobs get.
 struct Pace {
     n_active: usize,
     n_max: usize,
-    /// Workers' time and stalls since the last judgement.
+    /// Time in jobs since the last judgement, and what the workers slept of it, all together.
     time: Duration,
-    stalled: Duration,
+    slept: Duration,
     /// When to have one more.
     retry_at: Option<Instant>,
     retry_after: Duration,
@@ -334,24 +332,25 @@ impl Pace {
             n_active: n,
             n_max: n.min(cpus),
             time: Duration::ZERO,
-            stalled: Duration::ZERO,
+            slept: Duration::ZERO,
             retry_at: None,
             retry_after: RETRY[0],
         }
     }
 
     /// Takes note of a job that ended `now` after `elapsed`, and judges.
-    fn note(&mut self, now: Instant, elapsed: Duration, stalled: Duration) {
-        self.time += elapsed * self.n_active as u32;
-        self.stalled += stalled;
+    fn note(&mut self, now: Instant, elapsed: Duration, slept: Duration) {
+        self.time += elapsed;
+        self.slept += slept;
         if self.time < WINDOW {
             return;
         }
-        let share = self.stalled.as_secs_f64() / self.time.as_secs_f64();
-        (self.time, self.stalled) = (Duration::ZERO, Duration::ZERO);
+        let workers_time = self.time.as_secs_f64() * self.n_active as f64;
+        let share = self.slept.as_secs_f64() / workers_time;
+        (self.time, self.slept) = (Duration::ZERO, Duration::ZERO);
         if self.n_active > self.n_max {
             self.n_active = self.n_max;
-        } else if share > STALL_SHARE_MAX && self.n_active > 1 {
+        } else if share > SLEPT_SHARE_MAX && self.n_active > 1 {
             self.n_active -= (self.n_active / SHED_SHARE).max(1);
             self.retry_at = Some(now + self.retry_after);
             self.retry_after = (2 * self.retry_after).min(RETRY[1]);
@@ -381,7 +380,7 @@ struct PoisonOnPanic<'a>(&'a Team);
 impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.poisoned.store(true, Ordering::SeqCst);
+            self.0.poisoned.0.store(true, Ordering::SeqCst);
             self.0.room.wake_all();
             self.0.bench.wake_all();
         }
@@ -420,9 +419,9 @@ impl Leader<'_> {
         // SAFETY: `job` is borrowed until the end of this function.
         unsafe { (*job)(&self.worker) };
         team.barrier(&self.worker);
-        let stalled = Duration::from_nanos(team.stalled_ns.swap(0, Ordering::Relaxed));
+        let slept = Duration::from_nanos(team.slept_ns.swap(0, Ordering::Relaxed));
         let now = Instant::now();
-        self.pace.borrow_mut().note(now, now - start, stalled);
+        self.pace.borrow_mut().note(now, now - start, slept);
     }
 
     fn dismiss(self) {
@@ -626,7 +625,7 @@ mod tests {
                 for index in 0..n {
                     let share = share(n_items, chunk, index, n);
                     assert_eq!(share.start, end);
-                    assert!(share.end == n_items || share.end % chunk == 0);
+                    assert!(share.end == n_items || share.end.is_multiple_of(chunk));
                     assert!(share.len().div_ceil(chunk) <= n_items.div_ceil(chunk).div_ceil(n));
                     end = share.end;
                 }
@@ -676,23 +675,23 @@ mod tests {
     }
 
     #[test]
-    fn stalls_shed_workers_and_quiet_calls_them_back() {
+    fn sleep_sheds_workers_and_quiet_calls_them_back() {
         let mut pace = Pace::new(8, 8);
         let mut now = Instant::now();
-        let mut step = |pace: &mut Pace, stalled_ms: u64| {
+        let mut step = |pace: &mut Pace, slept: u32| {
             now += WINDOW;
-            pace.note(now, WINDOW, Duration::from_millis(stalled_ms));
+            pace.note(now, WINDOW, slept * WINDOW);
             pace.n_active
         };
-        let busy: Vec<usize> = (0..7).map(|_| step(&mut pace, 150)).collect();
+        let busy: Vec<usize> = (0..7).map(|_| step(&mut pace, 3)).collect();
         assert_eq!(busy, [6, 5, 4, 3, 2, 1, 1]);
-        let quiet = |pace: &mut Pace, step: &mut dyn FnMut(&mut Pace, u64) -> usize| {
+        let quiet = |pace: &mut Pace, step: &mut dyn FnMut(&mut Pace, u32) -> usize| {
             (1..1000).find(|_| step(pace, 0) == 8).unwrap()
         };
         let slow = quiet(&mut pace, &mut step);
         assert!(slow as u32 * WINDOW >= RETRY[1], "it was sent away often: {slow}");
         assert!((0..1000).all(|_| step(&mut pace, 0) == 8));
-        assert_eq!(step(&mut pace, 150), 6);
+        assert_eq!(step(&mut pace, 3), 6);
         let fast = quiet(&mut pace, &mut step);
         assert!(fast as u32 * WINDOW <= 2 * RETRY[0], "it was sent away once: {fast}");
     }
