@@ -383,7 +383,12 @@ impl FloatOps {
     /// Asks for memory that is read soon. Worth it for a few KiB some hundred nanoseconds ahead,
     /// where the CPU does not see it coming.
     pub fn prefetch<T>(&self, x: &[T]) {
-        (self.prefetch)(x.as_ptr().cast(), size_of_val(x));
+        self.prefetch_ahead(Ahead::of(x));
+    }
+
+    /// As [`FloatOps::prefetch`].
+    pub fn prefetch_ahead(&self, ahead: Ahead) {
+        (self.prefetch)(ahead.address, ahead.lines * Ahead::LINE_BYTES);
     }
 }
 

@@ -302,6 +302,17 @@ pub struct Linear {
     pub rows: Rows,
 }
 
+impl Linear {
+    /// Columns of the result.
+    pub fn n_rows(&self) -> usize {
+        let rows = self.parts.iter().map(|part| part.weight.rows).sum();
+        match self.epilogue {
+            Epilogue::Glu(..) => rows / 2,
+            Epilogue::None | Epilogue::Act(_) => rows,
+        }
+    }
+}
+
 /// One matrix of a [`Linear`].
 #[derive(Clone, Debug)]
 pub struct Part {

@@ -25,8 +25,21 @@ impl Ahead {
 
     /// All of `x`.
     pub fn of<T>(x: &[T]) -> Ahead {
-        let lines = size_of_val(x).div_ceil(Ahead::LINE_BYTES);
-        Ahead { address: x.as_ptr().cast(), lines }
+        Ahead::at(x.as_ptr().cast(), size_of_val(x))
+    }
+
+    /// Memory that need not be readable yet.
+    pub fn at(address: *const u8, bytes: usize) -> Ahead {
+        Ahead { address, lines: bytes.div_ceil(Ahead::LINE_BYTES) }
+    }
+
+    /// The first `lines` cache lines of it, or all; the rest is left.
+    pub fn split_off(&mut self, lines: usize) -> Ahead {
+        let lines = lines.min(self.lines);
+        let first = Ahead { lines, ..*self };
+        self.address = self.address.wrapping_add(lines * Ahead::LINE_BYTES);
+        self.lines -= lines;
+        first
     }
 }
 

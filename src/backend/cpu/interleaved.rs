@@ -16,7 +16,7 @@ use super::topology::available_bytes;
 use crate::backend::program::{Op, Program};
 use crate::tensor::Weight;
 use std::ops::Range;
-use teff_kernels::KernelTable;
+use teff_kernels::{Ahead, KernelTable};
 
 /// A step interleaves this share of the weights: a short answer takes long enough to gain from it,
 /// and what a step holds twice until its end is little.
@@ -122,6 +122,11 @@ impl Interleaved {
     /// All bytes, of which [`Interleaved::groups`] are there.
     pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [u8] {
         self.bytes.read(phase)
+    }
+
+    /// Groups that a coming phase reads.
+    pub fn ahead(&self, groups: Range<usize>) -> Ahead {
+        self.bytes.ahead(groups)
     }
 
     /// Where the groups that rows `rows` of the stack lie in are, if all of them are there.

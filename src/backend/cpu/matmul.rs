@@ -11,7 +11,9 @@ use crate::backend::program::{
 };
 use crate::tensor::Weight;
 use std::ops::Range;
-use teff_kernels::{ActFormat, ActPlan, ActUnit, Acts, KernelTable, Layout, PANEL_TOKENS, Scratch};
+use teff_kernels::{
+    ActFormat, ActPlan, ActUnit, Acts, Ahead, KernelTable, Layout, PANEL_TOKENS, Scratch,
+};
 
 /// Chunks per thread that even out unequal cores, where there are enough rows.
 const CHUNKS_PER_THREAD: usize = 6;
@@ -21,6 +23,8 @@ const ROW_BLOCK: usize = 48;
 const BLOCKS_MAX: usize = 2;
 /// Chunks for a few tokens are a multiple of this, so that kernels have rows to interleave.
 const ROWS_MIN: usize = 16;
+/// What a worker asks for while it waits for others: a part of the second-level cache of most CPUs.
+const AHEAD_BYTES: usize = 128 << 10;
 /// Most rows of a chunk for a few tokens.
 const ROWS_MAX: usize = 1024;
 
@@ -204,10 +208,7 @@ fn unit_of<'a>(
 impl Context<'_> {
     pub(super) fn linear(&self, op: &Linear, scratch: &mut WorkerScratch) {
         let set = self.set(op.rows);
-        let n_rows = match op.epilogue {
-            Epilogue::Glu(..) => op.parts.iter().map(|p| p.weight.rows).sum::<usize>() / 2,
-            Epilogue::None | Epilogue::Act(_) => op.parts.iter().map(|p| p.weight.rows).sum(),
-        };
+        let n_rows = op.n_rows();
         let buffer = &self.backend.buffers[op.input.0];
         let source = Source { buffer, norm: op.norm.as_ref(), set };
         let weights = op.parts.iter().map(|part| &part.weight);
@@ -295,6 +296,33 @@ impl Context<'_> {
                 }
             }
         });
+    }
+
+    /// Tells the worker what it reads first of the next product of `ops`.
+    pub(super) fn expect_product<'p>(&self, mut ops: impl Iterator<Item = &'p Op>) {
+        let ahead = match ops.find(|op| matches!(op, Op::Linear(_) | Op::Moe(_))) {
+            Some(Op::Linear(op)) => self.first_bytes(op),
+            _ => Ahead::NONE,
+        };
+        self.worker.expect(self.backend.kernels.float(), ahead);
+    }
+
+    /// What this worker reads first of a product.
+    fn first_bytes(&self, op: &Linear) -> Ahead {
+        let n_rows = op.n_rows();
+        let mut share = self.worker.share(n_rows, self.chunk_rows(n_rows, self.set(op.rows).len()));
+        for Part { weight, .. } in &op.parts {
+            if share.start < weight.rows {
+                let n = (AHEAD_BYTES / weight.row_bytes()).max(1);
+                let rows = share.start..share.end.min(weight.rows).min(share.start + n);
+                return match self.backend.interleaved.groups(weight, rows.clone()) {
+                    Some(groups) => self.backend.interleaved.ahead(groups),
+                    None => Ahead::of(weight.rows_of(0, rows)),
+                };
+            }
+            share = share.start - weight.rows..share.end - weight.rows;
+        }
+        Ahead::NONE
     }
 
     /// Packs the input and deals `n_rows` rows of products of the weights, which share it.

@@ -260,7 +260,11 @@ impl CpuBackend {
             let ops = backend.kernels.float();
             let cx = Context { backend, ops, input, arena, worker };
             cx.fill_ropes();
-            for op in &backend.program.ops {
+            let ops = &backend.program.ops;
+            for (i, op) in ops.iter().enumerate() {
+                if decoding && matches!(op, Op::Linear(_)) {
+                    cx.expect_product(ops[i + 1..].iter().chain(ops));
+                }
                 cx.run(op, &mut scratch);
             }
             batch.iter().for_each(|part| cx.interleave(part));

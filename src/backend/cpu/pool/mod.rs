@@ -4,6 +4,10 @@
 //! regions: so there is one `broadcast` per generate call, and inside it the workers walk the step
 //! together, phase by phase, with a barrier between phases (spin, then park).
 //!
+//! Memory is what decoding waits for, so it shall not be idle. Each worker has a share of a phase's
+//! items, in one stretch: memory streams better that way, and its prefetchers are right about what
+//! comes next. And while a worker spins at a barrier, it asks for what it will read after it.
+//!
 //! A barrier waits for the slowest worker, and the slowest one is whoever the system has put aside
 //! for another program: two threads beside two busy programs can be slower than one. So the leader
 //! watches how long its workers wait for each other, sends some to the bench while the machine is
@@ -27,11 +31,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use teff_kernels::{Ahead, FloatOps};
 
 /// Rounds of spinning at a barrier, about 100 microseconds: longer than a phase of a small model
 /// is uneven, shorter than a time slice. Then the thread parks: one that yields instead gives its
 /// time slices away and is not called when the barrier opens.
 const SPINS: u32 = 8_000;
+/// Cache lines that a worker asks for in a round of spinning: about as fast as memory delivers.
+const LINES_PER_SPIN: usize = 4;
 /// More threads than any machine this program is for; a typo must not start a million.
 pub const MAX_THREADS: usize = 512;
 
@@ -85,6 +92,7 @@ impl Pool {
                 index: context.index(),
                 n_active: Cell::new(team.n),
                 busy: Cell::new(false),
+                ahead: Cell::new(None),
             };
             if context.index() != 0 {
                 return worker.follow();
@@ -115,20 +123,21 @@ struct Team {
     job_word: AtomicU64,
     /// Workers that have arrived at the current barrier.
     arrived: AtomicUsize,
-    /// Completed barriers.
-    epoch: AtomicU64,
+    /// Completed barriers: what waiting workers look at all the time.
+    epoch: Line<AtomicU64>,
     /// Where workers wait for a barrier or the next job.
     room: Room,
     /// Where workers wait for a job that needs them again.
     bench: Room,
-    /// Nanoseconds that workers have waited in stalls, see [`STALL_MIN`].
-    stalled_ns: AtomicU64,
-    /// A worker panicked: everybody leaves.
-    poisoned: AtomicBool,
+    /// Nanoseconds that workers have slept at barriers.
+    slept_ns: AtomicU64,
+    /// A worker panicked: everybody leaves. Waiting workers look at it all the time.
+    poisoned: Line<AtomicBool>,
     /// The current phase's number.
     phase: AtomicU64,
-    /// Next ticket of the current phase.
-    next_ticket: AtomicUsize,
+    /// Next ticket of each worker's share of the items, in phases that begin at an even epoch and
+    /// in those that begin at an odd one.
+    next_ticket: Vec<Line<[AtomicUsize; 2]>>,
     /// First item of the current phase, the last one, and items per ticket; each plus one, or zeros
     /// before the first ticket.
     deal: [AtomicUsize; 3],
@@ -161,6 +170,12 @@ impl JobWord {
         JobWord { number: word >> N_ACTIVE_BITS, n_active }
     }
 }
+
+/// Keeps what some workers write often away from what others read: two lines of 64 bytes, as CPUs
+/// fetch them in pairs.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line<T>(T);
 
 /// Where threads sleep until somebody changes what they wait for.
 #[derive(Default)]
@@ -197,13 +212,13 @@ impl Team {
             cpus,
             job_word: AtomicU64::new(JobWord { number: 0, n_active: n }.pack()),
             arrived: AtomicUsize::new(0),
-            epoch: AtomicU64::new(0),
+            epoch: Line::default(),
             room: Room::default(),
             bench: Room::default(),
-            stalled_ns: AtomicU64::new(0),
-            poisoned: AtomicBool::new(false),
+            slept_ns: AtomicU64::new(0),
+            poisoned: Line::default(),
             phase: AtomicU64::new(0),
-            next_ticket: AtomicUsize::new(0),
+            next_ticket: (0..n).map(|_| Line::default()).collect(),
             deal: [const { AtomicUsize::new(0) }; 3],
             job: UnsafeCell::new(None),
         }
@@ -212,6 +227,10 @@ impl Team {
     /// Tells `n_active` workers to do what is in `job`.
     fn announce(&self, n_active: usize) {
         self.open_phase();
+        // Nobody draws tickets between jobs, and workers on the bench do not rewind theirs.
+        for next in self.next_ticket.iter().flat_map(|line| &line.0) {
+            next.store(0, Ordering::Relaxed);
+        }
         let last = JobWord::unpack(self.job_word.load(Ordering::Relaxed));
         let word = JobWord { number: last.number + 1, n_active };
         self.job_word.store(word.pack(), Ordering::SeqCst);
@@ -221,40 +240,43 @@ impl Team {
         }
     }
 
-    /// Waits for a job after number `last` that worker `index` is to do.
-    fn next_job(&self, last: u64, index: usize) -> JobWord {
+    /// Waits for a job after number `last` that the worker is to do.
+    fn next_job(&self, last: u64, worker: &Worker<'_>) -> JobWord {
         let word = || JobWord::unpack(self.job_word.load(Ordering::SeqCst));
-        // The time between jobs is the leader's own and no stall.
-        self.wait(word().n_active, || word().number != last);
-        if word().n_active <= index {
-            self.bench.sleep_until(|| word().n_active > index || self.is_poisoned());
+        // The time between jobs is the leader's own and does not count.
+        self.wait(worker, || word().number != last);
+        if word().n_active <= worker.index {
+            self.bench.sleep_until(|| word().n_active > worker.index || self.is_poisoned());
             self.check_poison();
         }
         word()
     }
 
-    /// Waits for all workers of a job; the last to arrive opens a new phase.
-    fn barrier(&self, n_active: usize) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == n_active {
+    /// The worker waits for all of its job; the last to arrive opens a new phase.
+    fn barrier(&self, worker: &Worker<'_>) {
+        let epoch = self.epoch.0.load(Ordering::Acquire);
+        // For the next phase; the one before this, which used it last, has ended for everybody.
+        self.next_ticket[worker.index].0[parity(epoch + 1)].store(0, Ordering::Relaxed);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == worker.n_threads() {
             self.open_phase();
             self.arrived.store(0, Ordering::Relaxed);
-            self.epoch.store(epoch + 1, Ordering::SeqCst);
+            self.epoch.0.store(epoch + 1, Ordering::SeqCst);
             self.room.wake_all();
             return;
         }
-        let waited = self.wait(n_active, || self.epoch.load(Ordering::SeqCst) != epoch);
-        if waited >= STALL_MIN {
-            self.stalled_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+        let slept = self.wait(worker, || self.epoch.0.load(Ordering::SeqCst) != epoch);
+        if !slept.is_zero() {
+            self.slept_ns.fetch_add(slept.as_nanos() as u64, Ordering::Relaxed);
         }
     }
 
     /// Waits in the room, and says for how long it slept. Panics if another worker has.
-    fn wait(&self, n_active: usize, passed: impl Fn() -> bool) -> Duration {
+    fn wait(&self, worker: &Worker<'_>, passed: impl Fn() -> bool) -> Duration {
         let passed = || passed() || self.is_poisoned();
-        let spins = if n_active > self.cpus { 0 } else { SPINS };
+        let spins = if worker.n_threads() > self.cpus { 0 } else { SPINS };
         let mut slept = Duration::ZERO;
         if !(0..spins).any(|_| {
+            worker.ask_ahead();
             std::hint::spin_loop();
             passed()
         }) {
@@ -268,12 +290,11 @@ impl Team {
 
     fn open_phase(&self) {
         self.phase.store(new_phase(), Ordering::Relaxed);
-        self.next_ticket.store(0, Ordering::Relaxed);
         self.deal.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     }
 
     fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::SeqCst)
+        self.poisoned.0.load(Ordering::SeqCst)
     }
 
     fn check_poison(&self) {
@@ -281,26 +302,24 @@ impl Team {
     }
 }
 
-/// A wait for other workers that is longer than this is a stall: phases of a decode step are hardly
-/// as long, time slices of other programs are longer.
-const STALL_MIN: Duration = Duration::from_millis(1);
-/// Workers' time that is judged at once.
-const WINDOW: Duration = Duration::from_millis(50);
-/// A share of their time in stalls that is worth fewer workers.
-const STALL_SHARE_MAX: f64 = 0.2;
+/// Time in jobs that is judged at once: a lone hiccup of some milliseconds is little of it.
+const WINDOW: Duration = Duration::from_millis(100);
+/// A share of the workers' time that is worth fewer of them, if it is slept at barriers. Short sleeps
+/// count as well: they are all there is to see of two workers that the system put on one CPU.
+const SLEPT_SHARE_MAX: f64 = 0.2;
 /// Of so many workers one leaves at a time, at least one.
 const SHED_SHARE: usize = 4;
 /// A worker who had to leave is called back after this time, and after twice as long if that was
 /// too early, up to the latter.
-const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(4)];
 
 /// How many workers the jobs get.
 struct Pace {
     n_active: usize,
     n_max: usize,
-    /// Workers' time and stalls since the last judgement.
+    /// Time in jobs since the last judgement, and what the workers slept of it, all together.
     time: Duration,
-    stalled: Duration,
+    slept: Duration,
     /// When to have one more.
     retry_at: Option<Instant>,
     retry_after: Duration,
@@ -313,24 +332,25 @@ impl Pace {
             n_active: n,
             n_max: n.min(cpus),
             time: Duration::ZERO,
-            stalled: Duration::ZERO,
+            slept: Duration::ZERO,
             retry_at: None,
             retry_after: RETRY[0],
         }
     }
 
     /// Takes note of a job that ended `now` after `elapsed`, and judges.
-    fn note(&mut self, now: Instant, elapsed: Duration, stalled: Duration) {
-        self.time += elapsed * self.n_active as u32;
-        self.stalled += stalled;
+    fn note(&mut self, now: Instant, elapsed: Duration, slept: Duration) {
+        self.time += elapsed;
+        self.slept += slept;
         if self.time < WINDOW {
             return;
         }
-        let share = self.stalled.as_secs_f64() / self.time.as_secs_f64();
-        (self.time, self.stalled) = (Duration::ZERO, Duration::ZERO);
+        let workers_time = self.time.as_secs_f64() * self.n_active as f64;
+        let share = self.slept.as_secs_f64() / workers_time;
+        (self.time, self.slept) = (Duration::ZERO, Duration::ZERO);
         if self.n_active > self.n_max {
             self.n_active = self.n_max;
-        } else if share > STALL_SHARE_MAX && self.n_active > 1 {
+        } else if share > SLEPT_SHARE_MAX && self.n_active > 1 {
             self.n_active -= (self.n_active / SHED_SHARE).max(1);
             self.retry_at = Some(now + self.retry_after);
             self.retry_after = (2 * self.retry_after).min(RETRY[1]);
@@ -341,6 +361,11 @@ impl Pace {
             self.n_active += 1;
         }
     }
+}
+
+/// Which of a worker's two counters of tickets belongs to the phase that begins at this epoch.
+fn parity(epoch: u64) -> usize {
+    (epoch % 2) as usize
 }
 
 fn new_phase() -> u64 {
@@ -355,7 +380,7 @@ struct PoisonOnPanic<'a>(&'a Team);
 impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.poisoned.store(true, Ordering::SeqCst);
+            self.0.poisoned.0.store(true, Ordering::SeqCst);
             self.0.room.wake_all();
             self.0.bench.wake_all();
         }
@@ -393,10 +418,10 @@ impl Leader<'_> {
         team.announce(n_active);
         // SAFETY: `job` is borrowed until the end of this function.
         unsafe { (*job)(&self.worker) };
-        team.barrier(n_active);
-        let stalled = Duration::from_nanos(team.stalled_ns.swap(0, Ordering::Relaxed));
+        team.barrier(&self.worker);
+        let slept = Duration::from_nanos(team.slept_ns.swap(0, Ordering::Relaxed));
         let now = Instant::now();
-        self.pace.borrow_mut().note(now, now - start, stalled);
+        self.pace.borrow_mut().note(now, now - start, slept);
     }
 
     fn dismiss(self) {
@@ -415,6 +440,8 @@ pub struct Worker<'a> {
     n_active: Cell<usize>,
     /// Inside a phase.
     busy: Cell<bool>,
+    /// What a coming phase reads, see [`Worker::expect`].
+    ahead: Cell<Option<(&'static FloatOps, Ahead)>>,
 }
 
 impl Worker<'_> {
@@ -428,6 +455,25 @@ impl Worker<'_> {
         self.n_active.get()
     }
 
+    /// The items that are this worker's own of `phase.tickets(n_items, chunk)`.
+    pub fn share(&self, n_items: usize, chunk: usize) -> Range<usize> {
+        share(n_items, chunk, self.index, self.n_threads())
+    }
+
+    /// Says what this worker reads in one of the coming phases: it asks for that while it waits for
+    /// others, when memory is idle.
+    pub fn expect(&self, ops: &'static FloatOps, ahead: Ahead) {
+        self.ahead.set(Some((ops, ahead)));
+    }
+
+    /// Asks for some more of what is expected.
+    fn ask_ahead(&self) {
+        if let Some((ops, mut ahead)) = self.ahead.get() {
+            ops.prefetch_ahead(ahead.split_off(LINES_PER_SPIN));
+            self.ahead.set(Some((ops, ahead)));
+        }
+    }
+
     /// Runs one phase: all workers enter it, share its tickets, and leave it together.
     ///
     /// # Panics
@@ -435,18 +481,19 @@ impl Worker<'_> {
     pub fn phase(&self, f: impl FnOnce(&Phase<'_>)) {
         assert!(!self.busy.replace(true), "phases do not nest");
         f(&Phase {
-            team: self.team,
+            worker: self,
+            parity: parity(self.team.epoch.0.load(Ordering::Relaxed)),
             id: self.team.phase.load(Ordering::Relaxed),
             dealt: Cell::new(false),
         });
         self.busy.set(false);
-        self.team.barrier(self.n_active.get());
+        self.team.barrier(self);
     }
 
     fn follow(&self) {
         let mut last = 0;
         loop {
-            let JobWord { number, n_active } = self.team.next_job(last, self.index);
+            let JobWord { number, n_active } = self.team.next_job(last, self);
             last = number;
             self.n_active.set(n_active);
             // SAFETY: the leader wrote the field before it announced this job, and writes it again
@@ -454,21 +501,24 @@ impl Worker<'_> {
             let Some(job) = (unsafe { *self.team.job.get() }) else { return };
             // SAFETY: the leader keeps the job borrowed until the barrier below.
             unsafe { (*job)(self) };
-            self.team.barrier(n_active);
+            self.team.barrier(self);
         }
     }
 }
 
 /// The stretch of a job between two barriers.
 pub struct Phase<'p> {
-    team: &'p Team,
+    worker: &'p Worker<'p>,
+    /// Which counters of tickets belong to it.
+    parity: usize,
     id: u64,
     dealt: Cell<bool>,
 }
 
 impl Phase<'_> {
-    /// The work items `0..n_items` in runs of `chunk`, dealt out to whoever is free. All workers
-    /// must ask for the same deal, once a phase.
+    /// The work items `0..n_items` in runs of `chunk`. Each worker has a share of them, see
+    /// [`Worker::share`], and takes it in ascending order, so that it reads memory in one stream;
+    /// then it helps the others. All workers must ask for the same deal, once a phase.
     pub fn tickets(&self, n_items: usize, chunk: usize) -> Tickets<'_> {
         self.tickets_of(0..n_items, chunk)
     }
@@ -477,12 +527,20 @@ impl Phase<'_> {
     pub fn tickets_of(&self, items: Range<usize>, chunk: usize) -> Tickets<'_> {
         assert!(!self.dealt.replace(true), "a phase deals its tickets once");
         let chunk = chunk.max(1);
-        for (slot, mine) in self.team.deal.iter().zip([items.start, items.end, chunk]) {
+        let deal = &self.worker.team.deal;
+        for (slot, mine) in deal.iter().zip([items.start, items.end, chunk]) {
             let first = slot.compare_exchange(0, mine + 1, Ordering::Relaxed, Ordering::Relaxed);
             assert!(first.is_ok() || first == Err(mine + 1), "workers asked for different deals");
         }
-        Tickets { phase: self, items, chunk }
+        Tickets { phase: self, items, chunk, n_empty: 0 }
     }
+}
+
+/// The chunks of `0..n_items` that worker `index` of `n` takes before it helps others, as items.
+fn share(n_items: usize, chunk: usize, index: usize, n: usize) -> Range<usize> {
+    let n_chunks = n_items.div_ceil(chunk);
+    let start = |i: usize| n_items.min((n_chunks / n * i + n_chunks % n * i / n) * chunk);
+    start(index)..start(index + 1)
 }
 
 /// Iterator over the tickets that this worker draws.
@@ -490,19 +548,30 @@ pub struct Tickets<'p> {
     phase: &'p Phase<'p>,
     items: Range<usize>,
     chunk: usize,
+    /// Shares without a ticket left, from this worker's own on.
+    n_empty: usize,
 }
 
 impl<'p> Iterator for Tickets<'p> {
     type Item = Ticket<'p>;
 
     fn next(&mut self) -> Option<Ticket<'p>> {
-        let index = self.phase.team.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let start = index.checked_mul(self.chunk)?.checked_add(self.items.start)?;
-        if start >= self.items.end {
-            return None;
+        let Phase { worker, parity, id, .. } = *self.phase;
+        let n = worker.n_threads();
+        while self.n_empty < n {
+            let index = (worker.index + self.n_empty) % n;
+            let share = share(self.items.len(), self.chunk, index, n);
+            let next = &worker.team.next_ticket[index].0[parity];
+            let drawn = next.fetch_add(1, Ordering::Relaxed);
+            if drawn < share.len().div_ceil(self.chunk) {
+                let start = share.start + drawn * self.chunk;
+                let end = share.end.min(start + self.chunk);
+                let items = self.items.start + start..self.items.start + end;
+                return Some(Ticket { phase_id: id, items, life: PhantomData });
+            }
+            self.n_empty += 1;
         }
-        let end = self.items.end.min(start + self.chunk);
-        Some(Ticket { phase_id: self.phase.id, items: start..end, life: PhantomData })
+        None
     }
 }
 
@@ -549,6 +618,39 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_whole_chunks_of_all_items_in_order() {
+        for (n_items, chunk) in [(0, 1), (1, 1), (5, 7), (49, 7), (50, 7), (1000, 16)] {
+            for n in [1, 2, 3, 16] {
+                let mut end = 0;
+                for index in 0..n {
+                    let share = share(n_items, chunk, index, n);
+                    assert_eq!(share.start, end);
+                    assert!(share.end == n_items || share.end.is_multiple_of(chunk));
+                    assert!(share.len().div_ceil(chunk) <= n_items.div_ceil(chunk).div_ceil(n));
+                    end = share.end;
+                }
+                assert_eq!(end, n_items);
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_begins_with_its_own_share() {
+        let pool = Pool::new(2).unwrap();
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                for n_items in 1..100 {
+                    worker.phase(|phase| {
+                        let first = phase.tickets(n_items, 3).next();
+                        let own = worker.share(n_items, 3).start;
+                        assert!(first.is_none_or(|t| t.items().start == own || n_items <= 3));
+                    });
+                }
+            });
+        });
+    }
+
+    #[test]
     fn a_crowd_finishes_and_shrinks_to_the_cpus() {
         let cpus = std::thread::available_parallelism().unwrap().get();
         let pool = Pool::new(4 * cpus + 1).unwrap();
@@ -573,23 +675,23 @@ mod tests {
     }
 
     #[test]
-    fn stalls_shed_workers_and_quiet_calls_them_back() {
+    fn sleep_sheds_workers_and_quiet_calls_them_back() {
         let mut pace = Pace::new(8, 8);
         let mut now = Instant::now();
-        let mut step = |pace: &mut Pace, stalled_ms: u64| {
+        let mut step = |pace: &mut Pace, slept: u32| {
             now += WINDOW;
-            pace.note(now, WINDOW, Duration::from_millis(stalled_ms));
+            pace.note(now, WINDOW, slept * WINDOW);
             pace.n_active
         };
-        let busy: Vec<usize> = (0..7).map(|_| step(&mut pace, 150)).collect();
+        let busy: Vec<usize> = (0..7).map(|_| step(&mut pace, 3)).collect();
         assert_eq!(busy, [6, 5, 4, 3, 2, 1, 1]);
-        let quiet = |pace: &mut Pace, step: &mut dyn FnMut(&mut Pace, u64) -> usize| {
+        let quiet = |pace: &mut Pace, step: &mut dyn FnMut(&mut Pace, u32) -> usize| {
             (1..1000).find(|_| step(pace, 0) == 8).unwrap()
         };
         let slow = quiet(&mut pace, &mut step);
         assert!(slow as u32 * WINDOW >= RETRY[1], "it was sent away often: {slow}");
         assert!((0..1000).all(|_| step(&mut pace, 0) == 8));
-        assert_eq!(step(&mut pace, 150), 6);
+        assert_eq!(step(&mut pace, 3), 6);
         let fast = quiet(&mut pace, &mut step);
         assert!(fast as u32 * WINDOW <= 2 * RETRY[0], "it was sent away once: {fast}");
     }

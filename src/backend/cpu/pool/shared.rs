@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use teff_kernels::Ahead;
 
 /// Forty bits of phases last for half a year of a small model's decoding.
 pub(super) const PHASE_BITS: u32 = 40;
@@ -112,6 +113,12 @@ impl<T: Copy + Default> Shared<T> {
     pub fn get_mut(&mut self) -> &mut [T] {
         // SAFETY: the buffer's own memory, borrowed with the buffer.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// Elements that a coming phase reads, for the caches; whatever is done with them meanwhile.
+    pub fn ahead(&self, elements: Range<usize>) -> Ahead {
+        let start = self.start.as_ptr().wrapping_add(elements.start);
+        Ahead::at(start.cast(), elements.len() * size_of::<T>())
     }
 
     /// The whole buffer, read-only for this phase.
