@@ -21,7 +21,7 @@
 //! | Panels | `[cols / 4][8 tokens][4]` | `[b][8]` | `[b][8][2]` |
 //!
 //! Which four codes a word of a panel holds, and whether as they are, is the level's choice: see
-//! [`Words`]. The padding of a last panel is tokens of zeros.
+//! `Words`. The padding of a last panel is tokens of zeros.
 
 use crate::block::{Act32, nearest};
 use gguf_rs_lite::GgmlType;

@@ -5,7 +5,7 @@
 //! that [`KernelTable::pack`] has laid out as an [`ActPlan`] says; [`FloatOps`] is the rest of a
 //! transformer. The scalar level ([`block`], [`float`]) is the specification of every other.
 //!
-//! No threads, no files, no words of models; the only allocation is [`Scratch::new`].
+//! No threads, no files, no words of models; the only allocation is [`Scratch`].
 
 pub mod act;
 pub mod block;

@@ -260,10 +260,10 @@ impl CpuBackend {
             let ops = backend.kernels.float();
             let cx = Context { backend, ops, input, arena, worker };
             cx.fill_ropes();
-            let ops = &backend.program.ops;
-            for (i, op) in ops.iter().enumerate() {
+            let program = &backend.program.ops;
+            for (i, op) in program.iter().enumerate() {
                 if decoding && matches!(op, Op::Linear(_)) {
-                    cx.expect_product(ops[i + 1..].iter().chain(ops));
+                    cx.expect_product(program[i + 1..].iter().chain(program));
                 }
                 cx.run(op, &mut scratch);
             }
