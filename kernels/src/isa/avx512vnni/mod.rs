@@ -1,8 +1,8 @@
-//! AVX-512 VNNI: prefill, of every type.
+//! AVX-512 VNNI: prefill of every type, and decoding from interleaved rows of most.
 //!
 //! `vpdpbusd` multiplies four bytes by four and adds them to an i32, where AVX2 takes three
 //! instructions and limits on the codes; 32 registers make larger tiles of floats. All the rest,
-//! products of few tokens among it, is as fast in AVX2's kernels, and theirs.
+//! products of few tokens with rows of the file among it, is as fast in AVX2's kernels, and theirs.
 //!
 //! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
 //! leave this file only inside [`TABLE`], and that only against an [`Avx512Vnni`] token, which
