@@ -84,7 +84,6 @@ fn tile<const T: usize>(
 ) {
     let (w, panels, sums, tile) = black_box((w, panels, sums, tile));
     for (b, (w, blocks)) in w.iter().zip(panels.blocks.as_chunks::<8>().0).enumerate() {
-        tile.products = Sums::default();
         for (j, a) in blocks.iter().enumerate() {
             let q = panels.codes(8 * b + j);
             let mut isum = [[_mm256_setzero_si256(); T]; R];
@@ -116,9 +115,7 @@ fn tile<const T: usize>(
             for t in 0..T {
                 let da = load_ps(&a.d[t]);
                 for r in 0..R {
-                    let isum = _mm256_cvtepi32_ps(isum[r][t]);
-                    let product = _mm256_fmadd_ps(isum, da, load_ps(&tile.products[r][t]));
-                    store_ps(&mut tile.products[r][t], product);
+                    tile.add(j, (r, t), _mm256_cvtepi32_ps(isum[r][t]), da);
                 }
             }
             fence();
