@@ -12,7 +12,7 @@ use super::mem::{load_ps, load_some, prefetch, store_16_ps, store_ps};
 use super::sum::sum_4_ps;
 use crate::act::Acts;
 use crate::block::{Bf16, F16, F32, Float, as_blocks};
-use blocks::{Group, Rows, Tokens, some_of, widen_tail};
+use blocks::{Group, Rows, Tokens, groups_of, some_of, widen_tail};
 use std::arch::x86_64::*;
 
 /// Rows of a tile of a few tokens.
@@ -96,10 +96,7 @@ fn some<W: Float, const N: usize>(
         Rows::Native(rows, widened) => {
             let (widened, tail) = widen_tail(&rows, widened);
             let groups = widened.len();
-            let mut w: [&[[W; 8]]; R] = [&[]; R];
-            for r in 0..R {
-                w[r] = &rows[r].as_chunks().0[..groups];
-            }
+            let w = groups_of(&rows, groups);
             let column = |g: usize, r: usize| {
                 let w = widen(&w[r][g]);
                 store_ps(&mut widened[g][r], w);
@@ -126,10 +123,9 @@ fn tile<const N: usize>(
     x: [&[f32]; N],
     sums: &mut [Group<R>; N],
 ) {
-    let mut tokens: [&[[f32; 8]]; N] = [&[]; N];
+    let tokens = groups_of(&x, groups);
     let mut acc = [[_mm256_setzero_ps(); R]; N];
     for i in 0..N {
-        tokens[i] = &x[i].as_chunks().0[..groups];
         for r in 0..R {
             acc[i][r] = load_ps(&sums[i][r]);
         }
@@ -217,14 +213,7 @@ fn small_tile<W: Float, const ROWS: usize, const N: usize>(
     widen: impl Fn(&[W; 8]) -> __m256,
 ) -> [[__m256; ROWS]; N] {
     let groups = rows[0].len() / 8;
-    let mut w: [&[[W; 8]]; ROWS] = [&[]; ROWS];
-    let mut v: [&[[f32; 8]]; N] = [&[]; N];
-    for r in 0..ROWS {
-        w[r] = &rows[r].as_chunks().0[..groups];
-    }
-    for i in 0..N {
-        v[i] = &x[i].as_chunks().0[..groups];
-    }
+    let (w, v) = (groups_of(&rows, groups), groups_of(&x, groups));
     let mut sums = [[_mm256_setzero_ps(); ROWS]; N];
     for g in 0..groups {
         if N == 1 {

@@ -10,7 +10,7 @@ use super::mem::{load_ps, store_ps};
 use crate::act::Acts;
 use crate::block::{Float, as_blocks};
 use crate::isa::avx2;
-use crate::isa::avx2::dense::blocks::{self, Group, Rows, Tokens, widen_tail};
+use crate::isa::avx2::dense::blocks::{self, Group, Rows, Tokens, groups_of, widen_tail};
 use crate::isa::avx2::mem::load_some;
 use std::arch::x86_64::*;
 
@@ -68,10 +68,7 @@ fn some<W: Float, const N: usize>(
         Rows::Native(rows, widened) => {
             let (widened, tail) = widen_tail(&rows, widened);
             let groups = widened.len();
-            let mut w: [&[[W; 8]]; R] = [&[]; R];
-            for r in 0..R {
-                w[r] = &rows[r].as_chunks().0[..groups];
-            }
+            let w = groups_of(&rows, groups);
             let column = |g: usize, p: usize| {
                 let (low, high) = (widen(&w[2 * p][g]), widen(&w[2 * p + 1][g]));
                 let w = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
@@ -99,10 +96,9 @@ fn tile<const N: usize>(
     x: [&[f32]; N],
     sums: &mut [Group<R>; N],
 ) {
-    let mut tokens: [&[[f32; 8]]; N] = [&[]; N];
+    let tokens = groups_of(&x, groups);
     let mut acc = [[_mm512_setzero_ps(); PAIRS]; N];
     for i in 0..N {
-        tokens[i] = &x[i].as_chunks().0[..groups];
         for p in 0..PAIRS {
             acc[i][p] = pair(&sums[i], p);
         }

@@ -210,6 +210,19 @@ fn write<const R: usize>(sums: &Group<R>, y: &mut [f32]) {
     }
 }
 
+/// The first `n` groups of eight columns of rows, or of tokens.
+#[inline(always)]
+pub(in crate::isa) fn groups_of<'a, W, const N: usize>(
+    rows: &[&'a [W]; N],
+    n: usize,
+) -> [&'a [[W; 8]]; N] {
+    let mut groups: [&[[W; 8]]; N] = [&[]; N];
+    for r in 0..N {
+        groups[r] = &rows[r].as_chunks().0[..n];
+    }
+    groups
+}
+
 /// The groups of whole columns of native rows, to be widened, and one of the columns behind them,
 /// widened and filled up with zeros.
 #[inline(always)]
