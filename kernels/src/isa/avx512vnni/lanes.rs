@@ -9,7 +9,7 @@ use crate::act::SUMS;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, Place};
-use crate::isa::avx2::lanes::trit_of;
+use crate::isa::avx2::lanes::{AHEAD_BYTES, outruns_memory, trit_of};
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::unpack::{Codes16, Codes32, MXFP4_CODES, TWO_TRITS, Unsigned256};
 use crate::isa::tokens::Rows;
@@ -18,9 +18,9 @@ use std::arch::x86_64::*;
 /// Rows of a group.
 pub(super) const LANES: usize = 16;
 
-/// How far ahead memory is asked for, into L2: L1 has fewer lines under way than these kernels can
-/// use, and by itself the hardware stops at the end of each page of 4 KiB.
-const AHEAD_BYTES: usize = 16 << 10;
+/// How far ahead kernels that are slower than memory ask for every line, into L2: L1 has fewer lines
+/// under way than these kernels can use.
+const FAR_BYTES: usize = 16 << 10;
 
 /// The `W` words of a block, of all rows, and what does not fill a word.
 #[derive(Clone, Copy)]
@@ -378,12 +378,24 @@ pub(super) fn write<const N: usize>(place: &Place, sums: [__m512; N], token: usi
     }
 }
 
-/// Asks for `lines` lines of what is read some time after `b`.
+/// Asks for the `j`th of `steps` shares of a block, of `bytes` for `weights` in each row, some time
+/// before it is read: for its lines, or the first of the block alone.
 #[inline]
 #[target_feature(enable = "sse")]
-fn prefetch_lines<const W: usize>(b: &Words<'_, W>, first: usize, lines: usize) {
-    for line in first..first + lines {
-        prefetch::<_MM_HINT_T1, _>(&b.words[0], AHEAD_BYTES + 64 * line);
+fn prefetch_share<const N: usize>(
+    words: &[u8; 64],
+    (bytes, weights): (usize, usize),
+    (j, steps): (usize, usize),
+) {
+    if outruns_memory(bytes, weights, N) {
+        if j == 0 {
+            prefetch::<_MM_HINT_T1, _>(words, AHEAD_BYTES);
+        }
+        return;
+    }
+    let lines = (bytes * LANES).div_ceil(64);
+    for line in lines * j / steps..lines * (j + 1) / steps {
+        prefetch::<_MM_HINT_T1, _>(words, FAR_BYTES + 64 * line);
     }
 }
 
@@ -412,7 +424,7 @@ pub(super) fn blocks_32<const W: usize, const N: usize>(
     let x = x.as_long_as(x.d[0].len());
     for i in 0..x.d[0].len() {
         let b = Words::<W>::new(group, i, bytes);
-        prefetch_lines(&b, 0, (bytes * LANES).div_ceil(64));
+        prefetch_share::<N>(&b.words[0], (bytes, 32), (0, 1));
         let mut sums = [0; N];
         let mut isum = [_mm512_setzero_si512(); N];
         for t in 0..N {
@@ -453,7 +465,7 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
     let mut acc = [_mm512_setzero_ps(); N];
     for i in 0..x.d[0].len() / B::PARTS {
         let b = Words::<W>::new(group, i, size_of::<B>());
-        prefetch_lines(&b, 0, (size_of::<B>() * LANES).div_ceil(64));
+        prefetch_share::<N>(&b.words[0], (size_of::<B>(), B::LEN), (0, 1));
         let (d, x) = (scales(&b), x.blocks(i * B::PARTS, B::PARTS));
         eight_times!(
             |J| if J < B::PARTS {
@@ -584,9 +596,7 @@ fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
     masks: &Masks,
     sums: &mut [[__m512; 2]; N],
 ) {
-    let lines = (size_of::<B>() * LANES).div_ceil(64);
-    let until = |j: usize| lines * j / 8;
-    prefetch_lines(b, until(J), until(J + 1) - until(J));
+    prefetch_share::<N>(&b.words[0], (size_of::<B>(), B::LEN), (J, 8));
     // Byte `i` of each word of register `i / 4` as an i32.
     let scale = |i: usize| {
         // Types with an offset and no minimum are those with signed scales.
