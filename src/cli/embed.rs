@@ -1,6 +1,6 @@
 //! `teff embed`: texts to vectors, several texts at a time as they come.
 
-use super::lines::{Lines, TEXTS_MAX};
+use super::lines::each_group;
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
 use super::{CliError, interrupt};
 use crate::engine::{Engine, normalize};
@@ -8,7 +8,6 @@ use crate::model::Pooling;
 use crate::text::{EncodeOptions, Tokenizer};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 /// `teff embed`
 #[derive(clap::Args, Debug)]
@@ -71,17 +70,7 @@ pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
         )));
     }
     let mut embedder = Embedder { args, tokenizer, engine, pooling, done: 0 };
-    if !args.prompt.is_empty() {
-        return args.prompt.chunks(TEXTS_MAX).try_for_each(|texts| embedder.embed(texts, out));
-    }
-    let mut lines = Lines::open(args.file.as_deref())?;
-    loop {
-        let texts = lines.next_group()?;
-        if texts.is_empty() || cancel.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        embedder.embed(&texts, out)?;
-    }
+    each_group(&args.prompt, args.file.as_deref(), cancel, |texts| embedder.embed(texts, out))
 }
 
 /// What is needed for each group of texts.

@@ -1,18 +1,40 @@
-//! Texts from a file or standard input, one on each line.
+//! Texts from the command line, or from a file or standard input, one on each line.
 
 use super::CliError;
 use crate::text::TEXT_BYTES_MAX;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stderr, stdin};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Texts that are handed over together, if as many have come: enough for several steps.
-pub const TEXTS_MAX: usize = 64;
+const TEXTS_MAX: usize = 64;
 /// Bytes of the lines that are read at a time: as much as a pipe holds.
 const READ_BYTES: usize = 64 << 10;
 
+/// Hands over the texts in groups, in their order: those given, else the lines of the file or of
+/// standard input, until `cancel` is set.
+pub fn each_group(
+    given: &[String],
+    file: Option<&Path>,
+    cancel: &AtomicBool,
+    mut take: impl FnMut(&[String]) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    if !given.is_empty() {
+        return given.chunks(TEXTS_MAX).try_for_each(take);
+    }
+    let mut lines = Lines::open(file)?;
+    loop {
+        let texts = lines.next_group()?;
+        if texts.is_empty() || cancel.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        take(&texts)?;
+    }
+}
+
 /// The lines of an input.
-pub struct Lines<'a> {
+struct Lines<'a> {
     reader: BufReader<Box<dyn Read>>,
     name: &'a Path,
     /// Lines so far.
@@ -21,7 +43,7 @@ pub struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     /// Of a file, or of standard input.
-    pub fn open(file: Option<&'a Path>) -> Result<Lines<'a>, CliError> {
+    fn open(file: Option<&'a Path>) -> Result<Lines<'a>, CliError> {
         let (input, name): (Box<dyn Read>, &Path) = match file {
             Some(path) => (Box::new(File::open(path).map_err(CliError::at(path))?), path),
             None => (Box::new(stdin().lock()), Path::new("standard input")),
@@ -34,7 +56,7 @@ impl<'a> Lines<'a> {
 
     /// The next lines, as many as have come but not more than [`TEXTS_MAX`]; none after the last.
     /// Whoever waits for an answer before the next line gets it.
-    pub fn next_group(&mut self) -> Result<Vec<String>, CliError> {
+    fn next_group(&mut self) -> Result<Vec<String>, CliError> {
         let mut texts = Vec::new();
         while let Some(text) = self.next()? {
             texts.push(text);

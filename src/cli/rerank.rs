@@ -3,7 +3,7 @@
 //! A cross-encoder reads query and document together, so that each document costs as much as a
 //! prompt of both.
 
-use super::lines::{Lines, TEXTS_MAX};
+use super::lines::each_group;
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
 use super::{CliError, interrupt};
 use crate::engine::Engine;
@@ -12,7 +12,6 @@ use crate::text::Tokenizer;
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 /// `teff rerank`
 #[derive(clap::Args, Debug)]
@@ -54,20 +53,8 @@ pub fn rerank(args: &RerankArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let cancel = interrupt::flag()?;
     let (_, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
     let mut reranker = Reranker { args, tokenizer, engine, best: Vec::new(), done: 0 };
-    if !args.prompt.is_empty() {
-        for texts in args.prompt.chunks(TEXTS_MAX) {
-            reranker.score(texts.to_vec(), out)?;
-        }
-        return reranker.write_best(out);
-    }
-    let mut lines = Lines::open(args.file.as_deref())?;
-    loop {
-        let texts = lines.next_group()?;
-        if texts.is_empty() || cancel.load(Ordering::Relaxed) {
-            return reranker.write_best(out);
-        }
-        reranker.score(texts, out)?;
-    }
+    each_group(&args.prompt, args.file.as_deref(), cancel, |texts| reranker.score(texts, out))?;
+    reranker.write_best(out)
 }
 
 /// What is needed for each group of documents.
@@ -83,12 +70,13 @@ struct Reranker<'a> {
 
 impl Reranker<'_> {
     /// Scores some documents, and prints them if all are wanted.
-    fn score(&mut self, texts: Vec<String>, out: &mut dyn Write) -> Result<(), CliError> {
+    fn score(&mut self, texts: &[String], out: &mut dyn Write) -> Result<(), CliError> {
         let pairs = texts.iter().map(|text| self.tokenizer.encode_pair(&self.args.query, text));
         let pairs: Vec<Vec<u32>> = pairs.collect::<Result<_, _>>()?;
         let scores = self.engine.embed(&pairs, Pooling::Rank);
         let scores = scores.map_err(|error| error.after_texts(self.done))?;
-        for ((text, pair), scores) in texts.into_iter().zip(pairs).zip(scores) {
+        for ((text, pair), scores) in texts.iter().zip(pairs).zip(scores) {
+            let text = text.clone();
             let scored = Scored { index: self.done, text, n_tokens: pair.len(), scores };
             self.done += 1;
             match self.args.top_n {

@@ -692,4 +692,22 @@ impl DeltaSpec {
             scales: TensorUse::Apply,
         })
     }
+
+    /// Kimi Delta Attention (arXiv:2510.26692) as the metadata describes it: as many heads as the
+    /// layers of attention have, each of queries, keys and values.
+    pub fn channels(h: &Hparams<'_>, decay: DeltaDecay) -> Result<DeltaSpec, ModelError> {
+        let heads = h.counts("attention.head_count")?.unwrap_or_default();
+        let n_heads = heads.into_iter().max().unwrap_or(0);
+        let head_dim = h.length("kda.head_dim")?;
+        Ok(DeltaSpec {
+            n_heads,
+            v_dim: head_dim,
+            n_key_heads: n_heads,
+            k_dim: head_dim,
+            key_heads: KeyHeads::Grouped,
+            taps: h.length("ssm.conv_kernel")?,
+            decay,
+            scales: TensorUse::Ignore,
+        })
+    }
 }

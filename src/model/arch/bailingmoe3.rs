@@ -2,8 +2,8 @@
 //! each head.
 
 use crate::model::{
-    DeltaDecay, DeltaSpec, ExpertGating, GluClamp, Hparams, KeyHeads, Mixer, ModelError, ModelSpec,
-    RopePairing, TensorUse,
+    DeltaDecay, DeltaSpec, ExpertGating, GluClamp, Hparams, Mixer, ModelError, ModelSpec,
+    RopePairing,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -13,19 +13,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     let bound = h.f32("kda.gate_lower_bound")?.filter(|&bound| bound < 0.0);
     let bound = bound.ok_or_else(|| h.bad("kda.gate_lower_bound", "is not negative"))?;
-    let heads = h.counts("attention.head_count")?.unwrap_or_default();
-    let n_heads = heads.into_iter().max().unwrap_or(0);
-    let head_dim = h.length("kda.head_dim")?;
-    let delta = DeltaSpec {
-        n_heads,
-        v_dim: head_dim,
-        n_key_heads: n_heads,
-        k_dim: head_dim,
-        key_heads: KeyHeads::Grouped,
-        taps: h.length("ssm.conv_kernel")?,
-        decay: DeltaDecay::BoundedChannels(bound),
-        scales: TensorUse::Ignore,
-    };
+    let delta = DeltaSpec::channels(h, DeltaDecay::BoundedChannels(bound))?;
     let pairing = if h.rope_sections() { RopePairing::Neox } else { RopePairing::Norm };
     let spec = ModelSpec::unscaled(h)?.latent(h)?.each_latent(|_, latent| latent.gate = true);
     let spec = spec.rope(pairing).recurrent(&Mixer::Delta(delta)).shared_expert(h)?;

@@ -4,6 +4,7 @@ use super::{Phase, Ticket};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use teff_kernels::Ahead;
 
@@ -53,12 +54,12 @@ pub(super) fn map_zeros(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
 
 /// A row-major matrix that the workers of a phase either all read or all write by ticket.
 pub struct Shared<T> {
-    mode: Mode,
-    width: usize,
-    start: NonNull<T>,
-    len: usize,
-    /// Whose the memory is, if not a box's.
-    map: Option<memmap2::MmapMut>,
+    pub(super) mode: Mode,
+    pub(super) width: usize,
+    pub(super) start: NonNull<T>,
+    pub(super) len: usize,
+    /// Whose the memory is, if not a box's; nobody else has these elements of it.
+    pub(super) map: Option<Arc<memmap2::MmapMut>>,
 }
 
 // SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
@@ -81,7 +82,7 @@ impl Shared<u8> {
     pub fn mapped(len: usize) -> std::io::Result<Shared<u8>> {
         let mut map = map_zeros(len)?;
         let start = NonNull::from(&mut map[..]).cast();
-        Ok(Shared { mode: Mode::default(), width: len, start, len, map: Some(map) })
+        Ok(Shared { mode: Mode::default(), width: len, start, len, map: Some(Arc::new(map)) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pages of the KV cache: written slot by slot, read whole.
 
-use super::shared::{Mode, READ, SLOTS, SLOTS_AS_LANES, SLOTS_AS_ROWS, map_zeros};
-use super::{Phase, Ticket};
+use super::shared::{Mode, SLOTS, SLOTS_AS_LANES, SLOTS_AS_ROWS, map_zeros};
+use super::{Phase, Shared, Ticket};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -37,9 +37,10 @@ impl PageSpace {
     /// A cache line: pages share none.
     const ALIGN: usize = 64;
 
-    /// Memory for `n` elements that nobody else has, and what keeps it.
-    fn take<T: Copy + Default>(&mut self, n: usize) -> (NonNull<T>, Arc<memmap2::MmapMut>) {
-        let layout = Layout::array::<T>(n).expect("a page is smaller than memory");
+    /// `rows` x `width` default values in memory that nobody else has.
+    fn take<T: Copy + Default>(&mut self, rows: usize, width: usize) -> Shared<T> {
+        let len = rows * width;
+        let layout = Layout::array::<T>(len).expect("a page is smaller than memory");
         assert!(layout.align() <= PageSpace::ALIGN, "elements are numbers");
         let bytes = layout.size().next_multiple_of(PageSpace::ALIGN);
         let (address, left) = match self.rest {
@@ -49,12 +50,13 @@ impl PageSpace {
         // SAFETY: a piece has `left >= bytes` from `address` on.
         self.rest = Some((unsafe { address.add(bytes) }, left - bytes));
         let start = address.cast::<T>();
-        for i in 0..n {
+        for i in 0..len {
             // SAFETY: inside of those bytes, which nobody else has; pieces begin at a page of
             // memory and shrink by multiples of `ALIGN`, so the address suits `T`.
             unsafe { start.add(i).write(T::default()) };
         }
-        (start, self.piece.clone().expect("the rest is of a piece"))
+        let map = Some(self.piece.clone().expect("the rest is of a piece"));
+        Shared { mode: Mode::default(), width, start, len, map }
     }
 
     fn start_piece(&mut self, bytes: usize, layout: Layout) -> (NonNull<u8>, usize) {
@@ -71,40 +73,21 @@ impl PageSpace {
 /// `[heads][width][slots]` if it is a lane. The tokens of a step write it, each its own slot, in a
 /// phase whose items are the batch's tokens.
 pub struct SlotMemory<T> {
-    mode: Mode,
+    /// A row for each head and slot, however they are laid out.
+    memory: Shared<T>,
     slots: usize,
-    width: usize,
     fill: Fill,
-    start: NonNull<T>,
-    len: usize,
-    /// Whose the memory is.
-    _piece: Arc<memmap2::MmapMut>,
 }
-
-// SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
-unsafe impl<T: Send + Sync> Sync for SlotMemory<T> {}
-// SAFETY: it owns its elements.
-unsafe impl<T: Send> Send for SlotMemory<T> {}
 
 impl<T: Copy + Default> SlotMemory<T> {
     /// Default values.
     pub fn new(space: &mut PageSpace, heads: usize, slots: usize, width: usize) -> SlotMemory<T> {
-        let len = heads * slots * width;
-        let (start, _piece) = space.take(len);
-        SlotMemory {
-            mode: Mode::default(),
-            slots,
-            width,
-            fill: Fill::default(),
-            start,
-            len,
-            _piece,
-        }
+        SlotMemory { memory: space.take(heads * slots, width), slots, fill: Fill::default() }
     }
 
     /// Elements of a head in a slot.
     pub fn width(&self) -> usize {
-        self.width
+        self.memory.width
     }
 
     /// Says which tokens of the coming step the page takes, and where.
@@ -115,16 +98,13 @@ impl<T: Copy + Default> SlotMemory<T> {
 
     /// Exclusive access outside of jobs.
     pub fn get_mut(&mut self) -> &mut [T] {
-        // SAFETY: the page's own memory, borrowed with the page.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        self.memory.get_mut()
     }
 
     /// The whole page, read-only for this phase.
     #[inline]
     pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [T] {
-        self.mode.claim(phase.id, READ, 0);
-        // SAFETY: the page's own memory; in this phase every claim on it is for reading.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        self.memory.read(phase)
     }
 
     /// The row of head `head` of batch token `token`; `None` if the token goes to another page.
@@ -136,12 +116,13 @@ impl<T: Copy + Default> SlotMemory<T> {
         head: usize,
     ) -> Option<&'t mut [T]> {
         let slot = self.claim(ticket, token, SLOTS_AS_ROWS)?;
-        let start = (head * self.slots + slot) * self.width;
-        assert!(start + self.width <= self.len, "the head is in the page");
+        let Shared { width, start: page, len, .. } = self.memory;
+        let start = (head * self.slots + slot) * width;
+        assert!(start + width <= len, "the head is in the page");
         // SAFETY: in bounds. All claims of this phase are for slot rows, a token's slot is its own
         // (`set_fill` checked the range, and needs `&mut self`), no other ticket of the phase has
         // this token, and the ticket is borrowed mutably for the slice's life.
-        Some(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(start), self.width) })
+        Some(unsafe { std::slice::from_raw_parts_mut(page.as_ptr().add(start), width) })
     }
 
     /// Stores the numbers `x` of head `head` of batch token `token` in a page that is laid out
@@ -155,13 +136,14 @@ impl<T: Copy + Default> SlotMemory<T> {
         x: &[T],
     ) -> Option<()> {
         let slot = self.claim(ticket, token, SLOTS_AS_LANES)?;
-        let start = head * self.width * self.slots + slot;
-        assert!(x.len() <= self.width, "the numbers of one head");
-        assert!((head + 1) * self.width * self.slots <= self.len, "the head is in the page");
+        let Shared { width, start: page, len, .. } = self.memory;
+        let start = head * width * self.slots + slot;
+        assert!(x.len() <= width, "the numbers of one head");
+        assert!((head + 1) * width * self.slots <= len, "the head is in the page");
         for (i, &x) in x.iter().enumerate() {
             // SAFETY: in bounds, as `slot < slots` and `i < width`. All claims of this phase are
             // for lanes, a token's slot is its own (see `write_slot`), and no reference is made.
-            unsafe { self.start.add(start + i * self.slots).write(x) };
+            unsafe { page.add(start + i * self.slots).write(x) };
         }
         Some(())
     }
@@ -174,7 +156,7 @@ impl<T: Copy + Default> SlotMemory<T> {
         if !(first..first + n).contains(&token) {
             return None;
         }
-        self.mode.claim(ticket.phase_id, SLOTS, layout);
+        self.memory.mode.claim(ticket.phase_id, SLOTS, layout);
         Some(slot + token - first)
     }
 }
