@@ -71,11 +71,10 @@ impl<'a> Candidates<'a> {
             return self.list.iter().copied().reduce(better).expect("never empty");
         }
         let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
-        for (first, block, bound) in self.logits.blocks() {
+        for (i, &bound) in self.logits.bounds().iter().enumerate() {
             // Ids ascend, so an equal logit is not better.
             if bound > best.logit {
-                let block = block.iter().zip(first as u32..);
-                best = block.map(|(&logit, id)| Candidate { id, logit }).fold(best, better);
+                best = self.block(i).fold(best, better);
             }
         }
         best
@@ -168,6 +167,11 @@ impl<'a> Candidates<'a> {
         best.id
     }
 
+    /// The tokens of a block of the dense logits.
+    fn block(&self, block: usize) -> impl Iterator<Item = Candidate> {
+        self.logits.block(block).map(|(id, logit)| Candidate { id: id as u32, logit })
+    }
+
     fn list_all(&mut self) {
         if !self.listed {
             self.list_where(|_| true);
@@ -189,15 +193,15 @@ impl<'a> Candidates<'a> {
     fn list_best(&mut self, k: usize) {
         let mut heap: BinaryHeap<Ranked> = BinaryHeap::with_capacity(k);
         let mut worst = f32::NEG_INFINITY;
-        for (first, block, bound) in self.logits.blocks() {
+        for (i, &bound) in self.logits.bounds().iter().enumerate() {
             if heap.len() == k && bound <= worst {
                 continue;
             }
-            for (&logit, id) in block.iter().zip(first as u32..) {
-                let ranked = Ranked(Candidate { id, logit });
+            for candidate in self.block(i) {
+                let ranked = Ranked(candidate);
                 if heap.len() < k {
                     heap.push(ranked);
-                } else if logit > worst {
+                } else if candidate.logit > worst {
                     // Ids ascend, so an equal logit never displaces one that is kept.
                     if let Some(mut top) = heap.peek_mut() {
                         *top = ranked;
