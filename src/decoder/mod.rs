@@ -19,7 +19,7 @@ use crate::kv::{KvError, PagePool, SeqId};
 use crate::model::{ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
 use std::sync::Arc;
-use teff_kernels::KernelTable;
+use teff_kernels::{BlockMax, KernelTable};
 
 /// What the activations of a step may take; larger steps are cut.
 const STEP_BYTES_MAX: usize = 1 << 30;
@@ -252,6 +252,34 @@ impl Decoder {
     /// Feeds tokens to one or more sequences. Returns the results that were asked for, in the order
     /// of the runs and their tokens, `[outputs][n_out]`.
     pub fn step(&mut self, leader: &Leader<'_>, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
+        self.run(leader, runs, false)?;
+        let n = self.outputs.len() * self.n_out;
+        Ok(&mut self.backend.results_mut()[..n])
+    }
+
+    /// As [`Decoder::step`], for logits of which the largest are to be found: the workers take the
+    /// maxima of blocks while those are in their caches.
+    ///
+    /// # Panics
+    /// If the model gives vectors.
+    pub fn step_with_maxima<'a>(
+        &'a mut self,
+        leader: &Leader<'_>,
+        runs: &[Run<'_>],
+    ) -> Result<impl Iterator<Item = BlockMax<'a>> + use<'a>, StepError> {
+        assert!(self.program().gives_logits(), "maxima are of logits");
+        self.run(leader, runs, true)?;
+        let n = self.outputs.len();
+        Ok(self.backend.results_with_maxima().take(n))
+    }
+
+    /// Makes a step, with or without maxima.
+    fn run(
+        &mut self,
+        leader: &Leader<'_>,
+        runs: &[Run<'_>],
+        maxima: bool,
+    ) -> Result<(), StepError> {
         self.gather(runs)?;
         let tables = runs.iter().filter_map(|run| self.kv.table(run.sequence));
         let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
@@ -264,15 +292,15 @@ impl Decoder {
             tables: &tables,
             states: &states,
             outputs: &self.outputs,
+            maxima,
         };
-        let n = self.outputs.len() * self.n_out;
         if !self.tokens.is_empty() {
             self.backend.run(leader, self.kv.arena(), &input);
         }
         for run in runs {
             self.kv.commit(run.sequence);
         }
-        Ok(&mut self.backend.results_mut()[..n])
+        Ok(())
     }
 
     /// Lays out the batch and takes pages for it.

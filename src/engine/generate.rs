@@ -144,8 +144,11 @@ impl Answer<'_> {
             }
             sampler.accept(next);
             let run = Run { sequence: self.sequence, tokens: &[next], logits: Logits::Last };
-            match self.decoder.step(self.leader, &[run]) {
-                Ok(logits) => next = sampler.sample(logits).map_err(EngineError::Sample)?,
+            match self.decoder.step_with_maxima(self.leader, &[run]) {
+                Ok(mut rows) => {
+                    let logits = rows.next().expect("the last token's were asked for");
+                    next = sampler.sample(logits).map_err(EngineError::Sample)?;
+                }
                 Err(StepError::Kv(KvError::ContextFull { .. } | KvError::OutOfBudget { .. })) => {
                     break FinishReason::ContextFull;
                 }
@@ -172,11 +175,11 @@ impl Answer<'_> {
             let last = chunks.peek().is_none();
             let logits = if last { Logits::Last } else { Logits::None };
             let run = Run { sequence: self.sequence, tokens, logits };
-            let row = self.decoder.step(self.leader, &[run])?;
-            done += tokens.len();
-            if last {
-                return sampler.sample(row).map(Some).map_err(EngineError::Sample);
+            let row = self.decoder.step_with_maxima(self.leader, &[run])?.next();
+            if let Some(logits) = row {
+                return sampler.sample(logits).map(Some).map_err(EngineError::Sample);
             }
+            done += tokens.len();
             let event = TokenEvent::Prompt { done, total: prompt.len() };
             if (self.tell)(event).is_break() || self.is_cancelled() {
                 return Ok(None);

@@ -1,13 +1,15 @@
 //! The tokens still in the running: first the dense logits of the whole vocabulary, then, once a
 //! filter has chosen, a short list. Order is by logit, highest first, then by token id.
 //!
-//! Selection instead of sorting: the best k of n by a heap of k (k small) or quickselect; top-p
+//! Selection instead of sorting: the best k of n by a heap of k (k small), which looks only into
+//! blocks of tokens whose bound is above the worst one kept, or by quickselect; top-p
 //! drops what is too light to matter, finds the end of the nucleus by halving, and sorts that.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::math::exp;
+use teff_kernels::BlockMax;
 
 /// One token and its logit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,7 +23,7 @@ pub struct Candidate {
 /// The set the filters narrow. Never empty, and the best one is never negative infinity.
 #[derive(Debug)]
 pub struct Candidates<'a> {
-    logits: &'a mut [f32],
+    logits: BlockMax<'a>,
     list: &'a mut Vec<Candidate>,
     /// Whether `list` holds the set; before that it is all of `logits`.
     listed: bool,
@@ -34,14 +36,14 @@ const SORTED_MAX: usize = 64;
 
 impl<'a> Candidates<'a> {
     /// All tokens; `logits` must hold a finite one and no NaN. `list` is scratch.
-    pub(super) fn new(logits: &'a mut [f32], list: &'a mut Vec<Candidate>) -> Self {
+    pub(super) fn new(logits: BlockMax<'a>, list: &'a mut Vec<Candidate>) -> Self {
         list.clear();
         Self { logits, list, listed: false }
     }
 
     /// How many are left.
     pub fn len(&self) -> usize {
-        if self.listed { self.list.len() } else { self.logits.len() }
+        if self.listed { self.list.len() } else { self.logits.values().len() }
     }
 
     /// Never, by construction.
@@ -49,19 +51,38 @@ impl<'a> Candidates<'a> {
         self.len() == 0
     }
 
-    /// Logits of all tokens by id, while no filter has narrowed the set yet.
-    pub fn dense_mut(&mut self) -> Option<&mut [f32]> {
-        (!self.listed).then_some(&mut *self.logits)
+    /// Replaces the logit `l` of a token by `f(l)` unless the token is forbidden. A token that the
+    /// vocabulary does not have came from a caller's own history: no effect.
+    ///
+    /// # Panics
+    /// If a filter has narrowed the set.
+    pub fn change(&mut self, token: u32, f: impl Fn(f32) -> f32) {
+        assert!(!self.listed, "filters that change single logits run first");
+        let logit = self.logits.values().get(token as usize);
+        if let Some(&logit) = logit.filter(|l| l.is_finite()) {
+            self.logits.set(token as usize, f(logit));
+        }
     }
 
     /// The likeliest candidate.
     pub fn best(&self) -> Candidate {
-        self.iter().reduce(|a, b| if order(&b, &a).is_lt() { b } else { a }).expect("never empty")
+        let better = |a, b| if order(&b, &a).is_lt() { b } else { a };
+        if self.listed {
+            return self.list.iter().copied().reduce(better).expect("never empty");
+        }
+        let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
+        for (i, &bound) in self.logits.bounds().iter().enumerate() {
+            // Ids ascend, so an equal logit is not better.
+            if bound > best.logit {
+                best = self.block(i).fold(best, better);
+            }
+        }
+        best
     }
 
     /// The candidates in their present order.
     pub fn iter(&self) -> impl Iterator<Item = Candidate> + '_ {
-        let dense = if self.listed { &[] } else { &*self.logits };
+        let dense = if self.listed { &[] } else { self.logits.values() };
         let list = if self.listed { &**self.list } else { &[] };
         let dense = dense.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
         dense.chain(list.iter().copied())
@@ -72,7 +93,7 @@ impl<'a> Candidates<'a> {
         if self.listed {
             self.list.iter_mut().for_each(|c| c.logit = f(c.logit));
         } else {
-            self.logits.iter_mut().for_each(|l| *l = f(*l));
+            self.logits.map(f);
         }
     }
 
@@ -146,6 +167,11 @@ impl<'a> Candidates<'a> {
         best.id
     }
 
+    /// The tokens of a block of the dense logits.
+    fn block(&self, block: usize) -> impl Iterator<Item = Candidate> {
+        self.logits.block(block).map(|(id, logit)| Candidate { id: id as u32, logit })
+    }
+
     fn list_all(&mut self) {
         if !self.listed {
             self.list_where(|_| true);
@@ -158,7 +184,7 @@ impl<'a> Candidates<'a> {
             return;
         }
         let Self { logits, list, .. } = self;
-        let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
+        let all = logits.values().iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
         list.extend(all.filter(keep));
         self.listed = true;
     }
@@ -167,20 +193,25 @@ impl<'a> Candidates<'a> {
     fn list_best(&mut self, k: usize) {
         let mut heap: BinaryHeap<Ranked> = BinaryHeap::with_capacity(k);
         let mut worst = f32::NEG_INFINITY;
-        for (&logit, id) in self.logits.iter().zip(0..) {
-            let ranked = Ranked(Candidate { id, logit });
-            if heap.len() < k {
-                heap.push(ranked);
-            } else if logit > worst {
-                // Ids ascend, so an equal logit never displaces one that is kept.
-                if let Some(mut top) = heap.peek_mut() {
-                    *top = ranked;
-                }
-            } else {
+        for (i, &bound) in self.logits.bounds().iter().enumerate() {
+            if heap.len() == k && bound <= worst {
                 continue;
             }
-            if heap.len() == k {
-                worst = heap.peek().map_or(worst, |top| top.0.logit);
+            for candidate in self.block(i) {
+                let ranked = Ranked(candidate);
+                if heap.len() < k {
+                    heap.push(ranked);
+                } else if candidate.logit > worst {
+                    // Ids ascend, so an equal logit never displaces one that is kept.
+                    if let Some(mut top) = heap.peek_mut() {
+                        *top = ranked;
+                    }
+                } else {
+                    continue;
+                }
+                if heap.len() == k {
+                    worst = heap.peek().map_or(worst, |top| top.0.logit);
+                }
             }
         }
         self.list.extend(heap.into_sorted_vec().into_iter().map(|ranked| ranked.0));
@@ -247,17 +278,25 @@ mod tests {
     #[test]
     fn selection_agrees_with_sorting() {
         let mut rng = Rng::new(7);
+        let mut room = Vec::new();
         for n in [1, 15, 16, 63, 64, 65, 200, 1000] {
             // Few values, so that many are equal, and some tokens that are forbidden.
             let draw = |x: f64| if x < 0.1 { f32::NEG_INFINITY } else { (x * 12.0).floor() as f32 };
             let mut logits: Vec<f32> = (0..n).map(|_| draw(rng.unit_f64())).collect();
             logits[n / 2] = -3.0;
-            let all = logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
-            let mut sorted: Vec<Candidate> = all.collect();
-            sorted.sort_by(order);
-            for k in [1, 5, 40, 900].into_iter().filter(|&k| k <= n) {
-                let mut list = Vec::new();
-                let mut candidates = Candidates::new(&mut logits, &mut list);
+            // Tokens that a filter makes less or more likely, by less or more than others are.
+            let changes: Vec<(u32, f32)> = (0..rng.next_u64() % 8)
+                .map(|_| (rng.next_u64() as u32 % n as u32, 40.0 * rng.unit_f64() as f32 - 20.0))
+                .collect();
+            for k in (1..=n).filter(|k| n < 100 || [1, 5, 40, 150, 511, 512, 900].contains(k)) {
+                let (mut values, mut list) = (logits.clone(), Vec::new());
+                let mut candidates =
+                    Candidates::new(BlockMax::of(&mut values, &mut room), &mut list);
+                for &(token, by) in &changes {
+                    candidates.change(token, |logit| logit + by);
+                }
+                let mut sorted: Vec<Candidate> = candidates.iter().collect();
+                sorted.sort_by(order);
                 assert_eq!(candidates.best(), sorted[0]);
                 candidates.keep_best(k);
                 assert!(candidates.iter().eq(sorted[..k].iter().copied()), "{k} of {n}");

@@ -9,8 +9,9 @@
 //! id everywhere. A new filter is one file and one line of [`FILTERS`], which also gives the CLI
 //! its flag and the HTTP server its JSON field.
 //!
-//! Cost: one pass over the vocabulary, then work on the survivors only. Nothing sorts the whole
-//! vocabulary; see `candidates.rs`.
+//! Cost: one pass over the maxima of blocks of the vocabulary, which the workers took when they
+//! computed the logits, then work on the survivors only; without top-k and with a temperature, some
+//! passes over all logits. Nothing sorts the whole vocabulary; see `candidates.rs`.
 
 mod candidates;
 mod history;
@@ -27,6 +28,7 @@ use std::fmt;
 pub use candidates::{Candidate, Candidates};
 pub use history::{History, REPEAT_LAST_N_MAX};
 use rng::Rng;
+use teff_kernels::BlockMax;
 
 /// Every filter, in the order it runs.
 pub const FILTERS: &[Filter] =
@@ -165,12 +167,13 @@ impl SamplerChain {
         &self.params
     }
 
-    /// Draws the next token from `logits` (one per token id), which it may overwrite.
+    /// Draws the next token from `logits` (one per token id), with the maxima of their blocks. It
+    /// may overwrite both.
     ///
     /// The token is not remembered until [`accept`](Self::accept). Negative infinity forbids a
     /// token; NaN, positive infinity, or nothing left to choose is an error.
-    pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32, SampleError> {
-        check_logits(logits)?;
+    pub fn sample(&mut self, logits: BlockMax<'_>) -> Result<u32, SampleError> {
+        check_logits(&logits)?;
         let mut candidates = Candidates::new(logits, &mut self.list);
         if self.params.temperature == 0.0 {
             (penalties::FILTER.apply)(&self.params, &self.history, &mut candidates);
@@ -189,14 +192,14 @@ impl SamplerChain {
 }
 
 /// Logits come from a model file, so nonsense in them is input, not a bug.
-fn check_logits(logits: &[f32]) -> Result<(), SampleError> {
-    // Branch-free, so that it vectorizes: this runs over the whole vocabulary per token.
-    let bad = logits.iter().fold(false, |bad, &l| bad | l.is_nan() | (l == f32::INFINITY));
+fn check_logits(logits: &BlockMax<'_>) -> Result<(), SampleError> {
+    // The maximum of a block with NaN is infinity. Branch-free, so that it vectorizes.
+    let bad = logits.bounds().iter().fold(false, |bad, &max| bad | (max == f32::INFINITY));
     if bad {
-        let token = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY);
+        let token = logits.values().iter().position(|l| l.is_nan() || *l == f32::INFINITY);
         return Err(SampleError::NotFinite { token: token.unwrap_or_default() });
     }
-    if logits.iter().all(|&l| l == f32::NEG_INFINITY) {
+    if logits.bounds().iter().all(|&max| max == f32::NEG_INFINITY) {
         return Err(SampleError::NothingLeft);
     }
     Ok(())
@@ -285,12 +288,19 @@ mod tests {
 
     #[test]
     fn nonsense_logits_are_errors() {
-        let mut chain = SamplerChain::new(SampleParams::default()).unwrap();
         let not_finite = |token| Err(SampleError::NotFinite { token });
-        assert_eq!(chain.sample(&mut [0.0, f32::NAN]), not_finite(1));
-        assert_eq!(chain.sample(&mut [f32::INFINITY, 0.0]), not_finite(0));
-        assert_eq!(chain.sample(&mut [f32::NEG_INFINITY; 3]), Err(SampleError::NothingLeft));
-        assert_eq!(chain.sample(&mut []), Err(SampleError::NothingLeft));
+        assert_eq!(sample(&mut [0.0, f32::NAN]), not_finite(1));
+        assert_eq!(sample(&mut [f32::INFINITY, 0.0]), not_finite(0));
+        assert_eq!(sample(&mut [f32::NEG_INFINITY; 3]), Err(SampleError::NothingLeft));
+        assert_eq!(sample(&mut []), Err(SampleError::NothingLeft));
+        let mut many = [f32::NEG_INFINITY; 50];
+        (many[41], many[38], many[35]) = (1.0, f32::INFINITY, f32::NAN);
+        assert_eq!(sample(&mut many), not_finite(35));
+    }
+
+    fn sample(logits: &mut [f32]) -> Result<u32, SampleError> {
+        let mut chain = SamplerChain::new(SampleParams::default()).unwrap();
+        chain.sample(BlockMax::of(logits, &mut Vec::new()))
     }
 
     #[test]
@@ -299,7 +309,8 @@ mod tests {
             let params = SampleParams { temperature, top_k: 0, min_p: 0.0, ..Default::default() };
             let mut chain = SamplerChain::new(params).unwrap();
             for _ in 0..20 {
-                let token = chain.sample(&mut [f32::MIN, f32::MAX, 0.0, f32::NEG_INFINITY]);
+                let mut logits = [f32::MIN, f32::MAX, 0.0, f32::NEG_INFINITY];
+                let token = chain.sample(BlockMax::of(&mut logits, &mut Vec::new()));
                 assert_eq!(token, Ok(1));
             }
         }

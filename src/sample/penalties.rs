@@ -58,14 +58,11 @@ fn apply(params: &SampleParams, history: &History, candidates: &mut Candidates<'
     if repeat == 1.0 && per_count == 0.0 && once == 0.0 {
         return;
     }
-    let logits = candidates.dense_mut().expect("penalties run first");
     for (token, count) in history.counts() {
-        // A token the vocabulary does not have came from a caller's own history: no effect.
-        let Some(logit) = logits.get_mut(token as usize).filter(|l| l.is_finite()) else {
-            continue;
-        };
-        let scaled = if *logit <= 0.0 { *logit * repeat } else { *logit / repeat };
-        // Finite stays finite: infinities mean "forbidden" or "broken model".
-        *logit = (scaled - count as f32 * per_count - once).clamp(f32::MIN, f32::MAX);
+        candidates.change(token, |logit| {
+            let scaled = if logit <= 0.0 { logit * repeat } else { logit / repeat };
+            // Finite stays finite: infinities mean "forbidden" or "broken model".
+            (scaled - count as f32 * per_count - once).clamp(f32::MIN, f32::MAX)
+        });
     }
 }

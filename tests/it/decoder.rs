@@ -10,7 +10,7 @@ use teff::backend::pages::KvType;
 use teff::decoder::{Decoder, Logits, Run, StepError};
 use teff::engine::{Engine, EngineOptions, Model};
 use teff::kv::KvError;
-use teff_kernels::{KernelTable, Level};
+use teff_kernels::{KernelTable, Level, MAX_BLOCK};
 
 /// Two F32 computations in another order differ only by rounding.
 const NMSE_MAX: f64 = 1e-6;
@@ -359,6 +359,40 @@ fn recurrent_states_are_forked_and_cut_where_they_are_known() {
             decoder.kv_mut().remove(b);
             assert_eq!(decoder.kv().kv_bytes(), 0);
         });
+    }
+}
+
+/// Heads with soft caps, factors and biases, vocabularies that are no whole number of blocks.
+#[test]
+fn maxima_of_a_step_are_those_of_its_logits() {
+    for name in ["gemma2-dense", "command-r-dense", "grok-yarn", "qwen3tts-dense"] {
+        let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        for (threads, batch) in [(1, 1), (3, 2), (4, 8), (2, 48)] {
+            let expected = logits(&model, &tokens, &options(threads, batch));
+            let mut expected = expected.chunks(n_vocab);
+            let mut engine = Engine::new(&model, &options(threads, batch)).unwrap();
+            engine.lead(|decoder, leader| {
+                let sequence = decoder.kv_mut().create();
+                for tokens in tokens.chunks(batch) {
+                    let run = Run { sequence, tokens, logits: Logits::All };
+                    let rows = decoder.step_with_maxima(leader, &[run]).unwrap();
+                    let mut n_rows = 0;
+                    for row in rows {
+                        assert!(bits(row.values()) == bits(expected.next().unwrap()), "{name}");
+                        let max = |x: &[f32]| x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                        let maxima = row.values().chunks(MAX_BLOCK).map(max);
+                        assert!(
+                            row.bounds().iter().copied().eq(maxima),
+                            "{name}: {threads} threads"
+                        );
+                        n_rows += 1;
+                    }
+                    assert_eq!(n_rows, tokens.len());
+                }
+            });
+            assert!(expected.next().is_none());
+        }
     }
 }
 

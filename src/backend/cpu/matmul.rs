@@ -5,14 +5,17 @@
 //! the work. Then rows of the weights are dealt out in chunks.
 
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
-use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
+use super::{
+    Context, CpuBackend, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index,
+};
 use crate::backend::program::{
     Buf, Epilogue, HeadLinear, Linear, Moe, Norm, Op, Output, Part, Program, Router,
 };
 use crate::tensor::Weight;
 use std::ops::Range;
+use teff_kernels::float::block_max;
 use teff_kernels::{
-    ActFormat, ActPlan, ActUnit, Acts, Ahead, KernelTable, Layout, PANEL_TOKENS, Scratch,
+    ActFormat, ActPlan, ActUnit, Acts, Ahead, KernelTable, Layout, MAX_BLOCK, PANEL_TOKENS, Scratch,
 };
 
 /// Chunks per thread that even out unequal cores, where there are enough rows.
@@ -27,6 +30,9 @@ const ROWS_MIN: usize = 16;
 const AHEAD_BYTES: usize = 128 << 10;
 /// Most rows of a chunk for a few tokens.
 const ROWS_MAX: usize = 1024;
+
+/// No block of logits is in two chunks.
+const _: () = assert!(ROW_BLOCK.is_multiple_of(MAX_BLOCK) && ROWS_MIN.is_multiple_of(MAX_BLOCK));
 
 /// Packed activations of one worker.
 #[derive(Default)]
@@ -460,8 +466,12 @@ impl Context<'_> {
                     if let Some(cap) = softcap {
                         (self.ops.soft_cap)(y, cap);
                     }
-                    let out = &self.backend.results;
-                    out.write_columns(ticket, i, columns.clone()).copy_from_slice(y);
+                    let CpuBackend { results, maxima, .. } = self.backend;
+                    results.write_columns(ticket, i, columns.clone()).copy_from_slice(y);
+                    if self.input.maxima {
+                        let blocks = columns.start / MAX_BLOCK..columns.end.div_ceil(MAX_BLOCK);
+                        block_max(y, maxima.write_blocks(ticket, i, blocks, MAX_BLOCK));
+                    }
                 }
             }
         }

@@ -17,7 +17,7 @@ use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
 use super::recurrent::States;
 use pool::{Leader, Phase, Shared, Worker};
 use std::sync::{Mutex, PoisonError};
-use teff_kernels::{ActFormat, FloatOps, KernelTable, Scratch};
+use teff_kernels::{ActFormat, BlockMax, FloatOps, KernelTable, MAX_BLOCK, Scratch};
 
 /// What a step computes: a batch of tokens of one or more sequences.
 pub struct StepInput<'a> {
@@ -34,6 +34,8 @@ pub struct StepInput<'a> {
     pub states: &'a [&'a States],
     /// Batch indices of the tokens whose results are wanted, ascending.
     pub outputs: &'a [u32],
+    /// Whether the maxima of the logits' blocks are wanted too.
+    pub maxima: bool,
 }
 
 /// The tokens that an operation computes.
@@ -94,6 +96,8 @@ pub struct CpuBackend {
     /// Per token: cosines, then sines.
     ropes: Vec<Shared<f32>>,
     results: Shared<f32>,
+    /// Of blocks of logits.
+    maxima: Shared<f32>,
     packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
     interleaved: interleaved::Interleaved,
@@ -186,6 +190,7 @@ impl CpuBackend {
                 .map(|rope| Shared::new(max_tokens, 2 * rope.inv_freq.len()))
                 .collect(),
             results: Shared::new(max_outputs, program.n_out),
+            maxima: Shared::new(max_outputs, program.n_out.div_ceil(MAX_BLOCK)),
             packs,
             moe: moe::Buffers::new(&program, max_tokens),
             tiles: attention::Tiles::new(&program),
@@ -234,6 +239,15 @@ impl CpuBackend {
     /// The rows of logits, or of vectors, of the last step: `[outputs][n_out]`.
     pub fn results_mut(&mut self) -> &mut [f32] {
         self.results.get_mut()
+    }
+
+    /// The rows of logits of the last step, each with the maxima of its blocks, if that step was
+    /// to give them.
+    pub fn results_with_maxima(&mut self) -> impl Iterator<Item = BlockMax<'_>> {
+        let (n, n_maxima) = (self.results.width(), self.maxima.width());
+        let rows = self.results.get_mut().chunks_exact_mut(n);
+        let maxima = self.maxima.get_mut().chunks_exact_mut(n_maxima);
+        rows.zip(maxima).map(|(row, maxima)| BlockMax::new(row, maxima))
     }
 
     /// Computes one step; see [`CpuBackend::results_mut`].

@@ -200,12 +200,27 @@ impl<T: Copy + Default> Shared<T> {
         row: usize,
         columns: Range<usize>,
     ) -> &'t mut [T] {
-        assert!(ticket.items.start <= columns.start && columns.end <= ticket.items.end);
+        self.write_blocks(ticket, row, columns, 1)
+    }
+
+    /// Columns `columns` of row `row`, where item `i * block` of the phase is column `i` of every
+    /// row.
+    #[inline]
+    pub fn write_blocks<'t>(
+        &'t self,
+        ticket: &'t mut Ticket<'_>,
+        row: usize,
+        columns: Range<usize>,
+        block: usize,
+    ) -> &'t mut [T] {
         assert!(columns.start <= columns.end && columns.end <= self.width);
-        self.mode.claim(ticket.phase_id, COLUMNS, 0);
+        assert!(ticket.items.start.div_ceil(block) <= columns.start);
+        assert!(columns.end <= ticket.items.end.div_ceil(block));
+        self.mode.claim(ticket.phase_id, COLUMNS, block);
         assert!(row * self.width + columns.end <= self.len, "the row is in the buffer");
-        // SAFETY: in bounds. All claims of this phase are for columns, and no other ticket of the
-        // phase has these; the ticket is borrowed mutably for the slice's life.
+        // SAFETY: in bounds. All claims of this phase are for columns of `block` items, and no
+        // other ticket of the phase has the first item of one of these; the ticket is borrowed
+        // mutably for the slice's life.
         unsafe {
             let start = self.start.as_ptr().add(row * self.width + columns.start);
             std::slice::from_raw_parts_mut(start, columns.end - columns.start)
@@ -278,6 +293,45 @@ mod tests {
                         assert!(buffer.read(phase).iter().all(|&x| x == round));
                     });
                 }
+            });
+        });
+    }
+
+    #[test]
+    fn blocks_belong_to_the_ticket_of_their_first_item() {
+        let pool = Pool::new(2).unwrap();
+        let mut buffer = Shared::<usize>::new(2, 8);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    // Some tickets have the start of one block of four, some that of none.
+                    for mut ticket in phase.tickets(30, 3) {
+                        let items = ticket.items();
+                        let blocks = items.start.div_ceil(4)..items.end.div_ceil(4);
+                        for row in 0..2 {
+                            buffer
+                                .write_blocks(&mut ticket, row, blocks.clone(), 4)
+                                .fill(items.end);
+                        }
+                    }
+                });
+            });
+        });
+        assert_eq!(buffer.get_mut(), [[3, 6, 9, 15, 18, 21, 27, 30]; 2].as_flattened());
+    }
+
+    #[test]
+    #[should_panic(expected = "columns.start")]
+    fn a_block_that_begins_before_the_ticket_is_refused() {
+        let pool = Pool::new(1).unwrap();
+        let buffer = Shared::<u8>::new(1, 8);
+        pool.lead(|leader| {
+            leader.run(&|worker| {
+                worker.phase(|phase| {
+                    for mut ticket in phase.tickets(30, 3).skip(1) {
+                        buffer.write_blocks(&mut ticket, 0, 0..1, 4);
+                    }
+                });
             });
         });
     }
