@@ -2,11 +2,12 @@
 //! and the float operations of attention and others: `float` among the types, or none.
 //!
 //! Decoding (1 and 4 tokens) streams a matrix larger than any cache and is given in GB/s beside
-//! the plain reading speed of the same memory; prefill (512 tokens) in multiply-accumulates per
-//! cycle, the clock being found by a chain of dependent additions in the same run. One thread,
-//! the best of some repetitions.
+//! the plain reading speed of the same memory, in huge pages as a program's interleaved weights are;
+//! prefill (512 tokens) in multiply-accumulates per cycle, the clock being found by a chain of
+//! dependent additions in the same run. One thread, the best of some repetitions.
 
 use gguf_rs_lite::GgmlType;
+use memmap2::MmapMut;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use teff_kernels::{
@@ -58,9 +59,9 @@ fn main() {
         let read = gigabytes(w.len(), || read(&w));
         let chunks = w.len() / row_bytes / CHUNK_ROWS;
         let w = &w[..chunks * CHUNK_ROWS * row_bytes];
-        let mut groups = Vec::new();
+        let mut groups = zeros(0);
         if kernels.lanes().is_some() {
-            groups.resize(chunks * CHUNK_ROWS * kernels.interleaved_row_bytes(row_bytes), 0);
+            groups = zeros(chunks * CHUNK_ROWS * kernels.interleaved_row_bytes(row_bytes));
             kernels.interleave(w, row_bytes, &mut groups);
         }
         let decode = |interleaved: bool, n| {
@@ -205,18 +206,25 @@ impl Input {
 }
 
 /// Whole rows of random bits, about `bytes` of them, without NaN or infinity.
-fn weights(ty: GgmlType, bytes: usize) -> Vec<u8> {
+fn weights(ty: GgmlType, bytes: usize) -> MmapMut {
     let row_bytes = COLS / ty.block_len() * ty.block_bytes();
     let mut state = 1u64;
-    let mut w: Vec<u8> = (0..bytes / row_bytes * row_bytes)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            // Exponents of all ones need a byte of 0x7c or more.
-            (state >> 33) as u8 & 0xbb
-        })
-        .collect();
-    w.truncate(bytes / row_bytes * row_bytes);
+    let mut w = zeros(bytes / row_bytes * row_bytes);
+    for byte in &mut w[..] {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        // Exponents of all ones need a byte of 0x7c or more.
+        *byte = (state >> 33) as u8 & 0xbb;
+    }
     w
+}
+
+/// Zeros, in huge pages where the system has them.
+fn zeros(bytes: usize) -> MmapMut {
+    let map = MmapMut::map_anon(bytes.max(1)).expect("memory for the weights");
+    // A hint: without huge pages it is only slower.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    map
 }
 
 fn best(mut f: impl FnMut()) -> Duration {

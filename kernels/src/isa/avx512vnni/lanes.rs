@@ -210,6 +210,13 @@ pub(super) mod super_block {
 
     #[inline]
     #[target_feature(enable = "avx512bw")]
+    pub fn q3_k(b: &Words<'_, 27>, j: usize, g: usize) -> __m512i {
+        let low = b.bits(8 + j / 4 * 8 + g, 2 * (j as i32 % 4), 3);
+        _mm512_or_si512(low, b.bits(g, j as i32 - 2, 4))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
     pub fn q4_k(b: &Words<'_, 36>, j: usize, g: usize) -> __m512i {
         b.nibbles(4 + j / 2 * 8 + g, j % 2 == 1)
     }
@@ -295,6 +302,20 @@ pub(super) mod scales {
         }
         let [d, dmin] = b.halves(20);
         Scales { scales, mins, d, dmin }
+    }
+
+    /// As AVX2's `of_q3_k`.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    pub fn q3_k(b: &Words<'_, 27>) -> Scales {
+        let scale = |w: usize, high: bool, right: i32| {
+            let all = _mm512_or_si512(b.nibbles(24 + w, high), b.bits(26, right, 0x30));
+            _mm512_sub_epi8(all, _mm512_set1_epi8(32))
+        };
+        let scales =
+            [scale(0, false, -4), scale(1, false, -2), scale(0, true, 0), scale(1, true, 2)];
+        let none = [_mm512_setzero_si512(); 4];
+        Scales { scales, mins: none, d: b.half(), dmin: _mm512_setzero_ps() }
     }
 
     /// Of types that have nothing but `d`.

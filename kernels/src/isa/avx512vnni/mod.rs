@@ -246,9 +246,8 @@ mod expanded_rows {
     }
 }
 
-/// Products of interleaved rows: `type, name: kernel[parameters](what unpacks a block)`. Q3_K and
-/// Q6_K stay with AVX2's kernels: here they measured slower, as sixteen of their blocks end in the
-/// middle of a cache line.
+/// Products of interleaved rows: `type, name: kernel[parameters](what unpacks a block)`. Q6_K stays
+/// with AVX2's kernel: one of sixteen rows is faster from the cache, but slower from memory.
 macro_rules! lanes {
     ($($ty:ident, $name:ident: $kernel:ident[$($parameter:tt),*]($($argument:expr),*);)*) => {
         const fn interleaved_of(ty: GgmlType) -> Option<InterleavedFn> {
@@ -325,6 +324,9 @@ lanes! {
     );
     Q2_K, q2_k: blocks_256[BlockQ2K, 21](
         |b, j, g| lanes::super_block::q2_k(b, j, g), |b| lanes::scales::q2_k(b)
+    );
+    Q3_K, q3_k: blocks_256[BlockQ3K, 27](
+        |b, j, g| lanes::super_block::q3_k(b, j, g), |b| lanes::scales::q3_k(b)
     );
     Q4_K, q4_k: blocks_256[BlockQ4K, 36](
         |b, j, g| lanes::super_block::q4_k(b, j, g), |b| lanes::scales::six_bits(b)
