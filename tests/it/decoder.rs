@@ -2,6 +2,7 @@
 //! threads and any reuse of a prefix gives the same bits.
 
 use crate::fixture_model::{self, Fixture};
+use crate::measure::{assert_finite, bits, nmse_max};
 use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter};
 use std::collections::HashSet;
 use std::path::Path;
@@ -35,34 +36,19 @@ pub fn options(threads: usize, batch: usize) -> EngineOptions {
     }
 }
 
-/// The logits at every position, fed `batch` tokens at a time.
+/// Logits at every position, all finite, fed `options.max_batch` tokens at a time.
 pub fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
     let mut engine = Engine::new(model, options).unwrap();
-    engine.lead(|decoder, leader| {
+    let logits: Vec<f32> = engine.lead(|decoder, leader| {
         let sequence = decoder.kv_mut().create();
         let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
             let run = Run { sequence, tokens, logits: Logits::All };
             decoder.step(leader, &[run]).unwrap().to_vec()
         });
         chunks.collect()
-    })
-}
-
-/// The largest normalized mean square error of any position.
-pub fn nmse_max(ours: &[f32], truth: &[f32], n_vocab: usize) -> f64 {
-    assert_eq!(ours.len(), truth.len());
-    let rows = ours.chunks(n_vocab).zip(truth.chunks(n_vocab));
-    let nmse = rows.map(|(a, b)| {
-        let sums = a.iter().zip(b).fold((0.0, 0.0), |(error, norm), (&a, &b)| {
-            (error + f64::from(a - b).powi(2), norm + f64::from(b).powi(2))
-        });
-        sums.0 / sums.1
     });
-    nmse.fold(0.0, f64::max)
-}
-
-pub fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
+    assert_finite(&logits);
+    logits
 }
 
 /// Beginnings of the names of fixtures, separated by commas: only these are checked.
@@ -88,7 +74,7 @@ fn check_fixture(name: &str) -> Result<(), String> {
     let first = logits(&model, &tokens, &options(1, 1));
     let error = nmse_max(&first, &truth, n_vocab);
     let max = NMSE_MAX_OF.iter().find(|(of, _)| *of == name).map_or(NMSE_MAX, |&(_, max)| max);
-    if error.is_nan() || error > max {
+    if error > max {
         return Err(format!("{name}: NMSE {error:.2e}"));
     }
     for (threads, batch) in [(1, 7), (2, 1), (2, 48), (4, 7), (3, 48), (1, 5)] {

@@ -1,7 +1,8 @@
 //! One model in all forms that a file can have: versions, byte orders, shards, other metadata.
 
-use crate::decoder::{bits, logits, options, quantized};
+use crate::decoder::{logits, options, quantized};
 use crate::fixture_model::{self, Fixture};
+use crate::measure::bits;
 use gguf_rs_lite::{
     ByteOrder, GgmlType, GgufFile, GgufWriter, Scalar, WriteOptions, swap_tensor_bytes,
 };

@@ -1,7 +1,8 @@
 //! Adapters against models whose weights have them merged, and files that are no good adapters.
 
-use crate::decoder::{bits, logits, nmse_max, options, quantized};
+use crate::decoder::{logits, options, quantized};
 use crate::fixture_model::{self, Fixture, weight};
+use crate::measure::{bits, nmse_max};
 use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue};
 use std::path::Path;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ mod generate;
 mod hostile_models;
 mod layers;
 mod lora;
+mod measure;
 #[cfg(feature = "cli")]
 mod real_models;
 mod sampling;

@@ -2,6 +2,7 @@
 //! and run in F32 (`tests/golden/reference`). They run where the models are in the cache already
 //! (`teff pull smollm2:135m`, `teff pull gemma3:270m`).
 
+use crate::measure;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use teff::backend::pages::KvType;
@@ -50,6 +51,7 @@ fn predictions(path: &Path, tokens: &[u32]) -> Vec<(f64, usize)> {
             let n_vocab = decoder.n_vocab();
             let run = Run { sequence, tokens: chunk, logits: Logits::All };
             let rows = decoder.step(leader, &[run]).unwrap();
+            measure::assert_finite(rows);
             for (j, row) in rows.chunks(n_vocab).enumerate() {
                 let Some(&next) = tokens.get(i * BATCH + j + 1) else { break };
                 let best = (0..n_vocab).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
@@ -72,10 +74,9 @@ fn check(alias: &str, golden: &str) {
     let truth_best = numbers(&golden["truth_argmax"]);
     let ours = predictions(&path, &tokens);
     let n = ours.len();
-    assert_eq!(n, truth.len());
-    let square_sum: f64 = ours.iter().zip(&truth).map(|(a, b)| (a.0 - b).powi(2)).sum();
-    let rms = (square_sum / n as f64).sqrt();
-    let perplexity = (-ours.iter().map(|x| x.0).sum::<f64>() / n as f64).exp();
+    let log_probs: Vec<f64> = ours.iter().map(|x| x.0).collect();
+    let rms = measure::rms(&log_probs, &truth);
+    let perplexity = (-log_probs.iter().sum::<f64>() / n as f64).exp();
     let agree = ours.iter().zip(&truth_best).filter(|(a, b)| a.1 == **b as usize).count();
     let top1 = agree as f64 / n as f64;
     let report = format!("{alias}: rms {rms:.4}, perplexity {perplexity:.3}, top-1 {top1:.4}");
