@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
 # Type checks and lints of everything for Apple's M series, on a machine that is none: CI's macOS
 # job is what runs it. Nothing is linked, so no Apple compiler is needed: what crates have in C is
-# left out by a stand-in for it. Skipped where rustup can neither find nor fetch the target.
+# left out by a stand-in for it. Needs the target's standard library, which rustup finds or fetches; see
+# scripts/require.sh for what happens without.
 #
 #     scripts/check_apple.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/require.sh
 
 target=aarch64-apple-darwin
 
 if ! [[ -d $(rustc --print target-libdir --target "$target") ]]; then
-    rustup target add "$target" || {
-        echo "skipped: no standard library for $target"
-        exit 0
-    }
+    rustup target add "$target" || missing apple "no standard library for $target can be had here"
 fi
 
 if [[ $(uname) != Darwin ]]; then

@@ -5,11 +5,13 @@
 # write the same text there as here.
 #
 #     scripts/check_arm.sh           everything; fetches two models
-#     scripts/check_arm.sh --fast    the kernels and small models; skipped without the toolchain
+#     scripts/check_arm.sh --fast    the kernels and small models
 #
-# scripts/cross.sh --env aarch64-unknown-linux-gnu installs the toolchain.
+# scripts/cross.sh --env aarch64-unknown-linux-gnu installs the toolchain; see scripts/require.sh for what
+# --fast does where it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/require.sh
 
 target=aarch64-unknown-linux-gnu
 # What QEMU plays, and the level of kernels it is to choose.
@@ -31,17 +33,15 @@ case ${1:-} in
 esac
 
 if [[ -n $fast ]]; then
-    for tool in aarch64-linux-gnu-gcc qemu-aarch64-static; do
-        command -v "$tool" >/dev/null || {
-            echo "skipped: no $tool here; scripts/cross.sh --env $target installs it"
-            exit 0
-        }
-    done
+    install="scripts/cross.sh --env $target installs it"
+    command -v aarch64-linux-gnu-gcc >/dev/null ||
+        missing cross "there is no aarch64-linux-gnu-gcc here; $install"
+    command -v qemu-aarch64-static >/dev/null || command -v qemu-aarch64 >/dev/null ||
+        missing qemu "there is no qemu-aarch64 here; $install"
 fi
 settings=$(scripts/cross.sh --env "$target") || {
     [[ -n $fast ]] || exit 1
-    echo "skipped: no standard library for $target can be had here"
-    exit 0
+    missing cross "no standard library for $target can be had here"
 }
 # Only cargo's calls below see these: the program for this machine is built without.
 on_arm() (

@@ -1,12 +1,15 @@
-//! Published chat templates against what Python's Jinja2 makes of them, where the full fixtures
-//! are at hand (see `tokenizers.rs`).
+//! Published chat templates against what Python's Jinja2 makes of them: those of
+//! `tests/golden/chat_templates.json.xz`, and all of a larger folder where there is one (see
+//! `require.rs`).
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 use teff::text::ChatTemplate;
 
-use crate::tokenizers::fixtures;
+use crate::require::fixtures;
+use crate::tokenizers::unpacked;
 
 /// 2026-11-21 12:00:00 UTC, the clock of the fixtures.
 const NOON: u64 = 1_795_262_400;
@@ -17,20 +20,18 @@ const NOON: u64 = 1_795_262_400;
 /// `safe` one, which Python escapes.
 const NOT_YET: &[&str] = &["llama-cpp-deepseek-r1", "meetkai-functionary-medium-v3.1"];
 
-#[test]
-fn published_templates_render_as_in_python() {
-    let Some(folder) = fixtures("chat_templates") else { return };
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|e| e == "jinja"));
-    paths.sort();
-    let (mut failed, mut passed, mut total) = (Vec::new(), 0, 0);
-    for path in paths {
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let source = fs::read_to_string(&path).unwrap();
-        let template = ChatTemplate::with_clock(&source, || NOON);
-        let cases = fs::read_to_string(path.with_extension("json")).unwrap();
-        let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
-        let passes = |case: &&Value| {
+/// A template with cases: `input`, and the `expected` text unless it is an error.
+struct Published {
+    name: String,
+    source: String,
+    cases: Vec<Value>,
+}
+
+/// Renders all cases; prints those that differ. Returns the names of the templates that have such.
+fn failing(templates: &[Published]) -> Vec<&str> {
+    let passes = |published: &Published| {
+        let template = ChatTemplate::with_clock(&published.source, || NOON);
+        let wrong = published.cases.iter().filter(|case| {
             let rendered = template.as_ref().map(|t| t.render_json(&case["input"]));
             let ok = match (&rendered, case["expected"].as_str()) {
                 (Ok(Ok(text)), Some(expected)) => text == expected,
@@ -38,17 +39,65 @@ fn published_templates_render_as_in_python() {
                 _ => false,
             };
             if !ok {
-                eprintln!("{name} {}: {rendered:?}\n  {}", case["case"], case["expected"]);
+                let (name, expected) = (&published.name, &case["expected"]);
+                eprintln!("{name} {}: {rendered:?}\n  {expected}", case["case"]);
             }
-            ok
-        };
-        let good = cases.iter().filter(passes).count();
-        (passed, total) = (passed + good, total + cases.len());
-        if good < cases.len() {
-            failed.push(name);
-        }
+            !ok
+        });
+        wrong.count() == 0
+    };
+    let failing = templates.iter().filter(|published| !passes(published));
+    failing.map(|published| published.name.as_str()).collect()
+}
+
+fn committed() -> Vec<Published> {
+    let packed: Value = serde_json::from_slice(&unpacked("chat_templates.json.xz")).unwrap();
+    let packed = packed.as_object().unwrap().iter();
+    let published = packed.map(|(name, published)| Published {
+        name: name.clone(),
+        source: published["template"].as_str().unwrap().to_owned(),
+        cases: published["cases"].as_array().unwrap().clone(),
+    });
+    published.collect()
+}
+
+#[test]
+fn published_templates_render_as_in_python() {
+    let templates = committed();
+    let n_cases: usize = templates.iter().map(|published| published.cases.len()).sum();
+    assert!(
+        templates.len() >= 20 && n_cases >= 100,
+        "{} templates, {n_cases} cases",
+        templates.len()
+    );
+    assert_eq!(failing(&templates), NOT_YET);
+}
+
+/// A larger folder: `NAME.jinja` and `NAME.json`.
+#[test]
+fn more_templates_render_as_in_python() {
+    let Some(folder) = fixtures("chat_templates") else { return };
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "jinja"));
+    paths.sort();
+    let read = |path: &Path| Published {
+        name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
+        source: fs::read_to_string(path).unwrap(),
+        cases: serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap(),
+    };
+    let templates: Vec<_> = paths.iter().map(|path| read(path)).collect();
+    assert!(templates.len() > committed().len(), "{} templates", templates.len());
+    assert_eq!(failing(&templates), NOT_YET);
+}
+
+#[test]
+fn committed_templates_are_those_with_a_licence() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/NOTICE.md");
+    let notice = fs::read_to_string(path).unwrap();
+    let licensed = |name: &str| {
+        ["MIT", "Apache-2.0"].iter().any(|of| notice.contains(&format!("\n| {name} | {of} |\n")))
+    };
+    for published in committed() {
+        assert!(licensed(&published.name), "NOTICE.md has no licence of {}", published.name);
     }
-    eprintln!("{passed} of {total} cases");
-    assert!(total > 200, "the fixtures have only {total} cases");
-    assert_eq!(failed, NOT_YET);
 }

@@ -19,6 +19,7 @@ mod lora;
 mod measure;
 #[cfg(feature = "cli")]
 mod real_models;
+mod require;
 mod sampling;
 mod tokenizers;
 mod twins;

@@ -1,8 +1,9 @@
 //! The two small models that aliases name, against exact arithmetic: the model dequantized to F32
-//! and run in F32 (`tests/golden/reference`). They run where the models are in the cache already
-//! (`teff pull smollm2:135m`, `teff pull gemma3:270m`).
+//! and run in F32 (`tests/golden/reference`). They need the models in the cache (`teff pull
+//! smollm2:135m`, `teff pull gemma3:270m`): see `require.rs`.
 
 use crate::measure;
+use crate::require::require;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use teff::backend::pages::KvType;
@@ -13,16 +14,14 @@ use teff::engine::{Engine, EngineOptions, Model};
 /// Positions computed at a time.
 const BATCH: usize = 32;
 
-/// The model's file, or `None` with a word on the terminal.
+/// The model's file, where it is in the cache.
 fn cached(alias: &str) -> Option<PathBuf> {
     let model: ModelRef = alias.parse().unwrap();
     let entry = Cache::from_env().ok().and_then(|cache| {
         cache.list().into_iter().find(|entry| entry.model == model.to_string() && entry.is_cached)
     });
-    if entry.is_none() {
-        eprintln!("skipped: {alias} is not in the cache");
-    }
-    entry.map(|entry| entry.path)
+    let why = format!("{alias} is not in the cache: `teff pull {alias}` fetches it");
+    require("models", entry, &why).map(|entry| entry.path)
 }
 
 fn reference(name: &str) -> Value {
