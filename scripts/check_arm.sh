@@ -82,9 +82,9 @@ tests=(cargo test --release --quiet --target "$target" --workspace --exclude xta
 # What every CPU shows for itself: the scalar level's bits, the reference's logits of the networks
 # that most models are, two real models beside exact arithmetic, then a text. In all that is half an
 # hour of one core's time.
-networks=gemma3-dense,llama-dense,llama-moe,qwen2-dense,qwen3-dense
+networks=(gemma3_dense llama_dense llama_moe qwen2_dense qwen3_dense)
 on_each_cpu "${tests[@]}" --test isa_matmul --test isa_float
-TEFF_FIXTURES=$networks on_each_cpu "${tests[@]}" --test it -- decoder::every_fixture real_models::
+on_each_cpu "${tests[@]}" --test it -- "${networks[@]/#/goldens::archs::}" real_models::
 
 # The first tokens decide: from one that differs on, everything does.
 tell() { "$@" run -m smollm2:135m --temp 0 -n 48 -p "Explain why the sky is blue." 2>/dev/null; }

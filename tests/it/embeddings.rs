@@ -24,15 +24,8 @@ fn engine(gguf: Vec<u8>, options: &EngineOptions) -> Engine {
     Engine::new(&model, options).unwrap()
 }
 
-#[test]
-fn every_fixture_gives_the_references_vectors_and_the_same_bits_always() {
-    let names = fixture_model::embedding_names();
-    assert!(names.len() >= 10, "{names:?}");
-    let failures: Vec<String> = names.iter().filter_map(|name| check(name).err()).collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-}
-
-fn check(name: &str) -> Result<(), String> {
+/// The fixture gives the reference's vectors, and the same bits for all neighbours and threads.
+pub fn check_fixture(name: &str) {
     let (Fixture { gguf, tokens, logits: truth, .. }, n_out) = fixture_model::load_embedding(name);
     assert_eq!(truth.len(), (tokens.len() + POOLED.len()) * n_out, "{name}");
     let (of_tokens, pooled) = truth.split_at(tokens.len() * n_out);
@@ -44,9 +37,7 @@ fn check(name: &str) -> Result<(), String> {
     for (pooling, row) in POOLED.into_iter().zip(pooled.chunks(n_out)) {
         error = error.max(nmse_max(&vectors(&tokens, pooling), row, n_out));
     }
-    if error > NMSE_MAX {
-        return Err(format!("{name}: NMSE {error:.2e}"));
-    }
+    assert!(error <= NMSE_MAX, "{name}: NMSE {error:.2e}");
     // Of all lengths, and more than share a step.
     let texts: Vec<Vec<u32>> =
         (0..20).map(|i| tokens[i..(i + 1 + i * i % 97).min(144)].to_vec()).collect();
@@ -63,12 +54,9 @@ fn check(name: &str) -> Result<(), String> {
         let mut together = engine(gguf.clone(), &options);
         let found = together.embed(&texts, pooling).unwrap();
         let found: Vec<_> = found.iter().map(|vectors| bits(vectors)).collect();
-        if found != expected {
-            return Err(format!("{name}: {pooling:?}, way {i}"));
-        }
+        assert!(found == expected, "{name}: {pooling:?}, way {i}");
         together.lead(|decoder, _| assert_eq!(decoder.kv().kv_bytes(), 0, "{name}"));
     }
-    Ok(())
 }
 
 /// Quantized tables of positions and token types, too.

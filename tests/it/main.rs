@@ -13,6 +13,7 @@ mod embeddings;
 mod files;
 mod fixture_model;
 mod generate;
+mod goldens;
 mod hostile_models;
 mod layers;
 mod lora;
