@@ -220,6 +220,10 @@ def of_llama_cpp(path):
 
 
 def row(name, a, b):
+    """Prints the cosines of two sets of vectors; returns the worst, -inf of what cannot be compared."""
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        print(f"{name:34} shapes {a.shape} and {b.shape}, or numbers that are none")
+        return -math.inf
     cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     print(f"{name:34} {cosines.min():.7f}  {cosines.mean():.7f}")
     return cosines.min()

@@ -166,6 +166,7 @@ def main():
                     error = (dequantize(name, data, ROWS, COLS).astype(np.float64) - x) ** 2
                     weights = np.ones(COLS) if matrix is None else matrix.astype(np.float64)
                     rmse = math.sqrt((error * weights).sum() / (ROWS * weights.sum()))
+                    assert math.isfinite(rmse), f"{name}, {kind}: the reference's error is {rmse}"
                     uses = "no" if matrix is None else "yes"
                     out.write(f"{name}\t{kind}\t{uses}\t{rmse:.9e}\t{fnv1a(data):016x}\n")
 
