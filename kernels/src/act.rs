@@ -244,6 +244,21 @@ impl Acts<'_> {
         assert!(self.x.len() == units * plan.x_len(), "floats of all units");
     }
 
+    /// The codes of panels in the order `words`, to `q`.
+    pub(crate) fn reorder(&self, words: Words, q: &mut [i8]) {
+        let (from, to) = (self.plan.words, words);
+        let panels = self.q.as_chunks::<{ 32 * PANEL_TOKENS }>().0;
+        for (panel, q) in panels.iter().zip(q.as_chunks_mut::<{ 32 * PANEL_TOKENS }>().0) {
+            for k in 0..32 {
+                let ((word, at), (to_word, to_at)) = (from.place(k), to.place(k));
+                for lane in 0..PANEL_TOKENS {
+                    let code = from.flip(panel[(word * PANEL_TOKENS + lane) * 4 + at]);
+                    q[(to_word * PANEL_TOKENS + lane) * 4 + to_at] = to.flip(code);
+                }
+            }
+        }
+    }
+
     /// One block of one token.
     pub(crate) fn block(&self, token: usize, block: usize) -> Act32 {
         let (unit, lane) = self.plan.place(token);

@@ -15,6 +15,6 @@ mod isa;
 pub mod table;
 
 pub use act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PANEL_TOKENS, ROWS_MAX};
-pub use float::{Activation, Ahead, BlockMax, MAX_BLOCK, RopePairing};
+pub use float::{Activation, Ahead, BlockMax, FloatOps, MAX_BLOCK, RopePairing};
 pub use isa::{Level, UnknownLevel};
-pub use table::{FloatOps, KernelTable, NoQuantizer, ROW_STEP, Scratch, TypeKernels};
+pub use table::{KernelTable, NoQuantizer, ROW_STEP, Scratch, TypeKernels};

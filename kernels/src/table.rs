@@ -1,21 +1,23 @@
-//! Function pointers per weight type and per float operation, one table per level.
+//! Function pointers per weight type, and those of the float operations: what a table is, and what
+//! its callers may do with it. The tables themselves are in `isa`, one per level.
 //!
-//! Only this file and `isa` know what may run where. Every pointer a caller can reach was put into
-//! its table against the token of the table's level, and every call of a kernel goes through a
-//! method here that has asserted the lengths; a wrong length is a broken invariant and panics.
+//! Every pointer a caller can reach was put into its table against the token of the table's level,
+//! and every call of a kernel goes through a method here that has asserted the lengths; a wrong
+//! length is a broken invariant and panics.
+//!
+//! A level's list of types is the one of the level below with its own kernels laid over it
+//! ([`overlaid`]); the lowest is scalar and made from the list of all types in `block`. So a type
+//! that a level has no kernel for runs through the level below.
 
-use crate::act::{self, ActFormat, ActPlan, ActUnit, Acts, Layout, Words};
-use crate::block::{self, Block, Block16, Block32, Block256, Float, Quantize};
-use crate::float::{self, Activation, Ahead, RopePairing};
-use crate::isa::{Level, UnknownLevel, scalar};
+use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, Words};
+use crate::float::FloatOps;
+use crate::isa::detect::Level;
 use gguf_rs_lite::GgmlType;
+use std::any::Any;
 use std::ops::Range;
 
 /// Chunks of rows that are a multiple of this leave no lane of any kernel idle.
 pub const ROW_STEP: usize = 24;
-
-/// The name of the environment variable that lowers the level.
-const TEFF_ISA: &str = "TEFF_ISA";
 
 /// All kernels of one level.
 #[derive(Debug)]
@@ -27,73 +29,15 @@ pub struct KernelTable {
     pub(crate) words: Words,
 }
 
-/// Of [`FloatOps::add_product_f32`].
-pub type ProductFn<B> = fn(usize, (&[f32], usize), &[B], usize, (&mut [f32], usize), Ahead);
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
-/// Groups of interleaved rows, bytes of a group, rows to skip, activations, outputs.
+/// `(groups of interleaved rows, bytes of a group, rows to skip, activations, outputs)`.
 pub(crate) type InterleavedFn = fn(&[u8], usize, usize, &Acts<'_>, &mut [f32]);
-/// Of a type, from one order to another.
+/// `(type, from, to)`: from one order of bytes to another.
 pub(crate) type ReorderFn = fn(GgmlType, &[u8], &mut [u8]);
 pub(crate) type QuantizeFn = fn(&[f32], Option<&[f32]>, &mut [u8]);
 pub(crate) type MatmulFn = fn(&[u8], usize, &Acts<'_>, &mut Scratch, &mut [f32]);
 
 impl KernelTable {
-    /// The best this CPU has, unless the environment variable `TEFF_ISA` names a lower level. A
-    /// name that is no level's is passed over: [`KernelTable::from_env`] tells.
-    pub fn detect() -> &'static KernelTable {
-        KernelTable::from_env().unwrap_or_else(|_| KernelTable::at_most(Level::BEST))
-    }
-
-    /// As [`KernelTable::detect`], with an error if `TEFF_ISA` names no level.
-    pub fn from_env() -> Result<&'static KernelTable, UnknownLevel> {
-        match std::env::var_os(TEFF_ISA) {
-            None => Ok(KernelTable::at_most(Level::BEST)),
-            Some(name) => Ok(KernelTable::at_most(name.to_string_lossy().parse()?)),
-        }
-    }
-
-    /// The best level of this CPU that is not above `level`.
-    pub fn at_most(level: Level) -> &'static KernelTable {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use crate::isa::{avx2, avx512vnni, detect, sse41};
-            if level >= Level::Avx512Vnni
-                && let Some(token) = detect::Avx512Vnni::new()
-            {
-                return avx512vnni::table(token);
-            }
-            if level >= Level::Avx2
-                && let Some(token) = detect::Avx2::new()
-            {
-                return avx2::table(token);
-            }
-            if level >= Level::Sse41
-                && let Some(token) = detect::Sse41::new()
-            {
-                return sse41::table(token);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        {
-            use crate::isa::{detect, neon, neon_dot, neon_i8mm};
-            if level >= Level::NeonI8mm
-                && let Some(token) = detect::NeonI8mm::new()
-            {
-                return neon_i8mm::table(token);
-            }
-            if level >= Level::NeonDot
-                && let Some(token) = detect::NeonDot::new()
-            {
-                return neon_dot::table(token);
-            }
-            if level >= Level::Neon {
-                return neon::table();
-            }
-        }
-        let _ = level;
-        &SCALAR
-    }
-
     /// The level of the table; single types may run below it: [`TypeKernels::level`].
     pub fn level(&self) -> Level {
         self.level
@@ -150,7 +94,7 @@ pub(crate) struct Interleaved {
     pub interleave: ReorderFn,
     /// Takes a group apart into its rows.
     pub restore: ReorderFn,
-    /// If these rows' blocks are not the native ones.
+    /// The written-out blocks of the rows, if they are not the native ones.
     pub expanded: Option<ExpandedRows>,
 }
 
@@ -326,195 +270,76 @@ impl TypeKernels {
     }
 }
 
-/// The float operations of a transformer. Lengths that do not fit panic; formulas and the order of
-/// sums are those of [`crate::float`]'s functions of the same names.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::type_complexity, reason = "the signatures are the documentation")]
-pub struct FloatOps {
-    /// `(x, weight, eps, out)`.
-    pub rms_norm: fn(&[f32], Option<&[f32]>, f32, &mut [f32]),
-    /// `(x, weight, bias, eps, out)`.
-    pub layer_norm: fn(&[f32], Option<&[f32]>, Option<&[f32]>, f32, &mut [f32]),
-    /// `x = f(x)`.
-    pub act: fn(Activation, &mut [f32]),
-    /// `(f, gate, up, out)`: `out = f(gate) * up`.
-    pub glu: fn(Activation, &[f32], &[f32], &mut [f32]),
-    /// `(x, cos, sin, pairing)`: rotates the first `2 * cos.len()` dimensions of one head.
-    pub rope: fn(&mut [f32], &[f32], &[f32], RopePairing),
-    /// `(y, x)`: `y += x`.
-    pub add: fn(&mut [f32], &[f32]),
-    /// `(y, f)`: `y *= f`.
-    pub scale: fn(&mut [f32], f32),
-    /// `(y, x, f)`: `y += x * f`.
-    pub add_scaled: fn(&mut [f32], &[f32], f32),
-    /// `a . b`.
-    pub dot: fn(&[f32], &[f32]) -> f32,
-    /// `(n, (a, a_stride), b: [k][cols], cols, (c, c_stride), ahead)`: `c += a b`, `n` rows.
-    pub add_product_f32: ProductFn<f32>,
-    /// As `add_product_f32`, `b` as the bits of halves.
-    pub add_product_f16: ProductFn<u16>,
-    /// `(codes, scales, lanes, out: [dim][lanes])`: keys of a page, a lane per token.
-    pub widen_lanes_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
-    /// As `widen_lanes_q8_0`.
-    pub widen_lanes_q4_0: fn(&[u8], &[u16], usize, &mut [f32]),
-    /// `(codes, scales, dim, out: [rows][dim])`: values of a page, a row per token.
-    pub widen_rows_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
-    /// As `widen_rows_q8_0`.
-    pub widen_rows_q4_0: fn(&[u8], &[u16], usize, &mut [f32]),
-    /// The normalized Hadamard transform, its own inverse.
-    pub hadamard: fn(&mut [f32]),
-    /// `(x, cap)`: `x = cap * tanh(x / cap)`.
-    pub soft_cap: fn(&mut [f32], f32),
-    /// Asks for `(address, bytes)` in the second-level cache; any address will do.
-    pub(crate) prefetch: fn(*const u8, usize),
-    /// `(x, max)`: `x = exp(x - max)`, returns the sum.
-    pub exp_sum: fn(&mut [f32], f32) -> f32,
-    /// The largest element; `-inf` of none.
-    pub max: fn(&[f32]) -> f32,
-    /// `x = exp(x) / sum(exp(x))`.
-    pub softmax: fn(&mut [f32]),
-    /// Halves to singles.
-    pub f16_to_f32: fn(&[u16], &mut [f32]),
-    /// Singles to halves.
-    pub f32_to_f16: fn(&[f32], &mut [u16]),
-}
-
-impl FloatOps {
-    /// Asks for memory that is read soon. Worth it for a few KiB some hundred nanoseconds ahead,
-    /// where the CPU does not see it coming.
-    pub fn prefetch<T>(&self, x: &[T]) {
-        self.prefetch_ahead(Ahead::of(x));
-    }
-
-    /// As [`FloatOps::prefetch`].
-    pub fn prefetch_ahead(&self, ahead: Ahead) {
-        (self.prefetch)(ahead.address, ahead.lines * Ahead::LINE_BYTES);
-    }
-}
-
-/// Where a thread unpacks weights; allocated once.
-#[derive(Debug)]
+/// Where a thread unpacks weights: what each level that it runs needs, made when first needed.
+#[derive(Debug, Default)]
 pub struct Scratch {
     /// Rows restored from their interleaved form; grows to what a chunk needs.
     native: Vec<u8>,
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) panels: crate::isa::avx2::PanelScratch,
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) vnni: crate::isa::avx512vnni::VnniScratch,
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) dense: crate::isa::avx2::DenseScratch,
-    #[cfg(target_arch = "aarch64")]
-    pub(crate) panels: crate::isa::neon::PanelScratch,
+    /// Codes of panels in another order; grows to what a call needs.
+    q: Vec<i8>,
+    /// One value of each type that [`Scratch::of`] was asked for: two or three.
+    levels: Vec<Box<dyn Any + Send>>,
 }
 
-impl Default for Scratch {
-    fn default() -> Scratch {
-        Scratch {
-            native: Vec::new(),
-            #[cfg(target_arch = "x86_64")]
-            panels: crate::isa::avx2::PanelScratch::new(),
-            #[cfg(target_arch = "x86_64")]
-            vnni: crate::isa::avx512vnni::VnniScratch::new(),
-            #[cfg(target_arch = "x86_64")]
-            dense: crate::isa::avx2::DenseScratch::new(),
-            #[cfg(target_arch = "aarch64")]
-            panels: crate::isa::neon::PanelScratch::new(),
+impl Scratch {
+    /// The memory of type `T`, which is a level's own.
+    pub(crate) fn of<T: Any + Send + Default>(&mut self) -> &mut T {
+        let found = self.levels.iter().position(|memory| memory.is::<T>());
+        let at = found.unwrap_or_else(|| {
+            self.levels.push(Box::<T>::default());
+            self.levels.len() - 1
+        });
+        self.levels[at].downcast_mut().expect("a value of the type was found or added")
+    }
+
+    /// Calls `f` with the panels of `acts` in the order `words`.
+    pub(crate) fn with_words(
+        &mut self,
+        acts: &Acts<'_>,
+        words: Words,
+        f: impl FnOnce(&Acts<'_>, &mut Scratch),
+    ) {
+        if acts.plan.words == words || acts.plan.layout() == Layout::Rows {
+            return f(acts, self);
         }
+        let mut q = std::mem::take(&mut self.q);
+        q.resize(q.len().max(acts.q.len()), 0);
+        let plan = ActPlan { words, ..*acts.plan };
+        acts.reorder(words, &mut q[..acts.q.len()]);
+        f(&Acts { plan: &plan, q: &q[..acts.q.len()], ..*acts }, self);
+        self.q = q;
     }
 }
 
-static SCALAR: KernelTable = KernelTable {
-    level: Level::Scalar,
-    types: &SCALAR_TYPES,
-    float: SCALAR_FLOAT,
-    pack: act::pack,
-    words: Words::Plus128,
-};
-
-pub(crate) static SCALAR_TYPES: [TypeKernels; 28] = [
-    floats::<block::F32>(),
-    floats::<block::F16>(),
-    floats::<block::Bf16>(),
-    blocks_32::<block::BlockQ4_0>(),
-    blocks_32::<block::BlockQ4_1>(),
-    blocks_32::<block::BlockQ5_0>(),
-    blocks_32::<block::BlockQ5_1>(),
-    blocks_32::<block::BlockQ8_0>(),
-    blocks_256::<block::BlockQ2K>(),
-    blocks_256::<block::BlockQ3K>(),
-    blocks_256::<block::BlockQ4K>(),
-    blocks_256::<block::BlockQ5K>(),
-    blocks_256::<block::BlockQ6K>(),
-    blocks_32::<block::BlockIQ4NL>(),
-    blocks_256::<block::BlockIQ4XS>(),
-    blocks_32::<block::BlockMXFP4>(),
-    read_only_256::<block::BlockIQ1S>(),
-    read_only_256::<block::BlockIQ1M>(),
-    read_only_256::<block::BlockIQ2XXS>(),
-    read_only_256::<block::BlockIQ2XS>(),
-    read_only_256::<block::BlockIQ2S>(),
-    read_only_256::<block::BlockIQ3XXS>(),
-    read_only_256::<block::BlockIQ3S>(),
-    blocks_256::<block::BlockTQ1_0>(),
-    blocks_256::<block::BlockTQ2_0>(),
-    blocks_16::<block::BlockQ1_0>(),
-    blocks_16::<block::BlockQ2_0>(),
-    blocks_16::<block::BlockNVFP4>(),
-];
-
-pub(crate) const SCALAR_FLOAT: FloatOps = FloatOps {
-    rms_norm: float::rms_norm,
-    layer_norm: float::layer_norm,
-    act: float::act,
-    glu: float::glu,
-    rope: float::rope,
-    add: float::add,
-    scale: float::scale,
-    add_scaled: float::add_scaled,
-    dot: float::dot,
-    add_product_f32: |n, a, b, cols, c, _| float::add_product_f32(n, a, b, cols, c),
-    add_product_f16: |n, a, b, cols, c, _| float::add_product_f16(n, a, b, cols, c),
-    widen_lanes_q8_0: float::widen_lanes_q8_0,
-    widen_lanes_q4_0: float::widen_lanes_q4_0,
-    widen_rows_q8_0: float::widen_rows_q8_0,
-    widen_rows_q4_0: float::widen_rows_q4_0,
-    hadamard: float::hadamard,
-    soft_cap: float::soft_cap,
-    prefetch: |_, _| (),
-    exp_sum: float::exp_sum,
-    max: float::max,
-    softmax: float::softmax,
-    f16_to_f32: float::f16_to_f32,
-    f32_to_f16: float::f32_to_f16,
-};
-
-pub(crate) const fn floats<W: Float + Quantize>() -> TypeKernels {
-    kernels::<W>(ActFormat::F32, scalar::matmul_float::<W>, Some(block::quantize_row::<W>))
+/// The kernels of a level: those of the level below, with the level's own in their places. A row of
+/// a type that is not in `below` does not compile.
+pub(crate) const fn overlaid<const N: usize>(
+    level: Level,
+    mut below: [TypeKernels; N],
+    matmuls: &[(GgmlType, MatmulFn)],
+    interleaved: &[(GgmlType, Interleaved)],
+) -> [TypeKernels; N] {
+    let mut i = 0;
+    while i < matmuls.len() {
+        let (ty, matmul) = matmuls[i];
+        let at = place_of(ty, &below);
+        below[at].level = level;
+        below[at].matmul = matmul;
+        i += 1;
+    }
+    i = 0;
+    while i < interleaved.len() {
+        let (ty, form) = interleaved[i];
+        below[place_of(ty, &below)].interleaved = Some(form);
+        i += 1;
+    }
+    below
 }
 
-pub(crate) const fn blocks_16<B: Block16 + Quantize>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, scalar::matmul_16::<B>, Some(block::quantize_row::<B>))
-}
-
-pub(crate) const fn blocks_32<B: Block32 + Quantize>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, scalar::matmul_32::<B>, Some(block::quantize_row::<B>))
-}
-
-pub(crate) const fn blocks_256<B: Block256 + Quantize>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, scalar::matmul_256::<B>, Some(block::quantize_row::<B>))
-}
-
-/// Of a type that can only be read.
-pub(crate) const fn read_only_256<B: Block256>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, scalar::matmul_256::<B>, None)
-}
-
-const fn kernels<B: Block>(
-    act: ActFormat,
-    matmul: MatmulFn,
-    quantize: Option<QuantizeFn>,
-) -> TypeKernels {
-    let dequantize = block::dequantize_row::<B>;
-    let level = Level::Scalar;
-    TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, interleaved: None }
+const fn place_of(ty: GgmlType, types: &[TypeKernels]) -> usize {
+    let mut i = 0;
+    while types[i].ty.id() != ty.id() {
+        i += 1;
+    }
+    i
 }

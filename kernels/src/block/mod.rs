@@ -50,37 +50,58 @@ mod search;
 pub mod tq1_0;
 pub mod tq2_0;
 
-pub use bf16::Bf16;
-pub use f16::F16;
-pub use f32_::F32;
-pub use iq1_m::BlockIQ1M;
-pub use iq1_s::BlockIQ1S;
-pub use iq2_s::BlockIQ2S;
-pub use iq2_xs::BlockIQ2XS;
-pub use iq2_xxs::BlockIQ2XXS;
-pub use iq3_s::BlockIQ3S;
-pub use iq3_xxs::BlockIQ3XXS;
-pub use iq4_nl::BlockIQ4NL;
-pub use iq4_xs::BlockIQ4XS;
-pub use mxfp4::BlockMXFP4;
-pub use nvfp4::BlockNVFP4;
-pub use q1_0::BlockQ1_0;
-pub use q2_0::BlockQ2_0;
-pub use q2_k::BlockQ2K;
-pub use q3_k::BlockQ3K;
-pub use q4_0::BlockQ4_0;
-pub use q4_1::BlockQ4_1;
-pub use q4_k::BlockQ4K;
-pub use q5_0::BlockQ5_0;
-pub use q5_1::BlockQ5_1;
-pub use q5_k::BlockQ5K;
-pub use q6_k::BlockQ6K;
-pub use q8_0::BlockQ8_0;
 pub use q8_1::BlockQ8_1;
 pub use q8_k::BlockQ8K;
 pub(crate) use search::nearest;
-pub use tq1_0::BlockTQ1_0;
-pub use tq2_0::BlockTQ2_0;
+
+/// The list of weight types, a row each: `file::block: shape`. The shape says how scalar code
+/// multiplies the type and whether it can be written: a function of that name in `isa/scalar.rs`.
+/// Whatever is made for every type is made from these rows, by the macro that is given them.
+///
+/// A row makes its block [`plain::Plain`]: a block is `repr(C)` or `repr(transparent)` over arrays of
+/// i8 and u8.
+macro_rules! weight_types {
+    ($rows:ident) => {
+        $rows! {
+            f32_::F32: floats;
+            f16::F16: floats;
+            bf16::Bf16: floats;
+            q4_0::BlockQ4_0: blocks_32;
+            q4_1::BlockQ4_1: blocks_32;
+            q5_0::BlockQ5_0: blocks_32;
+            q5_1::BlockQ5_1: blocks_32;
+            q8_0::BlockQ8_0: blocks_32;
+            q2_k::BlockQ2K: blocks_256;
+            q3_k::BlockQ3K: blocks_256;
+            q4_k::BlockQ4K: blocks_256;
+            q5_k::BlockQ5K: blocks_256;
+            q6_k::BlockQ6K: blocks_256;
+            iq4_nl::BlockIQ4NL: blocks_32;
+            iq4_xs::BlockIQ4XS: blocks_256;
+            mxfp4::BlockMXFP4: blocks_32;
+            iq1_s::BlockIQ1S: read_only_256;
+            iq1_m::BlockIQ1M: read_only_256;
+            iq2_xxs::BlockIQ2XXS: read_only_256;
+            iq2_xs::BlockIQ2XS: read_only_256;
+            iq2_s::BlockIQ2S: read_only_256;
+            iq3_xxs::BlockIQ3XXS: read_only_256;
+            iq3_s::BlockIQ3S: read_only_256;
+            tq1_0::BlockTQ1_0: blocks_256;
+            tq2_0::BlockTQ2_0: blocks_256;
+            q1_0::BlockQ1_0: blocks_16;
+            q2_0::BlockQ2_0: blocks_16;
+            nvfp4::BlockNVFP4: blocks_16;
+        }
+    };
+}
+pub(crate) use weight_types;
+
+macro_rules! exports {
+    ($($(#[$cfg:meta])* $file:ident::$block:ident: $shape:ident;)*) => {
+        $($(#[$cfg])* pub use $file::$block;)*
+    };
+}
+weight_types!(exports);
 
 /// One block of a type, laid out as in files.
 pub trait Block: plain::Plain {
@@ -355,26 +376,29 @@ mod plain {
     pub unsafe trait Plain: Copy {}
 
     macro_rules! plain {
-        ($($block:ident: $bytes:literal),* $(,)?) => {$(
-            const _: () = assert!(size_of::<super::$block>() == $bytes);
-            const _: () = assert!(align_of::<super::$block>() == 1);
-            // SAFETY: `repr(C)` or `repr(transparent)` over arrays of i8 and u8 only; alignment 1
-            // leaves no room for padding.
+        ($($(#[$cfg:meta])* $file:ident::$block:ident: $shape:ident;)*) => {$(
+            $(#[$cfg])*
+            const _: () = {
+                use super::{$block, Block};
+                assert!(size_of::<$block>() == <$block as Block>::TY.block_bytes());
+                assert!(<$block as Block>::LEN == <$block as Block>::TY.block_len());
+                assert!(align_of::<$block>() == 1);
+            };
+            $(#[$cfg])*
+            // SAFETY: `repr(C)` or `repr(transparent)` over arrays of i8 and u8 only, as the list
+            // says of its rows; alignment 1, which was just checked, leaves no room for padding.
             unsafe impl Plain for super::$block {}
         )*};
     }
 
+    super::weight_types!(plain);
+    // Blocks of activations.
+    plain! {
+        q8_1::BlockQ8_1: blocks_32;
+        q8_k::BlockQ8K: blocks_256;
+    }
     // SAFETY: `repr(C)` of arrays of u8, and of nothing.
     unsafe impl<B: Copy, const S: usize> Plain for super::expanded::Expanded<B, S> {}
-    plain! {
-        F32: 4, F16: 2, Bf16: 2,
-        BlockQ4_0: 18, BlockQ4_1: 20, BlockQ5_0: 22, BlockQ5_1: 24, BlockQ8_0: 34, BlockQ8_1: 36,
-        BlockIQ1M: 56, BlockIQ1S: 50, BlockIQ2S: 82, BlockIQ2XS: 74, BlockIQ2XXS: 66,
-        BlockIQ3S: 110, BlockIQ3XXS: 98, BlockTQ1_0: 54, BlockTQ2_0: 66,
-        BlockQ1_0: 18, BlockQ2_0: 18, BlockNVFP4: 36,
-        BlockIQ4NL: 18, BlockIQ4XS: 136, BlockMXFP4: 17,
-        BlockQ2K: 84, BlockQ3K: 110, BlockQ4K: 144, BlockQ5K: 176, BlockQ6K: 210, BlockQ8K: 292,
-    }
 }
 
 /// The 32 codes of 16 bytes: low nibbles first, then high ones.

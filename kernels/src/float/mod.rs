@@ -25,6 +25,7 @@ pub(crate) mod exp;
 pub(crate) mod fma;
 mod linear;
 mod norm;
+mod ops;
 pub(crate) mod quantized;
 mod rope;
 pub(crate) mod softmax;
@@ -36,6 +37,7 @@ pub use convert::{f16_to_f32, f32_to_f16, half_to_f32};
 pub use fma::fma;
 pub use linear::{add, add_scaled, dot, scale};
 pub use norm::{layer_norm, rms_norm};
+pub use ops::{FloatOps, ProductFn};
 pub use quantized::{
     hadamard, widen_lanes_q4_0, widen_lanes_q8_0, widen_rows_q4_0, widen_rows_q8_0,
 };

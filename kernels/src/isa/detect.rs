@@ -1,82 +1,141 @@
-//! Tokens: zero-sized proofs that the CPU has a level's features.
+//! The levels of instruction sets, a row each, and tokens: zero-sized proofs that the CPU has what a
+//! level needs.
 
-/// Proof of AVX2, FMA and F16C, and of an operating system that saves the wide registers.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx2(());
+use std::fmt;
+use std::str::FromStr;
 
-#[cfg(target_arch = "x86_64")]
-impl Avx2 {
-    /// `None` on CPUs without.
-    pub fn new() -> Option<Avx2> {
-        cpufeatures::new!(avx2_fma, "avx2", "fma");
-        (avx2_fma::get() && has_f16c()).then_some(Avx2(()))
+/// [`Level`] and [`token`] from rows, worst first: `doc and cfg, name = spelling: whether the CPU
+/// has it`.
+macro_rules! levels {
+    ($(
+        #[doc = $doc:literal]
+        $(#[$cfg:meta])*
+        $name:ident = $spelling:literal: $has:expr;
+    )*) => {
+        /// Sets of instructions of this architecture, worst first.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Level {
+            $(#[doc = $doc] $(#[$cfg])* $name,)*
+        }
+
+        impl Level {
+            /// All levels, worst first.
+            pub const ALL: &[Level] = &[$($(#[$cfg])* Level::$name,)*];
+
+            /// The spelling of [`Level::from_str`].
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($(#[$cfg])* Level::$name => $spelling,)*
+                }
+            }
+        }
+
+        /// Proofs that the CPU has a level's instructions and, for wide registers, an operating
+        /// system that saves them.
+        pub(crate) mod token {
+            #[allow(clippy::wildcard_imports, reason = "the questions are this file's")]
+            use super::*;
+            $(
+                #[doc = $doc]
+                $(#[$cfg])*
+                #[derive(Clone, Copy, Debug)]
+                pub(crate) struct $name(());
+
+                $(#[$cfg])*
+                impl $name {
+                    /// `None` on CPUs without.
+                    pub fn new() -> Option<$name> {
+                        $has.then_some($name(()))
+                    }
+                }
+            )*
+        }
+    };
+}
+
+levels! {
+    /// Any CPU.
+    Scalar = "scalar": true;
+    /// x86-64 with SSE4.1 and SSSE3: Penryn, Nehalem, Bulldozer and later.
+    #[cfg(target_arch = "x86_64")]
+    Sse41 = "sse41": has_sse41();
+    /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
+    #[cfg(target_arch = "x86_64")]
+    Avx2 = "avx2": has_avx2();
+    /// AVX2 with AVX-512 F, BW, DQ, VL and VNNI: Zen 4, Ice Lake and later.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni = "avx512vnni": has_avx512vnni();
+    /// Any 64-bit ARM: Cortex-A53 and A72, which are Raspberry Pi 3 and 4.
+    #[cfg(target_arch = "aarch64")]
+    Neon = "neon": true;
+    /// NEON with dot products of bytes, FEAT_DotProd: Cortex-A76 (Raspberry Pi 5), Apple M1.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot = "neon_dot": has_neon_dot();
+    /// NEON with dot and matrix products of bytes, FEAT_I8MM: Apple M2, Neoverse V1 and N2, and later.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm = "neon_i8mm": has_neon_i8mm();
+}
+
+impl Level {
+    pub(crate) const BEST: Level = Level::ALL[Level::ALL.len() - 1];
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
-/// Proof of what [`Avx2`] shows and of AVX-512 F, BW, DQ, VL and VNNI, likewise saved.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512Vnni(());
+/// A name that is no level's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownLevel(pub String);
 
-#[cfg(target_arch = "x86_64")]
-impl Avx512Vnni {
-    /// `None` on CPUs without.
-    pub fn new() -> Option<Avx512Vnni> {
-        cpufeatures::new!(avx512, "avx512f", "avx512bw", "avx512dq", "avx512vl");
-        Avx2::new().filter(|_| avx512::get() && has_avx512vnni()).map(|_| Avx512Vnni(()))
+impl fmt::Display for UnknownLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown instruction set \"{}\", known are:", self.0)?;
+        Level::ALL.iter().try_for_each(|level| write!(f, " {level}"))
     }
 }
 
-/// Proof of SSE4.1 and SSSE3.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sse41(());
+impl std::error::Error for UnknownLevel {}
 
-#[cfg(target_arch = "x86_64")]
-impl Sse41 {
-    /// `None` on CPUs without.
-    pub fn new() -> Option<Sse41> {
-        cpufeatures::new!(sse41_ssse3, "sse4.1", "ssse3");
-        sse41_ssse3::get().then_some(Sse41(()))
+impl FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(name: &str) -> Result<Level, UnknownLevel> {
+        let found = Level::ALL.iter().copied().find(|level| level.name() == name);
+        found.ok_or_else(|| UnknownLevel(name.to_owned()))
     }
 }
 
-/// CPUID leaf 1, ecx bit 29, which `cpufeatures` does not know.
 #[cfg(target_arch = "x86_64")]
-fn has_f16c() -> bool {
-    std::arch::x86_64::__cpuid(1).ecx >> 29 & 1 == 1
+fn has_sse41() -> bool {
+    cpufeatures::new!(sse41_ssse3, "sse4.1", "ssse3");
+    sse41_ssse3::get()
 }
 
-/// CPUID leaf 7, ecx bit 11, which `cpufeatures` does not know; CPUs with AVX2 have the leaf.
+/// F16C is CPUID leaf 1, ecx bit 29, which `cpufeatures` does not know.
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    cpufeatures::new!(avx2_fma, "avx2", "fma");
+    avx2_fma::get() && std::arch::x86_64::__cpuid(1).ecx >> 29 & 1 == 1
+}
+
+/// VNNI is CPUID leaf 7, ecx bit 11, which `cpufeatures` does not know; CPUs with AVX2 have the leaf.
 #[cfg(target_arch = "x86_64")]
 fn has_avx512vnni() -> bool {
-    std::arch::x86_64::__cpuid_count(7, 0).ecx >> 11 & 1 == 1
+    cpufeatures::new!(avx512, "avx512f", "avx512bw", "avx512dq", "avx512vl");
+    has_avx2() && avx512::get() && std::arch::x86_64::__cpuid_count(7, 0).ecx >> 11 & 1 == 1
 }
 
-/// Proof of the dot products of FEAT_DotProd.
+/// Of a machine's different cores all have to have it.
 #[cfg(target_arch = "aarch64")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NeonDot(());
-
-#[cfg(target_arch = "aarch64")]
-impl NeonDot {
-    /// `None` on CPUs without, or if some of a machine's different cores are without.
-    pub fn new() -> Option<NeonDot> {
-        std::arch::is_aarch64_feature_detected!("dotprod").then_some(NeonDot(()))
-    }
+fn has_neon_dot() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
-/// Proof of what [`NeonDot`] shows and of the matrix products of FEAT_I8MM.
+/// Of a machine's different cores all have to have it.
 #[cfg(target_arch = "aarch64")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NeonI8mm(());
-
-#[cfg(target_arch = "aarch64")]
-impl NeonI8mm {
-    /// `None` on CPUs without, or if some of a machine's different cores are without.
-    pub fn new() -> Option<NeonI8mm> {
-        let has = NeonDot::new().is_some() && std::arch::is_aarch64_feature_detected!("i8mm");
-        has.then_some(NeonI8mm(()))
-    }
+fn has_neon_i8mm() -> bool {
+    has_neon_dot() && std::arch::is_aarch64_feature_detected!("i8mm")
 }

@@ -2,9 +2,70 @@
 //!
 //! The specification of the integer levels (bit for bit) and of the float ones.
 
-use crate::act::Acts;
-use crate::block::{Block16, Block32, Block256, Float, as_blocks, dot_float};
-use crate::table::Scratch;
+use crate::act::{self, ActFormat, Acts, Words};
+use crate::block::{
+    self, Block, Block16, Block32, Block256, Float, Quantize, as_blocks, dot_float, weight_types,
+};
+use crate::float::FloatOps;
+use crate::isa::detect::{Level, token};
+use crate::table::{KernelTable, MatmulFn, QuantizeFn, Scratch, TypeKernels};
+
+/// The table, for any CPU.
+pub(crate) fn table(_: token::Scalar) -> &'static KernelTable {
+    &TABLE
+}
+
+static TABLE: KernelTable = KernelTable {
+    level: Level::Scalar,
+    types: LIST,
+    float: FloatOps::SCALAR,
+    pack: act::pack,
+    words: Words::Plus128,
+};
+
+macro_rules! entries {
+    ($($(#[$cfg:meta])* $file:ident::$block:ident: $shape:ident;)*) => {
+        const LIST: &[TypeKernels] = &[$($(#[$cfg])* $shape::<block::$block>(),)*];
+    };
+}
+weight_types!(entries);
+
+/// How many weight types there are.
+pub(crate) const N_TYPES: usize = LIST.len();
+
+/// Every weight type through its scalar form: what the lowest level is laid over.
+pub(crate) const TYPES: [TypeKernels; N_TYPES] = *LIST.first_chunk().expect("a chunk of all");
+
+const fn floats<W: Float + Quantize>() -> TypeKernels {
+    kernels::<W>(ActFormat::F32, matmul_float::<W>, Some(block::quantize_row::<W>))
+}
+
+const fn blocks_16<B: Block16 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, matmul_16::<B>, Some(block::quantize_row::<B>))
+}
+
+const fn blocks_32<B: Block32 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, matmul_32::<B>, Some(block::quantize_row::<B>))
+}
+
+const fn blocks_256<B: Block256 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, matmul_256::<B>, Some(block::quantize_row::<B>))
+}
+
+/// A type that can only be read.
+const fn read_only_256<B: Block256>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, matmul_256::<B>, None)
+}
+
+const fn kernels<B: Block>(
+    act: ActFormat,
+    matmul: MatmulFn,
+    quantize: Option<QuantizeFn>,
+) -> TypeKernels {
+    let dequantize = block::dequantize_row::<B>;
+    let level = Level::Scalar;
+    TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, interleaved: None }
+}
 
 /// Weights in blocks of 32.
 pub(crate) fn matmul_32<B: Block32>(

@@ -30,7 +30,7 @@ const T: usize = 2;
 const BLOCK_COLS: usize = 768;
 
 /// Where a thread widens weights, and sums.
-pub(crate) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
+pub(in crate::isa) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
 /// Eight numbers of a row, exactly.
 #[inline]

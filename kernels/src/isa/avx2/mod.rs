@@ -1,7 +1,7 @@
 //! AVX2, FMA and F16C: the table, and safe entries to the kernels.
 //!
 //! An entry's one `unsafe` calls a function of the three features. It is sound because entries
-//! leave this file only inside [`TABLE`], and that only against an [`Avx2`] token; higher levels,
+//! leave this file only inside [`TABLE`], and that only against the level's token; higher levels,
 //! whose tokens prove as much, call some of them.
 //!
 //! Hot loops count and index: `array::map` and `from_fn` lack the features, so what they are given
@@ -24,24 +24,25 @@ pub(in crate::isa) mod rows;
 pub(in crate::isa) mod sum;
 pub(in crate::isa) mod unpack;
 
+use super::scalar::N_TYPES;
+use super::sse41;
 use crate::act::{ActPlan, ActUnit, Acts, Layout, Words};
 use crate::block::expanded::*;
 use crate::block::*;
-use crate::float::{Activation, Ahead, RopePairing};
+use crate::float::{Activation, Ahead, FloatOps, RopePairing};
 use crate::interleave::{Parts, groups};
-use crate::isa::Level;
-use crate::isa::detect::Avx2;
+use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
-    ExpandedRows, FloatOps, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch,
-    TypeKernels, blocks_16, blocks_32, blocks_256, floats, read_only_256,
+    ExpandedRows, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, overlaid,
 };
-
-pub(crate) use dense::DenseScratch;
-pub(crate) use panels::PanelScratch;
+use dense::DenseScratch;
+use gguf_rs_lite::GgmlType;
+use lanes::LANES;
+use panels::PanelScratch;
 
 /// The table, for those who can show that the CPU has the features.
-pub(crate) fn table(_: Avx2) -> &'static KernelTable {
+pub(crate) fn table(_: token::Avx2) -> &'static KernelTable {
     &TABLE
 }
 
@@ -53,54 +54,73 @@ static TABLE: KernelTable = KernelTable {
     words: Words::ByHalves,
 };
 
+pub(in crate::isa) const TYPES: [TypeKernels; N_TYPES] =
+    overlaid(Level::Avx2, sse41::TYPES, MATMULS, INTERLEAVED);
+
+const MATMULS: &[(GgmlType, MatmulFn)] = &[
+    (F32::TY, f32),
+    (F16::TY, f16),
+    (Bf16::TY, bf16),
+    (BlockQ4_0::TY, q4_0),
+    (BlockQ4_1::TY, q4_1),
+    (BlockQ5_0::TY, q5_0),
+    (BlockQ5_1::TY, q5_1),
+    (BlockQ8_0::TY, q8_0),
+    (BlockQ2K::TY, q2_k),
+    (BlockQ3K::TY, q3_k),
+    (BlockQ4K::TY, q4_k),
+    (BlockQ5K::TY, q5_k),
+    (BlockQ6K::TY, q6_k),
+    (BlockIQ4NL::TY, iq4_nl),
+    (BlockIQ4XS::TY, iq4_xs),
+    (BlockMXFP4::TY, mxfp4),
+    (BlockIQ1S::TY, iq1_s),
+    (BlockIQ1M::TY, iq1_m),
+    (BlockIQ2XXS::TY, iq2_xxs),
+    (BlockIQ2XS::TY, iq2_xs),
+    (BlockIQ2S::TY, iq2_s),
+    (BlockIQ3XXS::TY, iq3_xxs),
+    (BlockIQ3S::TY, iq3_s),
+    (BlockTQ1_0::TY, tq1_0),
+    (BlockTQ2_0::TY, tq2_0),
+    (BlockQ1_0::TY, q1_0),
+    (BlockQ2_0::TY, q2_0),
+    (BlockNVFP4::TY, nvfp4),
+];
+
 macro_rules! expanded {
     ($name:ident) => {
-        expanded_form::$name::<{ lanes::LANES }>(interleaved::$name, expanded_rows::$name)
+        expanded_form::$name::<LANES>(interleaved::$name, expanded_rows::$name)
     };
 }
 
-pub(in crate::isa) const TYPES: [TypeKernels; 28] = [
-    on_avx2(floats::<F32>(), f32),
-    on_avx2(floats::<F16>(), f16),
-    on_avx2(floats::<Bf16>(), bf16),
-    with_lanes(on_avx2(blocks_32::<BlockQ4_0>(), q4_0), interleaved::q4_0),
-    with_lanes(on_avx2(blocks_32::<BlockQ4_1>(), q4_1), interleaved::q4_1),
-    with_lanes(on_avx2(blocks_32::<BlockQ5_0>(), q5_0), interleaved::q5_0),
-    with_lanes(on_avx2(blocks_32::<BlockQ5_1>(), q5_1), interleaved::q5_1),
-    with_lanes(on_avx2(blocks_32::<BlockQ8_0>(), q8_0), interleaved::q8_0),
-    with_lanes(on_avx2(blocks_256::<BlockQ2K>(), q2_k), interleaved::q2_k),
-    with_lanes(on_avx2(blocks_256::<BlockQ3K>(), q3_k), interleaved::q3_k),
-    with_lanes(on_avx2(blocks_256::<BlockQ4K>(), q4_k), interleaved::q4_k),
-    with_lanes(on_avx2(blocks_256::<BlockQ5K>(), q5_k), interleaved::q5_k),
-    with_lanes(on_avx2(blocks_256::<BlockQ6K>(), q6_k), interleaved::q6_k),
-    with_lanes(on_avx2(blocks_32::<BlockIQ4NL>(), iq4_nl), interleaved::iq4_nl),
-    with_lanes(on_avx2(blocks_256::<BlockIQ4XS>(), iq4_xs), interleaved::iq4_xs),
-    with_lanes(on_avx2(blocks_32::<BlockMXFP4>(), mxfp4), interleaved::mxfp4),
-    with_form(on_avx2(read_only_256::<BlockIQ1S>(), iq1_s), expanded!(iq1_s)),
-    with_form(on_avx2(read_only_256::<BlockIQ1M>(), iq1_m), expanded!(iq1_m)),
-    with_form(on_avx2(read_only_256::<BlockIQ2XXS>(), iq2_xxs), expanded!(iq2_xxs)),
-    with_form(on_avx2(read_only_256::<BlockIQ2XS>(), iq2_xs), expanded!(iq2_xs)),
-    with_form(on_avx2(read_only_256::<BlockIQ2S>(), iq2_s), expanded!(iq2_s)),
-    with_form(on_avx2(read_only_256::<BlockIQ3XXS>(), iq3_xxs), expanded!(iq3_xxs)),
-    with_form(on_avx2(read_only_256::<BlockIQ3S>(), iq3_s), expanded!(iq3_s)),
-    with_lanes(on_avx2(blocks_256::<BlockTQ1_0>(), tq1_0), interleaved::tq1_0),
-    with_lanes(on_avx2(blocks_256::<BlockTQ2_0>(), tq2_0), interleaved::tq2_0),
-    with_lanes(on_avx2(blocks_16::<BlockQ1_0>(), q1_0), interleaved::q1_0),
-    with_lanes(on_avx2(blocks_16::<BlockQ2_0>(), q2_0), interleaved::q2_0),
-    with_lanes(on_avx2(blocks_16::<BlockNVFP4>(), nvfp4), interleaved::nvfp4),
+const INTERLEAVED: &[(GgmlType, Interleaved)] = &[
+    (BlockQ4_0::TY, interleaved_by::<LANES>(interleaved::q4_0)),
+    (BlockQ4_1::TY, interleaved_by::<LANES>(interleaved::q4_1)),
+    (BlockQ5_0::TY, interleaved_by::<LANES>(interleaved::q5_0)),
+    (BlockQ5_1::TY, interleaved_by::<LANES>(interleaved::q5_1)),
+    (BlockQ8_0::TY, interleaved_by::<LANES>(interleaved::q8_0)),
+    (BlockQ2K::TY, interleaved_by::<LANES>(interleaved::q2_k)),
+    (BlockQ3K::TY, interleaved_by::<LANES>(interleaved::q3_k)),
+    (BlockQ4K::TY, interleaved_by::<LANES>(interleaved::q4_k)),
+    (BlockQ5K::TY, interleaved_by::<LANES>(interleaved::q5_k)),
+    (BlockQ6K::TY, interleaved_by::<LANES>(interleaved::q6_k)),
+    (BlockIQ4NL::TY, interleaved_by::<LANES>(interleaved::iq4_nl)),
+    (BlockIQ4XS::TY, interleaved_by::<LANES>(interleaved::iq4_xs)),
+    (BlockMXFP4::TY, interleaved_by::<LANES>(interleaved::mxfp4)),
+    (BlockIQ1S::TY, expanded!(iq1_s)),
+    (BlockIQ1M::TY, expanded!(iq1_m)),
+    (BlockIQ2XXS::TY, expanded!(iq2_xxs)),
+    (BlockIQ2XS::TY, expanded!(iq2_xs)),
+    (BlockIQ2S::TY, expanded!(iq2_s)),
+    (BlockIQ3XXS::TY, expanded!(iq3_xxs)),
+    (BlockIQ3S::TY, expanded!(iq3_s)),
+    (BlockTQ1_0::TY, interleaved_by::<LANES>(interleaved::tq1_0)),
+    (BlockTQ2_0::TY, interleaved_by::<LANES>(interleaved::tq2_0)),
+    (BlockQ1_0::TY, interleaved_by::<LANES>(interleaved::q1_0)),
+    (BlockQ2_0::TY, interleaved_by::<LANES>(interleaved::q2_0)),
+    (BlockNVFP4::TY, interleaved_by::<LANES>(interleaved::nvfp4)),
 ];
-
-const fn on_avx2(scalar: TypeKernels, matmul: MatmulFn) -> TypeKernels {
-    TypeKernels { level: Level::Avx2, matmul, ..scalar }
-}
-
-const fn with_lanes(native: TypeKernels, matmul: InterleavedFn) -> TypeKernels {
-    with_form(native, interleaved_by::<{ lanes::LANES }>(matmul))
-}
-
-const fn with_form(native: TypeKernels, form: Interleaved) -> TypeKernels {
-    TypeKernels { interleaved: Some(form), ..native }
-}
 
 /// The interleaved form of `LANES` rows to a group, with its kernel.
 pub(in crate::isa) const fn interleaved_by<const LANES: usize>(
@@ -207,8 +227,10 @@ macro_rules! matmuls {
             ) {
                 $layouts!(w, n_rows, acts, scratch, y, $($argument)*)
             }
-            // SAFETY: the CPU has the features, see the head of this file.
-            unsafe { kernel(w, n_rows, acts, scratch, y) }
+            scratch.with_words(acts, Words::ByHalves, |acts, scratch| {
+                // SAFETY: the CPU has the features, see the head of this file.
+                unsafe { kernel(w, n_rows, acts, scratch, y) }
+            });
         }
     )*};
 }
@@ -234,7 +256,7 @@ macro_rules! blocks_32 {
             $acts,
             $n_rows,
             $y,
-            panels::blocks_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes),
+            panels::blocks_32($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $codes),
             |N, first, y| rows::blocks_32::<_, N>($w, $n_rows, $acts, first, y, $codes)
         )
     };
@@ -250,7 +272,7 @@ macro_rules! blocks_16 {
                 $w,
                 $n_rows,
                 $acts,
-                &mut $scratch.panels,
+                $scratch.of::<PanelScratch>(),
                 $y,
                 $codes,
                 $scales
@@ -266,7 +288,15 @@ macro_rules! blocks_256 {
             $acts,
             $n_rows,
             $y,
-            panels::blocks_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $scales),
+            panels::blocks_256(
+                $w,
+                $n_rows,
+                $acts,
+                $scratch.of::<PanelScratch>(),
+                $y,
+                $codes,
+                $scales
+            ),
             |N, first, y| rows::blocks_256::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
         )
     };
@@ -278,7 +308,7 @@ macro_rules! wide_32 {
             $acts,
             $n_rows,
             $y,
-            panels::wide_32($w, $n_rows, $acts, &mut $scratch.panels, $y, $codes, $d),
+            panels::wide_32($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $codes, $d),
             |N, first, y| rows::wide_32::<_, N>($w, $n_rows, $acts, first, y, $codes, $d)
         )
     };
@@ -290,7 +320,7 @@ macro_rules! wide_256 {
             $acts,
             $n_rows,
             $y,
-            panels::wide_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack),
+            panels::wide_256($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $unpack),
             |N, first, y| rows::wide_256::<_, N>($w, $n_rows, $acts, first, y, $unpack)
         )
     };
@@ -298,7 +328,7 @@ macro_rules! wide_256 {
 
 macro_rules! dense {
     ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $widen:expr) => {
-        dense::matmul($w, $n_rows, $acts, &mut $scratch.dense, $y, $widen)
+        dense::matmul($w, $n_rows, $acts, $scratch.of::<DenseScratch>(), $y, $widen)
     };
 }
 
@@ -317,7 +347,7 @@ macro_rules! lanes {
                     y: &mut [f32],
                 ) {
                     let n_rows = y.len() / acts.plan.n_tokens;
-                    for (group, place) in groups(w, lanes::LANES, group_bytes, skip, n_rows) {
+                    for (group, place) in groups(w, LANES, group_bytes, skip, n_rows) {
                         few_tokens!(acts.plan.n_tokens, |N, first| {
                             let x = Rows::<N>::new(acts, first);
                             let sums = lanes::$kernel::<$ty, $words, N>(group, &x, $($argument),*);
@@ -488,7 +518,7 @@ mod expanded_rows {
 
     macro_rules! expanded {
         ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
-            panels::wide_256($w, $n_rows, $acts, &mut $scratch.panels, $y, $unpack)
+            panels::wide_256($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $unpack)
         };
     }
 

@@ -51,7 +51,7 @@ type Sums = [[[f32; PANEL_TOKENS]; 2]; R];
 
 /// Where a thread unpacks weights, prepares panels, and sums.
 #[derive(Debug)]
-pub(crate) struct PanelScratch {
+pub(in crate::isa) struct PanelScratch {
     of_16: Vec<Row16>,
     of_32: Vec<Row32>,
     of_32_wide: Vec<Row32Wide>,
@@ -71,8 +71,8 @@ struct TileScratch {
     products: Sums,
 }
 
-impl PanelScratch {
-    pub fn new() -> PanelScratch {
+impl Default for PanelScratch {
+    fn default() -> PanelScratch {
         let rows_32 = BLOCK_ROWS * BLOCK_COLS / 32;
         let rows_256 = rows_32 / 8;
         PanelScratch {

@@ -5,7 +5,7 @@
 //! products of few tokens with rows of the file among it, is as fast in AVX2's kernels, and theirs.
 //!
 //! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
-//! leave this file only inside [`TABLE`], and that only against an [`Avx512Vnni`] token, which
+//! leave this file only inside [`TABLE`], and that only against the level's token, which
 //! also proves what AVX2's entries need.
 
 #![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
@@ -20,18 +20,20 @@ use super::avx2;
 use super::avx2::codebook;
 use super::avx2::expanded_form;
 use super::avx2::unpack::{self, Codes32};
+use super::scalar::N_TYPES;
 use crate::act::{Acts, ROWS_MAX, Words};
 use crate::block::expanded::*;
 use crate::block::*;
 use crate::interleave::groups;
-use crate::isa::Level;
-use crate::isa::detect::Avx512Vnni;
+use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
-use crate::table::{Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels};
+use crate::table::{
+    Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, overlaid,
+};
 use gguf_rs_lite::GgmlType;
 
 /// The table, for those who can show that the CPU has the features.
-pub(crate) fn table(_: Avx512Vnni) -> &'static KernelTable {
+pub(crate) fn table(_: token::Avx512Vnni) -> &'static KernelTable {
     &TABLE
 }
 
@@ -43,50 +45,21 @@ static TABLE: KernelTable = KernelTable {
     words: Words::Plus128,
 };
 
-static TYPES: [TypeKernels; avx2::TYPES.len()] = {
-    let mut types = avx2::TYPES;
-    let mut i = 0;
-    while i < types.len() {
-        if let Some(matmul) = matmul_of(types[i].ty) {
-            types[i] = TypeKernels { level: Level::Avx512Vnni, matmul, ..types[i] };
-        }
-        if let Some(matmul) = interleaved_of(types[i].ty) {
-            types[i].interleaved = Some(expanded_rows::form_of(types[i].ty, matmul));
-        }
-        i += 1;
-    }
-    types
-};
+static TYPES: [TypeKernels; N_TYPES] =
+    overlaid(Level::Avx512Vnni, avx2::TYPES, MATMULS, INTERLEAVED);
 
-/// Where a thread unpacks weights, and sums; empty on CPUs without the level.
+/// Where a thread unpacks weights, and sums.
 #[derive(Debug, Default)]
-pub(crate) struct VnniScratch {
+pub(in crate::isa) struct VnniScratch {
     panels: panels::PanelScratch,
     dense: dense::DenseScratch,
-}
-
-impl VnniScratch {
-    pub fn new() -> VnniScratch {
-        match Avx512Vnni::new() {
-            Some(_) => VnniScratch {
-                panels: panels::PanelScratch::new(),
-                dense: dense::DenseScratch::new(),
-            },
-            None => VnniScratch::default(),
-        }
-    }
 }
 
 /// Matrix products: `type, name: kernel of more than so many tokens, (what unpacks
 /// a block)`.
 macro_rules! matmuls {
     ($($ty:ident, $name:ident: $kernel:path, $few:expr, ($($argument:expr),*);)*) => {
-        const fn matmul_of(ty: GgmlType) -> Option<MatmulFn> {
-            match ty {
-                $(GgmlType::$ty => Some($name),)*
-                _ => None,
-            }
-        }
+        const MATMULS: &[(GgmlType, MatmulFn)] = &[$((GgmlType::$ty, $name),)*];
 
         $(fn $name(
             w: &[u8],
@@ -109,7 +82,7 @@ macro_rules! matmuls {
                 return avx2::$name(w, n_rows, acts, scratch, y);
             }
             // SAFETY: the CPU has the features, see the head of this file.
-            unsafe { kernel(w, n_rows, acts, &mut scratch.vnni, y) }
+            unsafe { kernel(w, n_rows, acts, scratch.of::<VnniScratch>(), y) }
         })*
     };
 }
@@ -230,7 +203,7 @@ mod expanded_rows {
                     });
                 }
                 // SAFETY: the CPU has the features, see the head of this file.
-                unsafe { kernel(w, n_rows, acts, &mut scratch.vnni, y) }
+                unsafe { kernel(w, n_rows, acts, scratch.of::<VnniScratch>(), y) }
             })*
         };
     }
@@ -250,12 +223,8 @@ mod expanded_rows {
 /// with AVX2's kernel: one of sixteen rows is faster from the cache, but slower from memory.
 macro_rules! lanes {
     ($($ty:ident, $name:ident: $kernel:ident[$($parameter:tt),*]($($argument:expr),*);)*) => {
-        const fn interleaved_of(ty: GgmlType) -> Option<InterleavedFn> {
-            match ty {
-                $(GgmlType::$ty => Some(interleaved::$name),)*
-                _ => None,
-            }
-        }
+        const INTERLEAVED: &[(GgmlType, Interleaved)] =
+            &[$((GgmlType::$ty, expanded_rows::form_of(GgmlType::$ty, interleaved::$name)),)*];
 
         mod interleaved {
             use super::*;

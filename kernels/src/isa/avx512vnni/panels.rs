@@ -42,7 +42,7 @@ const BLOCK_UNITS: usize = 64;
 type Sums = [[f32; 2 * PANEL_TOKENS]; R];
 
 /// Where a thread unpacks weights, and sums.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PanelScratch {
     of_16: Vec<Row16>,
     of_32: Vec<Row32>,
@@ -50,8 +50,8 @@ pub(super) struct PanelScratch {
     sums: Vec<Sums>,
 }
 
-impl PanelScratch {
-    pub fn new() -> PanelScratch {
+impl Default for PanelScratch {
+    fn default() -> PanelScratch {
         PanelScratch {
             of_16: vec![Row16::default(); BLOCK_ROWS * BLOCK_COLS / 32],
             of_32: vec![Row32::default(); BLOCK_ROWS * BLOCK_COLS / 32],

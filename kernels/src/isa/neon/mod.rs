@@ -21,21 +21,22 @@ pub(in crate::isa) mod vector;
 
 use crate::act::Acts;
 use crate::block::Float;
-use crate::isa::Level;
-use crate::table::{FloatOps, KernelTable, SCALAR_FLOAT, Scratch};
+use crate::float::FloatOps;
+use crate::isa::detect::{Level, token};
+use crate::isa::scalar;
+use crate::table::{KernelTable, Scratch};
 use dot::Widening;
 use vector::Widen;
 
-pub(crate) use panels::PanelScratch;
-
 /// The table.
-pub(crate) fn table() -> &'static KernelTable {
+pub(crate) fn table(_: token::Neon) -> &'static KernelTable {
     &TABLE
 }
 
-/// `TABLE` of a level that multiplies by a [`dot::Dot`], with the feature that this needs.
+/// `TABLE` of a level that multiplies by a [`dot::Dot`], with the feature that this needs; laid over
+/// the types of the level below.
 macro_rules! level {
-    ($level:expr, $dot:ty $(, $feature:literal)?) => {
+    ($level:expr, $below:expr, $dot:ty $(, $feature:literal)?) => {
         static TABLE: $crate::table::KernelTable = $crate::table::KernelTable {
             level: $level,
             types: &TYPES,
@@ -44,48 +45,43 @@ macro_rules! level {
             words: $crate::act::Words::Plus128,
         };
 
-        static TYPES: [$crate::table::TypeKernels; 28] = {
+        pub(in crate::isa) const TYPES: [$crate::table::TypeKernels; $crate::isa::scalar::N_TYPES] =
+            $crate::table::overlaid($level, $below, MATMULS, &[]);
+
+        const MATMULS: &[(gguf_rs_lite::GgmlType, $crate::table::MatmulFn)] = {
             use $crate::block::*;
             use $crate::isa::neon::matmul_float;
-            use $crate::table::{blocks_16, blocks_32, blocks_256, floats, read_only_256};
-            [
-                at_level(floats::<F32>(), matmul_float::<F32>),
-                at_level(floats::<F16>(), matmul_float::<F16>),
-                at_level(floats::<Bf16>(), matmul_float::<Bf16>),
-                at_level(blocks_32::<BlockQ4_0>(), matmul_32::<BlockQ4_0>),
-                at_level(blocks_32::<BlockQ4_1>(), matmul_32::<BlockQ4_1>),
-                at_level(blocks_32::<BlockQ5_0>(), matmul_32::<BlockQ5_0>),
-                at_level(blocks_32::<BlockQ5_1>(), matmul_32::<BlockQ5_1>),
-                at_level(blocks_32::<BlockQ8_0>(), matmul_32::<BlockQ8_0>),
-                at_level(blocks_32::<BlockIQ4NL>(), matmul_32::<BlockIQ4NL>),
-                at_level(blocks_32::<BlockMXFP4>(), matmul_32::<BlockMXFP4>),
-                at_level(blocks_256::<BlockQ2K>(), matmul_256::<BlockQ2K>),
-                at_level(blocks_256::<BlockQ3K>(), matmul_256::<BlockQ3K>),
-                at_level(blocks_256::<BlockQ4K>(), matmul_256::<BlockQ4K>),
-                at_level(blocks_256::<BlockQ5K>(), matmul_256::<BlockQ5K>),
-                at_level(blocks_256::<BlockQ6K>(), matmul_256::<BlockQ6K>),
-                at_level(blocks_256::<BlockIQ4XS>(), matmul_256::<BlockIQ4XS>),
-                at_level(blocks_256::<BlockTQ1_0>(), matmul_256::<BlockTQ1_0>),
-                at_level(blocks_256::<BlockTQ2_0>(), matmul_256::<BlockTQ2_0>),
-                at_level(read_only_256::<BlockIQ1S>(), matmul_256::<BlockIQ1S>),
-                at_level(read_only_256::<BlockIQ1M>(), matmul_256::<BlockIQ1M>),
-                at_level(read_only_256::<BlockIQ2XXS>(), matmul_256::<BlockIQ2XXS>),
-                at_level(read_only_256::<BlockIQ2XS>(), matmul_256::<BlockIQ2XS>),
-                at_level(read_only_256::<BlockIQ2S>(), matmul_256::<BlockIQ2S>),
-                at_level(read_only_256::<BlockIQ3XXS>(), matmul_256::<BlockIQ3XXS>),
-                at_level(read_only_256::<BlockIQ3S>(), matmul_256::<BlockIQ3S>),
-                at_level(blocks_16::<BlockQ1_0>(), matmul_16::<BlockQ1_0>),
-                at_level(blocks_16::<BlockQ2_0>(), matmul_16::<BlockQ2_0>),
-                at_level(blocks_16::<BlockNVFP4>(), matmul_16::<BlockNVFP4>),
+            &[
+                (F32::TY, matmul_float::<F32>),
+                (F16::TY, matmul_float::<F16>),
+                (Bf16::TY, matmul_float::<Bf16>),
+                (BlockQ4_0::TY, matmul_32::<BlockQ4_0>),
+                (BlockQ4_1::TY, matmul_32::<BlockQ4_1>),
+                (BlockQ5_0::TY, matmul_32::<BlockQ5_0>),
+                (BlockQ5_1::TY, matmul_32::<BlockQ5_1>),
+                (BlockQ8_0::TY, matmul_32::<BlockQ8_0>),
+                (BlockIQ4NL::TY, matmul_32::<BlockIQ4NL>),
+                (BlockMXFP4::TY, matmul_32::<BlockMXFP4>),
+                (BlockQ2K::TY, matmul_256::<BlockQ2K>),
+                (BlockQ3K::TY, matmul_256::<BlockQ3K>),
+                (BlockQ4K::TY, matmul_256::<BlockQ4K>),
+                (BlockQ5K::TY, matmul_256::<BlockQ5K>),
+                (BlockQ6K::TY, matmul_256::<BlockQ6K>),
+                (BlockIQ4XS::TY, matmul_256::<BlockIQ4XS>),
+                (BlockTQ1_0::TY, matmul_256::<BlockTQ1_0>),
+                (BlockTQ2_0::TY, matmul_256::<BlockTQ2_0>),
+                (BlockIQ1S::TY, matmul_256::<BlockIQ1S>),
+                (BlockIQ1M::TY, matmul_256::<BlockIQ1M>),
+                (BlockIQ2XXS::TY, matmul_256::<BlockIQ2XXS>),
+                (BlockIQ2XS::TY, matmul_256::<BlockIQ2XS>),
+                (BlockIQ2S::TY, matmul_256::<BlockIQ2S>),
+                (BlockIQ3XXS::TY, matmul_256::<BlockIQ3XXS>),
+                (BlockIQ3S::TY, matmul_256::<BlockIQ3S>),
+                (BlockQ1_0::TY, matmul_16::<BlockQ1_0>),
+                (BlockQ2_0::TY, matmul_16::<BlockQ2_0>),
+                (BlockNVFP4::TY, matmul_16::<BlockNVFP4>),
             ]
         };
-
-        const fn at_level(
-            scalar: $crate::table::TypeKernels,
-            matmul: $crate::table::MatmulFn,
-        ) -> $crate::table::TypeKernels {
-            $crate::table::TypeKernels { level: $level, matmul, ..scalar }
-        }
 
         $crate::isa::neon::entry!(matmul_16, Codes16, blocks_16, $dot $(, $feature)?);
         $crate::isa::neon::entry!(matmul_32, Codes32, blocks_32, $dot $(, $feature)?);
@@ -118,7 +114,7 @@ macro_rules! entry {
             ) {
                 match acts.plan.layout() {
                     $crate::act::Layout::Panels => {
-                        panels::$kernel::<B, $dot>(w, n_rows, acts, &mut scratch.panels, y);
+                        panels::$kernel::<B, $dot>(w, n_rows, acts, scratch.of::<panels::PanelScratch>(), y);
                     }
                     $crate::act::Layout::Rows => few_tokens!(acts.plan.n_tokens, |N, first| {
                         let y = &mut y[first * n_rows..][..N * n_rows];
@@ -134,7 +130,7 @@ macro_rules! entry {
 }
 pub(in crate::isa) use entry;
 
-level!(Level::Neon, Widening);
+level!(Level::Neon, scalar::TYPES, Widening);
 
 pub(in crate::isa) const FLOAT: FloatOps = FloatOps {
     rms_norm: float::rms_norm,
@@ -154,7 +150,7 @@ pub(in crate::isa) const FLOAT: FloatOps = FloatOps {
     widen_rows_q4_0: float::widen_rows_q4_0,
     hadamard: float::hadamard,
     soft_cap: float::soft_cap,
-    prefetch: SCALAR_FLOAT.prefetch,
+    prefetch: FloatOps::SCALAR.prefetch,
     exp_sum: float::exp_sum,
     max: float::max,
     softmax: float::softmax,

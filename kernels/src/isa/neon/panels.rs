@@ -31,15 +31,15 @@ pub(in crate::isa) type Sums = [[f32; 4]; 8];
 
 /// Where a thread unpacks weights, orders panels, and sums.
 #[derive(Debug)]
-pub(crate) struct PanelScratch {
+pub(in crate::isa) struct PanelScratch {
     of_32: Vec<Rows32>,
     of_256: Vec<Rows256>,
     panel: Vec<PanelBlock>,
     sums: Vec<Sums>,
 }
 
-impl PanelScratch {
-    pub fn new() -> PanelScratch {
+impl Default for PanelScratch {
+    fn default() -> PanelScratch {
         let blocks = BLOCK_ROWS / R * BLOCK_COLS / 32;
         PanelScratch {
             of_32: vec![Rows32::default(); blocks],

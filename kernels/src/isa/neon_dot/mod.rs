@@ -5,17 +5,16 @@ use super::neon::dot::{Dot, tiles};
 use super::neon::level;
 use super::neon::panels::{self, PanelBlock, REGISTERS_MAX, Rows32, Rows256, Sums};
 use super::neon::vector::*;
-use crate::isa::Level;
-use crate::isa::detect::NeonDot;
+use crate::isa::detect::{Level, token};
 use crate::table::KernelTable;
 use std::arch::asm;
 
 /// The table, for those who can show that the CPU has the feature.
-pub(crate) fn table(_: NeonDot) -> &'static KernelTable {
+pub(crate) fn table(_: token::NeonDot) -> &'static KernelTable {
     &TABLE
 }
 
-level!(Level::NeonDot, Sdot, "dotprod");
+level!(Level::NeonDot, super::neon::TYPES, Sdot, "dotprod");
 
 /// FEAT_DotProd: every function that is reached only from tables of the feature.
 pub(in crate::isa) struct Sdot;

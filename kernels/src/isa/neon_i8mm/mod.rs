@@ -10,17 +10,16 @@ use super::neon::level;
 use super::neon::panels::{self, PanelBlock, REGISTERS_MAX, Rows32, Rows256, Sums};
 use super::neon::vector::*;
 use super::neon_dot::Sdot;
-use crate::isa::Level;
-use crate::isa::detect::NeonI8mm;
+use crate::isa::detect::{Level, token};
 use crate::table::KernelTable;
 use std::arch::asm;
 
 /// The table, for those who can show that the CPU has the features.
-pub(crate) fn table(_: NeonI8mm) -> &'static KernelTable {
+pub(crate) fn table(_: token::NeonI8mm) -> &'static KernelTable {
     &TABLE
 }
 
-level!(Level::NeonI8mm, Smmla, "dotprod,i8mm");
+level!(Level::NeonI8mm, super::neon_dot::TYPES, Smmla, "dotprod,i8mm");
 
 /// FEAT_I8MM.
 struct Smmla;

@@ -8,8 +8,10 @@
 
 use super::fma::fma_ps;
 use super::mem::{load, load_ps, store_ps};
-use crate::act::{Acts, Layout, PANEL_TOKENS, SUMS};
-use crate::block::{Block32, Block256, Float, Unpacked32, Unpacked256, as_blocks};
+use crate::act::{Acts, Layout, PANEL_TOKENS, SUMS, Words};
+use crate::block::{
+    Block16, Block32, Block256, Float, Unpacked16, Unpacked32, Unpacked256, as_blocks,
+};
 use std::arch::x86_64::*;
 
 /// Weight rows in flight.
@@ -33,6 +35,32 @@ pub(super) fn blocks_32<B: Block32>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y:
                 let mut acc = fma_ps(_mm_mul_ps(d, da), isums_32(&rows, &act), lanes(y));
                 if B::HAS_MIN {
                     acc = fma_ps(_mm_mul_ps(m, da), _mm_set1_ps(act.sum()), acc);
+                }
+                set_lanes(y, acc);
+            }
+        }
+    }
+}
+
+/// Weights in blocks of several times 32.
+#[target_feature(enable = "sse4.1,ssse3")]
+pub(super) fn blocks_16<B: Block16>(w: &[u8], n_rows: usize, acts: &Acts<'_>, y: &mut [f32]) {
+    let (w, parts) = (as_blocks::<B>(w), B::LEN / 32);
+    let n = acts.plan.blocks() / parts;
+    y.fill(0.0);
+    for first in (0..n_rows).step_by(ROWS) {
+        for b in 0..acts.plan.blocks() {
+            let unpack =
+                |r: usize| w[(first + r).min(n_rows - 1) * n + b / parts].unpack(b % parts);
+            let rows = [unpack(0), unpack(1), unpack(2), unpack(3)];
+            for t in 0..acts.plan.n_tokens {
+                let act = Act::new(acts, t, b);
+                let da = _mm_set1_ps(act.d);
+                let y = &mut y[t * n_rows + first..(t + 1) * n_rows];
+                let mut acc = lanes(y);
+                for half in 0..2 {
+                    let d = load_ps(&[0, 1, 2, 3].map(|r: usize| rows[r].d[half]));
+                    acc = fma_ps(_mm_mul_ps(d, da), isums_16(&rows, half, &act), acc);
                 }
                 set_lanes(y, acc);
             }
@@ -102,6 +130,12 @@ impl Act {
             let q = [load(&q[2 * at]), load(&q[2 * at + 1])];
             return Act { q, d: acts.d[at], sums: s[at] };
         }
+        if plan.words != Words::Plus128 {
+            // The order of a level above, which lacks a kernel for this type.
+            let block = acts.block(token, block);
+            let (q, _) = block.q.as_chunks();
+            return Act { q: [load(&q[0]), load(&q[1])], d: block.d, sums: block.sums };
+        }
         // Eight words per block and panel, each of all the panel's tokens.
         let (panel, lane) = (token / PANEL_TOKENS, token % PANEL_TOKENS);
         let at = panel * plan.blocks() + block;
@@ -162,6 +196,18 @@ fn isums_32(rows: &[Unpacked32; ROWS], act: &Act) -> __m128 {
         let low = _mm_madd_epi16(pairs(&codes[0], act.q[0]), ones);
         let high = _mm_madd_epi16(pairs(&codes[1], act.q[1]), ones);
         *sums = _mm_add_epi32(low, high);
+    }
+    totals(&sums)
+}
+
+/// The sums of half `half` of the products of four rows, as floats.
+#[inline]
+#[target_feature(enable = "sse4.1,ssse3")]
+fn isums_16(rows: &[Unpacked16; ROWS], half: usize, act: &Act) -> __m128 {
+    let ones = _mm_set1_epi16(1);
+    let mut sums = [_mm_setzero_si128(); ROWS];
+    for (sums, row) in sums.iter_mut().zip(rows) {
+        *sums = _mm_madd_epi16(pairs(&row.codes.as_chunks().0[half], act.q[half]), ones);
     }
     totals(&sums)
 }

@@ -27,14 +27,14 @@ const LINE: usize = 64;
 pub(in crate::isa) type Group<const R: usize> = [[f32; 8]; R];
 
 /// Where a thread widens blocks of `COLS` columns for tiles of `R` rows, and sums.
-#[derive(Debug, Default)]
-pub(crate) struct DenseScratch<const R: usize, const COLS: usize> {
+#[derive(Debug)]
+pub(in crate::isa) struct DenseScratch<const R: usize, const COLS: usize> {
     widened: Vec<Group<R>>,
     sums: Vec<Group<R>>,
 }
 
-impl<const R: usize, const COLS: usize> DenseScratch<R, COLS> {
-    pub fn new() -> Self {
+impl<const R: usize, const COLS: usize> Default for DenseScratch<R, COLS> {
+    fn default() -> Self {
         const { assert!(BLOCK_ROWS.is_multiple_of(R) && COLS.is_multiple_of(8)) }
         DenseScratch {
             widened: vec![[[0.0; 8]; R]; COLS / 8],
