@@ -63,11 +63,54 @@ impl PrivatePack {
             kernels.pack(plan, x, unit_of(plan, unit, q, d, s, xs));
         }
     }
+
+    /// Packs rows `x`, each as the one token of `plan`. Neighbouring rows, if they are few, are then
+    /// what a plan of as many tokens wants.
+    pub fn fill_each(&mut self, kernels: &KernelTable, plan: &ActPlan, x: &[f32]) {
+        let OwnedPack { q, d, s, x: xs } = &mut self.per_format[format_index(plan.format)];
+        let n = x.len() / plan.cols;
+        let q = at_least(q, n * plan.q_len());
+        let d = at_least(d, n * plan.d_len());
+        let s = at_least(s, n * plan.s_len());
+        let xs = at_least(xs, n * plan.x_len());
+        for (i, x) in x.chunks_exact(plan.cols).enumerate() {
+            kernels.pack(plan, x, unit_of(plan, i, q, d, s, xs));
+        }
+    }
 }
 
 impl OwnedPack {
     fn acts<'a>(&'a self, plan: &'a ActPlan) -> Acts<'a> {
         Acts { plan, q: &self.q, d: &self.d, s: &self.s, x: &self.x }
+    }
+}
+
+/// Where packed inputs are.
+#[derive(Clone, Copy)]
+pub(super) enum Packed<'a> {
+    /// In a worker's own memory, see [`PrivatePack::fill_each`].
+    Private(&'a PrivatePack),
+    /// In shared buffers, see [`PackBuffers::fill`].
+    Shared(&'a [PackBuffers; FORMATS.len()]),
+}
+
+/// The tokens of a plan whose first one is token `first` of what the buffers hold: the first of a
+/// panel, if the plan has panels.
+fn acts_from<'a>(
+    plan: &'a ActPlan,
+    first: usize,
+    (q, d, s, x): (&'a [i8], &'a [f32], &'a [i16], &'a [f32]),
+) -> Acts<'a> {
+    let (units, unit) = match plan.layout() {
+        Layout::Panels => (plan.units(), first / PANEL_TOKENS),
+        Layout::Rows => (plan.units(), first),
+    };
+    Acts {
+        plan,
+        q: &q[unit * plan.q_len()..][..units * plan.q_len()],
+        d: &d[unit * plan.d_len()..][..units * plan.d_len()],
+        s: &s[unit * plan.s_len()..][..units * plan.s_len()],
+        x: &x[unit * plan.x_len()..][..units * plan.x_len()],
     }
 }
 
@@ -151,7 +194,7 @@ pub(super) struct Operands<'a> {
 impl PackBuffers {
     /// Packs rows `x` of the tokens `tokens`, which are one ticket's eight: one unit of a panel
     /// layout, or one unit each.
-    fn fill(
+    pub fn fill(
         &self,
         kernels: &KernelTable,
         plan: &ActPlan,
@@ -183,14 +226,13 @@ impl PackBuffers {
 
     /// What [`PackBuffers::fill`] wrote in the phase before.
     fn acts<'p>(&'p self, plan: &'p ActPlan, phase: &'p Phase<'_>) -> Acts<'p> {
-        let units = plan.units();
-        Acts {
-            plan,
-            q: &self.q.read(phase)[..units * plan.q_len()],
-            d: &self.d.read(phase)[..units * plan.d_len()],
-            s: &self.s.read(phase)[..units * plan.s_len()],
-            x: &self.x.read(phase)[..units * plan.x_len()],
-        }
+        self.acts_from(plan, 0, phase)
+    }
+
+    /// As [`PackBuffers::acts`], from token `first` on.
+    fn acts_from<'p>(&'p self, plan: &'p ActPlan, first: usize, phase: &'p Phase<'_>) -> Acts<'p> {
+        let PackBuffers { q, d, s, x } = self;
+        acts_from(plan, first, (q.read(phase), d.read(phase), s.read(phase), x.read(phase)))
     }
 }
 
@@ -208,6 +250,14 @@ fn unit_of<'a>(
         d: &mut d[unit * plan.d_len()..][..plan.d_len()],
         s: &mut s[unit * plan.s_len()..][..plan.s_len()],
         x: &mut x[unit * plan.x_len()..][..plan.x_len()],
+    }
+}
+
+/// What the rows of a chunk are a multiple of, and the most, for a product with `n_tokens` tokens.
+pub(super) fn chunk_limits(n_tokens: usize) -> (usize, usize) {
+    match n_tokens > teff_kernels::ROWS_MAX {
+        true => (ROW_BLOCK, BLOCKS_MAX * ROW_BLOCK),
+        false => (ROWS_MIN, ROWS_MAX),
     }
 }
 
@@ -377,6 +427,29 @@ impl Context<'_> {
         });
     }
 
+    /// What products of weights with the tokens of `plans` are computed from, the first of which is
+    /// token `first` of the packed ones.
+    pub(super) fn operands<'a>(
+        &'a self,
+        packed: Packed<'a>,
+        plans: &'a [Option<ActPlan>; FORMATS.len()],
+        first: usize,
+        phase: &'a Phase<'a>,
+    ) -> Operands<'a> {
+        let acts = FORMATS.map(|format| {
+            let index = format_index(format);
+            let plan = plans[index].as_ref()?;
+            Some(match packed {
+                Packed::Private(pack) => {
+                    let OwnedPack { q, d, s, x } = &pack.per_format[index];
+                    acts_from(plan, first, (q, d, s, x))
+                }
+                Packed::Shared(packs) => packs[index].acts_from(plan, first, phase),
+            })
+        });
+        Operands { acts, interleaved: self.backend.interleaved.read(phase), phase }
+    }
+
     /// `y = scale * W x + bias` for rows `rows`, `[tokens][rows]`.
     pub(super) fn product(
         &self,
@@ -478,13 +551,10 @@ impl Context<'_> {
     }
 
     /// Rows of a chunk, for a product with `n_tokens` tokens.
-    fn chunk_rows(&self, n_rows: usize, n_tokens: usize) -> usize {
+    pub(super) fn chunk_rows(&self, n_rows: usize, n_tokens: usize) -> usize {
         let even = n_rows.div_ceil(self.worker.n_threads() * CHUNKS_PER_THREAD);
-        if n_tokens > teff_kernels::ROWS_MAX {
-            even.next_multiple_of(ROW_BLOCK).min(BLOCKS_MAX * ROW_BLOCK)
-        } else {
-            even.next_multiple_of(ROWS_MIN).min(ROWS_MAX)
-        }
+        let (step, most) = chunk_limits(n_tokens);
+        even.next_multiple_of(step).min(most)
     }
 
     pub(super) fn type_kernels(&self, weight: &Weight) -> &'static teff_kernels::TypeKernels {
@@ -514,7 +584,7 @@ impl Context<'_> {
     }
 
     /// Copies input rows `tokens` of the source, normalized, to `out`.
-    fn read_rows(
+    pub(super) fn read_rows(
         &self,
         source: Source<'_>,
         tokens: Range<usize>,

@@ -84,7 +84,7 @@ struct WorkerScratch {
     group: Vec<u8>,
     attention: attention::Scratch,
     pack: matmul::PrivatePack,
-    routes: moe::Routes,
+    moe: moe::Scratch,
     recurrent: recurrent::Scratch,
 }
 
@@ -179,7 +179,7 @@ impl CpuBackend {
                 group: Vec::new(),
                 attention: attention::Scratch::default(),
                 pack: matmul::PrivatePack::default(),
-                routes: moe::Routes::default(),
+                moe: moe::Scratch::default(),
                 recurrent: recurrent::Scratch::default(),
             })
         });
@@ -192,7 +192,7 @@ impl CpuBackend {
             results: Shared::new(max_outputs, program.n_out),
             maxima: Shared::new(max_outputs, program.n_out.div_ceil(MAX_BLOCK)),
             packs,
-            moe: moe::Buffers::new(&program, max_tokens),
+            moe: moe::Buffers::new(kernels, &program, max_tokens),
             tiles: attention::Tiles::new(&program),
             partials: Shared::new(1, 0),
             scratch: scratch.collect(),
