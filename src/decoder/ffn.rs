@@ -82,7 +82,7 @@ impl Lowering<'_> {
                 let (kind, eps, weight) = (NormKind::Rms, self.spec.norm_eps, Some(weight));
                 let norm = Norm { kind, eps, weight, bias: None };
                 let name = at.name("ffn_gate_inp.weight");
-                let weight = self.binder.matrix(&name, moe.n_experts, n_embd)?;
+                let weight = self.matrix(&name, moe.n_experts, n_embd)?;
                 let router = Part { weight, scale: 1.0, bias: None };
                 let scores = self.buffer("expert scores", moe.n_experts);
                 self.read_stream(Some(norm), vec![router], Epilogue::None, scores, rows);
@@ -337,7 +337,7 @@ impl Lowering<'_> {
         shape: [usize; 3],
         scales: TensorUse,
     ) -> Result<ExpertPart, ModelError> {
-        let weight = self.binder.stack(&format!("{name}.weight"), shape)?;
+        let weight = self.stack(&format!("{name}.weight"), shape)?;
         let own = self.binder.optional_vector(&format!("{name}.scale"), shape[0])?;
         self.binder.ignore(&format!("{name}.input_scale"));
         let bias = format!("{name}.bias");

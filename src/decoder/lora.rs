@@ -9,12 +9,13 @@
 //! that a tensor may have beside it (`.scale`) is its weight's, not the adapter's.
 
 use crate::backend::program::{
-    Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program, Router, Rows,
+    BoundWeight, Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program,
+    Router, Rows, WeightId,
 };
 use crate::model::{Adapter, LowRank, ModelError};
 use crate::tensor::Weight;
 use gguf_rs_lite::GgmlType;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
@@ -34,8 +35,14 @@ pub fn adapt(
         return Ok(());
     }
     let ops = std::mem::take(&mut program.ops);
-    let mut adapting =
-        Adapting { program, adapters, kernels, adapted: HashSet::new(), buffers: Vec::new() };
+    let mut adapting = Adapting {
+        program,
+        adapters,
+        kernels,
+        adapted: HashSet::new(),
+        buffers: Vec::new(),
+        pairs: HashMap::new(),
+    };
     for op in ops {
         match op {
             Op::Embed { table, scale, addend, positions, out } => {
@@ -74,6 +81,8 @@ struct Adapting<'a> {
     adapted: HashSet<String>,
     /// Buffers by use and width: all products share them.
     buffers: Vec<(Use, usize, Buf)>,
+    /// `A` and `B` by the weights of the product that they adapt.
+    pairs: HashMap<Vec<WeightId>, [BoundWeight; 2]>,
 }
 
 /// What a buffer holds.
@@ -112,8 +121,8 @@ impl Adapting<'_> {
         }
         let ranks = self.buffer(Use::Ranks, rank);
         let (name, rows) = (&table.name, table.rows);
-        let b = weight(format!("{name}.lora_b"), &b, table.cols, rank);
-        let table = weight(format!("{name}.lora_a"), &a, rows, rank);
+        let b = self.program.bind(weight(format!("{name}.lora_b"), &b, table.cols, rank));
+        let table = self.program.bind(weight(format!("{name}.lora_a"), &a, rows, rank));
         Ok(Some([
             Op::Embed { table, scale, addend: None, positions: None, out: ranks },
             product(ranks, None, b, Output::Add(out, 1.0), Rows::All),
@@ -135,15 +144,16 @@ impl Adapting<'_> {
         if rank == 0 {
             return Ok(None);
         }
-        let (mut a, mut b, mut first) = (Vec::new(), vec![0.0; rows * rank], 0);
-        for (row, pair) in &pairs {
-            a.extend_from_slice(&pair.a);
-            copy_columns(&pair.b, pair.rank, &mut b[row * rank..], rank, first);
-            first += pair.rank;
-        }
-        let name = &linear.parts[0].weight.name;
-        let a = weight(format!("{name}.lora_a"), &a, rank, a.len() / rank);
-        let b = weight(format!("{name}.lora_b"), &b, rows, rank);
+        let of: Vec<WeightId> = linear.parts.iter().map(|part| part.weight.id()).collect();
+        let [a, b] = match self.pairs.get(&of) {
+            Some(known) => known.clone(),
+            None => {
+                let name = &linear.parts[0].weight.name;
+                let bound = stacked(name, &pairs, rows, rank).map(|w| self.program.bind(w));
+                self.pairs.insert(of, bound.clone());
+                bound
+            }
+        };
         let (ranks, addend) = (self.buffer(Use::Ranks, rank), self.buffer(Use::Addend, rows));
         let Linear { input, norm, rows, .. } = linear;
         let delta = [
@@ -206,6 +216,18 @@ impl Adapting<'_> {
     }
 }
 
+/// `A` and `B` of a product of `rows` rows from the pairs of its parts, beside the first row of each.
+fn stacked(name: &str, pairs: &[(usize, LowRank)], rows: usize, rank: usize) -> [Weight; 2] {
+    let (mut a, mut b, mut first) = (Vec::new(), vec![0.0; rows * rank], 0);
+    for (row, pair) in pairs {
+        a.extend_from_slice(&pair.a);
+        copy_columns(&pair.b, pair.rank, &mut b[row * rank..], rank, first);
+        first += pair.rank;
+    }
+    let a = weight(format!("{name}.lora_a"), &a, rank, a.len() / rank);
+    [a, weight(format!("{name}.lora_b"), &b, rows, rank)]
+}
+
 /// Copies a matrix of `n` columns to the columns from `first` of one of `cols`.
 fn copy_columns(from: &[f32], n: usize, to: &mut [f32], cols: usize, first: usize) {
     for (from, to) in from.chunks_exact(n).zip(to.chunks_exact_mut(cols)) {
@@ -218,7 +240,7 @@ fn weight(name: String, values: &[f32], rows: usize, cols: usize) -> Weight {
     Weight::owned(&name, GgmlType::F32, [1, rows, cols], bytes)
 }
 
-fn product(input: Buf, norm: Option<Norm>, weight: Weight, out: Output, rows: Rows) -> Op {
+fn product(input: Buf, norm: Option<Norm>, weight: BoundWeight, out: Output, rows: Rows) -> Op {
     let parts = vec![Part { weight, scale: 1.0, bias: None }];
     Op::Linear(Linear { input, norm, parts, addend: None, epilogue: Epilogue::None, out, rows })
 }

@@ -2,13 +2,16 @@
 //! The fusions are chosen here, once.
 
 use crate::backend::program::{
-    Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program, Rows,
+    BoundWeight, Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program,
+    Rows,
 };
 use crate::model::{
     Binder, CycleSpec, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula,
     OutputScale, Residual, RouterInput, TensorUse,
 };
+use crate::tensor::Weight;
 use gguf_rs_lite::GgufFile;
+use std::collections::HashMap;
 use std::f32::consts::FRAC_1_SQRT_2;
 use std::sync::Arc;
 use teff_kernels::{Activation, KernelTable};
@@ -25,6 +28,7 @@ pub fn lower(
         program: Program::default(),
         spec,
         n_ctx,
+        weights: HashMap::new(),
         kv_layers: Vec::new(),
         scales_of: (0, 0),
         x: Buf(0),
@@ -41,7 +45,13 @@ pub fn lower(
     }
     spec.unused.iter().for_each(|prefix| lowering.binder.ignore_layers(prefix));
     lowering.binder.finish()?;
+    check(&lowering.program)?;
     Ok(lowering.program)
+}
+
+/// Refuses a program that no backend could run.
+pub(super) fn check(program: &Program) -> Result<(), ModelError> {
+    program.check().map_err(|error| ModelError::Program { problem: error.to_string() })
 }
 
 pub(super) struct Lowering<'a> {
@@ -50,6 +60,8 @@ pub(super) struct Lowering<'a> {
     pub spec: &'a ModelSpec,
     /// Tokens that a sequence may have.
     pub n_ctx: usize,
+    /// Weights of the program by the names of their tensors.
+    weights: HashMap<String, BoundWeight>,
     /// Index into [`Program::kv`] of what each layer so far reads.
     pub kv_layers: Vec<usize>,
     /// Number of the layer's tensors in the file, and of its `*.scale`: the reference implementation
@@ -69,14 +81,14 @@ impl Lowering<'_> {
         const TABLE: &str = "token_embd.weight";
         let n_vocab = self.binder.dims(TABLE).and_then(|dims| dims.get(1).copied());
         let n_vocab = n_vocab.ok_or_else(|| ModelError::MissingTensor(TABLE.into()))? as usize;
-        let table = self.binder.matrix(TABLE, n_vocab, n_embd)?;
+        let table = self.matrix(TABLE, n_vocab, n_embd)?;
         self.program.n_vocab = n_vocab;
         self.program.bidirectional = self.spec.bidirectional;
         self.x = self.program.buffer(n_embd);
         self.y = self.x;
         const POSITIONS: &str = "position_embd.weight";
         let positions = match self.spec.learned_positions {
-            true => Some(self.binder.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
+            true => Some(self.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
             false => None,
         };
         const TYPES: &str = "token_types.weight";
@@ -241,7 +253,7 @@ impl Lowering<'_> {
     fn layer_embeddings(&mut self, len: usize, n_vocab: usize) -> Result<Buf, ModelError> {
         let (n_embd, n_layers) = (self.spec.n_embd, self.spec.layers.len());
         let width = n_layers * len;
-        let table = self.binder.matrix("per_layer_token_embd.weight", n_vocab, width)?;
+        let table = self.matrix("per_layer_token_embd.weight", n_vocab, width)?;
         let out = self.program.buffer(width);
         let scale = (len as f32).sqrt() * FRAC_1_SQRT_2;
         self.program.ops.push(Op::Embed { table, scale, addend: None, positions: None, out });
@@ -404,9 +416,40 @@ impl Lowering<'_> {
         Ok(norm.map(|norm| Norm { eps: self.spec.post_norm_eps, ..norm }))
     }
 
+    /// The matrix `[rows][cols]` of this name as a weight of the program.
+    pub fn matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<BoundWeight, ModelError> {
+        self.bound(name, [1, rows, cols], |binder| binder.matrix(name, rows, cols))
+    }
+
+    /// The stack of matrices `[n][rows][cols]` of this name as a weight of the program.
+    pub fn stack(&mut self, name: &str, shape: [usize; 3]) -> Result<BoundWeight, ModelError> {
+        self.bound(name, shape, |binder| binder.stack(name, shape))
+    }
+
+    /// The weight of this name and shape: the one that the program has already, or a new one.
+    fn bound(
+        &mut self,
+        name: &str,
+        shape: [usize; 3],
+        claim: impl FnOnce(&mut Binder<'_>) -> Result<Weight, ModelError>,
+    ) -> Result<BoundWeight, ModelError> {
+        if let Some(known) = self.weights.get(name).filter(|known| known.shape() == shape) {
+            return Ok(known.clone());
+        }
+        let weight = claim(&mut self.binder)?;
+        let bound = self.program.bind(weight);
+        self.weights.insert(name.to_string(), bound.clone());
+        Ok(bound)
+    }
+
     /// The matrix `name.weight`, with `name.scale` and `name.bias` if there are any.
     pub fn part(&mut self, name: &str, rows: usize, cols: usize) -> Result<Part, ModelError> {
-        let weight = self.binder.matrix(&format!("{name}.weight"), rows, cols)?;
+        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = self.binder.optional_vector(&format!("{name}.bias"), rows)?;
         let (block, place) = self.scales_of;
         let of_scales = match name.strip_prefix(&format!("blk.{block}.")) {

@@ -54,7 +54,7 @@ impl Lowering<'_> {
         rows: Rows,
     ) -> Result<Buf, ModelError> {
         let (n, n_embd) = (self.spec.n_streams - 1, self.spec.n_embd);
-        let weight = self.binder.stack(&format!("{name}.weight"), [n, n_embd, n_embd])?;
+        let weight = self.stack(&format!("{name}.weight"), [n, n_embd, n_embd])?;
         let out = self.buffer("projected streams", n * n_embd);
         let (scale, out_stride) = (1.0, n_embd);
         let op = HeadLinear { input, input_stride, weight, scale, out, out_stride, rows };

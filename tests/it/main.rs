@@ -18,6 +18,7 @@ mod layers;
 mod lora;
 #[cfg(feature = "cli")]
 mod real_models;
+mod reference;
 mod sampling;
 mod tokenizers;
 mod twins;

@@ -4,7 +4,8 @@
 
 use super::attention::temperature;
 use crate::backend::program::{
-    Attention, Buf, Epilogue, Gather, HeadLinear, KvShape, Op, Part, Piece, RopeKv, Rows,
+    Attention, BoundWeight, Buf, Epilogue, Gather, HeadLinear, KvShape, Op, Part, Piece, RopeKv,
+    Rows,
 };
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{LatentCache, LatentSpec, ModelError};
@@ -63,7 +64,7 @@ impl Lowering<'_> {
                     pieces.push(Piece { norm, ..piece(latent, 0, 0, to, 0, rank, 1) });
                 }
                 let shape = [n_heads, rank, n_content];
-                let weight = self.binder.stack(&at.name("attn_k_b.weight"), shape)?;
+                let weight = self.stack(&at.name("attn_k_b.weight"), shape)?;
                 self.head_product(queries, head, weight, (qkv, k_dim), Rows::All);
             }
             LatentCache::Heads => {
@@ -116,8 +117,7 @@ impl Lowering<'_> {
         let out = match spec.cache {
             LatentCache::Heads => attended,
             LatentCache::Latent => {
-                let weight =
-                    self.binder.stack(&at.name("attn_v_b.weight"), [n_heads, v_dim, rank])?;
+                let weight = self.stack(&at.name("attn_v_b.weight"), [n_heads, v_dim, rank])?;
                 let out = self.buffer("latent values", n_heads * v_dim);
                 self.head_product(attended, rank, weight, (out, v_dim), at.rows);
                 out
@@ -139,7 +139,7 @@ impl Lowering<'_> {
         &mut self,
         input: Buf,
         input_stride: usize,
-        weight: crate::tensor::Weight,
+        weight: BoundWeight,
         (out, out_stride): (Buf, usize),
         rows: Rows,
     ) {
