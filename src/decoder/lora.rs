@@ -35,14 +35,8 @@ pub fn adapt(
         return Ok(());
     }
     let ops = std::mem::take(&mut program.ops);
-    let mut adapting = Adapting {
-        program,
-        adapters,
-        kernels,
-        adapted: HashSet::new(),
-        buffers: Vec::new(),
-        pairs: HashMap::new(),
-    };
+    let mut adapting =
+        Adapting { program, adapters, kernels, adapted: HashSet::new(), pairs: HashMap::new() };
     for op in ops {
         match op {
             Op::Embed { table, scale, addend, positions, out } => {
@@ -70,6 +64,7 @@ pub fn adapt(
             return Err((number, ModelError::NotAdaptable(target.into())));
         }
     }
+    program.share_buffers();
     Ok(())
 }
 
@@ -79,21 +74,8 @@ struct Adapting<'a> {
     kernels: &'a KernelTable,
     /// Names of tensors that were found.
     adapted: HashSet<String>,
-    /// Buffers by use and width: all products share them.
-    buffers: Vec<(Use, usize, Buf)>,
     /// `A` and `B` by the weights of the product that they adapt.
     pairs: HashMap<Vec<WeightId>, [BoundWeight; 2]>,
-}
-
-/// What a buffer holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// `A x`.
-    Ranks,
-    /// `B A x`.
-    Addend,
-    /// Of experts.
-    Scores,
 }
 
 const EMBEDDING: &str = "token_embd.weight";
@@ -119,7 +101,7 @@ impl Adapting<'_> {
             copy_columns(&pair.b, pair.rank, &mut b, rank, first);
             first += pair.rank;
         }
-        let ranks = self.buffer(Use::Ranks, rank);
+        let ranks = self.program.buffer(rank);
         let (name, rows) = (&table.name, table.rows);
         let b = self.program.bind(weight(format!("{name}.lora_b"), &b, table.cols, rank));
         let table = self.program.bind(weight(format!("{name}.lora_a"), &a, rows, rank));
@@ -154,7 +136,7 @@ impl Adapting<'_> {
                 bound
             }
         };
-        let (ranks, addend) = (self.buffer(Use::Ranks, rank), self.buffer(Use::Addend, rows));
+        let (ranks, addend) = (self.program.buffer(rank), self.program.buffer(rows));
         let Linear { input, norm, rows, .. } = linear;
         let delta = [
             product(*input, norm.clone(), a, Output::Store(ranks), *rows),
@@ -171,7 +153,7 @@ impl Adapting<'_> {
             part.low_rank = pairs.collect();
         }
         let Router::Input(router) = &moe.router else { return Ok(()) };
-        let scores = self.buffer(Use::Scores, moe.n_experts);
+        let scores = self.program.buffer(moe.n_experts);
         let (norm, out) = (moe.norm.clone(), Output::Store(scores));
         let mut linear = Linear {
             input: moe.input,
@@ -189,16 +171,6 @@ impl Adapting<'_> {
             moe.router = Router::Scores(scores);
         }
         Ok(())
-    }
-
-    fn buffer(&mut self, used_for: Use, width: usize) -> Buf {
-        let known = self.buffers.iter().find(|(u, w, _)| (*u, *w) == (used_for, width));
-        if let Some(&(.., buf)) = known {
-            return buf;
-        }
-        let buf = self.program.buffer(width);
-        self.buffers.push((used_for, width, buf));
-        buf
     }
 
     /// The matrices of all adapters for a weight.

@@ -32,8 +32,6 @@ pub fn lower(
         kv_layers: Vec::new(),
         scales_of: (0, 0),
         x: Buf(0),
-        y: Buf(0),
-        buffers: Vec::new(),
     };
     lowering.model()?;
     let n_layers = spec.layers.len();
@@ -46,6 +44,7 @@ pub fn lower(
     spec.unused.iter().for_each(|prefix| lowering.binder.ignore_layers(prefix));
     lowering.binder.finish()?;
     check(&lowering.program)?;
+    lowering.program.share_buffers();
     Ok(lowering.program)
 }
 
@@ -69,10 +68,6 @@ pub(super) struct Lowering<'a> {
     scales_of: (usize, usize),
     /// The residual stream.
     pub x: Buf,
-    /// Output of a part that is normalized before it is added to the stream.
-    y: Buf,
-    /// Buffers inside a layer, by use and width: all layers share them.
-    buffers: Vec<(&'static str, usize, Buf)>,
 }
 
 impl Lowering<'_> {
@@ -85,7 +80,6 @@ impl Lowering<'_> {
         self.program.n_vocab = n_vocab;
         self.program.bidirectional = self.spec.bidirectional;
         self.x = self.program.buffer(n_embd);
-        self.y = self.x;
         const POSITIONS: &str = "position_embd.weight";
         let positions = match self.spec.learned_positions {
             true => Some(self.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
@@ -131,7 +125,7 @@ impl Lowering<'_> {
         }
         let skips = |layer: &LayerSpec| layer.output_scale == OutputScale::Embeddings;
         let embeddings = match self.spec.layers.iter().any(skips) {
-            true => self.copy_of_stream("embeddings", Rows::All),
+            true => self.copy_of_stream(Rows::All),
             false => self.x,
         };
         let layer_embed = match self.spec.layer_embed {
@@ -161,7 +155,7 @@ impl Lowering<'_> {
             let scores = match &layer.ffn {
                 Ffn::Moe(moe) if moe.router == RouterInput::Layer => {
                     let part = self.part(&at.name("ffn_gate_inp"), moe.n_experts, n_embd)?;
-                    let scores = self.buffer("expert scores", moe.n_experts);
+                    let scores = self.buffer(moe.n_experts);
                     self.read_stream(None, vec![part], Epilogue::None, scores, rows);
                     Some(scores)
                 }
@@ -293,10 +287,10 @@ impl Lowering<'_> {
         len: usize,
     ) -> Result<(Buf, Part), ModelError> {
         let n_embd = self.spec.n_embd;
-        let own = self.buffer("layer's embedding", len);
+        let own = self.buffer(len);
         let pieces = vec![Piece::heads(embeddings, at.index * len, 0, len, 1)];
         self.program.ops.push(Op::Gather(Gather { pieces, out: own, rows: at.rows }));
-        let gate = self.buffer("gate of the layer's embedding", len);
+        let gate = self.buffer(len);
         let part = self.part(&at.name("inp_gate"), len, n_embd)?;
         self.read_stream(None, vec![part], Epilogue::Act(Activation::Gelu), gate, at.rows);
         self.program.ops.push(Op::Gate { gate: own, buf: gate, rows: at.rows });
@@ -343,7 +337,7 @@ impl Lowering<'_> {
             self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
             return Ok(());
         }
-        let buf = self.buffer("scaled embeddings", n_embd);
+        let buf = self.buffer(n_embd);
         let pieces = vec![Piece::heads(embeddings, 0, 0, n_embd, 1)];
         self.program.ops.push(Op::Gather(Gather { pieces, out: buf, rows }));
         self.program.ops.push(Op::Scale { buf, factors, rows });
@@ -351,9 +345,9 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The stream as it is, in the buffer for a use.
-    fn copy_of_stream(&mut self, used_for: &'static str, rows: Rows) -> Buf {
-        let out = self.buffer(used_for, self.spec.n_embd);
+    /// A copy of the stream as it is.
+    fn copy_of_stream(&mut self, rows: Rows) -> Buf {
+        let out = self.buffer(self.spec.n_embd);
         let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
         self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
         out
@@ -367,15 +361,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The buffer for a use and a width.
-    pub fn buffer(&mut self, used_for: &'static str, width: usize) -> Buf {
-        let known = self.buffers.iter().find(|(name, w, _)| (*name, *w) == (used_for, width));
-        if let Some(&(.., buf)) = known {
-            return buf;
-        }
-        let buf = self.program.buffer(width);
-        self.buffers.push((used_for, width, buf));
-        buf
+    /// A new buffer of `width` elements per token. [`Program::share_buffers`] has those share memory
+    /// that are not in use at the same time.
+    pub fn buffer(&mut self, width: usize) -> Buf {
+        self.program.buffer(width)
     }
 
     /// The norm of this name.
@@ -508,10 +497,7 @@ impl Lowering<'_> {
 
     /// A buffer beside the residual stream, for what is normalized before it is added.
     pub fn beside(&mut self) -> Buf {
-        if self.y == self.x {
-            self.y = self.program.buffer(self.spec.n_embd);
-        }
-        self.y
+        self.buffer(self.spec.n_embd)
     }
 
     /// A product that is stored.
@@ -546,8 +532,9 @@ impl Lowering<'_> {
         post_norm: Option<Norm>,
     ) {
         let (rows, scale) = (at.rows, scale * at.layer.residual_scale);
-        let out = match post_norm {
-            Some(_) => Output::Store(self.beside()),
+        let beside = post_norm.is_some().then(|| self.beside());
+        let out = match beside {
+            Some(beside) => Output::Store(beside),
             None => Output::Add(self.x, scale),
         };
         self.program.ops.push(Op::Linear(Linear {
@@ -559,15 +546,15 @@ impl Lowering<'_> {
             out,
             rows,
         }));
-        self.add_norm(at, post_norm);
+        if let (Some(beside), Some(norm)) = (beside, post_norm) {
+            self.add_norm(at, beside, norm);
+        }
     }
 
-    /// Adds what is beside the stream by way of its norm, if there is one.
-    pub fn add_norm(&mut self, at: Place<'_>, norm: Option<Norm>) {
-        if let Some(norm) = norm {
-            let (input, out, scale) = (self.y, self.x, at.layer.residual_scale);
-            self.program.ops.push(Op::AddNorm { input, norm, scale, out, rows: at.rows });
-        }
+    /// Adds the norm of a buffer to the stream.
+    pub fn add_norm(&mut self, at: Place<'_>, input: Buf, norm: Norm) {
+        let (out, scale, rows) = (self.x, at.layer.residual_scale, at.rows);
+        self.program.ops.push(Op::AddNorm { input, norm, scale, out, rows });
     }
 }
 

@@ -56,3 +56,56 @@ impl Program {
         uses
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Norm, NormKind, Rows};
+    use super::*;
+
+    fn add(input: Buf, out: Buf) -> Op {
+        Op::Add { input, out, from: 0, rows: Rows::All }
+    }
+
+    fn result(input: Buf) -> Op {
+        let norm = Norm { kind: NormKind::Rms, eps: 0.0, weight: None, bias: None };
+        Op::Result { input, norm: Some(norm) }
+    }
+
+    fn shared(widths: &[usize], ops: Vec<Op>) -> Program {
+        let widths = widths.to_vec();
+        let mut program = Program { widths, ops, ..Program::default() };
+        program.share_buffers();
+        program
+    }
+
+    #[test]
+    fn buffers_in_use_at_the_same_time_stay_apart() {
+        let [a, b, c, d] = [0, 1, 2, 3].map(Buf);
+        // `a` ends where `b` is read, `c` begins after it: they share. `d` has another width.
+        let program = shared(&[8, 8, 8, 4], vec![add(a, b), add(b, c), add(c, d), result(d)]);
+        assert_eq!(program.widths, [8, 8, 4]);
+        let used: Vec<Vec<usize>> = (program.ops.iter())
+            .map(|op| op.buffers().iter().map(|access| access.buf.0).collect())
+            .collect();
+        assert_eq!(used, [vec![0, 1], vec![1, 0], vec![0, 2], vec![2]]);
+    }
+
+    #[test]
+    fn the_memory_that_became_free_last_comes_first_and_unused_buffers_go() {
+        let [a, b, c, d] = [0, 1, 2, 4].map(Buf);
+        let program = shared(&[8, 8, 8, 8, 8], vec![add(a, b), add(b, c), result(d)]);
+        // Two in use at a time; `d` takes the place of `b`, which was used later than `a`.
+        assert_eq!(program.widths, [8, 8]);
+        let Op::Result { input, .. } = program.ops[2] else { unreachable!() };
+        assert_eq!(input, Buf(1));
+    }
+
+    #[test]
+    fn sharing_twice_changes_nothing() {
+        let [a, b, c] = [0, 1, 2].map(Buf);
+        let mut program = shared(&[8, 8, 8], vec![add(a, b), add(b, c), result(c)]);
+        let before = format!("{program:?}");
+        program.share_buffers();
+        assert_eq!(format!("{program:?}"), before);
+    }
+}
