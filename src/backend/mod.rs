@@ -5,3 +5,4 @@ pub mod cpu;
 pub mod pages;
 pub mod program;
 pub mod recurrent;
+pub mod reference;

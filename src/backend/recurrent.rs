@@ -72,6 +72,13 @@ pub struct Conv {
     pub out: Buf,
 }
 
+impl Conv {
+    /// Number of channels.
+    pub fn n_channels(&self) -> usize {
+        self.weight.len() / self.taps.max(1)
+    }
+}
+
 /// A recurrence with a matrix as the state of each head.
 #[derive(Debug)]
 pub struct Scan {

@@ -52,7 +52,7 @@ impl Lowering<'_> {
         let Ffn::DenseBesideMoe(_, moe) = &at.layer.ffn else { return Ok(None) };
         let norm = self.layer_norm(at, Some("ffn_norm_exps"))?;
         let op = self.routed(at, moe, None, norm)?;
-        let out = self.buffer("output of experts beside the mixer", self.spec.n_embd);
+        let out = self.buffer(self.spec.n_embd);
         self.program.ops.push(Op::Moe(Box::new(Moe { out, adds: false, ..op })));
         Ok(Some(out))
     }
@@ -67,9 +67,9 @@ impl Lowering<'_> {
     ) -> Result<Buf, ModelError> {
         let (n_embd, rows) = (self.spec.n_embd, at.rows);
         let (hidden, down) = self.dense(at, dense, "", norm)?;
-        let part = self.buffer("part of a sum", n_embd);
+        let part = self.buffer(n_embd);
         self.store_product(hidden, None, down, part, rows);
-        let sum = self.buffer("sum of parts", n_embd);
+        let sum = self.buffer(n_embd);
         let norm = self.layer_norm(at, Some("post_ffw_norm_1"))?;
         let pieces = vec![Piece { norm, ..Piece::heads(part, 0, 0, n_embd, 1) }];
         self.program.ops.push(Op::Gather(Gather { pieces, out: sum, rows }));
@@ -82,9 +82,9 @@ impl Lowering<'_> {
                 let (kind, eps, weight) = (NormKind::Rms, self.spec.norm_eps, Some(weight));
                 let norm = Norm { kind, eps, weight, bias: None };
                 let name = at.name("ffn_gate_inp.weight");
-                let weight = self.binder.matrix(&name, moe.n_experts, n_embd)?;
+                let weight = self.matrix(&name, moe.n_experts, n_embd)?;
                 let router = Part { weight, scale: 1.0, bias: None };
-                let scores = self.buffer("expert scores", moe.n_experts);
+                let scores = self.buffer(moe.n_experts);
                 self.read_stream(Some(norm), vec![router], Epilogue::None, scores, rows);
                 Some(scores)
             }
@@ -125,7 +125,7 @@ impl Lowering<'_> {
             DenseGate::None => Epilogue::Act(act),
             DenseGate::Own | DenseGate::InUp => Epilogue::Glu(act, glu_clamp(spec.clamp)),
         };
-        let hidden = self.buffer("hidden", n_ff);
+        let hidden = self.buffer(n_ff);
         self.read_stream(norm, parts, epilogue, hidden, at.rows);
         if let Some(crate::model::Xielu { alpha_n, alpha_p, beta, eps }) = spec.xielu {
             let f = Xielu { alpha_n, alpha_p, beta, eps };
@@ -152,13 +152,13 @@ impl Lowering<'_> {
         norm: Option<Norm>,
     ) -> Buf {
         let (n_ff, rows) = (gate.weight.rows, at.rows);
-        let raw = self.buffer("gate of hidden", n_ff);
+        let raw = self.buffer(n_ff);
         self.read_stream(norm.clone(), vec![gate], Epilogue::None, raw, rows);
         self.program.ops.push(Op::Sparsify { buf: raw, deviations, rows });
-        let gate = self.buffer("active gate of hidden", n_ff);
+        let gate = self.buffer(n_ff);
         let pieces = vec![Piece { act: Some(act), ..Piece::heads(raw, 0, 0, n_ff, 1) }];
         self.program.ops.push(Op::Gather(Gather { pieces, out: gate, rows }));
-        let hidden = self.buffer("hidden", n_ff);
+        let hidden = self.buffer(n_ff);
         self.read_stream(norm, up, Epilogue::None, hidden, rows);
         self.program.ops.push(Op::Gate { gate, buf: hidden, rows });
         hidden
@@ -240,13 +240,13 @@ impl Lowering<'_> {
         let scores = match router {
             Router::Scores(scores) => scores,
             Router::Input(part) => {
-                let scores = self.buffer("expert scores", part.weight.rows);
+                let scores = self.buffer(part.weight.rows);
                 self.read_stream(norm.clone(), vec![part], Epilogue::None, scores, at.rows);
                 scores
             }
         };
         let part = self.part(&at.name("ffn_latent_down"), width, self.spec.n_embd)?;
-        let input = self.buffer("latent input of experts", width);
+        let input = self.buffer(width);
         self.read_stream(norm, vec![part], Epilogue::None, input, at.rows);
         Ok((input, None, Router::Scores(scores)))
     }
@@ -271,7 +271,7 @@ impl Lowering<'_> {
                 let (hidden, down) = self.dense(at, &dense, shared.suffix, norm.clone())?;
                 if shared.gated {
                     let part = self.part(&at.name("ffn_gate_inp_shexp"), 1, n_embd)?;
-                    let gate = self.buffer("expert gate", 1);
+                    let gate = self.buffer(1);
                     let sigmoid = Epilogue::Act(Activation::Sigmoid);
                     self.read_stream(norm.clone(), vec![part], sigmoid, gate, at.rows);
                     self.program.ops.push(Op::Gate { gate, buf: hidden, rows: at.rows });
@@ -296,7 +296,7 @@ impl Lowering<'_> {
         if let Some(width) = spec.latent {
             assert!(post_norm.is_none(), "no description norms what latent experts give");
             let up = self.part(&at.name("ffn_latent_up"), n_embd, width)?;
-            let out = self.buffer("latent output of experts", width);
+            let out = self.buffer(width);
             let moe = Moe { out, adds: false, scale: 1.0, ..moe };
             self.program.ops.push(Op::Moe(Box::new(moe)));
             self.add_product(at, out, up, spec.out_scale, None);
@@ -319,13 +319,13 @@ impl Lowering<'_> {
                 self.store_product(hidden, None, down, out, at.rows);
                 let moe = Moe { out, scale: spec.out_scale, ..moe };
                 self.program.ops.push(Op::Moe(Box::new(moe)));
-                self.add_norm(at, Some(post_norm));
+                self.add_norm(at, out, post_norm);
             }
             (None, Some(post_norm)) => {
                 let out = self.beside();
                 let moe = Moe { out, adds: false, scale: spec.out_scale, ..moe };
                 self.program.ops.push(Op::Moe(Box::new(moe)));
-                self.add_norm(at, Some(post_norm));
+                self.add_norm(at, out, post_norm);
             }
         }
         Ok(())
@@ -337,7 +337,7 @@ impl Lowering<'_> {
         shape: [usize; 3],
         scales: TensorUse,
     ) -> Result<ExpertPart, ModelError> {
-        let weight = self.binder.stack(&format!("{name}.weight"), shape)?;
+        let weight = self.stack(&format!("{name}.weight"), shape)?;
         let own = self.binder.optional_vector(&format!("{name}.scale"), shape[0])?;
         self.binder.ignore(&format!("{name}.input_scale"));
         let bias = format!("{name}.bias");

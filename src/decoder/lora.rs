@@ -9,12 +9,13 @@
 //! that a tensor may have beside it (`.scale`) is its weight's, not the adapter's.
 
 use crate::backend::program::{
-    Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program, Router, Rows,
+    BoundWeight, Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program,
+    Router, Rows, WeightId,
 };
 use crate::model::{Adapter, LowRank, ModelError};
 use crate::tensor::Weight;
 use gguf_rs_lite::GgmlType;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
@@ -35,7 +36,7 @@ pub fn adapt(
     }
     let ops = std::mem::take(&mut program.ops);
     let mut adapting =
-        Adapting { program, adapters, kernels, adapted: HashSet::new(), buffers: Vec::new() };
+        Adapting { program, adapters, kernels, adapted: HashSet::new(), pairs: HashMap::new() };
     for op in ops {
         match op {
             Op::Embed { table, scale, addend, positions, out } => {
@@ -63,6 +64,7 @@ pub fn adapt(
             return Err((number, ModelError::NotAdaptable(target.into())));
         }
     }
+    program.share_buffers();
     Ok(())
 }
 
@@ -72,19 +74,8 @@ struct Adapting<'a> {
     kernels: &'a KernelTable,
     /// Names of tensors that were found.
     adapted: HashSet<String>,
-    /// Buffers by use and width: all products share them.
-    buffers: Vec<(Use, usize, Buf)>,
-}
-
-/// What a buffer holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// `A x`.
-    Ranks,
-    /// `B A x`.
-    Addend,
-    /// Of experts.
-    Scores,
+    /// `A` and `B` by the weights of the product that they adapt.
+    pairs: HashMap<Vec<WeightId>, [BoundWeight; 2]>,
 }
 
 const EMBEDDING: &str = "token_embd.weight";
@@ -110,10 +101,10 @@ impl Adapting<'_> {
             copy_columns(&pair.b, pair.rank, &mut b, rank, first);
             first += pair.rank;
         }
-        let ranks = self.buffer(Use::Ranks, rank);
+        let ranks = self.program.buffer(rank);
         let (name, rows) = (&table.name, table.rows);
-        let b = weight(format!("{name}.lora_b"), &b, table.cols, rank);
-        let table = weight(format!("{name}.lora_a"), &a, rows, rank);
+        let b = self.program.bind(weight(format!("{name}.lora_b"), &b, table.cols, rank));
+        let table = self.program.bind(weight(format!("{name}.lora_a"), &a, rows, rank));
         Ok(Some([
             Op::Embed { table, scale, addend: None, positions: None, out: ranks },
             product(ranks, None, b, Output::Add(out, 1.0), Rows::All),
@@ -135,16 +126,17 @@ impl Adapting<'_> {
         if rank == 0 {
             return Ok(None);
         }
-        let (mut a, mut b, mut first) = (Vec::new(), vec![0.0; rows * rank], 0);
-        for (row, pair) in &pairs {
-            a.extend_from_slice(&pair.a);
-            copy_columns(&pair.b, pair.rank, &mut b[row * rank..], rank, first);
-            first += pair.rank;
-        }
-        let name = &linear.parts[0].weight.name;
-        let a = weight(format!("{name}.lora_a"), &a, rank, a.len() / rank);
-        let b = weight(format!("{name}.lora_b"), &b, rows, rank);
-        let (ranks, addend) = (self.buffer(Use::Ranks, rank), self.buffer(Use::Addend, rows));
+        let of: Vec<WeightId> = linear.parts.iter().map(|part| part.weight.id()).collect();
+        let [a, b] = match self.pairs.get(&of) {
+            Some(known) => known.clone(),
+            None => {
+                let name = &linear.parts[0].weight.name;
+                let bound = stacked(name, &pairs, rows, rank).map(|w| self.program.bind(w));
+                self.pairs.insert(of, bound.clone());
+                bound
+            }
+        };
+        let (ranks, addend) = (self.program.buffer(rank), self.program.buffer(rows));
         let Linear { input, norm, rows, .. } = linear;
         let delta = [
             product(*input, norm.clone(), a, Output::Store(ranks), *rows),
@@ -161,7 +153,7 @@ impl Adapting<'_> {
             part.low_rank = pairs.collect();
         }
         let Router::Input(router) = &moe.router else { return Ok(()) };
-        let scores = self.buffer(Use::Scores, moe.n_experts);
+        let scores = self.program.buffer(moe.n_experts);
         let (norm, out) = (moe.norm.clone(), Output::Store(scores));
         let mut linear = Linear {
             input: moe.input,
@@ -181,16 +173,6 @@ impl Adapting<'_> {
         Ok(())
     }
 
-    fn buffer(&mut self, used_for: Use, width: usize) -> Buf {
-        let known = self.buffers.iter().find(|(u, w, _)| (*u, *w) == (used_for, width));
-        if let Some(&(.., buf)) = known {
-            return buf;
-        }
-        let buf = self.program.buffer(width);
-        self.buffers.push((used_for, width, buf));
-        buf
-    }
-
     /// The matrices of all adapters for a weight.
     fn low_rank(&mut self, weight: &Weight) -> Result<Vec<LowRank>, AdaptError> {
         let mut pairs = Vec::new();
@@ -206,6 +188,18 @@ impl Adapting<'_> {
     }
 }
 
+/// `A` and `B` of a product of `rows` rows from the pairs of its parts, beside the first row of each.
+fn stacked(name: &str, pairs: &[(usize, LowRank)], rows: usize, rank: usize) -> [Weight; 2] {
+    let (mut a, mut b, mut first) = (Vec::new(), vec![0.0; rows * rank], 0);
+    for (row, pair) in pairs {
+        a.extend_from_slice(&pair.a);
+        copy_columns(&pair.b, pair.rank, &mut b[row * rank..], rank, first);
+        first += pair.rank;
+    }
+    let a = weight(format!("{name}.lora_a"), &a, rank, a.len() / rank);
+    [a, weight(format!("{name}.lora_b"), &b, rows, rank)]
+}
+
 /// Copies a matrix of `n` columns to the columns from `first` of one of `cols`.
 fn copy_columns(from: &[f32], n: usize, to: &mut [f32], cols: usize, first: usize) {
     for (from, to) in from.chunks_exact(n).zip(to.chunks_exact_mut(cols)) {
@@ -218,7 +212,7 @@ fn weight(name: String, values: &[f32], rows: usize, cols: usize) -> Weight {
     Weight::owned(&name, GgmlType::F32, [1, rows, cols], bytes)
 }
 
-fn product(input: Buf, norm: Option<Norm>, weight: Weight, out: Output, rows: Rows) -> Op {
+fn product(input: Buf, norm: Option<Norm>, weight: BoundWeight, out: Output, rows: Rows) -> Op {
     let parts = vec![Part { weight, scale: 1.0, bias: None }];
     Op::Linear(Linear { input, norm, parts, addend: None, epilogue: Epilogue::None, out, rows })
 }

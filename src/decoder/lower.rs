@@ -2,13 +2,16 @@
 //! The fusions are chosen here, once.
 
 use crate::backend::program::{
-    Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program, Rows,
+    BoundWeight, Buf, Epilogue, Gather, Linear, Norm, NormKind, Op, Output, Part, Piece, Program,
+    Rows,
 };
 use crate::model::{
     Binder, CycleSpec, DenseSpec, EmbedNorm, Ffn, LayerSpec, ModelError, ModelSpec, NormFormula,
     OutputScale, Residual, RouterInput, TensorUse,
 };
+use crate::tensor::Weight;
 use gguf_rs_lite::GgufFile;
+use std::collections::HashMap;
 use std::f32::consts::FRAC_1_SQRT_2;
 use std::sync::Arc;
 use teff_kernels::{Activation, KernelTable};
@@ -25,11 +28,10 @@ pub fn lower(
         program: Program::default(),
         spec,
         n_ctx,
+        weights: HashMap::new(),
         kv_layers: Vec::new(),
         scales_of: (0, 0),
         x: Buf(0),
-        y: Buf(0),
-        buffers: Vec::new(),
     };
     lowering.model()?;
     let n_layers = spec.layers.len();
@@ -41,7 +43,14 @@ pub fn lower(
     }
     spec.unused.iter().for_each(|prefix| lowering.binder.ignore_layers(prefix));
     lowering.binder.finish()?;
+    check(&lowering.program)?;
+    lowering.program.share_buffers();
     Ok(lowering.program)
+}
+
+/// Refuses a program that no backend could run.
+pub(super) fn check(program: &Program) -> Result<(), ModelError> {
+    program.check().map_err(|error| ModelError::Program { problem: error.to_string() })
 }
 
 pub(super) struct Lowering<'a> {
@@ -50,6 +59,8 @@ pub(super) struct Lowering<'a> {
     pub spec: &'a ModelSpec,
     /// Tokens that a sequence may have.
     pub n_ctx: usize,
+    /// Weights of the program by the names of their tensors.
+    weights: HashMap<String, BoundWeight>,
     /// Index into [`Program::kv`] of what each layer so far reads.
     pub kv_layers: Vec<usize>,
     /// Number of the layer's tensors in the file, and of its `*.scale`: the reference implementation
@@ -57,10 +68,6 @@ pub(super) struct Lowering<'a> {
     scales_of: (usize, usize),
     /// The residual stream.
     pub x: Buf,
-    /// Output of a part that is normalized before it is added to the stream.
-    y: Buf,
-    /// Buffers inside a layer, by use and width: all layers share them.
-    buffers: Vec<(&'static str, usize, Buf)>,
 }
 
 impl Lowering<'_> {
@@ -69,14 +76,13 @@ impl Lowering<'_> {
         const TABLE: &str = "token_embd.weight";
         let n_vocab = self.binder.dims(TABLE).and_then(|dims| dims.get(1).copied());
         let n_vocab = n_vocab.ok_or_else(|| ModelError::MissingTensor(TABLE.into()))? as usize;
-        let table = self.binder.matrix(TABLE, n_vocab, n_embd)?;
+        let table = self.matrix(TABLE, n_vocab, n_embd)?;
         self.program.n_vocab = n_vocab;
         self.program.bidirectional = self.spec.bidirectional;
         self.x = self.program.buffer(n_embd);
-        self.y = self.x;
         const POSITIONS: &str = "position_embd.weight";
         let positions = match self.spec.learned_positions {
-            true => Some(self.binder.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
+            true => Some(self.matrix(POSITIONS, self.spec.n_ctx_train, n_embd)?),
             false => None,
         };
         const TYPES: &str = "token_types.weight";
@@ -119,7 +125,7 @@ impl Lowering<'_> {
         }
         let skips = |layer: &LayerSpec| layer.output_scale == OutputScale::Embeddings;
         let embeddings = match self.spec.layers.iter().any(skips) {
-            true => self.copy_of_stream("embeddings", Rows::All),
+            true => self.copy_of_stream(Rows::All),
             false => self.x,
         };
         let layer_embed = match self.spec.layer_embed {
@@ -149,7 +155,7 @@ impl Lowering<'_> {
             let scores = match &layer.ffn {
                 Ffn::Moe(moe) if moe.router == RouterInput::Layer => {
                     let part = self.part(&at.name("ffn_gate_inp"), moe.n_experts, n_embd)?;
-                    let scores = self.buffer("expert scores", moe.n_experts);
+                    let scores = self.buffer(moe.n_experts);
                     self.read_stream(None, vec![part], Epilogue::None, scores, rows);
                     Some(scores)
                 }
@@ -241,7 +247,7 @@ impl Lowering<'_> {
     fn layer_embeddings(&mut self, len: usize, n_vocab: usize) -> Result<Buf, ModelError> {
         let (n_embd, n_layers) = (self.spec.n_embd, self.spec.layers.len());
         let width = n_layers * len;
-        let table = self.binder.matrix("per_layer_token_embd.weight", n_vocab, width)?;
+        let table = self.matrix("per_layer_token_embd.weight", n_vocab, width)?;
         let out = self.program.buffer(width);
         let scale = (len as f32).sqrt() * FRAC_1_SQRT_2;
         self.program.ops.push(Op::Embed { table, scale, addend: None, positions: None, out });
@@ -281,10 +287,10 @@ impl Lowering<'_> {
         len: usize,
     ) -> Result<(Buf, Part), ModelError> {
         let n_embd = self.spec.n_embd;
-        let own = self.buffer("layer's embedding", len);
+        let own = self.buffer(len);
         let pieces = vec![Piece::heads(embeddings, at.index * len, 0, len, 1)];
         self.program.ops.push(Op::Gather(Gather { pieces, out: own, rows: at.rows }));
-        let gate = self.buffer("gate of the layer's embedding", len);
+        let gate = self.buffer(len);
         let part = self.part(&at.name("inp_gate"), len, n_embd)?;
         self.read_stream(None, vec![part], Epilogue::Act(Activation::Gelu), gate, at.rows);
         self.program.ops.push(Op::Gate { gate: own, buf: gate, rows: at.rows });
@@ -331,7 +337,7 @@ impl Lowering<'_> {
             self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
             return Ok(());
         }
-        let buf = self.buffer("scaled embeddings", n_embd);
+        let buf = self.buffer(n_embd);
         let pieces = vec![Piece::heads(embeddings, 0, 0, n_embd, 1)];
         self.program.ops.push(Op::Gather(Gather { pieces, out: buf, rows }));
         self.program.ops.push(Op::Scale { buf, factors, rows });
@@ -339,9 +345,9 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The stream as it is, in the buffer for a use.
-    fn copy_of_stream(&mut self, used_for: &'static str, rows: Rows) -> Buf {
-        let out = self.buffer(used_for, self.spec.n_embd);
+    /// A copy of the stream as it is.
+    fn copy_of_stream(&mut self, rows: Rows) -> Buf {
+        let out = self.buffer(self.spec.n_embd);
         let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
         self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
         out
@@ -355,15 +361,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The buffer for a use and a width.
-    pub fn buffer(&mut self, used_for: &'static str, width: usize) -> Buf {
-        let known = self.buffers.iter().find(|(name, w, _)| (*name, *w) == (used_for, width));
-        if let Some(&(.., buf)) = known {
-            return buf;
-        }
-        let buf = self.program.buffer(width);
-        self.buffers.push((used_for, width, buf));
-        buf
+    /// A new buffer of `width` elements per token. [`Program::share_buffers`] has those share memory
+    /// that are not in use at the same time.
+    pub fn buffer(&mut self, width: usize) -> Buf {
+        self.program.buffer(width)
     }
 
     /// The norm of this name.
@@ -404,9 +405,40 @@ impl Lowering<'_> {
         Ok(norm.map(|norm| Norm { eps: self.spec.post_norm_eps, ..norm }))
     }
 
+    /// The matrix `[rows][cols]` of this name as a weight of the program.
+    pub fn matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<BoundWeight, ModelError> {
+        self.bound(name, [1, rows, cols], |binder| binder.matrix(name, rows, cols))
+    }
+
+    /// The stack of matrices `[n][rows][cols]` of this name as a weight of the program.
+    pub fn stack(&mut self, name: &str, shape: [usize; 3]) -> Result<BoundWeight, ModelError> {
+        self.bound(name, shape, |binder| binder.stack(name, shape))
+    }
+
+    /// The weight of this name and shape: the one that the program has already, or a new one.
+    fn bound(
+        &mut self,
+        name: &str,
+        shape: [usize; 3],
+        claim: impl FnOnce(&mut Binder<'_>) -> Result<Weight, ModelError>,
+    ) -> Result<BoundWeight, ModelError> {
+        if let Some(known) = self.weights.get(name).filter(|known| known.shape() == shape) {
+            return Ok(known.clone());
+        }
+        let weight = claim(&mut self.binder)?;
+        let bound = self.program.bind(weight);
+        self.weights.insert(name.to_string(), bound.clone());
+        Ok(bound)
+    }
+
     /// The matrix `name.weight`, with `name.scale` and `name.bias` if there are any.
     pub fn part(&mut self, name: &str, rows: usize, cols: usize) -> Result<Part, ModelError> {
-        let weight = self.binder.matrix(&format!("{name}.weight"), rows, cols)?;
+        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
         let bias = self.binder.optional_vector(&format!("{name}.bias"), rows)?;
         let (block, place) = self.scales_of;
         let of_scales = match name.strip_prefix(&format!("blk.{block}.")) {
@@ -465,10 +497,7 @@ impl Lowering<'_> {
 
     /// A buffer beside the residual stream, for what is normalized before it is added.
     pub fn beside(&mut self) -> Buf {
-        if self.y == self.x {
-            self.y = self.program.buffer(self.spec.n_embd);
-        }
-        self.y
+        self.buffer(self.spec.n_embd)
     }
 
     /// A product that is stored.
@@ -503,8 +532,9 @@ impl Lowering<'_> {
         post_norm: Option<Norm>,
     ) {
         let (rows, scale) = (at.rows, scale * at.layer.residual_scale);
-        let out = match post_norm {
-            Some(_) => Output::Store(self.beside()),
+        let beside = post_norm.is_some().then(|| self.beside());
+        let out = match beside {
+            Some(beside) => Output::Store(beside),
             None => Output::Add(self.x, scale),
         };
         self.program.ops.push(Op::Linear(Linear {
@@ -516,15 +546,15 @@ impl Lowering<'_> {
             out,
             rows,
         }));
-        self.add_norm(at, post_norm);
+        if let (Some(beside), Some(norm)) = (beside, post_norm) {
+            self.add_norm(at, beside, norm);
+        }
     }
 
-    /// Adds what is beside the stream by way of its norm, if there is one.
-    pub fn add_norm(&mut self, at: Place<'_>, norm: Option<Norm>) {
-        if let Some(norm) = norm {
-            let (input, out, scale) = (self.y, self.x, at.layer.residual_scale);
-            self.program.ops.push(Op::AddNorm { input, norm, scale, out, rows: at.rows });
-        }
+    /// Adds the norm of a buffer to the stream.
+    pub fn add_norm(&mut self, at: Place<'_>, input: Buf, norm: Norm) {
+        let (out, scale, rows) = (self.x, at.layer.residual_scale, at.rows);
+        self.program.ops.push(Op::AddNorm { input, norm, scale, out, rows });
     }
 }
 

@@ -165,6 +165,7 @@ impl Decoder {
         kernels: &'static KernelTable,
         options: &DecoderOptions,
     ) -> Result<Decoder, ModelError> {
+        lower::check(&program)?;
         if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
             return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
         }
@@ -183,7 +184,7 @@ impl Decoder {
         let max_batch = options.max_batch.min(STEP_BYTES_MAX / bytes_per_token.max(1)).max(1);
         let backend = CpuBackend::new(
             kernels,
-            program,
+            Arc::new(program),
             max_batch,
             options.max_outputs.clamp(1, max_batch),
             options.max_threads,

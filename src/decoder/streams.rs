@@ -28,13 +28,13 @@ impl Lowering<'_> {
     /// The mean of the streams, the others projected back.
     pub(super) fn close_streams(&mut self, streams: Buf) -> Result<(), ModelError> {
         let (n, n_embd, rows) = (self.spec.n_streams, self.spec.n_embd, Rows::Outputs);
-        let others = self.buffer("other streams", (n - 1) * n_embd);
+        let others = self.buffer((n - 1) * n_embd);
         let piece = Piece::heads(streams, n_embd, n_embd, n_embd, n - 1);
         self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: others, rows }));
         let piece = Piece::heads(streams, 0, 0, n_embd, 1);
         self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: self.x, rows }));
         let others = self.projected("altup_unembd_proj", others, n_embd, rows)?;
-        let one = self.buffer("stream", n_embd);
+        let one = self.buffer(n_embd);
         for i in 0..n - 1 {
             let piece = Piece::heads(others, i * n_embd, 0, n_embd, 1);
             self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: one, rows }));
@@ -54,8 +54,8 @@ impl Lowering<'_> {
         rows: Rows,
     ) -> Result<Buf, ModelError> {
         let (n, n_embd) = (self.spec.n_streams - 1, self.spec.n_embd);
-        let weight = self.binder.stack(&format!("{name}.weight"), [n, n_embd, n_embd])?;
-        let out = self.buffer("projected streams", n * n_embd);
+        let weight = self.stack(&format!("{name}.weight"), [n, n_embd, n_embd])?;
+        let out = self.buffer(n * n_embd);
         let (scale, out_stride) = (1.0, n_embd);
         let op = HeadLinear { input, input_stride, weight, scale, out, out_stride, rows };
         self.program.ops.push(Op::HeadLinear(op));
@@ -96,7 +96,7 @@ impl Lowering<'_> {
         let added = self.beside();
         self.store_product(gated, None, part, added, rows);
         let norm = self.layer_norm(at, Some("post_norm"))?;
-        let normed = self.buffer("stream", n_embd);
+        let normed = self.buffer(n_embd);
         let piece = Piece { norm, ..Piece::heads(added, 0, 0, n_embd, 1) };
         self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: normed, rows }));
         self.program.ops.push(Op::Add { input: normed, out: streams, from: n_embd, rows });
@@ -130,13 +130,13 @@ impl Lowering<'_> {
     pub(super) fn laurel(&mut self, at: Place<'_>, rank: usize) -> Result<Buf, ModelError> {
         let (n_embd, rows) = (self.spec.n_embd, at.rows);
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
-        let low = self.buffer("low rank", rank);
+        let low = self.buffer(rank);
         let part = self.part(&at.name("laurel_l"), rank, n_embd)?;
         self.read_stream(norm.clone(), vec![part], Epilogue::None, low, rows);
         let product = self.beside();
         let part = self.part(&at.name("laurel_r"), n_embd, rank)?;
         self.store_product(low, None, part, product, rows);
-        let branch = self.buffer("low-rank branch", n_embd);
+        let branch = self.buffer(n_embd);
         let piece = Piece { norm, ..Piece::heads(self.x, 0, 0, n_embd, 1) };
         self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: branch, rows }));
         let norm = self.norm(&at.name("laurel_post_norm"), n_embd)?;

@@ -67,6 +67,12 @@ pub enum ModelError {
         /// The largest rank.
         max: u64,
     },
+    /// The description, or an adapter, gave a program that cannot be run: a bug of this library, or
+    /// metadata that contradict each other in a way that no other check has found.
+    Program {
+        /// The operation and what is wrong with it.
+        problem: String,
+    },
     /// Big-endian tensors that nobody has turned around.
     BigEndian,
 }
@@ -113,6 +119,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::Rank { name, rank, max } => {
                 write!(f, "tensor `{name}` has a rank of {rank}, more than {max}")
+            }
+            ModelError::Program { problem } => {
+                write!(f, "the model was lowered to a program that cannot run: {problem}")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
         }

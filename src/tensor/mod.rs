@@ -16,8 +16,6 @@ pub struct Weight {
     pub cols: usize,
     /// Matrices in the stack: the experts of a mixture, otherwise 1.
     pub n: usize,
-    /// Number of the interleaved form that a backend keeps of it.
-    pub interleaved: Option<usize>,
     bytes: Bytes,
 }
 
@@ -33,7 +31,7 @@ impl Weight {
         let dim = |i: usize| info.dims.get(i).map_or(1, |&d| d as usize);
         let bytes = Bytes::Mapped(file.clone(), info.clone());
         let (cols, rows, n) = (dim(0), dim(1), dim(2) * dim(3));
-        Weight { name: info.name.clone(), ty: info.ty, rows, cols, n, interleaved: None, bytes }
+        Weight { name: info.name.clone(), ty: info.ty, rows, cols, n, bytes }
     }
 
     /// A weight with bytes of its own.
@@ -49,7 +47,7 @@ impl Weight {
         let expected = ty.bytes_of((n * rows * cols) as u64);
         assert_eq!(expected, Some(bytes.len() as u64), "bytes of {name}");
         let (name, bytes) = (name.to_string(), Bytes::Owned(bytes));
-        Weight { name, ty, rows, cols, n, interleaved: None, bytes }
+        Weight { name, ty, rows, cols, n, bytes }
     }
 
     /// All bytes.

@@ -1,9 +1,10 @@
 //! Texts to vectors against the reference's, and against themselves: neighbours in a step, cuts
 //! between steps and threads change no bit.
 
-use crate::decoder::{model, options, quantized};
+use crate::decoder::{NAIVE_NMSE_MAX, model, options, quantized};
 use crate::fixture_model::{self, Fixture};
 use crate::measure::{bits, difference_max, nmse_max};
+use crate::reference::model_error;
 use gguf_rs_lite::{GgmlType, GgufFile, Scalar};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,10 @@ pub fn check_fixture(name: &str) {
     let mut vectors =
         |text: &[u32], pooling| alone.embed(&[text.to_vec()], pooling).unwrap().pop().unwrap();
     let first = vectors(&tokens, Pooling::None);
+    let mut described = model(gguf.clone());
+    described.give_vectors();
+    let naive = model_error(&described, tokens.len(), &tokens, &first);
+    assert!(naive <= NAIVE_NMSE_MAX, "{name}: NMSE {naive:.2e} to the naive backend");
     let mut error = nmse_max(&first, of_tokens, n_out);
     for (pooling, row) in POOLED.into_iter().zip(pooled.chunks(n_out)) {
         error = error.max(nmse_max(&vectors(&tokens, pooling), row, n_out));

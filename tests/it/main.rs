@@ -20,6 +20,7 @@ mod lora;
 mod measure;
 #[cfg(feature = "cli")]
 mod real_models;
+mod reference;
 mod require;
 mod sampling;
 mod tokenizers;

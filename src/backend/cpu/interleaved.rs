@@ -10,11 +10,9 @@
 //! them several times as fast.
 
 use super::Context;
-use super::matmul::weights_mut;
 use super::pool::{Phase, Shared};
 use super::topology::available_bytes;
-use crate::backend::program::{Op, Program};
-use crate::tensor::Weight;
+use crate::backend::program::{BoundWeight, Program};
 use std::ops::Range;
 use teff_kernels::{Ahead, KernelTable};
 
@@ -33,12 +31,14 @@ const AVAILABLE_SHARE: usize = 2;
 pub(super) struct Interleaved {
     bytes: Shared<u8>,
     weights: Vec<Entry>,
+    /// Index into `weights` by [`WeightId`](crate::backend::program::WeightId).
+    by_id: Vec<Option<usize>>,
     /// The first weight that is not done.
     next: usize,
 }
 
 struct Entry {
-    weight: Weight,
+    weight: BoundWeight,
     /// Rows of a group, their bytes in the file, and the group's.
     lanes: usize,
     file_bytes: usize,
@@ -58,19 +58,23 @@ pub(super) struct Part {
 impl Interleaved {
     /// No weight ever.
     pub fn none() -> Interleaved {
-        Interleaved { bytes: Shared::new(0, 0), weights: Vec::new(), next: 0 }
+        Interleaved { bytes: Shared::new(0, 0), weights: Vec::new(), by_id: Vec::new(), next: 0 }
     }
 
     /// All weights that the kernels have such a form of, none of them done. Without enough memory,
     /// only those that take no more of it than in the file, or none at all.
-    pub fn plan(kernels: &KernelTable, program: &mut Program) -> Interleaved {
+    pub fn plan(kernels: &KernelTable, program: &Program) -> Interleaved {
         let most = available_bytes().map_or(0, |available| available / AVAILABLE_SHARE);
         for may_grow in [true, false] {
             let (weights, end) = entries(kernels, program, may_grow);
             if end <= most
                 && let Ok(bytes) = Shared::mapped(end)
             {
-                return Interleaved { bytes, weights, next: 0 };
+                let mut by_id = vec![None; program.weights.len()];
+                for (i, entry) in weights.iter().enumerate() {
+                    by_id[entry.weight.id().0] = Some(i);
+                }
+                return Interleaved { bytes, weights, by_id, next: 0 };
             }
         }
         Interleaved::none()
@@ -130,43 +134,38 @@ impl Interleaved {
     }
 
     /// Where the groups that rows `rows` of the stack lie in are, if all of them are there.
-    pub fn groups(&self, weight: &Weight, rows: Range<usize>) -> Option<Range<usize>> {
-        let entry = self.weights.get(weight.interleaved?)?;
+    pub fn groups(&self, weight: &BoundWeight, rows: Range<usize>) -> Option<Range<usize>> {
+        let entry = &self.weights[(*self.by_id.get(weight.id().0)?)?];
         let groups = rows.start / entry.lanes..rows.end.div_ceil(entry.lanes);
         let bytes = |group: usize| (entry.groups.start + group) * entry.group_bytes;
         (groups.end <= entry.done).then(|| bytes(groups.start)..bytes(groups.end))
     }
 }
 
-/// The weights that have an interleaved form, if it is no larger or `may_grow`, and the bytes of all.
-fn entries(kernels: &KernelTable, program: &mut Program, may_grow: bool) -> (Vec<Entry>, usize) {
+/// The products that have an interleaved form, if it is no larger or `may_grow`, in the order of
+/// their first use, and the bytes of all.
+fn entries(kernels: &KernelTable, program: &Program, may_grow: bool) -> (Vec<Entry>, usize) {
     let mut weights: Vec<Entry> = Vec::new();
+    let mut is_known = vec![false; program.weights.len()];
     let mut end = 0;
-    for weight in program.ops.iter_mut().flat_map(weights_mut) {
-        weight.interleaved = None;
+    for weight in program.products() {
+        if std::mem::replace(&mut is_known[weight.id().0], true) {
+            continue;
+        }
         let Some(kernels) = kernels.types(weight.ty) else { continue };
         let Some(lanes) = kernels.lanes() else { continue };
         let row_bytes = kernels.interleaved_row_bytes(weight.row_bytes());
         if row_bytes > weight.row_bytes() && !may_grow {
             continue;
         }
-        let known = weights.iter().position(|entry| entry.weight.name == weight.name);
-        weight.interleaved = Some(known.unwrap_or_else(|| {
-            let file_bytes = lanes * weight.row_bytes();
-            let group_bytes = lanes * row_bytes;
-            let first = end / group_bytes + usize::from(end % group_bytes != 0);
-            // Rows that fill no group stay as they are.
-            let groups = first..first + weight.n * weight.rows / lanes;
-            end = groups.end * group_bytes;
-            let weight = weight.clone();
-            weights.push(Entry { weight, lanes, file_bytes, group_bytes, groups, done: 0 });
-            weights.len() - 1
-        }));
-    }
-    for op in &mut program.ops {
-        if let Op::Embed { table, .. } = op {
-            table.interleaved = weights.iter().position(|e| e.weight.name == table.name);
-        }
+        let file_bytes = lanes * weight.row_bytes();
+        let group_bytes = lanes * row_bytes;
+        let first = end / group_bytes + usize::from(end % group_bytes != 0);
+        // Rows that fill no group stay as they are.
+        let groups = first..first + weight.n * weight.rows / lanes;
+        end = groups.end * group_bytes;
+        let weight = weight.clone();
+        weights.push(Entry { weight, lanes, file_bytes, group_bytes, groups, done: 0 });
     }
     (weights, end)
 }

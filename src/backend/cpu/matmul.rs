@@ -9,7 +9,7 @@ use super::{
     Context, CpuBackend, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index,
 };
 use crate::backend::program::{
-    Buf, Epilogue, HeadLinear, Linear, Moe, Norm, Op, Output, Part, Program, Router,
+    BoundWeight, Buf, Epilogue, HeadLinear, Linear, Norm, Op, Output, Part, Program,
 };
 use crate::tensor::Weight;
 use std::ops::Range;
@@ -114,41 +114,6 @@ fn acts_from<'a>(
     }
 }
 
-/// The weights of an operation that are multiplied with activations.
-fn weights(op: &Op) -> Vec<&Weight> {
-    match op {
-        Op::Linear(op) => op.parts.iter().map(|part| &part.weight).collect(),
-        Op::HeadLinear(op) => vec![&op.weight],
-        Op::Moe(moe) => {
-            let router = match &moe.router {
-                Router::Input(part) => Some(&part.weight),
-                Router::Scores(_) => None,
-            };
-            let gate = moe.gate.as_ref().map(|gate| &gate.weight);
-            router.into_iter().chain(gate).chain([&moe.up.weight, &moe.down.weight]).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The same, to be changed.
-pub(super) fn weights_mut(op: &mut Op) -> Vec<&mut Weight> {
-    match op {
-        Op::Linear(op) => op.parts.iter_mut().map(|part| &mut part.weight).collect(),
-        Op::Moe(moe) => {
-            let Moe { router, gate, up, down, .. } = &mut **moe;
-            let router = match router {
-                Router::Input(part) => Some(&mut part.weight),
-                Router::Scores(_) => None,
-            };
-            let gate = gate.as_mut().map(|gate| &mut gate.weight);
-            let rest = [&mut up.weight, &mut down.weight];
-            router.into_iter().chain(gate).chain(rest).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
 /// Elements of q, d, s and x that packed inputs of this format need at most.
 pub(super) fn pack_lens(
     kernels: &KernelTable,
@@ -157,7 +122,7 @@ pub(super) fn pack_lens(
     max_tokens: usize,
 ) -> [usize; 4] {
     let mut lens = [0; 4];
-    for weight in program.ops.iter().flat_map(weights) {
+    for weight in program.products() {
         let of_type = kernels.types(weight.ty).unwrap_or_else(|| panic!("no kernel: {weight:?}"));
         if of_type.act != format {
             continue;
@@ -356,7 +321,7 @@ impl Context<'_> {
 
     /// Tells the worker what it reads first of the next product of `ops`.
     pub(super) fn expect_product<'p>(&self, mut ops: impl Iterator<Item = &'p Op>) {
-        let ahead = match ops.find(|op| matches!(op, Op::Linear(_) | Op::Moe(_))) {
+        let ahead = match ops.find(|op| op.products().next().is_some()) {
             Some(Op::Linear(op)) => self.first_bytes(op),
             _ => Ahead::NONE,
         };
@@ -385,7 +350,7 @@ impl Context<'_> {
     pub(super) fn products<'w>(
         &self,
         source: Source<'_>,
-        weights: impl Iterator<Item = &'w Weight> + Clone,
+        weights: impl Iterator<Item = &'w BoundWeight> + Clone,
         n_rows: usize,
         scratch: &mut WorkerScratch,
         mut f: impl FnMut(&Operands<'_>, &mut Ticket<'_>, &mut Scratch, &mut Vec<f32>),
@@ -473,7 +438,7 @@ impl Context<'_> {
     /// `y = W x` for rows `rows` of matrix `index`, `[tokens][rows]`.
     pub(super) fn multiply(
         &self,
-        weight: &Weight,
+        weight: &BoundWeight,
         index: usize,
         rows: Range<usize>,
         operands: &Operands<'_>,

@@ -16,7 +16,7 @@ use super::pages::{Arena, PageId};
 use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
 use super::recurrent::States;
 use pool::{Leader, Phase, Shared, Worker};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use teff_kernels::{ActFormat, BlockMax, FloatOps, KernelTable, MAX_BLOCK, Scratch};
 
 /// What a step computes: a batch of tokens of one or more sequences.
@@ -91,7 +91,7 @@ struct WorkerScratch {
 /// A program with its buffers.
 pub struct CpuBackend {
     kernels: &'static KernelTable,
-    program: Program,
+    program: Arc<Program>,
     buffers: Vec<Shared<f32>>,
     /// Per token: cosines, then sines.
     ropes: Vec<Shared<f32>>,
@@ -152,14 +152,14 @@ impl CpuBackend {
     /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
     pub fn new(
         kernels: &'static KernelTable,
-        mut program: Program,
+        program: Arc<Program>,
         max_tokens: usize,
         max_outputs: usize,
         max_threads: usize,
         repack: bool,
     ) -> CpuBackend {
         let interleaved = match repack {
-            true => interleaved::Interleaved::plan(kernels, &mut program),
+            true => interleaved::Interleaved::plan(kernels, &program),
             false => interleaved::Interleaved::none(),
         };
         let packs = FORMATS.map(|format| {

@@ -45,7 +45,7 @@ impl Context<'_> {
     }
 
     pub(super) fn conv(&self, op: &Conv, scratch: &mut WorkerScratch) {
-        let n_channels = op.weight.len() / op.taps;
+        let n_channels = op.n_channels();
         let (input, out) = (&self.backend.buffers[op.input.0], &self.backend.buffers[op.out.0]);
         let past = op.taps - 1;
         let Scratch { y, shared: window } = &mut scratch.recurrent;

@@ -52,10 +52,10 @@ impl Lowering<'_> {
         if spec.qkv_biases == TensorUse::Ignore {
             parts.iter_mut().for_each(|part| part.bias = None);
         }
-        let qkv = self.buffer("qkv", q + k + v);
+        let qkv = self.buffer(q + k + v);
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
         let is_wider = width > q + k + v;
-        let products = if is_wider { self.buffer("products for qkv", width) } else { qkv };
+        let products = if is_wider { self.buffer(width) } else { qkv };
         self.read_stream(norm.clone(), parts, Epilogue::None, products, Rows::All);
         if is_wider {
             let stride = q_rows / n_heads;
@@ -107,7 +107,7 @@ impl Lowering<'_> {
             true => Some(self.binder.vector(&at.name("attn_sinks.weight"), n_heads)?),
             false => None,
         };
-        let out = self.buffer("attention", n_heads * v_dim);
+        let out = self.buffer(n_heads * v_dim);
         self.program.ops.push(Op::Attention(Attention {
             qkv,
             n_heads,
@@ -124,7 +124,7 @@ impl Lowering<'_> {
             AttentionGate::Heads => Some(n_heads),
             AttentionGate::Elements => Some(n_heads * v_dim),
             AttentionGate::InQuery => {
-                let gate = self.buffer("attention gate", q);
+                let gate = self.buffer(q);
                 let piece = Piece {
                     act: Some(spec.gate_act),
                     ..Piece::heads(products, k_dim, 2 * k_dim, k_dim, n_heads)
@@ -138,7 +138,7 @@ impl Lowering<'_> {
         if let Some(width) = gate_width {
             // The reference implementation loads and ignores its scale.
             let part = Part { scale: 1.0, ..self.part(&at.name("attn_gate"), width, n_embd)? };
-            let gate = self.buffer("attention gate", width);
+            let gate = self.buffer(width);
             self.read_stream(norm, vec![part], Epilogue::Act(spec.gate_act), gate, at.rows);
             self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
         }

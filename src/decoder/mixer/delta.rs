@@ -43,13 +43,13 @@ impl Lowering<'_> {
             }
         };
         let weight = super::taps_first(&weight, taps);
-        let qkv = self.buffer("convolved", n_channels);
+        let qkv = self.buffer(n_channels);
         let state = self.program.state(n_channels * (taps - 1));
         let (factors, bias, act) = (None, None, Some(Activation::Silu));
         let conv = Conv { input, from, factors, weight, taps, bias, act, state, out: qkv };
         self.program.ops.push(Op::Conv(conv));
 
-        let out = self.buffer("delta", n_values);
+        let out = self.buffer(n_values);
         let n_alpha = match spec.decay {
             DeltaDecay::Heads => n_heads,
             DeltaDecay::Channels | DeltaDecay::BoundedChannels(_) => n_heads * k_dim,
@@ -138,7 +138,7 @@ impl Lowering<'_> {
             parts.push(self.delta_part(at, "ssm_alpha", n_heads, n_embd, spec)?);
             (0..n_heads).map(|head| (first + head, first + n_heads + head)).unzip()
         };
-        let input = self.buffer("delta in", first + 2 * n_heads);
+        let input = self.buffer(first + 2 * n_heads);
         self.read_stream(norm, parts, Epilogue::None, input, Rows::All);
         let gate = (input, n_channels);
         Ok((input, Controls { alpha: (input, alpha), beta: (input, beta), gate }))
@@ -161,15 +161,15 @@ impl Lowering<'_> {
         }
         parts.push(self.delta_part(at, "ssm_beta", n_heads, n_embd, spec)?);
         let first_beta = rank + spec.n_channels();
-        let input = self.buffer("delta in", first_beta + n_heads);
+        let input = self.buffer(first_beta + n_heads);
         self.read_stream(norm.clone(), parts, Epilogue::None, input, Rows::All);
-        let alpha = self.buffer("decay", n_heads * k_dim);
+        let alpha = self.buffer(n_heads * k_dim);
         let part = self.delta_part(at, "ssm_f_b", n_heads * k_dim, rank, spec)?;
         self.store_product(input, None, part, alpha, Rows::All);
-        let low = self.buffer("latent of the gate", rank);
+        let low = self.buffer(rank);
         let part = self.delta_part(at, "ssm_g_a", rank, n_embd, spec)?;
         self.read_stream(norm, vec![part], Epilogue::None, low, Rows::All);
-        let gate = self.buffer("delta gate", n_values);
+        let gate = self.buffer(n_values);
         let part = self.delta_part(at, "ssm_g_b", n_values, rank, spec)?;
         self.store_product(low, None, part, gate, Rows::All);
         let controls = Controls {
@@ -203,7 +203,7 @@ impl Lowering<'_> {
         }
         let first_gate = n_alpha + spec.n_channels();
         let first_beta = first_gate + n_values;
-        let input = self.buffer("delta in", first_beta + n_heads);
+        let input = self.buffer(first_beta + n_heads);
         self.read_stream(norm, parts, Epilogue::None, input, Rows::All);
         let controls = Controls {
             alpha: (input, (0..n_heads).map(|head| head * k_dim).collect()),

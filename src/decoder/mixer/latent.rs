@@ -4,7 +4,8 @@
 
 use super::attention::temperature;
 use crate::backend::program::{
-    Attention, Buf, Epilogue, Gather, HeadLinear, KvShape, Op, Part, Piece, RopeKv, Rows,
+    Attention, BoundWeight, Buf, Epilogue, Gather, HeadLinear, KvShape, Op, Part, Piece, RopeKv,
+    Rows,
 };
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{LatentCache, LatentSpec, ModelError};
@@ -20,7 +21,7 @@ impl Lowering<'_> {
         let n_embd = self.spec.n_embd;
         let head = n_content + n_position;
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
-        let queries = self.buffer("latent queries", n_heads * head);
+        let queries = self.buffer(n_heads * head);
         let width = n_heads * head;
         // The reference implementation ignores the scales of queries.
         let unscaled = |part| Part { scale: 1.0, ..part };
@@ -31,14 +32,14 @@ impl Lowering<'_> {
             }
             Some(q_rank) => {
                 let part = self.part(&at.name("attn_q_a"), q_rank, n_embd)?;
-                let low = self.buffer("latent of queries", q_rank);
+                let low = self.buffer(q_rank);
                 self.read_stream(norm.clone(), vec![part], Epilogue::None, low, Rows::All);
                 let q_norm = self.norm(&at.name("attn_q_a_norm"), q_rank)?;
                 let part = self.part(&at.name("attn_q_b"), width, q_rank)?;
                 self.store_product(low, Some(q_norm), part, queries, Rows::All);
             }
         }
-        let latent = self.buffer("latent", rank + n_position);
+        let latent = self.buffer(rank + n_position);
         let part = self.part(&at.name("attn_kv_a_mqa"), rank + n_position, n_embd)?;
         self.read_stream(norm.clone(), vec![part], Epilogue::None, latent, Rows::All);
         let kv_norm = self.norm(&at.name("attn_kv_a_norm"), rank)?;
@@ -46,7 +47,7 @@ impl Lowering<'_> {
         // Pieces of `n_kv_heads` keys, of a part from the latent vector and one for the position.
         let (n_kv_heads, k_dim, cached_v_dim) = spec.cached();
         let (keys, values) = (n_heads * k_dim, (n_heads + n_kv_heads) * k_dim);
-        let qkv = self.buffer("qkv", values + n_kv_heads * cached_v_dim);
+        let qkv = self.buffer(values + n_kv_heads * cached_v_dim);
         let piece = |input, from, from_stride, to, to_stride, len, n| {
             let (norm, act) = (None, None);
             Piece { input, from, from_stride, to, to_stride, len, n, norm, act }
@@ -63,13 +64,13 @@ impl Lowering<'_> {
                     pieces.push(Piece { norm, ..piece(latent, 0, 0, to, 0, rank, 1) });
                 }
                 let shape = [n_heads, rank, n_content];
-                let weight = self.binder.stack(&at.name("attn_k_b.weight"), shape)?;
+                let weight = self.stack(&at.name("attn_k_b.weight"), shape)?;
                 self.head_product(queries, head, weight, (qkv, k_dim), Rows::All);
             }
             LatentCache::Heads => {
                 let stride = n_content + v_dim;
                 let part = self.part(&at.name("attn_kv_b"), n_heads * stride, rank)?;
-                let kv = self.buffer("heads of latent", n_heads * stride);
+                let kv = self.buffer(n_heads * stride);
                 self.store_product(latent, Some(kv_norm), part, kv, Rows::All);
                 pieces.extend([
                     piece(queries, 0, head, 0, k_dim, n_content, n_heads),
@@ -101,7 +102,7 @@ impl Lowering<'_> {
             rope_from: content,
             temperature: spec.temperature.map(temperature),
         }));
-        let attended = self.buffer("attention", n_heads * cached_v_dim);
+        let attended = self.buffer(n_heads * cached_v_dim);
         self.program.ops.push(Op::Attention(Attention {
             qkv,
             n_heads,
@@ -116,9 +117,8 @@ impl Lowering<'_> {
         let out = match spec.cache {
             LatentCache::Heads => attended,
             LatentCache::Latent => {
-                let weight =
-                    self.binder.stack(&at.name("attn_v_b.weight"), [n_heads, v_dim, rank])?;
-                let out = self.buffer("latent values", n_heads * v_dim);
+                let weight = self.stack(&at.name("attn_v_b.weight"), [n_heads, v_dim, rank])?;
+                let out = self.buffer(n_heads * v_dim);
                 self.head_product(attended, rank, weight, (out, v_dim), at.rows);
                 out
             }
@@ -126,7 +126,7 @@ impl Lowering<'_> {
         let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;
         if spec.gate {
             let heads = unscaled(self.part(&at.name("attn_gate"), n_heads, n_embd)?);
-            let gate = self.buffer("attention gate", n_heads);
+            let gate = self.buffer(n_heads);
             self.read_stream(norm, vec![heads], Epilogue::Act(Activation::Sigmoid), gate, at.rows);
             self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
             // The reference implementation ignores the scale here too.
@@ -139,7 +139,7 @@ impl Lowering<'_> {
         &mut self,
         input: Buf,
         input_stride: usize,
-        weight: crate::tensor::Weight,
+        weight: BoundWeight,
         (out, out_stride): (Buf, usize),
         rows: Rows,
     ) {

@@ -19,9 +19,9 @@ impl Lowering<'_> {
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
         let silu = Epilogue::Act(Activation::Silu);
         let part = unscaled(self.part(&at.name("attn_qkv"), 3 * width, n_embd)?);
-        let qkv = self.buffer("heads of q, k and v", 3 * width);
+        let qkv = self.buffer(3 * width);
         self.read_stream(norm.clone(), vec![part], silu, qkv, Rows::All);
-        let out = self.buffer("linear attention", width);
+        let out = self.buffer(width);
         let scan = Scan {
             kind: ScanKind::Linear {
                 qkv: (qkv, [0, head_dim, 2 * head_dim]),
@@ -41,7 +41,7 @@ impl Lowering<'_> {
         let whole = self.norm(&at.name("attn_norm_2"), width)?;
         self.program.ops.push(Op::Normalize { buf: out, norm: whole, rows: at.rows });
         let part = unscaled(self.part(&at.name("attn_gate"), width, n_embd)?);
-        let gate = self.buffer("attention gate", width);
+        let gate = self.buffer(width);
         let sigmoid = Epilogue::Act(Activation::Sigmoid);
         self.read_stream(norm, vec![part], sigmoid, gate, at.rows);
         self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });

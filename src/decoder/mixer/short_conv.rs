@@ -13,11 +13,11 @@ impl Lowering<'_> {
     ) -> Result<(Buf, Part), ModelError> {
         let (n, taps) = (self.spec.n_embd, spec.taps);
         // `b`, `c` and `x`.
-        let input = self.buffer("short conv in", 3 * n);
+        let input = self.buffer(3 * n);
         let part = self.part(&at.name("shortconv.in_proj"), 3 * n, n)?;
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
         self.read_stream(norm, vec![part], Epilogue::None, input, Rows::All);
-        let out = self.buffer("short conv", n);
+        let out = self.buffer(n);
         let weight = self.binder.elements(&at.name("shortconv.conv.weight"), n * taps)?;
         let state = self.program.state(n * (taps - 1));
         self.program.ops.push(Op::Conv(Conv {

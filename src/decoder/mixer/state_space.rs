@@ -32,11 +32,11 @@ impl Lowering<'_> {
         (from, n_channels): (usize, usize),
         taps: usize,
     ) -> Result<(Buf, Buf), ModelError> {
-        let input = self.buffer("state space in", width);
+        let input = self.buffer(width);
         let part = self.part(&at.name("ssm_in"), width, self.spec.n_embd)?;
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
         self.read_stream(norm, vec![part], Epilogue::None, input, Rows::All);
-        let out = self.buffer("convolved", n_channels);
+        let out = self.buffer(n_channels);
         let weight = self.binder.elements(&at.name("ssm_conv1d.weight"), n_channels * taps)?;
         let weight = super::taps_first(&weight, taps);
         let bias = self.binder.optional_vector(&at.name("ssm_conv1d.bias"), n_channels)?;
@@ -60,11 +60,11 @@ impl Lowering<'_> {
         // The time step's source, `b` and `c`.
         let sizes = [time_rank, state_dim, state_dim];
         let width = sizes.iter().sum();
-        let mut bc = self.buffer("time step, b and c", width);
+        let mut bc = self.buffer(width);
         let part = self.part(&at.name("ssm_x"), width, n_inner)?;
         self.store_product(x, None, part, bc, Rows::All);
         if norms || self.binder.has(&at.name("ssm_dt_norm.weight")) {
-            let out = self.buffer("normed time step, b and c", width);
+            let out = self.buffer(width);
             let mut pieces = Vec::new();
             let mut first = 0;
             for (name, len) in ["ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"].iter().zip(sizes) {
@@ -78,10 +78,10 @@ impl Lowering<'_> {
             self.program.ops.push(Op::Gather(Gather { pieces, out, rows: Rows::All }));
             bc = out;
         }
-        let dt = self.buffer("time step", n_inner);
+        let dt = self.buffer(n_inner);
         let part = self.part(&at.name("ssm_dt"), n_inner, time_rank)?;
         self.store_product(bc, None, part, dt, Rows::All);
-        let out = self.buffer("state space", n_inner);
+        let out = self.buffer(n_inner);
         let scan = Scan {
             kind: ScanKind::StateSpace {
                 x: (x, 0),
@@ -119,7 +119,7 @@ impl Lowering<'_> {
         // The gate, then what is convolved, then time steps.
         let width = n_inner + n_channels + n_heads;
         let (input, x) = self.state_space_input(at, width, (n_inner, n_channels), taps)?;
-        let out = self.buffer("state space", n_inner);
+        let out = self.buffer(n_inner);
         let scan = Scan {
             kind: ScanKind::StateSpace {
                 x: (x, 0),
@@ -145,7 +145,7 @@ impl Lowering<'_> {
             return Ok(out);
         }
         let weights = self.binder.elements(&weights, n_inner)?;
-        let normed = self.buffer("normed state space", n_inner);
+        let normed = self.buffer(n_inner);
         let len = n_inner / n_groups;
         let pieces = weights.chunks_exact(len).enumerate().map(|(i, weight)| {
             let (kind, eps, weight) = (NormKind::Rms, self.spec.norm_eps, Some(weight.to_vec()));

@@ -4,8 +4,17 @@
 //! them, biases, activations and residual sums its epilogue: each operation is one phase of the
 //! CPU, and will be one dispatch of a GPU.
 
-use super::recurrent::{Conv, Scan, StateId};
+mod access;
+mod check;
+mod reuse;
+
+pub use access::{Access, AccessKind, Columns, WeightUse};
+pub use check::{Fault, ProgramError};
+
+use crate::backend::recurrent::{Conv, Scan, StateId};
 use crate::tensor::Weight;
+use std::ops::Deref;
+use std::sync::Arc;
 use teff_kernels::{Activation, RopePairing};
 
 /// Number of a buffer in [`Program::widths`].
@@ -15,6 +24,50 @@ pub struct Buf(pub usize);
 /// Number of a rotary table in [`Program::ropes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RopeId(pub usize);
+
+/// Number of a weight in [`Program::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightId(pub usize);
+
+/// A weight of a program beside its number, by which backends keep what they make of it.
+///
+/// [`Program::bind`] makes them; clones are of the same weight.
+#[derive(Clone)]
+pub struct BoundWeight {
+    id: WeightId,
+    weight: Arc<Weight>,
+}
+
+impl BoundWeight {
+    /// Number of the weight in [`Program::weights`].
+    pub fn id(&self) -> WeightId {
+        self.id
+    }
+
+    /// Whether this is the weight that the program has under its number.
+    fn is(&self, weight: &Arc<Weight>) -> bool {
+        Arc::ptr_eq(&self.weight, weight)
+    }
+
+    /// Shape of the stack: matrices, rows and columns.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.n, self.rows, self.cols]
+    }
+}
+
+impl Deref for BoundWeight {
+    type Target = Weight;
+
+    fn deref(&self) -> &Weight {
+        &self.weight
+    }
+}
+
+impl std::fmt::Debug for BoundWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "#{} {:?}", self.id.0, self.weight)
+    }
+}
 
 /// Everything a backend needs to compute logits from token ids.
 #[derive(Debug, Default)]
@@ -27,6 +80,8 @@ pub struct Program {
     pub kv: Vec<KvShape>,
     /// Elements of each state that a sequence has.
     pub states: Vec<usize>,
+    /// Weights by [`WeightId`]: every tensor once, however many operations read it.
+    pub weights: Vec<Arc<Weight>>,
     /// In order of execution.
     pub ops: Vec<Op>,
     /// Number of token ids.
@@ -49,24 +104,31 @@ impl Program {
         Buf(self.widths.len() - 1)
     }
 
+    /// Takes a weight into the program, as a new one: whoever lowers a tensor twice keeps the first.
+    pub fn bind(&mut self, weight: Weight) -> BoundWeight {
+        let weight = Arc::new(weight);
+        self.weights.push(weight.clone());
+        BoundWeight { id: WeightId(self.weights.len() - 1), weight }
+    }
+
     /// A new state of `len` elements.
     pub fn state(&mut self, len: usize) -> StateId {
         self.states.push(len);
         StateId(self.states.len() - 1)
     }
 
+    /// The weights that operations multiply with activations, in the order of execution; one that
+    /// several operations read comes several times.
+    pub fn products(&self) -> impl Iterator<Item = &BoundWeight> {
+        self.ops.iter().flat_map(Op::products)
+    }
+
     /// Bytes that the buffers take for each token of a step, those inside a mixture of experts
     /// included.
     pub fn bytes_per_token(&self) -> usize {
-        let moe = self.ops.iter().map(|op| match op {
-            Op::Moe(moe) => {
-                let slot = moe.down.weight.cols.saturating_add(moe.down.weight.rows);
-                moe.n_used.saturating_mul(slot).saturating_add(moe.n_experts)
-            }
-            _ => 0,
-        });
+        let inner = self.ops.iter().map(Op::inner_width).max().unwrap_or(0);
         let widths = self.widths.iter().fold(0_usize, |sum, &w| sum.saturating_add(w));
-        let floats = widths.saturating_add(moe.max().unwrap_or(0));
+        let floats = widths.saturating_add(inner);
         floats.saturating_mul(size_of::<f32>())
     }
 
@@ -132,13 +194,13 @@ pub enum Op {
     /// `out[t] = scale * table[token t] + addend + positions[position of t]`.
     Embed {
         /// Matrix `[n_vocab][width of out]`.
-        table: Weight,
+        table: BoundWeight,
         /// Factor.
         scale: f32,
         /// Added to every row.
         addend: Option<Vec<f32>>,
         /// Learned positions to add: a matrix `[positions][width of out]`.
-        positions: Option<Weight>,
+        positions: Option<BoundWeight>,
         /// Destination.
         out: Buf,
     },
@@ -303,12 +365,16 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Rows of all matrices.
+    pub fn n_products(&self) -> usize {
+        self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.weight.rows))
+    }
+
     /// Columns of the result.
     pub fn n_rows(&self) -> usize {
-        let rows = self.parts.iter().map(|part| part.weight.rows).sum();
         match self.epilogue {
-            Epilogue::Glu(..) => rows / 2,
-            Epilogue::None | Epilogue::Act(_) => rows,
+            Epilogue::Glu(..) => self.n_products() / 2,
+            Epilogue::None | Epilogue::Act(_) => self.n_products(),
         }
     }
 }
@@ -317,7 +383,7 @@ impl Linear {
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Matrix `[rows][width of the input]`.
-    pub weight: Weight,
+    pub weight: BoundWeight,
     /// Factor of the product.
     pub scale: f32,
     /// Added after the factor.
@@ -361,7 +427,7 @@ pub struct HeadLinear {
     /// Elements from one head of the input to the next.
     pub input_stride: usize,
     /// `[heads][rows][cols]`.
-    pub weight: Weight,
+    pub weight: BoundWeight,
     /// Factor of the product.
     pub scale: f32,
     /// Destination, `[heads][out_stride]`; the leading elements of each head are written.
@@ -625,7 +691,7 @@ impl GluClamp {
 #[derive(Clone, Debug)]
 pub struct ExpertPart {
     /// `[n_experts][rows][cols]`.
-    pub weight: Weight,
+    pub weight: BoundWeight,
     /// `[n_experts][rows]`, added after the factor.
     pub biases: Option<Vec<f32>>,
     /// One factor per expert, if any.
