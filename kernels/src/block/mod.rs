@@ -369,7 +369,7 @@ pub fn as_blocks_mut<B: Block>(bytes: &mut [u8]) -> &mut [B] {
     unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), count) }
 }
 
-/// Which structs are nothing but bytes. Only this file can add one.
+/// Structs that are nothing but bytes. Only this file can add one.
 mod plain {
     /// # Safety
     /// The type has alignment 1, no padding, and every bit pattern is a value.
