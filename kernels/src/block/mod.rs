@@ -32,6 +32,8 @@ pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
 pub mod nvfp4;
+#[cfg(test)]
+pub mod pretend;
 pub mod q1_0;
 pub mod q2_0;
 pub mod q2_k;
@@ -91,6 +93,8 @@ macro_rules! weight_types {
             q1_0::BlockQ1_0: blocks_16;
             q2_0::BlockQ2_0: blocks_16;
             nvfp4::BlockNVFP4: blocks_16;
+            #[cfg(test)]
+            pretend::BlockPretend: blocks_32;
         }
     };
 }
