@@ -20,8 +20,8 @@
 //! | Rows | `[cols]` | `[b]` | `[b][2]` |
 //! | Panels | `[cols / 4][8 tokens][4]` | `[b][8]` | `[b][8][2]` |
 //!
-//! Which four codes a word of a panel holds, and whether as they are, is the level's choice: see
-//! `Words`. The padding of a last panel is tokens of zeros.
+//! Each level chooses which four codes a word of a panel holds, and whether plus 128: see
+//! `PanelOrder`. The padding of a last panel is tokens of zeros.
 
 use crate::block::{Act32, nearest};
 use gguf_rs_lite::GgmlType;
@@ -63,7 +63,7 @@ impl ActFormat {
     }
 }
 
-/// What a unit is.
+/// The kind of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// One token.
@@ -72,9 +72,9 @@ pub enum Layout {
     Panels,
 }
 
-/// What the eight words of four codes are that a panel has of a token's block.
+/// The order of a token's block in a panel: eight words of four codes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Words {
+pub(crate) enum PanelOrder {
     /// Codes in order, plus 128: for instructions that add up four products and want one operand
     /// unsigned.
     Plus128,
@@ -84,20 +84,20 @@ pub(crate) enum Words {
     ByHalves,
 }
 
-impl Words {
+impl PanelOrder {
     /// Where the word is that holds code `k` of a block, and where the code is in it.
     fn place(self, k: usize) -> (usize, usize) {
         match self {
-            Words::Plus128 => (k / 4, k % 4),
-            Words::ByHalves => (k % 16 / 2, k / 16 * 2 + k % 2),
+            PanelOrder::Plus128 => (k / 4, k % 4),
+            PanelOrder::ByHalves => (k % 16 / 2, k / 16 * 2 + k % 2),
         }
     }
 
     /// A code as a word holds it, and the other way round.
     fn flip(self, code: i8) -> i8 {
         match self {
-            Words::Plus128 => code ^ -128,
-            Words::ByHalves => code,
+            PanelOrder::Plus128 => code ^ -128,
+            PanelOrder::ByHalves => code,
         }
     }
 }
@@ -113,18 +113,23 @@ pub struct ActPlan {
     pub cols: usize,
     /// Rows.
     pub n_tokens: usize,
-    /// What the words of a panel are.
-    pub(crate) words: Words,
+    /// The order of codes in panels.
+    pub(crate) order: PanelOrder,
 }
 
 impl ActPlan {
     /// Panics if `cols` is no whole number of blocks.
-    pub(crate) fn new(format: ActFormat, cols: usize, n_tokens: usize, words: Words) -> ActPlan {
+    pub(crate) fn new(
+        format: ActFormat,
+        cols: usize,
+        n_tokens: usize,
+        order: PanelOrder,
+    ) -> ActPlan {
         assert!(cols.is_multiple_of(format.block_len()), "rows of whole {format:?} blocks");
-        ActPlan { format, cols, n_tokens, words }
+        ActPlan { format, cols, n_tokens, order }
     }
 
-    /// What a unit is.
+    /// The kind of the plan's units.
     pub fn layout(&self) -> Layout {
         match self.format {
             ActFormat::F32 => Layout::Rows,
@@ -244,9 +249,9 @@ impl Acts<'_> {
         assert!(self.x.len() == units * plan.x_len(), "floats of all units");
     }
 
-    /// The codes of panels in the order `words`, to `q`.
-    pub(crate) fn reorder(&self, words: Words, q: &mut [i8]) {
-        let (from, to) = (self.plan.words, words);
+    /// The codes of panels in the order `order`, to `q`.
+    pub(crate) fn reorder(&self, order: PanelOrder, q: &mut [i8]) {
+        let (from, to) = (self.plan.order, order);
         let panels = self.q.as_chunks::<{ 32 * PANEL_TOKENS }>().0;
         for (panel, q) in panels.iter().zip(q.as_chunks_mut::<{ 32 * PANEL_TOKENS }>().0) {
             for k in 0..32 {
@@ -267,8 +272,8 @@ impl Acts<'_> {
         let q = match self.plan.layout() {
             Layout::Rows => std::array::from_fn(|k| q[k]),
             Layout::Panels => std::array::from_fn(|k| {
-                let (word, at) = self.plan.words.place(k);
-                self.plan.words.flip(q[(word * tokens + lane) * 4 + at])
+                let (word, at) = self.plan.order.place(k);
+                self.plan.order.flip(q[(word * tokens + lane) * 4 + at])
             }),
         };
         let d = self.d[unit * self.plan.d_len() + block * tokens + lane];
@@ -297,7 +302,7 @@ fn pack_row(x: &[f32], unit: ActUnit<'_>) {
 }
 
 fn pack_panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
-    unit.q.fill(plan.words.flip(0));
+    unit.q.fill(plan.order.flip(0));
     unit.d.fill(0.0);
     unit.s.fill(0);
     for (lane, x) in x.chunks_exact(plan.cols).enumerate() {
@@ -308,8 +313,8 @@ fn pack_panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
             unit.s[place * SUMS..][..SUMS].copy_from_slice(&block.sums);
             let panel = &mut unit.q[b * 32 * PANEL_TOKENS..][..32 * PANEL_TOKENS];
             for (k, &q) in block.q.iter().enumerate() {
-                let (word, at) = plan.words.place(k);
-                panel[(word * PANEL_TOKENS + lane) * 4 + at] = plan.words.flip(q);
+                let (word, at) = plan.order.place(k);
+                panel[(word * PANEL_TOKENS + lane) * 4 + at] = plan.order.flip(q);
             }
         }
     }

@@ -10,8 +10,7 @@
 //! word 0 of rows 0..lanes | word 1 of rows 0..lanes | ... | rest of row 0 | rest of row 1 | ...
 //! ```
 //!
-//! It is a permutation: as many bytes as before, it has an inverse, and products have the
-//! same bits. The one change within a word: where it holds one or two bits each of more than four
+//! Interleaving is a permutation of bytes with an inverse, and products have the same bits. The one change within a word: where it holds one or two bits each of more than four
 //! codes, they go to the bytes of those codes, see [`swap_bits`] and [`swap_pairs`].
 //!
 //! Blocks of codebook types are written out first, see [`crate::block::expanded`]: theirs are more
@@ -43,7 +42,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Of a block of `4 * words` bytes.
+    /// The parts of a block of `4 * words` bytes.
     pub const fn of_words(words: usize) -> Parts {
         Parts {
             block: 4 * words,
@@ -57,7 +56,7 @@ impl Parts {
         }
     }
 
-    /// Of a type's own blocks.
+    /// The parts of a type's own blocks.
     pub fn of(ty: GgmlType) -> Parts {
         let block = ty.block_bytes();
         let (words, rest) = (block / 4, block % 4);
@@ -131,8 +130,8 @@ fn exchange(word: [u8; 4], steps: [(u32, u32); 2]) -> [u8; 4] {
 /// Where [`swap_bits`] puts the fifth bits of elements `4g..4g + 4`.
 pub(crate) const FIFTH: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// Where the rows of a group go.
-pub(crate) struct Place {
+/// The outputs that belong to the lanes of a group.
+pub(crate) struct LaneOutputs {
     /// Lanes before the first wanted row.
     skip: usize,
     /// Outputs `first..first + n` of the `n_rows` of each token.
@@ -141,8 +140,8 @@ pub(crate) struct Place {
     n_rows: usize,
 }
 
-impl Place {
-    /// Puts the wanted ones of a token's lanes into `y`, `[tokens][n_rows]`.
+impl LaneOutputs {
+    /// Copies the wanted lanes of a token to `y`, `[tokens][n_rows]`.
     #[inline]
     pub fn put<const LANES: usize>(&self, lanes: &[f32; LANES], token: usize, y: &mut [f32]) {
         let y = &mut y[token * self.n_rows + self.first..][..self.n];
@@ -161,11 +160,11 @@ pub(crate) fn groups(
     group_bytes: usize,
     skip: usize,
     n_rows: usize,
-) -> impl Iterator<Item = (&[u8], Place)> {
+) -> impl Iterator<Item = (&[u8], LaneOutputs)> {
     w.chunks_exact(group_bytes).enumerate().map(move |(g, group)| {
         let (start, end) = ((g * lanes).max(skip), ((g + 1) * lanes).min(skip + n_rows));
         let (lane, first) = (start - g * lanes, start - skip);
-        (group, Place { skip: lane, first, n: end - start, n_rows })
+        (group, LaneOutputs { skip: lane, first, n: end - start, n_rows })
     })
 }
 

@@ -18,3 +18,10 @@ pub use act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PANEL_TOKENS, ROWS_MAX}
 pub use float::{Activation, Ahead, BlockMax, FloatOps, MAX_BLOCK, RopePairing};
 pub use isa::{Level, UnknownLevel};
 pub use table::{KernelTable, NoQuantizer, ROW_STEP, Scratch, TypeKernels};
+
+// The tests of matrix products once more inside of the crate, which has levels of its own for them.
+#[cfg(test)]
+extern crate self as teff_kernels;
+#[cfg(test)]
+#[path = "../tests/isa_matmul.rs"]
+mod isa_matmul;

@@ -9,7 +9,7 @@
 //! ([`overlaid`]); the lowest is scalar and made from the list of all types in `block`. So a type
 //! that a level has no kernel for runs through the level below.
 
-use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, Words};
+use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PanelOrder};
 use crate::float::FloatOps;
 use crate::isa::detect::Level;
 use gguf_rs_lite::GgmlType;
@@ -26,7 +26,7 @@ pub struct KernelTable {
     pub(crate) types: &'static [TypeKernels],
     pub(crate) float: FloatOps,
     pub(crate) pack: PackFn,
-    pub(crate) words: Words,
+    pub(crate) order: PanelOrder,
 }
 
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
@@ -58,7 +58,7 @@ impl KernelTable {
     /// # Panics
     /// If `cols` is no whole number of blocks.
     pub fn plan(&self, format: ActFormat, cols: usize, n_tokens: usize) -> ActPlan {
-        ActPlan::new(format, cols, n_tokens, self.words)
+        ActPlan::new(format, cols, n_tokens, self.order)
     }
 
     /// Quantizes and lays out one unit of a plan; `x` is `[tokens of the unit][cols]`. Costs about
@@ -69,7 +69,7 @@ impl KernelTable {
     }
 }
 
-/// What one level does with one weight type.
+/// The kernels of one level for one weight type.
 #[derive(Clone, Copy, Debug)]
 pub struct TypeKernels {
     /// The weight type.
@@ -224,7 +224,7 @@ impl TypeKernels {
         dequantize(&rows[row % lanes * row_bytes..][..row_bytes], out);
     }
 
-    /// As [`TypeKernels::matmul`] with the interleaved groups that rows `rows` lie in.
+    /// [`TypeKernels::matmul`] of rows `rows`, given the interleaved groups that they lie in.
     pub fn matmul_interleaved(
         &self,
         groups: &[u8],
@@ -292,20 +292,20 @@ impl Scratch {
         self.levels[at].downcast_mut().expect("a value of the type was found or added")
     }
 
-    /// Calls `f` with the panels of `acts` in the order `words`.
-    pub(crate) fn with_words(
+    /// Calls `f` with the panels of `acts` in the order `order`.
+    pub(crate) fn with_order(
         &mut self,
         acts: &Acts<'_>,
-        words: Words,
+        order: PanelOrder,
         f: impl FnOnce(&Acts<'_>, &mut Scratch),
     ) {
-        if acts.plan.words == words || acts.plan.layout() == Layout::Rows {
+        if acts.plan.order == order || acts.plan.layout() == Layout::Rows {
             return f(acts, self);
         }
         let mut q = std::mem::take(&mut self.q);
         q.resize(q.len().max(acts.q.len()), 0);
-        let plan = ActPlan { words, ..*acts.plan };
-        acts.reorder(words, &mut q[..acts.q.len()]);
+        let plan = ActPlan { order, ..*acts.plan };
+        acts.reorder(order, &mut q[..acts.q.len()]);
         f(&Acts { plan: &plan, q: &q[..acts.q.len()], ..*acts }, self);
         self.q = q;
     }
@@ -334,6 +334,11 @@ pub(crate) const fn overlaid<const N: usize>(
         i += 1;
     }
     below
+}
+
+/// The matrix product of a type of a list.
+pub(crate) const fn matmul_of(ty: GgmlType, types: &[TypeKernels]) -> MatmulFn {
+    types[place_of(ty, types)].matmul
 }
 
 const fn place_of(ty: GgmlType, types: &[TypeKernels]) -> usize {

@@ -7,36 +7,11 @@ use teff_kernels::{
     TypeKernels,
 };
 
-const TYPES: [GgmlType; 28] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q4_0,
-    GgmlType::Q4_1,
-    GgmlType::Q5_0,
-    GgmlType::Q5_1,
-    GgmlType::Q8_0,
-    GgmlType::Q2_K,
-    GgmlType::Q3_K,
-    GgmlType::Q4_K,
-    GgmlType::Q5_K,
-    GgmlType::Q6_K,
-    GgmlType::IQ4_NL,
-    GgmlType::IQ4_XS,
-    GgmlType::MXFP4,
-    GgmlType::IQ1_S,
-    GgmlType::IQ1_M,
-    GgmlType::IQ2_XXS,
-    GgmlType::IQ2_XS,
-    GgmlType::IQ2_S,
-    GgmlType::IQ3_XXS,
-    GgmlType::IQ3_S,
-    GgmlType::TQ1_0,
-    GgmlType::TQ2_0,
-    GgmlType::Q1_0,
-    GgmlType::Q2_0,
-    GgmlType::NVFP4,
-];
+/// Every type that the lowest level multiplies.
+fn types() -> impl Iterator<Item = GgmlType> {
+    let scalar = KernelTable::at_most(Level::Scalar);
+    GgmlType::all().filter(|&ty| scalar.types(ty).is_some())
+}
 
 /// Every level of this CPU.
 fn tables() -> Vec<&'static KernelTable> {
@@ -90,6 +65,8 @@ fn halves(ty: GgmlType) -> &'static [usize] {
         GgmlType::Q2_K => &[80, 82],
         GgmlType::Q3_K => &[108],
         GgmlType::Q6_K => &[208],
+        // A type of the crate's own tests.
+        GgmlType::Q8_1 => &[0],
         _ => &[],
     }
 }
@@ -211,7 +188,7 @@ fn levels_and_types() {
         assert_eq!(level.name().parse(), Ok(level));
         let table = KernelTable::at_most(level);
         assert!(table.level() <= level);
-        for ty in TYPES {
+        for ty in types() {
             let kernels = kernels(table, ty);
             assert_eq!((kernels.ty, kernels.act), (ty, ActFormat::of(ty)));
             assert!(kernels.level <= table.level());
@@ -231,12 +208,20 @@ fn levels_and_types() {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         assert_eq!(KernelTable::at_most(Level::Avx2).level() == Level::Avx2, has);
+        let has_avx2 = has;
         let has = has
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
+        let vex = has_avx2 && is_x86_feature_detected!("avxvnni");
+        let table = KernelTable::at_most(Level::AvxVnni);
+        assert_eq!(table.level() == Level::AvxVnni, vex);
+        assert!(!vex || kernels(table, GgmlType::Q4_K).level == Level::AvxVnni);
+        let table = KernelTable::at_most(Level::AvxVnniEvex);
+        assert_eq!(table.level() == Level::AvxVnniEvex, has);
+        assert!(!has || kernels(table, GgmlType::Q4_K).level == Level::AvxVnniEvex);
         let table = KernelTable::at_most(Level::Avx512Vnni);
         assert_eq!(table.level() == Level::Avx512Vnni, has);
         assert!(!has || kernels(table, GgmlType::Q4_K).level == Level::Avx512Vnni);
@@ -272,7 +257,7 @@ fn integer_types_equal_scalar() {
     let scalar = KernelTable::at_most(Level::Scalar);
     let kinds = [Blocks::Tame, Blocks::Any, Blocks::Filled(0xff), Blocks::Filled(0x80)];
     for table in tables() {
-        for ty in TYPES.into_iter().filter(|&ty| !is_float(ty)) {
+        for ty in types().filter(|&ty| !is_float(ty)) {
             for kind in kinds.into_iter().chain([Blocks::Filled(0), Blocks::Filled(0x7f)]) {
                 let block = ty.block_len();
                 let (rows, cols) = (1 + random.below(20), block * (1 + random.below(6)));
@@ -301,7 +286,7 @@ fn float_types_equal_scalar() {
     let scalar = KernelTable::at_most(Level::Scalar);
     let small = [(1, 1, 1), (7, 31, 2), (13, 96, 5), (9, 1023, 17)];
     let large = [(100, 779, 67), (7, 40, 65), (9, 2100, 7)];
-    for ty in TYPES.into_iter().filter(|&ty| is_float(ty)) {
+    for ty in types().filter(|&ty| is_float(ty)) {
         for (rows, cols, n) in small.into_iter().chain(large) {
             let w = weights(ty, rows, cols, Blocks::Tame, &mut random);
             let x = inputs(n * cols, &mut random);
@@ -320,7 +305,7 @@ fn float_types_equal_scalar() {
 fn no_result_depends_on_the_batch() {
     let mut random = Random(3);
     for table in tables() {
-        for ty in TYPES {
+        for ty in types() {
             let (rows, cols) = (5 + random.below(9), 256 * (1 + random.below(2)));
             // Rows of floats need not be whole registers.
             let cols = if is_float(ty) { cols + random.below(8) } else { cols };
@@ -341,7 +326,7 @@ fn no_result_depends_on_the_batch() {
 fn interleaved_rows_equal_native_ones() {
     let mut random = Random(7);
     for table in tables() {
-        for ty in TYPES {
+        for ty in types() {
             let kernels = kernels(table, ty);
             let Some(lanes) = kernels.lanes() else { continue };
             let (n_groups, cols) = (3, ty.block_len() * (1 + random.below(4)));
@@ -388,7 +373,7 @@ fn interleaved_rows_equal_native_ones() {
 fn no_result_depends_on_the_rows() {
     let mut random = Random(4);
     for table in tables() {
-        for ty in TYPES {
+        for ty in types() {
             let cols = ty.block_len().max(32) * (1 + random.below(3));
             let w = weights(ty, 67, cols, Blocks::Tame, &mut random);
             let row_bytes = w.len() / 67;
@@ -447,7 +432,7 @@ fn packing_equals_scalar() {
 fn products_approximate_dequantized_weights() {
     let mut random = Random(6);
     for table in tables() {
-        for ty in TYPES {
+        for ty in types() {
             let (rows, cols) = (6, 512);
             let w = weights(ty, rows, cols, Blocks::Tame, &mut random);
             let mut values = vec![0.0; rows * cols];

@@ -32,6 +32,8 @@ pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
 pub mod nvfp4;
+#[cfg(test)]
+pub mod pretend;
 pub mod q1_0;
 pub mod q2_0;
 pub mod q2_k;
@@ -91,6 +93,8 @@ macro_rules! weight_types {
             q1_0::BlockQ1_0: blocks_16;
             q2_0::BlockQ2_0: blocks_16;
             nvfp4::BlockNVFP4: blocks_16;
+            #[cfg(test)]
+            pretend::BlockPretend: blocks_32;
         }
     };
 }
@@ -369,7 +373,7 @@ pub fn as_blocks_mut<B: Block>(bytes: &mut [u8]) -> &mut [B] {
     unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), count) }
 }
 
-/// Which structs are nothing but bytes. Only this file can add one.
+/// Structs that are nothing but bytes. Only this file can add one.
 mod plain {
     /// # Safety
     /// The type has alignment 1, no padding, and every bit pattern is a value.

@@ -30,15 +30,15 @@ pub struct FloatOps {
     pub dot: fn(&[f32], &[f32]) -> f32,
     /// `(n, (a, a_stride), b: [k][cols], cols, (c, c_stride), ahead)`: `c += a b`, `n` rows.
     pub add_product_f32: ProductFn<f32>,
-    /// As `add_product_f32`, `b` as the bits of halves.
+    /// `add_product_f32` with `b` as the bits of halves.
     pub add_product_f16: ProductFn<u16>,
     /// `(codes, scales, lanes, out: [dim][lanes])`: keys of a page, a lane per token.
     pub widen_lanes_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
-    /// As `widen_lanes_q8_0`.
+    /// `widen_lanes_q8_0` for codes of 4 bits.
     pub widen_lanes_q4_0: fn(&[u8], &[u16], usize, &mut [f32]),
     /// `(codes, scales, dim, out: [rows][dim])`: values of a page, a row per token.
     pub widen_rows_q8_0: fn(&[u8], &[u16], usize, &mut [f32]),
-    /// As `widen_rows_q8_0`.
+    /// `widen_rows_q8_0` for codes of 4 bits.
     pub widen_rows_q4_0: fn(&[u8], &[u16], usize, &mut [f32]),
     /// The normalized Hadamard transform, its own inverse.
     pub hadamard: fn(&mut [f32]),
@@ -92,7 +92,7 @@ impl FloatOps {
         self.prefetch_ahead(Ahead::of(x));
     }
 
-    /// As [`FloatOps::prefetch`].
+    /// [`FloatOps::prefetch`] of lines given by address.
     pub fn prefetch_ahead(&self, ahead: Ahead) {
         (self.prefetch)(ahead.address, ahead.lines * Ahead::LINE_BYTES);
     }

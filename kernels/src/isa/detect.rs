@@ -62,6 +62,15 @@ levels! {
     /// x86-64 with AVX2, FMA and F16C: Haswell, Zen and later.
     #[cfg(target_arch = "x86_64")]
     Avx2 = "avx2": has_avx2();
+    /// AVX2, by AVX-VNNI's kernels.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    AvxVnniPlayed = "avxvnni-played": has_avx2();
+    /// AVX2 with the 256-bit part of AVX-512 VNNI: AVX-VNNI's kernels in another encoding, for tests.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnniEvex = "avxvnni-evex": has_avx512vnni();
+    /// AVX2 with AVX-VNNI: Intel's since Alder Lake, Zen 5 and later.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni = "avxvnni": has_avxvnni();
     /// AVX2 with AVX-512 F, BW, DQ, VL and VNNI: Zen 4, Ice Lake and later.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni = "avx512vnni": has_avx512vnni();
@@ -121,6 +130,14 @@ fn has_avx2() -> bool {
     avx2_fma::get() && std::arch::x86_64::__cpuid(1).ecx >> 29 & 1 == 1
 }
 
+/// AVX-VNNI is CPUID leaf 7, subleaf 1, eax bit 4, which `cpufeatures` does not know; subleaf 0 says
+/// in eax which subleaves there are. Its registers are AVX2's.
+#[cfg(target_arch = "x86_64")]
+fn has_avxvnni() -> bool {
+    let leaf_7 = |subleaf| std::arch::x86_64::__cpuid_count(7, subleaf).eax;
+    has_avx2() && leaf_7(0) >= 1 && leaf_7(1) >> 4 & 1 == 1
+}
+
 /// VNNI is CPUID leaf 7, ecx bit 11, which `cpufeatures` does not know; CPUs with AVX2 have the leaf.
 #[cfg(target_arch = "x86_64")]
 fn has_avx512vnni() -> bool {
@@ -128,13 +145,13 @@ fn has_avx512vnni() -> bool {
     has_avx2() && avx512::get() && std::arch::x86_64::__cpuid_count(7, 0).ecx >> 11 & 1 == 1
 }
 
-/// Of a machine's different cores all have to have it.
+/// FEAT_DotProd, in all of a machine's different cores.
 #[cfg(target_arch = "aarch64")]
 fn has_neon_dot() -> bool {
     std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
-/// Of a machine's different cores all have to have it.
+/// FEAT_I8MM, in all of a machine's different cores.
 #[cfg(target_arch = "aarch64")]
 fn has_neon_i8mm() -> bool {
     has_neon_dot() && std::arch::is_aarch64_feature_detected!("i8mm")

@@ -1,4 +1,4 @@
-//! What a CPU can do, and the kernels that use it: a folder per level, a file per algorithm.
+//! Levels of instruction sets and their kernels: a folder per level, a file per algorithm.
 //!
 //! A level's kernels are safe functions with `#[target_feature]`. They are called through the
 //! function pointers of its table, which it hands out only against its token; a token exists only if
@@ -8,6 +8,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avxvnni;
 pub(crate) mod detect;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;

@@ -2,7 +2,7 @@
 //!
 //! The specification of the integer levels (bit for bit) and of the float ones.
 
-use crate::act::{self, ActFormat, Acts, Words};
+use crate::act::{self, ActFormat, Acts, PanelOrder};
 use crate::block::{
     self, Block, Block16, Block32, Block256, Float, Quantize, as_blocks, dot_float, weight_types,
 };
@@ -20,7 +20,7 @@ static TABLE: KernelTable = KernelTable {
     types: LIST,
     float: FloatOps::SCALAR,
     pack: act::pack,
-    words: Words::Plus128,
+    order: PanelOrder::Plus128,
 };
 
 macro_rules! entries {

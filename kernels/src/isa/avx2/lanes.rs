@@ -5,14 +5,15 @@
 //! load spreads over the lanes; a row's products add up in its lane, and so does the f32 chain of
 //! the specification. There are no shuffles but for scales, and memory is read as one stream.
 
-use super::mem::{fence, load, load_16, pin, prefetch, spread, store_ps};
+use super::dot::Dot;
+use super::mem::{fence, load, load_16, pin, prefetch, spread, store, store_ps};
 use super::unpack::{
     Codes16, Codes32, EightScales, MXFP4_CODES, Unsigned256, exponents, of_expanded, shifted, trits,
 };
 use crate::act::SUMS;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::{Block, iq4_nl};
-use crate::interleave::{FIFTH, Place};
+use crate::interleave::{FIFTH, LaneOutputs};
 use crate::isa::tokens::Rows;
 use gguf_rs_lite::GgmlType;
 use std::arch::x86_64::*;
@@ -70,7 +71,7 @@ impl<'a, const W: usize> Words<'a, W> {
         _mm256_cvtph_ps(load_16(self.rest.first_chunk::<16>().expect("a half of each row")))
     }
 
-    /// It, and no minimum.
+    /// The scale that is the rest of each row's block, and no minimum.
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     pub fn scale_alone(&self) -> [__m256; 2] {
@@ -100,7 +101,7 @@ impl<'a, const W: usize> Words<'a, W> {
         self.nibbles(first + g % 4, g >= 4)
     }
 
-    /// The same with fifth bits in the word before.
+    /// Codes of 5 bits: [`Words::codes_4`] with the fifth bits in the word before.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn codes_5(&self, first: usize, g: usize) -> __m256i {
@@ -124,7 +125,7 @@ impl<'a, const W: usize> Words<'a, W> {
         _mm256_shuffle_epi8(values, self.nibbles(w, high))
     }
 
-    /// As [`Words::codes_4`] of IQ4_NL and IQ4_XS: signed.
+    /// Signed codes of IQ4_NL and IQ4_XS, by [`Words::codes_4`].
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn iq4(&self, first: usize, g: usize) -> __m256i {
@@ -233,7 +234,7 @@ pub(super) fn expanded<B: Codebook, const S: usize, const W: usize>(
     _mm256_shuffle_epi8(values, b.codes_4(W - 32 + 4 * j, g))
 }
 
-/// Its scales.
+/// The scales of an expanded block of `W` words.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn expanded_scales<const S: usize, const W: usize>(b: &Words<'_, W>) -> EightScales {
@@ -255,7 +256,12 @@ pub(in crate::isa) fn trit_of(j: usize, g: usize) -> (usize, usize) {
 /// Writes the rows of tokens `token..token + N`.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn write<const N: usize>(place: &Place, sums: [__m256; N], token: usize, y: &mut [f32]) {
+pub(super) fn write<const N: usize>(
+    place: &LaneOutputs,
+    sums: [__m256; N],
+    token: usize,
+    y: &mut [f32],
+) {
     for t in 0..N {
         let mut lanes = [0.0; LANES];
         store_ps(&mut lanes, sums[t]);
@@ -303,7 +309,7 @@ macro_rules! eight_times {
 /// A group of a type in blocks of 32 with codes of at most 5 bits.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
+pub(super) fn blocks_32<B: Codes32, D: Dot, const W: usize, const N: usize>(
     group: &[u8],
     x: &Rows<'_, N>,
     codes: impl Fn(&Words<'_, W>, usize) -> __m256i,
@@ -317,9 +323,20 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
         prefetch_share::<B, N, 0, 1>(&b.words[0]);
         // Eight pairs of products of codes up to 15 fit an i16, of codes up to 31 four.
         let mut run = [[_mm256_setzero_si256(); 2]; N];
+        if D::FOUR && B::OFFSET != 0 {
+            for t in 0..N {
+                let [s, s_2] = x.s[t][i];
+                let sum = i32::from(s) + i32::from(s_2);
+                run[t][0] = _mm256_set1_epi32(-B::OFFSET * sum);
+            }
+        }
         eight_times!(|G| {
             let code = codes(&b, G);
             for t in 0..N {
+                if D::FOUR {
+                    run[t][0] = D::dot(run[t][0], code, four(&x.q[t][i], G));
+                    continue;
+                }
                 let products = _mm256_maddubs_epi16(code, four(&x.q[t][i], G));
                 let run = &mut run[t][if B::MAX > 15 { G / 4 } else { 0 }];
                 *run = pin(_mm256_add_epi16(*run, products));
@@ -327,13 +344,16 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
         });
         let [d, m] = scales(&b);
         for t in 0..N {
-            let mut isum = _mm256_madd_epi16(run[t][0], ones);
-            if B::MAX > 15 {
+            let mut isum = run[t][0];
+            if !D::FOUR {
+                isum = _mm256_madd_epi16(isum, ones);
+            }
+            if !D::FOUR && B::MAX > 15 {
                 isum = _mm256_add_epi32(isum, _mm256_madd_epi16(run[t][1], ones));
             }
             let [s, s_2] = x.s[t][i];
             let sum = i32::from(s) + i32::from(s_2);
-            if B::OFFSET != 0 {
+            if !D::FOUR && B::OFFSET != 0 {
                 isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(B::OFFSET * sum));
             }
             let da = _mm256_set1_ps(x.d[t][i]);
@@ -351,7 +371,7 @@ pub(super) fn blocks_32<B: Codes32, const W: usize, const N: usize>(
 /// see [`Codes16::scale_of`].
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
+pub(super) fn blocks_16<B: Codes16, D: Dot, const W: usize, const N: usize>(
     group: &[u8],
     x: &Rows<'_, N>,
     codes: impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
@@ -367,9 +387,20 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
         eight_times!(
             |J| if J < B::PARTS {
                 let mut run = [[_mm256_setzero_si256(); 2]; N];
+                for t in 0..if D::FOUR { N } else { 0 } {
+                    for half in 0..2 {
+                        let start = -B::OFFSET * i32::from(x.s[t][J][half]);
+                        run[t][half] = _mm256_set1_epi32(start);
+                    }
+                }
                 eight_times!(|G| {
                     let code = codes(&b, J, G);
                     for t in 0..N {
+                        if D::FOUR {
+                            let q = four(&x.q[t][J], G);
+                            run[t][G / 4] = D::dot(run[t][G / 4], code, q);
+                            continue;
+                        }
                         let products = _mm256_maddubs_epi16(code, four(&x.q[t][J], G));
                         let run = &mut run[t][G / 4];
                         *run = pin(_mm256_add_epi16(*run, products));
@@ -378,9 +409,12 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
                 for t in 0..N {
                     let da = _mm256_set1_ps(x.d[t][J]);
                     for half in 0..2 {
-                        let offset = B::OFFSET * i32::from(x.s[t][J][half]);
-                        let isum = _mm256_madd_epi16(run[t][half], ones);
-                        let isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(offset));
+                        let mut isum = run[t][half];
+                        if !D::FOUR {
+                            let offset = B::OFFSET * i32::from(x.s[t][J][half]);
+                            isum = _mm256_madd_epi16(isum, ones);
+                            isum = _mm256_sub_epi32(isum, _mm256_set1_epi32(offset));
+                        }
                         let d = _mm256_mul_ps(d[B::scale_of(J, half)], da);
                         acc[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(isum), acc[t]);
                     }
@@ -395,26 +429,35 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
 /// A group of a type in blocks of 32 with signed codes of 8 bits and a half for their scale.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn wide_32<B: Block, const W: usize, const N: usize>(
+pub(super) fn wide_32<B: Block, D: Dot, const W: usize, const N: usize>(
     group: &[u8],
     x: &Rows<'_, N>,
     codes: impl Fn(&Words<'_, W>, usize) -> __m256i,
 ) -> [__m256; N] {
-    let ones = _mm256_set1_epi16(1);
     let mut acc = [_mm256_setzero_ps(); N];
     let x = x.as_long_as(x.d[0].len());
     for i in 0..x.d[0].len() {
         let b = Words::<W>::new(group, i, size_of::<B>());
         prefetch_share::<B, N, 0, 1>(&b.words[0]);
         let mut isum = [_mm256_setzero_si256(); N];
-        eight_times!(|G| {
-            // |w| <= 128 is unsigned, its sign goes to q: at most 2 * 128 * 127 in an i16.
-            let w = codes(&b, G);
-            let magnitude = _mm256_abs_epi8(w);
+        if D::FOUR {
             for t in 0..N {
-                let q = _mm256_sign_epi8(four(&x.q[t][i], G), w);
-                let pairs = _mm256_maddubs_epi16(magnitude, q);
-                isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(pairs, ones));
+                let sum = i32::from(x.s[t][i][0]) + i32::from(x.s[t][i][1]);
+                isum[t] = _mm256_set1_epi32(-128 * sum);
+            }
+        }
+        eight_times!(|G| {
+            // Plus 128 it is unsigned; or |w| <= 128 is, and its sign goes to q: at most
+            // 2 * 128 * 127 in an i16.
+            let w = codes(&b, G);
+            let unsigned = match D::FOUR {
+                true => _mm256_xor_si256(w, _mm256_set1_epi8(-128)),
+                false => _mm256_abs_epi8(w),
+            };
+            for t in 0..N {
+                let q = four(&x.q[t][i], G);
+                let q = if D::FOUR { q } else { _mm256_sign_epi8(q, w) };
+                isum[t] = D::dot(isum[t], unsigned, q);
             }
         });
         let d = b.half();
@@ -429,7 +472,7 @@ pub(super) fn wide_32<B: Block, const W: usize, const N: usize>(
 /// A group of a type in super-blocks of 256. Codes of 8 bits are signed, without the offset.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn blocks_256<B: Unsigned256, const W: usize, const N: usize>(
+pub(super) fn blocks_256<B: Unsigned256, D: Dot, const W: usize, const N: usize>(
     group: &[u8],
     x: &Rows<'_, N>,
     codes: impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
@@ -447,10 +490,16 @@ pub(super) fn blocks_256<B: Unsigned256, const W: usize, const N: usize>(
                 q: &x.q[t].as_chunks().0[i],
                 d: &x.d[t].as_chunks().0[i],
                 s: &x.s[t].as_chunks().0[i],
+                starts: [[0; 8]; 2],
             };
+            if D::FOUR && B::OFFSET != 0 {
+                tokens[t].starts = starts::<B>(tokens[t].s);
+            }
         }
+        // From memory they are spread over the lanes by the load.
+        let tokens = if D::FOUR { std::hint::black_box(&tokens) } else { &tokens };
         let mut sums = [[_mm256_setzero_ps(); 2]; N];
-        eight_times!(|J| step::<B, W, N, J>(&b, &tokens, &codes, &scales, masks, &mut sums));
+        eight_times!(|J| step::<B, D, W, N, J>(&b, tokens, &codes, &scales, masks, &mut sums));
         for t in 0..N {
             let [products, mins] = sums[t];
             acc[t] = _mm256_fmadd_ps(scales.d, products, acc[t]);
@@ -468,19 +517,40 @@ struct Token<'a> {
     q: &'a [[i8; 32]; 8],
     d: &'a [f32; 8],
     s: &'a [[i16; SUMS]; 8],
+    /// Where sums of four products begin: at the offset's share of each 16 elements, or of each 32 in
+    /// the first eight.
+    starts: [[i32; 8]; 2],
 }
 
 impl Default for Token<'_> {
     fn default() -> Self {
-        Token { q: &[[0; 32]; 8], d: &[0.0; 8], s: &[[0; SUMS]; 8] }
+        Token { q: &[[0; 32]; 8], d: &[0.0; 8], s: &[[0; SUMS]; 8], starts: [[0; 8]; 2] }
     }
+}
+
+/// [`Token::starts`] of a token's sums.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn starts<B: Unsigned256>(s: &[[i16; SUMS]; 8]) -> [[i32; 8]; 2] {
+    let (s, minus_offset) = (load(s), _mm256_set1_epi32(-B::OFFSET));
+    let mut starts = [[0; 8]; 2];
+    if B::GROUP == 32 {
+        let sums = _mm256_madd_epi16(s, _mm256_set1_epi16(1));
+        store(&mut starts[0], _mm256_mullo_epi32(sums, minus_offset));
+    } else {
+        let halves = [_mm256_castsi256_si128(s), _mm256_extracti128_si256::<1>(s)];
+        for (starts, s) in starts.iter_mut().zip(halves) {
+            store(starts, _mm256_mullo_epi32(_mm256_cvtepi16_epi32(s), minus_offset));
+        }
+    }
+    starts
 }
 
 /// Elements `32J..32J + 32` of a super-block: a step of the chain of the products and of that of
 /// the minimums.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
+fn step<B: Unsigned256, D: Dot, const W: usize, const N: usize, const J: usize>(
     b: &Words<'_, W>,
     tokens: &[Token<'_>; N],
     codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
@@ -490,6 +560,11 @@ fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
 ) {
     fence();
     prefetch_share::<B, N, J, 8>(&b.words[0]);
+    if D::FOUR {
+        products_of_fours::<B, D, W, N, J>(b, tokens, codes, scales, masks, sums);
+        minimums::<B, N, J>(tokens, scales, masks, sums);
+        return;
+    }
     // Groups of four codes whose pairs of products fit an i16; a run ends with its scale, too.
     let fit = if B::MAX <= 15 {
         8
@@ -559,6 +634,73 @@ fn step<B: Unsigned256, const W: usize, const N: usize, const J: usize>(
         let da = _mm256_set1_ps(tokens[t].d[J]);
         sums[t][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum[t]), da, sums[t][0]);
     }
+    minimums::<B, N, J>(tokens, scales, masks, sums);
+}
+
+/// A step of the chain of the products, where four are added to an i32 at once.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn products_of_fours<B: Unsigned256, D: Dot, const W: usize, const N: usize, const J: usize>(
+    b: &Words<'_, W>,
+    tokens: &[Token<'_>; N],
+    codes: &impl Fn(&Words<'_, W>, usize, usize) -> __m256i,
+    scales: &EightScales,
+    masks: &Masks,
+    sums: &mut [[__m256; 2]; N],
+) {
+    let runs = 32 / B::GROUP;
+    let mut isum = [[_mm256_setzero_si256(); 2]; N];
+    if B::OFFSET != 0 {
+        for t in 0..N {
+            for i in 0..runs {
+                let start = tokens[t].starts.as_flattened()[J * runs + i];
+                isum[t][i] = _mm256_set1_epi32(start);
+            }
+        }
+    }
+    eight_times!(|G| {
+        let code = codes(b, J, G);
+        // Codes of 8 bits come signed.
+        let plus_128 = _mm256_set1_epi8(-128);
+        let code = if B::MAX > 127 { _mm256_xor_si256(code, plus_128) } else { code };
+        for t in 0..N {
+            let isum = &mut isum[t][if B::GROUP == 16 { G / 4 } else { 0 }];
+            *isum = D::dot(*isum, code, four(&tokens[t].q[J], G));
+        }
+    });
+    let scale = |i: usize| {
+        let (scales, byte) = (scales.scales[i / 4], i % 4);
+        _mm256_cvtepi32_ps(if B::HAS_MIN {
+            _mm256_shuffle_epi8(scales, load(&masks.min[byte]))
+        } else {
+            // Scales may be negative.
+            _mm256_srai_epi32::<24>(_mm256_shuffle_epi8(scales, load(&masks.twice_high[byte])))
+        })
+    };
+    for t in 0..N {
+        let [first, second] = [_mm256_cvtepi32_ps(isum[t][0]), _mm256_cvtepi32_ps(isum[t][1])];
+        // Integers below 2^24: exact.
+        let products = if B::ONE_SCALE {
+            first
+        } else if B::GROUP == 32 {
+            _mm256_mul_ps(first, scale(J))
+        } else {
+            _mm256_fmadd_ps(second, scale(2 * J + 1), _mm256_mul_ps(first, scale(2 * J)))
+        };
+        let da = _mm256_set1_ps(tokens[t].d[J]);
+        sums[t][0] = _mm256_fmadd_ps(products, da, sums[t][0]);
+    }
+}
+
+/// A step of the chain of the minimums, in types that have them.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn minimums<B: Unsigned256, const N: usize, const J: usize>(
+    tokens: &[Token<'_>; N],
+    scales: &EightScales,
+    masks: &Masks,
+    sums: &mut [[__m256; 2]; N],
+) {
     if B::HAS_MIN {
         let min = |word: usize, byte: usize| {
             let min = _mm256_shuffle_epi8(scales.mins[word], load(&masks.min[byte]));

@@ -132,7 +132,7 @@ pub(super) fn halves(x: &[u16]) -> &[F16] {
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
-/// The same value, about which the compiler knows nothing: so it keeps sums in the order and the
+/// Returns `x` as a value the compiler knows nothing about: so it keeps sums in the order and the
 /// registers they were written in, where re-associating them would spill.
 #[inline]
 #[target_feature(enable = "avx")]
@@ -184,7 +184,7 @@ pub(in crate::isa) fn prefetch<const HINT: i32, T>(x: &T, bytes: usize) {
     _mm_prefetch::<HINT>(address);
 }
 
-/// Which types are 32 bytes of numbers.
+/// Types that are 32 bytes of numbers.
 ///
 /// # Safety
 /// 32 bytes, no padding, every bit pattern a value.
@@ -205,7 +205,7 @@ unsafe impl Bytes32 for [i32; 8] {}
 // SAFETY: `F32` is four bytes.
 unsafe impl Bytes32 for [F32; 8] {}
 
-/// Which types are 16 bytes of numbers.
+/// Types that are 16 bytes of numbers.
 ///
 /// # Safety
 /// 16 bytes, no padding, every bit pattern a value.
@@ -226,7 +226,7 @@ unsafe impl Bytes16 for [F16; 8] {}
 // SAFETY: `Bf16` is two bytes.
 unsafe impl Bytes16 for [Bf16; 8] {}
 
-/// Which types are 4 bytes of numbers.
+/// Types that are 4 bytes of numbers.
 ///
 /// # Safety
 /// 4 bytes, no padding, every bit pattern a value.

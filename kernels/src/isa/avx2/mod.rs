@@ -12,6 +12,7 @@
 mod attention;
 pub(in crate::isa) mod codebook;
 pub(in crate::isa) mod dense;
+pub(in crate::isa) mod dot;
 mod exp;
 mod float;
 pub(in crate::isa) mod lanes;
@@ -26,7 +27,7 @@ pub(in crate::isa) mod unpack;
 
 use super::scalar::N_TYPES;
 use super::sse41;
-use crate::act::{ActPlan, ActUnit, Acts, Layout, Words};
+use crate::act::{ActPlan, ActUnit, Acts, Layout, PanelOrder};
 use crate::block::expanded::*;
 use crate::block::*;
 use crate::float::{Activation, Ahead, FloatOps, RopePairing};
@@ -37,9 +38,11 @@ use crate::table::{
     ExpandedRows, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, overlaid,
 };
 use dense::DenseScratch;
+use dot::{Dot, MulAdd};
 use gguf_rs_lite::GgmlType;
 use lanes::LANES;
-use panels::PanelScratch;
+use panels::fours;
+use std::marker::PhantomData;
 
 /// The table, for those who can show that the CPU has the features.
 pub(crate) fn table(_: token::Avx2) -> &'static KernelTable {
@@ -51,76 +54,82 @@ static TABLE: KernelTable = KernelTable {
     types: &TYPES,
     float: FLOAT,
     pack: entry_pack,
-    words: Words::ByHalves,
+    order: PanelOrder::ByHalves,
 };
 
-pub(in crate::isa) const TYPES: [TypeKernels; N_TYPES] =
-    overlaid(Level::Avx2, sse41::TYPES, MATMULS, INTERLEAVED);
+pub(in crate::isa) const TYPES: [TypeKernels; N_TYPES] = {
+    let floats = overlaid(Level::Avx2, sse41::TYPES, FLOATS, &[]);
+    overlaid(Level::Avx2, floats, Kernels::<MulAdd>::MATMULS, Kernels::<MulAdd>::INTERLEAVED)
+};
 
-const MATMULS: &[(GgmlType, MatmulFn)] = &[
-    (F32::TY, f32),
-    (F16::TY, f16),
-    (Bf16::TY, bf16),
-    (BlockQ4_0::TY, q4_0),
-    (BlockQ4_1::TY, q4_1),
-    (BlockQ5_0::TY, q5_0),
-    (BlockQ5_1::TY, q5_1),
-    (BlockQ8_0::TY, q8_0),
-    (BlockQ2K::TY, q2_k),
-    (BlockQ3K::TY, q3_k),
-    (BlockQ4K::TY, q4_k),
-    (BlockQ5K::TY, q5_k),
-    (BlockQ6K::TY, q6_k),
-    (BlockIQ4NL::TY, iq4_nl),
-    (BlockIQ4XS::TY, iq4_xs),
-    (BlockMXFP4::TY, mxfp4),
-    (BlockIQ1S::TY, iq1_s),
-    (BlockIQ1M::TY, iq1_m),
-    (BlockIQ2XXS::TY, iq2_xxs),
-    (BlockIQ2XS::TY, iq2_xs),
-    (BlockIQ2S::TY, iq2_s),
-    (BlockIQ3XXS::TY, iq3_xxs),
-    (BlockIQ3S::TY, iq3_s),
-    (BlockTQ1_0::TY, tq1_0),
-    (BlockTQ2_0::TY, tq2_0),
-    (BlockQ1_0::TY, q1_0),
-    (BlockQ2_0::TY, q2_0),
-    (BlockNVFP4::TY, nvfp4),
-];
+const FLOATS: &[(GgmlType, MatmulFn)] = &[(F32::TY, f32), (F16::TY, f16), (Bf16::TY, bf16)];
+
+/// The kernels of integer types that multiply by `D`.
+pub(in crate::isa) struct Kernels<D>(PhantomData<D>);
 
 macro_rules! expanded {
     ($name:ident) => {
-        expanded_form::$name::<LANES>(interleaved::$name, expanded_rows::$name)
+        expanded_form::$name::<LANES>(interleaved::$name::<D>, expanded_rows::$name::<D>)
     };
 }
 
-const INTERLEAVED: &[(GgmlType, Interleaved)] = &[
-    (BlockQ4_0::TY, interleaved_by::<LANES>(interleaved::q4_0)),
-    (BlockQ4_1::TY, interleaved_by::<LANES>(interleaved::q4_1)),
-    (BlockQ5_0::TY, interleaved_by::<LANES>(interleaved::q5_0)),
-    (BlockQ5_1::TY, interleaved_by::<LANES>(interleaved::q5_1)),
-    (BlockQ8_0::TY, interleaved_by::<LANES>(interleaved::q8_0)),
-    (BlockQ2K::TY, interleaved_by::<LANES>(interleaved::q2_k)),
-    (BlockQ3K::TY, interleaved_by::<LANES>(interleaved::q3_k)),
-    (BlockQ4K::TY, interleaved_by::<LANES>(interleaved::q4_k)),
-    (BlockQ5K::TY, interleaved_by::<LANES>(interleaved::q5_k)),
-    (BlockQ6K::TY, interleaved_by::<LANES>(interleaved::q6_k)),
-    (BlockIQ4NL::TY, interleaved_by::<LANES>(interleaved::iq4_nl)),
-    (BlockIQ4XS::TY, interleaved_by::<LANES>(interleaved::iq4_xs)),
-    (BlockMXFP4::TY, interleaved_by::<LANES>(interleaved::mxfp4)),
-    (BlockIQ1S::TY, expanded!(iq1_s)),
-    (BlockIQ1M::TY, expanded!(iq1_m)),
-    (BlockIQ2XXS::TY, expanded!(iq2_xxs)),
-    (BlockIQ2XS::TY, expanded!(iq2_xs)),
-    (BlockIQ2S::TY, expanded!(iq2_s)),
-    (BlockIQ3XXS::TY, expanded!(iq3_xxs)),
-    (BlockIQ3S::TY, expanded!(iq3_s)),
-    (BlockTQ1_0::TY, interleaved_by::<LANES>(interleaved::tq1_0)),
-    (BlockTQ2_0::TY, interleaved_by::<LANES>(interleaved::tq2_0)),
-    (BlockQ1_0::TY, interleaved_by::<LANES>(interleaved::q1_0)),
-    (BlockQ2_0::TY, interleaved_by::<LANES>(interleaved::q2_0)),
-    (BlockNVFP4::TY, interleaved_by::<LANES>(interleaved::nvfp4)),
-];
+impl<D: Dot> Kernels<D> {
+    pub(in crate::isa) const MATMULS: &'static [(GgmlType, MatmulFn)] = &[
+        (BlockQ4_0::TY, q4_0::<D>),
+        (BlockQ4_1::TY, q4_1::<D>),
+        (BlockQ5_0::TY, q5_0::<D>),
+        (BlockQ5_1::TY, q5_1::<D>),
+        (BlockQ8_0::TY, q8_0::<D>),
+        (BlockQ2K::TY, q2_k::<D>),
+        (BlockQ3K::TY, q3_k::<D>),
+        (BlockQ4K::TY, q4_k::<D>),
+        (BlockQ5K::TY, q5_k::<D>),
+        (BlockQ6K::TY, q6_k::<D>),
+        (BlockIQ4NL::TY, iq4_nl::<D>),
+        (BlockIQ4XS::TY, iq4_xs::<D>),
+        (BlockMXFP4::TY, mxfp4::<D>),
+        (BlockIQ1S::TY, iq1_s::<D>),
+        (BlockIQ1M::TY, iq1_m::<D>),
+        (BlockIQ2XXS::TY, iq2_xxs::<D>),
+        (BlockIQ2XS::TY, iq2_xs::<D>),
+        (BlockIQ2S::TY, iq2_s::<D>),
+        (BlockIQ3XXS::TY, iq3_xxs::<D>),
+        (BlockIQ3S::TY, iq3_s::<D>),
+        (BlockTQ1_0::TY, tq1_0::<D>),
+        (BlockTQ2_0::TY, tq2_0::<D>),
+        (BlockQ1_0::TY, q1_0::<D>),
+        (BlockQ2_0::TY, q2_0::<D>),
+        (BlockNVFP4::TY, nvfp4::<D>),
+    ];
+
+    pub(in crate::isa) const INTERLEAVED: &'static [(GgmlType, Interleaved)] = &[
+        (BlockQ4_0::TY, interleaved_by::<LANES>(interleaved::q4_0::<D>)),
+        (BlockQ4_1::TY, interleaved_by::<LANES>(interleaved::q4_1::<D>)),
+        (BlockQ5_0::TY, interleaved_by::<LANES>(interleaved::q5_0::<D>)),
+        (BlockQ5_1::TY, interleaved_by::<LANES>(interleaved::q5_1::<D>)),
+        (BlockQ8_0::TY, interleaved_by::<LANES>(interleaved::q8_0::<D>)),
+        (BlockQ2K::TY, interleaved_by::<LANES>(interleaved::q2_k::<D>)),
+        (BlockQ3K::TY, interleaved_by::<LANES>(interleaved::q3_k::<D>)),
+        (BlockQ4K::TY, interleaved_by::<LANES>(interleaved::q4_k::<D>)),
+        (BlockQ5K::TY, interleaved_by::<LANES>(interleaved::q5_k::<D>)),
+        (BlockQ6K::TY, interleaved_by::<LANES>(interleaved::q6_k::<D>)),
+        (BlockIQ4NL::TY, interleaved_by::<LANES>(interleaved::iq4_nl::<D>)),
+        (BlockIQ4XS::TY, interleaved_by::<LANES>(interleaved::iq4_xs::<D>)),
+        (BlockMXFP4::TY, interleaved_by::<LANES>(interleaved::mxfp4::<D>)),
+        (BlockIQ1S::TY, expanded!(iq1_s)),
+        (BlockIQ1M::TY, expanded!(iq1_m)),
+        (BlockIQ2XXS::TY, expanded!(iq2_xxs)),
+        (BlockIQ2XS::TY, expanded!(iq2_xs)),
+        (BlockIQ2S::TY, expanded!(iq2_s)),
+        (BlockIQ3XXS::TY, expanded!(iq3_xxs)),
+        (BlockIQ3S::TY, expanded!(iq3_s)),
+        (BlockTQ1_0::TY, interleaved_by::<LANES>(interleaved::tq1_0::<D>)),
+        (BlockTQ2_0::TY, interleaved_by::<LANES>(interleaved::tq2_0::<D>)),
+        (BlockQ1_0::TY, interleaved_by::<LANES>(interleaved::q1_0::<D>)),
+        (BlockQ2_0::TY, interleaved_by::<LANES>(interleaved::q2_0::<D>)),
+        (BlockNVFP4::TY, interleaved_by::<LANES>(interleaved::nvfp4::<D>)),
+    ];
+}
 
 /// The interleaved form of `LANES` rows to a group, with its kernel.
 pub(in crate::isa) const fn interleaved_by<const LANES: usize>(
@@ -207,9 +216,153 @@ fn expand<B: Codebook, const S: usize, const W: usize, const LANES: usize>(
     }
 }
 
-/// Matrix products: `name: module::function(what unpacks a block)`.
+/// Matrix products of a step: `name: layouts(what unpacks a block)`.
 macro_rules! matmuls {
     ($($name:ident: $layouts:ident($($argument:tt)*);)*) => {$(
+        pub(in crate::isa) fn $name<D: Dot>(
+            w: &[u8],
+            n_rows: usize,
+            acts: &Acts<'_>,
+            scratch: &mut Scratch,
+            y: &mut [f32],
+        ) {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn kernel<D: Dot>(
+                w: &[u8],
+                n_rows: usize,
+                acts: &Acts<'_>,
+                scratch: &mut Scratch,
+                y: &mut [f32],
+            ) {
+                $layouts!($name, w, n_rows, acts, scratch, y, $($argument)*)
+            }
+            scratch.with_order(acts, D::ORDER, |acts, scratch| {
+                // SAFETY: the CPU has the features, see the head of this file.
+                unsafe { kernel::<D>(w, n_rows, acts, scratch, y) }
+            });
+        }
+    )*};
+}
+
+/// Panels by one kernel, rows by one of so many tokens, which takes the first of them and the part
+/// of the outputs that is theirs.
+macro_rules! by_layout {
+    ($acts:ident, $n_rows:ident, $y:ident, $fours:expr, $panels:expr,
+     |$N:ident, $first:ident, $part:ident| $rows:expr) => {
+        match $acts.plan.layout() {
+            Layout::Panels if D::FOUR => $fours,
+            Layout::Panels => $panels,
+            Layout::Rows => few_tokens!($acts.plan.n_tokens, |$N, $first| {
+                let $part = &mut $y[$first * $n_rows..][..$N * $n_rows];
+                $rows
+            }),
+        }
+    };
+}
+
+/// [`by_layout`], where rows gain nothing by another step than AVX2's.
+macro_rules! panels_or {
+    ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $fours:expr,
+     $panels:expr, |$N:ident, $first:ident, $part:ident| $rows:expr) => {
+        if D::FOUR && $acts.plan.layout() == Layout::Rows {
+            $name::<MulAdd>($w, $n_rows, $acts, $scratch, $y);
+        } else {
+            by_layout!($acts, $n_rows, $y, $fours, $panels, |$N, $first, $part| $rows);
+        }
+    };
+}
+
+macro_rules! blocks_32 {
+    ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr) => {
+        panels_or!(
+            $name,
+            $w,
+            $n_rows,
+            $acts,
+            $scratch,
+            $y,
+            fours::blocks_32::<_, D>($w, $n_rows, $acts, $scratch.of(), $y, $codes),
+            panels::blocks_32($w, $n_rows, $acts, $scratch.of(), $y, $codes),
+            |N, first, y| rows::blocks_32::<_, N>($w, $n_rows, $acts, first, y, $codes)
+        )
+    };
+}
+
+macro_rules! blocks_16 {
+    ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $parts:literal,
+     $codes:expr, $scales:expr, $eight:expr) => {
+        panels_or!(
+            $name,
+            $w,
+            $n_rows,
+            $acts,
+            $scratch,
+            $y,
+            fours::blocks_16::<_, D, $parts>(
+                $w,
+                $n_rows,
+                $acts,
+                $scratch.of(),
+                $y,
+                $codes,
+                $scales
+            ),
+            panels::blocks_16::<_, $parts>($w, $n_rows, $acts, $scratch.of(), $y, $codes, $scales),
+            |N, first, y| rows::blocks_16::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
+        )
+    };
+}
+
+macro_rules! blocks_256 {
+    ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr,
+     $scales:expr, $eight:expr) => {
+        panels_or!(
+            $name,
+            $w,
+            $n_rows,
+            $acts,
+            $scratch,
+            $y,
+            fours::blocks_256::<_, D>($w, $n_rows, $acts, $scratch.of(), $y, $codes, $scales),
+            panels::blocks_256($w, $n_rows, $acts, $scratch.of(), $y, $codes, $scales),
+            |N, first, y| rows::blocks_256::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
+        )
+    };
+}
+
+macro_rules! wide_32 {
+    ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr,
+     $d:expr) => {
+        by_layout!(
+            $acts,
+            $n_rows,
+            $y,
+            fours::wide_32::<_, D>($w, $n_rows, $acts, $scratch.of(), $y, $codes, $d),
+            panels::wide_32($w, $n_rows, $acts, $scratch.of(), $y, $codes, $d),
+            |N, first, y| rows::wide_32::<_, D, N>($w, $n_rows, $acts, first, y, $codes, $d)
+        )
+    };
+}
+
+macro_rules! wide_256 {
+    ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
+        panels_or!(
+            $name,
+            $w,
+            $n_rows,
+            $acts,
+            $scratch,
+            $y,
+            fours::wide_256::<_, D>($w, $n_rows, $acts, $scratch.of(), $y, $unpack),
+            panels::wide_256($w, $n_rows, $acts, $scratch.of(), $y, $unpack),
+            |N, first, y| rows::wide_256::<_, N>($w, $n_rows, $acts, first, y, $unpack)
+        )
+    };
+}
+
+/// Products of float weights: `name(what widens eight of them)`.
+macro_rules! dense {
+    ($($name:ident($widen:expr);)*) => {$(
         pub(in crate::isa) fn $name(
             w: &[u8],
             n_rows: usize,
@@ -222,114 +375,21 @@ macro_rules! matmuls {
                 w: &[u8],
                 n_rows: usize,
                 acts: &Acts<'_>,
-                scratch: &mut Scratch,
+                scratch: &mut DenseScratch,
                 y: &mut [f32],
             ) {
-                $layouts!(w, n_rows, acts, scratch, y, $($argument)*)
+                dense::matmul(w, n_rows, acts, scratch, y, $widen)
             }
-            scratch.with_words(acts, Words::ByHalves, |acts, scratch| {
-                // SAFETY: the CPU has the features, see the head of this file.
-                unsafe { kernel(w, n_rows, acts, scratch, y) }
-            });
+            // SAFETY: the CPU has the features, see the head of this file.
+            unsafe { kernel(w, n_rows, acts, scratch.of(), y) }
         }
     )*};
 }
 
-/// Panels by one kernel, rows by one of so many tokens, which takes the first of them and the part
-/// of the outputs that is theirs.
-macro_rules! by_layout {
-    ($acts:ident, $n_rows:ident, $y:ident, $panels:expr,
-     |$N:ident, $first:ident, $part:ident| $rows:expr) => {
-        match $acts.plan.layout() {
-            Layout::Panels => $panels,
-            Layout::Rows => few_tokens!($acts.plan.n_tokens, |$N, $first| {
-                let $part = &mut $y[$first * $n_rows..][..$N * $n_rows];
-                $rows
-            }),
-        }
-    };
-}
-
-macro_rules! blocks_32 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr) => {
-        by_layout!(
-            $acts,
-            $n_rows,
-            $y,
-            panels::blocks_32($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $codes),
-            |N, first, y| rows::blocks_32::<_, N>($w, $n_rows, $acts, first, y, $codes)
-        )
-    };
-}
-
-macro_rules! blocks_16 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $parts:literal, $codes:expr, $scales:expr, $eight:expr) => {
-        by_layout!(
-            $acts,
-            $n_rows,
-            $y,
-            panels::blocks_16::<_, $parts>(
-                $w,
-                $n_rows,
-                $acts,
-                $scratch.of::<PanelScratch>(),
-                $y,
-                $codes,
-                $scales
-            ),
-            |N, first, y| rows::blocks_16::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
-        )
-    };
-}
-
-macro_rules! blocks_256 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr, $scales:expr, $eight:expr) => {
-        by_layout!(
-            $acts,
-            $n_rows,
-            $y,
-            panels::blocks_256(
-                $w,
-                $n_rows,
-                $acts,
-                $scratch.of::<PanelScratch>(),
-                $y,
-                $codes,
-                $scales
-            ),
-            |N, first, y| rows::blocks_256::<_, N>($w, $n_rows, $acts, first, y, $codes, $eight)
-        )
-    };
-}
-
-macro_rules! wide_32 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $codes:expr, $d:expr) => {
-        by_layout!(
-            $acts,
-            $n_rows,
-            $y,
-            panels::wide_32($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $codes, $d),
-            |N, first, y| rows::wide_32::<_, N>($w, $n_rows, $acts, first, y, $codes, $d)
-        )
-    };
-}
-
-macro_rules! wide_256 {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
-        by_layout!(
-            $acts,
-            $n_rows,
-            $y,
-            panels::wide_256($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $unpack),
-            |N, first, y| rows::wide_256::<_, N>($w, $n_rows, $acts, first, y, $unpack)
-        )
-    };
-}
-
-macro_rules! dense {
-    ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $widen:expr) => {
-        dense::matmul($w, $n_rows, $acts, $scratch.of::<DenseScratch>(), $y, $widen)
-    };
+dense! {
+    f32(|w| dense::widen_f32(w));
+    f16(|w| dense::widen_f16(w));
+    bf16(|w| dense::widen_bf16(w));
 }
 
 /// Products of interleaved rows: `name: function::<type, words>(what unpacks a block)`.
@@ -337,9 +397,15 @@ macro_rules! lanes {
     ($($name:ident: $kernel:ident[$ty:ty, $words:literal]($($argument:expr),*);)*) => {
         mod interleaved {
             use super::*;
-            $(pub fn $name(w: &[u8], group_bytes: usize, skip: usize, acts: &Acts<'_>, y: &mut [f32]) {
+            $(pub fn $name<D: Dot>(
+                w: &[u8],
+                group_bytes: usize,
+                skip: usize,
+                acts: &Acts<'_>,
+                y: &mut [f32],
+            ) {
                 #[target_feature(enable = "avx2,fma,f16c")]
-                fn kernel(
+                fn kernel<D: Dot>(
                     w: &[u8],
                     group_bytes: usize,
                     skip: usize,
@@ -350,13 +416,13 @@ macro_rules! lanes {
                     for (group, place) in groups(w, LANES, group_bytes, skip, n_rows) {
                         few_tokens!(acts.plan.n_tokens, |N, first| {
                             let x = Rows::<N>::new(acts, first);
-                            let sums = lanes::$kernel::<$ty, $words, N>(group, &x, $($argument),*);
+                            let sums = lanes::$kernel::<$ty, D, $words, N>(group, &x, $($argument),*);
                             lanes::write(&place, sums, first, y);
                         });
                     }
                 }
                 // SAFETY: the CPU has the features, see the head of this file.
-                unsafe { kernel(w, group_bytes, skip, acts, y) }
+                unsafe { kernel::<D>(w, group_bytes, skip, acts, y) }
             })*
         }
     };
@@ -439,9 +505,6 @@ lanes! {
 }
 
 matmuls! {
-    f32: dense(|w| dense::widen_f32(w));
-    f16: dense(|w| dense::widen_f16(w));
-    bf16: dense(|w| dense::widen_bf16(w));
     q4_0: blocks_32(|b: &BlockQ4_0| unpack::nibbles(&b.qs));
     q4_1: blocks_32(|b: &BlockQ4_1| unpack::nibbles(&b.qs));
     q5_0: blocks_32(|b: &BlockQ5_0| unpack::nibbles_and_fifth(&b.qs, &b.qh));
@@ -517,8 +580,13 @@ mod expanded_rows {
     use super::*;
 
     macro_rules! expanded {
-        ($w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident, $unpack:expr) => {
-            panels::wide_256($w, $n_rows, $acts, $scratch.of::<PanelScratch>(), $y, $unpack)
+        ($name:ident, $w:ident, $n_rows:ident, $acts:ident, $scratch:ident, $y:ident,
+         $unpack:expr) => {
+            if D::FOUR {
+                fours::wide_256::<_, D>($w, $n_rows, $acts, $scratch.of(), $y, $unpack)
+            } else {
+                panels::wide_256($w, $n_rows, $acts, $scratch.of(), $y, $unpack)
+            }
         };
     }
 

@@ -2,7 +2,7 @@
 
 use super::mem::{load_ps, store};
 use super::sum::transpose_4;
-use crate::act::{ActFormat, ActPlan, ActUnit, Layout, PANEL_TOKENS, SUMS, Words, scale_of};
+use crate::act::{ActFormat, ActPlan, ActUnit, Layout, PANEL_TOKENS, PanelOrder, SUMS, scale_of};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -45,9 +45,9 @@ fn panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
             s[lane] = sums(words[lane]);
         }
         let words = transpose(words);
-        let words = match plan.words {
-            Words::Plus128 => plus_128(words),
-            Words::ByHalves => by_halves(words),
+        let words = match plan.order {
+            PanelOrder::Plus128 => plus_128(words),
+            PanelOrder::ByHalves => by_halves(words),
         };
         for (out, words) in panel.iter_mut().zip(words) {
             store(out, words);

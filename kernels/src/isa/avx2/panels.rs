@@ -4,7 +4,7 @@
 //! is broadcast and multiplied with the panels' words; products add up in i16 as long as they fit,
 //! then `vpmaddwd` widens them with the block's scales. No lane is ever added to another.
 //!
-//! A word holds two k of the first half of a block and two of the second ([`Words::ByHalves`]), so
+//! A word holds two k of the first half of a block and two of the second ([`PanelOrder::ByHalves`]), so
 //! that the i16 of a lane belong to one half each: types with a scale per 16 take both in the one
 //! `vpmaddwd`.
 //!
@@ -24,13 +24,14 @@
 //! of that depth is in L1, with what a type makes of its scales and sums; f32 sums of
 //! [`BLOCK_UNITS`] panels are in L2.
 
+pub(in crate::isa) mod fours;
 mod wide;
 
 use super::mem::{fence, load, load_ps, pin, pin_both, pin_ps, prefetch, store, store_ps};
 use super::pack::transpose;
 use super::unpack::{Codes16, Codes32, Codes256, Scales, half, scale};
-use crate::act::{Acts, PANEL_TOKENS, SUMS, Words};
-use crate::block::{Block, F16, as_blocks};
+use crate::act::{Acts, PANEL_TOKENS, PanelOrder, SUMS};
+use crate::block::{Block, Block256, F16, as_blocks};
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
@@ -62,12 +63,14 @@ pub(in crate::isa) struct PanelScratch {
     sums: Vec<Sums>,
 }
 
-/// What a tile keeps of a block, or of a super-block.
+/// Intermediate sums of a tile, kept within a block or a super-block.
 #[derive(Debug, Default)]
 #[repr(C, align(32))]
 struct TileScratch {
-    /// What the first of two runs comes to.
+    /// Sums of the first of two runs.
     firsts: [[[i32; PANEL_TOKENS]; 2]; R],
+    /// Sums of the first of two runs times their scale.
+    firsts_scaled: Sums,
     products: Sums,
 }
 
@@ -139,6 +142,13 @@ struct Row256 {
     codes: [[i32; 8]; 8],
     /// The two i16 scales of each 32 codes.
     scales: [i32; 8],
+    ends: Ends,
+}
+
+/// The factors at the end of a super-block of one row.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Ends {
     /// Minimums, one per 16 codes, or per 32 in the first eight.
     mins: [[f32; 8]; 2],
     d: f32,
@@ -184,18 +194,18 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// What goes with 32 codes of two panels, of which the second may not be there.
+/// Scales and sums that go with 32 codes of two panels, or of one.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
 struct PairBlock {
     d: [[f32; PANEL_TOKENS]; 2],
     /// Where the one or two runs of a block begin.
     start: [[[i16; 2 * PANEL_TOKENS]; 2]; 2],
-    /// What [`Minimums`] says.
+    /// Factors of minimums: see [`Minimums`].
     sums: [[[f32; PANEL_TOKENS]; 2]; 2],
 }
 
-/// What minimums are multiplied with.
+/// The factors that minimums are multiplied with.
 #[derive(Clone, Copy, PartialEq)]
 enum Minimums {
     /// A type without.
@@ -227,9 +237,21 @@ impl<'a, const T: usize> Panels<'a, T> {
     }
 }
 
-/// What a type asks of panels.
+impl Minimums {
+    /// The factors of a type in super-blocks.
+    const fn of_256<B: Block256>() -> Minimums {
+        match (B::HAS_MIN, B::GROUP) {
+            (false, _) => Minimums::None,
+            (true, 32) => Minimums::Scaled,
+            (true, _) => Minimums::ScaledHalves,
+        }
+    }
+}
+
+/// Requirements of a type on panels.
 #[derive(Clone, Copy)]
 struct Wants {
+    order: PanelOrder,
     offset: i32,
     two_runs: bool,
     minimums: Minimums,
@@ -242,7 +264,7 @@ const fn two_runs(offset: i32, max: i32) -> bool {
     most > 16
 }
 
-/// What a run takes off the codes: codes of 5 bits fit one run only less 16, which types without
+/// The offset that a run takes off the codes: codes of 5 bits fit one run only less 16, which types without
 /// an offset get back.
 const fn run_offset<B: Codes32>() -> i32 {
     if B::OFFSET == 0 && B::MAX > 15 { 16 } else { B::OFFSET }
@@ -267,7 +289,12 @@ pub(super) fn blocks_16<B: Codes16, const PARTS: usize>(
         acts,
         (scratch.of_16.as_chunks_mut().0, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
-        Wants { offset: B::OFFSET, two_runs: false, minimums: Minimums::None },
+        Wants {
+            order: PanelOrder::ByHalves,
+            offset: B::OFFSET,
+            two_runs: false,
+            minimums: Minimums::None,
+        },
         |block, parts| {
             for j in 0..PARTS {
                 store(&mut parts[j].codes, interleave(codes(block, j)));
@@ -291,6 +318,7 @@ pub(super) fn blocks_32<B: Codes32>(
     codes: impl Fn(&B) -> __m256i,
 ) {
     let wants = Wants {
+        order: PanelOrder::ByHalves,
         offset: run_offset::<B>(),
         two_runs: const { two_runs(run_offset::<B>(), B::MAX) },
         minimums: if B::HAS_MIN { Minimums::Sum } else { Minimums::None },
@@ -326,7 +354,7 @@ pub(super) fn wide_32<B: Block>(
         acts,
         (&mut scratch.of_32_wide, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
-        Wants { offset: 8, two_runs: false, minimums: Minimums::None },
+        Wants { order: PanelOrder::ByHalves, offset: 8, two_runs: false, minimums: Minimums::None },
         |block, row| unpack_wide(codes(block), d(block), row),
         |w, panels, tile, sums| tile_wide::<2>(w, panels, tile, sums),
         |w, panels, tile, sums| tile_wide::<1>(w, panels, tile, sums),
@@ -346,13 +374,10 @@ pub(super) fn blocks_256<B: Codes256>(
     scales: impl Fn(&B) -> Scales,
 ) {
     let wants = Wants {
+        order: PanelOrder::ByHalves,
         offset: B::OFFSET,
         two_runs: const { two_runs(B::OFFSET, B::MAX) },
-        minimums: match (B::HAS_MIN, B::GROUP) {
-            (false, _) => Minimums::None,
-            (true, 32) => Minimums::Scaled,
-            (true, _) => Minimums::ScaledHalves,
-        },
+        minimums: Minimums::of_256::<B>(),
     };
     matmul::<B, Row256>(
         as_blocks(w),
@@ -382,7 +407,7 @@ fn matmul<B: Block, W>(
     tile_2: impl Fn(&[[W; R]], Panels<'_, 2>, &mut TileScratch, &mut Sums),
     tile_1: impl Fn(&[[W; R]], Panels<'_, 1>, &mut TileScratch, &mut Sums),
 ) {
-    assert!(acts.plan.words == Words::ByHalves, "panels of this level");
+    assert!(acts.plan.order == wants.order, "panels of this level");
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
     let per_block = B::LEN / 32;
     for first_row in (0..n_rows).step_by(BLOCK_ROWS) {
@@ -457,7 +482,7 @@ fn write(sums: &Sums, p: usize, y: &mut [f32], n_rows: usize, n: usize, tokens: 
     }
 }
 
-/// What `wants` makes of a panel, as panel `p` of `pair`.
+/// Fills panel `p` of `pair` from a panel, as `wants` says.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn prepare(panel: Panel<'_>, wants: Wants, p: usize, pair: &mut [PairBlock]) {
@@ -547,16 +572,16 @@ fn unpack_256<B: Codes256>(
     store(&mut row.scales, scales);
     if B::HAS_MIN && B::GROUP == 32 {
         // Each is there twice.
-        store_ps(&mut row.mins[0], _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(mins)));
+        store_ps(&mut row.ends.mins[0], _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(mins)));
     } else if B::HAS_MIN {
         let low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(mins));
         let high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256::<1>(mins));
-        store_ps(&mut row.mins[0], _mm256_cvtepi32_ps(low));
-        store_ps(&mut row.mins[1], _mm256_cvtepi32_ps(high));
+        store_ps(&mut row.ends.mins[0], _mm256_cvtepi32_ps(low));
+        store_ps(&mut row.ends.mins[1], _mm256_cvtepi32_ps(high));
     }
     let [d, dmin] = block.d();
-    row.d = half(d);
-    row.dmin = half(dmin);
+    row.ends.d = half(d);
+    row.ends.dmin = half(dmin);
 }
 
 /// `R` rows by `T` panels, some blocks of `PARTS` times 32: `sums += w . q`.
@@ -706,34 +731,7 @@ fn tile_256<B: Codes256, const T: usize>(
             }
             fence();
         }
-        let mut mins = [[_mm256_setzero_ps(); T]; R];
-        if B::HAS_MIN {
-            for j in 0..8 {
-                for half in 0..32 / B::GROUP {
-                    let i = j * (32 / B::GROUP) + half;
-                    for r in 0..R {
-                        let min = _mm256_set1_ps(w[r].mins[i / 8][i % 8]);
-                        for t in 0..T {
-                            let sum = load_ps(&blocks[j].sums[half][t]);
-                            mins[r][t] = pin_ps(_mm256_fmadd_ps(min, sum, mins[r][t]));
-                        }
-                    }
-                }
-            }
-            fence();
-        }
-        for r in 0..R {
-            let (d, dmin) = (_mm256_set1_ps(w[r].d), _mm256_set1_ps(w[r].dmin));
-            for t in 0..T {
-                let product = load_ps(&tile.products[r][t]);
-                let mut acc = _mm256_fmadd_ps(d, product, load_ps(&sums[r][t]));
-                if B::HAS_MIN {
-                    acc = _mm256_fnmadd_ps(dmin, mins[r][t], acc);
-                }
-                store_ps(&mut sums[r][t], acc);
-            }
-            fence();
-        }
+        finish_256::<B, T>(|r| &w[r].ends, blocks, tile, sums);
     }
 }
 
@@ -773,4 +771,43 @@ fn run<'a, const T: usize, const FROM: usize, const TO: usize>(
         }
     }
     run
+}
+
+/// The end of a super-block: `sums += d * products - dmin * mins`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn finish_256<'a, B: Block256, const T: usize>(
+    ends: impl Fn(usize) -> &'a Ends,
+    blocks: &[PairBlock; 8],
+    tile: &TileScratch,
+    sums: &mut Sums,
+) {
+    let mut mins = [[_mm256_setzero_ps(); T]; R];
+    if B::HAS_MIN {
+        for j in 0..8 {
+            for half in 0..32 / B::GROUP {
+                let i = j * (32 / B::GROUP) + half;
+                for r in 0..R {
+                    let min = _mm256_set1_ps(ends(r).mins[i / 8][i % 8]);
+                    for t in 0..T {
+                        let sum = load_ps(&blocks[j].sums[half][t]);
+                        mins[r][t] = pin_ps(_mm256_fmadd_ps(min, sum, mins[r][t]));
+                    }
+                }
+            }
+        }
+        fence();
+    }
+    for r in 0..R {
+        let (d, dmin) = (_mm256_set1_ps(ends(r).d), _mm256_set1_ps(ends(r).dmin));
+        for t in 0..T {
+            let product = load_ps(&tile.products[r][t]);
+            let mut acc = _mm256_fmadd_ps(d, product, load_ps(&sums[r][t]));
+            if B::HAS_MIN {
+                acc = _mm256_fnmadd_ps(dmin, mins[r][t], acc);
+            }
+            store_ps(&mut sums[r][t], acc);
+        }
+        fence();
+    }
 }

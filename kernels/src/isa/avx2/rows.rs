@@ -6,6 +6,7 @@
 //!
 //! Rows that eight does not divide are filled up with repetitions of the last one.
 
+use super::dot::Dot;
 use super::mem::{fence, load, load_ps, prefetch, store_ps};
 use super::sum::{cross_128, pairs_4, pairs_8, pairs_by_half, sum_4, sum_8};
 use super::unpack::{
@@ -172,7 +173,7 @@ pub(super) fn blocks_16<B: Codes16, const N: usize>(
 /// Types in blocks of 32 with signed codes of 8 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn wide_32<B: Block, const N: usize>(
+pub(super) fn wide_32<B: Block, D: Dot, const N: usize>(
     w: &[u8],
     n_rows: usize,
     acts: &Acts<'_>,
@@ -183,7 +184,6 @@ pub(super) fn wide_32<B: Block, const N: usize>(
 ) {
     let (n, w) = (acts.plan.blocks(), as_blocks::<B>(w));
     let x = Rows::<N>::new(acts, first_token);
-    let ones = _mm256_set1_epi16(1);
     for first in (0..n_rows).step_by(ROWS) {
         let rows = eight_rows(w, first, n);
         let mut acc = [_mm256_setzero_ps(); N];
@@ -198,7 +198,10 @@ pub(super) fn wide_32<B: Block, const N: usize>(
                 let q = load(&x.q[t][b]);
                 let mut p = [_mm256_setzero_si256(); ROWS];
                 for r in 0..ROWS {
-                    p[r] = _mm256_madd_epi16(signed_pairs(codes(&rows[r][b]), q), ones);
+                    // |w| <= 128 is unsigned and its sign goes to q: at most 2 * 128 * 127 in a pair.
+                    let w = codes(&rows[r][b]);
+                    let (w, q) = (_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+                    p[r] = D::dot(_mm256_setzero_si256(), w, q);
                 }
                 let isum = sum_8(&p);
                 let da = _mm256_set1_ps(x.d[t][b]);
@@ -207,14 +210,6 @@ pub(super) fn wide_32<B: Block, const N: usize>(
         }
         write(acc, first, n_rows, y);
     }
-}
-
-/// Products of signed codes, two to an i16. `|w| <= 128` is unsigned and its sign goes to `q`: at most
-/// `2 * 128 * 127`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn signed_pairs(w: __m256i, q: __m256i) -> __m256i {
-    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
 }
 
 /// Types in super-blocks of 256 with signed codes and no minimum.
@@ -346,7 +341,7 @@ pub(super) fn blocks_256<B: Codes256, const N: usize>(
 struct Token<'a> {
     q: &'a [[i8; 32]; 8],
     d: &'a [f32; 8],
-    /// Of each group that has a minimum, the sum of the codes times their scale.
+    /// The sum of the codes times their scale, of each group that has a minimum.
     s: [[f32; 8]; 2],
 }
 
@@ -418,10 +413,10 @@ fn planes<B: Codes256, const N: usize, const I: usize>(
 
 /// The scales and minimums of one group of 32 of eight rows.
 struct Factors {
-    /// As pairs of the same i16, for what [`cross_128`] makes of the halves of 32 elements.
+    /// Scales as pairs of the same i16, for what [`cross_128`] makes of the halves of 32 elements.
     straight: __m256i,
     crossed: __m256i,
-    /// Of the 32, or of either half.
+    /// Minimums of the 32, or of either half.
     mins: [__m256; 2],
 }
 
@@ -491,7 +486,7 @@ fn step<B: Codes256>(
     }
 }
 
-/// What [`pairs_by_half`] makes of `OFFSET * q`, the same for every row.
+/// `OFFSET * q` as [`pairs_by_half`] would add it up, the same for every row.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn offset<B: Codes256>(q: __m256i) -> __m256i {

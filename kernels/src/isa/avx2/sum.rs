@@ -13,7 +13,7 @@ pub(in crate::isa) fn sum_8(p: &[__m256i; 8]) -> __m256i {
     _mm256_add_epi32(straight, crossed)
 }
 
-/// As [`sum_8`] down to one pair of i16 sums per 32 bits, adding in i16 (wrapping): the last two
+/// [`sum_8`] down to one pair of i16 sums per 32 bits, adding in i16 (wrapping): the last two
 /// results hold `p[0..4]` and `p[4..8]`, the low and high 128 bits of each apart.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -31,7 +31,7 @@ pub(in crate::isa) fn sum_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> _
     _mm256_add_epi32(straight, crossed)
 }
 
-/// As [`sum_4`] with pairs of i16.
+/// [`sum_4`] of pairs of i16.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn pairs_4(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {

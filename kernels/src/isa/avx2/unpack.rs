@@ -56,7 +56,7 @@ pub(in crate::isa) trait Codes16: Block16 {
     /// Parts of 32.
     const PARTS: usize = Self::LEN / 32;
 
-    /// Which scale of the block, or of its repetitions, the `half`th 16 codes of part `j` have.
+    /// The number of the scale, in the block or its repetitions, of the `half`th 16 codes of part `j`.
     #[inline(always)]
     fn scale_of(j: usize, half: usize) -> usize {
         if Self::ONE_SCALE { 0 } else { 2 * j + half }

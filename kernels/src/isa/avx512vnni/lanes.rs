@@ -8,7 +8,7 @@ use super::mem::{load, load_16, load_32, spread, store_ps};
 use crate::act::SUMS;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::iq4_nl;
-use crate::interleave::{FIFTH, Place};
+use crate::interleave::{FIFTH, LaneOutputs};
 use crate::isa::avx2::lanes::{AHEAD_BYTES, outruns_memory, trit_of};
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::unpack::{Codes16, Codes32, MXFP4_CODES, TWO_TRITS, Unsigned256};
@@ -49,7 +49,7 @@ impl<'a, const W: usize> Words<'a, W> {
         _mm512_cvtph_ps(load_32(self.rest.first_chunk::<32>().expect("a half of each row")))
     }
 
-    /// It, and no minimum.
+    /// The scale that is the rest of each row's block, and no minimum.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn scale_alone(&self) -> [__m512; 2] {
@@ -116,7 +116,7 @@ impl<'a, const W: usize> Words<'a, W> {
         self.nibbles(first + g % 4, g >= 4)
     }
 
-    /// The same with fifth bits in the word before.
+    /// Codes of 5 bits: [`Words::codes_4`] with the fifth bits in the word before.
     #[inline]
     #[target_feature(enable = "avx512bw")]
     pub fn codes_5(&self, first: usize, g: usize) -> __m512i {
@@ -131,7 +131,7 @@ impl<'a, const W: usize> Words<'a, W> {
         _mm512_xor_si512(self.word(g), _mm512_set1_epi8(-128))
     }
 
-    /// As [`Words::codes_4`] of IQ4_NL and IQ4_XS, plus 128.
+    /// Codes of IQ4_NL and IQ4_XS plus 128, by [`Words::codes_4`].
     #[inline]
     #[target_feature(enable = "avx512bw")]
     pub fn iq4(&self, first: usize, g: usize) -> __m512i {
@@ -156,14 +156,14 @@ fn pairs_of_halves(pairs: __m512i) -> [__m512; 2] {
     ]
 }
 
-/// What codes of 4 bits stand for.
+/// The values that codes of 4 bits stand for.
 #[inline]
 #[target_feature(enable = "avx512bw")]
 fn values(values: &[u8; 16], codes: __m512i) -> __m512i {
     _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_16(values)), codes)
 }
 
-/// What the codes of IQ4_NL and IQ4_XS stand for, plus 128.
+/// The values of the codes of IQ4_NL and IQ4_XS, plus 128.
 const IQ4_CODES: [u8; 16] = {
     let mut codes = [0; 16];
     let mut i = 0;
@@ -241,7 +241,7 @@ pub(super) mod super_block {
         trits(b.word(word), n)
     }
 
-    /// As AVX2's function of this name.
+    /// Trit `n` of bytes of TQ1_0, by AVX2's method.
     #[inline]
     #[target_feature(enable = "avx512bw")]
     fn trits(mut x: __m512i, n: usize) -> __m512i {
@@ -304,7 +304,7 @@ pub(super) mod scales {
         Scales { scales, mins, d, dmin }
     }
 
-    /// As AVX2's `of_q3_k`.
+    /// Scales of Q3_K, by the method of AVX2's `of_q3_k`.
     #[inline]
     #[target_feature(enable = "avx512bw")]
     pub fn q3_k(b: &Words<'_, 27>) -> Scales {
@@ -318,7 +318,7 @@ pub(super) mod scales {
         Scales { scales, mins: none, d: b.half(), dmin: _mm512_setzero_ps() }
     }
 
-    /// Of types that have nothing but `d`.
+    /// Scales of types that have nothing but `d`.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn of_one<const W: usize>(b: &Words<'_, W>) -> Scales {
@@ -326,7 +326,7 @@ pub(super) mod scales {
         Scales { scales: none, mins: none, d: b.half(), dmin: _mm512_setzero_ps() }
     }
 
-    /// Of Q4_K and Q5_K.
+    /// Scales and minimums of Q4_K and Q5_K.
     #[inline]
     #[target_feature(enable = "avx512bw")]
     pub fn six_bits<const W: usize>(b: &Words<'_, W>) -> Scales {
@@ -391,7 +391,12 @@ pub(super) fn expanded_scales<const S: usize, const W: usize>(b: &Words<'_, W>) 
 /// Writes the rows of tokens `token..token + N`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn write<const N: usize>(place: &Place, sums: [__m512; N], token: usize, y: &mut [f32]) {
+pub(super) fn write<const N: usize>(
+    place: &LaneOutputs,
+    sums: [__m512; N],
+    token: usize,
+    y: &mut [f32],
+) {
     for t in 0..N {
         let mut lanes = [0.0; LANES];
         store_ps(&mut lanes, sums[t]);
@@ -518,7 +523,7 @@ pub(super) fn blocks_16<B: Codes16, const W: usize, const N: usize>(
     acc
 }
 
-/// What [`blocks_32`] is to know of a type.
+/// Bytes of a type's block, its offset and whether it has minimums, for [`blocks_32`].
 pub(super) const fn of_32<B: Codes32>() -> (usize, i32, bool) {
     (size_of::<B>(), B::OFFSET, B::HAS_MIN)
 }

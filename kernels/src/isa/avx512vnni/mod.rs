@@ -21,14 +21,14 @@ use super::avx2::codebook;
 use super::avx2::expanded_form;
 use super::avx2::unpack::{self, Codes32};
 use super::scalar::N_TYPES;
-use crate::act::{Acts, ROWS_MAX, Words};
+use crate::act::{Acts, PanelOrder, ROWS_MAX};
 use crate::block::expanded::*;
 use crate::block::*;
 use crate::interleave::groups;
 use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
-    Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, overlaid,
+    Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, matmul_of, overlaid,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -42,7 +42,7 @@ static TABLE: KernelTable = KernelTable {
     types: &TYPES,
     float: avx2::FLOAT,
     pack: avx2::entry_pack,
-    words: Words::Plus128,
+    order: PanelOrder::Plus128,
 };
 
 static TYPES: [TypeKernels; N_TYPES] =
@@ -78,8 +78,9 @@ macro_rules! matmuls {
             ) {
                 $kernel(w, n_rows, acts, scratch, y, $($argument),*)
             }
+            const FEW_TOKENS: MatmulFn = matmul_of(GgmlType::$ty, &avx2::TYPES);
             if acts.plan.n_tokens <= $few {
-                return avx2::$name(w, n_rows, acts, scratch, y);
+                return FEW_TOKENS(w, n_rows, acts, scratch, y);
             }
             // SAFETY: the CPU has the features, see the head of this file.
             unsafe { kernel(w, n_rows, acts, scratch.of::<VnniScratch>(), y) }

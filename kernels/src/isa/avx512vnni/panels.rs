@@ -19,12 +19,12 @@ use super::vector::{
     all, codes, dot_add, float, minus_mul_add, mul, mul_add, pair_sums, scales, sums, times,
     times_add,
 };
-use crate::act::{Acts, PANEL_TOKENS, Words};
-use crate::block::expanded::{Codebook, Expanded};
+use crate::act::{Acts, PANEL_TOKENS, PanelOrder};
 use crate::block::*;
 use crate::isa::avx2::mem;
 use crate::isa::avx2::pack::transpose;
 use crate::isa::avx2::panels::Panel;
+use crate::isa::avx2::panels::fours::Super;
 use crate::isa::avx2::sum::{sum_4, sum_8, sum_lanes};
 use crate::isa::avx2::unpack::{Codes16, Codes32, Codes256, Scales, Wide256, half, halves_swapped};
 use std::arch::x86_64::*;
@@ -81,7 +81,7 @@ struct Row32 {
     /// `-128 * sum(codes)`.
     start: i32,
     d: f32,
-    /// What is added per unit of the tokens' sums.
+    /// Minimum, added per unit of the tokens' sums.
     m: f32,
 }
 
@@ -100,39 +100,6 @@ struct Row256 {
     d: f32,
     minus_dmin: f32,
 }
-
-/// A type in super-blocks.
-pub(super) trait Super: Block256 {
-    /// Whether minus the codes times their scales fit an i8.
-    const FOLDED: bool = false;
-    /// Elements under one sum.
-    const RUN: usize = if Self::FOLDED { 32 } else { Self::GROUP };
-}
-
-impl Super for BlockQ2K {
-    const FOLDED: bool = true;
-}
-impl Super for BlockQ3K {
-    const FOLDED: bool = true;
-}
-impl Super for BlockTQ1_0 {
-    const FOLDED: bool = true;
-}
-impl Super for BlockTQ2_0 {
-    const FOLDED: bool = true;
-}
-impl Super for BlockQ4K {}
-impl Super for BlockQ5K {}
-impl Super for BlockQ6K {}
-impl Super for BlockIQ4XS {}
-impl Super for BlockIQ1S {}
-impl Super for BlockIQ1M {}
-impl Super for BlockIQ2XXS {}
-impl Super for BlockIQ2XS {}
-impl Super for BlockIQ2S {}
-impl Super for BlockIQ3XXS {}
-impl Super for BlockIQ3S {}
-impl<B: Codebook, const S: usize> Super for Expanded<B, S> {}
 
 /// The scale and the minimum of a block.
 #[inline]
@@ -268,7 +235,7 @@ fn matmul<B: Block, W>(
     tile_2: impl Fn(&[[W; R]], [Panel<'_>; 2], &mut Sums),
     tile_1: impl Fn(&[[W; R]], Panel<'_>, &mut Sums),
 ) {
-    assert!(acts.plan.words == Words::Plus128, "panels of this level");
+    assert!(acts.plan.order == PanelOrder::Plus128, "panels of this level");
     let (blocks, units) = (acts.plan.cols / B::LEN, acts.plan.units());
     let per_block = B::LEN / 32;
     for first_row in (0..n_rows).step_by(BLOCK_ROWS) {

@@ -50,7 +50,7 @@ pub(super) fn all<const P: usize>(x: i32) -> __m512i {
     if P == 1 { _mm512_castsi256_si512(_mm256_set1_epi32(x)) } else { _mm512_set1_epi32(x) }
 }
 
-/// As floats.
+/// Integers as floats.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn float<const P: usize>(x: __m512i) -> __m512 {

@@ -42,7 +42,7 @@ macro_rules! level {
             types: &TYPES,
             float: $crate::isa::neon::FLOAT,
             pack: $crate::isa::neon::pack::pack,
-            words: $crate::act::Words::Plus128,
+            order: $crate::act::PanelOrder::Plus128,
         };
 
         pub(in crate::isa) const TYPES: [$crate::table::TypeKernels; $crate::isa::scalar::N_TYPES] =

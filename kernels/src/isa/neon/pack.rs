@@ -2,7 +2,7 @@
 
 use super::dot::transpose;
 use super::vector::*;
-use crate::act::{ActFormat, ActPlan, ActUnit, Layout, PANEL_TOKENS, SUMS, Words, scale_of};
+use crate::act::{ActFormat, ActPlan, ActUnit, Layout, PANEL_TOKENS, PanelOrder, SUMS, scale_of};
 
 pub(in crate::isa) fn pack(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
     match (plan.format, plan.layout()) {
@@ -28,7 +28,7 @@ fn row(x: &[f32], unit: ActUnit<'_>) {
 
 /// Up to eight tokens.
 fn panel(plan: &ActPlan, x: &[f32], unit: ActUnit<'_>) {
-    assert!(plan.words == Words::Plus128, "panels of this level");
+    assert!(plan.order == PanelOrder::Plus128, "panels of this level");
     let (panel, _) = unit.q.as_chunks_mut::<16>().0.as_chunks_mut::<16>();
     let (d, _) = unit.d.as_chunks_mut::<PANEL_TOKENS>();
     let (s, _) = unit.s.as_chunks_mut::<SUMS>().0.as_chunks_mut::<PANEL_TOKENS>();

@@ -8,7 +8,7 @@
 
 use super::fma::fma_ps;
 use super::mem::{load, load_ps, store_ps};
-use crate::act::{Acts, Layout, PANEL_TOKENS, SUMS, Words};
+use crate::act::{Acts, Layout, PANEL_TOKENS, PanelOrder, SUMS};
 use crate::block::{
     Block16, Block32, Block256, Float, Unpacked16, Unpacked32, Unpacked256, as_blocks,
 };
@@ -118,7 +118,7 @@ struct Act {
 }
 
 impl Act {
-    /// As [`Acts::block`].
+    /// [`Acts::block`] in registers.
     #[inline]
     #[target_feature(enable = "sse4.1")]
     fn new(acts: &Acts<'_>, token: usize, block: usize) -> Act {
@@ -130,7 +130,7 @@ impl Act {
             let q = [load(&q[2 * at]), load(&q[2 * at + 1])];
             return Act { q, d: acts.d[at], sums: s[at] };
         }
-        if plan.words != Words::Plus128 {
+        if plan.order != PanelOrder::Plus128 {
             // The order of a level above, which lacks a kernel for this type.
             let block = acts.block(token, block);
             let (q, _) = block.q.as_chunks();

@@ -12,7 +12,7 @@ mod matmul;
 mod mem;
 
 use super::scalar::{self, N_TYPES};
-use crate::act::{self, Acts, Words};
+use crate::act::{self, Acts, PanelOrder};
 use crate::block::*;
 use crate::float::{Ahead, FloatOps};
 use crate::isa::detect::{Level, token};
@@ -29,7 +29,7 @@ static TABLE: KernelTable = KernelTable {
     types: &TYPES,
     float: FLOAT,
     pack: act::pack,
-    words: Words::Plus128,
+    order: PanelOrder::Plus128,
 };
 
 macro_rules! matmuls {

@@ -45,13 +45,13 @@ impl<const R: usize, const COLS: usize> Default for DenseScratch<R, COLS> {
 
 /// Some columns of a tile's rows.
 pub(in crate::isa) enum Rows<'a, W, const R: usize> {
-    /// As they are; and where to widen them, of which the groups behind whole ones are there.
+    /// Rows in the type of the file, and memory to widen them in, whose groups behind whole ones are filled.
     Native([&'a [W]; R], &'a mut [Group<R>]),
     /// Widened.
     Widened(&'a [Group<R>]),
 }
 
-/// The same columns of tokens, of which there are as many as sums.
+/// Some columns of tokens, of which there are as many as sums.
 pub(in crate::isa) struct Tokens<'a> {
     x: &'a [f32],
     cols: usize,
@@ -153,7 +153,7 @@ fn block<W: Float, const R: usize, const T: usize, const COLS: usize>(
     }
 }
 
-/// What is read after a block of columns of a tile's rows and of tokens; it need not exist.
+/// Memory that is read after a block of columns of a tile's rows and of tokens; it need not exist.
 struct Ahead<const R: usize, const T: usize> {
     cols: usize,
     /// Columns of the block.

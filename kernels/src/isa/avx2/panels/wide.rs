@@ -7,7 +7,7 @@
 use super::super::mem::{fence, load, load_ps, pin, store, store_ps};
 use super::super::unpack::{Wide256, halves_swapped, pair_order};
 use super::{Minimums, PanelScratch, Panels, R, Sums, TileScratch, Wants, interleave, matmul};
-use crate::act::Acts;
+use crate::act::{Acts, PanelOrder};
 use crate::block::{Block256, as_blocks};
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -16,7 +16,7 @@ use std::hint::black_box;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Row256Wide {
-    /// Of each four codes in [`interleave`]'s order, the first and third as i16, times the scale.
+    /// The first and third of each four codes in [`interleave`]'s order, as i16 times the scale.
     even: [[i32; 8]; 8],
     /// The second and fourth.
     odd: [[i32; 8]; 8],
@@ -41,7 +41,7 @@ pub(in super::super) fn wide_256<B: Block256>(
         acts,
         (&mut scratch.of_256_wide, &mut scratch.pair, &mut scratch.tile, &mut scratch.sums),
         y,
-        Wants { offset: 0, two_runs: false, minimums: Minimums::None },
+        Wants { order: PanelOrder::ByHalves, offset: 0, two_runs: false, minimums: Minimums::None },
         |block, row| {
             let mut wide = Wide256::default();
             unpack(block, &mut wide);

@@ -83,7 +83,7 @@ pub(in crate::isa) fn iq4(qs: &[u8; 16]) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_16(&iq4_nl::VALUES)), nibbles(qs))
 }
 
-/// What the codes of MXFP4 and NVFP4 stand for, offset.
+/// Values of the codes of MXFP4 and NVFP4, plus the offset.
 pub(in crate::isa) const MXFP4_CODES: [u8; 16] = {
     let mut codes = [0; 16];
     let mut i = 0;

@@ -141,7 +141,7 @@ pub(in super::super) fn eight_q2_k(blocks: &[&BlockQ2K; 8]) -> EightScales {
     of_q2_k(words(blocks, |b| load_16(&b.scales)), halves_8(blocks))
 }
 
-/// Of the four words of the scales.
+/// Scales of Q2_K from their four words.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in super::super) fn of_q2_k(words: [__m256i; 4], [d, dmin]: [__m256; 2]) -> EightScales {
@@ -166,7 +166,7 @@ pub(in super::super) fn eight_q3_k(blocks: &[&BlockQ3K; 8]) -> EightScales {
     of_q3_k([join(x, y), join(y, z), join(z, w)], d)
 }
 
-/// Of the three words of the scales.
+/// Scales of Q3_K from their three words.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in super::super) fn of_q3_k([a, b, top]: [__m256i; 3], d: __m256) -> EightScales {
@@ -193,7 +193,7 @@ pub(in super::super) fn eight_q6_k(blocks: &[&BlockQ6K; 8]) -> EightScales {
     of_q6_k(words(blocks, |b| load_16(&b.scales)), d)
 }
 
-/// Of the four words of the scales.
+/// Scales of Q6_K from their four words.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in super::super) fn of_q6_k(scales: [__m256i; 4], d: __m256) -> EightScales {
@@ -207,7 +207,7 @@ pub(in super::super) fn eight_scales_and_mins<B: Block>(blocks: &[&B; 8]) -> Eig
     of_scales_and_mins(words(blocks, |b| load_head(b)))
 }
 
-/// Of the word of `d` and `dmin` and the three of the scales.
+/// Scales of Q4_K and Q5_K from the word of `d` and `dmin` and the three of the scales.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in super::super) fn of_scales_and_mins([halves, a, b, c]: [__m256i; 4]) -> EightScales {

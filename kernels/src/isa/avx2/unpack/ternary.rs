@@ -103,7 +103,7 @@ pub(in super::super) fn eight_of_one<B: Codes256>(blocks: &[&B; 8]) -> EightScal
     of_one(d)
 }
 
-/// Of `d`.
+/// Scales of a type that has nothing but `d`.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in super::super) fn of_one(d: __m256) -> EightScales {

@@ -32,7 +32,7 @@ signed_256! {
 #[derive(Clone, Copy, Default)]
 #[repr(align(32))] // no register of codes across cache lines
 pub(in crate::isa) struct Wide256 {
-    /// Of each 64 codes the first halves of both 32, then the last ones.
+    /// Magnitudes of each 64 codes: the first halves of both 32, then the last ones.
     pub magnitudes: [[[u8; 32]; 2]; 4],
     /// Numbers of the same signs.
     pub signs: [[[i8; 32]; 2]; 4],
@@ -50,7 +50,7 @@ impl Wide256 {
         store(&mut self.signs[i][half], codes);
     }
 
-    /// What nibbles stand for, of each 32 low ones first, then high ones.
+    /// Codes by their nibbles in `values`; of each 32 low ones come first, then high ones.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn put_nibbles(&mut self, qs: &[[u8; 16]; 8], values: &[i8; 16]) {
@@ -157,7 +157,7 @@ pub(in crate::isa) fn scales_iq4_xs(b: &BlockIQ4XS) -> Scales {
     Scales { scales: _mm256_set_m128i(high, low), mins: _mm256_setzero_si256() }
 }
 
-/// Of the two words of IQ4_XS's scales.
+/// Scales of IQ4_XS from their two words.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 pub(in super::super) fn of_iq4_xs([d_and_high, low]: [__m256i; 2]) -> EightScales {
@@ -194,7 +194,7 @@ impl<B: Codebook, const S: usize> Unsigned256 for Expanded<B, S> {
     const MAX: i32 = 2 * Self::OFFSET - 1;
 }
 
-/// Of the words of an expanded block's scales, and of `d`.
+/// Scales from the words of an expanded block's scales, and of `d`.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in super::super) fn of_expanded<const S: usize>(words: [__m256i; 5]) -> EightScales {
