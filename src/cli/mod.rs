@@ -14,6 +14,7 @@ pub mod pull;
 mod rerank;
 pub mod rm;
 mod run;
+mod sampling;
 mod tokens;
 
 use clap::{Parser, Subcommand};

@@ -1,12 +1,11 @@
 //! `teff run`: answers a prompt, streaming.
 
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
+use super::sampling::SamplingArgs;
 use super::{CliError, interrupt};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
-use crate::sample::{self, SampleParams};
 use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
-use clap::{Arg, ArgMatches, Command};
 use std::io::{IsTerminal, Read, Write, stderr, stdin};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -41,79 +40,6 @@ pub struct RunArgs {
     engine: EngineArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-}
-
-/// How tokens are drawn: a flag for every parameter of the sampler's table.
-#[derive(Debug)]
-struct SamplingArgs {
-    /// In the order of [`sample::params`]; `None`: the default.
-    values: Vec<Option<f64>>,
-    seed: Option<u64>,
-}
-
-const SEED: &str = "seed";
-
-impl clap::Args for SamplingArgs {
-    fn augment_args(mut command: Command) -> Command {
-        const HEADING: &str = "Sampling";
-        let defaults = SampleParams::default();
-        for param in sample::params() {
-            // The fields are f32: in f64 the default of 0.8 has seventeen digits.
-            let default = (param.get)(&defaults) as f32;
-            let arg = Arg::new(param.name)
-                .long(param.flag)
-                .value_name(if param.integer { "N" } else { "X" })
-                .help(format!("{} [default: {default}]", param.help))
-                .value_parser(clap::value_parser!(f64))
-                .allow_negative_numbers(param.min < 0.0)
-                .help_heading(HEADING);
-            command = command.arg(arg);
-        }
-        let seed = Arg::new(SEED)
-            .long(SEED)
-            .value_name("N")
-            .help("The same seed gives the same text [default: a new one each time]")
-            .value_parser(clap::value_parser!(u64))
-            .help_heading(HEADING);
-        command.arg(seed)
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        SamplingArgs::augment_args(command)
-    }
-}
-
-impl clap::FromArgMatches for SamplingArgs {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<SamplingArgs, clap::Error> {
-        let value = |param: &sample::Param| matches.get_one(param.name).copied();
-        let values = sample::params().map(value).collect();
-        Ok(SamplingArgs { values, seed: matches.get_one(SEED).copied() })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = SamplingArgs::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl SamplingArgs {
-    fn params(&self) -> Result<SampleParams, CliError> {
-        let seed = self.seed.unwrap_or_else(random_seed);
-        let mut params = SampleParams { seed, ..SampleParams::default() };
-        for (param, value) in sample::params().zip(&self.values) {
-            if let Some(value) = *value {
-                let assigned = param.assign(&mut params, value);
-                assigned.map_err(|error| CliError::usage(error.to_string()))?;
-            }
-        }
-        Ok(params)
-    }
-}
-
-/// A seed that differs from run to run.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
 }
 
 /// Streams the answer to `out`.
@@ -260,50 +186,4 @@ fn statistics(stats: &Stats) -> String {
         line += &format!("; answer {} tokens, {s:.2} s ({speed:.1} tokens/s)", stats.n_generated);
     }
     line + "; " + finish
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    /// `--sampling` for the parser.
-    #[derive(clap::Parser)]
-    struct Flags {
-        #[command(flatten)]
-        sampling: SamplingArgs,
-    }
-
-    #[test]
-    fn help_tells_the_defaults_of_the_sampler() {
-        let SampleParams {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            frequency_penalty,
-            presence_penalty,
-            repeat_last_n,
-            seed: _,
-        } = SampleParams::default();
-        let defaults = [
-            ("temp", temperature.to_string()),
-            ("top_k", top_k.to_string()),
-            ("top_p", top_p.to_string()),
-            ("min_p", min_p.to_string()),
-            ("repeat_penalty", repeat_penalty.to_string()),
-            ("frequency_penalty", frequency_penalty.to_string()),
-            ("presence_penalty", presence_penalty.to_string()),
-            ("repeat_last_n", repeat_last_n.to_string()),
-        ];
-        let command = Flags::command();
-        for (name, default) in defaults {
-            let long = name.replace('_', "-");
-            let is_it = |arg: &&Arg| arg.get_long() == Some(&long[..]);
-            let flag = command.get_arguments().find(is_it).unwrap();
-            let help = flag.get_help().unwrap().to_string();
-            assert!(help.ends_with(&format!("[default: {default}]")), "{name}: {help}");
-        }
-    }
 }

@@ -20,7 +20,8 @@ pub struct Candidate {
     pub logit: f32,
 }
 
-/// The set the filters narrow. Never empty, and the best one is never negative infinity.
+/// The set the filters narrow. Tokens whose logit is negative infinity are forbidden: they may be
+/// among the candidates, but are never the best one and never drawn.
 #[derive(Debug)]
 pub struct Candidates<'a> {
     logits: BlockMax<'a>,
@@ -33,6 +34,9 @@ pub struct Candidates<'a> {
 const HEAP_K_MAX: usize = 512;
 /// Up to this many, sorting is cheaper than halving.
 const SORTED_MAX: usize = 64;
+/// A mask that leaves less than this share of the vocabulary makes a list: a look at some bits
+/// instead of a write for most logits.
+const LISTED_SHARE: usize = 4;
 
 impl<'a> Candidates<'a> {
     /// All tokens; `logits` must hold a finite one and no NaN. `list` is scratch.
@@ -41,43 +45,75 @@ impl<'a> Candidates<'a> {
         Self { logits, list, listed: false }
     }
 
-    /// How many are left.
+    /// How many are left, forbidden ones among them.
     pub fn len(&self) -> usize {
         if self.listed { self.list.len() } else { self.logits.values().len() }
     }
 
-    /// Never, by construction.
+    /// Whether none is left.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Replaces the logit `l` of a token by `f(l)` unless the token is forbidden. A token that the
-    /// vocabulary does not have came from a caller's own history: no effect.
-    ///
-    /// # Panics
-    /// If a filter has narrowed the set.
+    /// The logit of a token; `None` if it is forbidden or no candidate any more.
+    pub fn logit(&self, token: u32) -> Option<f32> {
+        let logit = match self.listed {
+            true => self.list.iter().find(|c| c.id == token).map(|c| c.logit),
+            false => self.logits.values().get(token as usize).copied(),
+        };
+        logit.filter(|l| *l > f32::NEG_INFINITY)
+    }
+
+    /// Replaces the logit `l` of a token by `f(l)`, a number, unless the token is forbidden or no
+    /// candidate. A token that the vocabulary does not have came from a caller's own history: no
+    /// effect. Cost: one access, or a search once a filter has narrowed the set.
     pub fn change(&mut self, token: u32, f: impl Fn(f32) -> f32) {
-        assert!(!self.listed, "filters that change single logits run first");
-        let logit = self.logits.values().get(token as usize);
-        if let Some(&logit) = logit.filter(|l| l.is_finite()) {
+        let Some(logit) = self.logit(token) else { return };
+        if !self.listed {
             self.logits.set(token as usize, f(logit));
+        } else if let Some(candidate) = self.list.iter_mut().find(|c| c.id == token) {
+            candidate.logit = f(logit);
         }
     }
 
-    /// The likeliest candidate.
-    pub fn best(&self) -> Candidate {
-        let better = |a, b| if order(&b, &a).is_lt() { b } else { a };
+    /// Forbids every token whose bit is not set: bit `id % 32` of word `id / 32`. Tokens beyond the
+    /// words are forbidden.
+    pub fn mask(&mut self, bits: &[u32]) {
+        let allowed = |id: u32| bits.get(id as usize / 32).is_some_and(|w| w >> (id % 32) & 1 == 1);
         if self.listed {
-            return self.list.iter().copied().reduce(better).expect("never empty");
+            self.list.retain(|c| allowed(c.id));
+            return;
         }
-        let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
-        for (i, &bound) in self.logits.bounds().iter().enumerate() {
-            // Ids ascend, so an equal logit is not better.
-            if bound > best.logit {
-                best = self.block(i).fold(best, better);
+        let n = self.len();
+        let n_allowed: usize =
+            bits.iter().take(n.div_ceil(32)).map(|w| w.count_ones() as usize).sum();
+        if n_allowed <= n / LISTED_SHARE {
+            self.list_allowed(bits);
+            return;
+        }
+        for id in 0..n {
+            if !allowed(id as u32) {
+                self.logits.set(id, f32::NEG_INFINITY);
             }
         }
-        best
+    }
+
+    /// The likeliest candidate, the one with the lowest id among equals; `None` if all are forbidden
+    /// or none is left.
+    pub fn best(&self) -> Option<Candidate> {
+        let better = |a, b| if order(&b, &a).is_lt() { b } else { a };
+        let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
+        if self.listed {
+            best = self.list.iter().copied().reduce(better)?;
+        } else {
+            for (i, &bound) in self.logits.bounds().iter().enumerate() {
+                // Ids ascend, so an equal logit is not better.
+                if bound > best.logit {
+                    best = self.block(i).fold(best, better);
+                }
+            }
+        }
+        (best.logit > f32::NEG_INFINITY).then_some(best)
     }
 
     /// The candidates in their present order.
@@ -97,9 +133,21 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Keeps the best `k` (at least one), best first.
+    /// Keeps those for which `keep` holds, in their present order.
+    pub fn retain(&mut self, keep: impl Fn(&Candidate) -> bool) {
+        self.list_where(keep);
+    }
+
+    /// Keeps the best `k` (at least one if there is one), best first.
     pub fn keep_best(&mut self, k: usize) {
-        let k = k.clamp(1, self.len());
+        let k = k.max(1).min(self.len());
+        if k == 1 {
+            let best = self.best();
+            self.list.clear();
+            self.list.extend(best);
+            self.listed = true;
+            return;
+        }
         if !self.listed && k <= HEAP_K_MAX {
             self.list_best(k);
             return;
@@ -114,7 +162,7 @@ impl<'a> Candidates<'a> {
 
     /// Keeps those whose probability is at least `share` of the best one's.
     pub fn keep_relative(&mut self, share: f32) {
-        let best = self.best();
+        let Some(best) = self.best() else { return };
         let keep =
             |c: &Candidate| c.id == best.id || relative(c.logit, best.logit) >= f64::from(share);
         self.list_where(keep);
@@ -122,7 +170,7 @@ impl<'a> Candidates<'a> {
 
     /// Keeps the fewest best ones that together hold `share` of the probability, best first.
     pub fn keep_mass(&mut self, share: f32) {
-        let best = self.best().logit;
+        let Some(Candidate { logit: best, .. }) = self.best() else { return };
         let total: f64 = self.iter().map(|c| relative(c.logit, best)).sum();
         let wanted = f64::from(share) * total;
         // All tokens lighter than this together weigh less than half of what may be left out.
@@ -152,19 +200,20 @@ impl<'a> Candidates<'a> {
         self.list.truncate(enough.map_or(end, |last| last + 1));
     }
 
-    /// The candidate at `unit` (in `[0, 1)`) of the cumulated probabilities, in present order.
-    pub(super) fn draw(&self, unit: f64) -> u32 {
-        let best = self.best();
+    /// The candidate at `unit` (in `[0, 1)`) of the cumulated probabilities, in present order;
+    /// `None` if all are forbidden or none is left.
+    pub fn draw(&self, unit: f64) -> Option<u32> {
+        let best = self.best()?;
         let total: f64 = self.iter().map(|c| relative(c.logit, best.logit)).sum();
         let mut left = unit * total;
         for candidate in self.iter() {
             left -= relative(candidate.logit, best.logit);
             if left < 0.0 {
-                return candidate.id;
+                return Some(candidate.id);
             }
         }
         // Only rounding of the sums gets here.
-        best.id
+        Some(best.id)
     }
 
     /// The tokens of a block of the dense logits.
@@ -186,6 +235,21 @@ impl<'a> Candidates<'a> {
         let Self { logits, list, .. } = self;
         let all = logits.values().iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
         list.extend(all.filter(keep));
+        self.listed = true;
+    }
+
+    /// The tokens whose bits are set, by id.
+    fn list_allowed(&mut self, bits: &[u32]) {
+        let Self { logits, list, .. } = self;
+        for (first, &word) in (0..).step_by(32).zip(bits) {
+            let mut left = word;
+            while left != 0 {
+                let id = first + left.trailing_zeros();
+                let logit = logits.values().get(id as usize);
+                list.extend(logit.map(|&logit| Candidate { id, logit }));
+                left &= left - 1;
+            }
+        }
         self.listed = true;
     }
 
@@ -297,11 +361,90 @@ mod tests {
                 }
                 let mut sorted: Vec<Candidate> = candidates.iter().collect();
                 sorted.sort_by(order);
-                assert_eq!(candidates.best(), sorted[0]);
+                assert_eq!(candidates.best(), Some(sorted[0]));
                 candidates.keep_best(k);
                 assert!(candidates.iter().eq(sorted[..k].iter().copied()), "{k} of {n}");
-                assert_eq!(candidates.best(), sorted[0]);
+                assert_eq!(candidates.best(), Some(sorted[0]));
             }
         }
+    }
+
+    #[test]
+    fn masks_forbid_before_and_behind_other_filters() {
+        let mut rng = Rng::new(11);
+        let mut room = Vec::new();
+        for n in [1usize, 31, 32, 33, 200, 1000] {
+            for share in [0.0, 0.02, 0.3, 0.9, 1.0] {
+                let logits: Vec<f32> = (0..n).map(|_| rng.unit_f64() as f32).collect();
+                // Sometimes shorter than the vocabulary, sometimes longer.
+                let words = (n.div_ceil(32) as u64 + rng.next_u64() % 3).saturating_sub(1);
+                let bits: Vec<u32> = (0..words)
+                    .map(|_| (0..32).map(|i| u32::from(rng.unit_f64() < share) << i).sum())
+                    .collect();
+                let allowed =
+                    |id: usize| bits.get(id / 32).is_some_and(|w| w >> (id % 32) & 1 == 1);
+                let mut expected: Vec<Candidate> = logits
+                    .iter()
+                    .enumerate()
+                    .filter(|&(id, _)| allowed(id))
+                    .map(|(id, &logit)| Candidate { id: id as u32, logit })
+                    .collect();
+                expected.sort_by(order);
+                for first in [None, Some(n), Some(20)] {
+                    let (mut values, mut list) = (logits.clone(), Vec::new());
+                    let mut candidates =
+                        Candidates::new(BlockMax::of(&mut values, &mut room), &mut list);
+                    let mut expected = expected.clone();
+                    if let Some(k) = first {
+                        candidates.keep_best(k);
+                        expected.retain(|c| candidates.logit(c.id).is_some());
+                    }
+                    candidates.mask(&bits);
+                    assert_eq!(candidates.best(), expected.first().copied());
+                    assert_eq!(candidates.draw(0.5).is_some(), !expected.is_empty());
+                    let shown = |id| candidates.logit(id).is_some();
+                    let n_left = (0..n as u32).filter(|&id| shown(id)).count();
+                    assert_eq!(n_left, expected.len());
+                    candidates.keep_best(7);
+                    candidates.retain(|c| c.logit > f32::NEG_INFINITY);
+                    expected.truncate(7);
+                    assert!(candidates.iter().eq(expected));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_left_is_nothing_for_every_operation() {
+        let mut room = Vec::new();
+        for listed in [false, true] {
+            let (mut values, mut list) = ([1.0, 2.0, 3.0], Vec::new());
+            let mut candidates = Candidates::new(BlockMax::of(&mut values, &mut room), &mut list);
+            if listed {
+                candidates.keep_best(2);
+            }
+            candidates.mask(&[]);
+            assert_eq!(candidates.best(), None);
+            candidates.keep_relative(0.5);
+            candidates.keep_mass(0.5);
+            candidates.change(1, |l| l + 1.0);
+            candidates.map(|l| l / 2.0);
+            assert_eq!(candidates.draw(0.0), None);
+            candidates.keep_best(2);
+            candidates.keep_best(1);
+            assert_eq!((candidates.draw(0.9), candidates.best()), (None, None));
+        }
+    }
+
+    #[test]
+    fn logits_of_a_narrowed_set_change_too() {
+        let (mut values, mut list, mut room) = ([1.0, 2.0, 3.0], Vec::new(), Vec::new());
+        let mut candidates = Candidates::new(BlockMax::of(&mut values, &mut room), &mut list);
+        candidates.keep_best(2);
+        candidates.change(2, |l| l - 5.0);
+        candidates.change(0, |l| l + 9.0);
+        candidates.change(77, |l| l + 9.0);
+        assert_eq!(candidates.best(), Some(Candidate { id: 1, logit: 2.0 }));
+        assert_eq!((candidates.logit(2), candidates.logit(0)), (Some(-2.0), None));
     }
 }

@@ -160,3 +160,43 @@ proptest! {
         }
     }
 }
+
+/// Settings whose seeded tokens are kept for ever, each with a digest of 200 of them.
+fn kept_for_ever() -> Vec<(SampleParams, u64)> {
+    let base = SampleParams { seed: 5, ..SampleParams::default() };
+    let penalized = SampleParams {
+        repeat_penalty: 1.3,
+        frequency_penalty: 0.2,
+        presence_penalty: 0.1,
+        repeat_last_n: 20,
+        ..base.clone()
+    };
+    vec![
+        (base.clone(), 0xa6b0_32f3_5063_6c0f),
+        (SampleParams { temperature: 1.7, top_k: 0, ..base.clone() }, 0x3aa6_4808_9665_f286),
+        (SampleParams { top_k: 0, top_p: 0.5, min_p: 0.0, ..base.clone() }, 0x1626_3831_921f_0c59),
+        (
+            SampleParams { top_k: 600, top_p: 1.0, min_p: 0.2, ..base.clone() },
+            0x399f_97c7_28fe_c2b7,
+        ),
+        (SampleParams { seed: 3, ..plain() }, 0x3b06_80ee_e96b_4b4f),
+        (penalized.clone(), 0x4e1e_96d3_25b6_b849),
+        (SampleParams { temperature: 0.0, ..penalized.clone() }, 0x2f1a_76a4_c29e_62a4),
+        (SampleParams { top_k: 0, top_p: 1.0, min_p: 0.0, ..penalized }, 0xfd98_7eea_d118_6279),
+        (SampleParams::greedy(), 0xe10d_8e11_df0b_4ce6),
+    ]
+}
+
+#[test]
+fn settings_keep_their_tokens() {
+    for (params, digest) in kept_for_ever() {
+        let mut chain = SamplerChain::new(params.clone()).unwrap();
+        // FNV-1a.
+        let hash = (0..200).fold(0xcbf2_9ce4_8422_2325u64, |hash, step| {
+            let token = sample(&mut chain, &mut logits(1000, step % 7));
+            chain.accept(token);
+            (hash ^ u64::from(token)).wrapping_mul(0x100_0000_01b3)
+        });
+        assert_eq!(hash, digest, "{params:?}: {hash:#018x}");
+    }
+}

@@ -1,0 +1,165 @@
+//! The flags of the sampler: one for every row of its table of parameters, and the seed.
+
+use super::CliError;
+use crate::sample::{self, Field, SampleError, SampleParams, Value};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+/// How tokens are drawn: a flag for every parameter of the sampler's table.
+#[derive(Debug)]
+pub struct SamplingArgs {
+    /// In the order of [`sample::params`]; `None`: the default.
+    values: Vec<Option<Value>>,
+    seed: Option<u64>,
+}
+
+const SEED: &str = "seed";
+const HEADING: &str = "Sampling";
+
+impl clap::Args for SamplingArgs {
+    fn augment_args(mut command: Command) -> Command {
+        let defaults = SampleParams::default();
+        for param in sample::params() {
+            let arg = Arg::new(param.name)
+                .long(param.flag)
+                .help(format!("{} [default: {}]", param.help, param.get(&defaults)))
+                .value_parser(|text: &str| {
+                    param.parse(text).map_err(|_| format!("must be {}", param.need()))
+                })
+                .help_heading(HEADING);
+            // Bounds say whether a number may be negative; clap's own refusal would not.
+            command = command.arg(match &param.field {
+                Field::Number { .. } => arg.value_name("X").allow_negative_numbers(true),
+                Field::Integer { .. } => arg.value_name("N").allow_negative_numbers(true),
+                Field::Bool { .. } => {
+                    arg.value_name("BOOL").num_args(0..=1).default_missing_value("true")
+                }
+                Field::Text { .. } => arg.value_name("TEXT").allow_hyphen_values(true),
+                Field::List { delimiter: Some(_), .. } => arg.value_name("LIST"),
+                Field::List { delimiter: None, .. } => {
+                    arg.value_name("TEXT").allow_hyphen_values(true).action(ArgAction::Append)
+                }
+            });
+        }
+        let seed = Arg::new(SEED)
+            .long(SEED)
+            .value_name("N")
+            .help("The same seed gives the same text [default: a new one each time]")
+            .value_parser(clap::value_parser!(u64))
+            .help_heading(HEADING);
+        command.arg(seed)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SamplingArgs::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for SamplingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<SamplingArgs, clap::Error> {
+        let value = |param: &sample::Param| {
+            let values = matches.get_many::<Value>(param.name)?.cloned();
+            values.reduce(|all, next| match (all, next) {
+                (Value::List(all), Value::List(next)) => Value::List([all, next].concat()),
+                (_, next) => next,
+            })
+        };
+        let values = sample::params().map(value).collect();
+        Ok(SamplingArgs { values, seed: matches.get_one(SEED).copied() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = SamplingArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl SamplingArgs {
+    /// The parameters that the flags set; where there is no seed, one that differs from run to run.
+    ///
+    /// # Errors
+    /// Values that do not go together are wrong usage, told with the flags' names.
+    pub fn params(&self) -> Result<SampleParams, CliError> {
+        let seed = self.seed.unwrap_or_else(random_seed);
+        let mut params = SampleParams { seed, ..SampleParams::default() };
+        for (param, value) in sample::params().zip(&self.values) {
+            if let Some(value) = value {
+                param.assign(&mut params, value.clone()).map_err(with_flag)?;
+            }
+        }
+        params.validate().map_err(with_flag)?;
+        Ok(params)
+    }
+}
+
+/// An error of the sampler in the words of the command line.
+fn with_flag(error: SampleError) -> CliError {
+    let flag = |name| sample::params().find(|param| param.name == name).map_or(name, |p| p.flag);
+    CliError::usage(match &error {
+        SampleError::Param { name, value, need } => {
+            format!("--{} {value}: must be {need}", flag(name))
+        }
+        SampleError::Unused { name, filter } => {
+            format!("--{} has no effect: --samplers does not name `{filter}`", flag(name))
+        }
+        _ => error.to_string(),
+    })
+}
+
+/// A seed that differs from run to run.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    /// `--sampling` for the parser.
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+
+    #[test]
+    fn help_tells_the_defaults_of_the_sampler() {
+        let command = Flags::command();
+        let help = |flag: &str| {
+            let is_it = |arg: &&Arg| arg.get_long() == Some(flag);
+            command.get_arguments().find(is_it).unwrap().get_help().unwrap().to_string()
+        };
+        for (flag, default) in [("temp", "0.8"), ("top-k", "40"), ("repeat-penalty", "1")] {
+            assert!(help(flag).ends_with(&format!("[default: {default}]")), "{}", help(flag));
+        }
+        let order = "[default: penalties;top-k;top-p;min-p;temperature]";
+        assert!(help("samplers").ends_with(order), "{}", help("samplers"));
+    }
+
+    #[test]
+    fn flags_set_their_fields_and_refuse_by_name() {
+        let params = |args: &[&str]| {
+            let flags = Flags::try_parse_from([&["teff"], args].concat());
+            flags.map_err(|error| error.to_string())?.sampling.params().map_err(|e| e.to_string())
+        };
+        let set = params(&["--top-k", "7", "--presence-penalty", "-1.5", "--seed", "3"]).unwrap();
+        let expected =
+            SampleParams { top_k: 7, presence_penalty: -1.5, seed: 3, ..SampleParams::default() };
+        assert_eq!(set, expected);
+        let order = params(&["--samplers", "top_k;temperature", "--seed", "0"]).unwrap();
+        assert_eq!(order.samplers, ["top_k", "temperature"]);
+        for (args, problem) in [
+            (&["--top-k", "-1"][..], "must be a whole number from 0 to 4294967295"),
+            (&["--top-k", "x"], "must be a whole number from 0 to 4294967295"),
+            (&["--top-p", "1.5"], "must be a number from 0 to 1"),
+            (&["--temp", "nan"], "must be a number from 0 to 1000"),
+            (&["--samplers", "top-q"], "--samplers top-q: must be some of penalties, top-k"),
+            (&["--samplers", "top-k;top-k"], "each once"),
+            (&["--samplers", "top-k", "--temp", "0"], "--temp has no effect: --samplers does not"),
+        ] {
+            let error = params(args).unwrap_err();
+            assert!(error.contains(problem) && error.contains(args[0]), "{args:?}: {error}");
+        }
+    }
+}
