@@ -67,6 +67,13 @@ pub enum ModelError {
         /// The largest rank.
         max: u64,
     },
+    /// A tensor that has to be copied and that the memory has no room for.
+    Memory {
+        /// The tensor.
+        name: String,
+        /// Bytes of the copy.
+        bytes: usize,
+    },
     /// Big-endian tensors that nobody has turned around.
     BigEndian,
 }
@@ -113,6 +120,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::Rank { name, rank, max } => {
                 write!(f, "tensor `{name}` has a rank of {rank}, more than {max}")
+            }
+            ModelError::Memory { name, bytes } => {
+                write!(f, "tensor `{name}` has to be copied: no memory for its {bytes} bytes")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
         }
