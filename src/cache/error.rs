@@ -48,6 +48,17 @@ pub enum CacheError {
 }
 
 impl CacheError {
+    /// Whether the fault lies with this machine, so that another source cannot help: its disk is
+    /// full, or the folder may not be written to.
+    pub(super) fn is_local(&self) -> bool {
+        use io::ErrorKind as K;
+        let CacheError::Io { source, .. } = self else { return false };
+        matches!(
+            source.kind(),
+            K::StorageFull | K::QuotaExceeded | K::PermissionDenied | K::ReadOnlyFilesystem
+        )
+    }
+
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> CacheError {
         CacheError::Io { doing, path: path.to_owned(), source }
     }

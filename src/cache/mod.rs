@@ -357,6 +357,7 @@ impl Cache {
                 None => {}
                 Some((from, Ok(()))) => return Ok(pulled(Some(from))),
                 Some((_, Err(CacheError::Cancelled))) => return Err(CacheError::Cancelled),
+                Some((_, Err(cause))) if cause.is_local() => return Err(cause),
                 Some((from, Err(cause))) => {
                     progress.note(&format!("{}, from the {from}: {cause}", alias.name));
                     causes.push((from, cause));
@@ -472,7 +473,10 @@ fn deliver(
 ) -> Result<(), CacheError> {
     loop {
         let mut partial = partial::Partial::open(path, expected, cancel)?;
-        fill(&mut partial, progress)?;
+        if let Err(error) = fill(&mut partial, progress) {
+            partial.leave();
+            return Err(error);
+        }
         let is_resumed = partial.is_resumed();
         match partial.commit() {
             Err(cause @ (CacheError::WrongHash { .. } | CacheError::NotGguf { .. }))

@@ -169,6 +169,14 @@ impl Partial {
         Ok(dest)
     }
 
+    /// Keeps what is here for the next try; if that is nothing, nothing is left behind.
+    pub fn leave(self) {
+        if self.len == 0 {
+            // The error that ended the download is the one to tell.
+            let _ = self.discard();
+        }
+    }
+
     fn truncate(&mut self) -> Result<(), CacheError> {
         self.file
             .set_len(0)

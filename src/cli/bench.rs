@@ -1,15 +1,18 @@
 //! `teff bench`: tokens per second, measured as the peers' benchmarks do: random tokens, a prompt
 //! in one go, then tokens one by one, the best of some repetitions after a warm-up.
 
-use super::CliError;
-use super::options::{EngineArgs, ModelArgs};
+use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
+use super::{CliError, interrupt};
 use crate::backend::cpu::pool::Leader;
 use crate::backend::pages::KvType;
 use crate::decoder::{Decoder, Logits, Run, StepError};
-use crate::engine::{BATCH_DEFAULT, Engine, EngineOptions};
+use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
 use serde_json::json;
 use std::io::Write;
 use std::time::{Duration, Instant};
+
+/// Tokens of each kind, at most: their sum is a context's length.
+const BENCH_TOKENS_MAX: u32 = TOKENS_MAX / 4;
 
 /// `teff bench`
 #[derive(clap::Args, Debug)]
@@ -19,16 +22,16 @@ pub struct BenchArgs {
     #[command(flatten)]
     engine: EngineArgs,
     /// Tokens of the prompt
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = whole_number(0..=BENCH_TOKENS_MAX))]
     prompt: u32,
     /// Tokens generated
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = whole_number(0..=BENCH_TOKENS_MAX))]
     r#gen: u32,
     /// Tokens that the context holds before
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, value_parser = whole_number(0..=BENCH_TOKENS_MAX))]
     depth: u32,
     /// Repetitions
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole_number(1..=u32::MAX))]
     reps: u32,
     /// Print one JSON object
     #[arg(long)]
@@ -45,21 +48,34 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         max_batch: BATCH_DEFAULT,
         ..args.engine.options(KvType::F16)?
     };
-    let mut engine = Engine::new(&model, &options)?;
+    check_context(&model, depth + n_prompt + n_gen, options.kv_type, args.engine.kv_bytes())?;
+    let at = CliError::of_model(model.path());
+    let mut engine = Engine::new(&model, &options).map_err(&at)?;
     args.engine.lock(&model, &engine)?;
     let load = start.elapsed();
-    let (prompt, generate) = engine.lead(|decoder, leader| {
+    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    let reps = args.reps;
+    let times = engine.lead(|decoder, leader| {
         let mut random = Random(1);
         let mut best = (Duration::MAX, Duration::MAX);
+        interrupt::done(|| "nothing was measured".into());
         for rep in 0..=args.reps {
+            model.file().check_uncut().map_err(EngineError::File)?;
             let times = measure(decoder, leader, &mut random, [depth, n_prompt, n_gen])?;
             if rep > 0 {
                 best = (best.0.min(times.0), best.1.min(times.1));
+                let (prompt, generate) = (rate(n_prompt, best.0), rate(n_gen, best.1));
+                interrupt::done(move || {
+                    format!(
+                        "{rep} of {reps} repetitions measured: prompt {prompt:.1} tokens/s, \
+                         generate {generate:.1} tokens/s"
+                    )
+                });
             }
         }
-        Ok::<_, StepError>(best)
-    })?;
-    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+        Ok::<_, EngineError>(best)
+    });
+    let (prompt, generate) = times.map_err(&at)?;
     let round = |x: f64| (x * 100.0).round() / 100.0;
     let (prompt_tps, gen_tps) = (round(rate(n_prompt, prompt)), round(rate(n_gen, generate)));
     let load_ms = round(load.as_secs_f64() * 1e3);
@@ -67,7 +83,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let isa = options.kernels.level().to_string();
     let rss = rss_mib_max();
     // After the peak was read: the buffer is not the model's.
-    let stream_gbps = round(stream_gbps(threads));
+    let stream_gbps = stream_gbps(threads).map(round);
     if args.json {
         let line = json!({
             "prompt_tokens": n_prompt, "prompt_tps": prompt_tps,
@@ -80,10 +96,11 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         writeln!(out, "prompt   {n_prompt:5} tokens  {prompt_tps:9.1} tokens/s")?;
         writeln!(out, "generate {n_gen:5} tokens  {gen_tps:9.1} tokens/s")?;
         let rss = rss.map_or("unknown".into(), |mib| format!("{mib:.0} MiB"));
+        let stream = stream_gbps.map_or("unknown".into(), |gbps| gbps.to_string());
         writeln!(
             out,
             "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, \
-             peak memory {rss}, memory streams {stream_gbps} GB/s"
+             peak memory {rss}, memory streams {stream} GB/s"
         )?;
     }
     Ok(())
@@ -117,9 +134,12 @@ const STREAM_BYTES: usize = 256 << 20;
 const STREAM_REPS: usize = 6;
 
 /// The bandwidth at which so many threads read memory with plain loads, in 1e9 bytes per second:
-/// what bounds decoding.
-fn stream_gbps(threads: usize) -> f64 {
-    let buffer = vec![1u64; STREAM_BYTES / size_of::<u64>()];
+/// what bounds decoding; `None` without memory for that.
+fn stream_gbps(threads: usize) -> Option<f64> {
+    let n = STREAM_BYTES / size_of::<u64>();
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(n).ok()?;
+    buffer.resize(n, 1u64);
     let part = buffer.len().div_ceil(threads);
     let sum = |words: &[u64]| words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
     let mut best = Duration::MAX;
@@ -132,7 +152,7 @@ fn stream_gbps(threads: usize) -> f64 {
         });
         best = best.min(start.elapsed());
     }
-    STREAM_BYTES as f64 / best.as_secs_f64() / 1e9
+    Some(STREAM_BYTES as f64 / best.as_secs_f64() / 1e9)
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): token ids need no better.

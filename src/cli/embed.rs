@@ -1,13 +1,15 @@
 //! `teff embed`: texts to vectors, several texts at a time as they come.
 
-use super::lines::each_group;
+use super::CliError;
+use super::lines::{Answered, BadTextArgs, Work, check_len, each_text};
 use super::options::{ContextArgs, EngineArgs, ModelArgs};
-use super::{CliError, interrupt};
-use crate::engine::{Engine, normalize};
+use crate::engine::{Engine, EngineError, normalize};
 use crate::model::Pooling;
 use crate::text::{EncodeOptions, Tokenizer};
+use gguf_rs_lite::GgufFile;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// `teff embed`
 #[derive(clap::Args, Debug)]
@@ -17,9 +19,11 @@ pub struct EmbedArgs {
     /// A text; may be given several times [default: each line of standard input is one]
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     prompt: Vec<String>,
-    /// Read the texts from a file, one from each line
+    /// Read the texts from a file, one from each line; - is standard input
     #[arg(short, long, value_name = "PATH")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    bad: BadTextArgs,
     /// How the vectors of a text's tokens become one: mean, cls (the first), last, or none for all
     /// of them [default: what the model's file says, else mean]
     #[arg(long, value_name = "TYPE")]
@@ -58,7 +62,6 @@ impl From<PoolingArg> for Pooling {
 
 /// Prints the vectors of the texts, in their order.
 pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let cancel = interrupt::flag()?;
     let (model, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
     let pooling = args.pooling.map(Pooling::from).or(model.spec().pooling);
     let pooling = pooling.unwrap_or(Pooling::Mean);
@@ -69,46 +72,81 @@ pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
             model.path().display()
         )));
     }
-    let mut embedder = Embedder { args, tokenizer, engine, pooling, done: 0 };
-    each_group(&args.prompt, args.file.as_deref(), cancel, |texts| embedder.embed(texts, out))
+    let mut embedder = Embedder {
+        file: model.file().clone(),
+        path: model.path().into(),
+        args,
+        tokenizer,
+        engine,
+        pooling,
+        written: 0,
+    };
+    each_text(&args.prompt, args.file.as_deref(), args.bad, &mut embedder, out)
 }
 
-/// What is needed for each group of texts.
+/// What is needed for each text.
 struct Embedder<'a> {
+    /// The model's file, and where it is.
+    file: Arc<GgufFile>,
+    path: PathBuf,
     args: &'a EmbedArgs,
     tokenizer: Tokenizer,
     engine: Engine,
     pooling: Pooling,
     /// Texts so far.
-    done: usize,
+    written: usize,
+}
+
+impl Work for Embedder<'_> {
+    fn model_path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, String> {
+        let options = EncodeOptions { add_special: true, parse_special: false };
+        let mut tokens = self.tokenizer.encode(text, options).map_err(|e| e.to_string())?;
+        let max = self.engine.text_tokens_max();
+        if self.args.bad.truncate && tokens.len() > max {
+            let end = tokens.last().copied().filter(|_| self.tokenizer.adds_eos());
+            tokens.truncate(max);
+            if let (Some(last), Some(end)) = (tokens.last_mut(), end) {
+                *last = end;
+            }
+        }
+        check_len(tokens.len(), max)?;
+        Ok(tokens)
+    }
+
+    fn compute(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.file.check_uncut().map_err(EngineError::File)?;
+        self.engine.embed(texts, self.pooling)
+    }
+
+    fn write(&mut self, answered: Answered, out: &mut dyn Write) -> Result<(), CliError> {
+        let Answered { index, n_tokens, vectors, .. } = answered;
+        let n_out = self.engine.decoder().n_out();
+        let is_skipped = vectors.is_none();
+        let mut vectors = vectors.unwrap_or_default();
+        if !self.args.no_normalize {
+            vectors.chunks_exact_mut(n_out).for_each(normalize);
+        }
+        let rows: Vec<&[f32]> = vectors.chunks_exact(n_out).collect();
+        match (self.args.json, is_skipped) {
+            // An object that is not there is told by the numbers of the others.
+            (true, true) => {}
+            (true, false) => self.write_json(index, n_tokens, &rows, out)?,
+            (false, true) => writeln!(out)?,
+            (false, false) => self.write_text(&rows, out)?,
+        }
+        self.written += 1;
+        Ok(())
+    }
 }
 
 impl Embedder<'_> {
-    /// Prints the vectors of some texts.
-    fn embed(&mut self, texts: &[String], out: &mut dyn Write) -> Result<(), CliError> {
-        let options = EncodeOptions { add_special: true, parse_special: false };
-        let tokens = texts.iter().map(|text| self.tokenizer.encode(text, options));
-        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_, _>>()?;
-        let vectors = self.engine.embed(&tokens, self.pooling);
-        let vectors = vectors.map_err(|error| error.after_texts(self.done))?;
-        let n_out = self.engine.decoder().n_out();
-        for (mut vectors, tokens) in vectors.into_iter().zip(tokens) {
-            if !self.args.no_normalize {
-                vectors.chunks_exact_mut(n_out).for_each(normalize);
-            }
-            let rows: Vec<&[f32]> = vectors.chunks_exact(n_out).collect();
-            match self.args.json {
-                true => self.write_json(tokens.len(), &rows, out)?,
-                false => self.write_text(&rows, out)?,
-            }
-            self.done += 1;
-        }
-        Ok(out.flush()?)
-    }
-
     /// One line for each vector; of several for each text, an empty line is between texts.
     fn write_text(&self, rows: &[&[f32]], out: &mut dyn Write) -> Result<(), CliError> {
-        if self.pooling == Pooling::None && self.done > 0 {
+        if self.pooling == Pooling::None && self.written > 0 {
             writeln!(out)?;
         }
         for row in rows {
@@ -120,11 +158,12 @@ impl Embedder<'_> {
 
     fn write_json(
         &self,
+        index: usize,
         n_tokens: usize,
         rows: &[&[f32]],
         out: &mut dyn Write,
     ) -> Result<(), CliError> {
-        write!(out, "{{\"index\":{},\"tokens\":{n_tokens},\"embedding\":", self.done)?;
+        write!(out, "{{\"index\":{index},\"tokens\":{n_tokens},\"embedding\":")?;
         let is_list = self.pooling == Pooling::None;
         out.write_all(if is_list { b"[" } else { b"" })?;
         for (i, row) in rows.iter().enumerate() {

@@ -33,6 +33,18 @@ impl CliError {
         }
     }
 
+    /// Names the model's file in front of an error that does not name it itself.
+    pub fn of_model<E: Into<CliError>>(path: &std::path::Path) -> impl Fn(E) -> CliError {
+        move |error| {
+            let error = error.into();
+            let named = error.to_string().contains(&*path.to_string_lossy());
+            if named || error.is_broken_pipe() {
+                return error;
+            }
+            CliError { source: format!("{}: {error}", path.display()).into(), ..error }
+        }
+    }
+
     /// Whether the reader of our output went away.
     pub fn is_broken_pipe(&self) -> bool {
         let mut error: Option<&(dyn Error + 'static)> = Some(&*self.source);

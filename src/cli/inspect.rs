@@ -1,7 +1,7 @@
 //! `teff inspect`: what a file holds, what it is in words, and what it needs to run.
 
 use super::CliError;
-use super::options::{ContextArgs, ModelArgs};
+use super::options::{ContextArgs, ModelArgs, context_problem, vocabulary_problem};
 use super::progress::bytes;
 use crate::backend::pages::KvType;
 use crate::backend::program::Program;
@@ -11,7 +11,8 @@ use crate::model::Adapter;
 use crate::model::{
     AttentionGate, AttentionSpec, DenseGate, DenseSpec, Ffn, Hparams, KvSource, LatentSpec,
     LayerSpec, Mixer, ModelError, ModelSpec, MoeSpec, NormPlacement, Pooling, QkNorm, Residual,
-    RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec, arch, plain_number,
+    RopeScaling, RopeSpec, StateSpaceGeneration, StateSpaceSpec, UnusedPart, arch, plain_number,
+    unused_parts,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo, Value};
@@ -30,11 +31,8 @@ const ELEMENTS_MAX: usize = 6;
 /// `teff inspect`
 #[derive(clap::Args, Debug)]
 pub struct InspectArgs {
-    /// A GGUF file, an alias, or hf:owner/repo[:file or quant]
-    #[arg(value_name = "MODEL", conflicts_with = "model")]
-    file: Option<crate::cache::ModelRef>,
     #[command(flatten)]
-    flag: ModelArgs,
+    model: ModelArgs,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -75,10 +73,7 @@ struct Report<'a> {
 
 /// Explains the file. What cannot be run is told, and no error.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let (file, path) = match &args.file {
-        Some(model) => args.flag.of(model.clone()).file()?,
-        None => args.flag.file()?,
-    };
+    let (file, path) = args.model.file()?;
     let kernels = KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?;
     let report = Report::new(args, file, path, kernels);
     match args.json {
@@ -159,13 +154,18 @@ impl<'a> Report<'a> {
             }
         }
         if let Some(spec) = &self.spec {
-            let program = lower(&file, spec, self.kernels, n_ctx(spec, self.args));
+            let n_ctx = n_ctx(spec, self.args);
+            let program = lower(&file, spec, self.kernels, n_ctx);
+            let context = context_problem(spec, n_ctx, self.args.kv_type);
+            self.problems.extend(context);
             // Types were told already.
             if !matches!(program, Err(ModelError::TensorType { .. })) {
                 self.program = self.keep(program);
             }
         }
         self.tokenizer = self.keep(Tokenizer::from_gguf(&file));
+        let vocabulary = self.tokenizer.as_ref().and_then(|t| vocabulary_problem(&file, t));
+        self.problems.extend(vocabulary);
         let template = self.tokenizer.as_ref().and_then(|t| t.chat_template());
         let template = template.map(|source| ChatTemplate::new(source).map(drop));
         if let Some(template) = template {
@@ -251,6 +251,9 @@ impl<'a> Report<'a> {
             let (n, w, b) = (sum.tensors, millions(sum.weights), bytes(sum.bytes));
             let ty = ty.name();
             writeln!(out, "  {ty:8} {n:5} tensors {w:>9} weights {b:>10}  kernel: {kernel}")?;
+        }
+        for part in unused_parts(file) {
+            writeln!(out, "  {}", part_in_words(&part))?;
         }
         let bits = self.bits_per_weight();
         match self.n_weights() {
@@ -381,6 +384,16 @@ impl<'a> Report<'a> {
     }
 }
 
+/// A part of a model that is not run.
+pub fn part_in_words(part: &UnusedPart) -> String {
+    let UnusedPart { prefix, does, n_tensors, bytes: n } = *part;
+    format!(
+        "unused: {} `{prefix}*` of the part that {does} ({})",
+        counted(n_tensors, "tensor"),
+        bytes(n)
+    )
+}
+
 /// A text of the file without line breaks and other control characters.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -406,6 +419,7 @@ fn shown(value: Value<'_>) -> String {
             let more = if line.len() < text.len() { " ..." } else { "" };
             format!("{line:?}{more}")
         }
+        Value::Bytes(bytes) => shown(Value::Str(&String::from_utf8_lossy(bytes))),
         Value::Array(array) => {
             let first: Vec<String> = array.iter().take(ELEMENTS_MAX).map(shown).collect();
             let more = if array.len() > ELEMENTS_MAX { ", ..." } else { "" };
@@ -616,7 +630,7 @@ fn rope_in_words(rope: Option<&RopeSpec>) -> String {
 }
 
 /// Bytes of keys and values for a context of `n_ctx` tokens, and of the states beside them.
-fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
+pub fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
     let layer = |layer: &LayerSpec| {
         let attention = |a: &AttentionSpec| match a.kv {
             KvSource::Layer(_) => (None, 0),
@@ -642,7 +656,7 @@ fn kv_bytes(spec: &ModelSpec, kind: KvType, n_ctx: usize) -> u64 {
             Mixer::Linear(linear) => linear.state_len(),
         };
         let tokens = window.map_or(n_ctx, |window| window.min(n_ctx));
-        (tokens * bytes_per_token + state_len * size_of::<f32>()) as u64
+        (tokens as u64) * bytes_per_token as u64 + (state_len * size_of::<f32>()) as u64
     };
     spec.layers.iter().map(layer).sum()
 }
@@ -655,6 +669,7 @@ fn n_ctx(spec: &ModelSpec, args: &InspectArgs) -> usize {
 fn value_json(value: Value<'_>) -> Json {
     match value {
         Value::Str(text) => json!(text),
+        Value::Bytes(bytes) => json!(String::from_utf8_lossy(bytes)),
         Value::Bool(x) => json!(x),
         Value::F32(x) => json!(x),
         Value::F64(x) => json!(x),

@@ -1,24 +1,121 @@
-//! Ctrl-C: the first asks the work to stop at the next step, the second ends the process.
+//! Ctrl-C, for every verb alike: the process ends at once with code 130 and says what was done.
+//!
+//! A thread of its own waits for the signal and ends the process, so that nothing depends on what
+//! the other threads do: they may wait for a terminal, for a pipe, or be inside a long step. Two
+//! things are kept whole. Output is written in records ([`whole`]), none of which is cut. A
+//! download ends by itself ([`orderly`]), so that its helpers and files go away with it; one that
+//! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing.
 
 use super::CliError;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::process::exit;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Exit code of a process that SIGINT ended, as shells report it.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: u8 = 130;
+/// Longest time that a download gets to end by itself: pip is asked every 50 ms, and a server that
+/// is silent must not keep the user waiting.
+const GRACE: Duration = Duration::from_secs(1);
+/// Longest wait for a record that is being written: the reader of a pipe may be asleep.
+const RECORD_WAIT: Duration = Duration::from_millis(300);
+/// How often the two are looked at.
+const POLL: Duration = Duration::from_millis(5);
 
-static FLAG: AtomicBool = AtomicBool::new(false);
-static INSTALLED: OnceLock<()> = OnceLock::new();
+/// Whether Ctrl-C came.
+static CAME: AtomicBool = AtomicBool::new(false);
+/// Whether work is going on that ends by itself.
+static ORDERLY: AtomicBool = AtomicBool::new(false);
+/// Held while a record is written.
+static RECORD: Mutex<()> = Mutex::new(());
+/// What was done so far, in words.
+static DONE: Mutex<Option<Tell>> = Mutex::new(None);
 
-/// Becomes true at the first Ctrl-C.
-pub fn flag() -> Result<&'static AtomicBool, CliError> {
-    if INSTALLED.set(()).is_ok() {
-        ctrlc::set_handler(|| {
-            if FLAG.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED);
-            }
-        })
-        .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}")))?;
+type Tell = Box<dyn Fn() -> String + Send>;
+
+/// Watches for Ctrl-C from now on.
+///
+/// # Errors
+/// The system lets nobody watch for signals.
+pub fn watch() -> Result<(), CliError> {
+    let on_signal = || {
+        let end = || std::thread::Builder::new().name("teff-interrupt".into()).spawn(end);
+        if CAME.swap(true, Ordering::SeqCst) || end().is_err() {
+            exit(INTERRUPTED.into());
+        }
+    };
+    ctrlc::set_handler(on_signal)
+        .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}")))
+}
+
+/// Ends the process, saying what was done.
+fn end() {
+    let start = Instant::now();
+    while ORDERLY.load(Ordering::SeqCst) && start.elapsed() < GRACE {
+        sleep(POLL);
     }
-    Ok(&FLAG)
+    let start = Instant::now();
+    // Kept to the end, so that no further record begins.
+    let _record = loop {
+        match RECORD.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < RECORD_WAIT => sleep(POLL),
+            other => break other,
+        }
+    };
+    let done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    tell(done.as_ref().map_or(String::new(), |done| done()));
+    exit(INTERRUPTED.into());
+}
+
+/// The last line of an interrupted process.
+fn tell(done: String) {
+    super::progress::clear_line();
+    // The answer so far, or what the user typed, has no line break of its own.
+    let is_terminal = stderr().is_terminal() && stdout().is_terminal();
+    let line_break = if is_terminal { "\n" } else { "" };
+    let colon = if done.is_empty() { "" } else { ": " };
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(stderr(), "{line_break}interrupted{colon}{done}");
+}
+
+/// From now on `tell` says what was done, if Ctrl-C comes. It must not block.
+pub fn done(tell: impl Fn() -> String + Send + 'static) {
+    *DONE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tell));
+}
+
+/// Counts things that were done, for [`done`]: `3 texts`.
+pub fn count(what: &'static str) -> &'static AtomicU64 {
+    let counter: &'static AtomicU64 = Box::leak(Box::default());
+    done(move || {
+        let n = counter.load(Ordering::SeqCst);
+        format!("{n} {what}{} done", if n == 1 { "" } else { "s" })
+    });
+    counter
+}
+
+/// Writes a record of the output, with all that belongs to it: Ctrl-C comes before or after it.
+pub fn whole<R>(write: impl FnOnce() -> R) -> R {
+    let _record = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
+    write()
+}
+
+/// Does work that ends by itself soon after the flag becomes true, with an error of its own.
+///
+/// # Errors
+/// What `work` says. It counts as an interruption if Ctrl-C came, whatever `work` says.
+pub fn orderly<T, E: Into<CliError>>(
+    work: impl FnOnce(&AtomicBool) -> Result<T, E>,
+) -> Result<T, CliError> {
+    ORDERLY.store(true, Ordering::SeqCst);
+    let result = work(&CAME);
+    if CAME.load(Ordering::SeqCst) {
+        // The thread that waits for this work leaves the message to it.
+        let message = result.err().map_or_else(String::new, |error| error.into().to_string());
+        tell(message);
+        exit(INTERRUPTED.into());
+    }
+    ORDERLY.store(false, Ordering::SeqCst);
+    result.map_err(Into::into)
 }

@@ -1,12 +1,15 @@
 //! `teff logits`: the raw output of the network, for tests and comparisons.
 
-use super::CliError;
-use super::options::{EngineArgs, ModelArgs, parse_ids};
+use super::options::{
+    EngineArgs, ModelArgs, TOKENS_MAX, check_context, input_file, parse_ids, whole_number,
+};
+use super::{CliError, interrupt};
 use crate::backend::pages::KvType;
-use crate::decoder::{Logits, Run, StepError};
-use crate::engine::{Engine, EngineOptions};
-use std::io::{BufWriter, Write};
+use crate::decoder::{Logits, Run};
+use crate::engine::{Engine, EngineError, EngineOptions};
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 /// Rows of logits computed at a time when nobody says.
 const BATCH_DEFAULT: usize = 64;
@@ -25,13 +28,13 @@ pub struct LogitsArgs {
     tokens: Ids,
     /// Tokens fed at a time; changes no bit of the result
     #[arg(long, value_name = "N", default_value_t = BATCH_DEFAULT as u32,
-          value_parser = clap::value_parser!(u32).range(1..=65536))]
+          value_parser = whole_number(1..=65536u32))]
     batch: u32,
     /// Context in tokens, on which rotations of some models depend [default: 512, as in llama.cpp, or
     /// more if there are more tokens]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", value_parser = whole_number(1..=TOKENS_MAX))]
     ctx: Option<u32>,
-    /// Output: little-endian f32, [tokens][vocabulary]
+    /// Output: little-endian f32, [tokens][vocabulary]; - is standard output
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
 }
@@ -41,7 +44,7 @@ pub struct LogitsArgs {
 struct Ids(Vec<u32>);
 
 /// Writes the logits at every position.
-pub fn logits(args: &LogitsArgs) -> Result<(), CliError> {
+pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError> {
     let tokens = &args.tokens.0;
     if tokens.is_empty() {
         return Err(CliError::usage("--tokens names no token"));
@@ -61,22 +64,51 @@ pub fn logits(args: &LogitsArgs) -> Result<(), CliError> {
         max_outputs: batch,
         ..args.engine.options(KvType::F32)?
     };
-    let mut engine = Engine::new(&model, &options)?;
+    check_context(&model, n_ctx, options.kv_type, args.engine.kv_bytes())?;
+    let at_model = CliError::of_model(model.path());
+    let mut engine = Engine::new(&model, &options).map_err(&at_model)?;
     let at = CliError::at(&args.output);
-    let mut out = BufWriter::new(std::fs::File::create(&args.output).map_err(&at)?);
-    let mut written = Ok(());
-    engine.lead(|decoder, leader| -> Result<(), StepError> {
-        let sequence = decoder.kv_mut().create();
-        for tokens in tokens.chunks(batch) {
-            let run = Run { sequence, tokens, logits: Logits::All };
-            let rows = decoder.step(leader, &[run])?;
-            written = rows.iter().try_for_each(|x| out.write_all(&x.to_le_bytes()));
-            if written.is_err() {
-                break;
-            }
+    let n_done = interrupt::count("row");
+    let mut file;
+    let out: &mut dyn Write = match input_file(Some(&args.output)) {
+        Some(path) => {
+            file = std::fs::File::create(path).map_err(&at)?;
+            &mut file
         }
-        decoder.kv_mut().remove(sequence);
-        Ok(())
-    })?;
-    written.and_then(|()| out.flush()).map_err(at)
+        None => stdout,
+    };
+    // The decoder's thread is another one, and a writer stays where it is: rows are handed over.
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<u8>>(1);
+    let n_vocab = engine.decoder().n_vocab();
+    let (stepped, written) = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let sender = sender;
+            engine.lead(|decoder, leader| -> Result<(), EngineError> {
+                let sequence = decoder.kv_mut().create();
+                for tokens in tokens.chunks(batch) {
+                    model.file().check_uncut().map_err(EngineError::File)?;
+                    let run = Run { sequence, tokens, logits: Logits::All };
+                    let rows = decoder.step(leader, &[run])?;
+                    let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+                    if sender.send(bytes).is_err() {
+                        break;
+                    }
+                }
+                decoder.kv_mut().remove(sequence);
+                Ok(())
+            })
+        });
+        let written = receiver.into_iter().try_for_each(|bytes: Vec<u8>| {
+            interrupt::whole(|| {
+                out.write_all(&bytes)?;
+                let n_rows = bytes.len() / size_of::<f32>() / n_vocab.max(1);
+                n_done.fetch_add(n_rows as u64, Ordering::SeqCst);
+                out.flush()
+            })
+        });
+        (worker.join(), written)
+    });
+    let stepped = stepped.map_err(|_| CliError::failed("the decoder's thread died"))?;
+    stepped.map_err(at_model)?;
+    written.map_err(at)
 }

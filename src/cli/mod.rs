@@ -17,7 +17,7 @@ mod run;
 mod sampling;
 mod tokens;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 
@@ -68,13 +68,30 @@ enum Command {
     Rm(rm::RmArgs),
 }
 
+/// The command line. An option takes the next word, whatever it begins with, as those of POSIX do:
+/// texts, negative numbers and file names may begin with a dash.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|verb| {
+        verb.mut_args(|arg| {
+            let takes_word = arg.get_action().takes_values() && !arg.is_positional();
+            if takes_word { arg.allow_hyphen_values(true) } else { arg }
+        })
+    })
+}
+
 /// Parses the arguments and runs the verb. Errors go to stderr as one line.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let parsed = command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
+    let cli = parsed.unwrap_or_else(|error| error.exit());
     let mut out = BufWriter::new(stdout().lock());
-    let result = run_command(&cli.command, &mut out).and_then(|()| Ok(out.flush()?));
+    let result = interrupt::watch()
+        .and_then(|()| run_command(&cli.command, &mut out))
+        .and_then(|()| Ok(interrupt::whole(|| out.flush())?));
+    progress::clear_line();
     match result {
         Err(error) if !error.is_broken_pipe() => {
+            // What was done before the error stands; a closed stdout was no error either.
+            let _ = out.flush();
             // A closed stderr leaves nobody to tell.
             let _ = writeln!(std::io::stderr(), "error: {}", error.one_line());
             error.exit_code()
@@ -89,23 +106,22 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Embed(args) => embed::embed(args, out),
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),
-        Command::Logits(args) => logits::logits(args),
+        Command::Logits(args) => logits::logits(args, out),
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
-        Command::Pull(args) => Ok(pull::pull(args, out, interrupt::flag()?)?),
+        Command::Pull(args) => pull::pull(args, out),
         Command::List(args) => Ok(list::list(args, out)?),
-        Command::Rm(args) => Ok(rm::rm(args, out)?),
+        Command::Rm(args) => rm::rm(args, out),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -1,29 +1,129 @@
 //! Options that several verbs share.
 
-use super::progress::StderrProgress;
+use super::inspect::{kv_bytes, part_in_words};
+use super::progress::{StderrProgress, bytes};
 use super::{CliError, interrupt};
 use crate::backend::cpu::pool::MAX_THREADS;
-use crate::backend::cpu::topology::CpuSet;
+use crate::backend::cpu::topology::{CpuSet, available_bytes};
 use crate::backend::pages::KvType;
-use crate::cache::{Cache, ModelRef};
+use crate::cache::{self, Cache, ModelRef};
 use crate::engine::{Engine, EngineError, EngineOptions, Model};
+use crate::model::{ModelSpec, unused_parts};
 use crate::text::Tokenizer;
 use gguf_rs_lite::{GgufFile, Scalar};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::io::{Write, stderr};
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
-/// Which model.
+/// Tokens that an option may count, most: positions are 32 bits wide.
+pub const TOKENS_MAX: u32 = u32::MAX;
+
+/// Standard input, where a file is named.
+const STDIN: &str = "-";
+
+/// The parser of a whole number within a range, which its message names.
+pub fn whole_number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| match text.trim().parse::<T>() {
+        Ok(n) if range.contains(&n) => Ok(n),
+        _ => Err(format!("must be a whole number from {} to {}", range.start(), range.end())),
+    }
+}
+
+/// A file, or `None` for standard input, which is what `-` names.
+pub fn input_file(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| path.as_os_str() != STDIN)
+}
+
+/// Parses models: as [`ModelRef`]'s own parser does, but a path need not be UTF-8.
+#[derive(Clone, Debug)]
+pub struct ModelParser;
+
+impl clap::builder::TypedValueParser for ModelParser {
+    type Value = ModelRef;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<ModelRef, clap::Error> {
+        let parse = |text: &str| match text {
+            STDIN => Err("a model is a file, it cannot be read from standard input".to_string()),
+            text => ModelRef::from_str(text).map_err(|error| error.to_string()),
+        };
+        match value.to_str() {
+            Some(_) => clap::builder::TypedValueParser::parse_ref(&parse, command, arg, value),
+            None => Ok(ModelRef::Path(value.into())),
+        }
+    }
+}
+
+impl clap::builder::ValueParserFactory for ModelRef {
+    type Parser = ModelParser;
+
+    fn value_parser() -> ModelParser {
+        ModelParser
+    }
+}
+
+/// The name of a model, with or without the flag.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ModelName {
+    /// A GGUF file, an alias from `teff list`, or hf:owner/repo[:file or quant]
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    positional: Option<ModelRef>,
+    /// The model, as MODEL; without either the default model
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<ModelRef>,
+}
+
+impl ModelName {
+    /// The model that was named.
+    pub fn given(&self) -> Option<&ModelRef> {
+        self.positional.as_ref().or(self.model.as_ref())
+    }
+
+    /// The model that was named, or the default one.
+    pub fn or_default(&self) -> ModelRef {
+        self.given().cloned().unwrap_or_default()
+    }
+}
+
+/// The cache that a model may be in. A file of the user's needs none, so that it is found where
+/// nothing says where caches are kept.
+///
+/// # Errors
+/// Nothing says where caches are kept, and the model is no file.
+pub fn cache_of(model: &ModelRef) -> Result<Cache, CliError> {
+    match model {
+        ModelRef::Path(_) => Ok(Cache::new(cache::Settings::in_dir(PathBuf::new()))),
+        ModelRef::Alias(_) | ModelRef::Hub { .. } => Ok(Cache::from_env()?),
+    }
+}
+
+/// Which model, and what is changed of its metadata.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
-    /// A GGUF file, an alias from `teff list`, or hf:owner/repo[:file or quant]
-    #[arg(short, long, default_value_t)]
-    model: ModelRef,
+    #[command(flatten)]
+    name: ModelName,
     /// Metadata that replaces the file's or is added to it; TYPE is int, float, bool or str. May be
     /// given several times
     #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = parse_override)]
     override_kv: Vec<Override>,
+    /// Read the file as if it did not have this key, such as one that teff does not understand and
+    /// you know to be harmless. May be given several times
+    #[arg(long, value_name = "KEY")]
+    ignore_key: Vec<String>,
 }
 
 /// A key and the value that stands in for the file's.
@@ -52,28 +152,36 @@ fn parse_override(text: &str) -> Result<Override, String> {
 }
 
 impl ModelArgs {
-    /// The same for another model, which an argument without a flag names.
-    pub fn of(&self, model: ModelRef) -> ModelArgs {
-        ModelArgs { model, override_kv: self.override_kv.clone() }
-    }
-
     /// The model's file, fetched if need be, and where it is.
     pub fn file(&self) -> Result<(GgufFile, PathBuf), CliError> {
-        let cancel = interrupt::flag()?;
-        let path = Cache::from_env()?.resolve(&self.model, &mut StderrProgress::new(), cancel)?;
+        let model = self.name.or_default();
+        let cache = cache_of(&model)?;
+        let path =
+            interrupt::orderly(|cancel| cache.resolve(&model, &mut StderrProgress::new(), cancel))?;
         let mut file = GgufFile::open(&path)?;
+        for key in &self.ignore_key {
+            if !file.ignore(key).map_err(CliError::of_model(&path))? {
+                writeln!(stderr(), "warning: --ignore-key names key `{key}`, which is not there")?;
+            }
+        }
         for Override { key, value } in &self.override_kv {
-            let named = |error| CliError::failed(format!("{}: {error}", path.display()));
-            if !file.set(key, value.clone()).map_err(named)? {
+            if !file.set(key, value.clone()).map_err(CliError::of_model(&path))? {
                 writeln!(stderr(), "warning: --override-kv adds key `{key}`, which is not there")?;
             }
+        }
+        for (key, _) in file.entries().filter(|(_, value)| !value.is_clean_text()) {
+            let problem = "has text that is not UTF-8 or ends in zero bytes: it is read as bytes";
+            writeln!(stderr(), "warning: {}: key `{key}` {problem}", path.display())?;
         }
         Ok((file, path))
     }
 
     fn open(&self) -> Result<Model, CliError> {
         let (mut file, path) = self.file()?;
-        file.make_little_endian()?;
+        file.make_little_endian().map_err(CliError::of_model(&path))?;
+        for part in unused_parts(&file) {
+            writeln!(stderr(), "note: {}", part_in_words(&part))?;
+        }
         Ok(Model::from_file(Arc::new(file), &path)?)
     }
 }
@@ -82,7 +190,7 @@ impl ModelArgs {
 #[derive(clap::Args, Debug)]
 pub struct EngineArgs {
     /// Worker threads [default: the big physical cores this process may use]
-    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
     threads: Option<u16>,
     /// One worker on each of these CPUs, as in 0-3,6, which stays there (Linux and Android)
     #[arg(long, value_name = "LIST", conflicts_with = "threads")]
@@ -90,12 +198,15 @@ pub struct EngineArgs {
     /// How keys and values are cached: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Memory that the cache of keys and values may take, as in 500M or 2G
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes)]
+    kv_bytes: Option<usize>,
     /// Decode from the weights as they lie in the file: slower, and without memory of their own
     #[arg(long)]
     no_repack: bool,
     /// A LoRA adapter in GGUF, and how strongly it counts; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]")]
-    lora: Vec<String>,
+    lora: Vec<OsString>,
     /// Keep the weights in memory, so that they are never swapped out: twice their size, once with
     /// --no-repack; needs the right to lock as much (`ulimit -l`)
     #[arg(long)]
@@ -108,7 +219,8 @@ impl EngineArgs {
         let mut model = model.open()?;
         for text in &self.lora {
             let (path, scale) = adapter_of(text);
-            model.add_adapter(GgufFile::open(&path)?, &path, scale)?;
+            let added = model.add_adapter(GgufFile::open(&path)?, &path, scale);
+            added.map_err(CliError::of_model(&path))?;
         }
         Ok(model)
     }
@@ -139,13 +251,19 @@ impl EngineArgs {
         };
         let mut model = self.open(model)?;
         model.give_vectors();
-        let tokenizer = model.tokenizer()?;
-        let engine = Engine::new(&model, &options)?;
+        context.check(&model, self, KvType::F32)?;
+        let tokenizer = tokenizer_of(&model)?;
+        let engine = Engine::new(&model, &options).map_err(CliError::of_model(model.path()))?;
         self.lock(&model, &engine)?;
         for warning in tokenizer.warnings() {
             writeln!(stderr(), "warning: {warning}")?;
         }
         Ok((model, tokenizer, engine))
+    }
+
+    /// Memory that keys and values may take, if the user says.
+    pub fn kv_bytes(&self) -> Option<usize> {
+        self.kv_bytes
     }
 
     /// Locks memory if the user wants that; a warning tells if it cannot be done.
@@ -164,6 +282,7 @@ impl EngineArgs {
             threads: self.threads.map(usize::from),
             cpus: self.cpu_list,
             kv_type: self.kv_type.unwrap_or(kv_type),
+            kv_bytes_max: self.kv_bytes.unwrap_or(EngineOptions::default().kv_bytes_max),
             repack: !self.no_repack,
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
             ..EngineOptions::default()
@@ -172,21 +291,109 @@ impl EngineArgs {
 }
 
 /// The file and the scale of `FILE[:SCALE]`; what follows the last colon and is no number belongs
-/// to the file's name.
-fn adapter_of(text: &str) -> (PathBuf, f32) {
-    let scaled = text.rsplit_once(':').and_then(|(path, scale)| {
-        Some((path, scale.parse().ok().filter(|scale: &f32| scale.is_finite())?))
+/// to the file's name, and so does everything in a name that is not UTF-8.
+fn adapter_of(given: &OsStr) -> (PathBuf, f32) {
+    let scaled = given.to_str().and_then(|text| text.rsplit_once(':')).and_then(|(path, scale)| {
+        Some((OsStr::new(path), scale.parse().ok().filter(|scale: &f32| scale.is_finite())?))
     });
-    let (path, scale) = scaled.unwrap_or((text, 1.0));
+    let (path, scale) = scaled.unwrap_or((given, 1.0));
     (path.into(), scale)
+}
+
+/// Parses a number of bytes: a whole number, in units of 1024 with K, of 1024^2 with M, of 1024^3
+/// with G.
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let bytes = number.parse().ok().and_then(|n: usize| n.checked_mul(unit)).filter(|&n| n > 0);
+    bytes.ok_or_else(|| {
+        format!("must be a whole number from 1 to {} bytes, as in 1000000, 500M or 2G", usize::MAX)
+    })
 }
 
 /// The context's length.
 #[derive(clap::Args, Debug)]
 pub struct ContextArgs {
     /// Context in tokens [default: the model's, at most 4096]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", value_parser = whole_number(1..=TOKENS_MAX))]
     pub ctx: Option<u32>,
+}
+
+/// The vocabulary of a model.
+///
+/// # Errors
+/// It cannot be used, or the model has no embeddings for some of its tokens.
+pub fn tokenizer_of(model: &Model) -> Result<Tokenizer, CliError> {
+    let tokenizer = model.tokenizer()?;
+    match vocabulary_problem(model.file(), &tokenizer) {
+        Some(problem) => Err(CliError::of_model(model.path())(CliError::failed(problem))),
+        None => Ok(tokenizer),
+    }
+}
+
+/// Why a vocabulary is not the model's, if so. More embeddings than tokens are padding.
+pub fn vocabulary_problem(file: &GgufFile, tokenizer: &Tokenizer) -> Option<String> {
+    let n_tokens = tokenizer.vocab_size() as u64;
+    let n_rows = file.tensor("token_embd.weight")?.dims.get(1).copied()?;
+    (n_tokens > n_rows).then(|| {
+        format!(
+            "key `tokenizer.ggml.tokens` has {n_tokens} tokens, and the model has embeddings for \
+             {n_rows} (tensor `token_embd.weight`)"
+        )
+    })
+}
+
+impl ContextArgs {
+    /// As [`check_context`], of the context that the user wants, if any.
+    pub fn check(&self, model: &Model, engine: &EngineArgs, kv: KvType) -> Result<(), CliError> {
+        let Some(n_ctx) = self.ctx else { return Ok(()) };
+        check_context(model, n_ctx as usize, engine.kv_type.unwrap_or(kv), engine.kv_bytes())
+    }
+}
+
+/// Warns of a context that is longer than those that the model was trained with.
+///
+/// # Errors
+/// The context's keys and values are more than the memory has room for, and nothing else says how
+/// much they may take.
+pub fn check_context(
+    model: &Model,
+    n_ctx: usize,
+    kv_type: KvType,
+    kv_bytes: Option<usize>,
+) -> Result<(), CliError> {
+    let (path, n_ctx_train) = (model.path().display(), model.spec().n_ctx_train);
+    if let Some(problem) = context_problem(model.spec(), n_ctx, kv_type)
+        && kv_bytes.is_none()
+    {
+        return Err(CliError::failed(format!("{path}: {problem}")));
+    }
+    if n_ctx > n_ctx_train {
+        writeln!(
+            stderr(),
+            "warning: {path}: a context of {n_ctx} tokens, but the model was trained with \
+             {n_ctx_train}: what lies behind them may be nonsense"
+        )?;
+    }
+    Ok(())
+}
+
+/// Why the memory has no room for a context, if so.
+pub fn context_problem(spec: &ModelSpec, n_ctx: usize, kv_type: KvType) -> Option<String> {
+    let (needed, available) = (kv_bytes(spec, kv_type, n_ctx), available_bytes()? as u64);
+    (needed > available).then(|| {
+        format!(
+            "the keys and values of a context of {n_ctx} tokens would take {} in {kv_type}, and {} \
+             of memory are available: lower --ctx, or allow less memory than that by --kv-bytes",
+            bytes(needed),
+            bytes(available)
+        )
+    })
 }
 
 /// Parses `a,b,c` or `[a, b, c]`.
@@ -210,7 +417,27 @@ mod tests {
             ("b:c:-2", "b:c", -2.0),
             ("a:nan", "a:nan", 1.0),
         ] {
-            assert_eq!(adapter_of(text), (path.into(), scale), "{text}");
+            assert_eq!(adapter_of(text.as_ref()), (path.into(), scale), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, bytes) in [("1", 1), ("2K", 2 << 10), ("500m", 500 << 20), (" 3G", 3 << 30)] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "K", "0", "-1", "1.5G", "2T", "99999999999999999999", "99999999999999999G"]
+        {
+            assert!(parse_bytes(text).unwrap_err().starts_with("must be"), "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_name_their_range() {
+        let parse = whole_number(1..=9u16);
+        assert_eq!(parse("7"), Ok(7));
+        for text in ["0", "10", "-1", "x", "", "99999"] {
+            assert_eq!(parse(text), Err("must be a whole number from 1 to 9".into()), "{text}");
         }
     }
 

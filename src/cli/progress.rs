@@ -2,6 +2,7 @@
 //! elsewhere, so that logs stay short.
 
 use std::io::{IsTerminal, Write, stderr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cache::Progress;
@@ -10,6 +11,27 @@ use crate::cache::Progress;
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 /// Width of the bar itself, in characters.
 const BAR_CHARS: u64 = 24;
+
+/// Whether the terminal shows a line that [`show_line`] wrote.
+static LINE_SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Shows a line on stderr that the next one, or [`clear_line`], takes away; only on a terminal.
+pub fn show_line(text: &str) {
+    if stderr().is_terminal() {
+        LINE_SHOWN.store(true, Ordering::Relaxed);
+        // A closed stderr is no reason to stop.
+        let _ = write!(stderr(), "\r\x1b[K{text}");
+        let _ = stderr().flush();
+    }
+}
+
+/// Takes the line of [`show_line`] away, if one is shown.
+pub fn clear_line() {
+    if LINE_SHOWN.swap(false, Ordering::Relaxed) {
+        let _ = write!(stderr(), "\r\x1b[K");
+        let _ = stderr().flush();
+    }
+}
 
 /// Shows downloads on stderr.
 pub struct StderrProgress {
@@ -41,9 +63,7 @@ impl StderrProgress {
 
     fn draw(&mut self) {
         self.drawn = Some(Instant::now());
-        // A closed stderr is no reason to stop a download.
-        let _ = write!(stderr(), "\r\x1b[K{}", self.bar());
-        let _ = stderr().flush();
+        show_line(&self.bar());
     }
 
     fn bar(&self) -> String {
@@ -103,6 +123,7 @@ impl Progress for StderrProgress {
     fn end(&mut self) {
         if self.is_terminal {
             self.draw();
+            LINE_SHOWN.store(false, Ordering::Relaxed);
             let _ = writeln!(stderr());
         }
     }

@@ -3,15 +3,17 @@
 //! A cross-encoder reads query and document together, so that each document costs as much as a
 //! prompt of both.
 
-use super::lines::each_group;
-use super::options::{ContextArgs, EngineArgs, ModelArgs};
-use super::{CliError, interrupt};
-use crate::engine::Engine;
+use super::CliError;
+use super::lines::{Answered, BadTextArgs, Work, check_len, each_text};
+use super::options::{ContextArgs, EngineArgs, ModelArgs, whole_number};
+use crate::engine::{Engine, EngineError};
 use crate::model::Pooling;
 use crate::text::Tokenizer;
+use gguf_rs_lite::GgufFile;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// `teff rerank`
 #[derive(clap::Args, Debug)]
@@ -24,11 +26,13 @@ pub struct RerankArgs {
     /// A document; may be given several times [default: each line of standard input is one]
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     prompt: Vec<String>,
-    /// Read the documents from a file, one from each line
+    /// Read the documents from a file, one from each line; - is standard input
     #[arg(short, long, value_name = "PATH")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    bad: BadTextArgs,
     /// Print only the best N documents, the best first [default: all, in their order]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number(0..=usize::MAX))]
     top_n: Option<usize>,
     /// Print one JSON object for each document
     #[arg(long)]
@@ -50,51 +54,90 @@ struct Scored {
 
 /// Prints the scores of the documents.
 pub fn rerank(args: &RerankArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let cancel = interrupt::flag()?;
-    let (_, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
-    let mut reranker = Reranker { args, tokenizer, engine, best: Vec::new(), done: 0 };
-    each_group(&args.prompt, args.file.as_deref(), cancel, |texts| reranker.score(texts, out))?;
+    let (model, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
+    let mut reranker = Reranker {
+        file: model.file().clone(),
+        path: model.path().into(),
+        args,
+        tokenizer,
+        engine,
+        best: Vec::new(),
+    };
+    each_text(&args.prompt, args.file.as_deref(), args.bad, &mut reranker, out)?;
     reranker.write_best(out)
 }
 
-/// What is needed for each group of documents.
+/// What is needed for each document.
 struct Reranker<'a> {
+    /// The model's file, and where it is.
+    file: Arc<GgufFile>,
+    path: PathBuf,
     args: &'a RerankArgs,
     tokenizer: Tokenizer,
     engine: Engine,
     /// The best so far, if only those are wanted.
     best: Vec<Scored>,
-    /// Documents so far.
-    done: usize,
+}
+
+impl Work for Reranker<'_> {
+    fn model_path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut pair = self.pair(text)?;
+        if self.args.bad.truncate && pair.len() > self.engine.text_tokens_max() {
+            pair = self.pair(self.fitting(text)?)?;
+        }
+        check_len(pair.len(), self.engine.text_tokens_max())?;
+        Ok(pair)
+    }
+
+    fn compute(&mut self, pairs: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.file.check_uncut().map_err(EngineError::File)?;
+        self.engine.embed(pairs, Pooling::Rank)
+    }
+
+    fn write(&mut self, answered: Answered, out: &mut dyn Write) -> Result<(), CliError> {
+        let Answered { index, text, n_tokens, vectors: Some(scores) } = answered else {
+            return Ok(());
+        };
+        let scored = Scored { index, text, n_tokens, scores };
+        let Some(top_n) = self.args.top_n else { return self.write_score(&scored, out) };
+        // Of equals the first come first.
+        let place = self.best.partition_point(|best| best.scores[0] >= scored.scores[0]);
+        self.best.insert(place, scored);
+        self.best.truncate(top_n);
+        Ok(())
+    }
 }
 
 impl Reranker<'_> {
-    /// Scores some documents, and prints them if all are wanted.
-    fn score(&mut self, texts: &[String], out: &mut dyn Write) -> Result<(), CliError> {
-        let pairs = texts.iter().map(|text| self.tokenizer.encode_pair(&self.args.query, text));
-        let pairs: Vec<Vec<u32>> = pairs.collect::<Result<_, _>>()?;
-        let scores = self.engine.embed(&pairs, Pooling::Rank);
-        let scores = scores.map_err(|error| error.after_texts(self.done))?;
-        for ((text, pair), scores) in texts.iter().zip(pairs).zip(scores) {
-            let text = text.clone();
-            let scored = Scored { index: self.done, text, n_tokens: pair.len(), scores };
-            self.done += 1;
-            match self.args.top_n {
-                None => self.write(&scored, out)?,
-                Some(_) => self.best.push(scored),
+    /// The tokens of the query and a document.
+    fn pair(&self, document: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_pair(&self.args.query, document).map_err(|error| error.to_string())
+    }
+
+    /// The longest beginning of a document, in whole characters, with which the pair fits: what
+    /// follows the document in a template is not cut.
+    fn fitting<'t>(&self, document: &'t str) -> Result<&'t str, String> {
+        let ends: Vec<usize> = document.char_indices().map(|(at, _)| at).collect();
+        let (mut fits, mut too_long) = (0, ends.len());
+        while too_long - fits > 1 {
+            let middle = fits + (too_long - fits) / 2;
+            match self.pair(&document[..ends[middle]])?.len() <= self.engine.text_tokens_max() {
+                true => fits = middle,
+                false => too_long = middle,
             }
         }
-        // Sorting is stable: of equals the first come first.
-        self.best.sort_by(|a, b| b.scores[0].total_cmp(&a.scores[0]));
-        self.best.truncate(self.args.top_n.unwrap_or(0));
-        Ok(out.flush()?)
+        Ok(&document[..ends.get(fits).copied().unwrap_or(0)])
     }
 
     fn write_best(&self, out: &mut dyn Write) -> Result<(), CliError> {
-        self.best.iter().try_for_each(|scored| self.write(scored, out))
+        self.best.iter().try_for_each(|scored| self.write_score(scored, out))
     }
 
-    fn write(&self, scored: &Scored, out: &mut dyn Write) -> Result<(), CliError> {
+    fn write_score(&self, scored: &Scored, out: &mut dyn Write) -> Result<(), CliError> {
         let Scored { index, text, n_tokens, scores } = scored;
         if !self.args.json {
             return Ok(writeln!(out, "{:?}\t{text}", scores[0])?);

@@ -1,19 +1,19 @@
 //! `teff rm`: removes a model from the cache.
 
-use std::error::Error;
 use std::io::Write;
 
 use serde_json::json;
 
+use super::CliError;
+use super::options::{ModelName, cache_of};
 use super::progress::bytes;
-use crate::cache::{Cache, ModelRef};
 
 /// Remove a model from the cache
 #[derive(clap::Args, Debug)]
 pub struct RmArgs {
-    /// An alias, hf:owner/repo:file, or hf:owner/repo for all of a repository
-    #[arg(value_name = "MODEL")]
-    pub model: ModelRef,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelName,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -22,10 +22,15 @@ pub struct RmArgs {
 /// Removes `args.model`, finished or half fetched, and says what that freed.
 ///
 /// # Errors
-/// What [`Cache::remove`] says, or that `out` cannot be written.
-pub fn rm(args: &RmArgs, out: &mut dyn Write) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let removed = Cache::from_env()?.remove(&args.model)?;
-    let model = args.model.to_string();
+/// No model is named, what [`Cache::remove`](crate::cache::Cache::remove) says, or that `out`
+/// cannot be written.
+pub fn rm(args: &RmArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let Some(model) = args.model.given() else {
+        let help = "an alias, hf:owner/repo:file, or hf:owner/repo for all of a repository";
+        return Err(CliError::usage(format!("which MODEL to remove is not said: {help}")));
+    };
+    let removed = cache_of(model)?.remove(model)?;
+    let model = model.to_string();
     if args.json {
         let line = json!({"model": model, "files": removed.files, "bytes": removed.bytes});
         writeln!(out, "{line}")?;

@@ -1,15 +1,20 @@
 //! `teff run`: answers a prompt, streaming.
 
-use super::options::{ContextArgs, EngineArgs, ModelArgs};
+use super::lines::without_bom;
+use super::options::{
+    ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, tokenizer_of, whole_number,
+};
 use super::sampling::SamplingArgs;
-use super::{CliError, interrupt};
+use super::{CliError, interrupt, progress};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
 use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
 use std::io::{IsTerminal, Read, Write, stderr, stdin};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A prompt longer than this is a mistake: no context holds it.
 const PROMPT_BYTES_MAX: u64 = 64 << 20;
@@ -22,14 +27,14 @@ pub struct RunArgs {
     /// The prompt [default: read from standard input]
     #[arg(short, long, conflicts_with = "file")]
     prompt: Option<String>,
-    /// Read the prompt from a file
+    /// Read the prompt from a file; - is standard input
     #[arg(short, long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Instructions that come before the prompt, for models with a chat template
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
     /// Generate at most this many tokens [default: until the model ends or the context is full]
-    #[arg(short, long, value_name = "TOKENS")]
+    #[arg(short, long, value_name = "TOKENS", value_parser = whole_number(0..=TOKENS_MAX as usize))]
     n_predict: Option<usize>,
     /// Continue the text as it is, without the model's chat template
     #[arg(long)]
@@ -46,36 +51,43 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let sampling = args.sampling.params()?;
     let options = args.engine.options(KvType::F16)?;
-    let cancel = interrupt::flag()?;
-    let text = prompt_text(args)?;
+    interrupt::done(|| "nothing was answered".into());
+    // What cannot be read is told before a model is fetched; nobody types a prompt for a model that
+    // is not there.
+    let given = given_prompt(args)?;
     let model = args.engine.open_generator(&args.model)?;
+    let at = CliError::of_model(model.path());
+    let text = given.map_or_else(typed_prompt, Ok)?;
+    args.context.check(&model, &args.engine, KvType::F16)?;
     // The vocabulary takes as long to build as the rest: do both at once.
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = EngineOptions { n_ctx, ..options };
     let (tokenizer, engine) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| model.tokenizer());
+        let tokenizer = scope.spawn(|| tokenizer_of(&model));
         let engine = Engine::new(&model, &options);
         (tokenizer.join(), engine)
     });
     let tokenizer = tokenizer.map_err(|_| CliError::failed("the vocabulary's thread died"))??;
-    let mut engine = engine?;
+    let mut engine = engine.map_err(&at)?;
     args.engine.lock(&model, &engine)?;
     for warning in tokenizer.warnings() {
         writeln!(stderr(), "warning: {warning}")?;
     }
-    let prompt = prompt_tokens(args, &tokenizer, &text)
-        .map_err(|error| CliError::failed(format!("{}: {error}", model.path().display())))?;
+    let prompt =
+        prompt_tokens(args, &tokenizer, &text).map_err(CliError::of_model(model.path()))?;
     let tokenizer = Arc::new(tokenizer);
     let mut stream = TextStream::new(tokenizer.clone());
+    let watch = Watch::new(prompt.len());
     let request = Request { prompt, max_tokens: args.n_predict, sampling };
-    let mut write_error = None;
-    let mut write = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            write_error = Some(error);
-            ControlFlow::Break(())
-        }
+    let mut failure: Option<CliError> = None;
+    let mut write = |text: &str| {
+        interrupt::whole(|| {
+            watch.token();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        })
     };
+    // Ctrl-C ends the process, the request need not know of it.
+    let cancel = AtomicBool::new(false);
     // Tokens are drawn on a worker thread, the writer is not Send: events are handed over.
     let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
     let stats = std::thread::scope(|scope| {
@@ -85,61 +97,129 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             };
-            engine.generate(&request, Some(&tokenizer), cancel, &mut tell)
+            engine.generate(&request, Some(&tokenizer), &cancel, &mut tell)
         });
         for event in receiver {
-            let flow = match event {
-                TokenEvent::Token(id) => write(&stream.push(id)),
-                TokenEvent::Prompt { done, total } => {
-                    show_prompt_progress(done, total);
-                    ControlFlow::Continue(())
-                }
-            };
-            if flow.is_break() {
+            if let Err(error) = model.file().check_uncut() {
+                failure = Some(error.into());
                 break;
+            }
+            match event {
+                TokenEvent::Token(id) => {
+                    progress::clear_line();
+                    if let Err(error) = write(&stream.push(id)) {
+                        failure = Some(error.into());
+                        break;
+                    }
+                }
+                TokenEvent::Prompt { done, total } => {
+                    watch.prompt(done);
+                    progress::show_line(&format!("reading the prompt: {done} of {total} tokens"));
+                }
             }
         }
         worker.join()
     });
-    let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))??;
-    let _ = write(&stream.finish());
-    let _ = write("\n");
-    if let Some(error) = write_error {
-        return Err(error.into());
+    progress::clear_line();
+    let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))?.map_err(&at)?;
+    let end = stream.finish() + "\n";
+    let written = interrupt::whole(|| out.write_all(end.as_bytes()).and_then(|()| out.flush()));
+    if let Some(error) = failure {
+        return Err(error);
     }
+    written?;
     let _ = writeln!(stderr(), "{}", statistics(&stats));
     Ok(())
 }
 
-/// How far a long prompt is, on a terminal.
-fn show_prompt_progress(done: usize, total: usize) {
-    if stderr().is_terminal() {
-        let _ = write!(stderr(), "\rreading the prompt: {done} of {total} tokens");
+/// What a request has done so far, for whoever interrupts it.
+struct Watch(Arc<Mutex<Seen>>);
+
+/// Tokens and times of a request that is going on.
+struct Seen {
+    n_prompt: usize,
+    /// Tokens of the prompt that are computed.
+    prompt_done: usize,
+    start: Instant,
+    /// When the first token of the answer came.
+    first: Option<Instant>,
+    n_generated: usize,
+}
+
+impl Watch {
+    /// From now on an interruption tells of this request.
+    fn new(n_prompt: usize) -> Watch {
+        let start = Instant::now();
+        let seen = Seen { n_prompt, prompt_done: 0, start, first: None, n_generated: 0 };
+        let seen = Arc::new(Mutex::new(seen));
+        let told = seen.clone();
+        interrupt::done(move || told.lock().unwrap_or_else(PoisonError::into_inner).in_words());
+        Watch(seen)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn prompt(&self, done: usize) {
+        self.update(|seen| seen.prompt_done = done);
+    }
+
+    fn token(&self) {
+        self.update(|seen| {
+            seen.n_generated += 1;
+            seen.first.get_or_insert_with(Instant::now);
+        });
     }
 }
 
-/// The prompt as the user gave it.
-fn prompt_text(args: &RunArgs) -> Result<String, CliError> {
-    let mut text = String::new();
-    match (&args.prompt, &args.file) {
-        (Some(prompt), _) => return Ok(prompt.clone()),
-        (None, Some(path)) => {
-            let at = CliError::at(path);
-            let file = std::fs::File::open(path).map_err(&at)?;
-            file.take(PROMPT_BYTES_MAX).read_to_string(&mut text).map_err(at)?;
-        }
-        (None, None) => {
-            if stdin().is_terminal() {
-                let _ = writeln!(stderr(), "Type the prompt, then Ctrl-D on a line of its own.");
-            }
-            let at = CliError::at(std::path::Path::new("standard input"));
-            stdin().lock().take(PROMPT_BYTES_MAX).read_to_string(&mut text).map_err(at)?;
-        }
+impl Seen {
+    fn in_words(&self) -> String {
+        let Seen { n_prompt, prompt_done, start, first, n_generated } = *self;
+        let Some(first) = first else {
+            let s = start.elapsed().as_secs_f64();
+            return format!("{prompt_done} of {n_prompt} tokens of the prompt read in {s:.2} s");
+        };
+        let (prompt_time, generate_time) = (first - start, first.elapsed());
+        speeds(n_prompt, prompt_time, n_generated, generate_time)
     }
+}
+
+/// The prompt that was given, or the one in the file; `None` if it is to be read from standard
+/// input.
+fn given_prompt(args: &RunArgs) -> Result<Option<String>, CliError> {
+    match (&args.prompt, input_file(args.file.as_deref())) {
+        (Some(prompt), _) => Ok(Some(prompt.clone())),
+        (None, Some(path)) => {
+            let file = std::fs::File::open(path).map_err(CliError::at(path))?;
+            read_prompt(file, path).map(Some)
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// The prompt on standard input.
+fn typed_prompt() -> Result<String, CliError> {
+    if stdin().is_terminal() {
+        let _ = writeln!(stderr(), "Type the prompt, then Ctrl-D on a line of its own.");
+    }
+    read_prompt(stdin().lock(), Path::new("standard input"))
+}
+
+fn read_prompt(input: impl Read, name: &Path) -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    input.take(PROMPT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(CliError::at(name))?;
+    let failed = |problem: String| CliError::failed(format!("{}: {problem}", name.display()));
+    if bytes.len() as u64 > PROMPT_BYTES_MAX {
+        return Err(failed(format!("longer than the {PROMPT_BYTES_MAX} bytes that a prompt has")));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        failed(format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+    })?;
     // The line break that ends a file is the editor's, not the prompt's.
     let end = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t).len());
     text.truncate(end.unwrap_or(text.len()));
-    Ok(text)
+    Ok(without_bom(&text).to_string())
 }
 
 /// The prompt's tokens, by way of the model's chat template if it has one.
@@ -166,24 +246,26 @@ fn prompt_tokens(
 
 /// One line: how many tokens, how fast, and why it ended.
 fn statistics(stats: &Stats) -> String {
-    let rate = |n: usize, seconds: f64| n as f64 / seconds.max(1e-9);
     let finish = match stats.finish {
         FinishReason::EndOfGeneration => "the model ended",
         FinishReason::MaxTokens => "-n reached",
         FinishReason::ContextFull => "the context is full: raise --ctx for more",
         FinishReason::Cancelled => "interrupted",
     };
-    let prompt_s = stats.prompt_time.as_secs_f64();
-    let mut line = format!(
-        "prompt {} tokens, {:.2} s ({:.1} tokens/s)",
-        stats.n_prompt,
-        prompt_s,
-        rate(stats.n_prompt, prompt_s)
-    );
-    if stats.n_generated > 1 {
-        let s = stats.generate_time.as_secs_f64();
-        let speed = rate(stats.n_generated - 1, s);
-        line += &format!("; answer {} tokens, {s:.2} s ({speed:.1} tokens/s)", stats.n_generated);
+    let Stats { n_prompt, prompt_time, n_generated, generate_time, .. } = *stats;
+    speeds(n_prompt, prompt_time, n_generated, generate_time) + "; " + finish
+}
+
+/// How many tokens, and how fast.
+fn speeds(n_prompt: usize, prompt: Duration, n_generated: usize, generate: Duration) -> String {
+    let rate = |n: usize, seconds: f64| n as f64 / seconds.max(1e-9);
+    let s = prompt.as_secs_f64();
+    let mut line =
+        format!("prompt {n_prompt} tokens, {s:.2} s ({:.1} tokens/s)", rate(n_prompt, s));
+    if n_generated > 1 {
+        let s = generate.as_secs_f64();
+        let speed = rate(n_generated - 1, s);
+        line += &format!("; answer {n_generated} tokens, {s:.2} s ({speed:.1} tokens/s)");
     }
-    line + "; " + finish
+    line
 }

@@ -1,6 +1,7 @@
 //! The flags of the sampler: one for every row of its table of parameters, and the seed.
 
 use super::CliError;
+use super::options::whole_number;
 use crate::sample::{self, Field, SampleError, SampleParams, Value};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -44,7 +45,7 @@ impl clap::Args for SamplingArgs {
             .long(SEED)
             .value_name("N")
             .help("The same seed gives the same text [default: a new one each time]")
-            .value_parser(clap::value_parser!(u64))
+            .value_parser(whole_number(0..=u64::MAX))
             .help_heading(HEADING);
         command.arg(seed)
     }

@@ -1,9 +1,16 @@
 //! `teff tokenize` and `teff detokenize`.
 
-use super::CliError;
+use super::lines::without_bom;
 use super::options::{ModelArgs, parse_ids};
+use super::{CliError, interrupt};
 use crate::text::{EncodeOptions, Tokenizer};
-use std::io::{Read, Write, stdin};
+use std::fmt::Display;
+use std::io::{Read, Write, stderr, stdin};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+/// Standard input, in messages.
+const STDIN: &str = "standard input";
 
 /// `teff tokenize`
 #[derive(clap::Args, Debug)]
@@ -31,16 +38,19 @@ pub struct DetokenizeArgs {
 /// Only the vocabulary is needed: files without a network will do.
 fn tokenizer(model: &ModelArgs) -> Result<Tokenizer, CliError> {
     let (file, path) = model.file()?;
-    Tokenizer::from_gguf(&file)
-        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
+    let tokenizer = Tokenizer::from_gguf(&file).map_err(CliError::of_model(&path))?;
+    for warning in tokenizer.warnings() {
+        writeln!(stderr(), "warning: {warning}")?;
+    }
+    Ok(tokenizer)
 }
 
 /// Standard input, as text.
 fn input() -> Result<String, CliError> {
     let mut text = String::new();
-    let at = CliError::at(std::path::Path::new("standard input"));
+    let at = CliError::at(Path::new(STDIN));
     stdin().lock().read_to_string(&mut text).map_err(at)?;
-    Ok(text)
+    Ok(without_bom(&text).to_string())
 }
 
 /// Text on standard input to a JSON array of ids.
@@ -48,19 +58,22 @@ pub fn tokenize(args: &TokenizeArgs, out: &mut dyn Write) -> Result<(), CliError
     let tokenizer = tokenizer(&args.model)?;
     let options = EncodeOptions { add_special: args.bos, parse_special: args.parse_special };
     let input = input()?;
-    let mut write = |text: &str| -> Result<(), CliError> {
-        let ids = tokenizer.encode(text, options)?;
+    let mut write = |text: &str, place: &dyn Display| -> Result<(), CliError> {
+        let failed = |error| CliError::failed(format!("{place}: {error}"));
+        let ids = tokenizer.encode(text, options).map_err(failed)?;
         let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-        Ok(writeln!(out, "[{}]", ids.join(","))?)
+        Ok(interrupt::whole(|| writeln!(out, "[{}]", ids.join(",")))?)
     };
     if !args.json_lines {
-        return write(&input);
+        return write(&input, &STDIN);
     }
+    let n_done = interrupt::count("text");
     for (line, number) in input.lines().zip(1..) {
-        let text: String = serde_json::from_str(line).map_err(|error| {
-            CliError::failed(format!("standard input, line {number}: no JSON string: {error}"))
-        })?;
-        write(&text)?;
+        let place = format!("{STDIN}, line {number}");
+        let text: String = serde_json::from_str(line)
+            .map_err(|error| CliError::failed(format!("{place}: no JSON string: {error}")))?;
+        write(&text, &place)?;
+        n_done.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

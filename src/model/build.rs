@@ -16,10 +16,15 @@ impl ModelSpec {
         let k_dim = h.optional_length("attention.key_length")?.unwrap_or(head_dim);
         let v_dim = h.optional_length("attention.value_length")?.unwrap_or(head_dim);
         let norm_eps = h.f32("attention.layer_norm_rms_epsilon")?;
-        let norm = if norm_eps.is_some() { NormFormula::Rms } else { NormFormula::Layer };
         let eps = "attention.layer_norm_epsilon";
-        let norm_eps = match (norm_eps, h.f32(eps)?) {
-            (Some(norm_eps), None) | (None, Some(norm_eps)) => norm_eps,
+        let (norm, norm_eps) = match (norm_eps, h.f32(eps)?) {
+            (Some(norm_eps), None) => (NormFormula::Rms, norm_eps),
+            (None, Some(norm_eps)) => (NormFormula::Layer, norm_eps),
+            // Said twice: an RMS norm has no bias. Descriptions whose layer norms have none say so.
+            (Some(rms), Some(layer)) if rms == layer => match h.has_norm_bias() {
+                true => (NormFormula::Layer, layer),
+                false => (NormFormula::Rms, rms),
+            },
             (None, None) => return Err(h.bad("attention.layer_norm_rms_epsilon", "is missing")),
             (Some(_), Some(_)) => return Err(h.bad(eps, "contradicts that of the RMS norms")),
         };
@@ -306,6 +311,12 @@ impl ModelSpec {
     /// Norms of queries and keys.
     pub fn qk_norms(self, norm: QkNorm) -> ModelSpec {
         self.each_attention(|_, attention| attention.qk_norm = norm)
+    }
+
+    /// Norms that subtract the mean, whichever epsilon the metadata has.
+    pub fn layer_norms(mut self) -> ModelSpec {
+        self.norm = NormFormula::Layer;
+        self
     }
 
     /// Norms of every layer.

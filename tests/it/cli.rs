@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// A folder of its own that is removed at the end.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("teff-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)
@@ -30,7 +30,7 @@ impl Drop for Folder {
 }
 
 /// The program; under the emulator that cargo runs this test in, if there is one.
-fn program() -> Command {
+pub fn program() -> Command {
     let program = env!("CARGO_BIN_EXE_teff");
     let prefix = format!("CARGO_TARGET_{}", std::env::consts::ARCH.to_uppercase());
     let runner = std::env::vars()
@@ -43,7 +43,7 @@ fn program() -> Command {
     command
 }
 
-fn teff(args: &[&str], stdin: &str) -> Output {
+pub fn teff(args: &[&str], stdin: &str) -> Output {
     let mut child = program()
         .args(args)
         .env_remove("TEFF_ISA")
@@ -56,12 +56,12 @@ fn teff(args: &[&str], stdin: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// The one line of an error, which must be all of stderr.
-fn error_of(output: &Output, code: i32) -> String {
+pub fn error_of(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(output.stdout.is_empty(), "an error leaves stdout alone");
@@ -355,7 +355,7 @@ fn what_cannot_be_embedded_is_told() {
     let error = embed(&["-p", "x", &format!("{key}9")]);
     assert!(error.contains("`bert.pooling_type` is 9"), "{error}");
     let error = embed(&["--ctx", "8", "-p", &"night ".repeat(7)]);
-    assert!(error.contains("text 1 has 9 tokens, more than the 8"), "{error}");
+    assert!(error.contains("text 1: has 9 tokens, more than the 8"), "{error}");
     let error = embed(&["--ctx", "999", "-p", "x"]);
     assert!(error.contains("can take only 256"), "{error}");
     let error = embed(&["-f", text(&folder.0.join("nowhere"))]);

@@ -10,6 +10,8 @@ mod chat_templates;
 mod cli;
 mod decoder;
 mod embeddings;
+#[cfg(feature = "cli")]
+mod faults;
 mod files;
 mod fixture_model;
 mod generate;

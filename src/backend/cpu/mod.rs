@@ -6,6 +6,7 @@
 mod attention;
 mod interleaved;
 mod matmul;
+mod memory;
 mod moe;
 pub mod pool;
 mod recurrent;

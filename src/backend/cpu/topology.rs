@@ -4,6 +4,8 @@
 //! number of CPUs, Apple's that of its fast cores too. Nothing here fails: what is not told counts
 //! as if all CPUs were alike.
 
+pub use super::memory::available_bytes;
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -39,14 +41,6 @@ pub fn pin_this_thread(cpu: usize) -> std::io::Result<()> {
     #[cfg(not(all(feature = "pin", any(target_os = "linux", target_os = "android"))))]
     let pinned: std::io::Result<()> = Err(std::io::ErrorKind::Unsupported.into());
     pinned.map_err(|e| std::io::Error::new(e.kind(), format!("no thread runs on CPU {cpu}: {e}")))
-}
-
-/// Memory that can be had without swapping, as Linux estimates it; `None` on other systems.
-pub fn available_bytes() -> Option<usize> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// CPUs by the numbers the system gives them, below [`CpuSet::END`].

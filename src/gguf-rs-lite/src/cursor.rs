@@ -112,15 +112,21 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// A string of at most `max` bytes, checked to be UTF-8.
-    pub fn string(&mut self, what: &'static str, max: u64) -> Result<&'a str, Located> {
+    /// The bytes of a string, at most `max`.
+    pub fn string_bytes(&mut self, what: &'static str, max: u64) -> Result<&'a [u8], Located> {
         let offset = self.offset();
         let n = self.length()?;
         if n > max {
             return Err(Located::new(offset, Fault::Limit { what, value: n, max }));
         }
-        let start = self.offset();
-        std::str::from_utf8(self.take(n)?)
+        self.take(n)
+    }
+
+    /// A string of at most `max` bytes, checked to be UTF-8.
+    pub fn string(&mut self, what: &'static str, max: u64) -> Result<&'a str, Located> {
+        let bytes = self.string_bytes(what, max)?;
+        let start = self.offset() - bytes.len() as u64;
+        std::str::from_utf8(bytes)
             .map_err(|error| Located::new(start + error.valid_up_to() as u64, Fault::Utf8))
     }
 }

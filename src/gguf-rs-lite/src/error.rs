@@ -56,6 +56,15 @@ pub enum Error {
         /// Bytes of the file.
         bytes: u64,
     },
+    /// The file was cut while it was open.
+    Cut {
+        /// The file.
+        path: Option<PathBuf>,
+        /// Bytes that it had.
+        bytes: u64,
+        /// Bytes that it has.
+        left: u64,
+    },
     /// The writer's output failed.
     Write(io::Error),
 }
@@ -348,6 +357,10 @@ impl fmt::Display for Error {
             Error::Override { key, fault } => write!(f, "cannot override key `{key}`: {fault}"),
             Error::Memory { bytes } => {
                 write!(f, "{bytes} bytes of tensors in the other byte order do not fit the memory")
+            }
+            Error::Cut { path, bytes, left } => {
+                place(path, f)?;
+                write!(f, "the file was cut from {bytes} to {left} bytes while it was read")
             }
             Error::Write(source) => write!(f, "writing GGUF failed: {source}"),
         }

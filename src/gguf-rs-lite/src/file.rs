@@ -33,6 +33,8 @@ pub struct GgufFile {
     by_name: Vec<u32>,
     /// What stands in for the file's metadata, or beside it.
     overrides: Vec<(String, Scalar)>,
+    /// Keys of the file that are not to be seen.
+    ignored: Vec<String>,
     /// The byte order of tensor data.
     data_order: ByteOrder,
 }
@@ -95,14 +97,20 @@ impl GgufFile {
 
     /// The value of a key; of a split model, the first shard's.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
-        self.override_of(key).or_else(|| self.shards[0].get(key))
+        self.override_of(key).or_else(|| self.own(key))
+    }
+
+    /// The file's own value of a key.
+    fn own(&self, key: &str) -> Option<Value<'_>> {
+        self.shards[0].get(key).filter(|_| !self.ignored.iter().any(|ignored| ignored == key))
     }
 
     /// All metadata in file order, then what was added; of a split model, the first shard's.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         let first = &self.shards[0];
-        let own = first.metadata.iter(&first.bytes);
-        let added = self.overrides.iter().filter(|(key, _)| first.get(key).is_none());
+        let is_seen = |key: &str| !self.ignored.iter().any(|ignored| ignored == key);
+        let own = first.metadata.iter(&first.bytes).filter(move |(key, _)| is_seen(key));
+        let added = self.overrides.iter().filter(|(key, _)| self.own(key).is_none());
         own.map(|(key, value)| (key, self.override_of(key).unwrap_or(value)))
             .chain(added.map(|(key, value)| (&key[..], value.value())))
     }
@@ -117,16 +125,29 @@ impl GgufFile {
     /// The file's value is of another kind, or the key says how the file is laid out.
     pub fn set(&mut self, key: &str, value: Scalar) -> Result<bool, Error> {
         let refused = |fault| Error::Override { key: key.to_owned(), fault };
-        if key == ALIGNMENT_KEY || key.starts_with("split.") {
+        if is_layout_key(key) {
             return Err(refused(Fault::LayoutKey));
         }
-        let own = self.shards[0].get(key).map(|value| value.value_type());
+        let own = self.own(key).map(|value| value.value_type());
         if let Some(ty) = own.filter(|&ty| !value.can_replace(ty)) {
             return Err(refused(Fault::wrong_type(ty, value.value().value_type())));
         }
         self.overrides.retain(|(other, _)| other != key);
         self.overrides.push((key.to_owned(), value));
         Ok(own.is_some())
+    }
+
+    /// From now on as if the file did not have the key. Returns whether it has.
+    ///
+    /// # Errors
+    /// The key says how the file is laid out.
+    pub fn ignore(&mut self, key: &str) -> Result<bool, Error> {
+        if is_layout_key(key) {
+            return Err(Error::Override { key: key.to_owned(), fault: Fault::LayoutKey });
+        }
+        let is_there = self.own(key).is_some();
+        self.ignored.push(key.to_owned());
+        Ok(is_there)
     }
 
     /// The tensors in file order, shard after shard.
@@ -226,6 +247,22 @@ impl GgufFile {
     /// More than the process may lock (`ulimit -l`), or nothing that is mapped.
     pub fn lock(&self) -> std::io::Result<()> {
         self.shards.iter().try_for_each(|shard| shard.bytes.lock())
+    }
+
+    /// Notices a file that was cut while it is open, which must not be read any more: reading what it
+    /// lost would end the process. One system call for each file; no protection against a cut that
+    /// comes right after it.
+    ///
+    /// # Errors
+    /// A file has fewer bytes than when it was opened.
+    pub fn check_uncut(&self) -> Result<(), Error> {
+        self.shards.iter().try_for_each(|shard| {
+            shard.bytes.check().map_err(|left| Error::Cut {
+                path: shard.path.clone(),
+                bytes: shard.bytes.len() as u64,
+                left,
+            })
+        })
     }
 
     /// Asks the system to read the files ahead; returns at once.
@@ -329,8 +366,20 @@ impl Parts {
         split::check_set(&shards, tensors.len() as u64, limits)?;
         let by_name = index_names(&shards, &tensors, &info_at)?;
         let data_order = shards[0].byte_order();
-        Ok(GgufFile { shards, tensors, by_name, overrides: Vec::new(), data_order })
+        Ok(GgufFile {
+            shards,
+            tensors,
+            by_name,
+            overrides: Vec::new(),
+            ignored: Vec::new(),
+            data_order,
+        })
     }
+}
+
+/// Whether the key says how a file is laid out.
+fn is_layout_key(key: &str) -> bool {
+    key == ALIGNMENT_KEY || key.starts_with("split.")
 }
 
 fn open_shard(path: PathBuf, limits: &Limits) -> Result<Parsed, Error> {

@@ -47,6 +47,9 @@ pub enum Value<'a> {
     U64(u64),
     I64(i64),
     F64(f64),
+    /// A string that is not UTF-8: text that somebody cut or wrote in another encoding, or a token,
+    /// which is bytes.
+    Bytes(&'a [u8]),
 }
 
 /// A value that stands in for a file's: one of each kind that a user can mean, whatever the width.
@@ -88,6 +91,8 @@ pub struct Array<'a> {
     cursor: Cursor<'a>,
     ty: ValueType,
     len: usize,
+    /// Whether all strings in it are UTF-8.
+    is_text: bool,
 }
 
 impl ValueType {
@@ -179,7 +184,7 @@ impl<'a> Value<'a> {
             Value::I32(_) => ValueType::I32,
             Value::F32(_) => ValueType::F32,
             Value::Bool(_) => ValueType::Bool,
-            Value::Str(_) => ValueType::Str,
+            Value::Str(_) | Value::Bytes(_) => ValueType::Str,
             Value::Array(_) => ValueType::Array,
             Value::U64(_) => ValueType::U64,
             Value::I64(_) => ValueType::I64,
@@ -229,9 +234,19 @@ impl<'a> Value<'a> {
         if let Value::Bool(v) = *self { Some(v) } else { None }
     }
 
-    /// A string.
+    /// A string, if it is UTF-8, without the zero bytes that writers of 2023 put behind it.
     pub fn as_str(&self) -> Option<&'a str> {
-        if let Value::Str(v) = *self { Some(v) } else { None }
+        if let Value::Str(v) = *self { Some(v.trim_end_matches('\0')) } else { None }
+    }
+
+    /// Whether it is text as it should be: all of it UTF-8, and no zero byte at the end of a string.
+    pub fn is_clean_text(&self) -> bool {
+        match self {
+            Value::Bytes(_) => false,
+            Value::Str(text) => !text.ends_with('\0'),
+            Value::Array(array) => array.is_text,
+            _ => true,
+        }
     }
 
     /// An array.
@@ -255,10 +270,14 @@ impl<'a> Value<'a> {
             ValueType::U64 => Value::U64(encoding.u64(fixed())),
             ValueType::I64 => Value::I64(encoding.u64(fixed()) as i64),
             ValueType::F64 => Value::F64(f64::from_bits(encoding.u64(fixed()))),
-            ValueType::Str => Value::Str(checked(c.string("string bytes", u64::MAX))),
+            ValueType::Str => string_value(checked(c.string_bytes("string bytes", u64::MAX))),
             ValueType::Array => Value::Array(Array::decode(c)),
         }
     }
+}
+
+fn string_value(bytes: &[u8]) -> Value<'_> {
+    std::str::from_utf8(bytes).map_or(Value::Bytes(bytes), Value::Str)
 }
 
 /// What was validated at open reads the same afterwards, unless the file is changed under the
@@ -270,32 +289,33 @@ fn checked<T>(result: Result<T, Located>) -> T {
 impl<'a> Array<'a> {
     /// The checked array whose type and length stand at the cursor, which is moved behind it.
     fn decode(c: &mut Cursor<'a>) -> Array<'a> {
-        let array = Array::head(c);
-        array.skip(c);
+        let mut array = Array::head(c, true);
+        array.is_text = array.skip(c);
         array
     }
 
     /// Reads type and length; the cursor is left at the first element.
-    fn head(c: &mut Cursor<'a>) -> Array<'a> {
+    fn head(c: &mut Cursor<'a>, is_text: bool) -> Array<'a> {
         let ty = checked(value_type(c));
         let len = checked(c.length()) as usize;
-        Array { cursor: *c, ty, len }
+        Array { cursor: *c, ty, len, is_text }
     }
 
-    /// Moves a cursor from the first element behind the last one.
-    fn skip(&self, c: &mut Cursor<'a>) {
+    /// Moves a cursor from the first element behind the last one. Returns whether all strings are
+    /// UTF-8.
+    fn skip(&self, c: &mut Cursor<'a>) -> bool {
+        let elements = 0..self.len;
         match (self.ty, self.ty.fixed_bytes()) {
             (_, Some(bytes)) => {
                 checked(c.take(self.len as u64 * bytes));
+                true
             }
             (ValueType::Array, None) => {
-                (0..self.len).for_each(|_| {
-                    Array::decode(c);
-                });
+                elements.fold(true, |is_text, _| Array::decode(c).is_text && is_text)
             }
-            (_, None) => (0..self.len).for_each(|_| {
-                let n = checked(c.length());
-                checked(c.take(n));
+            (_, None) => elements.fold(true, |is_text, _| {
+                let bytes = checked(c.string_bytes("string bytes", u64::MAX));
+                is_text && std::str::from_utf8(bytes).is_ok()
             }),
         }
     }
@@ -317,15 +337,22 @@ impl<'a> Array<'a> {
 
     /// The elements; those of an array of arrays are arrays.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Value<'a>> + use<'a> {
-        let Array { mut cursor, ty, len } = *self;
+        let Array { mut cursor, ty, len, .. } = *self;
         (0..len).map(move |_| Value::decode(&mut cursor, ty))
     }
 
-    /// The elements of an array of strings.
+    /// The elements of an array of strings, if all are UTF-8.
     pub fn strs(&self) -> Option<impl ExactSizeIterator<Item = &'a str> + use<'a>> {
-        let Array { mut cursor, ty, len } = *self;
-        (ty == ValueType::Str)
+        let Array { mut cursor, ty, len, is_text } = *self;
+        (ty == ValueType::Str && is_text)
             .then(|| (0..len).map(move |_| checked(cursor.string("string bytes", u64::MAX))))
+    }
+
+    /// The elements of an array of strings as bytes, which need not be UTF-8.
+    pub fn byte_strs(&self) -> Option<impl ExactSizeIterator<Item = &'a [u8]> + use<'a>> {
+        let Array { mut cursor, ty, len, .. } = *self;
+        (ty == ValueType::Str)
+            .then(|| (0..len).map(move |_| checked(cursor.string_bytes("string bytes", u64::MAX))))
     }
 
     /// The elements of an array of integers, if none is negative.
@@ -385,6 +412,8 @@ struct Entry {
     key_at: usize,
     key_len: u32,
     ty: ValueType,
+    /// Whether all strings in the value are UTF-8.
+    is_text: bool,
 }
 
 /// An index of the metadata of one file. The bytes are passed to every call.
@@ -404,9 +433,11 @@ impl Metadata {
 
     /// Reads and checks `n` entries at the cursor. `n` must have passed [`Cursor::check_count`].
     pub fn read(bytes: &[u8], c: &mut Cursor<'_>, n: u64, limits: &Limits) -> Result<Self, Error> {
-        let mut entries = Vec::with_capacity(n as usize);
+        let mut entries: Vec<Entry> = Vec::with_capacity(n as usize);
+        let mut ends = Vec::with_capacity(n as usize);
         for number in 0..n {
             entries.push(read_entry(c, number, limits)?);
+            ends.push(c.offset() as usize);
         }
         let mut by_key: Vec<u32> = (0..n as u32).collect();
         let key = |number: u32| {
@@ -414,13 +445,51 @@ impl Metadata {
             &bytes[entry.key_at..entry.key_at + entry.key_len as usize]
         };
         by_key.sort_unstable_by_key(|&number| (key(number), number));
-        if let Some(pair) = by_key.windows(2).find(|pair| key(pair[0]) == key(pair[1])) {
+        // The value of an entry, with its type.
+        let value = |number: u32| {
+            let entry: &Entry = &entries[number as usize];
+            &bytes[entry.key_at + entry.key_len as usize..ends[number as usize]]
+        };
+        let mut repeated = Vec::new();
+        for pair in by_key.windows(2).filter(|pair| key(pair[0]) == key(pair[1])) {
+            // What says the same twice says it once.
+            if value(pair[0]) == value(pair[1]) {
+                repeated.push(pair[1]);
+                continue;
+            }
             let at = |number: u32| entries[number as usize].key_at as u64;
             let item = Item::key(&String::from_utf8_lossy(key(pair[1])));
             let fault = Fault::DuplicateKey { first: at(pair[0]) };
             return Err(Located::new(at(pair[1]), fault).of(item));
         }
+        if !repeated.is_empty() {
+            return Ok(Metadata::without(entries, by_key, &repeated, c.encoding()));
+        }
         Ok(Metadata { entries, by_key, encoding: c.encoding() })
+    }
+
+    /// The index without some of the entries.
+    fn without(
+        entries: Vec<Entry>,
+        by_key: Vec<u32>,
+        repeated: &[u32],
+        encoding: Encoding,
+    ) -> Metadata {
+        let mut is_kept = vec![true; entries.len()];
+        repeated.iter().for_each(|&number| is_kept[number as usize] = false);
+        // The new number of each entry that is kept.
+        let mut n = 0;
+        let place: Vec<u32> = is_kept
+            .iter()
+            .map(|&kept| {
+                n += u32::from(kept);
+                n - u32::from(kept)
+            })
+            .collect();
+        let by_key = by_key.into_iter().filter(|&number| is_kept[number as usize]);
+        let by_key = by_key.map(|number| place[number as usize]).collect();
+        let kept = entries.into_iter().zip(&is_kept).filter(|pair| *pair.1);
+        Metadata { entries: kept.map(|pair| pair.0).collect(), by_key, encoding }
     }
 
     pub fn get<'a>(&self, bytes: &'a [u8], key: &str) -> Option<Value<'a>> {
@@ -451,7 +520,7 @@ impl Metadata {
         let mut cursor = Cursor::new(bytes, value_at + TYPE_BYTES as usize, self.encoding);
         let value = match entry.ty {
             // Nobody reads on behind a top-level array, so it need not be walked to its end.
-            ValueType::Array => Value::Array(Array::head(&mut cursor)),
+            ValueType::Array => Value::Array(Array::head(&mut cursor, entry.is_text)),
             ty => Value::decode(&mut cursor, ty),
         };
         (key, value)
@@ -467,10 +536,10 @@ fn read_entry(c: &mut Cursor<'_>, number: u64, limits: &Limits) -> Result<Entry,
         return Err(Located::new(start, Fault::Empty).of(Item::Entry(number)));
     }
     let value_at = c.offset() as usize;
-    let ty = value_type(c)
-        .and_then(|ty| check_value(c, ty, 0, limits).map(|()| ty))
+    let (ty, is_text) = value_type(c)
+        .and_then(|ty| check_value(c, ty, 0, limits).map(|is_text| (ty, is_text)))
         .map_err(|located| located.of(Item::key(key)))?;
-    Ok(Entry { key_at: value_at - key.len(), key_len: key.len() as u32, ty })
+    Ok(Entry { key_at: value_at - key.len(), key_len: key.len() as u32, ty, is_text })
 }
 
 fn value_type(c: &mut Cursor<'_>) -> Result<ValueType, Located> {
@@ -479,17 +548,21 @@ fn value_type(c: &mut Cursor<'_>) -> Result<ValueType, Located> {
     ValueType::from_id(id).ok_or(Located::new(offset, Fault::ValueType(id)))
 }
 
-/// Walks a value, leaving the cursor behind it. Time is linear in the value's bytes.
-fn check_value(c: &mut Cursor<'_>, ty: ValueType, depth: u8, l: &Limits) -> Result<(), Located> {
+/// Walks a value, leaving the cursor behind it. Returns whether all strings in it are UTF-8. Time is
+/// linear in the value's bytes.
+fn check_value(c: &mut Cursor<'_>, ty: ValueType, depth: u8, l: &Limits) -> Result<bool, Located> {
     match ty {
-        ValueType::Bool => check_bools(c, 1),
-        ValueType::Str => c.string("string bytes", l.string_bytes_max).map(drop),
+        ValueType::Bool => check_bools(c, 1).map(|()| true),
+        ValueType::Str => {
+            let bytes = c.string_bytes("string bytes", l.string_bytes_max)?;
+            Ok(std::str::from_utf8(bytes).is_ok())
+        }
         ValueType::Array => check_array(c, depth, l),
-        _ => c.take(ty.bytes_min(c.encoding())).map(drop),
+        _ => c.take(ty.bytes_min(c.encoding())).map(|_| true),
     }
 }
 
-fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<(), Located> {
+fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<bool, Located> {
     let (offset, max) = (c.offset(), limits.array_depth_max);
     if depth >= max {
         let value = u64::from(depth) + 1;
@@ -502,12 +575,15 @@ fn check_array(c: &mut Cursor<'_>, depth: u8, limits: &Limits) -> Result<(), Loc
     let each = ty.bytes_min(c.encoding());
     let len = c.count("array elements", limits.array_len_max, each)?;
     match ty {
-        ValueType::Bool => check_bools(c, len),
-        ValueType::Str => {
-            (0..len).try_for_each(|_| c.string("string bytes", limits.string_bytes_max).map(drop))
+        ValueType::Bool => check_bools(c, len).map(|()| true),
+        ValueType::Str | ValueType::Array => {
+            let mut is_text = true;
+            for _ in 0..len {
+                is_text &= check_value(c, ty, depth + 1, limits)?;
+            }
+            Ok(is_text)
         }
-        ValueType::Array => (0..len).try_for_each(|_| check_array(c, depth + 1, limits)),
-        _ => c.take(len * each).map(drop),
+        _ => c.take(len * each).map(|_| true),
     }
 }
 

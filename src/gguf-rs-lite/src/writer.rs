@@ -75,6 +75,8 @@ pub enum OwnedValue {
     F32(f32),
     Bool(bool),
     Str(String),
+    /// A string that is not UTF-8.
+    Bytes(Vec<u8>),
     Array(OwnedArray),
     U64(u64),
     I64(i64),
@@ -94,6 +96,8 @@ pub enum OwnedArray {
     F32(Vec<f32>),
     Bool(Vec<bool>),
     Str(Vec<String>),
+    /// Strings that are not all UTF-8.
+    Bytes(Vec<Vec<u8>>),
     Array(Vec<OwnedArray>),
     U64(Vec<u64>),
     I64(Vec<i64>),
@@ -307,13 +311,14 @@ fn check_name(what: &'static str, name: &str, max: u64) -> Result<(), Fault> {
 
 fn check_value(value: &OwnedValue, limits: &Limits) -> Result<(), Fault> {
     match value {
-        OwnedValue::Str(s) => check_string(s, limits),
+        OwnedValue::Str(s) => check_string(s.as_bytes(), limits),
+        OwnedValue::Bytes(s) => check_string(s, limits),
         OwnedValue::Array(array) => check_array(array, 1, limits),
         _ => Ok(()),
     }
 }
 
-fn check_string(s: &str, limits: &Limits) -> Result<(), Fault> {
+fn check_string(s: &[u8], limits: &Limits) -> Result<(), Fault> {
     at_most("string bytes", s.len() as u64, limits.string_bytes_max)
 }
 
@@ -321,7 +326,10 @@ fn check_array(array: &OwnedArray, depth: u8, limits: &Limits) -> Result<(), Fau
     at_most("arrays within arrays", depth.into(), limits.array_depth_max.into())?;
     at_most("array elements", array.len() as u64, limits.array_len_max)?;
     match array {
-        OwnedArray::Str(strings) => strings.iter().try_for_each(|s| check_string(s, limits)),
+        OwnedArray::Str(strings) => {
+            strings.iter().try_for_each(|s| check_string(s.as_bytes(), limits))
+        }
+        OwnedArray::Bytes(strings) => strings.iter().try_for_each(|s| check_string(s, limits)),
         OwnedArray::Array(arrays) => {
             arrays.iter().try_for_each(|inner| check_array(inner, depth + 1, limits))
         }
@@ -348,12 +356,12 @@ impl<W: Write> Encoder<W> {
         self.length(tensors.len() as u64)?;
         self.length(entries.len() as u64)?;
         for (key, value) in entries {
-            self.string(key)?;
+            self.string(key.as_bytes())?;
             self.u32(value.value_type().id())?;
             self.value(value)?;
         }
         for tensor in tensors {
-            self.string(&tensor.name)?;
+            self.string(tensor.name.as_bytes())?;
             self.u32(tensor.dims.len() as u32)?;
             tensor.dims.iter().try_for_each(|&dim| self.length(dim))?;
             self.u32(tensor.ty.id())?;
@@ -399,9 +407,9 @@ impl<W: Write> Encoder<W> {
         if self.encoding.version == 1 { self.u32(value as u32) } else { self.u64(value) }
     }
 
-    fn string(&mut self, s: &str) -> std::io::Result<()> {
+    fn string(&mut self, s: &[u8]) -> std::io::Result<()> {
         self.length(s.len() as u64)?;
-        self.raw(s.as_bytes())
+        self.raw(s)
     }
 
     fn pad(&mut self, alignment: u32) -> std::io::Result<()> {
@@ -425,7 +433,8 @@ impl<W: Write> Encoder<W> {
             OwnedValue::I32(v) => self.u32(*v as u32),
             OwnedValue::F32(v) => self.u32(v.to_bits()),
             OwnedValue::Bool(v) => self.raw(&[u8::from(*v)]),
-            OwnedValue::Str(v) => self.string(v),
+            OwnedValue::Str(v) => self.string(v.as_bytes()),
+            OwnedValue::Bytes(v) => self.string(v),
             OwnedValue::Array(v) => self.array(v),
             OwnedValue::U64(v) => self.u64(*v),
             OwnedValue::I64(v) => self.u64(*v as u64),
@@ -445,7 +454,8 @@ impl<W: Write> Encoder<W> {
             OwnedArray::I32(v) => v.iter().try_for_each(|v| self.u32(*v as u32)),
             OwnedArray::F32(v) => v.iter().try_for_each(|v| self.u32(v.to_bits())),
             OwnedArray::Bool(v) => v.iter().try_for_each(|v| self.raw(&[u8::from(*v)])),
-            OwnedArray::Str(v) => v.iter().try_for_each(|v| self.string(v)),
+            OwnedArray::Str(v) => v.iter().try_for_each(|v| self.string(v.as_bytes())),
+            OwnedArray::Bytes(v) => v.iter().try_for_each(|v| self.string(v)),
             OwnedArray::Array(v) => v.iter().try_for_each(|v| self.array(v)),
             OwnedArray::U64(v) => v.iter().try_for_each(|v| self.u64(*v)),
             OwnedArray::I64(v) => v.iter().try_for_each(|v| self.u64(*v as u64)),
@@ -466,7 +476,7 @@ impl OwnedArray {
             OwnedArray::I32(_) => ValueType::I32,
             OwnedArray::F32(_) => ValueType::F32,
             OwnedArray::Bool(_) => ValueType::Bool,
-            OwnedArray::Str(_) => ValueType::Str,
+            OwnedArray::Str(_) | OwnedArray::Bytes(_) => ValueType::Str,
             OwnedArray::Array(_) => ValueType::Array,
             OwnedArray::U64(_) => ValueType::U64,
             OwnedArray::I64(_) => ValueType::I64,
@@ -486,6 +496,7 @@ impl OwnedArray {
             OwnedArray::F32(v) => v.len(),
             OwnedArray::Bool(v) => v.len(),
             OwnedArray::Str(v) => v.len(),
+            OwnedArray::Bytes(v) => v.len(),
             OwnedArray::Array(v) => v.len(),
             OwnedArray::U64(v) => v.len(),
             OwnedArray::I64(v) => v.len(),
@@ -511,7 +522,7 @@ impl OwnedValue {
             OwnedValue::I32(_) => ValueType::I32,
             OwnedValue::F32(_) => ValueType::F32,
             OwnedValue::Bool(_) => ValueType::Bool,
-            OwnedValue::Str(_) => ValueType::Str,
+            OwnedValue::Str(_) | OwnedValue::Bytes(_) => ValueType::Str,
             OwnedValue::Array(_) => ValueType::Array,
             OwnedValue::U64(_) => ValueType::U64,
             OwnedValue::I64(_) => ValueType::I64,
@@ -532,6 +543,7 @@ impl From<Value<'_>> for OwnedValue {
             Value::F32(v) => OwnedValue::F32(v),
             Value::Bool(v) => OwnedValue::Bool(v),
             Value::Str(v) => OwnedValue::Str(v.to_owned()),
+            Value::Bytes(v) => OwnedValue::Bytes(v.to_owned()),
             Value::Array(v) => OwnedValue::Array(v.into()),
             Value::U64(v) => OwnedValue::U64(v),
             Value::I64(v) => OwnedValue::I64(v),
@@ -565,7 +577,10 @@ impl From<Array<'_>> for OwnedArray {
             ValueType::I32 => elements!(I32),
             ValueType::F32 => elements!(F32),
             ValueType::Bool => elements!(Bool),
-            ValueType::Str => elements!(Str),
+            ValueType::Str => match (array.strs(), array.byte_strs()) {
+                (None, Some(strings)) => OwnedArray::Bytes(strings.map(<[u8]>::to_vec).collect()),
+                _ => elements!(Str),
+            },
             ValueType::Array => elements!(Array),
             ValueType::U64 => elements!(U64),
             ValueType::I64 => elements!(I64),

@@ -85,7 +85,7 @@ fn keys() {
     );
     refused(Raw::v3(0, 1).str(b"ab\xFFd").u64(0), FIRST + 8 + 2, item, Fault::Utf8);
 
-    let raw = Raw::v3(0, 3).key("k", U8).u8(0).key("l", U8).u8(0).key("k", U8).u8(0);
+    let raw = Raw::v3(0, 3).key("k", U8).u8(0).key("l", U8).u8(0).key("k", U8).u8(1);
     refused(raw, 24 + 14 + 14 + 8, key("k"), Fault::DuplicateKey { first: 32 });
 
     let long = "x\n".repeat(1000);
@@ -108,11 +108,6 @@ fn values() {
     refused(Raw::v3(0, 1).key("k", BOOL).u8(2), VALUE, key("k"), Fault::Bool(2));
     let raw = Raw::v3(0, 1).key("k", ARRAY).array(BOOL, 3).raw(&[0, 1, 255]);
     refused(raw, VALUE + 12 + 2, key("k"), Fault::Bool(255));
-    let raw = Raw::v3(0, 1).key("k", STR).str(b"ab\xC3");
-    refused(raw, VALUE + 8 + 2, key("k"), Fault::Utf8);
-    let raw = Raw::v3(0, 1).key("k", ARRAY).array(STR, 2).str("ok").str(b"\xED\xA0\x80");
-    refused(raw, VALUE + 12 + 10 + 8, key("k"), Fault::Utf8);
-
     let gigantic = 1 << 40;
     let fault = Fault::Limit { what: "string bytes", value: gigantic, max: 1 << 28 };
     refused(Raw::v3(0, 1).key("k", STR).len(gigantic), VALUE, key("k"), fault);

@@ -301,3 +301,62 @@ fn split_keys_of_another_type_are_refused() {
     let error = GgufFile::from_bytes(bytes).expect_err("a string").to_string();
     assert!(error.contains("offset 43") && error.contains("\"split.count\""), "{error}");
 }
+
+#[test]
+fn strings_that_are_not_utf8_are_bytes() {
+    let raw = Raw::v3(0, 3)
+        .key("cut", STR)
+        .str(b"ab\xC3")
+        .key("tokens", ARRAY)
+        .array(STR, 2)
+        .str("ok")
+        .str(b"\xED\xA0\x80")
+        .key("ended", STR)
+        .str(b"llama\0");
+    let file = GgufFile::from_bytes(raw.bytes).expect("only keys must be UTF-8");
+    let cut = file.get("cut").expect("there");
+    assert!(matches!(cut, Value::Bytes(b"ab\xC3")) && cut.as_str().is_none());
+    assert_eq!(cut.type_name(), "str");
+    let tokens = file.get("tokens").and_then(|value| value.as_array()).expect("an array");
+    assert!(tokens.strs().is_none(), "not all of them are texts");
+    let bytes: Vec<&[u8]> = tokens.byte_strs().expect("strings").collect();
+    assert_eq!(bytes, [&b"ok"[..], b"\xED\xA0\x80"]);
+    assert!(matches!(tokens.iter().nth(1), Some(Value::Bytes(_))));
+    let ended = file.get("ended").expect("there");
+    assert_eq!(ended.as_str(), Some("llama"), "a zero byte that ends a string is no part of it");
+    let clean = ["cut", "tokens", "ended"].map(|key| file.get(key).expect("there").is_clean_text());
+    assert_eq!(clean, [false; 3]);
+}
+
+#[test]
+fn what_is_said_twice_alike_is_said_once() {
+    let raw = Raw::v3(0, 4)
+        .key("k", U32)
+        .u32(7)
+        .key("l", U32)
+        .u32(8)
+        .key("k", U32)
+        .u32(7)
+        .key("j", U32)
+        .u32(9);
+    let file = GgufFile::from_bytes(raw.bytes).expect("equal values");
+    let found: Vec<_> = file.entries().map(|(key, value)| (key, value.as_u64())).collect();
+    assert_eq!(found, [("k", Some(7)), ("l", Some(8)), ("j", Some(9))]);
+    assert_eq!(
+        ["j", "k", "l"].map(|key| file.get(key).and_then(|v| v.as_u64())),
+        [9, 7, 8].map(Some)
+    );
+}
+
+#[test]
+fn ignored_keys_are_not_there() {
+    let raw = Raw::v3(0, 2).key("k", U32).u32(7).key("l", U32).u32(8);
+    let mut file = GgufFile::from_bytes(raw.bytes).expect("well-formed");
+    assert_eq!(file.ignore("k").ok(), Some(true));
+    assert_eq!(file.ignore("k").ok(), Some(false), "not there any more");
+    assert!(file.get("k").is_none() && file.entries().all(|(key, _)| key != "k"));
+    assert!(file.ignore("general.alignment").is_err(), "it says how the file is laid out");
+    file.set("k", gguf_rs_lite::Scalar::Str("x".into())).expect("of another kind: it is new");
+    assert_eq!(file.get("k").and_then(|value| value.as_str()), Some("x"));
+    assert_eq!(file.entries().count(), 2);
+}

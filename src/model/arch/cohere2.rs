@@ -4,6 +4,7 @@
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    let spec = ModelSpec::llama_like(h)?.parallel("attn_norm").logit_scale(h)?;
+    let spec = ModelSpec::llama_like(h)?.layer_norms();
+    let spec = spec.parallel("attn_norm").logit_scale(h)?;
     Ok(spec.sliding(h, 4, None)?.no_rope(|_, attention| attention.window.is_none()))
 }

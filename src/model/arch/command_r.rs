@@ -3,6 +3,6 @@
 use crate::model::{Hparams, ModelError, ModelSpec, QkNorm};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    let spec = ModelSpec::unscaled(h)?.qk_norms(QkNorm::OwnHeads);
+    let spec = ModelSpec::unscaled(h)?.layer_norms().qk_norms(QkNorm::OwnHeads);
     spec.parallel("attn_norm").logit_scale(h)
 }

@@ -291,7 +291,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let row = ARCHS.iter().find(|row| row.0 == h.arch());
     let (_, describe) = row.ok_or_else(|| unknown(h.arch()))?;
     let spec = describe(h)?;
-    h.finish()?;
+    h.finish(&spec)?;
     // Windows of other models end at the token, and recurrent layers cannot look ahead.
     let sees_ahead = |layer: &LayerSpec| match &layer.mixer {
         Mixer::None | Mixer::Latent(_) => true,

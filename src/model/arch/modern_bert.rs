@@ -8,7 +8,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         Some("silu" | "swiglu") => Activation::Silu,
         Some(other) => return Err(h.bad("hidden_activation", format!("is `{other}`, not known"))),
     };
-    let spec = ModelSpec::encoder(h)?.rope(RopePairing::Neox).dense(act, DenseGate::InUp);
+    let spec = ModelSpec::encoder(h)?.layer_norms();
+    let spec = spec.rope(RopePairing::Neox).dense(act, DenseGate::InUp);
     let sliding = h.pattern_from("attention.sliding_window_pattern", 3)?;
     let mut spec = spec.windows_to_both_sides(h, &sliding)?;
     spec.embed_norm = EmbedNorm::Weighted;

@@ -4,7 +4,7 @@ use crate::model::{Hparams, ModelError, ModelSpec, QkNorm};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let exponent = h.f32("attention.max_alibi_bias")?.unwrap_or(0.0);
-    let spec = ModelSpec::gpt_like(h)?.clamped(h)?;
+    let spec = ModelSpec::gpt_like(h)?.layer_norms().clamped(h)?;
     let mut spec = spec.positions(h.has_tensor("position_embd.weight"));
     if exponent > 0.0 {
         spec = spec.alibi(exponent);

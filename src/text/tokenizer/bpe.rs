@@ -4,6 +4,8 @@
 //! Merges stay strings `left right`, found by hash: building is one hash per merge (llama-bpe's
 //! 280,000 take some 15 ms), and files whose merges name texts outside the vocabulary work.
 
+use std::borrow::Cow;
+
 use gguf_rs_lite::GgufFile;
 use tokenizers::Token;
 
@@ -11,7 +13,7 @@ use super::byte_level;
 use super::merge::Scratch;
 use super::pre::Pre;
 use super::table::StrTable;
-use super::vocab::{Vocab, bad_strings, too_large};
+use super::vocab::{Vocab, bad_strings, name_of_bytes, too_large};
 use crate::text::TextError;
 
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -29,9 +31,20 @@ pub(super) struct Bpe {
 impl Bpe {
     pub fn read(file: &GgufFile, vocab: &Vocab, pre: &'static Pre) -> Result<Self, TextError> {
         let value = file.get(MERGES).ok_or(TextError::MissingKey(MERGES))?;
-        let strings = value.as_array().and_then(|array| array.strs());
-        let strings = strings.ok_or_else(|| bad_strings(MERGES))?;
-        let merges = StrTable::first_wins(strings).map_err(|_| too_large(MERGES))?;
+        let array = value.as_array();
+        let merges = match array.and_then(|array| array.strs()) {
+            Some(strings) => StrTable::first_wins(strings),
+            None => {
+                let strings = array.and_then(|array| array.byte_strs());
+                let strings = strings.ok_or_else(|| bad_strings(MERGES))?;
+                // What is not UTF-8 is never found in a text, but has a rank.
+                StrTable::first_wins(strings.map(|bytes| {
+                    let text = std::str::from_utf8(bytes).map(Cow::Borrowed);
+                    text.unwrap_or_else(|_| Cow::Owned(name_of_bytes(bytes)))
+                }))
+            }
+        };
+        let merges = merges.map_err(|_| too_large(MERGES))?;
         let byte_ids = if pre.byte_level {
             // As in llama.cpp, such a piece gives one token per ASCII byte of its spelling.
             std::array::from_fn(|byte| {

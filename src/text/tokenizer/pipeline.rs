@@ -335,6 +335,9 @@ impl Detokenizer {
     /// The bytes a token stands for; empty beyond the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         let Some(spelled) = self.vocab.str(id) else { return Vec::new() };
+        if let Some(bytes) = self.vocab.raw_bytes(id) {
+            return bytes.to_vec();
+        }
         let kind = self.vocab.attr(id);
         if kind & (attr::CONTROL | attr::UNKNOWN | attr::USER) != 0 {
             spelled.as_bytes().to_vec()

@@ -96,11 +96,11 @@ impl StrTable {
 
     /// The first of equal strings counts.
     pub fn first_wins<'a>(
-        strings: impl ExactSizeIterator<Item = &'a str>,
+        strings: impl ExactSizeIterator<Item = impl AsRef<str> + 'a>,
     ) -> Result<Self, TableError> {
         let mut table = Self::with_capacity(strings.len());
         for string in strings {
-            table.push(string)?;
+            table.push(string.as_ref())?;
         }
         Ok(table)
     }
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn an_empty_table_finds_nothing() {
-        let table = StrTable::first_wins([].into_iter()).unwrap();
+        let table = StrTable::first_wins([""; 0].into_iter()).unwrap();
         assert_eq!((table.find(""), table.find("a"), table.str(0)), (None, None, None));
     }
 

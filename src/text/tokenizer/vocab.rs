@@ -5,6 +5,7 @@
 //! id 11 for both, which is right for Falcon only and would end answers at a comma elsewhere.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use gguf_rs_lite::{Array, GgufFile, Value};
 use tokenizers::Token;
@@ -46,6 +47,8 @@ pub(super) struct SpecialIds {
 pub(super) struct Vocab {
     tokens: StrTable,
     attrs: Vec<u8>,
+    /// The bytes of tokens that are not UTF-8. Their texts are names that no text contains.
+    raw: HashMap<u32, Vec<u8>>,
     pub special: SpecialIds,
     /// Odd things in the file that a user should know of.
     pub warnings: Vec<String>,
@@ -61,10 +64,10 @@ pub(super) struct DefaultIds(pub [Option<u32>; 3]);
 impl Vocab {
     /// Reads everything but scores and merges.
     pub fn read(file: &GgufFile, defaults: &DefaultIds) -> Result<Self, TextError> {
-        let tokens = read_tokens(file)?;
+        let (tokens, raw) = read_tokens(file)?;
         let attrs = read_attrs(file, tokens.len())?;
         let (special, warnings) = (SpecialIds::default(), Vec::new());
-        let mut vocab = Self { tokens, attrs, special, warnings };
+        let mut vocab = Self { tokens, attrs, raw, special, warnings };
         let roles = vocab.read_special(file, defaults);
         vocab.find_end_of_generation(roles);
         vocab.set_strips(file);
@@ -84,6 +87,11 @@ impl Vocab {
     /// Id of a text spelled as in the file.
     pub fn find(&self, text: &str) -> Option<u32> {
         self.tokens.find(text)
+    }
+
+    /// The bytes of a token that is not UTF-8.
+    pub fn raw_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.raw.get(&id).map(|bytes| &bytes[..])
     }
 
     /// Bits of [`attr`]; 0 beyond the vocabulary, and for tokens marked unused.
@@ -111,19 +119,51 @@ impl Vocab {
         let Some(value) = file.get(key) else {
             return default.filter(|&id| (id as usize) < self.tokens.len());
         };
-        let id = value.as_u64().filter(|&id| id < self.tokens.len() as u64);
-        if id.is_none() {
-            self.warnings.push(format!("`{key}` is no id of the vocabulary and is ignored"));
-        }
+        let n = self.tokens.len();
+        let id = value.as_u64().filter(|&id| id < n as u64);
+        // Old converters wrote -1, of 32 bits, where there is none.
+        let is_none = value.as_i64() == Some(-1) || value.as_u64() == Some(u32::MAX.into());
+        let problem = match value.as_i64() {
+            _ if id.is_some() => None,
+            Some(found) if is_none => Some(format!("is {found}, which stands for none")),
+            Some(found) => {
+                Some(format!("is {found}, which is not in the vocabulary of {n} tokens: ignored"))
+            }
+            None => Some("is no whole number: ignored".to_string()),
+        };
+        self.warnings.extend(problem.map(|problem| format!("key `{key}` {problem}")));
         id.map(|id| id as u32)
+    }
+
+    /// The ids that a key lists, without those that are not in the vocabulary.
+    fn read_ids(&mut self, file: &GgufFile, key: &str) -> Vec<u32> {
+        let Some(value) = file.get(key) else { return Vec::new() };
+        let listed = match value.as_array() {
+            Some(array) => array.to_i64s(),
+            None => value.as_i64().map(|id| vec![id]),
+        };
+        let Some(listed) = listed else {
+            self.warnings.push(format!("key `{key}` is no list of token ids: ignored"));
+            return Vec::new();
+        };
+        let n = self.tokens.len();
+        let is_token = |id: &i64| usize::try_from(*id).is_ok_and(|id| id < n);
+        if let Some(id) = listed.iter().find(|id| !is_token(id)) {
+            let warning = format!("key `{key}` has {id}, which is not in the vocabulary: ignored");
+            self.warnings.push(warning);
+        }
+        listed.into_iter().filter(is_token).map(|id| id as u32).collect()
     }
 
     fn read_special(&mut self, file: &GgufFile, DefaultIds(defaults): &DefaultIds) -> Roles {
         self.special.bos = self.read_id(file, "tokenizer.ggml.bos_token_id", defaults[0]);
         self.special.eos = self.read_id(file, "tokenizer.ggml.eos_token_id", defaults[1]);
         self.special.unknown = self.read_id(file, "tokenizer.ggml.unknown_token_id", defaults[2]);
+        let ends = ["tokenizer.ggml.eos_token_ids", "tokenizer.ggml.eog_token_ids"];
+        let ends = ends.iter().flat_map(|key| self.read_ids(file, key)).collect();
         let mut id = |key: &str, default| self.read_id(file, key, default);
         Roles {
+            ends,
             end_of_turn: id("tokenizer.ggml.eot_token_id", None),
             end_of_message: id("tokenizer.ggml.eom_token_id", None),
             fim_pad: id("tokenizer.ggml.fim_pad_token_id", None),
@@ -151,6 +191,7 @@ impl Vocab {
             self.make_control(names.iter().filter_map(|name| self.tokens.find(name)).min());
         }
         let mut ends: Vec<u32> = Vec::new();
+        ends.extend(&roles.ends);
         ends.extend([roles.fim_pad, roles.fim_repo, roles.fim_file].into_iter().flatten());
         for name in END_NAMES {
             let id = self.tokens.find(name);
@@ -232,6 +273,8 @@ impl Vocab {
 
 /// Ids that keys of the file give a role.
 struct Roles {
+    /// All that end an answer, as far as a key lists them.
+    ends: Vec<u32>,
     end_of_turn: Option<u32>,
     end_of_message: Option<u32>,
     fim_pad: Option<u32>,
@@ -330,24 +373,53 @@ pub(super) fn read_scores(file: &GgufFile, n: usize) -> Result<Vec<f32>, TextErr
     })
 }
 
-fn read_tokens(file: &GgufFile) -> Result<StrTable, TextError> {
+/// The tokens' texts, and the bytes of those that are no text.
+fn read_tokens(file: &GgufFile) -> Result<(StrTable, HashMap<u32, Vec<u8>>), TextError> {
     let value = file.get(TOKENS).ok_or(TextError::MissingKey(TOKENS))?;
-    let strings = value.as_array().and_then(|array| array.strs());
-    let strings = strings.ok_or_else(|| bad_strings(TOKENS))?;
-    // Texts must differ and be non-empty: an empty one gets a name that no text contains.
-    let named = strings.enumerate().map(|(id, text)| match text {
-        "" => Cow::Owned(format!("[EMPTY_{id}]")),
-        text => Cow::Borrowed(text),
-    });
-    StrTable::unique(named).map_err(|error| match error {
+    let array = value.as_array();
+    let mut raw = HashMap::new();
+    // All of them are texts, but in files that somebody made by hand or long ago.
+    let table = match array.and_then(|array| array.strs()) {
+        Some(texts) => StrTable::unique(texts.enumerate().map(|(id, text)| named(id, text))),
+        None => {
+            let strings = array.and_then(|array| array.byte_strs());
+            let strings = strings.ok_or_else(|| bad_strings(TOKENS))?;
+            StrTable::unique(strings.enumerate().map(|(id, bytes)| {
+                std::str::from_utf8(bytes).map_or_else(
+                    |_| {
+                        raw.insert(id as u32, bytes.to_vec());
+                        Cow::Owned(name_of_bytes(bytes))
+                    },
+                    |text| named(id, text),
+                )
+            }))
+        }
+    };
+    let table = table.map_err(|error| match error {
         TableError::TooLarge => too_large(TOKENS),
         TableError::Duplicate(first, second) => {
-            let array = value.as_array().and_then(|array| array.strs());
-            let text = array.and_then(|mut strings| strings.nth(first as usize));
-            let text = text.unwrap_or_default().to_owned();
+            let mut strings = array.and_then(|array| array.byte_strs());
+            let text = strings.as_mut().and_then(|strings| strings.nth(first as usize));
+            let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
             TextError::DuplicateToken { text, first, second }
         }
-    })
+    })?;
+    Ok((table, raw))
+}
+
+/// A token's text. Texts must differ and be non-empty: an empty one gets a name that no text
+/// contains.
+fn named(id: usize, text: &str) -> Cow<'_, str> {
+    match text {
+        "" => Cow::Owned(format!("[EMPTY_{id}]")),
+        text => Cow::Borrowed(text),
+    }
+}
+
+/// What stands for a string that is not UTF-8.
+pub(super) fn name_of_bytes(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("[BYTES_{digits}]")
 }
 
 fn read_attrs(file: &GgufFile, n: usize) -> Result<Vec<u8>, TextError> {
