@@ -250,6 +250,7 @@ impl Acts<'_> {
     }
 
     /// The codes of panels in the order `order`, to `q`.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn reorder(&self, order: PanelOrder, q: &mut [i8]) {
         let (from, to) = (self.plan.order, order);
         let panels = self.q.as_chunks::<{ 32 * PANEL_TOKENS }>().0;

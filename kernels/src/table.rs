@@ -276,6 +276,7 @@ pub struct Scratch {
     /// Rows restored from their interleaved form; grows to what a chunk needs.
     native: Vec<u8>,
     /// Codes of panels in another order; grows to what a call needs.
+    #[cfg(target_arch = "x86_64")]
     q: Vec<i8>,
     /// One value of each type that [`Scratch::of`] was asked for: two or three.
     levels: Vec<Box<dyn Any + Send>>,
@@ -293,6 +294,7 @@ impl Scratch {
     }
 
     /// Calls `f` with the panels of `acts` in the order `order`.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn with_order(
         &mut self,
         acts: &Acts<'_>,
@@ -313,6 +315,7 @@ impl Scratch {
 
 /// The kernels of a level: those of the level below, with the level's own in their places. A row of
 /// a type that is not in `below` does not compile.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) const fn overlaid<const N: usize>(
     level: Level,
     mut below: [TypeKernels; N],
@@ -337,10 +340,12 @@ pub(crate) const fn overlaid<const N: usize>(
 }
 
 /// The matrix product of a type of a list.
+#[cfg(target_arch = "x86_64")]
 pub(crate) const fn matmul_of(ty: GgmlType, types: &[TypeKernels]) -> MatmulFn {
     types[place_of(ty, types)].matmul
 }
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const fn place_of(ty: GgmlType, types: &[TypeKernels]) -> usize {
     let mut i = 0;
     while types[i].ty.id() != ty.id() {

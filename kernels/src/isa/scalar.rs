@@ -31,9 +31,11 @@ macro_rules! entries {
 weight_types!(entries);
 
 /// How many weight types there are.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) const N_TYPES: usize = LIST.len();
 
 /// Every weight type through its scalar form: what the lowest level is laid over.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) const TYPES: [TypeKernels; N_TYPES] = *LIST.first_chunk().expect("a chunk of all");
 
 const fn floats<W: Float + Quantize>() -> TypeKernels {
