@@ -64,8 +64,8 @@ impl PrivatePack {
         }
     }
 
-    /// Packs rows `x`, each as the one token of `plan`. Neighbouring rows, if they are few, are then
-    /// what a plan of as many tokens wants.
+    /// Packs rows `x`, each as the one token of `plan`. Neighbouring rows, if they are few, are
+    /// then what a plan of as many tokens wants.
     pub fn fill_each(&mut self, kernels: &KernelTable, plan: &ActPlan, x: &[f32]) {
         let OwnedPack { q, d, s, x: xs } = &mut self.per_format[format_index(plan.format)];
         let n = x.len() / plan.cols;

@@ -27,8 +27,8 @@ impl Lowering<'_> {
         Ok((Cycles { spec, low, high }, high, first))
     }
 
-    /// After the last layer of a stack: saves the pass's output and adds the other stack's latest output
-    /// to the stream.
+    /// After the last layer of a stack: saves the pass's output and adds the other stack's latest
+    /// output to the stream.
     pub(super) fn end_of_pass(&mut self, at: Place<'_>, cycles: Cycles) {
         let Cycles { spec, low, high } = cycles;
         let (n, rows) = (at.index + 1, at.rows);

@@ -5,7 +5,7 @@ use super::{Lowering, Place};
 use crate::backend::program::{Buf, Epilogue, Gather, Op, Piece, Rows};
 use crate::model::{Ffn, LayerSpec, ModelError, OutputScale, Residual, RouterInput};
 
-/// What layers read and change beside the residual stream.
+/// Buffers that layers share beside the residual stream.
 #[derive(Clone, Copy)]
 pub(super) struct Beside {
     /// The embeddings, where layers add them to their output; otherwise the stream.
@@ -87,8 +87,8 @@ impl Lowering<'_> {
         Ok(Some(scores))
     }
 
-    /// A copy of the embeddings for the layers that add them to their output, or the stream itself if
-    /// none does.
+    /// A copy of the embeddings for the layers that add them to their output, or the stream itself
+    /// if none does.
     pub(super) fn embeddings(&mut self) -> Buf {
         let adds = |layer: &LayerSpec| layer.output_scale == OutputScale::Embeddings;
         match self.spec.layers.iter().any(adds) {

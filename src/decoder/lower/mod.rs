@@ -64,8 +64,8 @@ pub(super) struct Lowering<'a> {
     weights: HashMap<String, BoundWeight>,
     /// Index into [`Program::kv`] of what each layer so far reads.
     pub kv_layers: Vec<usize>,
-    /// Number of the layer's tensors in the file, and of its `*.scale`: the reference implementation
-    /// looks those up by the place of the layer.
+    /// Number of the layer's tensors in the file, and of its `*.scale`: the reference
+    /// implementation looks those up by the place of the layer.
     scales_of: (usize, usize),
     /// The residual stream.
     pub x: Buf,
@@ -102,8 +102,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// A new buffer of `width` elements per token. [`Program::share_buffers`] has those share memory
-    /// that are not in use at the same time.
+    /// A new buffer of `width` elements per token. [`Program::share_buffers`] has those share
+    /// memory that are not in use at the same time.
     pub fn buffer(&mut self, width: usize) -> Buf {
         self.program.buffer(width)
     }
@@ -136,7 +136,7 @@ impl Lowering<'_> {
         name.map(|name| self.norm(&at.name(name), self.spec.n_embd)).transpose()
     }
 
-    /// As [`Lowering::layer_norm`], of what a part of the layer gives.
+    /// Norm of the output of the layer's mixer or feed-forward part, with an epsilon of its own.
     pub fn post_norm(
         &mut self,
         at: Place<'_>,
@@ -192,7 +192,8 @@ impl Lowering<'_> {
         Ok(Part { weight, scale: scale.map_or(1.0, |s| s[0]), bias })
     }
 
-    /// As [`Lowering::part`], for feed-forward parts, where the scale applies to the bias too.
+    /// A matrix of a feed-forward part, as [`Lowering::part`] but with the scale applied to the
+    /// bias.
     pub fn ffn_part(
         &mut self,
         name: &str,
@@ -311,7 +312,7 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// The same for what all tokens need.
+    /// This layer for all tokens, as the input of its mixer needs it.
     fn before_mixer(self) -> Place<'a> {
         Place { rows: Rows::All, ..self }
     }
