@@ -47,7 +47,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// A buffer with what experts beside the mixer give, if there are any; they read the stream now.
+    /// A buffer with what experts beside the mixer give, if there are any; they read the stream
+    /// now.
     pub(super) fn side_experts(&mut self, at: Place<'_>) -> Result<Option<Buf>, ModelError> {
         let Ffn::DenseBesideMoe(_, moe) = &at.layer.ffn else { return Ok(None) };
         let norm = self.layer_norm(at, Some("ffn_norm_exps"))?;
@@ -98,8 +99,8 @@ impl Lowering<'_> {
         Ok(sum)
     }
 
-    /// Up to what the down projection, which comes second, is applied to. The names of the tensors
-    /// end in `suffix`.
+    /// Returns the hidden activations and the down projection that is still to be applied. Tensor
+    /// names end in `suffix`.
     fn dense(
         &mut self,
         at: Place<'_>,
@@ -164,7 +165,8 @@ impl Lowering<'_> {
         hidden
     }
 
-    /// The experts that tokens are routed to, added to the stream; the shared one is not among them.
+    /// The experts that tokens are routed to, added to the stream; the shared one is not among
+    /// them.
     fn routed(
         &mut self,
         at: Place<'_>,
@@ -229,7 +231,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// What latent experts read, without a norm, and the scores of a router, which reads the stream.
+    /// Input of latent experts, already normed, and their scores by a router that reads the stream.
     fn latent_input(
         &mut self,
         at: Place<'_>,

@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
-/// Which adapter does not fit, and why.
+/// Number of the adapter that does not fit, and the reason.
 pub type AdaptError = (usize, ModelError);
 
 /// Adds the adapters to the products of a program.
@@ -81,7 +81,7 @@ struct Adapting<'a> {
 const EMBEDDING: &str = "token_embd.weight";
 
 impl Adapting<'_> {
-    /// What adds to the embedding.
+    /// Operations that add adapters to the embedding, if there are any for it.
     fn embedding(
         &mut self,
         table: &Weight,
@@ -111,7 +111,7 @@ impl Adapting<'_> {
         ]))
     }
 
-    /// What adds to the products of an operation, and the buffer that holds it.
+    /// Operations that compute the addend of an operation's products, and the buffer with it.
     fn linear(&mut self, linear: &Linear) -> Result<Option<([Op; 2], Buf)>, AdaptError> {
         let (mut pairs, mut rows) = (Vec::new(), 0);
         for part in &linear.parts {
@@ -188,7 +188,8 @@ impl Adapting<'_> {
     }
 }
 
-/// `A` and `B` of a product of `rows` rows from the pairs of its parts, beside the first row of each.
+/// `A` and `B` of a product of `rows` rows from the pairs of its parts, beside the first row of
+/// each.
 fn stacked(name: &str, pairs: &[(usize, LowRank)], rows: usize, rank: usize) -> [Weight; 2] {
     let (mut a, mut b, mut first) = (Vec::new(), vec![0.0; rows * rank], 0);
     for (row, pair) in pairs {

@@ -63,7 +63,7 @@ impl Lowering<'_> {
         Ok(out)
     }
 
-    /// What a layer starts from: the streams as they predict each other; `x` becomes the first.
+    /// The streams as they predict each other, from which a layer starts; `x` becomes the first.
     pub(super) fn predict_streams(
         &mut self,
         at: Place<'_>,

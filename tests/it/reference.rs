@@ -1,8 +1,8 @@
 //! Programs as data, and the CPU backend against the naive one.
 //!
-//! What lowering gives passes the checks, and what is no program is refused by name. Drawn programs,
-//! of shapes around the edges of tiles, pages and chunks, compute what [`RefBackend`] computes,
-//! however their tokens come; `decoder.rs` compares the two on every golden architecture.
+//! What lowering gives passes the checks, and what is no program is refused by name. Drawn
+//! programs, of shapes around the edges of tiles, pages and chunks, compute what [`RefBackend`]
+//! computes, however their tokens come; `decoder.rs` compares the two on every golden architecture.
 
 use crate::fixture_model;
 use gguf_rs_lite::{GgmlType, GgufFile};

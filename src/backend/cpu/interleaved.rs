@@ -6,8 +6,8 @@
 //! memory in use stays about the file's size, results stay the same to the bit, and a step takes
 //! some milliseconds longer until all is done. Prompts are computed from either form.
 //!
-//! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most: that is what makes
-//! them several times as fast.
+//! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most: that is what
+//! makes them several times as fast.
 
 use super::Context;
 use super::pool::{Phase, Shared};
@@ -16,10 +16,10 @@ use crate::backend::program::{BoundWeight, Program};
 use std::ops::Range;
 use teff_kernels::{Ahead, KernelTable};
 
-/// A step interleaves this share of the weights: a short answer takes long enough to gain from it,
-/// and what a step holds twice until its end is little.
+/// Steps that interleave all weights: even a short answer gains from it, and little memory is held
+/// twice while a step repacks.
 const STEPS: usize = 32;
-/// But not less than this, about two milliseconds of two cores.
+/// Fewest bytes that a step interleaves: about two milliseconds of two cores.
 const STEP_BYTES_MIN: usize = 24 << 20;
 /// Bytes that a ticket interleaves, about.
 const TICKET_BYTES: usize = 256 << 10;
@@ -43,7 +43,7 @@ struct Entry {
     lanes: usize,
     file_bytes: usize,
     group_bytes: usize,
-    /// Its place in `bytes`, in groups of this size.
+    /// Place of the groups in `bytes`, in groups of this size.
     groups: Range<usize>,
     /// Groups that are there.
     done: usize,
@@ -93,7 +93,7 @@ impl Interleaved {
         self.bytes.lock()
     }
 
-    /// What the next step is to interleave.
+    /// Parts of weights that the next step is to interleave.
     pub fn next_batch(&self) -> Vec<Part> {
         let mut budget = (self.bytes.width() / STEPS).max(STEP_BYTES_MIN);
         let mut parts = Vec::new();
@@ -133,7 +133,7 @@ impl Interleaved {
         self.bytes.ahead(groups)
     }
 
-    /// Where the groups that rows `rows` of the stack lie in are, if all of them are there.
+    /// Bytes of the groups that hold rows `rows` of the stack, if all of them are interleaved.
     pub fn groups(&self, weight: &BoundWeight, rows: Range<usize>) -> Option<Range<usize>> {
         let entry = &self.weights[(*self.by_id.get(weight.id().0)?)?];
         let groups = rows.start / entry.lanes..rows.end.div_ceil(entry.lanes);

@@ -64,8 +64,8 @@ impl PrivatePack {
         }
     }
 
-    /// Packs rows `x`, each as the one token of `plan`. Neighbouring rows, if they are few, are then
-    /// what a plan of as many tokens wants.
+    /// Packs rows `x`, each as the one token of `plan`. Neighbouring rows, if they are few, are
+    /// then what a plan of as many tokens wants.
     pub fn fill_each(&mut self, kernels: &KernelTable, plan: &ActPlan, x: &[f32]) {
         let OwnedPack { q, d, s, x: xs } = &mut self.per_format[format_index(plan.format)];
         let n = x.len() / plan.cols;
@@ -323,27 +323,44 @@ impl Context<'_> {
     pub(super) fn expect_product<'p>(&self, mut ops: impl Iterator<Item = &'p Op>) {
         let ahead = match ops.find(|op| op.products().next().is_some()) {
             Some(Op::Linear(op)) => self.first_bytes(op),
+            Some(Op::HeadLinear(op)) => self.first_bytes_of_heads(op),
+            // Routing decides.
             _ => Ahead::NONE,
         };
         self.worker.expect(self.backend.kernels.float(), ahead);
     }
 
-    /// What this worker reads first of a product.
+    /// Bytes that this worker reads first of a product.
     fn first_bytes(&self, op: &Linear) -> Ahead {
         let n_rows = op.n_rows();
         let mut share = self.worker.share(n_rows, self.chunk_rows(n_rows, self.set(op.rows).len()));
         for Part { weight, .. } in &op.parts {
             if share.start < weight.rows {
-                let n = (AHEAD_BYTES / weight.row_bytes()).max(1);
-                let rows = share.start..share.end.min(weight.rows).min(share.start + n);
-                return match self.backend.interleaved.groups(weight, rows.clone()) {
-                    Some(groups) => self.backend.interleaved.ahead(groups),
-                    None => Ahead::of(weight.rows_of(0, rows)),
-                };
+                return self.rows_ahead(weight, 0, share.start..share.end.min(weight.rows));
             }
             share = share.start - weight.rows..share.end - weight.rows;
         }
         Ahead::NONE
+    }
+
+    /// Bytes that this worker reads first of products of heads.
+    fn first_bytes_of_heads(&self, op: &HeadLinear) -> Ahead {
+        let share = self.worker.share(op.weight.n * op.out_stride, op.out_stride);
+        match share.is_empty() {
+            true => Ahead::NONE,
+            false => self.rows_ahead(&op.weight, share.start / op.out_stride, 0..op.weight.rows),
+        }
+    }
+
+    /// The first bytes of rows of matrix `index`, at most [`AHEAD_BYTES`] if a row is no longer.
+    fn rows_ahead(&self, weight: &BoundWeight, index: usize, rows: Range<usize>) -> Ahead {
+        let n = (AHEAD_BYTES / weight.row_bytes()).max(1);
+        let rows = rows.start..rows.end.min(rows.start + n);
+        let of_stack = index * weight.rows + rows.start..index * weight.rows + rows.end;
+        match self.backend.interleaved.groups(weight, of_stack) {
+            Some(groups) => self.backend.interleaved.ahead(groups),
+            None => Ahead::of(weight.rows_of(index, rows)),
+        }
     }
 
     /// Packs the input and deals `n_rows` rows of products of the weights, which share it.

@@ -1,7 +1,7 @@
 //! What an operation reads and writes: the weights and the columns of buffers.
 //!
-//! Every `match` here lists all operations. So a new one does not compile before it has said what it
-//! touches, and whatever is derived from that (checks, liveness, packed lengths, side tables of
+//! Every `match` here lists all operations. So a new one does not compile before it has said what
+//! it touches, and whatever is derived from that (checks, liveness, packed lengths, side tables of
 //! weights) holds for it too.
 
 use super::{
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::backend::recurrent::{Conv, Scan, ScanKind};
 
-/// How an operation uses a weight.
+/// Use of a weight by an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightUse {
     /// Rows are looked up by token id or position.
@@ -18,7 +18,7 @@ pub enum WeightUse {
     Product,
 }
 
-/// How an operation uses columns of a buffer.
+/// Use of columns of a buffer by an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessKind {
     /// Reads them.
@@ -32,7 +32,7 @@ pub enum AccessKind {
 /// Columns of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Columns {
-    /// From this one to the end of the row.
+    /// All columns from this one to the end of the row.
     From(usize),
     /// Runs of equal length.
     Runs {
@@ -62,11 +62,11 @@ impl Columns {
 pub struct Access {
     /// The buffer.
     pub buf: Buf,
-    /// How it is used.
+    /// Reading, writing, or both.
     pub kind: AccessKind,
-    /// Which columns of a token's row.
+    /// Columns of a token's row.
     pub columns: Columns,
-    /// Which tokens: of others nothing is read, and what their rows hold stays.
+    /// Tokens whose rows are used; the rows of others are neither read nor changed.
     pub rows: Rows,
 }
 
@@ -168,7 +168,7 @@ impl Op {
         }
     }
 
-    /// What the operation reads and writes of buffers, reads first.
+    /// Columns of buffers that the operation reads and writes, reads first.
     pub fn buffers(&self) -> Vec<Access> {
         let mut list = List::default();
         match self {

@@ -19,37 +19,37 @@ use std::ops::Range;
 pub struct ProgramError {
     /// Index and name of the operation at fault; `None`: the program as a whole.
     pub op: Option<(usize, &'static str)>,
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What is wrong with a program or one of its operations.
+/// A fault of a program or of one of its operations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
     /// A number that names nothing.
     NoSuch {
-        /// Of what it is a number.
+        /// Kind of thing that the number should name.
         what: &'static str,
         /// The number.
         id: usize,
-        /// How many there are.
+        /// Number of such things.
         n: usize,
     },
     /// A weight is not the one of its number.
     OtherWeight(WeightId),
     /// A length that does not fit the others.
     Length {
-        /// Of what.
+        /// Name of what has the length.
         what: &'static str,
         /// The length.
         found: usize,
-        /// What it has to be.
+        /// Length that fits.
         expected: usize,
     },
     /// A number outside of its range.
     Range {
-        /// What.
+        /// Name of the number.
         what: &'static str,
         /// The number.
         found: usize,
@@ -58,7 +58,7 @@ pub enum Fault {
     OutOfRow {
         /// The buffer.
         buf: Buf,
-        /// Behind the last column.
+        /// End of the columns, exclusive.
         end: usize,
         /// Columns that it has.
         width: usize,
@@ -69,7 +69,7 @@ pub enum Fault {
         buf: Buf,
         /// The column.
         column: usize,
-        /// Whether even the tokens whose results are wanted lack it, or all others.
+        /// [`Rows::Outputs`]: no token has it; [`Rows::All`]: only tokens with results have it.
         rows: Rows,
     },
     /// A buffer is read and written by different workers at the same time.
@@ -225,14 +225,14 @@ fn product(a: usize, b: usize) -> usize {
     a.saturating_mul(b)
 }
 
-/// What has been seen of a program so far.
+/// Facts about the operations checked so far.
 struct Checker<'a> {
     program: &'a Program,
     /// Written columns of each buffer: of the tokens whose results are wanted, and of the others.
     written: Vec<[Spans; 2]>,
-    /// Whether each layer's keys and values are in the cache.
+    /// True for each layer that has stored keys and values.
     stored: Vec<bool>,
-    /// Whether each state has its operation.
+    /// True for each state that has its operation.
     states: Vec<bool>,
 }
 

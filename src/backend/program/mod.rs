@@ -44,7 +44,7 @@ impl BoundWeight {
         self.id
     }
 
-    /// Whether this is the weight that the program has under its number.
+    /// True if this is the weight that the program has under the number.
     fn is(&self, weight: &Arc<Weight>) -> bool {
         Arc::ptr_eq(&self.weight, weight)
     }
@@ -76,24 +76,24 @@ pub struct Program {
     pub widths: Vec<usize>,
     /// Rotary tables, filled at the start of each step.
     pub ropes: Vec<Rope>,
-    /// What each layer that attends keeps per token.
+    /// Keys and values that each layer of attention keeps per token.
     pub kv: Vec<KvShape>,
     /// Elements of each state that a sequence has.
     pub states: Vec<usize>,
     /// Weights by [`WeightId`]: every tensor once, however many operations read it.
     pub weights: Vec<Arc<Weight>>,
-    /// In order of execution.
+    /// Operations in the order of execution.
     pub ops: Vec<Op>,
     /// Number of token ids.
     pub n_vocab: usize,
     /// Length of a row of results: logits, or the vector of a token.
     pub n_out: usize,
-    /// Whether tokens see those behind them too. A sequence then takes its tokens in one step.
+    /// True if tokens see later ones too; a sequence then takes its tokens in one step.
     pub bidirectional: bool,
 }
 
 impl Program {
-    /// Whether the results are logits, and not the vectors of tokens.
+    /// True if the results are logits, false if they are vectors of tokens.
     pub fn gives_logits(&self) -> bool {
         !matches!(self.ops.last(), Some(Op::Result { .. }))
     }
@@ -104,7 +104,8 @@ impl Program {
         Buf(self.widths.len() - 1)
     }
 
-    /// Takes a weight into the program, as a new one: whoever lowers a tensor twice keeps the first.
+    /// Takes a weight into the program, as a new one: whoever lowers a tensor twice keeps the
+    /// first.
     pub fn bind(&mut self, weight: Weight) -> BoundWeight {
         let weight = Arc::new(weight);
         self.weights.push(weight.clone());
@@ -210,7 +211,7 @@ pub enum Op {
         buf: Buf,
         /// The norm.
         norm: Norm,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// `buf[i] *= factors[i]`.
@@ -219,7 +220,7 @@ pub enum Op {
         buf: Buf,
         /// One for each element.
         factors: Vec<f32>,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// `buf = f(buf)`.
@@ -228,7 +229,7 @@ pub enum Op {
         buf: Buf,
         /// The function.
         f: Xielu,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// `buf[i] *= gate[i / n]`, where the buffer is `n` times as wide as the gate.
@@ -237,7 +238,7 @@ pub enum Op {
         gate: Buf,
         /// Source and destination.
         buf: Buf,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// Products that share an input.
@@ -258,13 +259,13 @@ pub enum Op {
     AddNorm {
         /// Source.
         input: Buf,
-        /// Its norm.
+        /// Norm of the source.
         norm: Norm,
         /// Factor of the sum's second term.
         scale: f32,
         /// Residual stream.
         out: Buf,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// `buf = max(buf - mean(buf) - deviations * deviation(buf), 0)`: keeps the largest.
@@ -273,7 +274,7 @@ pub enum Op {
         buf: Buf,
         /// Sample standard deviations above the mean.
         deviations: f32,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// Scales each part of `buf` that is as wide as `to` to the Euclidean length of `to`.
@@ -282,7 +283,7 @@ pub enum Op {
         to: Buf,
         /// Source and destination.
         buf: Buf,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// Parallel streams, mixed or corrected.
@@ -295,7 +296,7 @@ pub enum Op {
         out: Buf,
         /// First element in the destination.
         from: usize,
-        /// Which tokens.
+        /// Tokens that are computed.
         rows: Rows,
     },
     /// A mixture of experts, added to the residual stream.
@@ -304,7 +305,7 @@ pub enum Op {
     Result {
         /// Source.
         input: Buf,
-        /// Its norm.
+        /// Norm of the source.
         norm: Option<Norm>,
     },
 }
@@ -313,18 +314,18 @@ pub enum Op {
 /// (arXiv:2411.13010).
 #[derive(Clone, Copy, Debug)]
 pub struct Xielu {
-    /// Of negative numbers.
+    /// Coefficient for negative numbers.
     pub alpha_n: f32,
-    /// Of positive numbers.
+    /// Coefficient for positive numbers.
     pub alpha_p: f32,
-    /// Of the linear part.
+    /// Coefficient of the linear part.
     pub beta: f32,
     /// Largest exponent.
     pub eps: f32,
 }
 
 impl Xielu {
-    /// Its value at `x`.
+    /// The function's value at `x`.
     pub fn at(self, x: f32) -> f32 {
         let curve = if x > 0.0 {
             self.alpha_p * x * x
@@ -335,7 +336,7 @@ impl Xielu {
     }
 }
 
-/// Which tokens an operation computes.
+/// Tokens of a batch that an operation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     /// All tokens of the batch.
@@ -360,7 +361,7 @@ pub struct Linear {
     pub epilogue: Epilogue,
     /// Destination.
     pub out: Output,
-    /// Which tokens.
+    /// Tokens that are computed.
     pub rows: Rows,
 }
 
@@ -390,7 +391,7 @@ pub struct Part {
     pub bias: Option<Vec<f32>>,
 }
 
-/// What happens to the products before they are stored.
+/// Function of the products that is applied before they are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
     /// Nothing.
@@ -402,7 +403,7 @@ pub enum Epilogue {
     Glu(Activation, Option<GluClamp>),
 }
 
-/// Where a [`Linear`] puts its result.
+/// Destination of a [`Linear`]'s result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Output {
     /// Overwrites a buffer.
@@ -434,7 +435,7 @@ pub struct HeadLinear {
     pub out: Buf,
     /// Elements from one head of the output to the next.
     pub out_stride: usize,
-    /// Which tokens.
+    /// Tokens that are computed.
     pub rows: Rows,
 }
 
@@ -445,7 +446,7 @@ pub struct Gather {
     pub pieces: Vec<Piece>,
     /// Destination; what no piece covers stays.
     pub out: Buf,
-    /// Which tokens.
+    /// Tokens that are computed.
     pub rows: Rows,
 }
 
@@ -497,12 +498,12 @@ pub struct RopeKv {
     pub q_norm: Option<HeadNorm>,
     /// Norm of the keys.
     pub k_norm: Option<HeadNorm>,
-    /// Whether the norms come after the rotation.
+    /// True if the norms come after the rotation.
     pub norm_after_rope: bool,
     /// Norm of the values.
     pub v_norm: Option<HeadNorm>,
-    /// Whether the layer stores keys and values; otherwise the buffer has queries alone, for those
-    /// that an earlier layer stored.
+    /// True if the layer stores keys and values; otherwise the buffer has queries alone, which are
+    /// for the keys of an earlier layer.
     pub stores: bool,
     /// Rotation, if the layer has one.
     pub rope: Option<(RopeId, RopePairing)>,
@@ -521,7 +522,7 @@ pub const STREAMS_MAX: usize = 8;
 pub struct MixStreams {
     /// `[n_streams][width]`.
     pub streams: Buf,
-    /// What a layer made of the first stream: all streams move by their coefficient plus 1 times
+    /// The first stream as the layer changed it: all streams move by their coefficient plus 1 times
     /// the difference, and `x` is this. `None`: the streams are predicted, each being added the
     /// sum of all by coefficients `[to][from]`, and `x` is the first stream.
     pub made: Option<Buf>,
@@ -533,7 +534,7 @@ pub struct MixStreams {
     pub coefficients: Vec<f32>,
     /// Number of streams, at most [`STREAMS_MAX`].
     pub n: usize,
-    /// Which tokens.
+    /// Tokens that are computed.
     pub rows: Rows,
 }
 
@@ -568,7 +569,7 @@ pub struct HeadNorm {
 /// bidirectional.
 #[derive(Debug)]
 pub struct Attention {
-    /// As [`RopeKv::qkv`] left it.
+    /// The buffer of [`RopeKv::qkv`].
     pub qkv: Buf,
     /// Query heads.
     pub n_heads: usize,
@@ -586,7 +587,7 @@ pub struct Attention {
     pub sinks: Option<Vec<f32>>,
     /// Buffer of width `n_heads * v_dim`.
     pub out: Buf,
-    /// Which tokens.
+    /// Tokens that are computed.
     pub rows: Rows,
 }
 
@@ -598,21 +599,21 @@ pub struct Moe {
     pub input: Buf,
     /// Applied to the input.
     pub norm: Option<Norm>,
-    /// Where the scores of the experts come from.
+    /// Source of the experts' scores.
     pub router: Router,
     /// Number of experts.
     pub n_experts: usize,
     /// Experts per token.
     pub n_used: usize,
-    /// How scores become probabilities.
+    /// Formula from scores to probabilities.
     pub gating: Gating,
     /// Added to the probabilities when experts are chosen, not to their weights.
     pub choice_bias: Option<Vec<f32>>,
     /// Experts come in groups, of which the best few take part.
     pub groups: Option<ExpertGroups>,
-    /// Whether the weights of the chosen experts are divided by their sum.
+    /// True if the weights of the chosen experts are divided by their sum.
     pub normalize_weights: bool,
-    /// Whether an expert's input is multiplied by its weight, instead of its output.
+    /// True if an expert's input is multiplied by its weight, instead of its output.
     pub weigh_input: bool,
     /// Factor of the weights.
     pub weight_scale: f32,
@@ -629,15 +630,15 @@ pub struct Moe {
     pub clamp: Option<GluClamp>,
     /// Destination.
     pub out: Buf,
-    /// Whether what it holds is added to; otherwise it is overwritten.
+    /// True if the sum is added to the destination, false if it overwrites it.
     pub adds: bool,
     /// Factor of the sum's second term.
     pub scale: f32,
-    /// Which tokens.
+    /// Tokens that are computed.
     pub rows: Rows,
 }
 
-/// Where the scores of experts come from.
+/// Source of the scores of experts.
 #[derive(Debug)]
 pub enum Router {
     /// Products of `[n_experts][width of the input]` with the normalized input.
@@ -646,7 +647,7 @@ pub enum Router {
     Scores(Buf),
 }
 
-/// How a router's scores become the weights of experts.
+/// Formula from a router's scores to the weights of experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gating {
     /// Softmax over all experts.
@@ -663,7 +664,7 @@ pub enum Gating {
 pub struct ExpertGroups {
     /// Groups of equal size.
     pub n_groups: usize,
-    /// How many take part.
+    /// Number of groups that take part.
     pub n_used: usize,
 }
 

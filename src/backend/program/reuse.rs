@@ -2,9 +2,9 @@
 //!
 //! Lowering asks for a new buffer wherever it needs one. A program has no jumps, so a buffer is in
 //! use from the first operation that names it to the last; of buffers of equal width those that are
-//! never in use at the same time become one. Buffers are taken in the order of their first use, each
-//! into the memory that became free last: that is optimal for intervals, and what is most likely
-//! still in a cache.
+//! never in use at the same time become one. Buffers are taken in the order of their first use,
+//! each into the memory that became free last: that is optimal for intervals, and what is most
+//! likely still in a cache.
 
 use super::{Buf, Op, Program};
 use std::ops::RangeInclusive;
@@ -17,8 +17,8 @@ struct Slot {
 }
 
 impl Program {
-    /// Has buffers share memory, and drops unused ones. Numbers of buffers change; results do not, if
-    /// [`Program::check`] finds nothing, because then nothing is read before it is written.
+    /// Has buffers share memory, and drops unused ones. Numbers of buffers change; results do not,
+    /// if [`Program::check`] finds nothing, because then nothing is read before it is written.
     pub fn share_buffers(&mut self) {
         let uses = self.uses();
         let mut order: Vec<usize> = (0..uses.len()).filter(|&i| uses[i].is_some()).collect();

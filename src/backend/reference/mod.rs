@@ -1,11 +1,11 @@
-//! A backend in plain loops, the oracle for the others: it runs any [`Program`], one operation after
-//! the other and in each one token after the other.
+//! A backend in plain loops, the oracle for the others: it runs any [`Program`], one operation
+//! after the other and in each one token after the other.
 //!
 //! No threads, no tiles, no tables of kernels but those that dequantize weights, row by row.
-//! Activations are f32 and never quantized; sums, exponentials and statistics are taken in f64. So a
-//! backend differs by its own rounding and by how it quantizes activations, nothing else. Keys and
-//! values are f32, kept for every position. Buffers start as NaN in each step: what is read unwritten
-//! shows in the results.
+//! Activations are f32 and never quantized; sums, exponentials and statistics are taken in f64. So
+//! a backend differs by its own rounding and by how it quantizes activations, nothing else. Keys
+//! and values are f32, kept for every position. Buffers start as NaN in each step: what is read
+//! unwritten shows in the results.
 //!
 //! Cost: some hundred times that of the CPU backend.
 
@@ -28,7 +28,7 @@ pub struct RefBackend<'a> {
     kernels: &'static KernelTable,
 }
 
-/// What a sequence leaves for its next tokens.
+/// Keys, values and states that a sequence leaves for its next tokens.
 #[derive(Clone, Debug)]
 pub struct RefSequence {
     /// Keys of each layer, `[positions][n_kv_heads][k_dim]`.
@@ -57,8 +57,8 @@ impl<'a> RefBackend<'a> {
         }
     }
 
-    /// Feeds tokens to a sequence. Returns the rows of results of the tokens at the ascending indices
-    /// `outputs`, `[outputs][n_out]`.
+    /// Feeds tokens to a sequence. Returns the rows of results of the tokens at the ascending
+    /// indices `outputs`, `[outputs][n_out]`.
     ///
     /// # Panics
     /// If the program fails its check, an index is not below the number of tokens, a token id not

@@ -6,11 +6,11 @@ use crate::backend::program::{Buf, Rows};
 use crate::backend::recurrent::{Conv, Scan, ScanKind};
 use teff_kernels::Activation;
 
-/// What a recurrence adds to a head's state: `state[i][n] = state[i][n] * decay[n] + ..`.
+/// Factors of a recurrence for one head and token.
 struct Head {
-    /// One for each column of the state.
+    /// Decay of each column of the state.
     decay: Vec<f64>,
-    /// What a row of the state is multiplied with for an output.
+    /// Factors of a row of the state in the sum that is an output.
     read: Vec<f64>,
 }
 

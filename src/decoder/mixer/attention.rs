@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 impl Lowering<'_> {
-    /// Up to what the output matrix, which comes second, is applied to.
+    /// Returns the attention output buffer and the output projection that is still to be applied.
     pub(super) fn attention(
         &mut self,
         at: Place<'_>,
@@ -200,7 +200,7 @@ impl Lowering<'_> {
         Ok(self.program.rope(Rope { inv_freq, magnitude }))
     }
 
-    /// What divides the frequencies of `n` pairs: the first elements of the tensor, which may be as
+    /// Divisors of the frequencies of `n` pairs: the first elements of the tensor, which may be as
     /// long as half a head that is rotated in part.
     fn freq_factors(&mut self, n: usize, long: bool) -> Result<Option<Vec<f32>>, ModelError> {
         let mut of = |name: &str| {
@@ -221,8 +221,8 @@ pub(super) fn temperature(spec: TemperatureSpec) -> Temperature {
     Temperature { scale, period: u32::try_from(period).unwrap_or(u32::MAX) }
 }
 
-/// The slopes of ALiBi: powers of `2^(-exponent / n)` for the largest power of two `n` of heads, and
-/// the odd ones of its square root for those beyond.
+/// The slopes of ALiBi: powers of `2^(-exponent / n)` for the largest power of two `n` of heads,
+/// and the odd ones of its square root for those beyond.
 fn alibi_slopes(n_heads: usize, exponent: f32) -> Vec<f32> {
     let n = 1 << n_heads.max(1).ilog2();
     let base = |exponent: f32| (-exponent / n as f32).exp2();

@@ -6,7 +6,7 @@ use crate::decoder::lower::{Lowering, Place};
 use crate::model::{DeltaDecay, DeltaSpec, KeyHeads, ModelError, TensorUse};
 use teff_kernels::Activation;
 
-/// Where the scan finds what is not convolved.
+/// Buffers and columns of the scan's inputs that are not convolved.
 struct Controls {
     alpha: (Buf, Vec<usize>),
     beta: (Buf, Vec<usize>),
@@ -180,7 +180,8 @@ impl Lowering<'_> {
         Ok((input, rank, controls))
     }
 
-    /// As [`Lowering::delta_of_channels`], with decay and gate by one product each.
+    /// Inputs of a rule with decays per channel whose decay and gate are one product each. Queries,
+    /// keys and values come from the column on that comes second.
     fn delta_of_whole_channels(
         &mut self,
         at: Place<'_>,
