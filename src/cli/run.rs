@@ -8,7 +8,7 @@ use super::sampling::SamplingArgs;
 use super::{CliError, interrupt, progress};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
-use crate::text::{ChatTemplate, EncodeOptions, Message, TextStream, Tokenizer};
+use crate::text::{Message, Prompter, TextError, TextStream, Tokenizer};
 use std::io::{IsTerminal, Read, Write, stderr, stdin};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -73,8 +73,10 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     for warning in tokenizer.warnings() {
         writeln!(stderr(), "warning: {warning}")?;
     }
-    let prompt =
-        prompt_tokens(args, &tokenizer, &text).map_err(CliError::of_model(model.path()))?;
+    let prompt = prompt_tokens(args, &tokenizer, &text).map_err(|error| {
+        let hint = prompt_hint(&error);
+        CliError::of_model(model.path())(format!("{error}{hint}"))
+    })?;
     let tokenizer = Arc::new(tokenizer);
     let mut stream = TextStream::new(tokenizer.clone());
     let watch = Watch::new(prompt.len());
@@ -223,25 +225,27 @@ fn read_prompt(input: impl Read, name: &Path) -> Result<String, CliError> {
 }
 
 /// The prompt's tokens, by way of the model's chat template if it has one.
-fn prompt_tokens(
-    args: &RunArgs,
-    tokenizer: &Tokenizer,
-    text: &str,
-) -> Result<Vec<u32>, crate::text::TextError> {
-    let template = tokenizer.chat_template().filter(|_| !args.raw);
-    let Some(template) = template else {
-        return tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
-    };
-    let message =
-        |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    let mut messages: Vec<Message> = args.system.iter().map(|s| message("system", s)).collect();
-    messages.push(message("user", text));
-    let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token_str(id)).unwrap_or_default();
-    let (bos, eos) = (spelled(tokenizer.bos()), spelled(tokenizer.eos()));
-    let rendered = ChatTemplate::new(template)?.render(&messages, true, bos, eos)?;
-    // Templates that spell the BOS token must not get a second one.
-    let add_special = bos.is_empty() || !rendered.starts_with(bos);
-    tokenizer.encode(&rendered, EncodeOptions { add_special, parse_special: true })
+fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
+    if args.raw {
+        return Ok(Prompter::with_template(tokenizer, None).text(text)?.ids);
+    }
+    let system = args.system.iter().map(|system| Message::new("system", system));
+    let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+    Ok(Prompter::new(tokenizer)?.messages(&messages)?.ids)
+}
+
+/// What a user can do about a prompt that cannot be made.
+fn prompt_hint(error: &TextError) -> &'static str {
+    match error {
+        TextError::NoTemplate => "; --system needs one",
+        TextError::MessageLost { role, .. } if role == "system" => {
+            "; leave out --system and put it into the prompt"
+        }
+        TextError::Template(_) | TextError::MessageLost { .. } => {
+            "; --raw continues the text without the template"
+        }
+        _ => "",
+    }
 }
 
 /// One line: how many tokens, how fast, and why it ended.

@@ -41,7 +41,17 @@ pub enum TextError {
         bytes: usize,
     },
     /// The chat template does not parse, or fails on these messages.
-    Template(String),
+    #[cfg(feature = "chat-template")]
+    Template(super::jinja::JinjaError),
+    /// A conversation for a model without a chat template.
+    NoTemplate,
+    /// The chat template shows nothing of a message.
+    MessageLost {
+        /// Which one, from 0.
+        message: usize,
+        /// Its role.
+        role: String,
+    },
 }
 
 impl fmt::Display for TextError {
@@ -65,7 +75,16 @@ impl fmt::Display for TextError {
             Self::TextTooLong { bytes } => {
                 write!(f, "text of {bytes} bytes: at most {} at a time", super::TEXT_BYTES_MAX)
             }
-            Self::Template(message) => write!(f, "chat template: {message}"),
+            #[cfg(feature = "chat-template")]
+            Self::Template(error) => write!(f, "chat template: {error}"),
+            Self::NoTemplate => {
+                f.write_str("the model has no chat template: it can only continue a text")
+            }
+            Self::MessageLost { message, role } => write!(
+                f,
+                "chat template: it shows nothing of message {} (role `{role}`)",
+                message + 1
+            ),
         }
     }
 }

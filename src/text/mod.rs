@@ -1,4 +1,4 @@
-//! Text in and out of a model: tokenizer, streaming detokenizer, chat template.
+//! Text in and out of a model: prompts, tokenizer, streaming detokenizer, chat template.
 //!
 //! Everything is built from GGUF metadata, which is untrusted: sizes are bounded, hashing is
 //! keyed, pattern matching is linear-time, templates run on fuel.
@@ -6,11 +6,19 @@
 #[cfg(feature = "chat-template")]
 mod chat_template;
 mod error;
+#[cfg(feature = "chat-template")]
+mod jinja;
+#[cfg(feature = "chat-template")]
+mod prompt;
 mod stream;
 mod tokenizer;
 
 #[cfg(feature = "chat-template")]
-pub use chat_template::{ChatTemplate, Message, TEMPLATE_BYTES_MAX};
+pub use chat_template::{ChatTemplate, Message, Rendered, TEMPLATE_BYTES_MAX};
 pub use error::TextError;
+#[cfg(feature = "chat-template")]
+pub use jinja::{JinjaError, JinjaErrorKind};
+#[cfg(feature = "chat-template")]
+pub use prompt::{Prompt, Prompter};
 pub use stream::{TextStream, Utf8Buffer};
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer};

@@ -17,9 +17,13 @@ mod fixture_model;
 mod generate;
 mod goldens;
 mod hostile_models;
+#[cfg(feature = "chat-template")]
+mod jinja;
 mod layers;
 mod lora;
 mod measure;
+#[cfg(feature = "chat-template")]
+mod prompts;
 #[cfg(feature = "cli")]
 mod real_models;
 mod reference;

@@ -42,7 +42,7 @@ use pipeline::{
 use plamo::Plamo;
 use pre::Pre;
 use rwkv::Rwkv;
-use special::{Fragment, SpecialFinder};
+use special::{Fragment, SpecialFinder, Trust};
 use spm::Spm;
 use unigram::{Rules, Unigram};
 use vocab::{DefaultIds, Vocab};
@@ -160,7 +160,9 @@ impl Tokenizer {
         }
         let text = |key| file.get(key).and_then(|value| value.as_str()).map(str::to_owned);
         tokenizer.separator = tokenizer.separator(file);
-        tokenizer.chat_template = text("tokenizer.chat_template");
+        // A blank template would lose every text: it is none.
+        let template = text("tokenizer.chat_template");
+        tokenizer.chat_template = template.filter(|source| !source.trim().is_empty());
         tokenizer.rerank_template = text("tokenizer.chat_template.rerank");
         Ok(tokenizer)
     }
@@ -208,10 +210,30 @@ impl Tokenizer {
         if options.add_special && self.add_bos {
             ids.extend(self.bos());
         }
-        kind.encode(text, options.parse_special, &mut ids)?;
+        let trust = if options.parse_special { Trust::Everywhere } else { Trust::Nowhere };
+        kind.encode(text, trust, &mut ids)?;
         if options.add_special && self.add_eos {
             ids.extend(self.eos());
         }
+        Ok(ids)
+    }
+
+    /// Token ids of a text in which the names of control tokens are those tokens only outside of the
+    /// `untrusted` ranges of bytes, which are ascending and apart. BOS and EOS are not added.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_around(
+        &self,
+        text: &str,
+        untrusted: &[std::ops::Range<usize>],
+    ) -> Result<Vec<u32>, TextError> {
+        let Kind::Text(kind) = &self.kind else { return Err(TextError::NoVocabulary) };
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(TextError::TextTooLong { bytes: text.len() });
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3 + 2);
+        kind.encode(text, Trust::Outside(untrusted), &mut ids)?;
         Ok(ids)
     }
 
@@ -290,7 +312,7 @@ impl Tokenizer {
         self.text_kind().is_some_and(|kind| kind.pipeline.splits())
     }
 
-    /// Source of the model's chat template.
+    /// Source of the model's chat template, unless it is blank.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
@@ -463,8 +485,8 @@ fn need_string(key: &'static str) -> TextError {
 }
 
 impl TextKind {
-    fn encode(&self, text: &str, parse_special: bool, ids: &mut Vec<u32>) -> Result<(), TextError> {
-        for fragment in self.finder.partition(&self.vocab, text, parse_special) {
+    fn encode(&self, text: &str, trust: Trust<'_>, ids: &mut Vec<u32>) -> Result<(), TextError> {
+        for fragment in self.finder.partition(&self.vocab, text, trust) {
             match fragment {
                 Fragment::Token(id) => ids.push(id),
                 Fragment::Text(range) => self.pipeline.encode(&text[range], ids)?,

@@ -2,7 +2,7 @@
 //!
 //! llama.cpp's rule, not leftmost-longest: longer tokens are found first, anywhere in the text,
 //! then shorter ones in what is left. User-defined tokens are always found; control and unknown
-//! tokens only when special tokens are parsed, so that user input cannot forge a turn.
+//! tokens only where [`Trust`] says so, so that user input cannot forge a turn.
 //!
 //! Cost: one pass with a two-byte filter; text without candidates, the usual case, ends there.
 
@@ -18,6 +18,29 @@ pub(super) enum Fragment {
     Text(Range<usize>),
     /// A special token.
     Token(u32),
+}
+
+/// Where the names of control and unknown tokens are those tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Trust<'a> {
+    Nowhere,
+    Everywhere,
+    /// Outside of these ranges of bytes, which are ascending and apart.
+    Outside(&'a [Range<usize>]),
+}
+
+impl Trust<'_> {
+    /// Whether all bytes of a name are trusted.
+    fn covers(self, name: &Range<usize>) -> bool {
+        match self {
+            Trust::Nowhere => false,
+            Trust::Everywhere => true,
+            Trust::Outside(ranges) => {
+                let first = ranges.partition_point(|range| range.end <= name.start);
+                ranges.get(first).is_none_or(|range| range.start >= name.end)
+            }
+        }
+    }
 }
 
 /// Finds special tokens.
@@ -64,22 +87,23 @@ impl SpecialFinder {
         Self { starts, lengths: lengths.into_values().rev().collect() }
     }
 
-    /// Cuts `text`; `parse_special` finds control and unknown tokens too.
-    pub fn partition(&self, vocab: &Vocab, text: &str, parse_special: bool) -> Vec<Fragment> {
+    /// Cuts `text`; control and unknown tokens are found where `trust` says.
+    pub fn partition(&self, vocab: &Vocab, text: &str, trust: Trust<'_>) -> Vec<Fragment> {
         if text.is_empty() {
             return Vec::new();
         }
         let candidates = self.candidates(text.as_bytes());
         // Start of each token that was found -> its whole range with stripped spaces, and its id.
         let mut taken = BTreeMap::new();
-        for length in self.lengths.iter().filter(|length| parse_special || length.user) {
+        let only_user = matches!(trust, Trust::Nowhere);
+        for length in self.lengths.iter().filter(|length| !only_user || length.user) {
             for &at in &candidates {
                 let Some(range) = length.candidate(text.as_bytes(), at) else { continue };
                 let Some(id) = text.get(range.clone()).and_then(|piece| vocab.find(piece)) else {
                     continue;
                 };
                 let Some(free) = free_around(&taken, text.len(), &range) else { continue };
-                if found(vocab.attr(id), parse_special) {
+                if found(vocab.attr(id), trust.covers(&range)) {
                     let range = stripped(text, range, &free, vocab.attr(id));
                     taken.insert(range.start, (range.end, id));
                 }
@@ -130,9 +154,9 @@ fn is_plain_user(kind: u8) -> bool {
     kind & attr::USER != 0 && kind & (attr::CONTROL | attr::UNKNOWN) == 0
 }
 
-fn found(kind: u8, parse_special: bool) -> bool {
+fn found(kind: u8, trusted: bool) -> bool {
     let special = attr::CONTROL | attr::USER | attr::UNKNOWN;
-    is_plain_user(kind) || (parse_special && kind & special != 0)
+    is_plain_user(kind) || (trusted && kind & special != 0)
 }
 
 /// The free text around a candidate, unless part of the candidate is taken.
