@@ -17,6 +17,7 @@ mod fixture_model;
 mod generate;
 mod goldens;
 mod hostile_models;
+mod kv;
 mod layers;
 mod lora;
 mod measure;
