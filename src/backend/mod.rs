@@ -1,8 +1,54 @@
 //! Where a step is computed. A [`program::Program`] is a flat list of operations on numbered
-//! buffers; a backend runs it for a batch of tokens. It knows nothing of models.
+//! buffers; a backend runs a range of it for a batch of tokens. It knows nothing of models.
+//!
+//! **The seam.** The rooms above name no device: they see a [`Backend`] and, while its threads are
+//! gathered, an [`Executor`]. What crosses is plain data. Down go token ids, positions, tables of
+//! page numbers and the changes of pages and states ([`StepInput`], [`pages::CacheOp`]); up come
+//! rows of results. Numbers of pages and slots are handed out by [`crate::kv`]; their memory is the
+//! backend's, and made when a number is first named. Activations stay in the backend's buffers
+//! from one range to the next.
 
 pub mod cpu;
 pub mod pages;
 pub mod program;
 pub mod recurrent;
 pub mod reference;
+mod step;
+
+pub use cpu::pool::MAX_THREADS;
+pub use cpu::topology::{CpuSet, available_bytes};
+pub use step::{Backend, Cancelled, Executor, Results, StepInput};
+
+use pages::KvType;
+use program::Program;
+use teff_kernels::KernelTable;
+
+/// Sizes and choices that are fixed when a backend is made.
+#[derive(Clone, Copy, Debug)]
+pub struct BackendOptions {
+    /// Worker threads; `None`: the big cores that this process may run on.
+    pub threads: Option<usize>,
+    /// CPUs that get a worker each, which stays there, instead of `threads` that the system moves.
+    pub cpus: Option<CpuSet>,
+    /// Which kernels to use.
+    pub kernels: &'static KernelTable,
+    /// Tokens in a step, at most.
+    pub max_tokens: usize,
+    /// Rows of results in a step, at most.
+    pub max_outputs: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+    /// Whether decoding may repack the weights.
+    pub repack: bool,
+}
+
+/// The backend that runs `program` on this machine: its CPUs.
+///
+/// # Errors
+/// Worker threads could not be started.
+///
+/// # Panics
+/// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
+pub fn start(program: Program, options: &BackendOptions) -> std::io::Result<Box<dyn Backend>> {
+    Ok(Box::new(cpu::Cpu::start(program, options)?))
+}

@@ -1,51 +1,14 @@
-//! Operations with a state that lives from token to token, and the memory of such states.
+//! Operations with a state that lives from token to token.
 //!
 //! A state belongs to one sequence and one layer. Unlike keys and values it cannot be cut: going
 //! back to an earlier position needs a copy from then, see [`crate::kv`].
 
-use super::cpu::pool::Shared;
 use super::program::{Buf, Norm};
 use teff_kernels::Activation;
 
 /// Number of a state in [`super::program::Program::states`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateId(pub usize);
-
-/// The states of a sequence, by [`StateId`]; zeros before the first token.
-pub struct States(Vec<Shared<f32>>);
-
-impl States {
-    /// States of these lengths.
-    pub fn new(lens: &[usize]) -> States {
-        States(lens.iter().map(|&len| Shared::new(1, len)).collect())
-    }
-
-    /// The memory of one.
-    pub fn get(&self, id: StateId) -> &Shared<f32> {
-        &self.0[id.0]
-    }
-
-    /// All elements, one state after the other.
-    pub fn save(&mut self) -> Vec<f32> {
-        self.0.iter_mut().flat_map(|state| state.get_mut().iter().copied()).collect()
-    }
-
-    /// Back to what [`States::save`] gave.
-    pub fn restore(&mut self, saved: &[f32]) {
-        let mut rest = saved;
-        for state in &mut self.0 {
-            let state = state.get_mut();
-            let (own, others) = rest.split_at(state.len());
-            state.copy_from_slice(own);
-            rest = others;
-        }
-    }
-
-    /// Back to before the first token.
-    pub fn clear(&mut self) {
-        self.0.iter_mut().for_each(|state| state.get_mut().fill(0.0));
-    }
-}
 
 /// A causal convolution of each channel with itself:
 /// `out[c] = act(bias[c] + sum over j of weight[j][c] * x[c] at the token (taps - 1 - j) before)`,

@@ -3,9 +3,8 @@
 
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
 use super::{CliError, interrupt};
-use crate::backend::cpu::pool::Leader;
 use crate::backend::pages::KvType;
-use crate::decoder::{Decoder, Logits, Run, StepError};
+use crate::decoder::{Logits, Run, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
 use serde_json::json;
 use std::io::Write;
@@ -55,13 +54,13 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let load = start.elapsed();
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let reps = args.reps;
-    let times = engine.lead(|decoder, leader| {
+    let times = engine.lead(|decoder| {
         let mut random = Random(1);
         let mut best = (Duration::MAX, Duration::MAX);
         interrupt::done(|| "nothing was measured".into());
         for rep in 0..=args.reps {
             model.file().check_uncut().map_err(EngineError::File)?;
-            let times = measure(decoder, leader, &mut random, [depth, n_prompt, n_gen])?;
+            let times = measure(decoder, &mut random, [depth, n_prompt, n_gen])?;
             if rep > 0 {
                 best = (best.0.min(times.0), best.1.min(times.1));
                 let (prompt, generate) = (rate(n_prompt, best.0), rate(n_gen, best.1));
@@ -108,8 +107,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
 
 /// Times of the prompt and of the tokens after it.
 fn measure(
-    decoder: &mut Decoder,
-    leader: &Leader<'_>,
+    decoder: &mut Stepper<'_>,
     random: &mut Random,
     [depth, n_prompt, n_gen]: [usize; 3],
 ) -> Result<(Duration, Duration), StepError> {
@@ -118,7 +116,7 @@ fn measure(
         let tokens: Vec<u32> = (0..n).map(|_| random.below(decoder.n_vocab())).collect();
         let start = Instant::now();
         for tokens in tokens.chunks(chunk) {
-            decoder.step(leader, &[Run { sequence, tokens, logits: Logits::Last }])?;
+            decoder.step(&[Run { sequence, tokens, logits: Logits::Last }])?;
         }
         Ok::<_, StepError>(start.elapsed())
     };

@@ -83,12 +83,12 @@ pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError>
     let (stepped, written) = std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             let sender = sender;
-            engine.lead(|decoder, leader| -> Result<(), EngineError> {
+            engine.lead(|decoder| -> Result<(), EngineError> {
                 let sequence = decoder.kv_mut().create();
                 for tokens in tokens.chunks(batch) {
                     model.file().check_uncut().map_err(EngineError::File)?;
                     let run = Run { sequence, tokens, logits: Logits::All };
-                    let rows = decoder.step(leader, &[run])?;
+                    let rows = decoder.step(&[run])?;
                     let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
                     if sender.send(bytes).is_err() {
                         break;

@@ -3,9 +3,9 @@
 use super::inspect::{kv_bytes, part_in_words};
 use super::progress::{StderrProgress, bytes};
 use super::{CliError, interrupt};
-use crate::backend::cpu::pool::MAX_THREADS;
-use crate::backend::cpu::topology::{CpuSet, available_bytes};
+use crate::backend::MAX_THREADS;
 use crate::backend::pages::KvType;
+use crate::backend::{CpuSet, available_bytes};
 use crate::cache::{self, Cache, ModelRef};
 use crate::engine::{Engine, EngineError, EngineOptions, Model};
 use crate::model::{ModelSpec, unused_parts};
@@ -282,7 +282,7 @@ impl EngineArgs {
             threads: self.threads.map(usize::from),
             cpus: self.cpu_list,
             kv_type: self.kv_type.unwrap_or(kv_type),
-            kv_bytes_max: self.kv_bytes.unwrap_or(EngineOptions::default().kv_bytes_max),
+            kv_bytes_max: self.kv_bytes,
             repack: !self.no_repack,
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
             ..EngineOptions::default()

@@ -254,6 +254,7 @@ fn statistics(stats: &Stats) -> String {
         FinishReason::EndOfGeneration => "the model ended",
         FinishReason::MaxTokens => "-n reached",
         FinishReason::ContextFull => "the context is full: raise --ctx for more",
+        FinishReason::OutOfMemory => "the memory of the KV cache is used up",
         FinishReason::Cancelled => "interrupted",
     };
     let Stats { n_prompt, prompt_time, n_generated, generate_time, .. } = *stats;

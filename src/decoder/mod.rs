@@ -1,5 +1,8 @@
 //! The one transformer: a model's description and weights lowered to a program, and the steps that
 //! run it over sequences in the paged KV cache.
+//!
+//! What computes the steps is a [`Backend`]. Its workers are gathered for as many steps as the
+//! caller makes: [`Decoder::lead`] hands out a [`Stepper`].
 
 mod ffn;
 mod lora;
@@ -10,15 +13,15 @@ mod streams;
 pub use lora::adapt;
 pub use lower::lower;
 
-use crate::backend::cpu::pool::Leader;
-use crate::backend::cpu::{CpuBackend, StepInput};
-use crate::backend::pages::KvType;
+use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
-use crate::backend::recurrent::States;
-use crate::kv::{KvError, PagePool, SeqId};
+use crate::backend::{self, Backend, BackendOptions, CpuSet, Executor, StepInput};
+use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use teff_kernels::{BlockMax, KernelTable};
 
 /// What the activations of a step may take; larger steps are cut.
@@ -32,8 +35,10 @@ const STATE_BYTES_MAX: usize = 2 << 30;
 /// Sizes that are fixed when a decoder is made.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderOptions {
-    /// Workers in a team, at most.
-    pub max_threads: usize,
+    /// Worker threads; `None`: the big cores that this process may run on.
+    pub threads: Option<usize>,
+    /// CPUs that get a worker each, which stays there, instead of `threads` that the system moves.
+    pub cpus: Option<CpuSet>,
     /// Tokens in a step, at most.
     pub max_batch: usize,
     /// Rows of results in a step, at most.
@@ -42,10 +47,40 @@ pub struct DecoderOptions {
     pub n_ctx: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
-    /// Bytes that all pages of the KV cache may take.
+    /// Bytes that all pages and recurrent states may take: enough for one sequence of `n_ctx`
+    /// tokens, or there is no decoder.
     pub kv_bytes_max: usize,
-    /// Whether decoding may interleave the weights.
+    /// Whether decoding may repack the weights.
     pub repack: bool,
+}
+
+/// Why a decoder cannot be made.
+#[derive(Debug)]
+pub enum DecoderError {
+    /// The file is no model that can be run.
+    Model(ModelError),
+    /// Worker threads could not be started.
+    Threads(std::io::Error),
+    /// The KV cache of one sequence does not fit its budget.
+    Context(ContextTooLarge),
+}
+
+impl std::fmt::Display for DecoderError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DecoderError::Model(error) => error.fmt(f),
+            DecoderError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            DecoderError::Context(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DecoderError {}
+
+impl From<ModelError> for DecoderError {
+    fn from(error: ModelError) -> DecoderError {
+        DecoderError::Model(error)
+    }
 }
 
 /// Tokens of one sequence in a step.
@@ -83,7 +118,7 @@ impl Logits {
     }
 }
 
-/// Why a step was not made. Nothing has changed then.
+/// Why a step was not made. Sequences are as they were before then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepError {
     /// No room in the cache.
@@ -106,6 +141,8 @@ pub enum StepError {
     SequenceTwice,
     /// More tokens for a sequence of a bidirectional model, whose first ones cannot see them.
     Continued,
+    /// The caller's flag was set while the step was computed.
+    Cancelled,
 }
 
 impl std::fmt::Display for StepError {
@@ -122,6 +159,7 @@ impl std::fmt::Display for StepError {
             StepError::Continued => {
                 write!(f, "the model sees texts whole: a text cannot be continued")
             }
+            StepError::Cancelled => write!(f, "the step was cancelled"),
         }
     }
 }
@@ -136,10 +174,18 @@ impl From<KvError> for StepError {
 
 /// A model ready to compute.
 pub struct Decoder {
-    backend: CpuBackend,
+    backend: Box<dyn Backend>,
+    core: Core,
+}
+
+/// What of a decoder is no backend's.
+struct Core {
+    program: Arc<Program>,
+    /// Ranges of the program's operations that are run one after the other.
+    ranges: Vec<Range<usize>>,
     kv: PagePool,
-    n_vocab: usize,
-    n_out: usize,
+    max_batch: usize,
+    max_outputs: usize,
     tokens: Vec<u32>,
     positions: Vec<u32>,
     sequence: Vec<u32>,
@@ -148,86 +194,111 @@ pub struct Decoder {
 
 impl Decoder {
     /// Binds the tensors of `file` to the description and makes the buffers.
+    ///
+    /// # Errors
+    /// The file is no model that can be run, or threads could not be started.
     pub fn new(
         file: &Arc<GgufFile>,
         spec: &ModelSpec,
         kernels: &'static KernelTable,
         options: &DecoderOptions,
-    ) -> Result<Decoder, ModelError> {
+    ) -> Result<Decoder, DecoderError> {
         let program = lower(file, spec, kernels, options.n_ctx)?;
         Decoder::of_program(program, spec, kernels, options)
     }
 
     /// A decoder that runs `program`, which [`lower`] made from the description.
+    ///
+    /// # Errors
+    /// The context is longer than the model's, a token or a sequence takes too much memory, the
+    /// context does not fit the budget of the cache, or threads could not be started.
     pub fn of_program(
         program: Program,
         spec: &ModelSpec,
         kernels: &'static KernelTable,
         options: &DecoderOptions,
-    ) -> Result<Decoder, ModelError> {
+    ) -> Result<Decoder, DecoderError> {
         lower::check(&program)?;
         if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
-            return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max });
+            return Err(ModelError::ContextTooLong { n_ctx: options.n_ctx, n_ctx_max }.into());
         }
         let state_len = program.states.iter().fold(0_usize, |sum, &len| sum.saturating_add(len));
         let bytes = state_len.saturating_mul(size_of::<f32>());
         if bytes > STATE_BYTES_MAX {
-            return Err(ModelError::StateTooLarge { bytes });
+            return Err(ModelError::StateTooLarge { bytes }.into());
         }
-        let kv =
-            PagePool::new(program.kv.clone(), options.kv_type, options.n_ctx, options.kv_bytes_max)
-                .with_states(program.states.clone());
         let bytes_per_token = program.bytes_per_token();
         if bytes_per_token > TOKEN_BYTES_MAX {
-            return Err(ModelError::TooWide { bytes_per_token });
+            return Err(ModelError::TooWide { bytes_per_token }.into());
         }
-        let max_batch = options.max_batch.min(STEP_BYTES_MAX / bytes_per_token.max(1)).max(1);
-        let backend = CpuBackend::new(
+        let max_tokens = options.max_batch.min(STEP_BYTES_MAX / bytes_per_token.max(1)).max(1);
+        new_kv(&program, options).check_context(max_tokens).map_err(DecoderError::Context)?;
+        let backend_options = BackendOptions {
+            threads: options.threads,
+            cpus: options.cpus,
             kernels,
-            Arc::new(program),
+            max_tokens,
+            max_outputs: options.max_outputs.clamp(1, max_tokens),
+            kv_type: options.kv_type,
+            repack: options.repack,
+        };
+        let backend = backend::start(program, &backend_options).map_err(DecoderError::Threads)?;
+        Ok(Decoder::with_backend(backend, options))
+    }
+
+    /// A decoder whose steps are computed by a backend that has its program already.
+    pub fn with_backend(backend: Box<dyn Backend>, options: &DecoderOptions) -> Decoder {
+        let program = backend.program().clone();
+        let max_batch = backend.max_tokens();
+        let core = Core {
+            ranges: vec![0..program.ops.len()],
+            kv: new_kv(&program, options),
+            program,
             max_batch,
-            options.max_outputs.clamp(1, max_batch),
-            options.max_threads,
-            options.repack,
-        );
-        Ok(Decoder {
-            n_vocab: backend.program().n_vocab,
-            n_out: backend.program().n_out,
-            backend,
-            kv,
+            max_outputs: backend.max_outputs(),
             tokens: Vec::with_capacity(max_batch),
             positions: Vec::with_capacity(max_batch),
             sequence: Vec::with_capacity(max_batch),
             outputs: Vec::with_capacity(max_batch),
-        })
+        };
+        Decoder { backend, core }
+    }
+
+    /// Runs the program in ranges from now on, the second and later ones from these operations on,
+    /// which ascend. That changes no bit.
+    pub fn cut_program(&mut self, at: &[usize]) {
+        let end = self.core.program.ops.len();
+        let starts = [0].into_iter().chain(at.iter().copied());
+        let ends = at.iter().copied().chain([end]);
+        self.core.ranges = starts.zip(ends).map(|(start, end)| start..end).collect();
     }
 
     /// Number of token ids.
     pub fn n_vocab(&self) -> usize {
-        self.n_vocab
+        self.core.program.n_vocab
     }
 
     /// Length of a row of results: of logits, or of the vectors that the model gives instead.
     pub fn n_out(&self) -> usize {
-        self.n_out
+        self.core.program.n_out
     }
 
     /// Tokens that fit one step.
     pub fn max_batch(&self) -> usize {
-        self.backend.max_tokens()
+        self.core.max_batch
     }
 
     /// Rows of results that one step can give.
     pub fn max_outputs(&self) -> usize {
-        self.backend.max_outputs()
+        self.core.max_outputs
     }
 
-    /// Bytes of weights that decoding has interleaved so far, and that it will have in the end.
-    pub fn interleaved_bytes(&self) -> [usize; 2] {
-        self.backend.interleaved_bytes()
+    /// Number of worker threads.
+    pub fn n_threads(&self) -> usize {
+        self.backend.n_threads()
     }
 
-    /// Keeps the interleaved weights in memory.
+    /// Keeps in memory what was made of the weights.
     ///
     /// # Errors
     /// More than the process may lock.
@@ -237,89 +308,180 @@ impl Decoder {
 
     /// What the steps run.
     pub fn program(&self) -> &Program {
-        self.backend.program()
+        &self.core.program
     }
 
     /// The sequences.
     pub fn kv(&self) -> &PagePool {
-        &self.kv
+        &self.core.kv
     }
 
     /// The sequences.
     pub fn kv_mut(&mut self) -> &mut PagePool {
-        &mut self.kv
+        &mut self.core.kv
+    }
+
+    /// Runs `f` with all workers at hand: one gathering of the threads for as many steps as `f`
+    /// makes.
+    pub fn lead<R: Send>(&mut self, f: impl FnOnce(&mut Stepper<'_>) -> R + Send) -> R {
+        let Decoder { backend, core } = self;
+        let mut f = Some(f);
+        let mut result = None;
+        backend.lead(&mut |executor| {
+            let f = f.take().expect("a backend gathers its workers once");
+            result = Some(f(&mut Stepper { executor, core }));
+        });
+        result.expect("a backend calls what it is given")
+    }
+}
+
+/// The cache of a program, empty.
+fn new_kv(program: &Program, options: &DecoderOptions) -> PagePool {
+    let &DecoderOptions { kv_type, n_ctx, kv_bytes_max, .. } = options;
+    PagePool::new(&program.kv, &program.states, kv_type, n_ctx, kv_bytes_max)
+}
+
+/// A decoder whose workers are gathered: it makes steps.
+pub struct Stepper<'a> {
+    executor: &'a mut dyn Executor,
+    core: &'a mut Core,
+}
+
+impl Stepper<'_> {
+    /// Number of token ids.
+    pub fn n_vocab(&self) -> usize {
+        self.core.program.n_vocab
+    }
+
+    /// Length of a row of results: of logits, or of the vectors that the model gives instead.
+    pub fn n_out(&self) -> usize {
+        self.core.program.n_out
+    }
+
+    /// Tokens that fit one step.
+    pub fn max_batch(&self) -> usize {
+        self.core.max_batch
+    }
+
+    /// Rows of results that one step can give.
+    pub fn max_outputs(&self) -> usize {
+        self.core.max_outputs
+    }
+
+    /// Bytes of weights that decoding has repacked so far, and that it will have in the end.
+    pub fn repacked_bytes(&self) -> [usize; 2] {
+        self.executor.repacked_bytes()
+    }
+
+    /// What the steps run.
+    pub fn program(&self) -> &Program {
+        &self.core.program
+    }
+
+    /// The sequences.
+    pub fn kv(&self) -> &PagePool {
+        &self.core.kv
+    }
+
+    /// The sequences.
+    pub fn kv_mut(&mut self) -> &mut PagePool {
+        &mut self.core.kv
     }
 
     /// Feeds tokens to one or more sequences. Returns the results that were asked for, in the order
     /// of the runs and their tokens, `[outputs][n_out]`.
-    pub fn step(&mut self, leader: &Leader<'_>, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
-        self.run(leader, runs, false)?;
-        let n = self.outputs.len() * self.n_out;
-        Ok(&mut self.backend.results_mut()[..n])
+    ///
+    /// # Errors
+    /// The step is refused; nothing has changed then.
+    pub fn step(&mut self, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
+        self.run(runs, false, None)?;
+        let n = self.core.outputs.len() * self.core.program.n_out;
+        Ok(&mut self.executor.results().rows[..n])
     }
 
-    /// As [`Decoder::step`], for logits of which the largest are to be found: the workers take the
-    /// maxima of blocks while those are in their caches.
+    /// A [`Stepper::step`] that gives logits of which the largest are to be found: the workers take
+    /// the maxima of blocks while those are in their caches. `cancel` ends the step within about
+    /// one layer's time, as if it had not been made; where a model has recurrent states, only a
+    /// step that is more than one token for each sequence, as a copy of the states is made for that.
+    ///
+    /// # Errors
+    /// The step is refused or cancelled; nothing has changed then.
     ///
     /// # Panics
     /// If the model gives vectors.
-    pub fn step_with_maxima<'a>(
-        &'a mut self,
-        leader: &Leader<'_>,
+    pub fn step_with_maxima<'s>(
+        &'s mut self,
         runs: &[Run<'_>],
-    ) -> Result<impl Iterator<Item = BlockMax<'a>> + use<'a>, StepError> {
+        cancel: Option<&AtomicBool>,
+    ) -> Result<impl Iterator<Item = BlockMax<'s>> + use<'s>, StepError> {
         assert!(self.program().gives_logits(), "maxima are of logits");
-        self.run(leader, runs, true)?;
-        let n = self.outputs.len();
-        Ok(self.backend.results_with_maxima().take(n))
+        self.run(runs, true, cancel)?;
+        let n = self.core.outputs.len();
+        Ok(self.executor.results().with_maxima().take(n))
     }
 
     /// Makes a step, with or without maxima.
     fn run(
         &mut self,
-        leader: &Leader<'_>,
         runs: &[Run<'_>],
         maxima: bool,
+        cancel: Option<&AtomicBool>,
     ) -> Result<(), StepError> {
-        self.gather(runs)?;
-        let tables = runs.iter().filter_map(|run| self.kv.table(run.sequence));
+        let core = &mut *self.core;
+        core.gather(runs)?;
+        let is_decode = runs.iter().all(|run| run.tokens.len() <= 1);
+        let can_undo = core.program.states.is_empty() || !is_decode;
+        let cancel = cancel.filter(|_| can_undo && core.kv.make_restorable());
+        self.executor.change_cache(core.kv.ops());
+        core.kv.clear_ops();
+        let tables = runs.iter().filter_map(|run| core.kv.table(run.sequence));
         let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
-        let states = runs.iter().filter_map(|run| self.kv.states(run.sequence));
-        let states: Vec<&States> = states.collect();
+        // A run without tokens may have no states, and none of the batch's tokens is of it.
+        let none = StateSlot(u32::MAX);
+        let states = runs.iter().map(|run| core.kv.states(run.sequence).unwrap_or(none));
+        let states: Vec<StateSlot> = states.collect();
         let input = StepInput {
-            tokens: &self.tokens,
-            positions: &self.positions,
-            sequence: &self.sequence,
+            tokens: &core.tokens,
+            positions: &core.positions,
+            sequence: &core.sequence,
             tables: &tables,
             states: &states,
-            outputs: &self.outputs,
+            fills: core.kv.fills(),
+            outputs: &core.outputs,
             maxima,
         };
-        if !self.tokens.is_empty() {
-            self.backend.run(leader, self.kv.arena(), &input);
+        if !core.tokens.is_empty() {
+            for range in &core.ranges {
+                if self.executor.run(range.clone(), &input, cancel).is_err() {
+                    let is_exact = core.kv.undo();
+                    debug_assert!(is_exact, "cancelled steps were made restorable");
+                    return Err(StepError::Cancelled);
+                }
+            }
         }
-        for run in runs {
-            self.kv.commit(run.sequence);
-        }
+        core.kv.commit();
         Ok(())
     }
+}
 
+impl Core {
     /// Lays out the batch and takes pages for it.
     fn gather(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
         self.tokens.clear();
         self.positions.clear();
         self.sequence.clear();
         self.outputs.clear();
+        let n_vocab = self.program.n_vocab;
         for (i, run) in runs.iter().enumerate() {
             if runs[..i].iter().any(|other| other.sequence == run.sequence) {
                 return Err(StepError::SequenceTwice);
             }
-            let bad = run.tokens.iter().find(|&&id| id as usize >= self.n_vocab);
+            let bad = run.tokens.iter().find(|&&id| id as usize >= n_vocab);
             if let Some(&id) = bad {
-                return Err(StepError::TokenId { id, n_vocab: self.n_vocab });
+                return Err(StepError::TokenId { id, n_vocab });
             }
             let (start, first) = (self.kv.len(run.sequence), self.tokens.len());
-            if start > 0 && self.program().bidirectional {
+            if start > 0 && self.program.bidirectional {
                 return Err(StepError::Continued);
             }
             self.tokens.extend(run.tokens);
@@ -334,18 +496,11 @@ impl Decoder {
             };
             self.outputs.extend(outputs.map(|t| t as u32));
         }
-        let (max_batch, max_outputs) = (self.max_batch(), self.max_outputs());
+        let (max_batch, max_outputs) = (self.max_batch, self.max_outputs);
         if self.tokens.len() > max_batch || self.outputs.len() > max_outputs {
             return Err(StepError::BatchTooLarge { max_batch, max_outputs });
         }
-        let mut first = 0;
-        for (i, run) in runs.iter().enumerate() {
-            if let Err(error) = self.kv.reserve(run.sequence, run.tokens.len(), first) {
-                runs[..i].iter().for_each(|run| self.kv.unreserve(run.sequence));
-                return Err(error.into());
-            }
-            first += run.tokens.len();
-        }
-        Ok(())
+        let chunks: Vec<_> = runs.iter().map(|run| (run.sequence, run.tokens.len())).collect();
+        Ok(self.kv.reserve(&chunks)?)
     }
 }

@@ -5,8 +5,7 @@
 //! in f64, token by token.
 
 use super::{Engine, EngineError};
-use crate::backend::cpu::pool::Leader;
-use crate::decoder::{Decoder, Logits, Run};
+use crate::decoder::{Decoder, Logits, Run, Stepper};
 use crate::kv::SeqId;
 use crate::model::Pooling;
 
@@ -52,8 +51,8 @@ impl Engine {
             }
         }
         let mut texts: Vec<Text<'_>> = texts.iter().map(|tokens| Text::new(tokens)).collect();
-        self.lead(|decoder, leader| {
-            let result = steps(decoder, leader, &mut texts, pooling);
+        self.lead(|decoder| {
+            let result = steps(decoder, &mut texts, pooling);
             let sequences = texts.iter().filter_map(|text| text.sequence);
             sequences.for_each(|sequence| decoder.kv_mut().remove(sequence));
             result
@@ -138,8 +137,7 @@ impl<'a> Text<'a> {
 
 /// Computes all texts. Their sequences are left for those that an error interrupts.
 fn steps(
-    decoder: &mut Decoder,
-    leader: &Leader<'_>,
+    decoder: &mut Stepper<'_>,
     texts: &mut [Text<'_>],
     pooling: Pooling,
 ) -> Result<(), EngineError> {
@@ -160,7 +158,7 @@ fn steps(
             room -= tokens.len();
             runs.push(Run { sequence, tokens, logits });
         }
-        let mut rows: &[f32] = decoder.step(leader, &runs)?;
+        let mut rows: &[f32] = decoder.step(&runs)?;
         for (text, run) in texts[first..].iter_mut().zip(&runs) {
             let n = run.logits.count(run.tokens.len());
             let (own, others) = rows.split_at(n * n_out);

@@ -1,8 +1,7 @@
 //! One request from its prompt to its last token.
 
 use super::{Engine, EngineError};
-use crate::backend::cpu::pool::Leader;
-use crate::decoder::{Decoder, Logits, Run, StepError};
+use crate::decoder::{Logits, Run, StepError, Stepper};
 use crate::kv::{KvError, SeqId};
 use crate::sample::{SampleParams, SamplerChain};
 use crate::text::Tokenizer;
@@ -42,8 +41,10 @@ pub enum FinishReason {
     EndOfGeneration,
     /// The requested number of tokens is reached.
     MaxTokens,
-    /// The context, or the budget of the KV cache, is full.
+    /// The context is full.
     ContextFull,
+    /// The budget of the KV cache is used up, by this request and others.
+    OutOfMemory,
     /// The caller stopped it.
     Cancelled,
 }
@@ -65,7 +66,8 @@ pub struct Stats {
 
 impl Engine {
     /// Answers one request. `tokenizer` says which tokens end an answer; without one, none do.
-    /// `cancel` is looked at after every step; `tell` may also stop the answer.
+    /// `cancel` is looked at after every step and, about once for each layer, in it; `tell` may also
+    /// stop the answer.
     pub fn generate(
         &mut self,
         request: &Request,
@@ -79,9 +81,9 @@ impl Engine {
         let mut sampler =
             SamplerChain::new(request.sampling.clone()).map_err(EngineError::Sample)?;
         let ends = |id: u32| tokenizer.is_some_and(|t| t.is_end_of_generation(id));
-        self.lead(|decoder, leader| {
+        self.lead(|decoder| {
             let sequence = decoder.kv_mut().create();
-            let mut answer = Answer { decoder, leader, sequence, cancel, tell };
+            let mut answer = Answer { decoder, sequence, cancel, tell };
             let stats = answer.run(request, &mut sampler, &ends);
             decoder.kv_mut().remove(sequence);
             stats
@@ -89,15 +91,14 @@ impl Engine {
     }
 }
 
-struct Answer<'a> {
-    decoder: &'a mut Decoder,
-    leader: &'a Leader<'a>,
+struct Answer<'a, 'd> {
+    decoder: &'a mut Stepper<'d>,
     sequence: SeqId,
     cancel: &'a AtomicBool,
     tell: &'a mut (dyn FnMut(TokenEvent) -> ControlFlow<()> + Send),
 }
 
-impl Answer<'_> {
+impl Answer<'_, '_> {
     fn run(
         &mut self,
         request: &Request,
@@ -144,14 +145,14 @@ impl Answer<'_> {
             }
             sampler.accept(next);
             let run = Run { sequence: self.sequence, tokens: &[next], logits: Logits::Last };
-            match self.decoder.step_with_maxima(self.leader, &[run]) {
+            match self.decoder.step_with_maxima(&[run], Some(self.cancel)) {
                 Ok(mut rows) => {
                     let logits = rows.next().expect("the last token's were asked for");
                     next = sampler.sample(logits).map_err(EngineError::Sample)?;
                 }
-                Err(StepError::Kv(KvError::ContextFull { .. } | KvError::OutOfBudget { .. })) => {
-                    break FinishReason::ContextFull;
-                }
+                Err(StepError::Kv(KvError::ContextFull { .. })) => break FinishReason::ContextFull,
+                Err(StepError::Kv(KvError::OutOfBudget { .. })) => break FinishReason::OutOfMemory,
+                Err(StepError::Cancelled) => break FinishReason::Cancelled,
                 Err(error) => return Err(error.into()),
             }
         };
@@ -175,7 +176,11 @@ impl Answer<'_> {
             let last = chunks.peek().is_none();
             let logits = if last { Logits::Last } else { Logits::None };
             let run = Run { sequence: self.sequence, tokens, logits };
-            let row = self.decoder.step_with_maxima(self.leader, &[run])?.next();
+            let row = match self.decoder.step_with_maxima(&[run], Some(self.cancel)) {
+                Ok(mut rows) => rows.next(),
+                Err(StepError::Cancelled) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
             if let Some(logits) = row {
                 return sampler.sample(logits).map(Some).map_err(EngineError::Sample);
             }

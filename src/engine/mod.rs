@@ -10,10 +10,10 @@ pub use generate::{FinishReason, Request, Stats, TokenEvent};
 
 use classifier::Classifier;
 
-use crate::backend::cpu::pool::{Leader, Pool};
-use crate::backend::cpu::topology::{self, CpuSet};
 use crate::backend::pages::KvType;
-use crate::decoder::{Decoder, DecoderOptions, StepError, adapt, lower};
+use crate::backend::{CpuSet, available_bytes};
+use crate::decoder::{Decoder, DecoderError, DecoderOptions, StepError, Stepper, adapt, lower};
+use crate::kv::ContextTooLarge;
 use crate::model::{Adapter, Hparams, ModelError, ModelSpec, arch};
 use crate::sample::SampleError;
 use crate::text::{TextError, Tokenizer};
@@ -29,6 +29,13 @@ pub const N_CTX_DEFAULT: usize = 4096;
 /// Tokens of a prompt that are computed at a time when nobody says.
 pub const BATCH_DEFAULT: usize = 512;
 
+/// Bytes that the KV cache may take when nobody says and the system does not tell its memory: half
+/// of what a small computer has.
+pub const KV_BYTES_DEFAULT: usize = 2 << 30;
+/// The KV cache may take this share of the memory that is available: the weights are mapped from
+/// their file, and repacked ones take their share, too.
+const AVAILABLE_SHARE: usize = 2;
+
 /// Choices that are made when a model is made ready.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
@@ -36,7 +43,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// CPUs that get a worker each, which stays there, instead of `threads` that the system moves.
     pub cpus: Option<CpuSet>,
-    /// Tokens in a sequence; `None`: the model's, at most [`N_CTX_DEFAULT`].
+    /// Tokens in a sequence; `None`: the model's, at most [`N_CTX_DEFAULT`] and what the budget of
+    /// the KV cache holds.
     pub n_ctx: Option<usize>,
     /// Tokens computed at a time, at most. A bidirectional model computes whole texts at a time: a
     /// context's length if that is more.
@@ -45,8 +53,10 @@ pub struct EngineOptions {
     pub max_outputs: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
-    /// Bytes that the KV cache may take.
-    pub kv_bytes_max: usize,
+    /// Bytes that the KV cache may take, recurrent states and prefixes that are kept included;
+    /// `None`: half of the memory that is available, or [`KV_BYTES_DEFAULT`] where the system does
+    /// not tell that.
+    pub kv_bytes_max: Option<usize>,
     /// Whether decoding may interleave the weights, which takes as much memory as they have but
     /// gives that of the file's pages back.
     pub repack: bool,
@@ -63,7 +73,7 @@ impl Default for EngineOptions {
             max_batch: BATCH_DEFAULT,
             max_outputs: 1,
             kv_type: KvType::F16,
-            kv_bytes_max: usize::MAX,
+            kv_bytes_max: None,
             repack: true,
             kernels: KernelTable::detect(),
         }
@@ -91,6 +101,8 @@ pub enum EngineError {
     },
     /// Worker threads could not be started.
     Threads(std::io::Error),
+    /// The KV cache of a context does not fit its budget.
+    Context(ContextTooLarge),
     /// A step was refused.
     Step(StepError),
     /// A token could not be drawn.
@@ -138,6 +150,7 @@ impl fmt::Display for EngineError {
             EngineError::Model { path, error } => write!(f, "{}: {error}", path.display()),
             EngineError::Text { path, error } => write!(f, "{}: {error}", path.display()),
             EngineError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            EngineError::Context(error) => error.fmt(f),
             EngineError::Step(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
@@ -275,7 +288,6 @@ impl Model {
 /// A model with the threads and buffers to run it.
 pub struct Engine {
     decoder: Decoder,
-    pool: Pool,
     classifier: Option<Arc<Classifier>>,
 }
 
@@ -283,47 +295,31 @@ impl Engine {
     /// Binds the model's tensors and starts the threads.
     pub fn new(model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
         read_ahead(&model.file);
-        let pool = match options.cpus {
-            Some(cpus) => Pool::pinned(cpus),
-            None => Pool::new(options.threads.unwrap_or_else(topology::default_threads)),
-        };
-        let pool = pool.map_err(EngineError::Threads)?;
         let n_ctx = options.n_ctx.unwrap_or_else(|| model.spec.n_ctx_default(N_CTX_DEFAULT)).max(1);
-        let gives_logits = model.spec.head.logits;
-        let max_batch = match (model.spec.bidirectional, gives_logits) {
-            (true, _) => options.max_batch.max(n_ctx),
-            // Several texts may share a step.
-            (false, false) => options.max_batch.max(1),
-            (false, true) => options.max_batch.min(n_ctx).max(1),
-        };
-        let decoder_options = DecoderOptions {
-            max_threads: pool.n_threads(),
-            max_batch,
-            max_outputs: if gives_logits { options.max_outputs } else { max_batch },
-            n_ctx,
-            kv_type: options.kv_type,
-            kv_bytes_max: options.kv_bytes_max,
-            repack: options.repack,
+        let kv_bytes_max = options.kv_bytes_max.unwrap_or_else(|| {
+            available_bytes().map_or(KV_BYTES_DEFAULT, |bytes| bytes / AVAILABLE_SHARE)
+        });
+        let decoder = match (make_decoder(model, options, n_ctx, kv_bytes_max), options.n_ctx) {
+            // Nobody asked for so long a context.
+            (Err(EngineError::Context(error)), None) if error.n_ctx_fitting > 0 => {
+                make_decoder(model, options, error.n_ctx_fitting, kv_bytes_max)?
+            }
+            (decoder, _) => decoder?,
         };
         let named = |error| EngineError::Model { path: model.path.clone(), error };
-        let mut program = lower(&model.file, &model.spec, options.kernels, n_ctx).map_err(named)?;
-        adapt(&mut program, &model.adapters, options.kernels).map_err(|(number, error)| {
-            EngineError::Model { path: model.adapter_paths[number].clone(), error }
-        })?;
-        let decoder = Decoder::of_program(program, &model.spec, options.kernels, &decoder_options)
-            .map_err(named)?;
+        let gives_logits = model.spec.head.logits;
         let classifier = match &model.spec.head.classifier {
             Some(spec) if !gives_logits => {
                 Classifier::read(&model.file, spec, &model.spec, options.kernels).map_err(named)?
             }
             _ => None,
         };
-        Ok(Engine { decoder, pool, classifier: classifier.map(Arc::new) })
+        Ok(Engine { decoder, classifier: classifier.map(Arc::new) })
     }
 
     /// Number of worker threads.
     pub fn n_threads(&self) -> usize {
-        self.pool.n_threads()
+        self.decoder.n_threads()
     }
 
     /// Keeps the weights in memory: those of the model's file, and what is made of them.
@@ -340,19 +336,54 @@ impl Engine {
         &self.decoder
     }
 
-    /// Runs `f` with the decoder and all workers at hand: one gathering of the threads for as many
-    /// steps as `f` makes.
-    pub fn lead<R: Send>(&mut self, f: impl FnOnce(&mut Decoder, &Leader<'_>) -> R + Send) -> R {
-        let decoder = &mut self.decoder;
-        self.pool.lead(|leader| f(decoder, leader))
+    /// Runs `f` with all workers at hand, see [`Decoder::lead`].
+    pub fn lead<R: Send>(&mut self, f: impl FnOnce(&mut Stepper<'_>) -> R + Send) -> R {
+        self.decoder.lead(f)
     }
+}
+
+/// Lowers a model for sequences of `n_ctx` tokens, and starts the threads that run it.
+fn make_decoder(
+    model: &Model,
+    options: &EngineOptions,
+    n_ctx: usize,
+    kv_bytes_max: usize,
+) -> Result<Decoder, EngineError> {
+    let gives_logits = model.spec.head.logits;
+    let max_batch = match (model.spec.bidirectional, gives_logits) {
+        (true, _) => options.max_batch.max(n_ctx),
+        // Several texts may share a step.
+        (false, false) => options.max_batch.max(1),
+        (false, true) => options.max_batch.min(n_ctx).max(1),
+    };
+    let decoder_options = DecoderOptions {
+        threads: options.threads,
+        cpus: options.cpus,
+        max_batch,
+        max_outputs: if gives_logits { options.max_outputs } else { max_batch },
+        n_ctx,
+        kv_type: options.kv_type,
+        kv_bytes_max,
+        repack: options.repack,
+    };
+    let named = |error| EngineError::Model { path: model.path.clone(), error };
+    let mut program = lower(&model.file, &model.spec, options.kernels, n_ctx).map_err(named)?;
+    adapt(&mut program, &model.adapters, options.kernels).map_err(|(number, error)| {
+        EngineError::Model { path: model.adapter_paths[number].clone(), error }
+    })?;
+    let decoder = Decoder::of_program(program, &model.spec, options.kernels, &decoder_options);
+    decoder.map_err(|error| match error {
+        DecoderError::Model(error) => named(error),
+        DecoderError::Threads(error) => EngineError::Threads(error),
+        DecoderError::Context(error) => EngineError::Context(error),
+    })
 }
 
 /// Asks for the file's pages before the first step touches them one by one. For a large file the
 /// system takes its time over the request itself, so a thread of its own makes it; a file that
 /// does not fit the memory is better read as it is needed.
 fn read_ahead(file: &Arc<GgufFile>) {
-    if topology::available_bytes().is_some_and(|bytes| file.total_bytes() <= bytes as u64) {
+    if available_bytes().is_some_and(|bytes| file.total_bytes() <= bytes as u64) {
         let file = file.clone();
         // Without the thread loading is slower, no more.
         let _ = std::thread::Builder::new()

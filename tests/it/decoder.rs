@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use teff::backend::pages::KvType;
-use teff::decoder::{Decoder, Logits, Run, StepError};
+use teff::decoder::{Logits, Run, StepError, Stepper};
 use teff::engine::{Engine, EngineOptions, Model};
 use teff::kv::KvError;
 use teff_kernels::{KernelTable, Level, MAX_BLOCK};
@@ -42,11 +42,11 @@ pub fn options(threads: usize, batch: usize) -> EngineOptions {
 /// Logits at every position, all finite, fed `options.max_batch` tokens at a time.
 pub fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
     let mut engine = Engine::new(model, options).unwrap();
-    let logits: Vec<f32> = engine.lead(|decoder, leader| {
+    let logits: Vec<f32> = engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
             let run = Run { sequence, tokens, logits: Logits::All };
-            decoder.step(leader, &[run]).unwrap().to_vec()
+            decoder.step(&[run]).unwrap().to_vec()
         });
         chunks.collect()
     });
@@ -216,19 +216,19 @@ fn interleaving_the_weights_changes_no_bit() {
             let plain = EngineOptions { repack: false, ..options(2, 48) };
             let native = bits(&logits(&model, &tokens, &plain));
             let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
-            engine.lead(|decoder, leader| {
-                assert_eq!(decoder.interleaved_bytes()[0], 0);
+            engine.lead(|decoder| {
+                assert_eq!(decoder.repacked_bytes()[0], 0);
                 for batch in [1, 2, 7, 8, 9, 48] {
                     let sequence = decoder.kv_mut().create();
                     let chunks = tokens.chunks(batch).flat_map(|tokens| {
                         let run = Run { sequence, tokens, logits: Logits::All };
-                        bits(decoder.step(leader, &[run]).unwrap())
+                        bits(decoder.step(&[run]).unwrap())
                     });
                     let interleaved: Vec<u32> = chunks.collect();
                     assert!(interleaved == native, "{name} {ty} in batches of {batch}");
                     decoder.kv_mut().remove(sequence);
                 }
-                let [done, all] = decoder.interleaved_bytes();
+                let [done, all] = decoder.repacked_bytes();
                 let lanes = detected.types(ty).and_then(|kernels| kernels.lanes());
                 assert!(
                     done == all && (all > 0) == lanes.is_some(),
@@ -249,7 +249,7 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
         other.reverse();
         let other_alone = logits(&model, &other, &options(2, 48));
         let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
-        engine.lead(|decoder, leader| {
+        engine.lead(|decoder| {
             let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
             for (ta, tb) in tokens.chunks(12).zip(other.chunks(12)) {
                 let runs = [
@@ -257,7 +257,7 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
                     Run { sequence: b, tokens: tb, logits: Logits::Last },
                 ];
                 let end = decoder.kv().len(a) + 12;
-                let rows = decoder.step(leader, &runs).unwrap();
+                let rows = decoder.step(&runs).unwrap();
                 assert_eq!(rows.len(), 13 * n_vocab);
                 let expected = &alone[(end - 12) * n_vocab..end * n_vocab];
                 assert!(bits(&rows[..12 * n_vocab]) == bits(expected), "{name}");
@@ -266,9 +266,9 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
             }
             // A fork at 40 goes its own way; its parent's pages stay as they were.
             let fork = decoder.kv_mut().fork(a, 40).unwrap();
-            let step = |decoder: &mut Decoder, sequence, tokens: &[u32]| {
+            let step = |decoder: &mut Stepper<'_>, sequence, tokens: &[u32]| {
                 let run = Run { sequence, tokens, logits: Logits::Last };
-                bits(decoder.step(leader, &[run]).unwrap())
+                bits(decoder.step(&[run]).unwrap())
             };
             let forked = step(decoder, fork, &tokens[40..]);
             assert!(forked == bits(&alone[47 * n_vocab..]), "{name}");
@@ -297,17 +297,17 @@ fn recurrent_states_are_forked_and_cut_where_they_are_known() {
         other.reverse();
         let other_alone = logits(&model, &other, &options(2, 48));
         let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
-        engine.lead(|decoder, leader| {
-            let step = |decoder: &mut Decoder, sequence, tokens: &[u32]| {
+        engine.lead(|decoder| {
+            let step = |decoder: &mut Stepper<'_>, sequence, tokens: &[u32]| {
                 let run = Run { sequence, tokens, logits: Logits::Last };
-                bits(decoder.step(leader, &[run]).unwrap())
+                bits(decoder.step(&[run]).unwrap())
             };
             let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
             let runs = [
                 Run { sequence: a, tokens: &tokens[..20], logits: Logits::Last },
                 Run { sequence: b, tokens: &other[..20], logits: Logits::Last },
             ];
-            let rows = bits(decoder.step(leader, &runs).unwrap());
+            let rows = bits(decoder.step(&runs).unwrap());
             let other_row = bits(&other_alone[19 * n_vocab..20 * n_vocab]);
             assert!(rows == [row(20), other_row].concat(), "{name}: two sequences");
             for n in 21..=25 {
@@ -344,11 +344,11 @@ fn maxima_of_a_step_are_those_of_its_logits() {
             let expected = logits(&model, &tokens, &options(threads, batch));
             let mut expected = expected.chunks(n_vocab);
             let mut engine = Engine::new(&model, &options(threads, batch)).unwrap();
-            engine.lead(|decoder, leader| {
+            engine.lead(|decoder| {
                 let sequence = decoder.kv_mut().create();
                 for tokens in tokens.chunks(batch) {
                     let run = Run { sequence, tokens, logits: Logits::All };
-                    let rows = decoder.step_with_maxima(leader, &[run]).unwrap();
+                    let rows = decoder.step_with_maxima(&[run], None).unwrap();
                     let mut n_rows = 0;
                     for row in rows {
                         assert!(bits(row.values()) == bits(expected.next().unwrap()), "{name}");
@@ -399,16 +399,16 @@ fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
             // A fork goes on as if it had been there from the start; several sequences and the last
             // logits alone change nothing.
             let mut engine = Engine::new(&model, &with(4, N)).unwrap();
-            engine.lead(|decoder, leader| {
+            engine.lead(|decoder| {
                 let a = decoder.kv_mut().create();
                 let run = Run { sequence: a, tokens: &tokens[..290], logits: Logits::Last };
-                decoder.step(leader, &[run]).unwrap();
+                decoder.step(&[run]).unwrap();
                 let b = decoder.kv_mut().fork(a, 290).unwrap();
                 let runs = [
                     Run { sequence: a, tokens: &tokens[290..], logits: Logits::Last },
                     Run { sequence: b, tokens: &tokens[290..300], logits: Logits::Last },
                 ];
-                let rows = bits(decoder.step(leader, &runs).unwrap());
+                let rows = bits(decoder.step(&runs).unwrap());
                 let row = |n: usize| bits(&first[(n - 1) * n_vocab..n * n_vocab]);
                 assert!(rows == [row(N), row(300)].concat(), "{name}, {kv_type}: a fork");
             });
@@ -433,21 +433,21 @@ fn refused_steps_change_nothing() {
     let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load("llama-dense-plain");
     let options = EngineOptions { n_ctx: Some(40), ..options(2, 48) };
     let mut engine = Engine::new(&model(gguf), &options).unwrap();
-    engine.lead(|decoder, leader| {
+    engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let run = |tokens| Run { sequence, tokens, logits: Logits::Last };
         let large = StepError::BatchTooLarge { max_batch: 40, max_outputs: 40 };
-        assert_eq!(decoder.step(leader, &[run(&tokens)]).unwrap_err(), large);
+        assert_eq!(decoder.step(&[run(&tokens)]).unwrap_err(), large);
         let bad = StepError::TokenId { id: n_vocab as u32, n_vocab };
         let beyond = [1, n_vocab as u32];
-        assert_eq!(decoder.step(leader, &[run(&beyond)]).unwrap_err(), bad);
+        assert_eq!(decoder.step(&[run(&beyond)]).unwrap_err(), bad);
         let twice = [run(&[1]), run(&[2])];
-        assert_eq!(decoder.step(leader, &twice).unwrap_err(), StepError::SequenceTwice);
+        assert_eq!(decoder.step(&twice).unwrap_err(), StepError::SequenceTwice);
         assert_eq!(decoder.kv().kv_bytes(), 0);
-        let first = bits(decoder.step(leader, &[run(&tokens[..40])]).unwrap());
+        let first = bits(decoder.step(&[run(&tokens[..40])]).unwrap());
         let full = StepError::Kv(KvError::ContextFull { n_ctx: 40 });
-        assert_eq!(decoder.step(leader, &[run(&[1])]).unwrap_err(), full);
+        assert_eq!(decoder.step(&[run(&[1])]).unwrap_err(), full);
         assert!(decoder.kv_mut().truncate(sequence, 39));
-        assert_eq!(bits(decoder.step(leader, &[run(&tokens[39..40])]).unwrap()), first);
+        assert_eq!(bits(decoder.step(&[run(&tokens[39..40])]).unwrap()), first);
     });
 }

@@ -60,7 +60,7 @@ pub fn check_fixture(name: &str) {
         let found = together.embed(&texts, pooling).unwrap();
         let found: Vec<_> = found.iter().map(|vectors| bits(vectors)).collect();
         assert!(found == expected, "{name}: {pooling:?}, way {i}");
-        together.lead(|decoder, _| assert_eq!(decoder.kv().kv_bytes(), 0, "{name}"));
+        together.lead(|decoder| assert_eq!(decoder.kv().kv_bytes(), 0, "{name}"));
     }
 }
 
@@ -115,12 +115,12 @@ fn texts_that_do_not_fit_are_refused_by_number() {
     assert!(matches!(error, EngineError::EmptyText { text: 0 }));
     let error = encoder.embed(&[vec![1], vec![128]], Pooling::Mean).unwrap_err();
     assert!(matches!(error, EngineError::Step(StepError::TokenId { id: 128, .. })));
-    encoder.lead(|decoder, leader| {
+    encoder.lead(|decoder| {
         assert_eq!(decoder.kv().kv_bytes(), 0);
         let sequence = decoder.kv_mut().create();
         let run = Run { sequence, tokens: &fits[..7], logits: Logits::First };
-        assert_eq!(decoder.step(leader, &[run]).unwrap().len(), decoder.n_out());
-        assert_eq!(decoder.step(leader, &[run]).unwrap_err(), StepError::Continued);
+        assert_eq!(decoder.step(&[run]).unwrap().len(), decoder.n_out());
+        assert_eq!(decoder.step(&[run]).unwrap_err(), StepError::Continued);
     });
     let request = Request { prompt: fits, max_tokens: None, sampling: Default::default() };
     let answer = encoder.generate(&request, None, &false.into(), &mut |_| panic!("a token"));

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use teff::decoder::{Logits, Run};
 use teff::engine::{
     Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent,
 };
@@ -58,12 +59,33 @@ fn a_full_context_is_a_reason_to_stop_and_loses_nothing() {
     assert_eq!(stats.finish, FinishReason::ContextFull);
     // The last token needs no room of its own.
     assert_eq!(tokens.len(), 100 - 40 + 1);
-    // As does a budget of pages: the layers' shapes are equal, so 9 pages are 3 for each.
-    let page_bytes = 32 * 2 * (32 + 32) * 2;
-    let budget = EngineOptions { kv_bytes_max: 9 * page_bytes, ..options() };
-    let (tokens, stats) = answer(&mut engine(&budget), &request(1, None));
-    assert_eq!(stats.finish, FinishReason::ContextFull);
-    assert!(tokens.len() >= 3 * 32 - 40, "{} tokens", tokens.len());
+}
+
+#[test]
+fn a_context_has_to_fit_the_budget_and_memory_that_others_hold_is_another_reason_to_stop() {
+    let needed = engine(&options()).decoder().kv().bytes_of(100, 16);
+    let budget = |kv_bytes_max| EngineOptions { kv_bytes_max: Some(kv_bytes_max), ..options() };
+    let gguf = fixture_model::load("gemma3-dense").gguf;
+    let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
+    let model = Model::from_file(file, Path::new("test.gguf")).unwrap();
+    let error = Engine::new(&model, &budget(needed - 1)).err().unwrap();
+    let EngineError::Context(told) = &error else { panic!("{error}") };
+    assert_eq!((told.n_ctx, told.needed, told.n_ctx_fitting), (100, needed, 96));
+    assert!(error.to_string().contains(&needed.to_string()), "{error}");
+    // Nobody asked for more than fits.
+    let shorter = EngineOptions { n_ctx: None, ..budget(needed - 1) };
+    assert_eq!(engine(&shorter).decoder().kv().n_ctx(), 96);
+
+    let mut engine = engine(&budget(needed));
+    let (tokens, stats) = answer(&mut engine, &request(1, None));
+    assert_eq!((tokens.len(), stats.finish), (61, FinishReason::ContextFull));
+    engine.lead(|decoder| {
+        let sequence = decoder.kv_mut().create();
+        decoder.step(&[Run { sequence, tokens: &[1; 5], logits: Logits::None }]).unwrap();
+    });
+    let (tokens, stats) = answer(&mut engine, &request(1, None));
+    assert_eq!(stats.finish, FinishReason::OutOfMemory);
+    assert!((2 * 32 - 40..61).contains(&tokens.len()), "{} tokens", tokens.len());
 }
 
 #[test]

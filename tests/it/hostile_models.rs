@@ -5,20 +5,20 @@ use crate::fixture_model;
 use gguf_rs_lite::GgufFile;
 use std::path::Path;
 use std::sync::Arc;
-use teff::backend::cpu::pool::Pool;
 use teff::backend::pages::KvType;
 use teff::decoder::{Decoder, DecoderOptions, Logits, Run};
 use teff::engine::Model;
 use teff_kernels::KernelTable;
 
 /// Loads the bytes as far as they go and feeds two tokens. Says whether it came that far.
-fn try_model(bytes: Vec<u8>, pool: &Pool) -> bool {
+fn try_model(bytes: Vec<u8>) -> bool {
     let Ok(file) = GgufFile::from_bytes(bytes) else { return false };
     let Ok(model) = Model::from_file(Arc::new(file), Path::new("hostile.gguf")) else {
         return false;
     };
     let options = DecoderOptions {
-        max_threads: 1,
+        threads: Some(1),
+        cpus: None,
         max_batch: 2,
         max_outputs: 1,
         n_ctx: 8,
@@ -31,11 +31,11 @@ fn try_model(bytes: Vec<u8>, pool: &Pool) -> bool {
         return false;
     };
     let (n_vocab, n_out) = (decoder.n_vocab(), decoder.n_out());
-    pool.lead(|leader| {
+    decoder.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let tokens = [0, (n_vocab - 1) as u32];
         let run = Run { sequence, tokens: &tokens, logits: Logits::Last };
-        decoder.step(leader, &[run]).is_ok_and(|row| row.len() == n_out)
+        decoder.step(&[run]).is_ok_and(|row| row.len() == n_out)
     })
 }
 
@@ -47,11 +47,10 @@ fn header_len(gguf: &[u8]) -> usize {
 
 #[test]
 fn a_flipped_byte_of_a_header_is_an_error_or_a_model() {
-    let pool = Pool::new(1).unwrap();
     let of = |name: &str| (name.to_string(), fixture_model::load(name).gguf);
     let bert = fixture_model::load_embedding("bert").0.gguf;
     for (name, gguf) in [of("gemma3-dense"), of("llama-moe"), ("bert".into(), bert)] {
-        assert!(try_model(gguf.clone(), &pool), "{name} itself");
+        assert!(try_model(gguf.clone()), "{name} itself");
         let header = header_len(&gguf);
         let mut loaded = 0;
         let mut tried = 0;
@@ -60,7 +59,7 @@ fn a_flipped_byte_of_a_header_is_an_error_or_a_model() {
             let flip = [0x01, 0xff, 0x80, 0x04, 0x20, 0x7f][at % 6];
             let mut bytes = gguf.clone();
             bytes[at] ^= flip;
-            loaded += usize::from(try_model(bytes, &pool));
+            loaded += usize::from(try_model(bytes));
             tried += 1;
         }
         // Both ends happen, or the test tests nothing.
@@ -70,12 +69,11 @@ fn a_flipped_byte_of_a_header_is_an_error_or_a_model() {
 
 #[test]
 fn weights_of_any_bits_compute() {
-    let pool = Pool::new(1).unwrap();
     let gguf = fixture_model::load("qwen3-dense").gguf;
     let header = header_len(&gguf);
     for fill in [0x00, 0xff, 0x7f, 0x80] {
         let mut bytes = gguf.clone();
         bytes[header..].fill(fill);
-        assert!(try_model(bytes, &pool), "weights of {fill:#x}");
+        assert!(try_model(bytes), "weights of {fill:#x}");
     }
 }

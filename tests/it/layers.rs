@@ -4,6 +4,7 @@
 //! - architecture names stay in `src/model/arch`, so no `if arch == ..` creeps into shared code,
 //! - `unsafe` stays in the few files listed in [`UNSAFE_FILES`],
 //! - only `cli` and `main.rs` print or exit, only the CPU backend knows rayon,
+//! - `kv`, `decoder` and `engine` name no device ([`DEVICES`]): they see the backend's seam,
 //! - no `unwrap`, `todo!` or `unimplemented!` outside tests.
 //!
 //! Sources are read as text with comments blanked, so the checks see every target and feature.
@@ -65,6 +66,9 @@ const PRINTING: &[&str] = &[
     "process::abort",
 ];
 
+/// Rooms of `backend` that are of one device.
+const DEVICES: &[&str] = &["cpu", "gpu"];
+
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", ".unwrap()", ".unwrap_err()"];
 
 // ---------------------------------------------------------------- the checks
@@ -94,6 +98,11 @@ fn only_the_command_line_prints_or_exits() {
 #[test]
 fn rayon_stays_in_the_cpu_backend() {
     check_all(stray_rayon);
+}
+
+#[test]
+fn devices_are_behind_the_seam() {
+    check_all(named_devices);
 }
 
 #[test]
@@ -158,6 +167,19 @@ fn stray_rayon(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     source.find_any(&["rayon"], "knows of threads")
+}
+
+fn named_devices(source: &Source) -> Vec<Finding> {
+    if !source.is_in(&["src/kv/", "src/decoder/", "src/engine/"]) {
+        return Vec::new();
+    }
+    let places = DEVICES.iter().flat_map(|device| word_positions(&source.code, device));
+    let places = places.filter(|&at| {
+        source.code[..at].ends_with("::") || {
+            source.code[at..].trim_start_matches(is_word).starts_with("::")
+        }
+    });
+    places.map(|at| Finding::new(source, at, "names a device".to_owned())).collect()
 }
 
 fn unfinished(source: &Source) -> Vec<Finding> {
@@ -550,6 +572,11 @@ fn unsafe_printing_and_unfinished_code_are_found() {
 
     assert_eq!(findings(stray_rayon, "src/decoder/mod.rs", "use rayon::prelude::*;").len(), 1);
     assert!(findings(stray_rayon, "src/backend/cpu/pool/mod.rs", "use rayon::scope;").is_empty());
+
+    assert_eq!(findings(named_devices, "src/kv/mod.rs", "use crate::backend::cpu::x;").len(), 1);
+    assert_eq!(findings(named_devices, "src/decoder/mod.rs", "backend::{cpu::Cpu, x}").len(), 1);
+    assert!(findings(named_devices, "src/cli/run.rs", "use crate::backend::cpu::x;").is_empty());
+    assert!(findings(named_devices, "src/engine/mod.rs", "let cpu = options.cpus;").is_empty());
 
     assert_eq!(findings(unfinished, "src/kv/mod.rs", "x.unwrap(); todo!()").len(), 2);
     assert!(findings(unfinished, "src/kv/mod.rs", "x.unwrap_or(1)").is_empty());

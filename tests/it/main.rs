@@ -19,6 +19,7 @@ mod goldens;
 mod hostile_models;
 #[cfg(feature = "chat-template")]
 mod jinja;
+mod kv;
 mod layers;
 mod lora;
 mod measure;

@@ -43,13 +43,13 @@ fn predictions(path: &Path, tokens: &[u32]) -> Vec<(f64, usize)> {
         ..EngineOptions::default()
     };
     let mut engine = Engine::new(&Model::open(path).unwrap(), &options).unwrap();
-    engine.lead(|decoder, leader| {
+    engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let mut predictions = Vec::new();
         for (i, chunk) in tokens.chunks(BATCH).enumerate() {
             let n_vocab = decoder.n_vocab();
             let run = Run { sequence, tokens: chunk, logits: Logits::All };
-            let rows = decoder.step(leader, &[run]).unwrap();
+            let rows = decoder.step(&[run]).unwrap();
             measure::assert_finite(rows);
             for (j, row) in rows.chunks(n_vocab).enumerate() {
                 let Some(&next) = tokens.get(i * BATCH + j + 1) else { break };

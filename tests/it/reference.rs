@@ -8,7 +8,6 @@ use crate::fixture_model;
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use teff::backend::cpu::pool::Pool;
 use teff::backend::pages::KvType;
 use teff::backend::program::{
     Attention, BoundWeight, Buf, Epilogue, ExpertGroups, ExpertLowRank, ExpertPart, Fault, Gather,
@@ -431,7 +430,8 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
     let model = Model::from_file(file, Path::new("test.gguf")).unwrap();
     let most = steps.iter().map(|step| step.iter().sum()).max().unwrap();
     let options = DecoderOptions {
-        max_threads: *threads,
+        threads: Some(*threads),
+        cpus: None,
         max_batch: most,
         max_outputs: most,
         n_ctx: sequences.iter().map(Vec::len).max().unwrap(),
@@ -450,7 +450,7 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
         Decoder::of_program(program, model.spec(), KernelTable::detect(), &options).unwrap();
     let n_out = decoder.n_out();
     let mut error_max: f64 = 0.0;
-    Pool::new(*threads).unwrap().lead(|leader| {
+    decoder.lead(|decoder| {
         let ids: Vec<_> = sequences.iter().map(|_| decoder.kv_mut().create()).collect();
         let mut done = vec![0; ids.len()];
         for step in steps {
@@ -460,7 +460,7 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
                 Run { sequence: ids[i], tokens, logits: *logits }
             };
             let runs: Vec<Run<'_>> = of_step.iter().map(run).collect();
-            let rows = decoder.step(leader, &runs).unwrap();
+            let rows = decoder.step(&runs).unwrap();
             let mut rows = rows.chunks(n_out);
             for i in of_step {
                 let first = step[i] - logits.count(step[i]);

@@ -13,9 +13,10 @@
 //! key/value heads and visits them page by page: then memory is read in the order in which it lies,
 //! which is twice as fast.
 
+use super::pages::{Matrix, WriteScratch};
 use super::pool::{Phase, Ticket};
 use super::{Context, StepInput, WorkerScratch, at_least};
-use crate::backend::pages::{Matrix, PAGE_TOKENS, PageId, WriteScratch};
+use crate::backend::pages::{PAGE_TOKENS, PageId};
 use crate::backend::program::{Attention, HeadNorm, KvShape, NormKind, Op, Program, RopeKv, Rows};
 use std::ops::Range;
 use teff_kernels::{Ahead, FloatOps};
@@ -308,7 +309,8 @@ fn within(seen: &Range<usize>, base: usize, n: usize) -> Range<usize> {
 
 impl Context<'_> {
     fn page(&self, layer: usize, token: usize, page: usize) -> PageId {
-        let table = &self.input.tables[self.input.sequence[token] as usize][layer];
+        let tables = self.input.tables[self.input.sequence[token] as usize];
+        let table = &tables[self.arena.group_of(layer)];
         table[page].expect("the cache keeps what the window shows")
     }
 
@@ -378,7 +380,7 @@ impl Context<'_> {
         let heads = keys.chunks_exact(shape.k_dim).zip(values.chunks_exact(shape.v_dim));
         for (head, key_value) in heads.enumerate() {
             let kernels = self.backend.kernels;
-            self.arena.write(page, ticket, (token, head), key_value, kernels, write);
+            self.arena.write((op.layer, page), ticket, (token, head), key_value, kernels, write);
         }
     }
 
@@ -544,7 +546,7 @@ impl Context<'_> {
         // A head's part of the page from `base + at` on.
         let view = |(at, head): (usize, usize)| {
             let page = self.page(op.layer, tile[0].0, (base + at) / PAGE_TOKENS);
-            self.arena.read(page, heads.start + head, shape, phase)
+            self.arena.read((op.layer, page), heads.start + head, phase)
         };
         // In the order of memory: all heads of a page, then the next page.
         let n_visits = pages.len().div_ceil(PAGE_TOKENS) * heads.len();

@@ -4,40 +4,30 @@
 //! for one token and one output is a function of that token's inputs alone, in a fixed order.
 
 mod attention;
+mod gathered;
 mod interleaved;
 mod matmul;
 mod memory;
 mod moe;
+mod pages;
 pub mod pool;
 mod recurrent;
+mod states;
 mod streams;
 pub mod topology;
 
-use super::pages::{Arena, PageId};
-use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
-use super::recurrent::States;
-use pool::{Leader, Phase, Shared, Worker};
-use std::sync::{Arc, Mutex, PoisonError};
-use teff_kernels::{ActFormat, BlockMax, FloatOps, KernelTable, MAX_BLOCK, Scratch};
+pub use gathered::Cpu;
 
-/// What a step computes: a batch of tokens of one or more sequences.
-pub struct StepInput<'a> {
-    /// Token ids.
-    pub tokens: &'a [u32],
-    /// Position of each token in its sequence.
-    pub positions: &'a [u32],
-    /// Index into `tables` for each token.
-    pub sequence: &'a [u32],
-    /// Pages of each sequence: `[layer][position / PAGE_TOKENS]`, `None` where the layer has
-    /// forgotten.
-    pub tables: &'a [&'a [Vec<Option<PageId>>]],
-    /// States of each sequence, if the program has any.
-    pub states: &'a [&'a States],
-    /// Batch indices of the tokens whose results are wanted, ascending.
-    pub outputs: &'a [u32],
-    /// Whether the maxima of the logits' blocks are wanted too.
-    pub maxima: bool,
-}
+use super::pages::CacheOp;
+use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
+use super::{BackendOptions, Cancelled, Results, StepInput};
+use pages::Arena;
+use pool::{Leader, Phase, Shared, Worker};
+use states::States;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use teff_kernels::{ActFormat, FloatOps, KernelTable, MAX_BLOCK, Scratch};
 
 /// The tokens that an operation computes.
 #[derive(Clone, Copy)]
@@ -90,9 +80,12 @@ struct WorkerScratch {
 }
 
 /// A program with its buffers.
-pub struct CpuBackend {
+struct CpuBackend {
     kernels: &'static KernelTable,
     program: Arc<Program>,
+    /// Keys and values.
+    arena: Arena,
+    states: States,
     buffers: Vec<Shared<f32>>,
     /// Per token: cosines, then sines.
     ropes: Vec<Shared<f32>>,
@@ -145,21 +138,15 @@ impl<'a> Context<'a> {
 }
 
 impl CpuBackend {
-    /// Buffers for steps of at most `max_tokens` tokens with `max_outputs` rows of results, and
-    /// teams of at most `max_threads` workers. Large buffers take real memory only when touched.
-    /// With `repack`, decoding interleaves the weights bit by bit.
+    /// Buffers for steps as large as `options` say, and teams of at most `max_threads` workers.
+    /// Large buffers take real memory only when touched. With `repack`, decoding interleaves the
+    /// weights bit by bit.
     ///
     /// # Panics
     /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
-    pub fn new(
-        kernels: &'static KernelTable,
-        program: Arc<Program>,
-        max_tokens: usize,
-        max_outputs: usize,
-        max_threads: usize,
-        repack: bool,
-    ) -> CpuBackend {
-        let interleaved = match repack {
+    fn new(program: Program, options: &BackendOptions, max_threads: usize) -> CpuBackend {
+        let &BackendOptions { kernels, max_tokens, max_outputs, .. } = options;
+        let interleaved = match options.repack {
             true => interleaved::Interleaved::plan(kernels, &program),
             false => interleaved::Interleaved::none(),
         };
@@ -198,65 +185,58 @@ impl CpuBackend {
             partials: Shared::new(1, 0),
             scratch: scratch.collect(),
             interleaved,
-            program,
+            arena: Arena::new(options.kv_type, &program.kv),
+            states: States::new(&program.states),
+            program: Arc::new(program),
             max_tokens,
             max_outputs,
         }
     }
 
-    /// The program.
-    pub fn program(&self) -> &Program {
+    fn program(&self) -> &Arc<Program> {
         &self.program
     }
 
-    /// The kernels in use.
-    pub fn kernels(&self) -> &'static KernelTable {
-        self.kernels
-    }
-
-    /// Tokens that fit one step.
-    pub fn max_tokens(&self) -> usize {
+    fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// Rows of results that one step can give.
-    pub fn max_outputs(&self) -> usize {
+    fn max_outputs(&self) -> usize {
         self.max_outputs
     }
 
     /// Bytes of weights that are interleaved now, and of those that will be.
-    pub fn interleaved_bytes(&self) -> [usize; 2] {
+    fn interleaved_bytes(&self) -> [usize; 2] {
         self.interleaved.bytes()
     }
 
-    /// Keeps the interleaved weights in memory.
-    ///
-    /// # Errors
-    /// More than the process may lock.
-    pub fn lock_weights(&self) -> std::io::Result<()> {
+    fn lock_weights(&self) -> std::io::Result<()> {
         self.interleaved.lock()
     }
 
-    /// The rows of logits, or of vectors, of the last step: `[outputs][n_out]`.
-    pub fn results_mut(&mut self) -> &mut [f32] {
-        self.results.get_mut()
+    fn results(&mut self) -> Results<'_> {
+        let n_out = self.results.width();
+        Results { rows: self.results.get_mut(), maxima: self.maxima.get_mut(), n_out }
     }
 
-    /// The rows of logits of the last step, each with the maxima of its blocks, if that step was
-    /// to give them.
-    pub fn results_with_maxima(&mut self) -> impl Iterator<Item = BlockMax<'_>> {
-        let (n, n_maxima) = (self.results.width(), self.maxima.width());
-        let rows = self.results.get_mut().chunks_exact_mut(n);
-        let maxima = self.maxima.get_mut().chunks_exact_mut(n_maxima);
-        rows.zip(maxima).map(|(row, maxima)| BlockMax::new(row, maxima))
+    fn change_cache(&mut self, ops: &[CacheOp]) {
+        for op in ops {
+            match *op {
+                CacheOp::CopyPage { group, from, to } => self.arena.copy(group, from, to),
+                CacheOp::CopyStates { from, to } => self.states.copy(from, to),
+                CacheOp::ClearStates(slot) => self.states.clear(slot),
+            }
+        }
     }
 
-    /// Computes one step; see [`CpuBackend::results_mut`].
-    ///
-    /// # Panics
-    /// If the batch is larger than the backend was made for, or a token id is no row of the
-    /// embedding.
-    pub fn run(&mut self, leader: &Leader<'_>, arena: &Arena, input: &StepInput<'_>) {
+    /// Computes a range of the program for one step.
+    fn run(
+        &mut self,
+        leader: &Leader<'_>,
+        ops: Range<usize>,
+        input: &StepInput<'_>,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<(), Cancelled> {
         assert!(input.tokens.len() <= self.max_tokens && input.outputs.len() <= self.max_outputs);
         assert!(input.tokens.len() == input.positions.len());
         assert!(input.tokens.len() == input.sequence.len());
@@ -268,23 +248,80 @@ impl CpuBackend {
         if self.partials.width() < n {
             self.partials = Shared::new(1, n.next_power_of_two());
         }
+        self.arena.set_fills(input.fills);
+        let stop = Stop::new(cancel);
         let backend = &*self;
         leader.run(&|worker| {
             let mut scratch =
                 backend.scratch[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
-            let ops = backend.kernels.float();
-            let cx = Context { backend, ops, input, arena, worker };
+            let ops_of_level = backend.kernels.float();
+            let arena = &backend.arena;
+            let cx = Context { backend, ops: ops_of_level, input, arena, worker };
             cx.fill_ropes();
             let program = &backend.program.ops;
-            for (i, op) in program.iter().enumerate() {
+            for (i, op) in ops.clone().zip(&program[ops.clone()]) {
                 if decoding && matches!(op, Op::Linear(_)) {
                     cx.expect_product(program[i + 1..].iter().chain(program));
                 }
+                let is_check = Stop::is_check(op);
+                if is_check {
+                    stop.look(worker, i);
+                }
                 cx.run(op, &mut scratch);
+                if is_check && stop.at(i) {
+                    return;
+                }
             }
             batch.iter().for_each(|part| cx.interleave(part));
         });
+        if stop.is_decided() {
+            return Err(Cancelled);
+        }
         self.interleaved.finish(&batch);
+        Ok(())
+    }
+}
+
+/// The decision to leave a step early, which all workers take behind the same operation.
+///
+/// The leader looks at the caller's flag right before an operation that has a phase whatever the
+/// step, and writes down that operation's number. The barrier of the phase hands the number to the
+/// others, who compare it with their own when they are through. A leader that is ahead of them by
+/// then may have written the number of a later operation: they do not stop here, but there, as the
+/// leader does. So there is no barrier of its own, and without a flag no cost.
+struct Stop<'a> {
+    cancel: Option<&'a AtomicBool>,
+    /// The operation behind which the step ends; `usize::MAX` for none.
+    behind: AtomicUsize,
+}
+
+impl<'a> Stop<'a> {
+    fn new(cancel: Option<&'a AtomicBool>) -> Stop<'a> {
+        Stop { cancel, behind: AtomicUsize::new(usize::MAX) }
+    }
+
+    /// Whether the flag is looked at before the operation. Every layer whose tokens see each other
+    /// has one of these, and all workers enter a phase of it.
+    fn is_check(op: &Op) -> bool {
+        matches!(op, Op::RopeKv(_) | Op::Conv(_) | Op::Scan(_))
+    }
+
+    /// Looks at the flag before operation `i`, if the worker is the leader.
+    fn look(&self, worker: &Worker<'_>, i: usize) {
+        let is_leader = worker.index() == 0;
+        let is_set = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        if is_leader && !self.is_decided() && self.cancel.is_some_and(is_set) {
+            self.behind.store(i, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the step ends behind operation `i`.
+    fn at(&self, i: usize) -> bool {
+        self.cancel.is_some() && self.behind.load(Ordering::Relaxed) <= i
+    }
+
+    fn is_decided(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) != usize::MAX
     }
 }
 

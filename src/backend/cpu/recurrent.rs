@@ -65,7 +65,7 @@ impl Context<'_> {
                             x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
                         }
                     }
-                    let state = self.input.states[sequence].get(op.state);
+                    let state = self.backend.states.get(self.input.states[sequence], op.state);
                     let state = state.write_cells(&mut ticket, past);
                     for (i, state) in state.chunks_exact(past.max(1)).enumerate() {
                         for (j, state) in state.iter().enumerate() {
@@ -119,7 +119,7 @@ impl Context<'_> {
                 let heads = columns.start / head_dim..columns.end / head_dim;
                 for (sequence, tokens) in self.runs() {
                     let y = at_least(y, tokens.len() * width);
-                    let state = self.input.states[sequence].get(op.state);
+                    let state = self.backend.states.get(self.input.states[sequence], op.state);
                     let state = state.write_cells(&mut ticket, state_dim);
                     for (token, y) in tokens.clone().zip(y.chunks_exact_mut(width)) {
                         let states = state.chunks_exact_mut(head_dim * state_dim);

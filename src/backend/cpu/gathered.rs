@@ -1,0 +1,90 @@
+//! The CPU's side of the backend seam: a program's buffers and the pool of workers that run it.
+
+use super::pool::{Leader, Pool};
+use super::{CpuBackend, topology};
+use crate::backend::pages::CacheOp;
+use crate::backend::program::Program;
+use crate::backend::{Backend, BackendOptions, Cancelled, Executor, Results, StepInput};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The CPUs of this machine, with a program to run.
+pub struct Cpu {
+    pool: Pool,
+    backend: CpuBackend,
+}
+
+impl Cpu {
+    /// Starts the workers and makes the buffers.
+    ///
+    /// # Errors
+    /// Worker threads could not be started.
+    ///
+    /// # Panics
+    /// If a weight's type has no kernel.
+    pub fn start(program: Program, options: &BackendOptions) -> std::io::Result<Cpu> {
+        let pool = match options.cpus {
+            Some(cpus) => Pool::pinned(cpus),
+            None => Pool::new(options.threads.unwrap_or_else(topology::default_threads)),
+        }?;
+        let backend = CpuBackend::new(program, options, pool.n_threads());
+        Ok(Cpu { pool, backend })
+    }
+}
+
+impl Backend for Cpu {
+    fn program(&self) -> &Arc<Program> {
+        self.backend.program()
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.backend.max_tokens()
+    }
+
+    fn max_outputs(&self) -> usize {
+        self.backend.max_outputs()
+    }
+
+    fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    fn lock_weights(&self) -> std::io::Result<()> {
+        self.backend.lock_weights()
+    }
+
+    fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send)) {
+        let backend = &mut self.backend;
+        self.pool.lead(|leader| f(&mut Gathered { backend, leader }));
+    }
+}
+
+/// The CPUs while their workers are gathered.
+struct Gathered<'a> {
+    backend: &'a mut CpuBackend,
+    leader: &'a Leader<'a>,
+}
+
+impl Executor for Gathered<'_> {
+    fn change_cache(&mut self, ops: &[CacheOp]) {
+        self.backend.change_cache(ops);
+    }
+
+    fn run(
+        &mut self,
+        ops: Range<usize>,
+        input: &StepInput<'_>,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<(), Cancelled> {
+        self.backend.run(self.leader, ops, input, cancel)
+    }
+
+    fn results(&mut self) -> Results<'_> {
+        self.backend.results()
+    }
+
+    fn repacked_bytes(&self) -> [usize; 2] {
+        self.backend.interleaved_bytes()
+    }
+}

@@ -1,0 +1,52 @@
+//! Memory of recurrent states: slots, each of which holds all states of one sequence. Which sequence
+//! a slot belongs to is the business of [`crate::kv`].
+
+use super::pool::Shared;
+use crate::backend::pages::StateSlot;
+use crate::backend::recurrent::StateId;
+
+/// The states of all sequences, `[slot][state]`; a slot is made when it is first named, of zeros.
+pub(super) struct States {
+    /// Elements of each state.
+    lens: Vec<usize>,
+    slots: Vec<Vec<Shared<f32>>>,
+}
+
+impl States {
+    /// No slots yet, for states of these lengths.
+    pub fn new(lens: &[usize]) -> States {
+        States { lens: lens.to_vec(), slots: Vec::new() }
+    }
+
+    /// The memory of one state.
+    pub fn get(&self, slot: StateSlot, id: StateId) -> &Shared<f32> {
+        &self.slots[slot.0 as usize][id.0]
+    }
+
+    /// Makes the slots up to `slot`. Memory is zeroed lazily by the system, not touched here.
+    fn make(&mut self, slot: StateSlot) {
+        while self.slots.len() <= slot.0 as usize {
+            self.slots.push(self.lens.iter().map(|&len| Shared::new(1, len)).collect());
+        }
+    }
+
+    /// Copies all states of a slot to another one.
+    pub fn copy(&mut self, from: StateSlot, to: StateSlot) {
+        self.make(from.max(to));
+        let slots = [from.0 as usize, to.0 as usize];
+        let Ok([from, to]) = self.slots.get_disjoint_mut(slots) else {
+            panic!("states are copied to another slot");
+        };
+        for (from, to) in from.iter_mut().zip(to) {
+            to.get_mut().copy_from_slice(from.get_mut());
+        }
+    }
+
+    /// Sets all states of a slot to zeros.
+    pub fn clear(&mut self, slot: StateSlot) {
+        match self.slots.get_mut(slot.0 as usize) {
+            Some(states) => states.iter_mut().for_each(|state| state.get_mut().fill(0.0)),
+            None => self.make(slot),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The seam between the decoder and whatever computes its steps.
+
+use super::pages::{CacheOp, PageFill, PageId, StateSlot};
+use super::program::Program;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use teff_kernels::{BlockMax, MAX_BLOCK};
+
+/// Input of a step: a batch of tokens of one or more sequences, those of a sequence side by side
+/// and in order.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInput<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Position of each token in its sequence.
+    pub positions: &'a [u32],
+    /// Index into `tables` and `states` for each token, ascending.
+    pub sequence: &'a [u32],
+    /// Pages of each sequence: `[group][position / PAGE_TOKENS]`, `None` where the layers have
+    /// forgotten.
+    pub tables: &'a [&'a [Vec<Option<PageId>>]],
+    /// States of each sequence, if the program has any; all different.
+    pub states: &'a [StateSlot],
+    /// Pages that the tokens' keys and values go to: every token once in each group.
+    pub fills: &'a [PageFill],
+    /// Batch indices of the tokens whose results are wanted, ascending.
+    pub outputs: &'a [u32],
+    /// Whether the maxima of the logits' blocks are wanted too.
+    pub maxima: bool,
+}
+
+/// A step that ended early, because the caller's flag was set. Pages that it was to fill and states
+/// that it was to change hold anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled;
+
+/// Results of a step.
+#[derive(Debug)]
+pub struct Results<'a> {
+    /// Rows in the order of [`StepInput::outputs`], `[max outputs][n_out]`.
+    pub rows: &'a mut [f32],
+    /// Maxima of each row's blocks of [`MAX_BLOCK`] elements, `[max outputs][blocks]`, if the step
+    /// was to give them.
+    pub maxima: &'a mut [f32],
+    /// Length of a row.
+    pub n_out: usize,
+}
+
+impl<'a> Results<'a> {
+    /// The rows with the maxima of their blocks.
+    pub fn with_maxima(self) -> impl Iterator<Item = BlockMax<'a>> + use<'a> {
+        let rows = self.rows.chunks_exact_mut(self.n_out);
+        let maxima = self.maxima.chunks_exact_mut(self.n_out.div_ceil(MAX_BLOCK));
+        rows.zip(maxima).map(|(row, maxima)| BlockMax::new(row, maxima))
+    }
+}
+
+/// A program with the memory and the device to run it.
+pub trait Backend: Send {
+    /// The program.
+    fn program(&self) -> &Arc<Program>;
+
+    /// Tokens that fit one step.
+    fn max_tokens(&self) -> usize;
+
+    /// Rows of results that one step can give.
+    fn max_outputs(&self) -> usize;
+
+    /// Workers that share a step.
+    fn n_threads(&self) -> usize;
+
+    /// Keeps in memory what the backend made of the weights.
+    ///
+    /// # Errors
+    /// More than the process may lock.
+    fn lock_weights(&self) -> std::io::Result<()>;
+
+    /// Calls `f` once, with the workers gathered for as many steps as it makes.
+    fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send));
+}
+
+/// A backend whose workers are gathered.
+pub trait Executor {
+    /// Changes the memory of pages and states, in this order.
+    fn change_cache(&mut self, ops: &[CacheOp]);
+
+    /// Runs operations `ops` of the program for a batch. The ranges of a step come in ascending
+    /// order and cover the program, on one executor or on several in turn.
+    ///
+    /// `cancel` is looked at about once in each layer; when it is set, all workers leave the range.
+    ///
+    /// # Errors
+    /// [`Cancelled`] if the flag was seen in time.
+    ///
+    /// # Panics
+    /// If the batch is larger than the backend was made for, or a token id is no row of the
+    /// embedding.
+    fn run(
+        &mut self,
+        ops: Range<usize>,
+        input: &StepInput<'_>,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<(), Cancelled>;
+
+    /// Results of the last step that ran to the end of the program.
+    fn results(&mut self) -> Results<'_>;
+
+    /// Bytes of weights that decoding has repacked so far, and that it will have in the end.
+    fn repacked_bytes(&self) -> [usize; 2];
+}
