@@ -60,11 +60,11 @@ pub fn check_fixture(name: &str) {
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
     let model = Model::from_file(file, Path::new(name)).unwrap();
     // The reference was run with a context beyond the trained one, for which LongRoPE differs.
-    let n_ctx = Some(model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train));
-    let options = |threads, batch| EngineOptions { n_ctx, ..options(threads, batch) };
+    let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
+    let options = |threads, batch| EngineOptions { n_ctx: Some(n_ctx), ..options(threads, batch) };
     let first = logits(&model, &tokens, &options(1, 1));
     let error = nmse_max(&first, &truth, n_vocab);
-    let naive = model_error(&model, n_ctx.unwrap_or_default(), &tokens, &first);
+    let naive = model_error(&model, n_ctx, &tokens, &first);
     assert!(naive <= NAIVE_NMSE_MAX, "{name}: NMSE {naive:.2e} to the naive backend");
     let max = NMSE_MAX_OF.iter().find(|(of, _)| *of == name).map_or(NMSE_MAX, |&(_, max)| max);
     assert!(error <= max, "{name}: NMSE {error:.2e}");
