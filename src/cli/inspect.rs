@@ -156,8 +156,10 @@ impl<'a> Report<'a> {
         if let Some(spec) = &self.spec {
             let n_ctx = n_ctx(spec, self.args);
             let program = lower(&file, spec, self.kernels, n_ctx);
-            let context = context_problem(spec, n_ctx, self.args.kv_type);
-            self.problems.extend(context);
+            // As with `run`, which computes with the default context as far as the memory goes.
+            let wanted = self.args.context.ctx.is_some();
+            let problem = wanted.then(|| context_problem(spec, n_ctx, self.args.kv_type)).flatten();
+            self.problems.extend(problem);
             // Types were told already.
             if !matches!(program, Err(ModelError::TensorType { .. })) {
                 self.program = self.keep(program);

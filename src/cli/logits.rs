@@ -64,7 +64,9 @@ pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError>
         max_outputs: batch,
         ..args.engine.options(KvType::F32)?
     };
-    check_context(&model, n_ctx, options.kv_type, args.engine.kv_bytes())?;
+    // The default is llama.cpp's, whatever the model was trained with.
+    let wanted = args.ctx.map_or(tokens.len(), |n| n as usize);
+    check_context(&model, wanted, options.kv_type, args.engine.kv_bytes())?;
     let at_model = CliError::of_model(model.path());
     let mut engine = Engine::new(&model, &options).map_err(&at_model)?;
     let at = CliError::at(&args.output);

@@ -73,7 +73,8 @@ enum Command {
 fn command() -> clap::Command {
     Cli::command().mut_subcommands(|verb| {
         verb.mut_args(|arg| {
-            let takes_word = arg.get_action().takes_values() && !arg.is_positional();
+            let needs_value = arg.get_num_args().is_none_or(|n| n.min_values() > 0);
+            let takes_word = arg.get_action().takes_values() && needs_value && !arg.is_positional();
             if takes_word { arg.allow_hyphen_values(true) } else { arg }
         })
     })

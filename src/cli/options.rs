@@ -368,6 +368,10 @@ pub fn check_context(
     kv_bytes: Option<usize>,
 ) -> Result<(), CliError> {
     let (path, n_ctx_train) = (model.path().display(), model.spec().n_ctx_train);
+    // The engine refuses it, whatever the memory.
+    if model.spec().n_ctx_max.is_some_and(|max| n_ctx > max) {
+        return Ok(());
+    }
     if let Some(problem) = context_problem(model.spec(), n_ctx, kv_type)
         && kv_bytes.is_none()
     {

@@ -282,7 +282,7 @@ impl<'a> Hparams<'a> {
     /// Looks at the keys of the architecture that the description, which gave `spec`, did not read.
     ///
     /// # Errors
-    /// One of them may change the mathematics: it is not known to be harmless ([`harmless`]), and
+    /// One of them may change the mathematics: it is not known to be harmless (`harmless.rs`), and
     /// `spec` does not say the same.
     pub fn finish(&self, spec: &ModelSpec) -> Result<(), ModelError> {
         let prefix = self.key("");

@@ -322,7 +322,7 @@ fn bad_numbers_name_option_and_range() {
             let told = stderr(&output);
             assert_eq!(output.status.code(), Some(2), "{verb} {option} {value}: {told}");
             assert!(told.contains(option) && told.contains("must be a"), "{told}");
-            assert!(told.contains(" from ") && told.contains(" to "), "{told}");
+            assert!(told.contains(" from ") && told.contains(" to "), "the range: {told}");
         }
     }
     let penalty = teff(&["run", "m.gguf", "--frequency-penalty", "-0.5", "-p", "x"], "");
