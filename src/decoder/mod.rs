@@ -251,7 +251,7 @@ impl Decoder {
         let program = backend.program().clone();
         let max_batch = backend.max_tokens();
         let core = Core {
-            ranges: vec![0..program.ops.len()],
+            ranges: std::iter::once(0..program.ops.len()).collect(),
             kv: new_kv(&program, options),
             program,
             max_batch,
