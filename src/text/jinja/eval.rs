@@ -397,7 +397,7 @@ impl<'a> Interpreter<'a> {
             ExprKind::Negative(value) => match self.eval(value, frame)? {
                 Value::Float(x) => Value::Float(-x),
                 value => match value.as_int() {
-                    Some(n) => Value::Int(-n),
+                    Some(n) => Value::Int(n.checked_neg().ok_or_else(too_big)?),
                     None => return Err(wrong_operand("-", &value)),
                 },
             },
@@ -906,6 +906,10 @@ fn gone() -> JinjaError {
     JinjaError::unsupported("a macro or loop called outside of the scope that defines it")
 }
 
+pub(super) fn too_big() -> JinjaError {
+    JinjaError::unsupported("an integer of more than 127 bits")
+}
+
 fn wrong_operand(op: &str, value: &Value) -> JinjaError {
     JinjaError::operation(format!("`{op}` does not take a {}", value.type_name()))
 }
@@ -958,7 +962,6 @@ fn arithmetic(op: BinaryOp, left: &Value, right: &Value) -> Result<Value> {
         BinaryOp::Mod => "%",
         BinaryOp::Pow => "**",
     };
-    let big = || JinjaError::unsupported("an integer of more than 127 bits");
     let zero = || JinjaError::operation("division by zero");
     if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
         let whole = match op {
@@ -978,7 +981,7 @@ fn arithmetic(op: BinaryOp, left: &Value, right: &Value) -> Result<Value> {
             BinaryOp::Div => return Ok(Value::Float(a as f64 / b as f64)),
             BinaryOp::Pow => return Ok(Value::Float((a as f64).powf(b as f64))),
         };
-        return whole.map(Value::Int).ok_or_else(big);
+        return whole.map(Value::Int).ok_or_else(too_big);
     }
     let (Some(a), Some(b)) = (left.as_float(), right.as_float()) else {
         let (a, b) = (left.type_name(), right.type_name());

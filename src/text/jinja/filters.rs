@@ -238,7 +238,7 @@ impl Interpreter<'_> {
                 Err(_) => args.get(0).cloned().unwrap_or(Value::Float(0.0)),
             },
             "abs" => match (value.as_int(), value) {
-                (Some(n), _) => Value::Int(n.abs()),
+                (Some(n), _) => Value::Int(n.checked_abs().ok_or_else(super::eval::too_big)?),
                 (None, Value::Float(x)) => Value::Float(x.abs()),
                 _ => return Err(bad("abs", value)),
             },
@@ -405,7 +405,8 @@ impl Interpreter<'_> {
             "even" => integer()? % 2 == 0,
             "divisibleby" => {
                 let by = args.need(0)?.as_int().filter(|by| *by != 0);
-                integer()? % by.ok_or_else(|| bad(name, args.need(0).unwrap_or(value)))? == 0
+                let by = by.ok_or_else(|| bad(name, value))?;
+                integer()?.checked_rem(by).is_none_or(|rest| rest == 0)
             }
             "eq" | "equalto" | "==" => value.equals(args.need(0)?),
             "ne" | "!=" => !value.equals(args.need(0)?),
