@@ -1,8 +1,9 @@
 //! Prefixes, cancelled steps and drafts that are taken back: whatever a sequence has been through,
 //! what comes next is what it would be without.
 
-use crate::decoder::{bits, logits, model, options};
+use crate::decoder::{logits, model, options};
 use crate::fixture_model::{self, Fixture};
+use crate::measure::bits;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use teff::decoder::{Decoder, DecoderOptions, Logits, Run, StepError, Stepper};
