@@ -10,13 +10,13 @@ mod streams;
 pub use lora::adapt;
 pub use lower::lower;
 
-use crate::backend::cpu::pool::Leader;
+use crate::backend::cpu::pool::{self, Leader};
 use crate::backend::cpu::{CpuBackend, StepInput};
 use crate::backend::pages::KvType;
 use crate::backend::program::Program;
 use crate::backend::recurrent::States;
 use crate::kv::{KvError, PagePool, SeqId};
-use crate::model::{ModelError, ModelSpec};
+use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
 use std::sync::Arc;
 use teff_kernels::{BlockMax, KernelTable};
@@ -28,6 +28,13 @@ const TOKEN_BYTES_MAX: usize = 16 << 20;
 
 /// What the recurrent states of a sequence may take: ten times what the largest models need.
 const STATE_BYTES_MAX: usize = 2 << 30;
+
+/// The pool takes every cell that these limits allow, be it a matrix of the longest lengths in F32
+/// or all that a step computes.
+const _: () = {
+    assert!(4 * (LENGTH_MAX as u64).pow(2) <= pool::LEN_MAX);
+    assert!(STEP_BYTES_MAX as u64 <= pool::LEN_MAX);
+};
 
 /// Sizes that are fixed when a decoder is made.
 #[derive(Clone, Copy, Debug)]
