@@ -13,6 +13,7 @@ step cargo clippy --workspace --all-targets -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings
 step cargo clippy --package teff --no-default-features --features cli -- -D warnings
 step cargo test --workspace
+step scripts/check_loom.sh
 step scripts/check_old_cpu.sh
 step scripts/check_arm.sh --fast
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps

@@ -15,6 +15,7 @@ pub mod recurrent;
 pub mod reference;
 mod step;
 
+pub(crate) use cpu::pool::LEN_MAX;
 pub use cpu::pool::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
 pub use step::{Backend, Cancelled, Executor, Results, StepInput};

@@ -17,7 +17,7 @@ use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
 use crate::backend::{self, Backend, BackendOptions, CpuSet, Executor, StepInput};
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
-use crate::model::{ModelError, ModelSpec};
+use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
 use gguf_rs_lite::GgufFile;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,6 +31,13 @@ const TOKEN_BYTES_MAX: usize = 16 << 20;
 
 /// What the recurrent states of a sequence may take: ten times what the largest models need.
 const STATE_BYTES_MAX: usize = 2 << 30;
+
+/// A backend's buffers take every cell that these limits allow, be it a matrix of the longest lengths in F32
+/// or all that a step computes.
+const _: () = {
+    assert!(4 * (LENGTH_MAX as u64).pow(2) <= backend::LEN_MAX);
+    assert!(STEP_BYTES_MAX as u64 <= backend::LEN_MAX);
+};
 
 /// Sizes that are fixed when a decoder is made.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,9 @@ use std::collections::HashSet;
 
 /// Layers that a model may have; more than any model has.
 const LAYERS_MAX: usize = 1024;
-/// A length of a dimension; ten times what any model has.
-const LENGTH_MAX: usize = 1 << 19;
+/// Length of a dimension; ten times what any model has. The decoder asserts that buffers can have
+/// rows of the product of two.
+pub(crate) const LENGTH_MAX: usize = 1 << 19;
 
 /// The keys `<architecture>.*` of a file.
 pub struct Hparams<'a> {

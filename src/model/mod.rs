@@ -14,5 +14,6 @@ mod weights;
 pub use adapter::{Adapter, LowRank};
 pub use error::ModelError;
 pub use hparams::Hparams;
+pub(crate) use hparams::LENGTH_MAX;
 pub use spec::*;
 pub use weights::{Binder, UnusedPart, plain_number, unused_parts};

@@ -184,6 +184,20 @@ fn bench_and_inspect_print_one_json_object() {
 }
 
 #[test]
+fn bench_runs_what_inspect_calls_fine() {
+    let folder = Folder::new("wide");
+    let model = folder.0.join("wide.gguf");
+    std::fs::write(&model, fixture_model::wide_llama(246_752)).unwrap();
+    let output = teff(&["inspect", text(&model), "--json"], "");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    // It has no vocabulary, as all models here; what is said of that is in the other tests.
+    assert_eq!(object["unsupported"], serde_json::json!([]));
+    let args = ["bench", "-m", text(&model), "--prompt=9", "--gen=2", "--reps=1", "--json"];
+    let output = teff(&args, "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn inspect_explains_what_cannot_run() {
     let folder = Folder::new("unsupported");
     let mut writer = gguf_rs_lite::GgufWriter::new(Vec::new());

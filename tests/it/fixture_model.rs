@@ -129,6 +129,56 @@ pub fn build(json: &Path) -> Vec<u8> {
     data.finish().expect("every tensor written")
 }
 
+/// A llama of one layer, 32 wide, without a vocabulary, whose feed-forward part has `n_ff` hidden
+/// columns in Q8_0: `102 * n_ff` bytes.
+pub fn wide_llama(n_ff: u32) -> Vec<u8> {
+    const WIDTH: u64 = 32;
+    const N_VOCAB: u64 = 8;
+    let mut writer = GgufWriter::new(Vec::new());
+    writer.add("general.architecture", "llama").expect("a new key");
+    writer.add("tokenizer.ggml.model", "none").expect("a new key");
+    for (key, value) in [
+        ("block_count", 1),
+        ("context_length", 64),
+        ("embedding_length", WIDTH as u32),
+        ("feed_forward_length", n_ff),
+        ("attention.head_count", 1),
+        ("rope.dimension_count", WIDTH as u32),
+        ("vocab_size", N_VOCAB as u32),
+    ] {
+        writer.add(format!("llama.{key}"), value).expect("a new key");
+    }
+    writer.add("llama.attention.layer_norm_rms_epsilon", 1e-5_f32).expect("a new key");
+    let n_ff = u64::from(n_ff);
+    let tensors: [(&str, GgmlType, &[u64]); 11] = [
+        ("token_embd.weight", GgmlType::F32, &[WIDTH, N_VOCAB]),
+        ("output_norm.weight", GgmlType::F32, &[WIDTH]),
+        ("blk.0.attn_norm.weight", GgmlType::F32, &[WIDTH]),
+        ("blk.0.attn_q.weight", GgmlType::F32, &[WIDTH, WIDTH]),
+        ("blk.0.attn_k.weight", GgmlType::F32, &[WIDTH, WIDTH]),
+        ("blk.0.attn_v.weight", GgmlType::F32, &[WIDTH, WIDTH]),
+        ("blk.0.attn_output.weight", GgmlType::F32, &[WIDTH, WIDTH]),
+        ("blk.0.ffn_norm.weight", GgmlType::F32, &[WIDTH]),
+        ("blk.0.ffn_gate.weight", GgmlType::Q8_0, &[WIDTH, n_ff]),
+        ("blk.0.ffn_up.weight", GgmlType::Q8_0, &[WIDTH, n_ff]),
+        ("blk.0.ffn_down.weight", GgmlType::Q8_0, &[n_ff, WIDTH]),
+    ];
+    for (name, ty, dims) in tensors {
+        writer.declare(name, ty, dims).expect("a new tensor");
+    }
+    let mut data = writer.write_header().expect("memory takes all");
+    for (name, ty, dims) in tensors {
+        let n = dims.iter().product();
+        let bytes: Vec<u8> = match ty {
+            // Blocks of 34 bytes: small scales (halves 0x1010), codes 16.
+            GgmlType::Q8_0 => vec![0x10; n as usize / 32 * 34],
+            _ => (0..n).flat_map(|i| weight(1, name, dims, i).to_le_bytes()).collect(),
+        };
+        data.write_tensor(&bytes).expect("the declared length");
+    }
+    data.finish().expect("every tensor written")
+}
+
 /// Weight `i`, in storage order, of the tensor `name`.
 pub fn weight(seed: u64, name: &str, dims: &[u64], i: u64) -> f32 {
     const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -77,3 +77,42 @@ fn weights_of_any_bits_compute() {
         assert!(try_model(bytes), "weights of {fill:#x}");
     }
 }
+
+#[test]
+fn the_longest_rows_that_metadata_may_name_compute() {
+    // With 16 rows interleaved the first has cells of 2^22 bytes and some; the second, the longest
+    // that is allowed, also with eight tokens in a panel.
+    for (n_ff, n_tokens) in [(246_752, 1), (1 << 19, 16)] {
+        let file = GgufFile::from_bytes(fixture_model::wide_llama(n_ff)).unwrap();
+        let model = Model::from_file(Arc::new(file), Path::new("wide.gguf")).unwrap();
+        let logits = [1, 2].map(|n_threads| {
+            let options = DecoderOptions {
+                max_threads: n_threads,
+                max_batch: 16,
+                max_outputs: 1,
+                n_ctx: 64,
+                kv_type: KvType::F16,
+                kv_bytes_max: 1 << 20,
+                repack: true,
+            };
+            let kernels = KernelTable::detect();
+            let mut decoder = Decoder::new(model.file(), model.spec(), kernels, &options).unwrap();
+            Pool::new(n_threads).unwrap().lead(|leader| {
+                let sequence = decoder.kv_mut().create();
+                let prompt: Vec<u32> = (0..n_tokens).map(|i| i % 8).collect();
+                // One token after the prompt: the prompt may have interleaved the weights.
+                for tokens in [&prompt[..], &[3]] {
+                    let run = Run { sequence, tokens, logits: Logits::Last };
+                    decoder.step(leader, &[run]).unwrap();
+                }
+                let run = Run { sequence, tokens: &[5], logits: Logits::Last };
+                decoder.step(leader, &[run]).unwrap().to_vec()
+            })
+        });
+        assert!(logits[0].iter().all(|x| x.is_finite()), "{logits:?}");
+        assert_eq!(logits[0], logits[1]);
+    }
+    let file = GgufFile::from_bytes(fixture_model::wide_llama((1 << 19) + 32)).unwrap();
+    let error = Model::from_file(Arc::new(file), Path::new("wide.gguf")).err().unwrap();
+    assert!(error.to_string().contains("llama.feed_forward_length"), "{error}");
+}

@@ -1,68 +1,37 @@
 //! Buffers that the workers of a phase either all read or all write, and the check of it.
 
-use super::{Phase, Ticket};
+use super::mode::{LEN_MAX, Mode, Use};
+use super::ticket::{Phase, Ticket};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use teff_kernels::Ahead;
-
-/// Forty bits of phases last for half a year of a small model's decoding.
-pub(super) const PHASE_BITS: u32 = 40;
-const PARAM_BITS: u32 = 22;
-pub(super) const READ: u64 = 0;
-const CELLS: u64 = 1;
-const COLUMNS: u64 = 2;
-pub(super) const SLOTS: u64 = 3;
-/// Parameters of `SLOTS`: a page is written in one layout.
-pub(super) const SLOTS_AS_ROWS: usize = 0;
-pub(super) const SLOTS_AS_LANES: usize = 1;
-
-/// What a buffer is used for in the current phase: number of the phase, kind of use, parameter.
-#[derive(Default)]
-pub(super) struct Mode(AtomicU64);
-
-impl Mode {
-    /// Claims a kind of use for the phase; panics if the phase already uses the buffer otherwise.
-    #[inline]
-    pub fn claim(&self, phase: u64, kind: u64, param: usize) {
-        assert!((param as u64) < 1 << PARAM_BITS, "a cell of a shared buffer is too long");
-        let word = phase << (64 - PHASE_BITS) | kind << PARAM_BITS | param as u64;
-        let mut now = self.0.load(Ordering::Relaxed);
-        while now != word {
-            assert!(
-                now >> (64 - PHASE_BITS) != phase,
-                "a buffer is used in two ways within one phase"
-            );
-            match self.0.compare_exchange(now, word, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(other) => now = other,
-            }
-        }
-    }
-}
 
 /// Zeros in memory of their own, in huge pages where the system has them.
 pub(super) fn map_zeros(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
     let map = memmap2::MmapMut::map_anon(bytes.max(1))?;
     // A hint: without huge pages it is only slower.
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     let _ = map.advise(memmap2::Advice::HugePage);
     Ok(map)
 }
 
-/// A row-major matrix that the workers of a phase either all read or all write by ticket.
+/// Row-major matrix that the workers of a phase either all read or all write by ticket. It belongs
+/// to the pool that uses it until [`Shared::get_mut`].
 pub struct Shared<T> {
     pub(super) mode: Mode,
     pub(super) width: usize,
     pub(super) start: NonNull<T>,
     pub(super) len: usize,
-    /// Whose the memory is, if not a box's; nobody else has these elements of it.
+    /// Mapping that the memory belongs to, or `None` if it is a leaked box. No other `Shared` has
+    /// these elements.
     pub(super) map: Option<Arc<memmap2::MmapMut>>,
 }
 
 // SAFETY: access from several threads goes through `Mode::claim` and tickets, as each method says.
+// `claim` lets the workers of one pool in at a time, and `Pool::lead` one team of them: so there is
+// one phase at a time, and barriers order the accesses of one after those of the other.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 // SAFETY: it owns its elements.
 unsafe impl<T: Send> Send for Shared<T> {}
@@ -79,7 +48,11 @@ impl<T> Drop for Shared<T> {
 
 impl Shared<u8> {
     /// One row of `len` zeros in memory of its own, in huge pages where the system has them.
+    ///
+    /// # Errors
+    /// The system has not that much memory.
     pub fn mapped(len: usize) -> std::io::Result<Shared<u8>> {
+        assert!(len as u64 <= LEN_MAX, "a buffer has too many elements");
         let mut map = map_zeros(len)?;
         let start = NonNull::from(&mut map[..]).cast();
         Ok(Shared { mode: Mode::default(), width: len, start, len, map: Some(Arc::new(map)) })
@@ -88,6 +61,9 @@ impl Shared<u8> {
 
 impl<T> Shared<T> {
     /// Keeps memory of its own, see [`Shared::mapped`], from being swapped out.
+    ///
+    /// # Errors
+    /// More than the process may lock.
     pub fn lock(&self) -> std::io::Result<()> {
         #[cfg(unix)]
         if let Some(map) = &self.map {
@@ -100,18 +76,21 @@ impl<T> Shared<T> {
 impl<T: Copy + Default> Shared<T> {
     /// `rows` x `width` default values. Memory is zeroed lazily by the system, not touched here.
     pub fn new(rows: usize, width: usize) -> Shared<T> {
-        let data = Box::leak(vec![T::default(); rows * width].into_boxed_slice());
+        let len = n_elements(rows, width);
+        let data = Box::leak(vec![T::default(); len].into_boxed_slice());
         let (len, start) = (data.len(), NonNull::from(data).cast());
         Shared { mode: Mode::default(), width, start, len, map: None }
     }
 
     /// Elements in a row.
+    #[must_use]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Exclusive access outside of jobs.
+    /// Exclusive access outside of jobs. The next pool to use the buffer may be another one.
     pub fn get_mut(&mut self) -> &mut [T] {
+        self.mode.release();
         // SAFETY: the buffer's own memory, borrowed with the buffer.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
@@ -122,10 +101,10 @@ impl<T: Copy + Default> Shared<T> {
         Ahead::at(start.cast(), elements.len() * size_of::<T>())
     }
 
-    /// The whole buffer, read-only for this phase.
+    /// Whole buffer, read-only for this phase.
     #[inline]
     pub fn read<'p>(&'p self, phase: &'p Phase<'_>) -> &'p [T] {
-        self.mode.claim(phase.id, READ, 0);
+        self.mode.claim(phase.id, Use::Read, 0);
         // SAFETY: in this phase every claim on this buffer is for reading (`claim` panics
         // otherwise), and the phase outlives the borrow.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
@@ -134,10 +113,11 @@ impl<T: Copy + Default> Shared<T> {
     /// Row `row` of the buffer, read-only for this phase.
     #[inline]
     pub fn read_row<'p>(&'p self, phase: &'p Phase<'_>, row: usize) -> &'p [T] {
-        &self.read(phase)[row * self.width..][..self.width]
+        let start = row.checked_mul(self.width).expect("the row is in the buffer");
+        &self.read(phase)[start..][..self.width]
     }
 
-    /// The cells `ticket.items()`, contiguous: item `i` of the phase owns the `cell` elements from
+    /// Cells `ticket.items()`, contiguous: item `i` of the phase owns the `cell` elements from
     /// `i * cell` on.
     #[inline]
     pub fn write_cells<'t>(&'t self, ticket: &'t mut Ticket<'_>, cell: usize) -> &'t mut [T] {
@@ -156,20 +136,6 @@ impl<T: Copy + Default> Shared<T> {
         self.cells(ticket, item..item + 1, cell)
     }
 
-    /// Cell `item` of a buffer with `cells_per_row` cells of `cell` elements in a row, where the
-    /// items of the phase are the rows.
-    #[inline]
-    pub fn write_tile_cell<'t>(
-        &'t self,
-        ticket: &'t mut Ticket<'_>,
-        cells_per_row: usize,
-        cell: usize,
-        item: usize,
-    ) -> &'t mut [T] {
-        let row = self.write_cell(ticket, cells_per_row * cell, item / cells_per_row);
-        &mut row[item % cells_per_row * cell..][..cell]
-    }
-
     #[inline]
     fn cells<'t>(
         &'t self,
@@ -178,9 +144,10 @@ impl<T: Copy + Default> Shared<T> {
         cell: usize,
     ) -> &'t mut [T] {
         assert!(ticket.items.start <= items.start && items.end <= ticket.items.end);
-        self.mode.claim(ticket.phase_id, CELLS, cell);
+        self.mode.claim(ticket.phase, Use::Cells, cell);
+        let end = items.end.checked_mul(cell);
         assert!(
-            items.start <= items.end && items.end * cell <= self.len,
+            items.start <= items.end && end.is_some_and(|end| end <= self.len),
             "the cells are in the buffer"
         );
         // SAFETY: in bounds. All claims of this phase are for cells of this size, and no other
@@ -216,8 +183,9 @@ impl<T: Copy + Default> Shared<T> {
         assert!(columns.start <= columns.end && columns.end <= self.width);
         assert!(ticket.items.start.div_ceil(block) <= columns.start);
         assert!(columns.end <= ticket.items.end.div_ceil(block));
-        self.mode.claim(ticket.phase_id, COLUMNS, block);
-        assert!(row * self.width + columns.end <= self.len, "the row is in the buffer");
+        self.mode.claim(ticket.phase, Use::Columns, block);
+        let end = row.checked_mul(self.width).and_then(|start| start.checked_add(columns.end));
+        assert!(end.is_some_and(|end| end <= self.len), "the row is in the buffer");
         // SAFETY: in bounds. All claims of this phase are for columns of `block` items, and no
         // other ticket of the phase has the first item of one of these; the ticket is borrowed
         // mutably for the slice's life.
@@ -226,6 +194,15 @@ impl<T: Copy + Default> Shared<T> {
             std::slice::from_raw_parts_mut(start, columns.end - columns.start)
         }
     }
+}
+
+/// Elements of `rows` x `width`.
+///
+/// # Panics
+/// If these are more than a buffer may have.
+pub(super) fn n_elements(rows: usize, width: usize) -> usize {
+    let len = rows.checked_mul(width).filter(|&len| len as u64 <= LEN_MAX);
+    len.expect("a buffer has too many elements")
 }
 
 /// The ticket's cells in four buffers at a time, each with its own cell size; see
@@ -244,7 +221,7 @@ where
     D: Copy + Default,
 {
     let of = |ticket: &Ticket<'_>| Ticket {
-        phase_id: ticket.phase_id,
+        phase: ticket.phase,
         items: ticket.items(),
         life: PhantomData,
     };
@@ -280,7 +257,7 @@ mod tests {
         let buffer = Shared::<u32>::new(4, 30);
         pool.lead(|leader| {
             leader.run(&|worker| {
-                for round in 1..100 {
+                for round in 1..if cfg!(miri) { 5 } else { 100 } {
                     worker.phase(|phase| {
                         for mut ticket in phase.tickets(30, 4) {
                             let columns = ticket.items();

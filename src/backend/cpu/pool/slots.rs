@@ -1,10 +1,15 @@
 //! Pages of the KV cache: written slot by slot, read whole.
 
-use super::shared::{Mode, SLOTS, SLOTS_AS_LANES, SLOTS_AS_ROWS, map_zeros};
-use super::{Phase, Shared, Ticket};
+use super::mode::{Mode, Use};
+use super::shared::{Shared, map_zeros, n_elements};
+use super::ticket::{Phase, Ticket};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+/// Layouts of a page, as parameters of [`Use::Slots`]: a phase writes a page in one of them.
+const SLOTS_AS_ROWS: usize = 0;
+const SLOTS_AS_LANES: usize = 1;
 
 /// Where the tokens of a step go in a page: batch token `token + i` to slot `slot + i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,13 +38,13 @@ unsafe impl Sync for PageSpace {}
 
 impl PageSpace {
     /// Bytes of a piece. Only what is used becomes resident, 2 MiB at a time.
-    const PIECE_BYTES: usize = 32 << 20;
+    const PIECE_BYTES: usize = if cfg!(miri) { 64 << 10 } else { 32 << 20 };
     /// A cache line: pages share none.
     const ALIGN: usize = 64;
 
     /// `rows` x `width` default values in memory that nobody else has.
     fn take<T: Copy + Default>(&mut self, rows: usize, width: usize) -> Shared<T> {
-        let len = rows * width;
+        let len = n_elements(rows, width);
         let layout = Layout::array::<T>(len).expect("a page is smaller than memory");
         assert!(layout.align() <= PageSpace::ALIGN, "elements are numbers");
         let bytes = layout.size().next_multiple_of(PageSpace::ALIGN);
@@ -75,6 +80,7 @@ impl PageSpace {
 pub struct SlotMemory<T> {
     /// A row for each head and slot, however they are laid out.
     memory: Shared<T>,
+    heads: usize,
     slots: usize,
     fill: Fill,
 }
@@ -82,7 +88,8 @@ pub struct SlotMemory<T> {
 impl<T: Copy + Default> SlotMemory<T> {
     /// Default values.
     pub fn new(space: &mut PageSpace, heads: usize, slots: usize, width: usize) -> SlotMemory<T> {
-        SlotMemory { memory: space.take(heads * slots, width), slots, fill: Fill::default() }
+        let memory = space.take(n_elements(heads, slots), width);
+        SlotMemory { memory, heads, slots, fill: Fill::default() }
     }
 
     /// Elements of a head in a slot.
@@ -92,7 +99,9 @@ impl<T: Copy + Default> SlotMemory<T> {
 
     /// Says which tokens of the coming step the page takes, and where.
     pub fn set_fill(&mut self, fill: Fill) {
-        assert!(fill.slot + fill.n <= self.slots, "the page holds its tokens");
+        let end = fill.slot.checked_add(fill.n);
+        assert!(end.is_some_and(|end| end <= self.slots), "the page holds its tokens");
+        assert!(fill.token.checked_add(fill.n).is_some(), "the batch holds the tokens");
         self.fill = fill;
     }
 
@@ -116,10 +125,11 @@ impl<T: Copy + Default> SlotMemory<T> {
         head: usize,
     ) -> Option<&'t mut [T]> {
         let slot = self.claim(ticket, token, SLOTS_AS_ROWS)?;
-        let Shared { width, start: page, len, .. } = self.memory;
+        let Shared { width, start: page, .. } = self.memory;
+        assert!(head < self.heads, "the head is in the page");
         let start = (head * self.slots + slot) * width;
-        assert!(start + width <= len, "the head is in the page");
-        // SAFETY: in bounds. All claims of this phase are for slot rows, a token's slot is its own
+        // SAFETY: in bounds, as `head < heads` and `slot < slots`, and the memory has `heads *
+        // slots * width` elements. All claims of this phase are for slot rows, a token's slot is its own
         // (`set_fill` checked the range, and needs `&mut self`), no other ticket of the phase has
         // this token, and the ticket is borrowed mutably for the slice's life.
         Some(unsafe { std::slice::from_raw_parts_mut(page.as_ptr().add(start), width) })
@@ -136,12 +146,12 @@ impl<T: Copy + Default> SlotMemory<T> {
         x: &[T],
     ) -> Option<()> {
         let slot = self.claim(ticket, token, SLOTS_AS_LANES)?;
-        let Shared { width, start: page, len, .. } = self.memory;
-        let start = head * width * self.slots + slot;
+        let Shared { width, start: page, .. } = self.memory;
         assert!(x.len() <= width, "the numbers of one head");
-        assert!((head + 1) * width * self.slots <= len, "the head is in the page");
+        assert!(head < self.heads, "the head is in the page");
+        let start = head * width * self.slots + slot;
         for (i, &x) in x.iter().enumerate() {
-            // SAFETY: in bounds, as `slot < slots` and `i < width`. All claims of this phase are
+            // SAFETY: in bounds, as `head < heads`, `slot < slots` and `i < width`. All claims of this phase are
             // for lanes, a token's slot is its own (see `write_slot`), and no reference is made.
             unsafe { page.add(start + i * self.slots).write(x) };
         }
@@ -156,7 +166,7 @@ impl<T: Copy + Default> SlotMemory<T> {
         if !(first..first + n).contains(&token) {
             return None;
         }
-        self.memory.mode.claim(ticket.phase_id, SLOTS, layout);
+        self.memory.mode.claim(ticket.phase, Use::Slots, layout);
         Some(slot + token - first)
     }
 }
