@@ -1,5 +1,6 @@
 //! Atomics and locks of the pool, from the standard library or, to be model-checked
 //! (`tests/loom`), from loom.
+#![allow(unexpected_cfgs, reason = "only the package `tests/loom` is built with `--cfg loom`")]
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
