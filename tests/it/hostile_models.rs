@@ -87,26 +87,27 @@ fn the_longest_rows_that_metadata_may_name_compute() {
         let model = Model::from_file(Arc::new(file), Path::new("wide.gguf")).unwrap();
         let logits = [1, 2].map(|n_threads| {
             let options = DecoderOptions {
-                max_threads: n_threads,
+                threads: Some(n_threads),
+                cpus: None,
                 max_batch: 16,
                 max_outputs: 1,
                 n_ctx: 64,
                 kv_type: KvType::F16,
-                kv_bytes_max: 1 << 20,
+                kv_bytes_max: 1 << 24,
                 repack: true,
             };
             let kernels = KernelTable::detect();
             let mut decoder = Decoder::new(model.file(), model.spec(), kernels, &options).unwrap();
-            Pool::new(n_threads).unwrap().lead(|leader| {
+            decoder.lead(|decoder| {
                 let sequence = decoder.kv_mut().create();
                 let prompt: Vec<u32> = (0..n_tokens).map(|i| i % 8).collect();
                 // One token after the prompt: the prompt may have interleaved the weights.
                 for tokens in [&prompt[..], &[3]] {
                     let run = Run { sequence, tokens, logits: Logits::Last };
-                    decoder.step(leader, &[run]).unwrap();
+                    decoder.step(&[run]).unwrap();
                 }
                 let run = Run { sequence, tokens: &[5], logits: Logits::Last };
-                decoder.step(leader, &[run]).unwrap().to_vec()
+                decoder.step(&[run]).unwrap().to_vec()
             })
         });
         assert!(logits[0].iter().all(|x| x.is_finite()), "{logits:?}");
