@@ -475,7 +475,9 @@ mod interrupts {
         std::fs::write(&prompt, "a".repeat(30_000)).unwrap();
         let args = ["run", model, "-f", text(&prompt), "--raw", "-t", "1", "--ctx", "40000"];
         let told = begin(&args).interrupt_after(SHORT * 4);
-        assert!(told.contains(" tokens of the prompt read in "), "{told}");
+        // A fast machine is in the answer by then.
+        let places = [" tokens of the prompt read in ", "; answer "];
+        assert!(places.iter().any(|place| told.contains(place)), "{told}");
     }
 
     #[test]
@@ -510,7 +512,7 @@ mod interrupts {
 
     /// What a terminal shows of a program at which `keys` are typed.
     fn at_terminal(keys: &str, args: &[&str]) -> (Option<i64>, String) {
-        let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/pty.py");
+        let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/terminal.py");
         let program = program();
         let words = std::iter::once(program.get_program()).chain(program.get_args());
         let mut python = Command::new("python3");
@@ -741,25 +743,6 @@ fn long_contexts_are_warned_of_and_huge_ones_refused() {
     }
     let output = teff(&["inspect", text(&model), "--ctx", "4000000000", "--json"], "");
     assert!(stdout(&output).contains("would take "), "{}", stdout(&output));
-}
-
-// ------------------------------------------------------------------ 5: limits of memory
-
-#[cfg(target_os = "linux")]
-#[test]
-fn little_address_space_is_an_error_and_no_abort() {
-    let folder = Folder::new("ulimit");
-    let model = folder.tiny_with("m", vec![]);
-    let program = program();
-    for kib in [40_000, 80_000, 160_000, 320_000] {
-        let limited = format!("ulimit -v {kib}; exec \"$@\"");
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &limited, "sh"]).arg(program.get_program()).args(program.get_args());
-        let args = ["run", text(&model), "-p", "x", "-n", "2", "-t", "2", "--temp", "0"];
-        let output = shell.args(args).output().unwrap();
-        let told = stderr(&output);
-        assert!(matches!(output.status.code(), Some(0 | 1)), "{kib}: {:?} {told}", output.status);
-    }
 }
 
 // ------------------------------------------------------------------ 13: a file that changes

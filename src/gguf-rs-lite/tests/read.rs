@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Raw, STR, T_F32, T_I8, U32, sample, shard};
+use common::{ARRAY, Raw, STR, T_F32, T_I8, U32, sample, shard};
 use gguf_rs_lite::{
     ByteOrder, Error, Fault, GgmlType, GgufFile, Limits, ShardFault, Value, ValueType,
 };

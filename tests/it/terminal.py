@@ -1,4 +1,4 @@
-"""What a person sees at a terminal, which tests/it/faults.rs asks for: `pty.py SECONDS KEYS PROGRAM
+"""What a person sees at a terminal, which tests/it/faults.rs asks for: `terminal.py SECONDS KEYS PROGRAM
 ARG...` runs a program on a terminal of its own, types KEYS (an expression of Python, such as
 'b"\\x03"') once the program has written something and been quiet for half a second, and prints one JSON
 object: the exit code (null for a signal or a program that SECONDS did not see the end of) and all that
