@@ -8,7 +8,7 @@ use teff_kernels::BlockMax;
 pub fn filtered(mut filter: Box<dyn Filter>, logits: &[f32]) -> Vec<(u32, f64)> {
     let (mut logits, mut room, mut list) = (logits.to_vec(), Vec::new(), Vec::new());
     let mut candidates = Candidates::new(BlockMax::of(&mut logits, &mut room), &mut list);
-    filter.apply(&mut candidates, &mut Rng::new(1)).unwrap();
+    filter.apply(&mut candidates, &mut Rng::new(1)).expect("a filter of valid parameters");
     let Some(best) = candidates.best() else { return Vec::new() };
     let weight = |logit: f32| exp(f64::from(logit) - f64::from(best.logit));
     let total: f64 = candidates.iter().map(|c| weight(c.logit)).sum();
