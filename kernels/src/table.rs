@@ -6,7 +6,7 @@
 //! length is a broken invariant and panics.
 //!
 //! A level's list of types is the one of the level below with its own kernels laid over it
-//! ([`overlaid`]); the lowest is scalar and made from the list of all types in `block`. So a type
+//! (`overlaid`); the lowest is scalar and made from the list of all types in `block`. So a type
 //! that a level has no kernel for runs through the level below.
 
 use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PanelOrder};

@@ -434,10 +434,8 @@ impl Metadata {
     /// Reads and checks `n` entries at the cursor. `n` must have passed [`Cursor::check_count`].
     pub fn read(bytes: &[u8], c: &mut Cursor<'_>, n: u64, limits: &Limits) -> Result<Self, Error> {
         let mut entries: Vec<Entry> = Vec::with_capacity(n as usize);
-        let mut ends = Vec::with_capacity(n as usize);
         for number in 0..n {
             entries.push(read_entry(c, number, limits)?);
-            ends.push(c.offset() as usize);
         }
         let mut by_key: Vec<u32> = (0..n as u32).collect();
         let key = |number: u32| {
@@ -445,10 +443,13 @@ impl Metadata {
             &bytes[entry.key_at..entry.key_at + entry.key_len as usize]
         };
         by_key.sort_unstable_by_key(|&number| (key(number), number));
-        // The value of an entry, with its type.
+        // The value of an entry, with its type: up to the length of the next key.
+        let (last_end, key_length) = (c.offset() as usize, c.encoding().length_bytes() as usize);
         let value = |number: u32| {
             let entry: &Entry = &entries[number as usize];
-            &bytes[entry.key_at + entry.key_len as usize..ends[number as usize]]
+            let next = entries.get(number as usize + 1);
+            let end = next.map_or(last_end, |next| next.key_at - key_length);
+            &bytes[entry.key_at + entry.key_len as usize..end]
         };
         let mut repeated = Vec::new();
         for pair in by_key.windows(2).filter(|pair| key(pair[0]) == key(pair[1])) {

@@ -5,9 +5,9 @@
 //! together, phase by phase, with a barrier between phases (spin, then park).
 //!
 //! What a phase may touch is checked, so that everything above this room is safe code: within one
-//! phase a [`Shared`] buffer is either read by all workers or written by all of them, and a writer
-//! reaches only the part that its [`Ticket`] owns. Tickets of a phase never overlap, and both
-//! borrow from the [`Phase`], which ends at the barrier. The check is one relaxed load. A buffer
+//! phase a `Shared` buffer is either read by all workers or written by all of them, and a writer
+//! reaches only the part that its `Ticket` owns. Tickets of a phase never overlap, and both
+//! borrow from the `Phase`, which ends at the barrier. The check is one relaxed load. A buffer
 //! belongs to the pool that uses it until there is exclusive access to it again.
 //!
 //! Panics: if a worker panics in a job, the others leave it at their next barrier, and the panic
