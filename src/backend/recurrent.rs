@@ -49,11 +49,11 @@ pub struct Scan {
     pub kind: ScanKind,
     /// Heads.
     pub n_heads: usize,
-    /// Elements of a head's output; rows of its state.
+    /// Elements of a head's output.
     pub head_dim: usize,
-    /// Columns of a head's state.
+    /// Elements of a head's keys.
     pub state_dim: usize,
-    /// `[n_heads][head_dim][state_dim]`
+    /// `head_dim * state_dim` elements for each head, in the backend's order.
     pub state: StateId,
     /// Buffer and first column of `[n_heads][head_dim]` that gate the output.
     pub gate: Option<(Buf, usize)>,

@@ -5,7 +5,7 @@
 //! their rows one behind the other, `B` is zero where a rank is another product's. All in f32, so
 //! weights keep their types and results their bits for any batch. Cost: two more phases per
 //! adapted product, and a buffer as wide as its output. Experts add theirs to their own products,
-//! for which every worker computes `A x` of all tokens. The factor
+//! for which a worker computes `A x` of the tokens whose rows it multiplies. The factor
 //! that a tensor may have beside it (`.scale`) is its weight's, not the adapter's.
 
 use crate::backend::program::{

@@ -10,6 +10,7 @@ mod chat_templates;
 mod cli;
 mod decoder;
 mod embeddings;
+mod experts;
 #[cfg(feature = "cli")]
 mod faults;
 mod files;
