@@ -5,6 +5,8 @@
 //! that [`KernelTable::pack`] has laid out as an [`ActPlan`] says; [`FloatOps`] is the rest of a
 //! transformer. The scalar level ([`block`], [`float`]) is the specification of every other.
 //!
+//! Weights are written by [`TypeKernels::quantize`], or in two halves by an [`Encoder`].
+//!
 //! No threads, no files, no words of models; the only allocation is [`Scratch`].
 
 pub mod act;
@@ -15,9 +17,10 @@ mod isa;
 pub mod table;
 
 pub use act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PANEL_TOKENS, ROWS_MAX};
+pub use block::{Encoder, Group, Scales};
 pub use float::{Activation, Ahead, BlockMax, FloatOps, MAX_BLOCK, RopePairing};
 pub use isa::{Level, UnknownLevel};
-pub use table::{KernelTable, NoQuantizer, ROW_STEP, Scratch, TypeKernels};
+pub use table::{KernelTable, NoEncoder, NoQuantizer, ROW_STEP, Scratch, TypeKernels};
 
 // The tests of matrix products once more inside of the crate, which has levels of its own for them.
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! that a level has no kernel for runs through the level below.
 
 use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PanelOrder};
+use crate::block::Encoder;
 use crate::float::FloatOps;
 use crate::isa::detect::Level;
 use gguf_rs_lite::GgmlType;
@@ -81,6 +82,7 @@ pub struct TypeKernels {
     pub(crate) matmul: MatmulFn,
     pub(crate) dequantize: fn(&[u8], &mut [f32]),
     pub(crate) quantize: Option<QuantizeFn>,
+    pub(crate) encoder: Option<Encoder>,
     pub(crate) interleaved: Option<Interleaved>,
 }
 
@@ -125,6 +127,14 @@ impl TypeKernels {
         Ok(())
     }
 
+    /// The two halves of [`TypeKernels::quantize`], for those who bring one of them.
+    ///
+    /// # Errors
+    /// The type has no codes and scales, or can only be read.
+    pub fn encoder(&self) -> Result<&Encoder, NoEncoder> {
+        self.encoder.as_ref().ok_or(NoEncoder(self.ty))
+    }
+
     /// `y[t * n_rows + r] = W[r] . x[t]` for all tokens of `acts`; `w` is `n_rows` contiguous rows
     /// of `acts.plan.cols` elements as in the file.
     ///
@@ -162,6 +172,21 @@ impl std::fmt::Display for NoQuantizer {
 }
 
 impl std::error::Error for NoQuantizer {}
+
+/// A type without an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoEncoder(pub GgmlType);
+
+impl std::fmt::Display for NoEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.block_len() {
+            1 => write!(f, "{} has no codes and scales to encode with", self.0),
+            _ => write!(f, "no method to encode {} yet", self.0),
+        }
+    }
+}
+
+impl std::error::Error for NoEncoder {}
 
 /// Interleaved rows: see the module `interleave`.
 impl TypeKernels {

@@ -2,8 +2,9 @@
 //! weights are. What IQ4_XS falls back to in rows that are no multiple of 256. Value =
 //! `d * VALUES[code]`.
 
+use super::encode::{Coder, Encode, Group, Scales, all};
 use super::search::{ZERO, emphasize, extreme, mean_square};
-use super::{Block, Block32, F16, Quantize, Unpacked32, nibbles, pack_nibbles};
+use super::{Block, Block32, F16, Unpacked32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ4_NL: 32 elements in 18 bytes.
@@ -32,14 +33,43 @@ impl Block for BlockIQ4NL {
     }
 }
 
-impl Quantize for BlockIQ4NL {
+impl Encode for BlockIQ4NL {
+    const GROUP: usize = 32;
+    const CODES: usize = 16;
+
     /// Without importances errors count by the square of the weight.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ4NL]) {
-        for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
-            let sigma2 = 2.0 * mean_square(x);
-            let d = searched_scale(x, &costs(x, importance.map(|w| &w.as_chunks().0[i]), sigma2));
-            *block = BlockIQ4NL { d: F16::from_f32(d), qs: pack_nibbles(&codes(x, d)) };
-        }
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        let (x, sigma2) = (all(x), 2.0 * mean_square(x));
+        Scales::unrounded(searched_scale(x, &costs(x, importance.map(all), sigma2)), 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        VALUES[usize::from(code)]
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        nearest_code(coder.by * x) as u8
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&nibbles(&self.qs));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockIQ4NL {
+        BlockIQ4NL { d: scales.d, qs: pack_nibbles(all(codes)) }
     }
 }
 
@@ -60,12 +90,6 @@ pub(super) fn costs(x: &[f32; 32], importance: Option<&[f32; 32]>, sigma2: f32) 
         Some(w) => emphasize(x, w, sigma2),
         None => x.map(|x| x * x),
     }
-}
-
-/// The codes nearest to `x / d`.
-pub(super) fn codes(x: &[f32; 32], d: f32) -> [u8; 32] {
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    x.map(|x| nearest_code(inverse * x) as u8)
 }
 
 /// The scale of `x ~ scale * VALUES[code]`: 16 candidates, as in [`super::search`].
@@ -101,7 +125,7 @@ pub(super) fn searched_scale(x: &[f32; 32], costs: &[f32; 32]) -> f32 {
 }
 
 /// The code whose value is nearest, the upper one of two.
-fn nearest_code(x: f32) -> usize {
+pub(super) fn nearest_code(x: f32) -> usize {
     let above = VALUES.partition_point(|&v| f32::from(v) <= x).clamp(1, VALUES.len() - 1);
     let (low, high) = (f32::from(VALUES[above - 1]), f32::from(VALUES[above]));
     if x - low < high - x { above - 1 } else { above }

@@ -1,11 +1,10 @@
 //! IQ4_XS: 4.25 bits per weight. Super-blocks of 8 groups of 32, each with a 6-bit scale, and the
 //! codes of IQ4_NL. Value = `d * (scale - 32) * VALUES[code]`.
 
+use super::encode::{Coder, Encode, Group, Scales};
 use super::iq4_nl::{self, VALUES};
 use super::search::{extreme, mean_square, nearest};
-use super::{
-    Block, Block256, F16, Quantize, Unpacked256, for_each_256, nibbles, pack_nibbles, twice,
-};
+use super::{Block, Block256, F16, Unpacked256, nibbles, pack_nibbles, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ4_XS: 256 elements in 136 bytes.
@@ -31,26 +30,68 @@ impl Block for BlockIQ4XS {
     }
 }
 
-impl Quantize for BlockIQ4XS {
+impl Encode for BlockIQ4XS {
+    const GROUP: usize = 32;
+    const CODES: usize = 16;
+
     /// Without importances errors count by the square of the weight.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ4XS]) {
-        for_each_256(x, importance, out, |x, importance| {
-            let sigma2 = 2.0 * mean_square(x);
-            let groups = x.as_chunks::<32>().0;
-            let scales: [f32; 8] = std::array::from_fn(|g| {
-                let importance = importance.map(|w| &w.as_chunks().0[g]);
-                let costs = iq4_nl::costs(&groups[g], importance, sigma2);
-                iq4_nl::searched_scale(&groups[g], &costs)
-            });
-            let d = -extreme(&scales) / SCALES;
-            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            let scales = scales.map(|s| nearest(inverse * s).clamp(-SCALES, SCALES - 1.0));
-            let qs =
-                std::array::from_fn(|g| pack_nibbles(&iq4_nl::codes(&groups[g], d * scales[g])));
-            let (scales_l, scales_h) = pack_scales(&scales.map(|s| (s + SCALES) as u8));
-            BlockIQ4XS { d: F16::from_f32(d), scales_h, scales_l, qs }
-        });
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        let sigma2 = 2.0 * mean_square(x);
+        let groups = x.as_chunks::<32>().0;
+        scales_of(&std::array::from_fn(|g| {
+            let importance = importance.map(|w| &w.as_chunks().0[g]);
+            let costs = iq4_nl::costs(&groups[g], importance, sigma2);
+            iq4_nl::searched_scale(&groups[g], &costs)
+        }))
     }
+
+    fn compose(groups: &[Group]) -> Scales {
+        scales_of(&std::array::from_fn(|g| groups[g].scale)).as_stored()
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        scales.group_without_min((scales.scales[g] & 63) as i8 - 32)
+    }
+
+    fn level(code: u8) -> i8 {
+        VALUES[usize::from(code)]
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        let scale = f32::from((scales.scales[g] & 63) as i8 - 32);
+        Coder::by_inverse(scales.exact_d() * scale, 0.0)
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        iq4_nl::nearest_code(coder.by * x) as u8
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        for (codes, qs) in codes.as_chunks_mut::<32>().0.iter_mut().zip(&self.qs) {
+            *codes = nibbles(qs);
+        }
+        let mut scales = Scales::of_block(self.d, F16::default());
+        scales.scales[..8].copy_from_slice(&self.scales());
+        scales
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockIQ4XS {
+        let groups = codes.as_chunks().0;
+        let (scales_l, scales_h) = pack_scales(&std::array::from_fn(|g| scales.scales[g] & 63));
+        let qs = std::array::from_fn(|g| pack_nibbles(&groups[g]));
+        BlockIQ4XS { d: scales.d, scales_h, scales_l, qs }
+    }
+}
+
+/// The scales of groups as 6-bit codes of a common one.
+fn scales_of(groups: &[f32; 8]) -> Scales {
+    let d = -extreme(groups) / SCALES;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut scales = Scales::unrounded(d, 0.0);
+    for (code, scale) in scales.scales.iter_mut().zip(groups) {
+        *code = (nearest(inverse * scale).clamp(-SCALES, SCALES - 1.0) + SCALES) as u8;
+    }
+    scales
 }
 
 impl Block256 for BlockIQ4XS {

@@ -1,5 +1,5 @@
-//! One file per quant type: layout, dequantize, quantize and the unpacked form that specifies its
-//! dot product.
+//! One file per quant type: layout, dequantize, encode and the unpacked form that specifies its
+//! dot product. [`encode`] is what quantizers have in common.
 //!
 //! A weight row is a whole number of blocks. An integer type is unpacked to small integer codes
 //! plus a few scales ([`Unpacked32`], [`Unpacked256`], rarely [`Unpacked16`]); [`dot32`], [`dot256`]
@@ -16,6 +16,7 @@ use gguf_rs_lite::GgmlType;
 
 pub mod bf16;
 pub(crate) mod codebook;
+pub mod encode;
 pub(crate) mod expanded;
 pub mod f16;
 // A module named `f32` would hide the primitive type in this file.
@@ -52,6 +53,7 @@ mod search;
 pub mod tq1_0;
 pub mod tq2_0;
 
+pub use encode::{Encode, Encoder, Group, Scales};
 pub use q8_1::BlockQ8_1;
 pub use q8_k::BlockQ8K;
 pub(crate) use search::nearest;
@@ -119,7 +121,7 @@ pub trait Block: plain::Plain {
 }
 
 /// A type that rows can be quantized to. The IQ1, IQ2 and IQ3 types cannot yet: their codes have to be
-/// searched in codebooks.
+/// searched in codebooks. Integer types of weights have it by [`Encode`].
 pub trait Quantize: Block {
     /// The blocks nearest to the row `x` of `LEN * out.len()` elements, as [`quantize_row`] sees to.
     /// `importance` is how much an error counts per column (an importance matrix: mean squares of
@@ -445,33 +447,6 @@ pub(crate) fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
 pub(crate) fn pack_nibbles_and_fifth(codes: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
     let high = codes.iter().rev().fold(0, |bits, code| bits << 1 | u32::from(code >> 4));
     (pack_nibbles(codes), high.to_le_bytes())
-}
-
-/// Calls `quantize` for each block of 32 with its weights and, given importances of the columns, with
-/// what an error at each of them costs.
-pub(crate) fn for_each_32<B>(
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [B],
-    quantize: impl Fn(&[f32; 32], Option<[f32; 32]>) -> B,
-) {
-    let sigma2 = if importance.is_some() { search::mean_square(x) } else { 0.0 };
-    for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
-        let costs = importance.map(|w| search::emphasize(x, &w.as_chunks().0[i], sigma2));
-        *block = quantize(x, costs);
-    }
-}
-
-/// Calls `quantize` for each super-block with its weights and importances.
-pub(crate) fn for_each_256<B>(
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [B],
-    quantize: impl Fn(&[f32; 256], Option<&[f32; 256]>) -> B,
-) {
-    for (i, (x, block)) in x.as_chunks().0.iter().zip(out).enumerate() {
-        *block = quantize(x, importance.map(|w| &w.as_chunks().0[i]));
-    }
 }
 
 /// The (scale, minimum) of eight groups of 32, 6 bits each, as Q4_K and Q5_K pack them: the first

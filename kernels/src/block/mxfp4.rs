@@ -2,7 +2,8 @@
 //! (E2M1) under a power of two (E8M0) per 32. Value = `d * VALUES[code]`, where values are twice
 //! what the floats are and `d` is half of what the exponent says.
 
-use super::{Block, Block32, Quantize, Unpacked32, nibbles, pack_nibbles};
+use super::encode::{Coder, Encode, Group, Scales, all, encode};
+use super::{Block, Block32, Unpacked32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
 /// One block of MXFP4: 32 elements in 17 bytes.
@@ -30,19 +31,68 @@ impl Block for BlockMXFP4 {
     }
 }
 
-impl Quantize for BlockMXFP4 {
+impl Encode for BlockMXFP4 {
+    const GROUP: usize = 32;
+    const CODES: usize = 16;
+
     /// Of the exponent that clips the largest weights (by a third at most) and the next one, which
     /// clips none, the one of the smaller error.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockMXFP4]) {
-        for (i, (x, block)) in x.as_chunks::<32>().0.iter().zip(out).enumerate() {
-            let costs = importance.map_or([1.0; 32], |w| w.as_chunks().0[i]);
-            let amax = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
-            // 4 * 2^k <= amax < 8 * 2^k, and the largest float is 6.
-            let e = ((amax.to_bits() >> 23) as u8).saturating_sub(2);
-            let [low, high] = [e, e + 1].map(|e| BlockMXFP4::new(e, x));
-            *block = if high.error(x, &costs) < low.error(x, &costs) { high } else { low };
-        }
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        let costs = importance.map_or([1.0; 32], |w| *all(w));
+        let amax = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+        // 4 * 2^k <= amax < 8 * 2^k, and the largest float is 6.
+        let e = ((amax.to_bits() >> 23) as u8).saturating_sub(2);
+        let [low, high] = [e, e + 1].map(scales_of);
+        let error = |scales: &Scales| encode::<BlockMXFP4>(x, scales).error(all(x), &costs);
+        if error(&high) < error(&low) { high } else { low }
     }
+
+    fn compose(groups: &[Group]) -> Scales {
+        /// The code of NaN, which is no scale.
+        const MAX: u8 = 255;
+        let above = |&e: &u8| exponent(e) / 2.0 + exponent(e + 1) / 2.0 <= groups[0].scale;
+        scales_of((0..MAX - 1).filter(above).count() as u8)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        Group { scale: exponent(scales.scales[0]), min: 0.0 }
+    }
+
+    fn level(code: u8) -> i8 {
+        VALUES[usize::from(code)]
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(Self::group(scales, g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        nearest_code(x / coder.by)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&nibbles(&self.qs));
+        scales_of(self.e)
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockMXFP4 {
+        BlockMXFP4 { e: scales.scales[0], qs: pack_nibbles(all(codes)) }
+    }
+}
+
+fn scales_of(e: u8) -> Scales {
+    let mut scales = Scales::default();
+    scales.scales[0] = e;
+    scales
+}
+
+/// The scale of an exponent; the last two are below the least normal number.
+#[inline]
+fn exponent(e: u8) -> f32 {
+    f32::from_bits(match e {
+        0 => 0x0020_0000,
+        e => (u32::from(e) - 1) << 23 | u32::from(e == 1) << 22,
+    })
 }
 
 impl Block32 for BlockMXFP4 {
@@ -57,18 +107,10 @@ impl Block32 for BlockMXFP4 {
 }
 
 impl BlockMXFP4 {
-    /// The scale; the last two are below the least normal number.
+    /// The scale.
+    #[inline]
     pub(crate) fn d(&self) -> f32 {
-        f32::from_bits(match self.e {
-            0 => 0x0020_0000,
-            e => (u32::from(e) - 1) << 23 | u32::from(e == 1) << 22,
-        })
-    }
-
-    fn new(e: u8, x: &[f32; 32]) -> BlockMXFP4 {
-        let empty = BlockMXFP4 { e, qs: [0; 16] };
-        let d = empty.d();
-        BlockMXFP4 { qs: pack_nibbles(&x.map(|x| nearest_code(x / d))), ..empty }
+        exponent(self.e)
     }
 
     fn error(&self, x: &[f32; 32], costs: &[f32; 32]) -> f32 {

@@ -2,9 +2,10 @@
 //! `d * VALUES[code]` with MXFP4's values, which are twice what the floats are; so `d` is half of
 //! what the scale says.
 
+use super::encode::{Coder, Encode, Group, Scales};
 use super::mxfp4::{VALUES, nearest_code};
 use super::search::extreme;
-use super::{Block, Block16, Quantize, Unpacked16};
+use super::{Block, Block16, Unpacked16};
 use gguf_rs_lite::GgmlType;
 
 /// One block of NVFP4: 64 elements in 36 bytes.
@@ -26,18 +27,58 @@ impl Block for BlockNVFP4 {
     }
 }
 
-impl Quantize for BlockNVFP4 {
+impl Encode for BlockNVFP4 {
+    const GROUP: usize = 16;
+    const CODES: usize = 16;
+
     /// The largest magnitude becomes 6, the largest float; importances are ignored.
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockNVFP4]) {
-        for (x, block) in x.as_chunks::<64>().0.iter().zip(out) {
-            for (j, x) in x.as_chunks::<16>().0.iter().enumerate() {
-                block.d[j] = nearest_scale(extreme(x).abs() / 6.0);
-                let d = scale(block.d[j]);
-                let codes = x.map(|x| if d == 0.0 { 0 } else { nearest_code(x / d) });
-                block.qs[j] = std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);
-            }
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        scales_of(|g| nearest_scale(extreme(&x[16 * g..][..16]).abs() / 6.0))
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        scales_of(|g| nearest_scale(2.0 * groups[g].scale))
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        Group { scale: scale(scales.scales[g]), min: 0.0 }
+    }
+
+    fn level(code: u8) -> i8 {
+        VALUES[usize::from(code)]
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(Self::group(scales, g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        if coder.by == 0.0 { 0 } else { nearest_code(x / coder.by) }
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        for (codes, qs) in codes.as_chunks_mut::<16>().0.iter_mut().zip(&self.qs) {
+            *codes = std::array::from_fn(|i| qs[i % 8] >> (i / 8 * 4) & 15);
+        }
+        scales_of(|g| self.d[g])
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockNVFP4 {
+        let groups = codes.as_chunks::<16>().0;
+        let pack = |codes: &[u8; 16]| std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);
+        BlockNVFP4 {
+            d: std::array::from_fn(|g| scales.scales[g]),
+            qs: std::array::from_fn(|g| pack(&groups[g])),
         }
     }
+}
+
+fn scales_of(code: impl Fn(usize) -> u8) -> Scales {
+    let mut scales = Scales::default();
+    for (g, scale) in scales.scales[..4].iter_mut().enumerate() {
+        *scale = code(g);
+    }
+    scales
 }
 
 impl Block16 for BlockNVFP4 {

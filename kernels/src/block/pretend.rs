@@ -4,7 +4,8 @@
 //!
 //! Six bits and a scale per 32, as a Q6_0 would be. Value = `d * (code - 32)`.
 
-use super::{Block, Block32, F16, Quantize, Unpacked32, search::extreme};
+use super::encode::{Coder, Encode, Group, Scales, all};
+use super::{Block, Block32, F16, Unpacked32, search::extreme};
 use gguf_rs_lite::GgmlType;
 
 /// One block: 32 elements in 26 bytes, and what Q8_1 has more.
@@ -43,19 +44,46 @@ impl Block for BlockPretend {
     }
 }
 
-impl Quantize for BlockPretend {
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockPretend]) {
-        for (x, block) in x.as_chunks::<32>().0.iter().zip(out) {
-            let d = extreme(x) / -32.0;
-            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            let codes = x.map(|x| ((x * inverse).round().clamp(-32.0, 31.0) + 32.0) as u8);
-            let mut qh = [0; 8];
-            for (i, code) in codes.iter().enumerate() {
-                qh[i % 8] |= code >> 4 << (2 * (i / 8));
-            }
-            let qs = super::pack_nibbles(&codes);
-            *block = BlockPretend { d: F16::from_f32(d), qs, qh, rest: [0; 10] };
+impl Encode for BlockPretend {
+    const GROUP: usize = 32;
+    const CODES: usize = 64;
+
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        Scales::unrounded(extreme(x) / -32.0, 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 32
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        ((x * coder.by).round().clamp(-32.0, 31.0) + 32.0) as u8
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.codes().map(|q| (q + 32) as u8));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockPretend {
+        let mut qh = [0; 8];
+        for (i, code) in codes.iter().enumerate() {
+            qh[i % 8] |= code >> 4 << (2 * (i / 8));
         }
+        let qs = super::pack_nibbles(all(codes));
+        BlockPretend { d: scales.d, qs, qh, rest: [0; 10] }
     }
 }
 

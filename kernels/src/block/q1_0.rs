@@ -1,7 +1,8 @@
 //! Q1_0: 1.125 bits per weight, a scale per 128. Value = `d` or `-d`.
 
+use super::encode::{Coder, Encode, Group, Scales};
 use super::search::sum;
-use super::{Block, Block16, F16, Quantize, Unpacked16};
+use super::{Block, Block16, F16, Unpacked16};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q1_0: 128 elements in 18 bytes.
@@ -23,17 +24,47 @@ impl Block for BlockQ1_0 {
     }
 }
 
-impl Quantize for BlockQ1_0 {
+impl Encode for BlockQ1_0 {
+    const GROUP: usize = 128;
+    const CODES: usize = 2;
+
     /// The mean magnitude is the scale, which loses least; importances are ignored.
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ1_0]) {
-        for (x, block) in x.as_chunks::<128>().0.iter().zip(out) {
-            let d = F16::from_f32(sum(x.iter().map(|x| x.abs())) / 128.0);
-            let qs = std::array::from_fn(|j| {
-                let word = x[32 * j..][..32].iter().rev();
-                word.fold(0u32, |bits, &x| bits << 1 | u32::from(x >= 0.0)).to_le_bytes()
-            });
-            *block = BlockQ1_0 { d, qs };
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        Scales::rounded(sum(x.iter().map(|x| x.abs())) / 128.0, 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        2 * code as i8 - 1
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    /// Zero is positive, and so it is under a scale that is not negative.
+    fn code(coder: &Coder, x: f32) -> u8 {
+        u8::from(if coder.by < 0.0 { x < 0.0 } else { x >= 0.0 })
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = self.qs.as_flattened()[i / 8] >> (i % 8) & 1;
         }
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ1_0 {
+        let byte = |i: usize| (0..8).fold(0, |byte, k| byte | codes[8 * i + k] << k);
+        let qs = std::array::from_fn(|j| std::array::from_fn(|i| byte(4 * j + i)));
+        BlockQ1_0 { d: scales.d, qs }
     }
 }
 

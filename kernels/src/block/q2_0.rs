@@ -1,7 +1,8 @@
 //! Q2_0: 2.25 bits per weight, a scale per 64. Value = `d * (code - 1)`.
 
+use super::encode::{Coder, Encode, Group, Scales};
 use super::search::extreme;
-use super::{Block, Block16, F16, Quantize, Unpacked16};
+use super::{Block, Block16, F16, Unpacked16};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q2_0: 64 elements in 18 bytes.
@@ -23,17 +24,46 @@ impl Block for BlockQ2_0 {
     }
 }
 
-impl Quantize for BlockQ2_0 {
+impl Encode for BlockQ2_0 {
+    const GROUP: usize = 64;
+    const CODES: usize = 4;
+
     /// The largest magnitude is the scale; importances are ignored.
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ2_0]) {
-        for (x, block) in x.as_chunks::<64>().0.iter().zip(out) {
-            let d = extreme(x).abs();
-            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            let codes = x.map(|x| ((x * inverse).round() + 1.0).clamp(0.0, 3.0) as u8);
-            let byte = |i: usize| (0..4).fold(0, |byte, k| byte | codes[4 * i + k] << (2 * k));
-            let qs = std::array::from_fn(|j| std::array::from_fn(|i| byte(8 * j + i)));
-            *block = BlockQ2_0 { d: F16::from_f32(d), qs };
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        Scales::unrounded(extreme(x).abs(), 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 1
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        ((x * coder.by).round() + 1.0).clamp(0.0, 3.0) as u8
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = self.qs[i / 32][i % 32 / 4] >> (2 * (i % 4)) & 3;
         }
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ2_0 {
+        let byte = |i: usize| (0..4).fold(0, |byte, k| byte | codes[4 * i + k] << (2 * k));
+        let qs = std::array::from_fn(|j| std::array::from_fn(|i| byte(8 * j + i)));
+        BlockQ2_0 { d: scales.d, qs }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Q2_K: 2.625 bits per weight. Super-blocks of 16 groups of 16, each with a 4-bit scale and
 //! minimum. Value = `d * scale * code - dmin * min`.
 
+use super::encode::{Coder, Encode, Group, Scales, all};
 use super::search::{AffineMethod, Grid};
-use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q2_K: 256 elements in 84 bytes.
@@ -28,13 +29,47 @@ impl Block for BlockQ2K {
     }
 }
 
-impl Quantize for BlockQ2K {
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ2K]) {
-        for_each_256(x, importance, out, |x, importance| {
-            let q = METHOD.quantize::<16, 16>(x, importance);
-            let scales = std::array::from_fn(|i| q.scales[i] | q.mins[i] << 4);
-            BlockQ2K { scales, qs: pack_pairs(&q.codes), d: q.d, dmin: q.dmin }
-        });
+impl Encode for BlockQ2K {
+    const GROUP: usize = 16;
+    const CODES: usize = 4;
+
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        METHOD.fit::<16, 16>(all(x), importance.map(all))
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        METHOD.compose::<16>(all(groups))
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        scales.group_with_min(g)
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(scales.group_with_min(g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        METHOD.code(coder, x)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| q as u8));
+        let (scales, mins) = (self.scales.map(|s| s & 15), self.scales.map(|s| s >> 4));
+        Scales::new(self.d, self.dmin, scales, mins)
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ2K {
+        BlockQ2K {
+            scales: std::array::from_fn(|i| scales.scales[i] & 15 | scales.mins[i] << 4),
+            qs: pack_pairs(all(codes)),
+            d: scales.d,
+            dmin: scales.m,
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Q3_K: 3.4375 bits per weight. Super-blocks of 16 groups of 16, each with a 6-bit scale. Value =
 //! `d * (scale - 32) * (code - 4)`.
 
+use super::encode::{Coder, Encode, Group, Scales, all};
 use super::q2_k::pack_pairs;
 use super::search;
-use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q3_K: 256 elements in 110 bytes.
@@ -29,40 +30,68 @@ impl Block for BlockQ3K {
     }
 }
 
-impl Quantize for BlockQ3K {
+impl Encode for BlockQ3K {
+    const GROUP: usize = 16;
+    const CODES: usize = 8;
+
     /// Without importances errors count by the square of the weight.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ3K]) {
-        for_each_256(x, importance, out, |x, importance| {
-            let groups = x.as_chunks::<16>().0;
-            let (scales, d) = match importance {
-                None => {
-                    let scales = std::array::from_fn(|g| {
-                        let squares = groups[g].map(|x| x * x);
-                        search::symmetric_by_descent(&groups[g], &squares, CODES)
-                    });
-                    search::symmetric_scales(&scales, SCALES)
-                }
-                Some(importance) => {
-                    let sigma2 = 2.0 * search::mean_square(x);
-                    let importance = importance.as_chunks().0;
-                    let costs: [[f32; 16]; 16] = std::array::from_fn(|g| {
-                        search::emphasize(&groups[g], &importance[g], sigma2)
-                    });
-                    let scales =
-                        std::array::from_fn(|g| search::symmetric(&groups[g], &costs[g], CODES));
-                    let weights = costs.map(|costs| search::sum(costs.into_iter()));
-                    let d = F16::from_f32(search::symmetric(&scales, &weights, SCALES));
-                    (search::symmetric_scales_of(&scales, d, SCALES), d)
-                }
-            };
-            let codes = search::symmetric_codes(x, d, &scales, CODES).map(|q| (q + 4) as u8);
-            let hmask = std::array::from_fn(|l| {
-                (0..8).fold(0, |byte, j| byte | codes[32 * j + l] >> 2 << j)
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        let groups = x.as_chunks::<16>().0;
+        let Some(importance) = importance else {
+            let scales = std::array::from_fn(|g| {
+                let squares = groups[g].map(|x| x * x);
+                search::symmetric_by_descent(&groups[g], &squares, CODES)
             });
-            let scales = pack_scales(&scales.map(|s| (s + 32) as u8));
-            BlockQ3K { hmask, qs: pack_pairs(&codes), scales, d }
-        });
+            return scales_of(search::symmetric_scales(&scales, SCALES));
+        };
+        let sigma2 = 2.0 * search::mean_square(x);
+        let importance = importance.as_chunks().0;
+        let costs: [[f32; 16]; 16] =
+            std::array::from_fn(|g| search::emphasize(&groups[g], &importance[g], sigma2));
+        let scales = std::array::from_fn(|g| search::symmetric(&groups[g], &costs[g], CODES));
+        let weights = costs.map(|costs| search::sum(costs.into_iter()));
+        let d = F16::from_f32(search::symmetric(&scales, &weights, SCALES));
+        scales_of((search::symmetric_scales_of(&scales, d, SCALES), d))
     }
+
+    fn compose(groups: &[Group]) -> Scales {
+        let scales = std::array::from_fn(|g| groups[g].scale);
+        scales_of(search::symmetric_scales(&scales, SCALES))
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        scales.group_without_min((scales.scales[g] & 63) as i8 - 32)
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 4
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(Self::group(scales, g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        search::symmetric_code(coder, x, CODES)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| (q + 4) as u8));
+        Scales::new(self.d, F16::default(), unpack_scales(&self.scales), [0; 16])
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ3K {
+        let codes = all(codes);
+        let hmask =
+            std::array::from_fn(|l| (0..8).fold(0, |byte, j| byte | codes[32 * j + l] >> 2 << j));
+        let packed = pack_scales(&scales.scales.map(|s| s & 63));
+        BlockQ3K { hmask, qs: pack_pairs(codes), scales: packed, d: scales.d }
+    }
+}
+
+/// Signed scales as stored.
+fn scales_of((scales, d): ([i8; 16], F16)) -> Scales {
+    Scales::new(d, F16::default(), scales.map(|s| (s + 32) as u8), [0; 16])
 }
 
 impl Block256 for BlockQ3K {

@@ -2,8 +2,9 @@
 //! multiple of 256. Value = `d * (code - 8)`, so the largest magnitude is exact and its opposite
 //! clips.
 
-use super::search::{extreme, nearest, symmetric};
-use super::{Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles, pack_nibbles};
+use super::encode::{Coder, Encode, Group, Scales, all};
+use super::search::{emphasize, extreme, nearest, symmetric};
+use super::{Block, Block32, F16, Unpacked32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q4_0: 32 elements in 18 bytes.
@@ -28,23 +29,53 @@ impl Block for BlockQ4_0 {
     }
 }
 
-impl Quantize for BlockQ4_0 {
+impl Encode for BlockQ4_0 {
+    const GROUP: usize = 32;
+    const CODES: usize = 16;
+
     /// Without importances the weight of largest magnitude becomes code -8, exactly; with them the
     /// scale is searched.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ4_0]) {
-        for_each_32(x, importance, out, |x, costs| match costs {
-            None => {
-                let d = extreme(x) / -8.0;
-                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-                BlockQ4_0::new(d, x.map(|x| (x * inverse + 8.5).clamp(0.0, 15.0) as u8))
+    fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
+        match importance {
+            None => Scales::unrounded(extreme(x) / -8.0, 0.0),
+            Some(w) => {
+                let costs = emphasize::<32>(all(x), all(w), mean_square);
+                Scales::rounded(symmetric(all(x), &costs, 8.0), 0.0)
             }
-            Some(costs) => {
-                let d = symmetric(x, &costs, 8.0);
-                let stored = F16::from_f32(d).to_f32();
-                let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
-                BlockQ4_0::new(d, x.map(|x| (nearest(x * inverse) + 8.0).clamp(0.0, 15.0) as u8))
-            }
-        });
+        }
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 8
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        if coder.stored {
+            (nearest(x * coder.by) + 8.0).clamp(0.0, 15.0) as u8
+        } else {
+            (x * coder.by + 8.5).clamp(0.0, 15.0) as u8
+        }
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&nibbles(&self.qs));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ4_0 {
+        BlockQ4_0 { d: scales.d, qs: pack_nibbles(all(codes)) }
     }
 }
 
@@ -56,11 +87,5 @@ impl Block32 for BlockQ4_0 {
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles(&self.qs).map(|q| q as i8 - 8);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }
-    }
-}
-
-impl BlockQ4_0 {
-    fn new(d: f32, codes: [u8; 32]) -> BlockQ4_0 {
-        BlockQ4_0 { d: F16::from_f32(d), qs: pack_nibbles(&codes) }
     }
 }

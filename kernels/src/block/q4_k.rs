@@ -1,11 +1,9 @@
 //! Q4_K: 4.5 bits per weight, the usual choice. Super-blocks of 8 groups of 32, each with a 6-bit
 //! scale and minimum. Value = `d * scale * code - dmin * min`.
 
+use super::encode::{Coder, Encode, GROUPS_MAX, Group, Scales, all};
 use super::search::{AffineMethod, Grid};
-use super::{
-    Block, Block256, F16, Quantize, Unpacked256, for_each_256, pack_scales_and_mins,
-    scales_and_mins, twice,
-};
+use super::{Block, Block256, F16, Unpacked256, pack_scales_and_mins, scales_and_mins, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q4_K: 256 elements in 144 bytes.
@@ -31,14 +29,58 @@ impl Block for BlockQ4K {
     }
 }
 
-impl Quantize for BlockQ4K {
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ4K]) {
-        for_each_256(x, importance, out, |x, importance| {
-            let q = METHOD.quantize::<32, 8>(x, importance);
-            let scales = pack_scales_and_mins(&q.scales, &q.mins);
-            BlockQ4K { d: q.d, dmin: q.dmin, scales, qs: pack_low(&q.codes) }
-        });
+impl Encode for BlockQ4K {
+    const GROUP: usize = 32;
+    const CODES: usize = 16;
+
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        METHOD.fit::<32, 8>(all(x), importance.map(all))
     }
+
+    fn compose(groups: &[Group]) -> Scales {
+        METHOD.compose::<8>(all(groups))
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        scales.group_with_min(g)
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(scales.group_with_min(g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        METHOD.code(coder, x)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| q as u8));
+        scales_of_eight(self.d, self.dmin, &self.scales)
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ4K {
+        let (d, dmin, qs) = (scales.d, scales.m, pack_low(all(codes)));
+        BlockQ4K { d, dmin, scales: pack_eight(scales), qs }
+    }
+}
+
+/// Eight scales and minimums as Q4_K and Q5_K pack them.
+pub(super) fn scales_of_eight(d: F16, dmin: F16, packed: &[u8; 12]) -> Scales {
+    let (mut scales, mut mins) = ([0; GROUPS_MAX], [0; GROUPS_MAX]);
+    for (g, (scale, min)) in scales_and_mins(packed).into_iter().enumerate() {
+        (scales[g], mins[g]) = (scale, min);
+    }
+    Scales::new(d, dmin, scales, mins)
+}
+
+/// The packed half of [`scales_of_eight`].
+pub(super) fn pack_eight(scales: &Scales) -> [u8; 12] {
+    let eight = |six_bits: &[u8; GROUPS_MAX]| std::array::from_fn(|g| six_bits[g] & 63);
+    pack_scales_and_mins(&eight(&scales.scales), &eight(&scales.mins))
 }
 
 impl Block256 for BlockQ4K {

@@ -1,11 +1,9 @@
 //! Q5_0: 5.5 bits per weight, a scale per 32. What Q4_K falls back to in rows that are no multiple
 //! of 256. Value = `d * (code - 16)`.
 
-use super::search::{extreme, nearest, symmetric};
-use super::{
-    Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles_and_fifth,
-    pack_nibbles_and_fifth,
-};
+use super::encode::{Coder, Encode, Group, Scales, all};
+use super::search::{emphasize, extreme, nearest, symmetric};
+use super::{Block, Block32, F16, Unpacked32, nibbles_and_fifth, pack_nibbles_and_fifth};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q5_0: 32 elements in 22 bytes.
@@ -32,23 +30,54 @@ impl Block for BlockQ5_0 {
     }
 }
 
-impl Quantize for BlockQ5_0 {
+impl Encode for BlockQ5_0 {
+    const GROUP: usize = 32;
+    const CODES: usize = 32;
+
     /// Without importances the weight of largest magnitude becomes code -16, exactly; with them the
     /// scale is searched.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_0]) {
-        for_each_32(x, importance, out, |x, costs| match costs {
-            None => {
-                let d = extreme(x) / -16.0;
-                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-                BlockQ5_0::new(d, x.map(|x| (x * inverse + 16.5).clamp(0.0, 31.0) as u8))
+    fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
+        match importance {
+            None => Scales::unrounded(extreme(x) / -16.0, 0.0),
+            Some(w) => {
+                let costs = emphasize::<32>(all(x), all(w), mean_square);
+                Scales::rounded(symmetric(all(x), &costs, 16.0), 0.0)
             }
-            Some(costs) => {
-                let d = symmetric(x, &costs, 16.0);
-                let stored = F16::from_f32(d).to_f32();
-                let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
-                BlockQ5_0::new(d, x.map(|x| (nearest(x * inverse) + 16.0).clamp(0.0, 31.0) as u8))
-            }
-        });
+        }
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 16
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        if coder.stored {
+            (nearest(x * coder.by) + 16.0).clamp(0.0, 31.0) as u8
+        } else {
+            (x * coder.by + 16.5).clamp(0.0, 31.0) as u8
+        }
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&nibbles_and_fifth(&self.qs, &self.qh));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ5_0 {
+        let (qs, qh) = pack_nibbles_and_fifth(all(codes));
+        BlockQ5_0 { d: scales.d, qh, qs }
     }
 }
 
@@ -60,12 +89,5 @@ impl Block32 for BlockQ5_0 {
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8 - 16);
         Unpacked32 { codes, d: self.d.to_f32(), m: 0.0 }
-    }
-}
-
-impl BlockQ5_0 {
-    fn new(d: f32, codes: [u8; 32]) -> BlockQ5_0 {
-        let (qs, qh) = pack_nibbles_and_fifth(&codes);
-        BlockQ5_0 { d: F16::from_f32(d), qh, qs }
     }
 }

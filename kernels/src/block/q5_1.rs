@@ -1,11 +1,9 @@
 //! Q5_1: 6 bits per weight, a scale and a minimum per 32. What Q5_K falls back to in rows that are
 //! no multiple of 256. Value = `d * code + m`.
 
-use super::search::{FINE_GRID, affine, nearest, range};
-use super::{
-    Block, Block32, F16, Quantize, Unpacked32, for_each_32, nibbles_and_fifth,
-    pack_nibbles_and_fifth,
-};
+use super::encode::{Coder, Encode, Group, Scales, all};
+use super::search::{FINE_GRID, affine, emphasize, nearest, range};
+use super::{Block, Block32, F16, Unpacked32, nibbles_and_fifth, pack_nibbles_and_fifth};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q5_1: 32 elements in 24 bytes.
@@ -34,26 +32,59 @@ impl Block for BlockQ5_1 {
     }
 }
 
-impl Quantize for BlockQ5_1 {
+impl Encode for BlockQ5_1 {
+    const GROUP: usize = 32;
+    const CODES: usize = 32;
+
     /// Without importances the codes span least to largest; with them scale and minimum are
     /// searched.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5_1]) {
-        for_each_32(x, importance, out, |x, costs| match costs {
+    fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
+        match importance {
             None => {
                 let (min, max) = range(x);
-                let d = (max - min) / 31.0;
-                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-                let codes = x.map(|x| ((x - min) * inverse + 0.5).clamp(0.0, 31.0) as u8);
-                BlockQ5_1::new(d, min, codes)
+                Scales::unrounded((max - min) / 31.0, min)
             }
-            Some(costs) => {
-                let (d, min) = affine(x, &costs, 31.0, &FINE_GRID);
-                let (stored, m) = (F16::from_f32(d).to_f32(), F16::from_f32(-min).to_f32());
-                let inverse = if stored == 0.0 { 0.0 } else { 1.0 / stored };
-                let codes = x.map(|x| nearest((x - m) * inverse).clamp(0.0, 31.0) as u8);
-                BlockQ5_1::new(d, -min, codes)
+            Some(w) => {
+                let costs = emphasize::<32>(all(x), all(w), mean_square);
+                let (d, min) = affine(all(x), &costs, 31.0, &FINE_GRID);
+                Scales::rounded(d, -min)
             }
-        });
+        }
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, -groups[0].min)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group_with_min()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        let x = (x + coder.min) * coder.by;
+        if coder.stored {
+            nearest(x).clamp(0.0, 31.0) as u8
+        } else {
+            (x + 0.5).clamp(0.0, 31.0) as u8
+        }
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&nibbles_and_fifth(&self.qs, &self.qh));
+        Scales::of_block(self.d, self.m)
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ5_1 {
+        let (qs, qh) = pack_nibbles_and_fifth(all(codes));
+        BlockQ5_1 { d: scales.d, m: scales.m, qh, qs }
     }
 }
 
@@ -65,12 +96,5 @@ impl Block32 for BlockQ5_1 {
     fn unpack(&self) -> Unpacked32 {
         let codes = nibbles_and_fifth(&self.qs, &self.qh).map(|q| q as i8);
         Unpacked32 { codes, d: self.d.to_f32(), m: self.m.to_f32() }
-    }
-}
-
-impl BlockQ5_1 {
-    fn new(d: f32, m: f32, codes: [u8; 32]) -> BlockQ5_1 {
-        let (qs, qh) = pack_nibbles_and_fifth(&codes);
-        BlockQ5_1 { d: F16::from_f32(d), m: F16::from_f32(m), qh, qs }
     }
 }

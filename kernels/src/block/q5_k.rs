@@ -1,12 +1,10 @@
 //! Q5_K: 5.5 bits per weight: Q4_K with a fifth bit. Super-blocks of 8 groups of 32, each with a
 //! 6-bit scale and minimum. Value = `d * scale * code - dmin * min`.
 
-use super::q4_k::pack_low;
+use super::encode::{Coder, Encode, Group, Scales, all};
+use super::q4_k::{pack_eight, pack_low, scales_of_eight};
 use super::search::{AffineMethod, Grid};
-use super::{
-    Block, Block256, F16, Quantize, Unpacked256, for_each_256, pack_scales_and_mins,
-    scales_and_mins, twice,
-};
+use super::{Block, Block256, F16, Unpacked256, scales_and_mins, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q5_K: 256 elements in 176 bytes.
@@ -34,14 +32,42 @@ impl Block for BlockQ5K {
     }
 }
 
-impl Quantize for BlockQ5K {
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ5K]) {
-        for_each_256(x, importance, out, |x, importance| {
-            let q = METHOD.quantize::<32, 8>(x, importance);
-            let scales = pack_scales_and_mins(&q.scales, &q.mins);
-            let (qs, qh) = (pack_low(&q.codes), pack_fifth(&q.codes));
-            BlockQ5K { d: q.d, dmin: q.dmin, scales, qh, qs }
-        });
+impl Encode for BlockQ5K {
+    const GROUP: usize = 32;
+    const CODES: usize = 32;
+
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        METHOD.fit::<32, 8>(all(x), importance.map(all))
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        METHOD.compose::<8>(all(groups))
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        scales.group_with_min(g)
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(scales.group_with_min(g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        METHOD.code(coder, x)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| q as u8));
+        scales_of_eight(self.d, self.dmin, &self.scales)
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ5K {
+        let (qs, qh) = (pack_low(all(codes)), pack_fifth(all(codes)));
+        BlockQ5K { d: scales.d, dmin: scales.m, scales: pack_eight(scales), qh, qs }
     }
 }
 

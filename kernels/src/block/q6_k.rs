@@ -1,8 +1,9 @@
 //! Q6_K: 6.5625 bits per weight. Super-blocks of 16 groups of 16, each with an 8-bit scale. Value =
 //! `d * scale * (code - 32)`.
 
+use super::encode::{Coder, Encode, Group, Scales, all};
 use super::search;
-use super::{Block, Block256, F16, Quantize, Unpacked256, for_each_256};
+use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q6_K: 256 elements in 210 bytes.
@@ -28,23 +29,59 @@ impl Block for BlockQ6K {
     }
 }
 
-impl Quantize for BlockQ6K {
+impl Encode for BlockQ6K {
+    const GROUP: usize = 16;
+    const CODES: usize = 64;
+
     /// Without importances errors count by the square of the weight.
-    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockQ6K]) {
-        for_each_256(x, importance, out, |x, importance| {
-            let groups = x.as_chunks::<16>().0;
-            let scales = std::array::from_fn(|g| {
-                let costs = match importance {
-                    Some(importance) => importance.as_chunks().0[g],
-                    None => groups[g].map(|x| x * x),
-                };
-                search::symmetric(&groups[g], &costs, CODES)
-            });
-            let (scales, d) = search::symmetric_scales(&scales, SCALES);
-            let codes = search::symmetric_codes(x, d, &scales, CODES).map(|q| (q + 32) as u8);
-            BlockQ6K { ql: pack_low(&codes), qh: pack_high(&codes), scales, d }
+    fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
+        let groups = x.as_chunks::<16>().0;
+        let scales = std::array::from_fn(|g| {
+            let costs = match importance {
+                Some(importance) => importance.as_chunks().0[g],
+                None => groups[g].map(|x| x * x),
+            };
+            search::symmetric(&groups[g], &costs, CODES)
         });
+        scales_of(search::symmetric_scales(&scales, SCALES))
     }
+
+    fn compose(groups: &[Group]) -> Scales {
+        let scales = std::array::from_fn(|g| groups[g].scale);
+        scales_of(search::symmetric_scales(&scales, SCALES))
+    }
+
+    fn group(scales: &Scales, g: usize) -> Group {
+        scales.group_without_min(scales.scales[g] as i8)
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 32
+    }
+
+    fn coder(scales: &Scales, g: usize) -> Coder {
+        Coder::by_scale(Self::group(scales, g))
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        search::symmetric_code(coder, x, CODES)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| (q + 32) as u8));
+        scales_of((self.scales, self.d))
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ6K {
+        let codes = all(codes);
+        let scale = scales.scales.map(|s| s as i8);
+        BlockQ6K { ql: pack_low(codes), qh: pack_high(codes), scales: scale, d: scales.d }
+    }
+}
+
+/// Signed scales as stored.
+fn scales_of((scales, d): ([i8; 16], F16)) -> Scales {
+    Scales::new(d, F16::default(), scales.map(|s| s as u8), [0; 16])
 }
 
 impl Block256 for BlockQ6K {

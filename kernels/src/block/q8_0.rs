@@ -1,7 +1,8 @@
 //! Q8_0: 8.5 bits per weight, a scale per 32; near lossless. What Q6_K falls back to in rows that
 //! are no multiple of 256. Value = `d * code`.
 
-use super::{Block, Block32, F16, Quantize, Unpacked32, search::extreme};
+use super::encode::{Coder, Encode, Group, Scales, all};
+use super::{Block, Block32, F16, Unpacked32, search::extreme};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_0: 32 elements in 34 bytes.
@@ -26,15 +27,44 @@ impl Block for BlockQ8_0 {
     }
 }
 
-impl Quantize for BlockQ8_0 {
+impl Encode for BlockQ8_0 {
+    const GROUP: usize = 32;
+    const CODES: usize = 256;
+
     /// The weight of largest magnitude becomes 127 or -127; importances are ignored, at this
     /// precision they gain nothing.
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_0]) {
-        for (x, block) in x.as_chunks::<32>().0.iter().zip(out) {
-            let d = extreme(x).abs() / 127.0;
-            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            *block = BlockQ8_0 { d: F16::from_f32(d), qs: x.map(|x| (x * inverse).round() as i8) };
-        }
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        Scales::unrounded(extreme(x).abs() / 127.0, 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    /// Codes are the levels in two's complement.
+    fn level(code: u8) -> i8 {
+        code as i8
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        (x * coder.by).round() as i8 as u8
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.qs.map(|q| q as u8));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockQ8_0 {
+        BlockQ8_0 { d: scales.d, qs: all::<_, 32>(codes).map(|q| q as i8) }
     }
 }
 

@@ -11,6 +11,7 @@
 //! much more. NaN and infinity make useless codes but never a panic.
 
 use super::F16;
+use super::encode::{Coder, Group, Scales};
 
 /// A group whose largest magnitude is below this is all zero: its reciprocal would overflow.
 pub(super) const ZERO: f32 = 1e-15;
@@ -232,15 +233,6 @@ pub(crate) fn affine<const N: usize>(
     (scale, -min)
 }
 
-/// A super-block of `G` groups of `N` weights `d * scale * code - dmin * min`.
-pub(crate) struct AffineBlock<const G: usize> {
-    pub codes: [u8; 256],
-    pub scales: [u8; G],
-    pub mins: [u8; G],
-    pub d: F16,
-    pub dmin: F16,
-}
-
 /// How a type's super-blocks are searched.
 pub(crate) struct AffineMethod {
     /// Largest code.
@@ -256,12 +248,12 @@ pub(crate) struct AffineMethod {
 }
 
 impl AffineMethod {
-    /// Quantizes 256 weights; `N * G` must be 256.
-    pub fn quantize<const N: usize, const G: usize>(
+    /// The scales for 256 weights; `N * G` must be 256.
+    pub fn fit<const N: usize, const G: usize>(
         &self,
         x: &[f32; 256],
         importance: Option<&[f32; 256]>,
-    ) -> AffineBlock<G> {
+    ) -> Scales {
         const { assert!(N * G == 256) };
         let groups: &[[f32; N]] = x.as_chunks().0;
         let (mut scales, mut mins, mut group_weights) = ([0.0; G], [0.0; G], [0.0; G]);
@@ -277,22 +269,26 @@ impl AffineMethod {
             group_weights[g] = sum(weights.iter().copied());
             (scales[g], mins[g]) = affine(x, &weights, self.code_max, grid);
         }
-        let of_codes = |values: &[f32; G]| match importance {
-            Some(_) => unsigned(values, &group_weights, self.scale_max),
-            None => self.to_whole(values),
-        };
-        let ((scales, d), (mins, dmin)) = (of_codes(&scales), of_codes(&mins));
-        let (d, dmin) = (F16::from_f32(d), F16::from_f32(dmin));
-
-        let mut codes = [0; 256];
-        for (g, (x, codes)) in groups.iter().zip(codes.as_chunks_mut::<N>().0).enumerate() {
-            let scale = d.to_f32() * f32::from(scales[g]);
-            let min = dmin.to_f32() * f32::from(mins[g]);
-            if scale != 0.0 {
-                *codes = x.map(|x| nearest((x + min) / scale).clamp(0.0, self.code_max) as u8);
-            }
+        match importance {
+            Some(_) => stored(
+                unsigned(&scales, &group_weights, self.scale_max),
+                unsigned(&mins, &group_weights, self.scale_max),
+            ),
+            None => stored(self.to_whole(&scales), self.to_whole(&mins)),
         }
-        AffineBlock { codes, scales, mins, d, dmin }
+    }
+
+    /// The scales nearest to given ones, the largest scale and the largest minimum exact.
+    pub fn compose<const G: usize>(&self, groups: &[Group; G]) -> Scales {
+        stored(self.to_whole(&groups.map(|g| g.scale)), self.to_whole(&groups.map(|g| g.min)))
+    }
+
+    /// The code nearest to `x`.
+    pub fn code(&self, coder: &Coder, x: f32) -> u8 {
+        if coder.by == 0.0 {
+            return 0;
+        }
+        nearest((x + coder.min) / coder.by).clamp(0.0, self.code_max) as u8
     }
 
     /// Scales (or mins) as codes of a common one, the largest of them exact.
@@ -307,17 +303,23 @@ impl AffineMethod {
     }
 }
 
-/// Codes in `-n..=n - 1` of 16 groups of 16 weights `d * scale * code`.
-pub(crate) fn symmetric_codes(x: &[f32; 256], d: F16, scales: &[i8; 16], n: f32) -> [i8; 256] {
-    let mut codes = [0; 256];
-    let groups = x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0);
-    for ((x, codes), &scale) in groups.zip(scales) {
-        let scale = d.to_f32() * f32::from(scale);
-        if scale != 0.0 {
-            *codes = x.map(|x| nearest(x / scale).clamp(-n, n - 1.0) as i8);
-        }
+/// Scales and minimums of groups with what they are multiplied with.
+fn stored<const G: usize>((scales, d): ([u8; G], f32), (mins, dmin): ([u8; G], f32)) -> Scales {
+    let at = |codes: &[u8; G], g: usize| codes.get(g).copied().unwrap_or(0);
+    Scales::new(
+        F16::from_f32(d),
+        F16::from_f32(dmin),
+        std::array::from_fn(|g| at(&scales, g)),
+        std::array::from_fn(|g| at(&mins, g)),
+    )
+}
+
+/// The code `0..2 * n` of the level nearest to `x` in `-n..=n - 1`.
+pub(crate) fn symmetric_code(coder: &Coder, x: f32, n: f32) -> u8 {
+    if coder.by == 0.0 {
+        return n as u8;
     }
-    codes
+    (nearest(x / coder.by).clamp(-n, n - 1.0) as i8 + n as i8) as u8
 }
 
 /// Signed scales as codes in `-n..=n - 1` of a common one, the extreme one exactly `-n`.

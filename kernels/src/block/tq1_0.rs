@@ -4,8 +4,10 @@
 //! A byte is the fraction `0.t0 t1 t2 t3 t4` in base 3, in units of 1/256 and rounded up: times
 //! three, the next trit moves above the point.
 
+use super::encode::{Coder, Encode, Group, Scales};
+use super::search::extreme;
 use super::tq2_0::ternary;
-use super::{Block, Block256, F16, Quantize, Unpacked256};
+use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of TQ1_0: 256 elements in 54 bytes.
@@ -31,18 +33,47 @@ impl Block for BlockTQ1_0 {
     }
 }
 
-impl Quantize for BlockTQ1_0 {
+impl Encode for BlockTQ1_0 {
+    const GROUP: usize = 256;
+    const CODES: usize = 3;
+
     /// The largest magnitude is the scale; importances are ignored, in a ternary row they gain
     /// nothing.
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockTQ1_0]) {
-        for (x, block) in x.as_chunks::<256>().0.iter().zip(out) {
-            let (codes, d) = ternary(x);
-            *block = BlockTQ1_0 {
-                first: pack_trits(&codes[..160]),
-                second: pack_trits(&codes[160..240]),
-                third: pack_trits(&codes[240..]),
-                d,
-            };
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        Scales::unrounded(extreme(x).abs(), 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 1
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        ternary(coder, x)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| (q + 1) as u8));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockTQ1_0 {
+        BlockTQ1_0 {
+            first: pack_trits(&codes[..160]),
+            second: pack_trits(&codes[160..240]),
+            third: pack_trits(&codes[240..]),
+            d: scales.d,
         }
     }
 }

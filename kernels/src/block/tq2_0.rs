@@ -1,8 +1,9 @@
 //! TQ2_0: 2.0625 bits per weight, for models trained to be ternary: -1, 0 and 1 (and, in the fourth
 //! code, 2). Value = `d * (code - 1)`.
 
+use super::encode::{Coder, Encode, Group, Scales};
 use super::search::extreme;
-use super::{Block, Block256, F16, Quantize, Unpacked256};
+use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
 /// One block of TQ2_0: 256 elements in 66 bytes.
@@ -24,19 +25,48 @@ impl Block for BlockTQ2_0 {
     }
 }
 
-impl Quantize for BlockTQ2_0 {
+impl Encode for BlockTQ2_0 {
+    const GROUP: usize = 256;
+    const CODES: usize = 4;
+
     /// The largest magnitude is the scale; importances are ignored, in a ternary row they gain
     /// nothing.
-    fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockTQ2_0]) {
-        for (x, block) in x.as_chunks::<256>().0.iter().zip(out) {
-            let (codes, d) = ternary(x);
-            let qs = std::array::from_fn(|h| {
-                std::array::from_fn(|l| {
-                    (0..4).fold(0, |byte, j| byte | codes[128 * h + 32 * j + l] << (2 * j))
-                })
-            });
-            *block = BlockTQ2_0 { qs, d };
-        }
+    fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
+        Scales::unrounded(extreme(x).abs(), 0.0)
+    }
+
+    fn compose(groups: &[Group]) -> Scales {
+        Scales::rounded(groups[0].scale, 0.0)
+    }
+
+    fn group(scales: &Scales, _: usize) -> Group {
+        scales.only_group()
+    }
+
+    fn level(code: u8) -> i8 {
+        code as i8 - 1
+    }
+
+    fn coder(scales: &Scales, _: usize) -> Coder {
+        scales.coder()
+    }
+
+    fn code(coder: &Coder, x: f32) -> u8 {
+        ternary(coder, x)
+    }
+
+    fn take_apart(&self, codes: &mut [u8]) -> Scales {
+        codes.copy_from_slice(&self.unpack().codes.map(|q| (q + 1) as u8));
+        Scales::of_block(self.d, F16::default())
+    }
+
+    fn assemble(codes: &[u8], scales: &Scales) -> BlockTQ2_0 {
+        let qs = std::array::from_fn(|h| {
+            std::array::from_fn(|l| {
+                (0..4).fold(0, |byte, j| byte | codes[128 * h + 32 * j + l] << (2 * j))
+            })
+        });
+        BlockTQ2_0 { qs, d: scales.d }
     }
 }
 
@@ -57,9 +87,7 @@ impl Block256 for BlockTQ2_0 {
     }
 }
 
-/// Codes 0, 1, 2 of -1, 0, 1 times the largest magnitude.
-pub(super) fn ternary(x: &[f32; 256]) -> ([u8; 256], F16) {
-    let d = extreme(x).abs();
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    (x.map(|x| ((x * inverse).round() + 1.0).clamp(0.0, 2.0) as u8), F16::from_f32(d))
+/// Codes 0, 1, 2 of -1, 0, 1; never the fourth, which is not ternary.
+pub(super) fn ternary(coder: &Coder, x: f32) -> u8 {
+    ((x * coder.by).round() + 1.0).clamp(0.0, 2.0) as u8
 }

@@ -4,7 +4,8 @@
 
 use crate::act::{self, ActFormat, Acts, PanelOrder};
 use crate::block::{
-    self, Block, Block16, Block32, Block256, Float, Quantize, as_blocks, dot_float, weight_types,
+    self, Block, Block16, Block32, Block256, Encode, Encoder, Float, Quantize, as_blocks,
+    dot_float, weight_types,
 };
 use crate::float::FloatOps;
 use crate::isa::detect::{Level, token};
@@ -42,21 +43,27 @@ const fn floats<W: Float + Quantize>() -> TypeKernels {
     kernels::<W>(ActFormat::F32, matmul_float::<W>, Some(block::quantize_row::<W>))
 }
 
-const fn blocks_16<B: Block16 + Quantize>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, matmul_16::<B>, Some(block::quantize_row::<B>))
+const fn blocks_16<B: Block16 + Encode>() -> TypeKernels {
+    encoded::<B>(matmul_16::<B>)
 }
 
-const fn blocks_32<B: Block32 + Quantize>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, matmul_32::<B>, Some(block::quantize_row::<B>))
+const fn blocks_32<B: Block32 + Encode>() -> TypeKernels {
+    encoded::<B>(matmul_32::<B>)
 }
 
-const fn blocks_256<B: Block256 + Quantize>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, matmul_256::<B>, Some(block::quantize_row::<B>))
+const fn blocks_256<B: Block256 + Encode>() -> TypeKernels {
+    encoded::<B>(matmul_256::<B>)
 }
 
 /// A type that can only be read.
 const fn read_only_256<B: Block256>() -> TypeKernels {
     kernels::<B>(ActFormat::Q8x32, matmul_256::<B>, None)
+}
+
+/// A type of codes and scales that can be written.
+const fn encoded<B: Encode>(matmul: MatmulFn) -> TypeKernels {
+    let kernels = kernels::<B>(ActFormat::Q8x32, matmul, Some(block::quantize_row::<B>));
+    TypeKernels { encoder: Some(Encoder::of::<B>()), ..kernels }
 }
 
 const fn kernels<B: Block>(
@@ -66,7 +73,8 @@ const fn kernels<B: Block>(
 ) -> TypeKernels {
     let dequantize = block::dequantize_row::<B>;
     let level = Level::Scalar;
-    TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, interleaved: None }
+    let (encoder, interleaved) = (None, None);
+    TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, encoder, interleaved }
 }
 
 /// Weights in blocks of 32.
