@@ -217,3 +217,38 @@ fn quantize_is_as_good_as_the_reference() {
     let methods = types().iter().filter(|ty| ty.quantize.is_some()).count();
     assert_eq!(seen, methods * KINDS.len() * 2);
 }
+
+/// Hashes of the bytes of all kinds of rows, with and without importances.
+const BYTES: [(&str, u64); 17] = [
+    ("Q4_0", 0x4d2c_3527_c9af_d900),
+    ("Q4_1", 0xeb82_a811_a376_c56c),
+    ("Q5_0", 0xce27_652a_98e0_45b4),
+    ("Q5_1", 0x42b7_b02a_94de_f6f8),
+    ("Q8_0", 0x3140_85e2_bf61_d6a5),
+    ("Q2_K", 0xf8c5_7e8d_d7ce_034e),
+    ("Q3_K", 0x2272_4dce_b206_5f76),
+    ("Q4_K", 0xcce8_b9a0_c3a4_9608),
+    ("Q5_K", 0xb9de_40a4_eba4_6f6e),
+    ("Q6_K", 0x64ec_1b41_c9c8_5069),
+    ("IQ4_NL", 0x0c3d_0380_48a2_dd4b),
+    ("IQ4_XS", 0x568d_cf69_4bf8_9633),
+    ("MXFP4", 0x7697_6ca9_9158_4123),
+    ("TQ1_0", 0x3ad3_32cf_d22c_e195),
+    ("TQ2_0", 0xb938_5174_cccf_3a9d),
+    ("NVFP4", 0x6ea1_7237_adc5_84c5),
+    ("Q1_0", 0x11c8_d405_e778_ecc5),
+];
+
+/// Recorded: another choice of scales or codes, be it as good, changes files that people compare.
+#[test]
+fn quantized_bytes_are_what_they_were() {
+    let importance = importance();
+    let mut got = Vec::new();
+    for ty in types().iter().filter(|ty| ty.quantize.is_some()) {
+        let ways = KINDS.iter().flat_map(|kind| [(kind, None), (kind, Some(&importance[..]))]);
+        let hashes = ways.map(|(kind, importance)| quantized(ty, &rows(kind), importance).1);
+        let hashes: Vec<u8> = hashes.flat_map(u64::to_le_bytes).collect();
+        got.push((ty.name, fnv1a(&hashes)));
+    }
+    assert_eq!(got, BYTES);
+}

@@ -9,6 +9,7 @@
 //! from one range to the next.
 
 pub mod cpu;
+mod observer;
 pub mod pages;
 pub mod program;
 pub mod recurrent;
@@ -18,6 +19,7 @@ mod step;
 pub(crate) use cpu::pool::LEN_MAX;
 pub use cpu::pool::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
+pub use observer::{Observer, Product};
 pub use step::{Backend, Executor, Results, StartError, StepInput, Unfinished};
 
 use pages::KvType;

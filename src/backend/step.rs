@@ -1,5 +1,6 @@
 //! The seam between the decoder and whatever computes its steps.
 
+use super::observer::Observer;
 use super::pages::{CacheOp, PageFill, PageId, StateSlot};
 use super::program::Program;
 use crate::tensor::memory::OutOfMemory;
@@ -138,6 +139,7 @@ pub trait Executor {
     /// order and cover the program, on one executor or on several in turn.
     ///
     /// `cancel` is looked at about once in each layer; when it is set, all workers leave the range.
+    /// An `observer` sees the inputs of the range's products; none costs nothing.
     ///
     /// # Errors
     /// [`Unfinished::Cancelled`] if the flag was seen in time; [`Unfinished::Memory`].
@@ -150,6 +152,7 @@ pub trait Executor {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished>;
 
     /// Results of the last step that ran to the end of the program.

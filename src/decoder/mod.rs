@@ -16,7 +16,7 @@ pub use lower::lower;
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
 use crate::backend::{
-    self, Backend, BackendOptions, CpuSet, Executor, StartError, StepInput, Unfinished,
+    self, Backend, BackendOptions, CpuSet, Executor, Observer, StartError, StepInput, Unfinished,
 };
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
@@ -421,7 +421,22 @@ impl Stepper<'_> {
     /// # Errors
     /// The step is refused; nothing has changed then.
     pub fn step(&mut self, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
-        self.run(runs, false, None)?;
+        self.run(runs, false, None, None)?;
+        let n = self.core.outputs.len() * self.core.program.n_out;
+        Ok(&mut self.executor.results().rows[..n])
+    }
+
+    /// [`Stepper::step`] whose products an observer sees the inputs of: the same bits, and about a
+    /// phase more for each operation that multiplies.
+    ///
+    /// # Errors
+    /// The step is refused; nothing has changed then, and nothing was shown.
+    pub fn step_observed(
+        &mut self,
+        runs: &[Run<'_>],
+        observer: &mut dyn Observer,
+    ) -> Result<&mut [f32], StepError> {
+        self.run(runs, false, None, Some(observer))?;
         let n = self.core.outputs.len() * self.core.program.n_out;
         Ok(&mut self.executor.results().rows[..n])
     }
@@ -442,7 +457,7 @@ impl Stepper<'_> {
         cancel: Option<&AtomicBool>,
     ) -> Result<impl Iterator<Item = BlockMax<'s>> + use<'s>, StepError> {
         assert!(self.program().gives_logits(), "maxima are of logits");
-        self.run(runs, true, cancel)?;
+        self.run(runs, true, cancel, None)?;
         let n = self.core.outputs.len();
         Ok(self.executor.results().with_maxima().take(n))
     }
@@ -453,6 +468,7 @@ impl Stepper<'_> {
         runs: &[Run<'_>],
         maxima: bool,
         cancel: Option<&AtomicBool>,
+        mut observer: Option<&mut dyn Observer>,
     ) -> Result<(), StepError> {
         let core = &mut *self.core;
         core.gather(runs)?;
@@ -481,7 +497,10 @@ impl Stepper<'_> {
         }
         if !core.tokens.is_empty() {
             for range in &core.ranges {
-                let Err(error) = self.executor.run(range.clone(), &input, cancel) else { continue };
+                let observer =
+                    observer.as_deref_mut().map(|observer| observer as &mut dyn Observer);
+                let ran = self.executor.run(range.clone(), &input, cancel, observer);
+                let Err(error) = ran else { continue };
                 let is_exact = core.kv.undo();
                 return Err(match error {
                     Unfinished::Memory(error) => StepError::Memory(error),

@@ -24,6 +24,7 @@ mod kv;
 mod layers;
 mod lora;
 mod measure;
+mod observer;
 #[cfg(feature = "chat-template")]
 mod prompts;
 #[cfg(feature = "cli")]

@@ -5,7 +5,7 @@ use super::{CpuBackend, topology};
 use crate::backend::pages::CacheOp;
 use crate::backend::program::Program;
 use crate::backend::{
-    Backend, BackendOptions, Executor, Results, StartError, StepInput, Unfinished,
+    Backend, BackendOptions, Executor, Observer, Results, StartError, StepInput, Unfinished,
 };
 use crate::tensor::memory::OutOfMemory;
 use std::ops::Range;
@@ -79,8 +79,9 @@ impl Executor for Gathered<'_> {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
-        self.backend.run(self.leader, ops, input, cancel)
+        self.backend.run(self.leader, ops, input, cancel, observer)
     }
 
     fn results(&mut self) -> Results<'_> {

@@ -291,6 +291,7 @@ impl Context<'_> {
         let (input, out) = (&self.backend.buffers[op.input.0], &self.backend.buffers[op.out.0]);
         let plan = self.backend.kernels.plan(self.type_kernels(weight).act, weight.cols, set.len());
         let WorkerScratch { kernels, row, y, pack, .. } = scratch;
+        self.show_heads(op, set, row);
         self.worker.phase(|phase| {
             let interleaved = self.backend.interleaved.read(phase);
             for mut ticket in phase.tickets(weight.n * op.out_stride, op.out_stride) {
@@ -385,6 +386,7 @@ impl Context<'_> {
         let plans = || plans.iter().flatten();
         let private = n_tokens <= teff_kernels::ROWS_MAX;
         let WorkerScratch { kernels, row, y, pack, .. } = scratch;
+        self.show_input(source, weights.clone(), row);
         if !private {
             self.pack_shared(source, cols, plans, row);
         }

@@ -9,6 +9,7 @@ mod interleaved;
 mod matmul;
 mod memory;
 mod moe;
+mod observe;
 mod pages;
 pub mod pool;
 mod recurrent;
@@ -20,8 +21,9 @@ pub use gathered::Cpu;
 
 use super::pages::CacheOp;
 use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
-use super::{BackendOptions, Results, StepInput, Unfinished};
+use super::{BackendOptions, Observer, Results, StepInput, Unfinished};
 use crate::tensor::memory::{OutOfMemory, reserve};
+use observe::WithObserver;
 use pages::Arena;
 use pool::{Leader, Phase, Shared, Worker};
 use states::States;
@@ -155,6 +157,8 @@ struct Context<'a> {
     input: &'a StepInput<'a>,
     arena: &'a Arena,
     worker: &'a Worker<'a>,
+    /// Sees the inputs of products, if there is one.
+    observer: Option<&'a WithObserver<'a>>,
 }
 
 impl<'a> Context<'a> {
@@ -270,6 +274,7 @@ impl CpuBackend {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
         assert!(input.tokens.len() <= self.max_tokens && input.outputs.len() <= self.max_outputs);
         assert!(input.tokens.len() == input.positions.len());
@@ -287,13 +292,15 @@ impl CpuBackend {
         }
         self.arena.set_fills(input.fills);
         let stop = Stop::new(cancel);
+        let observer = observer.map(observe::shared);
         let backend = &*self;
         run_job(leader, &|worker| {
             let mut scratch =
                 backend.scratch[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
             let ops_of_level = backend.kernels.float();
             let arena = &backend.arena;
-            let cx = Context { backend, ops: ops_of_level, input, arena, worker };
+            let observer = observer.as_ref().map(|shared| shared as &WithObserver<'_>);
+            let cx = Context { backend, ops: ops_of_level, input, arena, worker, observer };
             cx.fill_ropes();
             let program = &backend.program.ops;
             for (i, op) in ops.clone().zip(&program[ops.clone()]) {

@@ -21,7 +21,9 @@ use super::program::{
     BoundWeight, Buf, Epilogue, Gather, HeadLinear, Linear, MixStreams, Norm, Op, Output, Part,
     Program, Rows,
 };
+use crate::backend::Product;
 use float::{activate, activate_all, dot, length, mean_and_variance, normalize};
+use std::cell::RefCell;
 use std::ops::Range;
 use teff_kernels::{Activation, KernelTable, Level};
 
@@ -75,6 +77,14 @@ impl<'a> RefRunner<'a> {
     }
 }
 
+/// Input of a product.
+struct Shown {
+    product: Product,
+    cols: usize,
+    /// `[tokens][cols]`.
+    rows: Vec<f32>,
+}
+
 /// A step of one sequence.
 struct Step<'a> {
     program: &'a Program,
@@ -89,6 +99,8 @@ struct Step<'a> {
     /// `[tokens][width]` each.
     buffers: Vec<Vec<f32>>,
     results: Vec<f32>,
+    /// Inputs of products since they were last taken, if they are to be shown.
+    shown: Option<RefCell<Vec<Shown>>>,
 }
 
 impl<'a> Step<'a> {
@@ -109,6 +121,7 @@ impl<'a> Step<'a> {
             tokens,
             outputs,
             results: Vec::new(),
+            shown: None,
         }
     }
 
@@ -231,6 +244,10 @@ impl<'a> Step<'a> {
 
     /// `W x` with a matrix of a stack for each of some inputs.
     fn products(&self, weight: &BoundWeight, index: usize, inputs: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        if let Some(shown) = &self.shown {
+            let (product, cols) = (Product { weight: weight.id(), index }, weight.cols);
+            shown.borrow_mut().push(Shown { product, cols, rows: inputs.concat() });
+        }
         let mut outputs = vec![Vec::with_capacity(weight.rows); inputs.len()];
         for row in 0..weight.rows {
             let row = self.row_of(weight, index, row);

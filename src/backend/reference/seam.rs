@@ -6,10 +6,10 @@
 //! its pages before a step and back behind it, so a step that is cancelled changes none; what a
 //! window has passed reads as NaN.
 
-use super::{RefSequence, Step};
+use super::{RefSequence, Shown, Step};
 use crate::backend::pages::{CacheOp, LayerGroup, PAGE_TOKENS, PageId, StateSlot};
 use crate::backend::program::{KvShape, Program};
-use crate::backend::{Backend, Executor, Results, StepInput, Unfinished};
+use crate::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
 use crate::tensor::memory::OutOfMemory;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -209,6 +209,20 @@ impl RefExecutor<'_> {
         }
     }
 
+    /// Shows the inputs of an operation's products, of all sequences together.
+    fn show(&mut self, observer: &mut dyn Observer) {
+        let mut all: Vec<Shown> = Vec::new();
+        for shown in self.steps.iter().filter_map(|(_, step)| step.shown.as_ref()) {
+            for new in shown.take() {
+                match all.iter_mut().find(|shown| shown.product == new.product) {
+                    Some(shown) => shown.rows.extend(new.rows),
+                    None => all.push(new),
+                }
+            }
+        }
+        all.iter().for_each(|shown| observer.matmul_input(shown.product, shown.cols, &shown.rows));
+    }
+
     /// Stores what a step has computed.
     fn finish(&mut self, input: &StepInput<'_>) {
         let backend = &mut *self.backend;
@@ -239,15 +253,22 @@ impl Executor for RefExecutor<'_> {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
+        mut observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
         if ops.start == 0 {
             self.begin(input);
+        }
+        for (_, step) in &mut self.steps {
+            step.shown = observer.is_some().then(Default::default);
         }
         for op in &self.program.ops[ops.clone()] {
             if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
                 return Err(Unfinished::Cancelled);
             }
             self.steps.iter_mut().for_each(|(_, step)| step.run(op));
+            if let Some(observer) = &mut observer {
+                self.show(*observer);
+            }
         }
         if ops.end == self.program.ops.len() {
             self.finish(input);

@@ -9,6 +9,7 @@
 //! **The result is defined as** the chain of `out += weight * y` over the experts of a token in the
 //! order of their rank, whatever the batch.
 
+mod observe;
 mod product;
 mod route;
 
@@ -209,6 +210,7 @@ impl Context<'_> {
             }
             Grouped { cx: self, op, set, phase }.hidden(own, kernels);
         });
+        self.show_experts(op, set, own);
         self.worker.phase(|phase| {
             let all = self.backend.moe.hidden.read(phase);
             let Scratch { routes, hidden, rows, pack, .. } = &mut *own;
@@ -255,6 +257,7 @@ impl Context<'_> {
             });
         });
         self.worker.phase(|phase| Grouped { cx: self, op, set, phase }.hidden(own, kernels));
+        self.show_experts(op, set, own);
         self.worker.phase(|phase| {
             let all = buffers.hidden.read(phase);
             let Scratch { routes, hidden, rows, .. } = &mut *own;
