@@ -1,4 +1,5 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+#![doc = include_str!("EXAMPLES.md")]
 
 pub mod backend;
 #[cfg(feature = "cli")]
@@ -12,3 +13,8 @@ pub mod model;
 pub mod sample;
 pub mod tensor;
 pub mod text;
+
+pub use engine::{
+    Answer, AnswerEvent, CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model,
+    Request, Runner, Scheduler, Session, Stats, TokenEvent,
+};

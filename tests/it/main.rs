@@ -31,5 +31,7 @@ mod real_models;
 mod reference;
 mod require;
 mod sampling;
+mod scheduler;
+mod sessions;
 mod tokenizers;
 mod twins;
