@@ -202,7 +202,13 @@ impl<'l> Scheduler<'l> {
         match self.compute(stepper, &shares) {
             Ok(Ok(outcome)) => self.conclude(stepper, &shares, outcome),
             Ok(Err(StepError::Cancelled)) => self.counters.n_interrupted += 1,
-            Ok(Err(StepError::Kv(KvError::OutOfBudget { .. }))) => self.starve(stepper),
+            Ok(Err(StepError::Kv(KvError::OutOfBudget { .. }))) => {
+                self.starve(stepper, Ok(FinishReason::OutOfMemory));
+            }
+            Ok(Err(error @ StepError::Memory(_))) => {
+                self.restore(stepper);
+                self.starve(stepper, Err(error.into()));
+            }
             Ok(Err(error)) => self.isolate(stepper, &shares, error.into()),
             Err(panic) => {
                 self.restore(stepper);
@@ -413,7 +419,7 @@ impl<'l> Scheduler<'l> {
         }
     }
 
-    /// Brings cache and tasks in order behind a step that panicked.
+    /// Brings cache and tasks in order behind a step that broke off.
     fn restore(&mut self, stepper: &mut Stepper<'_>) {
         let kv = stepper.kv_mut();
         // Recurrent states that were changed in place are lost, their tokens are computed again.
@@ -436,10 +442,10 @@ impl<'l> Scheduler<'l> {
         }
     }
 
-    /// Takes the pages of the youngest request, which waits then; a request alone ends.
-    fn starve(&mut self, stepper: &mut Stepper<'_>) {
+    /// Takes the pages of the youngest request, which waits then; a request alone ends so.
+    fn starve(&mut self, stepper: &mut Stepper<'_>, alone: Result<FinishReason, EngineError>) {
         if self.running.len() == 1 {
-            self.end(stepper, 0, Ok(FinishReason::OutOfMemory));
+            self.end(stepper, 0, alone);
         } else if let Some(mut task) = self.running.pop() {
             self.counters.n_preempted += 1;
             task.give_pages_back(stepper.kv_mut(), true);

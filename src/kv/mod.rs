@@ -278,14 +278,9 @@ impl PagePool {
         &self.fills
     }
 
-    /// What the backend has to do before the next step, in this order.
+    /// What the backend has to do before the step that is reserved, in this order.
     pub fn ops(&self) -> &[CacheOp] {
         &self.ops
-    }
-
-    /// Takes note that the backend has done all of [`PagePool::ops`].
-    pub fn clear_ops(&mut self) {
-        self.ops.clear();
     }
 
     /// A new sequence that begins with the first `len` tokens of `id`, sharing their pages.

@@ -32,6 +32,7 @@ mod reference;
 mod require;
 mod sampling;
 mod scheduler;
+mod seam;
 mod sessions;
 mod tokenizers;
 mod twins;

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use teff::backend::pages::{CacheOp, KvType};
 use teff::backend::program::Program;
-use teff::backend::{Backend, BackendOptions, Cancelled, Executor, Results, StepInput, start};
+use teff::backend::{Backend, BackendOptions, Executor, Results, StepInput, Unfinished, start};
 use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
 use teff::engine::{
     CancelToken, Counters, EngineError, FinishReason, Listener, Model, Request, Scheduler, Stats,
@@ -21,6 +21,7 @@ use teff::engine::{
 };
 use teff::sample::rng::Rng;
 use teff::sample::{Candidates, Filter, Logprobs, SampleError, SamplerChain};
+use teff::tensor::memory::OutOfMemory;
 use teff::text::{TextStream, Tokenizer};
 use teff_kernels::{BlockMax, KernelTable};
 
@@ -80,8 +81,8 @@ impl Backend for Faulty {
 }
 
 impl Executor for FaultyExecutor<'_> {
-    fn change_cache(&mut self, ops: &[CacheOp]) {
-        self.inner.change_cache(ops);
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
+        self.inner.prepare(ops, input)
     }
 
     fn run(
@@ -89,7 +90,7 @@ impl Executor for FaultyExecutor<'_> {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
-    ) -> Result<(), Cancelled> {
+    ) -> Result<(), Unfinished> {
         let fault = (self.hook.lock().unwrap())(input);
         match fault {
             Some(Fault::Panic) => {

@@ -15,7 +15,7 @@
 
 use super::pages::{Matrix, WriteScratch};
 use super::pool::{Phase, Ticket};
-use super::{Context, StepInput, WorkerScratch, at_least};
+use super::{Context, StepInput, WorkerScratch, at_least, resize};
 use crate::backend::pages::{PAGE_TOKENS, PageId};
 use crate::backend::program::{Attention, HeadNorm, KvShape, NormKind, Op, Program, RopeKv, Rows};
 use std::ops::Range;
@@ -112,7 +112,7 @@ impl Softmax {
         self.rows.clear();
         self.rows.resize(n_rows, Weight::NONE);
         self.sums.clear();
-        self.sums.resize(n_rows * v_dim, 0.0);
+        resize(&mut self.sums, n_rows * v_dim);
     }
 
     fn merge(&mut self, other: &Softmax, v_dim: usize, ops: &FloatOps) {
