@@ -138,3 +138,31 @@ fn requests_that_cannot_be_answered_say_why() {
     let error = ask(&|request| request.logprobs = Some(21)).unwrap_err();
     assert!(matches!(error, EngineError::TooManyLogprobs { n_top: 21 }), "{error}");
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_program_ends_an_answer_before_a_text() {
+    use crate::cli::{Folder, error_of, teff, text};
+    let folder = Folder::new("stop");
+    let path = folder.0.join("tiny.gguf");
+    std::fs::write(&path, include_bytes!("../golden/faults/tiny.gguf")).unwrap();
+    let run = |more: &[&str]| {
+        let args = ["run", "-m", text(&path), "--raw", "-p", "ab", "-n", "30", "--temp", "1.5"];
+        teff(&[&args, &["--seed", "3"][..], more].concat(), "")
+    };
+    let whole = String::from_utf8(run(&[]).stdout).unwrap();
+    let chars: Vec<char> = whole.trim_end().chars().collect();
+    let stop: String = chars[chars.len() / 2..][..3].iter().collect();
+    let output = run(&["--stop", "no such text", "--stop", &stop]);
+    let (before, _) = whole.split_once(&stop).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{before}\n"));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("a stop text came"), "{told}");
+    let error = error_of(&run(&["--stop", ""]), 2);
+    assert!(error.contains("stop string is empty"), "{error}");
+    let bench = ["bench", "-m", text(&path), "--prompt", "10", "--gen", "5", "--reps", "1"];
+    let output = teff(&[&bench, &["--parallel", "3", "--json"][..]].concat(), "");
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [all, each] = ["gen_tps", "gen_tps_each"].map(|key| line[key].as_f64().unwrap());
+    assert!(line["parallel"] == 3 && (all / each - 3.0).abs() < 0.1, "{line}");
+}

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use teff::engine::{
-    AnswerEvent, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Runner, Session,
-    Stats, TokenEvent,
+    AnswerEvent, Engine, EngineError, EngineOptions, FinishReason, Model, Report, Request, Runner,
+    Session, Stats, TokenEvent,
 };
 
 /// A llama of one layer with a vocabulary of bytes.
@@ -70,6 +70,19 @@ fn converse(session: &mut Session, conversation: u32) -> Vec<Vec<u32>> {
     turns.collect()
 }
 
+/// Report of a runner that has nothing more to do.
+fn idle(runner: &Runner) -> Report {
+    let start = Instant::now();
+    loop {
+        let report = runner.report();
+        if report.n_running + report.n_waiting == 0 {
+            return report;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "requests go on");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn conversations_side_by_side_say_what_they_say_alone() {
     let alone: Vec<_> = (0..4).map(|i| converse(&mut runner(1).session(), i)).collect();
@@ -82,8 +95,7 @@ fn conversations_side_by_side_say_what_they_say_alone() {
     let threads: Vec<_> = threads.collect();
     let together: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     assert_eq!(together, alone);
-    let report = runner.report();
-    assert_eq!((report.n_running, report.n_waiting), (0, 0));
+    let report = idle(&runner);
     assert_eq!(report.kv_bytes, report.cached_bytes);
 }
 
@@ -134,7 +146,7 @@ fn several_answers_to_one_prompt_are_those_of_their_seeds() {
     let answers = runner.submit_answers(request(prompt(0, 0), 5), 3);
     let answers: Vec<_> = answers.into_iter().map(|answer| listen(answer).0).collect();
     assert_eq!(answers, alone);
-    assert_eq!(runner.report().counters.n_forked, 2);
+    assert_eq!(idle(&runner).counters.n_forked, 2);
     for answer in runner.submit_answers(request(prompt(0, 0), 5), 17) {
         assert!(matches!(listen(answer).1, Err(EngineError::TooManyAnswers { n: 17 })));
     }
@@ -155,14 +167,14 @@ fn answers_end_when_they_are_cancelled_dropped_or_their_runner_is_gone() {
     answer.by_ref().find(is_token).expect("a token");
     token.cancel();
     let stats = listen(answer).1.unwrap();
-    assert!(matches!(stats.finish, FinishReason::Cancelled | FinishReason::EndOfGeneration));
+    // A busy machine may wake us when the answer is over.
+    assert!(matches!(
+        stats.finish,
+        FinishReason::Cancelled | FinishReason::EndOfGeneration | FinishReason::ContextFull
+    ));
     // Nobody listens to these.
     (0..3).for_each(|_| drop(runner.submit(endless())));
-    let start = Instant::now();
-    while runner.report().n_running + runner.report().n_waiting > 0 {
-        assert!(start.elapsed() < Duration::from_secs(20), "dropped answers go on");
-        std::thread::yield_now();
-    }
+    idle(&runner);
     let answers: Vec<_> = (0..3).map(|_| runner.submit(endless())).collect();
     drop(runner);
     for answer in answers {
