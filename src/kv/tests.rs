@@ -240,3 +240,21 @@ fn an_undone_step_leaves_pages_and_states_as_they_were() {
     [a, b, c].iter().for_each(|&id| pool.remove(id));
     assert_eq!(pool.kv_bytes(), 0);
 }
+
+#[test]
+fn copies_for_undoing_take_the_room_of_what_is_kept() {
+    const STATE_BYTES: usize = 8 * 4;
+    let budget = 2 * (PAGE_BYTES + STATE_BYTES);
+    let mut pool = PagePool::new(&[FULL], &[8], KvType::F32, 200, budget);
+    let (a, tokens) = (pool.create(), (0..20).collect::<Vec<u32>>());
+    feed(&mut pool, a, 20);
+    pool.retain(a, &tokens);
+    pool.remove(a);
+    let b = pool.create();
+    feed(&mut pool, b, 1);
+    assert_eq!((pool.kv_bytes(), pool.cached_bytes()), (budget, budget / 2));
+    pool.reserve(&[(b, 1)]).unwrap();
+    assert!(pool.make_restorable());
+    assert!(pool.undo());
+    assert_eq!((pool.len(b), pool.kv_bytes()), (1, budget / 2));
+}

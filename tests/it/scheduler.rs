@@ -231,6 +231,16 @@ struct Answer {
     end: Option<Result<FinishReason, String>>,
 }
 
+/// Index and start of the stop string that ends first; of several the longest.
+fn first_stop(text: &str, stop: &[String]) -> Option<(usize, usize)> {
+    let mut ends = (0..=text.len()).filter(|&end| text.is_char_boundary(end));
+    ends.find_map(|end| {
+        let found = stop.iter().enumerate();
+        let found = found.filter(|(_, stop)| text[..end].ends_with(stop.as_str()));
+        found.max_by_key(|(_, stop)| stop.len()).map(|(i, stop)| (i, end - stop.len()))
+    })
+}
+
 /// The answer to a request alone, by hand.
 fn naive(decoder: &mut Decoder, request: &Request, tokenizer: Option<&Arc<Tokenizer>>) -> Answer {
     let mut sampler =
@@ -259,14 +269,7 @@ fn naive(decoder: &mut Decoder, request: &Request, tokenizer: Option<&Arc<Tokeni
             answer.tokens.push(id);
             answer.logprobs.extend(request.logprobs.map(|n| Logprobs::of(&raw, id, n)));
             text += &stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
-            // The string that ends first; of several the longest.
-            let ends = (0..=text.len()).filter(|&end| text.is_char_boundary(end));
-            let stopped = ends.into_iter().find_map(|end| {
-                let found = request.stop.iter().enumerate();
-                let found = found.filter(|(_, stop)| text[..end].ends_with(stop.as_str()));
-                found.max_by_key(|(_, stop)| stop.len()).map(|(i, stop)| (i, end - stop.len()))
-            });
-            if let Some((index, start)) = stopped {
+            if let Some((index, start)) = first_stop(&text, &request.stop) {
                 text.truncate(start);
                 break FinishReason::Stop { index };
             }
@@ -283,6 +286,7 @@ fn naive(decoder: &mut Decoder, request: &Request, tokenizer: Option<&Arc<Tokeni
     });
     if !matches!(end, FinishReason::Stop { .. }) {
         text += &stream.map(|mut stream| stream.finish()).unwrap_or_default();
+        text.truncate(first_stop(&text, &request.stop).map_or(text.len(), |stop| stop.1));
     }
     answer.texts = vec![text];
     answer.end = Some(Ok(end));
