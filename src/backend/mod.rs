@@ -11,7 +11,6 @@
 pub mod cpu;
 pub mod pages;
 pub mod program;
-pub mod recurrent;
 pub mod reference;
 mod step;
 

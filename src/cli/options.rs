@@ -1,14 +1,14 @@
 //! Options that several verbs share.
 
-use super::inspect::{kv_bytes, part_in_words};
-use super::progress::{StderrProgress, bytes};
+use super::progress::StderrProgress;
 use super::{CliError, interrupt};
+use crate::backend::CpuSet;
 use crate::backend::MAX_THREADS;
 use crate::backend::pages::KvType;
-use crate::backend::{CpuSet, available_bytes};
 use crate::cache::{self, Cache, ModelRef};
+use crate::engine::report::{ContextMemory, VocabularyMismatch};
 use crate::engine::{Engine, EngineError, EngineOptions, Model};
-use crate::model::{ModelSpec, unused_parts};
+use crate::model::unused_parts;
 use crate::text::Tokenizer;
 use gguf_rs_lite::{GgufFile, Scalar};
 use std::ffi::{OsStr, OsString};
@@ -180,7 +180,7 @@ impl ModelArgs {
         let (mut file, path) = self.file()?;
         file.make_little_endian().map_err(CliError::of_model(&path))?;
         for part in unused_parts(&file) {
-            writeln!(stderr(), "note: {}", part_in_words(&part))?;
+            writeln!(stderr(), "note: {part}")?;
         }
         Ok(Model::from_file(Arc::new(file), &path)?)
     }
@@ -230,10 +230,7 @@ impl EngineArgs {
         let model = self.open(model)?;
         match model.spec().generates() {
             true => Ok(model),
-            false => {
-                let (path, error) = (model.path().display(), EngineError::NoLogits);
-                Err(CliError::failed(format!("{path}: {error}")))
-            }
+            false => Err(CliError::of_model(model.path())(EngineError::NoLogits)),
         }
     }
 
@@ -330,22 +327,10 @@ pub struct ContextArgs {
 /// It cannot be used, or the model has no embeddings for some of its tokens.
 pub fn tokenizer_of(model: &Model) -> Result<Tokenizer, CliError> {
     let tokenizer = model.tokenizer()?;
-    match vocabulary_problem(model.file(), &tokenizer) {
-        Some(problem) => Err(CliError::of_model(model.path())(CliError::failed(problem))),
+    match VocabularyMismatch::find(model.file(), &tokenizer) {
+        Some(mismatch) => Err(CliError::of_model(model.path())(mismatch)),
         None => Ok(tokenizer),
     }
-}
-
-/// Why a vocabulary is not the model's, if so. More embeddings than tokens are padding.
-pub fn vocabulary_problem(file: &GgufFile, tokenizer: &Tokenizer) -> Option<String> {
-    let n_tokens = tokenizer.vocab_size() as u64;
-    let n_rows = file.tensor("token_embd.weight")?.dims.get(1).copied()?;
-    (n_tokens > n_rows).then(|| {
-        format!(
-            "key `tokenizer.ggml.tokens` has {n_tokens} tokens, and the model has embeddings for \
-             {n_rows} (tensor `token_embd.weight`)"
-        )
-    })
 }
 
 impl ContextArgs {
@@ -372,10 +357,10 @@ pub fn check_context(
     if model.spec().n_ctx_max.is_some_and(|max| n_ctx > max) {
         return Ok(());
     }
-    if let Some(problem) = context_problem(model.spec(), n_ctx, kv_type)
+    if let Some(shortage) = ContextMemory::shortage(model.spec(), n_ctx, kv_type)
         && kv_bytes.is_none()
     {
-        return Err(CliError::failed(format!("{path}: {problem}")));
+        return Err(CliError::of_model(model.path())(shortage));
     }
     if n_ctx > n_ctx_train {
         writeln!(
@@ -385,19 +370,6 @@ pub fn check_context(
         )?;
     }
     Ok(())
-}
-
-/// Why the memory has no room for a context, if so.
-pub fn context_problem(spec: &ModelSpec, n_ctx: usize, kv_type: KvType) -> Option<String> {
-    let (needed, available) = (kv_bytes(spec, kv_type, n_ctx), available_bytes()? as u64);
-    (needed > available).then(|| {
-        format!(
-            "the keys and values of a context of {n_ctx} tokens would take {} in {kv_type}, and {} \
-             of memory are available: lower --ctx, or allow less memory than that by --kv-bytes",
-            bytes(needed),
-            bytes(available)
-        )
-    })
 }
 
 /// Parses `a,b,c` or `[a, b, c]`.

@@ -82,6 +82,8 @@ pub enum ModelError {
     },
     /// Big-endian tensors that nobody has turned around.
     BigEndian,
+    /// The file is an adapter, not a model.
+    IsAdapter,
 }
 
 impl ModelError {
@@ -134,6 +136,12 @@ impl fmt::Display for ModelError {
                 write!(f, "tensor `{name}` has to be copied: no memory for its {bytes} bytes")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
+            ModelError::IsAdapter => {
+                write!(
+                    f,
+                    "key `general.type` is `adapter`: not a model, but something to add to one"
+                )
+            }
         }
     }
 }

@@ -39,8 +39,7 @@ impl<'a> Hparams<'a> {
         let arch = arch.as_str().ok_or_else(|| ModelError::bad_key(KEY, "is not a string"))?;
         const TYPE: &str = "general.type";
         if file.get(TYPE).and_then(|value| value.as_str()) == Some("adapter") {
-            let problem = "is `adapter`: not a model, but something to add to one with --lora";
-            return Err(ModelError::bad_key(TYPE, problem));
+            return Err(ModelError::IsAdapter);
         }
         let (asked, hidden, unknown) = Default::default();
         let mut h = Hparams {

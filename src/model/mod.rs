@@ -3,11 +3,10 @@
 
 mod adapter;
 pub mod arch;
-mod build;
+pub mod describe;
 mod error;
 mod harmless;
 mod hparams;
-mod rope;
 mod spec;
 mod weights;
 

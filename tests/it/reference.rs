@@ -15,7 +15,7 @@ use teff::backend::program::{
     Output, Part, Piece, Program, Rope, RopeId, RopeKv, Router, Rows, STREAMS_MAX, Temperature,
     Xielu,
 };
-use teff::backend::recurrent::{Conv, Scan, ScanKind, StateId};
+use teff::backend::program::{Conv, Scan, ScanKind, StateId};
 use teff::backend::reference::RefBackend;
 use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
 use teff::engine::Model;

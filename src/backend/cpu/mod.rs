@@ -12,6 +12,7 @@ mod moe;
 mod pages;
 pub mod pool;
 mod recurrent;
+mod rope_kv;
 mod states;
 mod streams;
 pub mod topology;
@@ -74,6 +75,7 @@ struct WorkerScratch {
     /// Rows of a table that are in their native order again.
     group: Vec<u8>,
     attention: attention::Scratch,
+    rope_kv: rope_kv::Scratch,
     pack: matmul::PrivatePack,
     moe: moe::Scratch,
     recurrent: recurrent::Scratch,
@@ -166,6 +168,7 @@ impl CpuBackend {
                 y: Vec::new(),
                 group: Vec::new(),
                 attention: attention::Scratch::default(),
+                rope_kv: rope_kv::Scratch::default(),
                 pack: matmul::PrivatePack::default(),
                 moe: moe::Scratch::default(),
                 recurrent: recurrent::Scratch::default(),

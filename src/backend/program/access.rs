@@ -7,7 +7,7 @@
 use super::{
     BoundWeight, Buf, Gather, HeadLinear, Linear, MixStreams, Moe, Op, Output, Part, Router, Rows,
 };
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Conv, Scan, ScanKind};
 
 /// Use of a weight by an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::{
     HeadNorm, KvShape, Linear, MixStreams, Moe, Norm, Op, Output, Part, Program, RopeKv, Router,
     Rows, STREAMS_MAX, WeightId,
 };
-use crate::backend::recurrent::{Conv, Scan, ScanKind, StateId};
+use crate::backend::program::{Conv, Scan, ScanKind, StateId};
 use std::fmt;
 use std::ops::Range;
 

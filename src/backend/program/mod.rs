@@ -6,13 +6,14 @@
 
 mod access;
 mod check;
+mod recurrent;
 mod reuse;
 
 pub use access::{Access, AccessKind, Columns, WeightUse};
 pub use check::{Fault, ProgramError};
 
-use crate::backend::recurrent::{Conv, Scan, StateId};
 use crate::tensor::Weight;
+pub use recurrent::{Conv, Scan, ScanKind, StateId};
 use std::ops::Deref;
 use std::sync::Arc;
 use teff_kernels::{Activation, RopePairing};

@@ -3,7 +3,7 @@
 use super::float::{activate, dot, normalize};
 use super::{Step, glu};
 use crate::backend::program::{Buf, Rows};
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use teff_kernels::Activation;
 
 /// Factors of a recurrence for one head and token.

@@ -1,7 +1,7 @@
 //! Linear attention by a gated delta rule.
 
 use crate::backend::program::{Buf, Epilogue, Norm, Op, Part, Rows};
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{DeltaDecay, DeltaSpec, KeyHeads, ModelError, TensorUse};
 use teff_kernels::Activation;

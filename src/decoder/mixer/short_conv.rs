@@ -1,7 +1,7 @@
 //! Gated short convolutions.
 
+use crate::backend::program::Conv;
 use crate::backend::program::{Buf, Epilogue, Op, Part, Rows};
-use crate::backend::recurrent::Conv;
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{ModelError, ShortConvSpec};
 

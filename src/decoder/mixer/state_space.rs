@@ -1,7 +1,7 @@
 //! Mamba and Mamba 2.
 
 use crate::backend::program::{Buf, Epilogue, Gather, Norm, NormKind, Op, Part, Piece, Rows};
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{ModelError, StateSpaceGeneration, StateSpaceSpec};
 use teff_kernels::Activation;

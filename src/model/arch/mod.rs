@@ -294,7 +294,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     h.finish(&spec)?;
     // Windows of other models end at the token, and recurrent layers cannot look ahead.
     let sees_ahead = |layer: &LayerSpec| match &layer.mixer {
-        Mixer::None | Mixer::Latent(_) => true,
+        Mixer::None | Mixer::Mla(_) => true,
         Mixer::Attention(attention) => attention.window.is_none() || !spec.head.logits,
         _ => false,
     };

@@ -8,16 +8,12 @@ use crate::backend::program::{
     Rows,
 };
 use crate::decoder::lower::{Lowering, Place};
-use crate::model::{LatentCache, LatentSpec, ModelError};
+use crate::model::{MlaCache, MlaSpec, ModelError};
 use teff_kernels::Activation;
 
 impl Lowering<'_> {
-    pub(super) fn latent(
-        &mut self,
-        at: Place<'_>,
-        spec: &LatentSpec,
-    ) -> Result<(Buf, Part), ModelError> {
-        let &LatentSpec { n_heads, rank, n_content, n_position, v_dim, .. } = spec;
+    pub(super) fn mla(&mut self, at: Place<'_>, spec: &MlaSpec) -> Result<(Buf, Part), ModelError> {
+        let &MlaSpec { n_heads, rank, n_content, n_position, v_dim, .. } = spec;
         let n_embd = self.spec.n_embd;
         let head = n_content + n_position;
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
@@ -58,7 +54,7 @@ impl Lowering<'_> {
             piece(latent, rank, 0, keys + content, k_dim, n_position, n_kv_heads),
         ];
         match spec.cache {
-            LatentCache::Latent => {
+            MlaCache::Latent => {
                 for to in [keys, values] {
                     let norm = Some(kv_norm.clone());
                     pieces.push(Piece { norm, ..piece(latent, 0, 0, to, 0, rank, 1) });
@@ -67,7 +63,7 @@ impl Lowering<'_> {
                 let weight = self.stack(&at.name("attn_k_b.weight"), shape)?;
                 self.head_product(queries, head, weight, (qkv, k_dim), Rows::All);
             }
-            LatentCache::Heads => {
+            MlaCache::Heads => {
                 let stride = n_content + v_dim;
                 let part = self.part(&at.name("attn_kv_b"), n_heads * stride, rank)?;
                 let kv = self.buffer(n_heads * stride);
@@ -115,8 +111,8 @@ impl Lowering<'_> {
             rows: at.rows,
         }));
         let out = match spec.cache {
-            LatentCache::Heads => attended,
-            LatentCache::Latent => {
+            MlaCache::Heads => attended,
+            MlaCache::Latent => {
                 let weight = self.stack(&at.name("attn_v_b.weight"), [n_heads, v_dim, rank])?;
                 let out = self.buffer(n_heads * v_dim);
                 self.head_product(attended, rank, weight, (out, v_dim), at.rows);

@@ -1,16 +1,16 @@
 //! Linear attention with a fixed decay for each head.
 
 use crate::backend::program::{Buf, Epilogue, Op, Part, Rows};
-use crate::backend::recurrent::{Scan, ScanKind};
+use crate::backend::program::{Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
-use crate::model::{LinearSpec, ModelError};
+use crate::model::{LightningSpec, ModelError};
 use teff_kernels::Activation;
 
 impl Lowering<'_> {
-    pub(super) fn linear(
+    pub(super) fn lightning(
         &mut self,
         at: Place<'_>,
-        spec: &LinearSpec,
+        spec: &LightningSpec,
     ) -> Result<(Buf, Part), ModelError> {
         let (n_heads, head_dim, n_embd) = (spec.slopes.len(), spec.head_dim, self.spec.n_embd);
         let width = n_heads * head_dim;
