@@ -1,4 +1,4 @@
-//! What a verb can fail with: anything, told in one line.
+//! Errors of verbs: anything, told in one line.
 
 use crate::decoder::StepError;
 use crate::engine::EngineError;

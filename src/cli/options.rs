@@ -111,7 +111,7 @@ pub fn cache_of(model: &ModelRef) -> Result<Cache, CliError> {
     }
 }
 
-/// Which model, and what is changed of its metadata.
+/// The model, and changes to its metadata.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
     #[command(flatten)]
@@ -186,7 +186,7 @@ impl ModelArgs {
     }
 }
 
-/// How to run it.
+/// Options of the engine that every verb which runs a model has.
 #[derive(clap::Args, Debug)]
 pub struct EngineArgs {
     /// Worker threads [default: the big physical cores this process may use]
@@ -195,13 +195,13 @@ pub struct EngineArgs {
     /// One worker on each of these CPUs, as in 0-3,6, which stays there (Linux and Android)
     #[arg(long, value_name = "LIST", conflicts_with = "threads")]
     cpu_list: Option<CpuSet>,
-    /// How keys and values are cached: f32, f16, q8_0 or q4_0
+    /// Type of cached keys and values: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
     /// Memory that the cache of keys and values may take, as in 500M or 2G
     #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes)]
     kv_bytes: Option<usize>,
-    /// Decode from the weights as they lie in the file: slower, and without memory of their own
+    /// Do not repack the weights for decoding: slower, but saves the repacked copy
     #[arg(long)]
     no_repack: bool,
     /// A LoRA adapter in GGUF, and how strongly it counts; may be given several times
@@ -225,7 +225,7 @@ impl EngineArgs {
         Ok(model)
     }
 
-    /// As [`EngineArgs::open`], for verbs that continue texts.
+    /// [`EngineArgs::open`] for verbs that continue texts.
     pub fn open_generator(&self, model: &ModelArgs) -> Result<Model, CliError> {
         let model = self.open(model)?;
         match model.spec().generates() {
@@ -242,7 +242,7 @@ impl EngineArgs {
     ) -> Result<(Model, Tokenizer, Engine), CliError> {
         let options = EngineOptions {
             n_ctx: context.ctx.map(|n| n as usize),
-            // Which pays for tokens one by one.
+            // Repacking only pays off in token-by-token decoding.
             repack: false,
             ..self.options(KvType::F32)?
         };
@@ -334,7 +334,7 @@ pub fn tokenizer_of(model: &Model) -> Result<Tokenizer, CliError> {
 }
 
 impl ContextArgs {
-    /// As [`check_context`], of the context that the user wants, if any.
+    /// [`check_context`] for the context that the user wants, if any.
     pub fn check(&self, model: &Model, engine: &EngineArgs, kv: KvType) -> Result<(), CliError> {
         let Some(n_ctx) = self.ctx else { return Ok(()) };
         check_context(model, n_ctx as usize, engine.kv_type.unwrap_or(kv), engine.kv_bytes())

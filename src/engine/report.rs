@@ -18,6 +18,7 @@ use crate::text::{TextError, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use teff_kernels::{KernelTable, Level};
 
@@ -42,11 +43,11 @@ pub struct TypeUse {
     pub weights: u64,
     /// Bytes in the file.
     pub bytes: u64,
-    /// How the type is computed with.
+    /// Kernels that the type is computed with.
     pub kernel: TypeKernel,
 }
 
-/// How tensors of a type are computed with.
+/// Kernels that tensors of a type are computed with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TypeKernel {
     /// Kernels of this instruction set.
@@ -65,7 +66,7 @@ pub struct MemoryUse {
     pub n_ctx: usize,
     /// Type of cached keys and values.
     pub kv_type: KvType,
-    /// Weights as they lie in the file.
+    /// Weights in the file.
     pub file_weights: u64,
     /// Weights while the model decodes, repacked: codebook types grow.
     pub weights: u64,
@@ -232,6 +233,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report of the file at a path.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no GGUF file.
+    pub fn open(path: &Path, options: &ReportOptions) -> Result<Report, gguf_rs_lite::Error> {
+        Ok(Report::new(GgufFile::open(path)?, options))
+    }
+
     /// The report of a file, whose tensors are made little-endian.
     pub fn new(mut file: GgufFile, options: &ReportOptions) -> Report {
         let types = types_of(&file, options.kernels);
@@ -411,7 +420,7 @@ fn types_of(file: &GgufFile, kernels: &KernelTable) -> BTreeMap<GgmlType, TypeUs
     types
 }
 
-/// Bytes of the weights once a model decodes: codebook types are written out for that.
+/// Bytes of the weights once a model decodes: repacking makes codebook types larger.
 fn repacked_bytes(types: &BTreeMap<GgmlType, TypeUse>, kernels: &KernelTable) -> u64 {
     let of_type = |(ty, of_type): (&GgmlType, &TypeUse)| {
         let bytes = of_type.bytes;

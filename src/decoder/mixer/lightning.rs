@@ -1,6 +1,6 @@
 //! Linear attention with a fixed decay for each head.
 
-use crate::backend::program::{Buf, Epilogue, Op, Part, Rows};
+use crate::backend::program::{Buf, Epilogue, Op, Part, Tokens};
 use crate::backend::program::{Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{LightningSpec, ModelError};
@@ -20,7 +20,7 @@ impl Lowering<'_> {
         let silu = Epilogue::Act(Activation::Silu);
         let part = unscaled(self.part(&at.name("attn_qkv"), 3 * width, n_embd)?);
         let qkv = self.buffer(3 * width);
-        self.read_stream(norm.clone(), vec![part], silu, qkv, Rows::All);
+        self.read_stream(norm.clone(), vec![part], silu, qkv, Tokens::All);
         let out = self.buffer(width);
         let scan = Scan {
             kind: ScanKind::Linear {
@@ -44,7 +44,7 @@ impl Lowering<'_> {
         let gate = self.buffer(width);
         let sigmoid = Epilogue::Act(Activation::Sigmoid);
         self.read_stream(norm, vec![part], sigmoid, gate, at.rows);
-        self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
+        self.program.ops.push(Op::MulBroadcast { gate, buf: out, rows: at.rows });
         Ok((out, unscaled(self.part(&at.name("attn_output"), n_embd, width)?)))
     }
 }

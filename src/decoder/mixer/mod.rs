@@ -1,4 +1,4 @@
-//! How tokens see each other, one file for each way: up to the matrix that leads back to the
+//! Parts in which tokens see each other, one file for each, up to the matrix that leads back to the
 //! residual stream.
 
 mod attention;

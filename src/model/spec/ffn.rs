@@ -85,7 +85,7 @@ pub struct MoeSpec {
     pub latent: Option<usize>,
     /// Input of the router.
     pub router: RouterInput,
-    /// How the router's scores become weights.
+    /// Formula from the router's scores to weights.
     pub gating: ExpertGating,
     /// Groups of equal size, and how many of them take part: the best by the sum of their two best
     /// experts.
@@ -115,7 +115,7 @@ pub enum RouterInput {
     OwnNorm,
 }
 
-/// How a router's scores become weights. Tensors `exp_probs_b` bias the choice alone.
+/// Formula from a router's scores to weights. Tensors `exp_probs_b` bias the choice alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpertGating {
     /// Softmax over all experts.
@@ -222,12 +222,12 @@ fn expert_groups(
 }
 
 impl GluClamp {
-    /// The same limit for gate and up projection.
+    /// Equal bounds for gate and up projection.
     pub fn both(limit: f32, up_plus: f32) -> GluClamp {
         GluClamp { gate_max: limit, up_max: limit, up_plus }
     }
 
-    /// The same limit for the up projection and for the activated gate; a limit of 0 is none.
+    /// Equal bounds for the up projection and for the activated gate; a limit of 0 is none.
     pub fn after_silu(limit: f32) -> GluClamp {
         if limit <= 0.0 {
             return GluClamp::both(f32::INFINITY, 0.0);

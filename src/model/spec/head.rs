@@ -20,7 +20,7 @@ pub struct HeadSpec {
     pub classifier: Option<ClassifierSpec>,
 }
 
-/// How the embeddings of a text's tokens become one.
+/// Pooling of the embeddings of a text's tokens into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
     /// Not at all: each token keeps its own.
@@ -39,7 +39,7 @@ pub enum Pooling {
 /// `softmax(output(norm(act(dense(x)))))`, without the matrices and the norm that the file lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassifierSpec {
-    /// How the tokens' embeddings become one.
+    /// Pooling of the tokens' embeddings ahead of the first matrix.
     pub pooling: Pooling,
     /// Activation after the first matrix.
     pub act: Activation,
@@ -82,7 +82,7 @@ impl ModelSpec {
         Ok(self)
     }
 
-    /// The same model with its LM head removed: it outputs hidden states.
+    /// The model with its LM head removed: it outputs hidden states.
     pub fn without_logits(mut self) -> ModelSpec {
         self.head.logits = false;
         self

@@ -71,7 +71,7 @@ pub struct ModelSpec {
     pub unused: &'static [&'static str],
     /// Whether a token also sees those behind it, as in encoders. Texts are then computed whole.
     pub bidirectional: bool,
-    /// How the embeddings of a text's tokens become one, if the metadata says.
+    /// Pooling of the embeddings of a text's tokens, if the metadata says.
     pub pooling: Option<Pooling>,
     /// From the residual stream to logits.
     pub head: HeadSpec,
@@ -105,7 +105,7 @@ impl CycleSpec {
 /// One layer: `x += mixer(norm(x)); x += ffn(norm(x))`, see [`Residual`] and [`NormPlacement`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
-    /// How tokens see each other.
+    /// Part in which tokens see each other.
     pub mixer: Mixer,
     /// Computation on each token alone.
     pub ffn: Ffn,
@@ -155,7 +155,7 @@ pub enum TensorUse {
     OfOutput,
 }
 
-/// How tokens see each other.
+/// Part of a layer in which tokens see each other.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Mixer {

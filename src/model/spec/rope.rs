@@ -7,7 +7,7 @@ use super::{Hparams, ModelError, RopePairing};
 pub struct RopeSpec {
     /// Leading dimensions of a head that are rotated.
     pub n_rot: usize,
-    /// Which dimensions form a pair.
+    /// Pairing of dimensions.
     pub pairing: RopePairing,
     /// Base of the frequencies: pair `i` turns by `freq_base^(-2 i / n_rot)` radians per position.
     pub freq_base: f32,
@@ -23,7 +23,7 @@ pub struct RopeSpec {
     pub n_ctx_orig: usize,
 }
 
-/// How rotations are stretched to contexts longer than those first trained on.
+/// Stretching of rotations to contexts longer than those first trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.

@@ -6,7 +6,7 @@
 
 use super::super::StepInput;
 use crate::backend::pages::PAGE_TOKENS;
-use crate::backend::program::{Attention, KvShape, Op, Program, Rows};
+use crate::backend::program::{Attention, KvShape, Op, Program, Tokens};
 use std::ops::Range;
 
 /// Positions in a chunk: a multiple of the page's, small enough that a few thousand tokens occupy
@@ -55,10 +55,10 @@ impl Tiles {
     }
 
     /// Tiles of the tokens that an operation computes.
-    pub fn of(&self, rows: Rows) -> &[Range<usize>] {
+    pub fn of(&self, rows: Tokens) -> &[Range<usize>] {
         match rows {
-            Rows::All => &self.all,
-            Rows::Outputs => &self.outputs,
+            Tokens::All => &self.all,
+            Tokens::Outputs => &self.outputs,
         }
     }
 }
@@ -85,7 +85,7 @@ fn row_elements(op: &Attention, shape: &KvShape) -> usize {
     op.n_heads / shape.n_kv_heads * (shape.v_dim + 2)
 }
 
-/// How one operation is cut into items.
+/// Cut of one operation into items.
 pub struct Cut {
     /// Key/value heads of an item.
     pub heads: usize,
@@ -116,8 +116,8 @@ impl Cut {
         let shape = &program.kv[op.layer];
         let tiles = tiles.of(op.rows);
         let token_of = |i: usize| match op.rows {
-            Rows::All => i,
-            Rows::Outputs => input.outputs[i] as usize,
+            Tokens::All => i,
+            Tokens::Outputs => input.outputs[i] as usize,
         };
         let chunks = tiles.iter().map(|tile| {
             let ends =

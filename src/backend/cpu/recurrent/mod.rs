@@ -167,7 +167,7 @@ impl Context<'_> {
         }
     }
 
-    /// What a head's state takes from a token.
+    /// Adds one token's inputs to the steps of a head's state.
     fn add_step(
         &self,
         op: &Scan,
