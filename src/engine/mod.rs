@@ -10,6 +10,7 @@ mod classifier;
 mod embed;
 mod generate;
 mod guard;
+pub mod report;
 mod request;
 mod runner;
 mod scheduler;
@@ -18,7 +19,7 @@ mod task;
 
 pub use embed::normalize;
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
-pub use runner::{Answer, AnswerEvent, Report, Runner};
+pub use runner::{Answer, AnswerEvent, Runner, Status};
 pub use scheduler::{ANSWERS_MAX, Counters, Listener, RUNNING_DEFAULT, Scheduler, WAITING_MAX};
 pub use session::{Session, Turn};
 
@@ -209,16 +210,12 @@ impl fmt::Display for EngineError {
             EngineError::Stopped => write!(f, "the thread that answers requests has ended"),
             EngineError::Panicked { message } => write!(f, "the request panicked: {message}"),
             EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
-            EngineError::PromptTooLong { n_prompt, n_ctx } => write!(
-                f,
-                "the prompt has {n_prompt} tokens and the context holds {n_ctx}: \
-                 shorten it or raise --ctx"
-            ),
-            EngineError::NoLogits => write!(
-                f,
-                "the model is an encoder, which gives no next token: \
-                 `teff embed` turns texts into its vectors"
-            ),
+            EngineError::PromptTooLong { n_prompt, n_ctx } => {
+                write!(f, "the prompt has {n_prompt} tokens and the context holds {n_ctx}")
+            }
+            EngineError::NoLogits => {
+                write!(f, "the model is an encoder, which gives no next token")
+            }
             EngineError::NoVectors => write!(f, "the model was loaded to give logits, not vectors"),
             EngineError::NoClassifier => {
                 write!(
@@ -229,8 +226,7 @@ impl fmt::Display for EngineError {
             EngineError::EmptyText { text } => write!(f, "text {} has no token", text + 1),
             EngineError::TextTooLong { text, n_tokens, max } => write!(
                 f,
-                "text {} has {n_tokens} tokens, more than the {max} that a text may have: \
-                 cut it, or raise --ctx where the model can take more",
+                "text {} has {n_tokens} tokens, more than the {max} that a text may have",
                 text + 1
             ),
             EngineError::NotFinite { text } => {

@@ -41,13 +41,13 @@ struct Shared {
     /// `None` when the thread is to end.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    report: Arc<Mutex<Report>>,
+    status: Arc<Mutex<Status>>,
 }
 
 /// State of a runner behind its last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct Status {
     /// Requests that run.
     pub n_running: usize,
     /// Requests that wait.
@@ -73,13 +73,13 @@ impl Runner {
     ) -> Result<Runner, EngineError> {
         engine.check_generates()?;
         let (jobs, orders) = channel();
-        let report = Arc::new(Mutex::new(Report::default()));
-        let told = report.clone();
+        let status = Arc::new(Mutex::new(Status::default()));
+        let told = status.clone();
         let thread = std::thread::Builder::new().name("teff-runner".into()).spawn(move || {
             work(&mut engine, Scheduler::new(tokenizer, n_running_max), orders, &told);
         });
         let thread = Some(thread.map_err(EngineError::Threads)?);
-        Ok(Runner { shared: Arc::new(Shared { jobs: Some(jobs), thread, report }) })
+        Ok(Runner { shared: Arc::new(Shared { jobs: Some(jobs), thread, status }) })
     }
 
     /// Hands a request over; its events come through the answer.
@@ -121,8 +121,8 @@ impl Runner {
     }
 
     /// State behind the last step; never waits for one.
-    pub fn report(&self) -> Report {
-        *self.shared.report.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn status(&self) -> Status {
+        *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,7 +144,7 @@ fn work(
     engine: &mut Engine,
     mut scheduler: Scheduler<'static>,
     orders: Receiver<Job>,
-    report: &Mutex<Report>,
+    status: &Mutex<Status>,
 ) {
     engine.lead(move |stepper| {
         loop {
@@ -159,14 +159,14 @@ fn work(
                 Err(TryRecvError::Disconnected) => break,
             }
             let (n_running, kv) = (scheduler.n_running(), stepper.kv());
-            let now = Report {
+            let now = Status {
                 n_running,
                 n_waiting: scheduler.n_requests() - n_running,
                 kv_bytes: kv.kv_bytes(),
                 cached_bytes: kv.cached_bytes(),
                 counters: scheduler.counters(),
             };
-            *report.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *status.lock().unwrap_or_else(PoisonError::into_inner) = now;
         }
         scheduler.cancel_all(stepper);
     });

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use teff::engine::{
-    AnswerEvent, Engine, EngineError, EngineOptions, FinishReason, Model, Report, Request, Runner,
-    Session, Stats, TokenEvent,
+    AnswerEvent, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Runner, Session,
+    Stats, TokenEvent,
 };
 
 /// A llama of one layer with a vocabulary of bytes.
@@ -70,13 +70,13 @@ fn converse(session: &mut Session, conversation: u32) -> Vec<Vec<u32>> {
     turns.collect()
 }
 
-/// Report of a runner that has nothing more to do.
-fn idle(runner: &Runner) -> Report {
+/// Status of a runner that has nothing more to do.
+fn idle(runner: &Runner) -> Status {
     let start = Instant::now();
     loop {
-        let report = runner.report();
-        if report.n_running + report.n_waiting == 0 {
-            return report;
+        let status = runner.status();
+        if status.n_running + status.n_waiting == 0 {
+            return status;
         }
         assert!(start.elapsed() < Duration::from_secs(60), "requests go on");
         std::thread::yield_now();
@@ -95,8 +95,8 @@ fn conversations_side_by_side_say_what_they_say_alone() {
     let threads: Vec<_> = threads.collect();
     let together: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     assert_eq!(together, alone);
-    let report = idle(&runner);
-    assert_eq!(report.kv_bytes, report.cached_bytes);
+    let status = idle(&runner);
+    assert_eq!(status.kv_bytes, status.cached_bytes);
 }
 
 #[test]
