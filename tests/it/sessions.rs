@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use teff::engine::{
     AnswerEvent, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Runner, Session,
-    Stats, TokenEvent,
+    Stats, Status, TokenEvent,
 };
 
 /// A llama of one layer with a vocabulary of bytes.
@@ -31,7 +31,9 @@ fn request(prompt: Vec<u32>, seed: u64) -> Request {
     let mut request = Request::new(prompt);
     request.max_tokens = Some(20);
     request.sampling.seed = seed;
-    request.sampling.temperature = 1.5;
+    // Hot, as the model is sure of what it says.
+    request.sampling.temperature = 50.0;
+    (request.sampling.top_k, request.sampling.top_p, request.sampling.min_p) = (0, 1.0, 0.0);
     request
 }
 
