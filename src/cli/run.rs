@@ -231,7 +231,15 @@ fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Ve
     }
     let system = args.system.iter().map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-    Ok(Prompter::new(tokenizer)?.messages(&messages)?.ids)
+    let prompter = Prompter::new(tokenizer)?;
+    match prompter.messages(&messages) {
+        // Nothing is answered: the prompt itself is what the user wants to know about.
+        Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {
+            let _ = writeln!(stderr(), "warning: {error}");
+            Ok(prompter.lossy().messages(&messages)?.ids)
+        }
+        prompt => Ok(prompt?.ids),
+    }
 }
 
 /// What a user can do about a prompt that cannot be made.
