@@ -1,7 +1,12 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+// Compiles the front page's Rust.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub mod backend;
-#[cfg(feature = "cli")]
+#[cfg(feature = "cache")]
 pub mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;

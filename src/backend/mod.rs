@@ -1,5 +1,6 @@
-//! Where a step is computed. A [`program::Program`] is a flat list of operations on numbered
-//! buffers; a backend runs a range of it for a batch of tokens. It knows nothing of models.
+//! The backends, which compute steps. A [`program::Program`] is a flat list of operations on
+//! numbered buffers; a backend runs a range of it for a batch of tokens. It knows nothing of
+//! models.
 //!
 //! **The seam.** The rooms above name no device: they see a [`Backend`] and, while its threads are
 //! gathered, an [`Executor`]. What crosses is plain data. Down go token ids, positions, tables of
@@ -8,10 +9,9 @@
 //! backend's, and made when a number is first named. Activations stay in the backend's buffers
 //! from one range to the next.
 
-pub mod cpu;
+mod cpu;
 pub mod pages;
 pub mod program;
-pub mod recurrent;
 pub mod reference;
 mod step;
 
@@ -31,13 +31,13 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// CPUs that get a worker each, which stays there, instead of `threads` that the system moves.
     pub cpus: Option<CpuSet>,
-    /// Which kernels to use.
+    /// Kernels to use.
     pub kernels: &'static KernelTable,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
     pub max_outputs: usize,
-    /// How keys and values are stored.
+    /// Type of cached keys and values.
     pub kv_type: KvType,
     /// Whether decoding may repack the weights.
     pub repack: bool,

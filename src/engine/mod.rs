@@ -4,6 +4,7 @@
 mod classifier;
 mod embed;
 mod generate;
+pub mod report;
 
 pub use embed::normalize;
 pub use generate::{FinishReason, Request, Stats, TokenEvent};
@@ -158,16 +159,12 @@ impl fmt::Display for EngineError {
             EngineError::Step(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
-            EngineError::PromptTooLong { n_prompt, n_ctx } => write!(
-                f,
-                "the prompt has {n_prompt} tokens and the context holds {n_ctx}: \
-                 shorten it or raise --ctx"
-            ),
-            EngineError::NoLogits => write!(
-                f,
-                "the model is an encoder, which gives no next token: \
-                 `teff embed` turns texts into its vectors"
-            ),
+            EngineError::PromptTooLong { n_prompt, n_ctx } => {
+                write!(f, "the prompt has {n_prompt} tokens and the context holds {n_ctx}")
+            }
+            EngineError::NoLogits => {
+                write!(f, "the model is an encoder, which gives no next token")
+            }
             EngineError::NoVectors => write!(f, "the model was loaded to give logits, not vectors"),
             EngineError::NoClassifier => {
                 write!(
@@ -178,8 +175,7 @@ impl fmt::Display for EngineError {
             EngineError::EmptyText { text } => write!(f, "text {} has no token", text + 1),
             EngineError::TextTooLong { text, n_tokens, max } => write!(
                 f,
-                "text {} has {n_tokens} tokens, more than the {max} that a text may have: \
-                 cut it, or raise --ctx where the model can take more",
+                "text {} has {n_tokens} tokens, more than the {max} that a text may have",
                 text + 1
             ),
             EngineError::NotFinite { text } => {

@@ -265,7 +265,7 @@ impl Sequence {
     }
 }
 
-/// What a reservation changes beside sequences.
+/// Changes of a reservation beside sequences.
 struct Changes<'a> {
     groups: &'a [LayerGroup],
     store: &'a mut Store,

@@ -71,7 +71,7 @@ fn full_contexts_and_budgets_are_errors_that_change_nothing() {
     assert_eq!(pool.reserve(&[(id, 1)]), Err(KvError::UnknownSequence));
 }
 
-/// What a caller can see of a pool.
+/// State of a pool as a caller can see it.
 fn seen(pool: &PagePool, ids: &[SeqId]) -> impl PartialEq + fmt::Debug + use<> {
     let of = |id: &SeqId| (pool.len(*id), pool.table(*id).cloned(), pool.states(*id));
     let known = |id: &SeqId| {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod architectures;
-#[cfg(feature = "cli")]
+#[cfg(feature = "cache")]
 mod cache;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
@@ -26,6 +26,8 @@ mod lora;
 mod measure;
 #[cfg(feature = "chat-template")]
 mod prompts;
+#[cfg(feature = "cli")]
+mod readme;
 #[cfg(feature = "cli")]
 mod real_models;
 mod reference;
