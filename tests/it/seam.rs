@@ -106,13 +106,11 @@ fn a_decoder_runs_on_either_backend() {
         }
         assert_eq!(answer, naive_answer, "{name}");
         // In several ranges, what crosses from one to the next is all there.
+        let [_, mut naive] = decoders(name);
         let n_ops = naive.program().ops.len();
-        for cut in [vec![1], vec![n_ops / 2], (1..n_ops).collect()] {
-            let [_, mut naive] = decoders(name);
-            naive.cut_program(&cut);
-            let (again, _) = naive.lead(script);
-            assert!(again.iter().zip(&truth).all(|(a, b)| bits(a) == bits(b)), "{name}: {cut:?}");
-        }
+        naive.cut_program(&(1..n_ops).collect::<Vec<_>>());
+        let (again, _) = naive.lead(script);
+        assert!(again.iter().zip(&truth).all(|(a, b)| bits(a) == bits(b)), "{name}: cut");
     }
 }
 
