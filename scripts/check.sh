@@ -11,7 +11,9 @@ step() {
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings
-step cargo clippy --package teff --no-default-features --features cli -- -D warnings
+for features in cache hub pypi cli; do
+    step cargo clippy --package teff --no-default-features --features "$features" -- -D warnings
+done
 step cargo test --workspace
 step scripts/check_loom.sh
 step scripts/check_old_cpu.sh

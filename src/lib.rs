@@ -1,7 +1,13 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+#![doc = include_str!("EXAMPLES.md")]
+
+// Compiles the front page's Rust.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 pub mod backend;
-#[cfg(feature = "cli")]
+#[cfg(feature = "cache")]
 pub mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -12,3 +18,8 @@ pub mod model;
 pub mod sample;
 pub mod tensor;
 pub mod text;
+
+pub use engine::{
+    Answer, AnswerEvent, CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model,
+    Request, Runner, Scheduler, Session, Stats, TokenEvent,
+};

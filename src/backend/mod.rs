@@ -1,5 +1,6 @@
-//! Where a step is computed. A [`program::Program`] is a flat list of operations on numbered
-//! buffers; a backend runs a range of it for a batch of tokens. It knows nothing of models.
+//! The backends, which compute steps. A [`program::Program`] is a flat list of operations on
+//! numbered buffers; a backend runs a range of it for a batch of tokens. It knows nothing of
+//! models.
 //!
 //! **The seam.** The rooms above name no device: they see a [`Backend`] and, while its threads are
 //! gathered, an [`Executor`]. What crosses is plain data. Down go token ids, positions, tables of
@@ -8,16 +9,19 @@
 //! backend's, and made when a number is first named. Activations stay in the backend's buffers
 //! from one range to the next.
 
+<<<<<<< HEAD
 pub mod cpu;
 mod observer;
+=======
+mod cpu;
+>>>>>>> main
 pub mod pages;
 pub mod program;
-pub mod recurrent;
 pub mod reference;
 mod step;
 
-pub(crate) use cpu::pool::LEN_MAX;
-pub use cpu::pool::MAX_THREADS;
+pub(crate) use cpu::LEN_MAX;
+pub use cpu::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
 pub use observer::{Observer, Product};
 pub use step::{Backend, Executor, Results, StartError, StepInput, Unfinished};
@@ -33,13 +37,13 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// CPUs that get a worker each, which stays there, instead of `threads` that the system moves.
     pub cpus: Option<CpuSet>,
-    /// Which kernels to use.
+    /// Kernels to use.
     pub kernels: &'static KernelTable,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
     pub max_outputs: usize,
-    /// How keys and values are stored.
+    /// Type of cached keys and values.
     pub kv_type: KvType,
     /// Whether decoding may repack the weights.
     pub repack: bool,

@@ -94,7 +94,7 @@ impl LayerGroup {
     }
 }
 
-/// How keys and values are stored.
+/// Type of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
     /// Single precision.

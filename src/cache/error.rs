@@ -1,12 +1,13 @@
-//! What can go wrong between a model's name and its file. Each is one line that names the file,
-//! the address or the package at fault and, where there is one, the way out.
+//! Errors between a model's name and its file. Each is one line that names the file, the address or
+//! the package at fault and, where there is one, the way out.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be found, fetched, listed or removed.
+/// Error of a model that could not be found, fetched, listed or removed.
 #[derive(Debug)]
+#[non_exhaustive]
 #[expect(missing_docs, reason = "the fields are what the variant names")]
 pub enum CacheError {
     /// `-m` is no path, alias or `hf:` reference.

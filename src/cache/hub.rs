@@ -26,7 +26,7 @@ const REDIRECTS_MAX: u32 = 5;
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Failures in a row before giving up on a source that has answered before.
 const RETRIES_MAX: u32 = 5;
-/// What a connection must bring for its failure to count as the first in a row.
+/// Bytes that a connection must bring for its failure to count as the first in a row.
 const RETRY_EARNED_BYTES: u64 = 1 << 20;
 /// Longest pause between two tries, also when the server asks for more.
 const PAUSE_MAX: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Which files a hub repository holds, and which of them the user means.
+//! Files of a hub repository, and the choice of those that the user means.
 //!
 //! The hub's answer is kept beside the models in the hub's own form, so `hf:owner/repo:Q4_K_M`
 //! means the same file tomorrow, and without a network, as it did when it was fetched.
@@ -20,7 +20,7 @@ pub(super) const LISTING_BYTES_MAX: u64 = 8 << 20;
 const SHARDS_MAX: usize = 10_000;
 /// Most names an error message shows.
 const NAMES_SHOWN_MAX: usize = 12;
-/// What `hf:owner/repo` means where there is a choice: good and small first.
+/// Types that `hf:owner/repo` means where there is a choice: good and small first.
 const PREFERRED: &[&str] =
     &["Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_K_M", "Q8_0", "Q6_K", "F16", "BF16"];
 /// GGUF files that are no language model: image projectors, importance matrices, draft heads.

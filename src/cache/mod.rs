@@ -37,7 +37,7 @@ pub use self::model_ref::{ModelRef, Select};
 use self::listing::HubFile;
 use self::store::{Lock, beside, file_len};
 
-/// Where the cache is and how it reaches its sources.
+/// Place of the cache and access to its sources.
 #[derive(Clone)]
 pub struct Settings {
     /// The cache folder; need not exist.
@@ -105,27 +105,27 @@ impl Progress for Silent {
     fn note(&mut self, _: &str) {}
 }
 
-/// What [`Cache::pull`] did.
+/// Result of [`Cache::pull`].
 #[derive(Debug)]
 pub struct Pulled {
     /// The model, or its first shard.
     pub path: PathBuf,
     /// Length in bytes, of all shards together.
     pub bytes: u64,
-    /// Where it came from; `None` if it was there already.
+    /// Source that the file came from; `None` if it was there already.
     pub source: Option<String>,
 }
 
 /// A model the cache knows of.
 #[derive(Debug)]
 pub struct Entry {
-    /// What `-m` takes.
+    /// Name that [`ModelRef`] parses.
     pub model: String,
-    /// Where it is or will be; of a split model the first shard.
+    /// Path of the file, now or once it is fetched; of a split model the first shard's.
     pub path: PathBuf,
     /// Length of the whole model in bytes.
     pub bytes: u64,
-    /// How many of them are here, whether usable yet or not.
+    /// Bytes of them that are here, whether usable yet or not.
     pub cached_bytes: u64,
     /// Whether it can be used now.
     pub is_cached: bool,
@@ -133,7 +133,7 @@ pub struct Entry {
     pub alias: Option<&'static Alias>,
 }
 
-/// What [`Cache::remove`] freed.
+/// Result of [`Cache::remove`].
 #[derive(Debug)]
 pub struct Removed {
     /// Models or parts of them.

@@ -1,4 +1,4 @@
-//! What `-m` may be: a path, an alias, or a repository of the Hugging Face hub.
+//! Names of models: a path, an alias, or a repository of the Hugging Face hub.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ pub enum ModelRef {
     Hub {
         /// `owner/repo`, both safe as folder names.
         repo: String,
-        /// Which of its files.
+        /// Choice among its files.
         select: Select,
     },
 }
 
-/// Which model of a hub repository is meant.
+/// Choice among the models of a hub repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {
     /// Nothing said: the only one there is, or the most usual quantization.

@@ -19,12 +19,12 @@ use super::store::{beside, file_len, remove_if_there};
 
 /// The letters every GGUF file starts with, in either byte order.
 const MAGIC: &[u8; 4] = b"GGUF";
-/// How much is read or written at once, in bytes.
+/// Bytes that are read or written at once.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 /// A state file is a hundred bytes or so; anything bigger is not ours.
 const STATE_BYTES_MAX: u64 = 64 << 10;
 
-/// What the finished file must be.
+/// Length and hash that the finished file must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Expected {
     /// Length in bytes.

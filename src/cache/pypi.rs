@@ -24,13 +24,13 @@ use super::partial::{CHUNK_BYTES, Partial};
 use super::store::file_len;
 use super::{Progress, Settings};
 
-/// How often pip is looked after.
+/// Time between looks at pip.
 const POLL: Duration = Duration::from_millis(50);
-/// How much of pip's complaint is read.
+/// Bytes of pip's complaint that are read, at most.
 const COMPLAINT_BYTES_MAX: usize = 16 << 10;
 /// Longest wait for the end of it, once pip has ended: a process that it left may hold it open.
 const COMPLAINT_WAIT: Duration = Duration::from_secs(1);
-/// How pip says, in Python's words, that the disk is full.
+/// Ways in which pip says, in Python's words, that the disk is full.
 const DISK_FULL: [&str; 3] = ["[Errno 28]", "No space left on device", "[Errno 122]"];
 /// Longest complaint shown, in characters.
 const COMPLAINT_CHARS_MAX: usize = 300;

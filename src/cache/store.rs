@@ -1,4 +1,4 @@
-//! Where things lie in the cache folder, and which names may lie there.
+//! Layout of the cache folder, and the names that may lie there.
 //!
 //! ```text
 //! <cache>/models/<file>                     aliases
@@ -23,7 +23,7 @@ use super::error::CacheError;
 const REPO_PATH_MAX: usize = 1024;
 /// Longest name of one folder or file, as on ext4, APFS and NTFS, less what `.x.partial.json` adds.
 const NAME_MAX: usize = 255 - 16;
-/// How often a waiting process looks whether the other one is done.
+/// Time between looks of a waiting process at the other one.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The user's cache folder for teff: `TEFF_CACHE`, or what the platform prescribes.

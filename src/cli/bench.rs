@@ -1,11 +1,13 @@
 //! `teff bench`: tokens per second, measured as the peers' benchmarks do: random tokens, a prompt
-//! in one go, then tokens one by one, the best of some repetitions after a warm-up.
+//! in one go, then tokens one by one, the best of some repetitions after a warm-up. Several sequences
+//! side by side each have a prompt of their own; the first one's is measured, then all go on together.
 
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
 use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Logits, Run, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
+use crate::kv::SeqId;
 use crate::tensor::memory;
 use serde_json::json;
 use std::io::Write;
@@ -13,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// Tokens of each kind, at most: their sum is a context's length.
 const BENCH_TOKENS_MAX: u32 = TOKENS_MAX / 4;
+
+/// Sequences, at most: more than any machine gains by.
+const PARALLEL_MAX: u32 = 256;
 
 /// `teff bench`
 #[derive(clap::Args, Debug)]
@@ -30,6 +35,9 @@ pub struct BenchArgs {
     /// Tokens that the context holds before
     #[arg(long, value_name = "TOKENS", default_value_t = 0, value_parser = whole_number(0..=BENCH_TOKENS_MAX))]
     depth: u32,
+    /// Sequences that generate together, each behind a prompt of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole_number(1..=PARALLEL_MAX))]
+    parallel: u32,
     /// Repetitions
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole_number(1..=u32::MAX))]
     reps: u32,
@@ -43,9 +51,11 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let start = Instant::now();
     let model = args.engine.open_generator(&args.model)?;
     let [n_prompt, n_gen, depth] = [args.prompt, args.r#gen, args.depth].map(|n| n as usize);
+    let parallel = args.parallel as usize;
     let options = EngineOptions {
         n_ctx: Some(depth + n_prompt + n_gen),
         max_batch: BATCH_DEFAULT,
+        max_outputs: parallel,
         ..args.engine.options(KvType::F16)?
     };
     check_context(&model, depth + n_prompt + n_gen, options.kv_type, args.engine.kv_bytes())?;
@@ -61,10 +71,11 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         interrupt::done(|| "nothing was measured".into());
         for rep in 0..=args.reps {
             model.file().check_uncut().map_err(EngineError::File)?;
-            let times = measure(decoder, &mut random, [depth, n_prompt, n_gen])?;
+            let times = measure(decoder, &mut random, [depth, n_prompt, n_gen], parallel)?;
             if rep > 0 {
                 best = (best.0.min(times.0), best.1.min(times.1));
-                let (prompt, generate) = (rate(n_prompt, best.0), rate(n_gen, best.1));
+                let prompt = rate(n_prompt, best.0);
+                let generate = rate(n_gen * parallel, best.1);
                 interrupt::done(move || {
                     format!(
                         "{rep} of {reps} repetitions measured: prompt {prompt:.1} tokens/s, \
@@ -77,7 +88,9 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     });
     let (prompt, generate) = times.map_err(&at)?;
     let round = |x: f64| (x * 100.0).round() / 100.0;
-    let (prompt_tps, gen_tps) = (round(rate(n_prompt, prompt)), round(rate(n_gen, generate)));
+    let prompt_tps = round(rate(n_prompt, prompt));
+    let gen_tps = round(rate(n_gen * parallel, generate));
+    let gen_tps_each = round(rate(n_gen, generate));
     let load_ms = round(load.as_secs_f64() * 1e3);
     let threads = engine.n_threads();
     let isa = options.kernels.level().to_string();
@@ -88,13 +101,18 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         let line = json!({
             "prompt_tokens": n_prompt, "prompt_tps": prompt_tps,
             "gen_tokens": n_gen, "gen_tps": gen_tps, "depth": depth,
+            "parallel": parallel, "gen_tps_each": gen_tps_each,
             "threads": threads, "isa": isa, "load_ms": load_ms, "rss_mib_max": rss.map(round),
             "stream_gbps": stream_gbps, "model_bytes": model.file().total_bytes(),
         });
         writeln!(out, "{line}")?;
     } else {
         writeln!(out, "prompt   {n_prompt:5} tokens  {prompt_tps:9.1} tokens/s")?;
-        writeln!(out, "generate {n_gen:5} tokens  {gen_tps:9.1} tokens/s")?;
+        let each = match parallel {
+            1 => String::new(),
+            n => format!(" in {n} sequences, {gen_tps_each:.1} tokens/s each"),
+        };
+        writeln!(out, "generate {n_gen:5} tokens  {gen_tps:9.1} tokens/s{each}")?;
         let rss = rss.map_or("unknown".into(), |mib| format!("{mib:.0} MiB"));
         let stream = stream_gbps.map_or("unknown".into(), |gbps| gbps.to_string());
         writeln!(
@@ -106,24 +124,41 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Times of the prompt and of the tokens after it.
+/// Times of a prompt and of the tokens after it, in so many sequences side by side.
 fn measure(
     decoder: &mut Stepper<'_>,
     random: &mut Random,
     [depth, n_prompt, n_gen]: [usize; 3],
+    parallel: usize,
 ) -> Result<(Duration, Duration), StepError> {
-    let sequence = decoder.kv_mut().create();
-    let mut feed = |n: usize, chunk: usize| {
-        let tokens: Vec<u32> = (0..n).map(|_| random.below(decoder.n_vocab())).collect();
-        let start = Instant::now();
-        for tokens in tokens.chunks(chunk) {
-            decoder.step(&[Run { sequence, tokens, logits: Logits::Last }])?;
+    let sequences: Vec<SeqId> = (0..parallel).map(|_| decoder.kv_mut().create()).collect();
+    let n_vocab = decoder.n_vocab();
+    let mut draw = |n: usize| -> Vec<u32> { (0..n).map(|_| random.below(n_vocab)).collect() };
+    let mut prompt_time = Duration::ZERO;
+    for (i, &sequence) in sequences.iter().enumerate() {
+        let mut feed = |n: usize| {
+            let tokens = draw(n);
+            let start = Instant::now();
+            for tokens in tokens.chunks(BATCH_DEFAULT) {
+                decoder.step(&[Run { sequence, tokens, logits: Logits::Last }])?;
+            }
+            Ok::<_, StepError>(start.elapsed())
+        };
+        feed(depth)?;
+        let time = feed(n_prompt)?;
+        if i == 0 {
+            prompt_time = time;
         }
-        Ok::<_, StepError>(start.elapsed())
-    };
-    feed(depth, BATCH_DEFAULT)?;
-    let times = (feed(n_prompt, BATCH_DEFAULT)?, feed(n_gen, 1)?);
-    decoder.kv_mut().remove(sequence);
+    }
+    let tokens = draw(n_gen * parallel);
+    let start = Instant::now();
+    for tokens in tokens.chunks_exact(parallel) {
+        let runs = sequences.iter().zip(tokens.chunks_exact(1));
+        let runs = runs.map(|(&sequence, tokens)| Run { sequence, tokens, logits: Logits::Last });
+        decoder.step(&runs.collect::<Vec<_>>())?;
+    }
+    let times = (prompt_time, start.elapsed());
+    sequences.into_iter().for_each(|sequence| decoder.kv_mut().remove(sequence));
     Ok(times)
 }
 

@@ -24,8 +24,8 @@ pub struct EmbedArgs {
     file: Option<PathBuf>,
     #[command(flatten)]
     bad: BadTextArgs,
-    /// How the vectors of a text's tokens become one: mean, cls (the first), last, or none for all
-    /// of them [default: what the model's file says, else mean]
+    /// Pooling of a text's vectors into one: mean, cls (the first), last, or none for all of them
+    /// [default: as the model's file says, else mean]
     #[arg(long, value_name = "TYPE")]
     pooling: Option<PoolingArg>,
     /// Leave the vectors as long as they are, instead of dividing them by their lengths
@@ -84,7 +84,7 @@ pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
     each_text(&args.prompt, args.file.as_deref(), args.bad, &mut embedder, out)
 }
 
-/// What is needed for each text.
+/// State that every text needs.
 struct Embedder<'a> {
     /// The model's file, and where it is.
     file: Arc<GgufFile>,

@@ -1,11 +1,54 @@
-//! What a verb can fail with: anything, told in one line.
+//! Errors of verbs: anything, told in one line.
 
+use crate::decoder::StepError;
+use crate::engine::EngineError;
+use crate::engine::report::{ContextMemory, Problem};
+use crate::kv::KvError;
+use crate::model::ModelError;
 use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
 /// Exit code of wrong usage, as clap's own errors have.
 const USAGE: u8 = 2;
+
+/// End of an error's message that names the option or verb that may help. Errors of the library
+/// speak of fields, as they also reach people who have no command line.
+pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<Problem>() {
+        return match error {
+            Problem::Model(error) => hint(error),
+            Problem::Context(error) => hint(error),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return match error {
+            EngineError::Model { error, .. } => hint(error),
+            EngineError::Step(error) => hint(error),
+            EngineError::PromptTooLong { .. } => Some(": shorten it or raise --ctx"),
+            EngineError::NoLogits => Some(": `teff embed` turns texts into its vectors"),
+            EngineError::TextTooLong { .. } => {
+                Some(": cut it, or raise --ctx where the model can take more")
+            }
+            EngineError::Context(_) => Some(" (lower --ctx, or allow more by --kv-bytes)"),
+            _ => None,
+        };
+    }
+    if let Some(StepError::Kv(error)) = error.downcast_ref() {
+        return match error {
+            KvError::ContextFull { .. } => Some(": raise --ctx for more"),
+            KvError::OutOfBudget { .. } => Some(": allow more by --kv-bytes"),
+            KvError::UnknownSequence => None,
+        };
+    }
+    if let Some(ModelError::IsAdapter) = error.downcast_ref() {
+        return Some(" with --lora");
+    }
+    error
+        .is::<ContextMemory>()
+        .then_some(": lower --ctx, or allow less memory than that by --kv-bytes")
+}
 
 /// An error on its way to the terminal.
 #[derive(Debug)]
@@ -58,10 +101,10 @@ impl CliError {
         false
     }
 
-    /// The message without line breaks or control characters, which file names and metadata may
-    /// hold.
+    /// The message, with a [`hint`] if there is one, without line breaks or control characters,
+    /// which file names and metadata may hold.
     pub fn one_line(&self) -> String {
-        let text = self.source.to_string();
+        let text = format!("{}{}", self.source, hint(&*self.source).unwrap_or_default());
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
@@ -80,5 +123,23 @@ impl fmt::Display for CliError {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for CliError {
     fn from(error: E) -> CliError {
         CliError { source: error.into(), usage: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_library_get_the_option_that_helps() {
+        let path = std::path::Path::new("m.gguf");
+        let told = |error: EngineError| CliError::of_model(path)(error).to_string();
+        let full = EngineError::Step(StepError::Kv(KvError::ContextFull { n_ctx: 8 }));
+        assert_eq!(told(full), "m.gguf: the context of 8 tokens is full: raise --ctx for more");
+        let long = EngineError::PromptTooLong { n_prompt: 9, n_ctx: 8 };
+        assert!(told(long).ends_with("holds 8: shorten it or raise --ctx"));
+        let adapter = EngineError::Model { path: path.into(), error: ModelError::IsAdapter };
+        assert!(told(adapter).ends_with("something to add to one with --lora"));
+        assert!(!told(EngineError::EmptyPrompt).contains("--"));
     }
 }

@@ -21,7 +21,7 @@ pub const INTERRUPTED: u8 = 130;
 const GRACE: Duration = Duration::from_secs(1);
 /// Longest wait for a record that is being written: the reader of a pipe may be asleep.
 const RECORD_WAIT: Duration = Duration::from_millis(300);
-/// How often the two are looked at.
+/// Time between looks at the two.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Whether Ctrl-C came.
@@ -30,7 +30,7 @@ static CAME: AtomicBool = AtomicBool::new(false);
 static ORDERLY: AtomicBool = AtomicBool::new(false);
 /// Held while a record is written.
 static RECORD: Mutex<()> = Mutex::new(());
-/// What was done so far, in words.
+/// Description of what was done so far.
 static DONE: Mutex<Option<Tell>> = Mutex::new(None);
 
 type Tell = Box<dyn Fn() -> String + Send>;

@@ -26,7 +26,7 @@ pub fn without_bom(text: &str) -> &str {
     text.strip_prefix(BOM).unwrap_or(text)
 }
 
-/// What becomes of texts that cannot be used.
+/// Handling of texts that cannot be used.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct BadTextArgs {
     /// Cut texts that are longer than the model can take
@@ -38,7 +38,7 @@ pub struct BadTextArgs {
     pub skip_bad: bool,
 }
 
-/// Where a text stands.
+/// Place of a text.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// The text of this number, counted from 1, on the command line.
@@ -64,17 +64,17 @@ struct Text {
 
 /// A text that was worked on.
 pub struct Answered {
-    /// Its number among all texts, counted from 0.
+    /// Number among all texts, counted from 0.
     pub index: usize,
     /// The text; empty if it could not be used.
     pub text: String,
-    /// Its tokens.
+    /// Number of tokens.
     pub n_tokens: usize,
-    /// What the model gave; `None` for a text that was passed over.
+    /// Result of the model; `None` for a text that was passed over.
     pub vectors: Option<Vec<f32>>,
 }
 
-/// What a verb does with texts.
+/// Work of a verb on texts.
 pub trait Work {
     /// The model's file.
     fn model_path(&self) -> &Path;
@@ -82,14 +82,14 @@ pub trait Work {
     /// A text's tokens, or what is wrong with it.
     fn tokens(&self, text: &str) -> Result<Vec<u32>, String>;
 
-    /// What the model gives for some texts, given as tokens.
+    /// Results of the model for some texts, given as tokens.
     fn compute(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Writes the answer to a text.
     fn write(&mut self, answered: Answered, out: &mut dyn Write) -> Result<(), CliError>;
 }
 
-/// Whether a text of so many tokens can be worked on, or what is wrong with it.
+/// Checks that a text of so many tokens can be worked on; the error continues "text ..".
 pub fn check_len(n_tokens: usize, max: usize) -> Result<(), String> {
     match n_tokens {
         0 => Err("has no token".into()),
@@ -140,7 +140,7 @@ struct Batch<'a> {
     out: &'a mut dyn Write,
     /// Texts so far.
     index: usize,
-    /// As many of them as were answered.
+    /// Number of texts that were answered.
     n_done: &'static AtomicU64,
 }
 
@@ -178,8 +178,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// What the model gives for each text, or what is wrong with it; not more than one that is
-    /// wrong if that ends the work.
+    /// Result of the model for each text, or what is wrong with the text; at most one wrong text if
+    /// that ends the work.
     fn compute(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Result<Vec<f32>, String>>, CliError> {
         if texts.is_empty() {
             return Ok(Vec::new());

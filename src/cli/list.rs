@@ -5,8 +5,8 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::progress::bytes;
 use crate::cache::{Cache, Entry};
+use crate::model::describe::bytes;
 
 /// List the models that have a short name and those in the cache
 #[derive(clap::Args, Debug)]

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 /// Rows of logits computed at a time when nobody says.
 const BATCH_DEFAULT: usize = 64;
-/// What llama.cpp's library takes if nothing is said, so that its logits can be compared.
+/// Context of llama.cpp's library if nothing is said, so that its logits can be compared.
 const N_CTX_DEFAULT: usize = 512;
 
 /// `teff logits`

@@ -1,14 +1,14 @@
 //! Options that several verbs share.
 
-use super::inspect::{kv_bytes, part_in_words};
-use super::progress::{StderrProgress, bytes};
+use super::progress::StderrProgress;
 use super::{CliError, interrupt};
+use crate::backend::CpuSet;
 use crate::backend::MAX_THREADS;
 use crate::backend::pages::KvType;
-use crate::backend::{CpuSet, available_bytes};
 use crate::cache::{self, Cache, ModelRef};
+use crate::engine::report::{ContextMemory, VocabularyMismatch};
 use crate::engine::{Engine, EngineError, EngineOptions, Model};
-use crate::model::{ModelSpec, unused_parts};
+use crate::model::unused_parts;
 use crate::text::Tokenizer;
 use gguf_rs_lite::{GgufFile, Scalar};
 use std::ffi::{OsStr, OsString};
@@ -111,7 +111,7 @@ pub fn cache_of(model: &ModelRef) -> Result<Cache, CliError> {
     }
 }
 
-/// Which model, and what is changed of its metadata.
+/// The model, and changes to its metadata.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
     #[command(flatten)]
@@ -180,13 +180,13 @@ impl ModelArgs {
         let (mut file, path) = self.file()?;
         file.make_little_endian().map_err(CliError::of_model(&path))?;
         for part in unused_parts(&file) {
-            writeln!(stderr(), "note: {}", part_in_words(&part))?;
+            writeln!(stderr(), "note: {part}")?;
         }
         Ok(Model::from_file(Arc::new(file), &path)?)
     }
 }
 
-/// How to run it.
+/// Options of the engine that every verb which runs a model has.
 #[derive(clap::Args, Debug)]
 pub struct EngineArgs {
     /// Worker threads [default: the big physical cores this process may use]
@@ -195,13 +195,13 @@ pub struct EngineArgs {
     /// One worker on each of these CPUs, as in 0-3,6, which stays there (Linux and Android)
     #[arg(long, value_name = "LIST", conflicts_with = "threads")]
     cpu_list: Option<CpuSet>,
-    /// How keys and values are cached: f32, f16, q8_0 or q4_0
+    /// Type of cached keys and values: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
     /// Memory that the cache of keys and values may take, as in 500M or 2G
     #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes)]
     kv_bytes: Option<usize>,
-    /// Decode from the weights as they lie in the file: slower, and without memory of their own
+    /// Do not repack the weights for decoding: slower, but saves the repacked copy
     #[arg(long)]
     no_repack: bool,
     /// A LoRA adapter in GGUF, and how strongly it counts; may be given several times
@@ -225,15 +225,12 @@ impl EngineArgs {
         Ok(model)
     }
 
-    /// As [`EngineArgs::open`], for verbs that continue texts.
+    /// [`EngineArgs::open`] for verbs that continue texts.
     pub fn open_generator(&self, model: &ModelArgs) -> Result<Model, CliError> {
         let model = self.open(model)?;
         match model.spec().generates() {
             true => Ok(model),
-            false => {
-                let (path, error) = (model.path().display(), EngineError::NoLogits);
-                Err(CliError::failed(format!("{path}: {error}")))
-            }
+            false => Err(CliError::of_model(model.path())(EngineError::NoLogits)),
         }
     }
 
@@ -245,7 +242,7 @@ impl EngineArgs {
     ) -> Result<(Model, Tokenizer, Engine), CliError> {
         let options = EngineOptions {
             n_ctx: context.ctx.map(|n| n as usize),
-            // Which pays for tokens one by one.
+            // Repacking only pays off in token-by-token decoding.
             repack: false,
             ..self.options(KvType::F32)?
         };
@@ -330,26 +327,14 @@ pub struct ContextArgs {
 /// It cannot be used, or the model has no embeddings for some of its tokens.
 pub fn tokenizer_of(model: &Model) -> Result<Tokenizer, CliError> {
     let tokenizer = model.tokenizer()?;
-    match vocabulary_problem(model.file(), &tokenizer) {
-        Some(problem) => Err(CliError::of_model(model.path())(CliError::failed(problem))),
+    match VocabularyMismatch::find(model.file(), &tokenizer) {
+        Some(mismatch) => Err(CliError::of_model(model.path())(mismatch)),
         None => Ok(tokenizer),
     }
 }
 
-/// Why a vocabulary is not the model's, if so. More embeddings than tokens are padding.
-pub fn vocabulary_problem(file: &GgufFile, tokenizer: &Tokenizer) -> Option<String> {
-    let n_tokens = tokenizer.vocab_size() as u64;
-    let n_rows = file.tensor("token_embd.weight")?.dims.get(1).copied()?;
-    (n_tokens > n_rows).then(|| {
-        format!(
-            "key `tokenizer.ggml.tokens` has {n_tokens} tokens, and the model has embeddings for \
-             {n_rows} (tensor `token_embd.weight`)"
-        )
-    })
-}
-
 impl ContextArgs {
-    /// As [`check_context`], of the context that the user wants, if any.
+    /// [`check_context`] for the context that the user wants, if any.
     pub fn check(&self, model: &Model, engine: &EngineArgs, kv: KvType) -> Result<(), CliError> {
         let Some(n_ctx) = self.ctx else { return Ok(()) };
         check_context(model, n_ctx as usize, engine.kv_type.unwrap_or(kv), engine.kv_bytes())
@@ -372,10 +357,10 @@ pub fn check_context(
     if model.spec().n_ctx_max.is_some_and(|max| n_ctx > max) {
         return Ok(());
     }
-    if let Some(problem) = context_problem(model.spec(), n_ctx, kv_type)
+    if let Some(shortage) = ContextMemory::shortage(model.spec(), n_ctx, kv_type)
         && kv_bytes.is_none()
     {
-        return Err(CliError::failed(format!("{path}: {problem}")));
+        return Err(CliError::of_model(model.path())(shortage));
     }
     if n_ctx > n_ctx_train {
         writeln!(
@@ -385,19 +370,6 @@ pub fn check_context(
         )?;
     }
     Ok(())
-}
-
-/// Why the memory has no room for a context, if so.
-pub fn context_problem(spec: &ModelSpec, n_ctx: usize, kv_type: KvType) -> Option<String> {
-    let (needed, available) = (kv_bytes(spec, kv_type, n_ctx), available_bytes()? as u64);
-    (needed > available).then(|| {
-        format!(
-            "the keys and values of a context of {n_ctx} tokens would take {} in {kv_type}, and {} \
-             of memory are available: lower --ctx, or allow less memory than that by --kv-bytes",
-            bytes(needed),
-            bytes(available)
-        )
-    })
 }
 
 /// Parses `a,b,c` or `[a, b, c]`.

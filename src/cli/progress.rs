@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cache::Progress;
+use crate::model::describe::bytes;
 
 /// Shortest time between two drawings.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
@@ -133,18 +134,6 @@ impl Progress for StderrProgress {
     }
 }
 
-/// `93.8 MiB`
-pub fn bytes(n: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
-}
-
 /// `1 h 02 min`, `3 min 07 s`, `12 s`
 fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
@@ -161,8 +150,6 @@ mod tests {
 
     #[test]
     fn figures_read_well() {
-        let shown = [0, 1023, 1024, 98_362_432, 5 << 40].map(bytes);
-        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "93.8 MiB", "5.0 TiB"]);
         assert_eq!([12.4, 187.0, 3725.0].map(duration), ["12 s", "3 min 07 s", "1 h 02 min"]);
     }
 

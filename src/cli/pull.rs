@@ -5,8 +5,9 @@ use std::io::Write;
 use serde_json::json;
 
 use super::options::{ModelName, cache_of};
-use super::progress::{StderrProgress, bytes};
+use super::progress::StderrProgress;
 use super::{CliError, interrupt};
+use crate::model::describe::bytes;
 
 /// Fetch a model into the cache, or check every byte of the one that is there
 #[derive(clap::Args, Debug)]

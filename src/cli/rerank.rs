@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub struct RerankArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// What the documents are scored by
+    /// Query that the documents are scored by
     #[arg(short, long, value_name = "TEXT")]
     query: String,
     /// A document; may be given several times [default: each line of standard input is one]
@@ -67,7 +67,7 @@ pub fn rerank(args: &RerankArgs, out: &mut dyn Write) -> Result<(), CliError> {
     reranker.write_best(out)
 }
 
-/// What is needed for each document.
+/// State that every document needs.
 struct Reranker<'a> {
     /// The model's file, and where it is.
     file: Arc<GgufFile>,

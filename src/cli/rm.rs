@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::CliError;
 use super::options::{ModelName, cache_of};
-use super::progress::bytes;
+use crate::model::describe::bytes;
 
 /// Remove a model from the cache
 #[derive(clap::Args, Debug)]

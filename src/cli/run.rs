@@ -7,12 +7,11 @@ use super::options::{
 use super::sampling::SamplingArgs;
 use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
-use crate::engine::{Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
-use crate::text::{Message, Prompter, TextError, TextStream, Tokenizer};
+use crate::engine::{CancelToken, Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
+use crate::text::{Message, Prompter, StopStrings, TextError, Tokenizer};
 use std::io::{IsTerminal, Read, Write, stderr, stdin};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +35,9 @@ pub struct RunArgs {
     /// Generate at most this many tokens [default: until the model ends or the context is full]
     #[arg(short, long, value_name = "TOKENS", value_parser = whole_number(0..=TOKENS_MAX as usize))]
     n_predict: Option<usize>,
+    /// End the answer before this text. May be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Continue the text as it is, without the model's chat template
     #[arg(long)]
     raw: bool,
@@ -51,6 +53,7 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let sampling = args.sampling.params()?;
     let options = args.engine.options(KvType::F16)?;
+    StopStrings::new(args.stop.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     interrupt::done(|| "nothing was answered".into());
     // What cannot be read is told before a model is fetched; nobody types a prompt for a model that
     // is not there.
@@ -78,18 +81,27 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         CliError::of_model(model.path())(format!("{error}{hint}"))
     })?;
     let tokenizer = Arc::new(tokenizer);
-    let mut stream = TextStream::new(tokenizer.clone());
     let watch = Watch::new(prompt.len());
-    let request = Request { prompt, max_tokens: args.n_predict, sampling };
+    let request = Request {
+        prompt,
+        max_tokens: args.n_predict,
+        sampling,
+        stop: args.stop.clone(),
+        // Nobody comes after it.
+        cache_prefix: false,
+        ..Request::default()
+    };
     let mut failure: Option<CliError> = None;
-    let mut write = |text: &str| {
+    let mut write = |text: &str, is_token: bool| {
         interrupt::whole(|| {
-            watch.token();
+            if is_token {
+                watch.token();
+            }
             out.write_all(text.as_bytes()).and_then(|()| out.flush())
         })
     };
     // Ctrl-C ends the process, the request need not know of it.
-    let cancel = AtomicBool::new(false);
+    let cancel = CancelToken::default();
     // Tokens are drawn on a worker thread, the writer is not Send: events are handed over.
     let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
     let stats = std::thread::scope(|scope| {
@@ -99,7 +111,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             };
-            engine.generate(&request, Some(&tokenizer), &cancel, &mut tell)
+            engine.generate(request, Some(tokenizer), &cancel, &mut tell)
         })?;
         for event in receiver {
             if let Err(error) = model.file().check_uncut() {
@@ -107,9 +119,15 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
                 break;
             }
             match event {
-                TokenEvent::Token(id) => {
+                TokenEvent::Token { text, .. } => {
                     progress::clear_line();
-                    if let Err(error) = write(&stream.push(id)) {
+                    if let Err(error) = write(&text, true) {
+                        failure = Some(error.into());
+                        break;
+                    }
+                }
+                TokenEvent::Rest(text) => {
+                    if let Err(error) = write(&text, false) {
                         failure = Some(error.into());
                         break;
                     }
@@ -124,8 +142,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     })?;
     progress::clear_line();
     let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))?.map_err(&at)?;
-    let end = stream.finish() + "\n";
-    let written = interrupt::whole(|| out.write_all(end.as_bytes()).and_then(|()| out.flush()));
+    let written = interrupt::whole(|| out.write_all(b"\n").and_then(|()| out.flush()));
     if let Some(error) = failure {
         return Err(error);
     }
@@ -260,6 +277,7 @@ fn prompt_hint(error: &TextError) -> &'static str {
 fn statistics(stats: &Stats) -> String {
     let finish = match stats.finish {
         FinishReason::EndOfGeneration => "the model ended",
+        FinishReason::Stop { .. } => "a stop text came",
         FinishReason::MaxTokens => "-n reached",
         FinishReason::ContextFull => "the context is full: raise --ctx for more",
         FinishReason::OutOfMemory => "the memory of the KV cache is used up",

@@ -5,7 +5,7 @@ use super::options::whole_number;
 use crate::sample::{self, Field, SampleError, SampleParams, Value};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-/// How tokens are drawn: a flag for every parameter of the sampler's table.
+/// Parameters of sampling: a flag for every row of the sampler's table.
 #[derive(Debug)]
 pub struct SamplingArgs {
     /// In the order of [`sample::params`]; `None`: the default.

@@ -2,7 +2,7 @@
 
 use super::lower::{Lowering, Place};
 use crate::backend::program::{
-    Buf, Epilogue, ExpertGroups, ExpertPart, Gather, Gating, GluClamp, Moe, Norm, NormKind, Op,
+    Buf, CopyPieces, Epilogue, ExpertGroups, ExpertPart, Gating, GluClamp, Moe, Norm, NormKind, Op,
     Part, Piece, Router, Xielu,
 };
 use crate::model::{
@@ -73,7 +73,7 @@ impl Lowering<'_> {
         let sum = self.buffer(n_embd);
         let norm = self.layer_norm(at, Some("post_ffw_norm_1"))?;
         let pieces = vec![Piece { norm, ..Piece::heads(part, 0, 0, n_embd, 1) }];
-        self.program.ops.push(Op::Gather(Gather { pieces, out: sum, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: sum, rows }));
 
         let scores = match moe.router {
             RouterInput::Experts | RouterInput::Layer => None,
@@ -158,10 +158,10 @@ impl Lowering<'_> {
         self.program.ops.push(Op::Sparsify { buf: raw, deviations, rows });
         let gate = self.buffer(n_ff);
         let pieces = vec![Piece { act: Some(act), ..Piece::heads(raw, 0, 0, n_ff, 1) }];
-        self.program.ops.push(Op::Gather(Gather { pieces, out: gate, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: gate, rows }));
         let hidden = self.buffer(n_ff);
         self.read_stream(norm, up, Epilogue::None, hidden, rows);
-        self.program.ops.push(Op::Gate { gate, buf: hidden, rows });
+        self.program.ops.push(Op::MulBroadcast { gate, buf: hidden, rows });
         hidden
     }
 
@@ -276,7 +276,7 @@ impl Lowering<'_> {
                     let gate = self.buffer(1);
                     let sigmoid = Epilogue::Act(Activation::Sigmoid);
                     self.read_stream(norm.clone(), vec![part], sigmoid, gate, at.rows);
-                    self.program.ops.push(Op::Gate { gate, buf: hidden, rows: at.rows });
+                    self.program.ops.push(Op::MulBroadcast { gate, buf: hidden, rows: at.rows });
                 }
                 Some((hidden, down))
             }

@@ -10,7 +10,7 @@
 
 use crate::backend::program::{
     BoundWeight, Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program,
-    Router, Rows, WeightId,
+    Router, Tokens, WeightId,
 };
 use crate::model::{Adapter, LowRank, ModelError};
 use crate::tensor::Weight;
@@ -106,7 +106,7 @@ impl Adapting<'_> {
         let table = self.program.bind(weight(format!("{name}.lora_a"), &a, rows, rank));
         Ok(Some([
             Op::Embed { table, scale, addend: None, positions: None, out: ranks },
-            product(ranks, None, b, Output::Add(out, 1.0), Rows::All),
+            product(ranks, None, b, Output::Add(out, 1.0), Tokens::All),
         ]))
     }
 
@@ -212,7 +212,7 @@ fn weight(name: String, values: &[f32], rows: usize, cols: usize) -> Weight {
     Weight::owned(&name, GgmlType::F32, [1, rows, cols], bytes)
 }
 
-fn product(input: Buf, norm: Option<Norm>, weight: BoundWeight, out: Output, rows: Rows) -> Op {
+fn product(input: Buf, norm: Option<Norm>, weight: BoundWeight, out: Output, rows: Tokens) -> Op {
     let parts = vec![Part { weight, scale: 1.0, bias: None }];
     Op::Linear(Linear { input, norm, parts, addend: None, epilogue: Epilogue::None, out, rows })
 }

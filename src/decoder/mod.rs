@@ -27,12 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use teff_kernels::{BlockMax, KernelTable};
 
-/// What the activations of a step may take; larger steps are cut.
+/// Bytes that the activations of a step may take; larger steps are cut.
 const STEP_BYTES_MAX: usize = 1 << 30;
-/// What one token's activations may take: a hundred times what the largest models need.
+/// Bytes that one token's activations may take: a hundred times what the largest models need.
 const TOKEN_BYTES_MAX: usize = 16 << 20;
 
-/// What the recurrent states of a sequence may take: ten times what the largest models need.
+/// Bytes that the recurrent states of a sequence may take: ten times what the largest models need.
 const STATE_BYTES_MAX: usize = 2 << 30;
 
 /// A backend's buffers take every cell that these limits allow, be it a matrix of the longest lengths in F32
@@ -55,7 +55,7 @@ pub struct DecoderOptions {
     pub max_outputs: usize,
     /// Tokens in a sequence, at most.
     pub n_ctx: usize,
-    /// How keys and values are stored.
+    /// Type of cached keys and values.
     pub kv_type: KvType,
     /// Bytes that all pages and recurrent states may take: enough for one sequence of `n_ctx`
     /// tokens, or there is no decoder.
@@ -64,8 +64,9 @@ pub struct DecoderOptions {
     pub repack: bool,
 }
 
-/// Why a decoder cannot be made.
+/// Error of a decoder that cannot be made.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum DecoderError {
     /// The file is no model that can be run.
     Model(ModelError),
@@ -108,15 +109,15 @@ impl From<ModelError> for DecoderError {
 /// Tokens of one sequence in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    /// Whose they are.
+    /// Sequence that the tokens belong to.
     pub sequence: SeqId,
     /// The tokens that follow what the sequence holds.
     pub tokens: &'a [u32],
-    /// Which of them want logits, or their vectors where the model gives those.
+    /// Tokens that want logits, or embeddings where the model gives those.
     pub logits: Logits,
 }
 
-/// Which tokens of a [`Run`] want results.
+/// Tokens of a [`Run`] that want results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
     /// None: a prompt that goes on.
@@ -130,7 +131,7 @@ pub enum Logits {
 }
 
 impl Logits {
-    /// How many of `n_tokens` tokens want results.
+    /// Number of results that `n_tokens` tokens want.
     pub fn count(self, n_tokens: usize) -> usize {
         match self {
             Logits::None => 0,
@@ -140,8 +141,9 @@ impl Logits {
     }
 }
 
-/// Why a step was not made. Sequences are as they were before then.
+/// Error of a step that was not made. Sequences are as they were before then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StepError {
     /// No room in the cache.
     Kv(KvError),
@@ -204,7 +206,7 @@ pub struct Decoder {
     core: Core,
 }
 
-/// What of a decoder is no backend's.
+/// Part of a decoder that is no backend's.
 struct Core {
     program: Arc<Program>,
     /// Ranges of the program's operations that are run one after the other.
@@ -333,7 +335,7 @@ impl Decoder {
         self.backend.lock_weights()
     }
 
-    /// What the steps run.
+    /// Program that the steps run.
     pub fn program(&self) -> &Program {
         &self.core.program
     }
@@ -400,7 +402,7 @@ impl Stepper<'_> {
         self.executor.repacked_bytes()
     }
 
-    /// What the steps run.
+    /// Program that the steps run.
     pub fn program(&self) -> &Program {
         &self.core.program
     }

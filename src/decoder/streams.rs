@@ -5,7 +5,7 @@
 
 use super::lower::{Lowering, Place};
 use crate::backend::program::{
-    Buf, Epilogue, Gather, HeadLinear, MixStreams, Op, Piece, Rows, STREAMS_MAX,
+    Buf, CopyPieces, Epilogue, HeadLinear, MixStreams, Op, Piece, STREAMS_MAX, Tokens,
 };
 use crate::model::ModelError;
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -13,7 +13,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 impl Lowering<'_> {
     /// The streams of a token: its embedding, and projections of it of the same length.
     pub(super) fn open_streams(&mut self) -> Result<Buf, ModelError> {
-        let (n, n_embd, rows) = (self.spec.n_streams, self.spec.n_embd, Rows::All);
+        let (n, n_embd, rows) = (self.spec.n_streams, self.spec.n_embd, Tokens::All);
         assert!(n <= STREAMS_MAX, "the description keeps the bound");
         let streams = self.program.buffer(n * n_embd);
         let others = self.projected("altup_proj", self.x, 0, rows)?;
@@ -21,23 +21,35 @@ impl Lowering<'_> {
             Piece::heads(self.x, 0, 0, n_embd, 1),
             Piece { to: n_embd, ..Piece::heads(others, 0, n_embd, n_embd, n - 1) },
         ];
-        self.program.ops.push(Op::Gather(Gather { pieces, out: streams, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: streams, rows }));
         Ok(streams)
     }
 
     /// The mean of the streams, the others projected back.
     pub(super) fn close_streams(&mut self, streams: Buf) -> Result<(), ModelError> {
-        let (n, n_embd, rows) = (self.spec.n_streams, self.spec.n_embd, Rows::Outputs);
+        let (n, n_embd, rows) = (self.spec.n_streams, self.spec.n_embd, Tokens::Outputs);
         let others = self.buffer((n - 1) * n_embd);
         let piece = Piece::heads(streams, n_embd, n_embd, n_embd, n - 1);
-        self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: others, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces {
+            pieces: vec![piece],
+            out: others,
+            rows,
+        }));
         let piece = Piece::heads(streams, 0, 0, n_embd, 1);
-        self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: self.x, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces {
+            pieces: vec![piece],
+            out: self.x,
+            rows,
+        }));
         let others = self.projected("altup_unembd_proj", others, n_embd, rows)?;
         let one = self.buffer(n_embd);
         for i in 0..n - 1 {
             let piece = Piece::heads(others, i * n_embd, 0, n_embd, 1);
-            self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: one, rows }));
+            self.program.ops.push(Op::CopyPieces(CopyPieces {
+                pieces: vec![piece],
+                out: one,
+                rows,
+            }));
             self.program.ops.push(Op::Add { input: one, out: self.x, from: 0, rows });
         }
         let factors = vec![1.0 / n as f32; n_embd];
@@ -51,7 +63,7 @@ impl Lowering<'_> {
         name: &str,
         input: Buf,
         input_stride: usize,
-        rows: Rows,
+        rows: Tokens,
     ) -> Result<Buf, ModelError> {
         let (n, n_embd) = (self.spec.n_streams - 1, self.spec.n_embd);
         let weight = self.stack(&format!("{name}.weight"), [n, n_embd, n_embd])?;
@@ -70,10 +82,10 @@ impl Lowering<'_> {
         streams: Buf,
     ) -> Result<(), ModelError> {
         let n = self.spec.n_streams;
-        self.mix_streams(at, streams, None, "altup_predict_coef", n * n, Rows::All)?;
+        self.mix_streams(at, streams, None, "altup_predict_coef", n * n, Tokens::All)?;
         let piece = Piece::heads(streams, 0, 0, self.spec.n_embd, 1);
-        let (pieces, rows) = (vec![piece], Rows::All);
-        self.program.ops.push(Op::Gather(Gather { pieces, out: self.x, rows }));
+        let (pieces, rows) = (vec![piece], Tokens::All);
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: self.x, rows }));
         Ok(())
     }
 
@@ -89,7 +101,11 @@ impl Lowering<'_> {
         self.mix_streams(at, streams, Some(self.x), "altup_correct_coef", n, rows)?;
         let Some((embeddings, len)) = embedding else { return Ok(()) };
         let piece = Piece::heads(streams, 0, 0, n_embd, 1);
-        self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: self.x, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces {
+            pieces: vec![piece],
+            out: self.x,
+            rows,
+        }));
         let factors = self.binder.vector(&at.name("altup_correct_scale.weight"), n_embd)?;
         self.program.ops.push(Op::Scale { buf: self.x, factors, rows });
         let (gated, part) = self.gated_layer_embedding(at, embeddings, len)?;
@@ -98,7 +114,11 @@ impl Lowering<'_> {
         let norm = self.layer_norm(at, Some("post_norm"))?;
         let normed = self.buffer(n_embd);
         let piece = Piece { norm, ..Piece::heads(added, 0, 0, n_embd, 1) };
-        self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: normed, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces {
+            pieces: vec![piece],
+            out: normed,
+            rows,
+        }));
         self.program.ops.push(Op::Add { input: normed, out: streams, from: n_embd, rows });
         Ok(())
     }
@@ -110,7 +130,7 @@ impl Lowering<'_> {
         made: Option<Buf>,
         coefficients: &str,
         n_coefficients: usize,
-        rows: Rows,
+        rows: Tokens,
     ) -> Result<(), ModelError> {
         let (n, n_embd) = (self.spec.n_streams, self.spec.n_embd);
         let mut norm = self.norm(&at.name("altup_router_norm"), n_embd)?;
@@ -138,7 +158,11 @@ impl Lowering<'_> {
         self.store_product(low, None, part, product, rows);
         let branch = self.buffer(n_embd);
         let piece = Piece { norm, ..Piece::heads(self.x, 0, 0, n_embd, 1) };
-        self.program.ops.push(Op::Gather(Gather { pieces: vec![piece], out: branch, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces {
+            pieces: vec![piece],
+            out: branch,
+            rows,
+        }));
         let norm = self.norm(&at.name("laurel_post_norm"), n_embd)?;
         let op = Op::AddNorm { input: product, norm, scale: 1.0, out: branch, rows };
         self.program.ops.push(op);

@@ -1,12 +1,27 @@
-//! A loaded model that answers requests: prompt in, tokens out, one at a time; or texts in, their
-//! vectors out.
+//! A loaded model that answers requests: prompt in, tokens out; or texts in, their vectors out.
+//!
+//! A [`Model`] is a file and its description, an [`Engine`] the threads and memory that run it. A
+//! [`Scheduler`] has many requests share the steps of an engine; [`Engine::generate`] gives it one.
+//! A [`Runner`] is a thread with an engine and a scheduler that takes requests from any other
+//! thread, a [`Session`] a conversation of such requests.
 
+mod batch;
 mod classifier;
 mod embed;
 mod generate;
+mod guard;
+pub mod report;
+mod request;
+mod runner;
+mod scheduler;
+mod session;
+mod task;
 
 pub use embed::normalize;
-pub use generate::{FinishReason, Request, Stats, TokenEvent};
+pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
+pub use runner::{Answer, AnswerEvent, Runner, Status};
+pub use scheduler::{ANSWERS_MAX, Counters, Listener, RUNNING_DEFAULT, Scheduler, WAITING_MAX};
+pub use session::{Session, Turn};
 
 use classifier::Classifier;
 
@@ -15,9 +30,9 @@ use crate::backend::{CpuSet, available_bytes};
 use crate::decoder::{Decoder, DecoderError, DecoderOptions, StepError, Stepper, adapt, lower};
 use crate::kv::ContextTooLarge;
 use crate::model::{Adapter, Hparams, ModelError, ModelSpec, arch};
-use crate::sample::SampleError;
+use crate::sample::{LOGPROBS_MAX, SampleError};
 use crate::tensor::memory::{self, OutOfMemory};
-use crate::text::{TextError, Tokenizer};
+use crate::text::{StopError, TextError, Tokenizer};
 use gguf_rs_lite::GgufFile;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,7 +65,8 @@ pub struct EngineOptions {
     /// Tokens computed at a time, at most. A bidirectional model computes whole texts at a time: a
     /// context's length if that is more.
     pub max_batch: usize,
-    /// Rows of logits in a step, at most. Vectors have no such bound.
+    /// Rows of logits in a step, at most: as many requests can generate at a time. Vectors have no
+    /// such bound.
     pub max_outputs: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
@@ -110,6 +126,29 @@ pub enum EngineError {
     Step(StepError),
     /// A token could not be drawn.
     Sample(SampleError),
+    /// Stop strings are refused.
+    Stop(StopError),
+    /// Stop strings without a tokenizer, which gives the text that they are looked for in.
+    NoTokenizer,
+    /// More of the likeliest tokens are wanted than [`LOGPROBS_MAX`].
+    TooManyLogprobs {
+        /// Number of tokens.
+        n_top: usize,
+    },
+    /// More answers to one prompt are wanted than [`ANSWERS_MAX`].
+    TooManyAnswers {
+        /// Number of answers.
+        n: usize,
+    },
+    /// [`WAITING_MAX`] requests wait already.
+    Busy,
+    /// The thread that answers requests has ended.
+    Stopped,
+    /// The request's own work panicked: its sampler, its listener, or a step with its tokens alone.
+    Panicked {
+        /// Message of the panic.
+        message: String,
+    },
     /// A request without a token.
     EmptyPrompt,
     /// A prompt that leaves no room for an answer.
@@ -157,17 +196,26 @@ impl fmt::Display for EngineError {
             EngineError::Memory(error) => error.fmt(f),
             EngineError::Step(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
+            EngineError::Stop(error) => error.fmt(f),
+            EngineError::NoTokenizer => {
+                write!(f, "stop strings need the text of tokens, and there is no tokenizer")
+            }
+            EngineError::TooManyLogprobs { n_top } => {
+                write!(f, "{n_top} likeliest tokens are more than the {LOGPROBS_MAX} allowed")
+            }
+            EngineError::TooManyAnswers { n } => {
+                write!(f, "{n} answers to a prompt are more than the {ANSWERS_MAX} allowed")
+            }
+            EngineError::Busy => write!(f, "{WAITING_MAX} requests are waiting already"),
+            EngineError::Stopped => write!(f, "the thread that answers requests has ended"),
+            EngineError::Panicked { message } => write!(f, "the request panicked: {message}"),
             EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
-            EngineError::PromptTooLong { n_prompt, n_ctx } => write!(
-                f,
-                "the prompt has {n_prompt} tokens and the context holds {n_ctx}: \
-                 shorten it or raise --ctx"
-            ),
-            EngineError::NoLogits => write!(
-                f,
-                "the model is an encoder, which gives no next token: \
-                 `teff embed` turns texts into its vectors"
-            ),
+            EngineError::PromptTooLong { n_prompt, n_ctx } => {
+                write!(f, "the prompt has {n_prompt} tokens and the context holds {n_ctx}")
+            }
+            EngineError::NoLogits => {
+                write!(f, "the model is an encoder, which gives no next token")
+            }
             EngineError::NoVectors => write!(f, "the model was loaded to give logits, not vectors"),
             EngineError::NoClassifier => {
                 write!(
@@ -178,8 +226,7 @@ impl fmt::Display for EngineError {
             EngineError::EmptyText { text } => write!(f, "text {} has no token", text + 1),
             EngineError::TextTooLong { text, n_tokens, max } => write!(
                 f,
-                "text {} has {n_tokens} tokens, more than the {max} that a text may have: \
-                 cut it, or raise --ctx where the model can take more",
+                "text {} has {n_tokens} tokens, more than the {max} that a text may have",
                 text + 1
             ),
             EngineError::NotFinite { text } => {

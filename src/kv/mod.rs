@@ -1,4 +1,4 @@
-//! Which page of the KV cache belongs to which sequence.
+//! The KV cache's books: which page belongs to which sequence.
 //!
 //! A sequence has a table of pages for each group of layers. Pages are taken as they fill, within a
 //! budget; layers with a sliding window give back the pages behind it, but for those that the last
@@ -40,8 +40,9 @@ use store::{Holder, Kind, Store};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(u32);
 
-/// Why tokens cannot be taken.
+/// Error of tokens that cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KvError {
     /// A sequence would exceed the context.
     ContextFull {
@@ -115,11 +116,11 @@ pub const DRAFT_TOKENS_MAX: usize = 16;
 struct Changed {
     group: usize,
     index: usize,
-    /// What was there; the sequence still holds it.
+    /// Page that was there; the sequence still holds it.
     before: Option<PageId>,
 }
 
-/// What a step that is reserved has changed of a sequence.
+/// Changes to a sequence by a step that is reserved.
 #[derive(Default)]
 struct Pending {
     /// Tokens that it adds.
@@ -151,9 +152,9 @@ pub struct PagePool {
     sequences: HashMap<SeqId, Sequence>,
     /// The sequences of the step that is reserved.
     step: Vec<SeqId>,
-    /// Where its tokens go.
+    /// Destinations of the reserved step's tokens.
     fills: Vec<PageFill>,
-    /// What the backend has not been told yet.
+    /// Changes that the backend has not been told yet.
     ops: Vec<CacheOp>,
     next_id: u32,
     n_ctx: usize,
@@ -214,8 +215,8 @@ impl PagePool {
         groups.fold(states, usize::saturating_add)
     }
 
-    /// Whether a sequence can be as long as the context, whose steps have at most `max_batch`
-    /// tokens.
+    /// Checks that a sequence, whose steps have at most `max_batch` tokens, can be as long as the
+    /// context.
     ///
     /// # Errors
     /// That takes more than the budget.
@@ -273,12 +274,12 @@ impl PagePool {
         self.sequences.get(&id).and_then(|seq| seq.states)
     }
 
-    /// Where the tokens of the step that is reserved go.
+    /// Destinations of the tokens of the step that is reserved.
     pub fn fills(&self) -> &[PageFill] {
         &self.fills
     }
 
-    /// What the backend has to do before the step that is reserved, in this order.
+    /// Changes that the backend has to make before the step that is reserved, in this order.
     pub fn ops(&self) -> &[CacheOp] {
         &self.ops
     }

@@ -175,7 +175,7 @@ impl PrefixTree {
 }
 
 impl Node {
-    /// What the node holds.
+    /// Pages and states that the node holds.
     fn things(&self) -> impl Iterator<Item = (Kind, u32)> {
         let pages = self.pages.iter().enumerate();
         let pages = pages.filter_map(|(group, page)| page.map(|page| (Kind(group), page.0)));
@@ -183,7 +183,7 @@ impl Node {
     }
 }
 
-/// Where a sequence may start.
+/// Position at which a sequence may start.
 struct Start {
     len: usize,
     states: Option<StateSlot>,

@@ -134,8 +134,9 @@ impl PagePool {
     }
 
     /// Sees to it that the step that is reserved can be undone to the bit: states that it would
-    /// change in place are copied first. `false` if the budget has no room for that; the step may
-    /// be made then, but its undoing cuts sequences back further.
+    /// change in place are copied first, in the place of what is kept if need be. `false` if the
+    /// budget has no room for that; the step may be made then, but its undoing cuts sequences back
+    /// further.
     pub fn make_restorable(&mut self) -> bool {
         if !self.has_states {
             return true;
@@ -145,10 +146,12 @@ impl PagePool {
         let in_place = |seq: &&Sequence| {
             seq.pending.as_ref().is_some_and(|pending| pending.n > 0 && pending.states.is_none())
         };
-        let n = seqs.filter(in_place).count();
-        if n * self.store.size(states) > self.store.bytes_left() {
+        let needed = seqs.filter(in_place).count() * self.store.size(states);
+        if needed > self.store.bytes_left() + self.store.cached_bytes() {
             return false;
         }
+        let missing = needed.saturating_sub(self.store.bytes_left());
+        self.tree.evict(missing, &mut self.store, &self.groups);
         for id in &self.step {
             let Some(seq) = self.sequences.get_mut(id).filter(|seq| in_place(&&**seq)) else {
                 continue;
@@ -265,7 +268,7 @@ impl Sequence {
     }
 }
 
-/// What a reservation changes beside sequences.
+/// Changes of a reservation beside sequences.
 struct Changes<'a> {
     groups: &'a [LayerGroup],
     store: &'a mut Store,

@@ -71,7 +71,7 @@ fn full_contexts_and_budgets_are_errors_that_change_nothing() {
     assert_eq!(pool.reserve(&[(id, 1)]), Err(KvError::UnknownSequence));
 }
 
-/// What a caller can see of a pool.
+/// State of a pool as a caller can see it.
 fn seen(pool: &PagePool, ids: &[SeqId]) -> impl PartialEq + fmt::Debug + use<> {
     let of = |id: &SeqId| (pool.len(*id), pool.table(*id).cloned(), pool.states(*id));
     let known = |id: &SeqId| {
@@ -120,7 +120,7 @@ fn forks_share_until_someone_writes() {
     assert_eq!(pool.len(child), 36);
     // The second page of each layer is copied, the first stays shared.
     assert!(pool.ops().is_empty());
-    feed(&mut pool, child, 1);
+    pool.reserve(&[(child, 1)]).unwrap();
     assert_eq!(pool.kv_bytes(), before + 2 * PAGE_BYTES);
     let (a, b) = (pool.table(parent).unwrap(), pool.table(child).unwrap());
     assert_eq!(a[0][0], b[0][0]);
@@ -131,6 +131,8 @@ fn forks_share_until_someone_writes() {
         to: b[group][1].unwrap(),
     };
     assert_eq!(pool.ops(), [copy(0), copy(1)]);
+    pool.commit();
+    assert!(pool.ops().is_empty());
     pool.remove(parent);
     assert_eq!(pool.kv_bytes(), before);
     pool.remove(child);
@@ -239,4 +241,22 @@ fn an_undone_step_leaves_pages_and_states_as_they_were() {
     assert_eq!([a, b, c].map(|id| pool.len(id)), [30, 30, 0]);
     [a, b, c].iter().for_each(|&id| pool.remove(id));
     assert_eq!(pool.kv_bytes(), 0);
+}
+
+#[test]
+fn copies_for_undoing_take_the_room_of_what_is_kept() {
+    const STATE_BYTES: usize = 8 * 4;
+    let budget = 2 * (PAGE_BYTES + STATE_BYTES);
+    let mut pool = PagePool::new(&[FULL], &[8], KvType::F32, 200, budget);
+    let (a, tokens) = (pool.create(), (0..20).collect::<Vec<u32>>());
+    feed(&mut pool, a, 20);
+    pool.retain(a, &tokens);
+    pool.remove(a);
+    let b = pool.create();
+    feed(&mut pool, b, 1);
+    assert_eq!((pool.kv_bytes(), pool.cached_bytes()), (budget, budget / 2));
+    pool.reserve(&[(b, 1)]).unwrap();
+    assert!(pool.make_restorable());
+    assert!(pool.undo());
+    assert_eq!((pool.len(b), pool.kv_bytes()), (1, budget / 2));
 }

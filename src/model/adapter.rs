@@ -51,6 +51,10 @@ pub struct LowRank {
 
 impl Adapter {
     /// Reads the file of an adapter for models of this architecture.
+    ///
+    /// # Errors
+    /// The file is no adapter, one for another architecture, or has tensors that are no pairs of
+    /// low rank.
     pub fn new(file: Arc<GgufFile>, architecture: &str, scale: f32) -> Result<Adapter, ModelError> {
         for (key, expected) in [
             ("general.type", "adapter"),
@@ -108,6 +112,9 @@ impl Adapter {
     }
 
     /// The matrices for the tensor `name`, a stack of `n` of `rows` and `cols`, if it is adapted.
+    ///
+    /// # Errors
+    /// The pair has another shape than the tensor, or a rank that no adapter has.
     pub fn low_rank(
         &self,
         name: &str,

@@ -1,10 +1,11 @@
-//! Why a file cannot be run as a model.
+//! Errors of files that cannot be run as a model.
 
 use gguf_rs_lite::GgmlType;
 use std::fmt;
 
-/// Names the key or the tensor at fault.
+/// Error of a file that cannot be run as a model; each names the key or the tensor at fault.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum ModelError {
     /// No description of this architecture.
     UnknownArchitecture(String),
@@ -14,7 +15,7 @@ pub enum ModelError {
     BadKey {
         /// The key.
         key: String,
-        /// What is wrong.
+        /// Description of what is wrong, continuing "key `..`".
         problem: String,
     },
     /// A key that may change the mathematics and that the description does not know.
@@ -27,7 +28,7 @@ pub enum ModelError {
         name: String,
         /// Dimensions in GGUF order, rows first in length.
         found: Vec<u64>,
-        /// What the model needs.
+        /// Dimensions that the model needs, in the same order.
         expected: Vec<u64>,
     },
     /// A tensor that no part of the model uses.
@@ -36,7 +37,7 @@ pub enum ModelError {
     TensorType {
         /// The tensor.
         name: String,
-        /// Its type.
+        /// Type that has no kernel.
         ty: GgmlType,
     },
     /// Activations that would take more memory than any model needs.
@@ -62,7 +63,7 @@ pub enum ModelError {
     Rank {
         /// The tensor.
         name: String,
-        /// Its rank.
+        /// Rank in the file.
         rank: u64,
         /// The largest rank.
         max: u64,
@@ -82,6 +83,8 @@ pub enum ModelError {
     },
     /// Big-endian tensors that nobody has turned around.
     BigEndian,
+    /// The file is an adapter, not a model.
+    IsAdapter,
 }
 
 impl ModelError {
@@ -134,6 +137,12 @@ impl fmt::Display for ModelError {
                 write!(f, "tensor `{name}` has to be copied: no memory for its {bytes} bytes")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
+            ModelError::IsAdapter => {
+                write!(
+                    f,
+                    "key `general.type` is `adapter`: not a model, but something to add to one"
+                )
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Keys of a model's metadata that a description does not read and that change nothing, so that they
-//! need not keep a file from running. Three kinds: keys about other things than the computation, keys
-//! whose value asks for nothing, and keys that say again what the description already does. Whatever
-//! is in none of these lists may change the mathematics.
+//! Keys of a model's metadata that a description does not read and that change nothing, so that
+//! they need not keep a file from running. Three kinds: keys about other things than the
+//! computation, keys whose value asks for nothing, and keys that say again what the description
+//! already does. Whatever is in none of these lists may change the mathematics.
 
 use super::{
     AttentionSpec, Ffn, KeyHeads, LayerSpec, Mixer, ModelSpec, MoeSpec, QkNorm, RopePairing,
@@ -125,7 +125,8 @@ const ECHOES: &[Echo] = &[
         spec.layers.iter().all(tiled)
     }),
     ("rope.dimension_sections", |_, spec| {
-        // Text has the same position in all sections, so they say no more than which dimensions pair.
+        // Text has the same position in all sections, so they say no more than which dimensions
+        // pair.
         let distant = |a: &AttentionSpec| {
             a.rope.as_ref().is_none_or(|rope| rope.pairing == RopePairing::Neox)
         };
@@ -133,8 +134,8 @@ const ECHOES: &[Echo] = &[
     }),
 ];
 
-/// Whether a key of the architecture, which the description `spec` is made without, changes nothing.
-/// `name` is what follows the architecture's name.
+/// Whether a key of the architecture, which the description `spec` is made without, changes
+/// nothing. `name` is what follows the architecture's name.
 pub(super) fn is_harmless(name: &str, value: &Value<'_>, spec: &ModelSpec) -> bool {
     let last = name.rsplit(['.', '/']).next().unwrap_or(name);
     let is_last = |suffix: &str| last == suffix || last.ends_with(&format!("_{suffix}"));
@@ -179,7 +180,7 @@ fn all_attentions(spec: &ModelSpec, holds: impl Fn(&AttentionSpec) -> bool) -> b
     spec.layers.iter().all(|layer| match &layer.mixer {
         Mixer::Attention(a) | Mixer::AttentionAndStateSpace(a, _) => holds(a),
         // What the key says of latents is not known.
-        Mixer::Latent(_) => false,
+        Mixer::Mla(_) => false,
         _ => true,
     })
 }

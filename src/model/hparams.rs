@@ -19,7 +19,7 @@ pub struct Hparams<'a> {
     arch: &'a str,
     asked: RefCell<HashSet<String>>,
     hidden: RefCell<HashSet<String>>,
-    /// What [`Hparams::finish`] found.
+    /// Keys that [`Hparams::finish`] did not know.
     unknown: RefCell<Vec<String>>,
     /// Number of layers.
     pub n_layers: usize,
@@ -33,14 +33,17 @@ pub struct Hparams<'a> {
 
 impl<'a> Hparams<'a> {
     /// Reads the architecture and the sizes that every model has.
+    ///
+    /// # Errors
+    /// The architecture or a size is missing, of a wrong type or out of range; or the file is an
+    /// adapter.
     pub fn new(file: &'a GgufFile) -> Result<Hparams<'a>, ModelError> {
         const KEY: &str = "general.architecture";
         let arch = file.get(KEY).ok_or_else(|| ModelError::MissingKey(KEY.into()))?;
         let arch = arch.as_str().ok_or_else(|| ModelError::bad_key(KEY, "is not a string"))?;
         const TYPE: &str = "general.type";
         if file.get(TYPE).and_then(|value| value.as_str()) == Some("adapter") {
-            let problem = "is `adapter`: not a model, but something to add to one with --lora";
-            return Err(ModelError::bad_key(TYPE, problem));
+            return Err(ModelError::IsAdapter);
         }
         let (asked, hidden, unknown) = Default::default();
         let mut h = Hparams {
@@ -109,11 +112,17 @@ impl<'a> Hparams<'a> {
     }
 
     /// A non-negative integer, if the key is there.
+    ///
+    /// # Errors
+    /// The value is of another type.
     pub fn u64(&self, name: &str) -> Result<Option<u64>, ModelError> {
         self.typed(name, Value::as_u64, "a non-negative integer")
     }
 
     /// A finite float, if the key is there.
+    ///
+    /// # Errors
+    /// The value is of another type, infinite or NaN.
     pub fn f32(&self, name: &str) -> Result<Option<f32>, ModelError> {
         let value = self.typed(name, Value::as_f32, "a float")?;
         match value {
@@ -125,21 +134,33 @@ impl<'a> Hparams<'a> {
     }
 
     /// A string, if the key is there.
+    ///
+    /// # Errors
+    /// The value is of another type.
     pub fn str(&self, name: &str) -> Result<Option<&'a str>, ModelError> {
         self.typed(name, Value::as_str, "a string")
     }
 
     /// A boolean, if the key is there.
+    ///
+    /// # Errors
+    /// The value is of another type.
     pub fn bool(&self, name: &str) -> Result<Option<bool>, ModelError> {
         self.typed(name, Value::as_bool, "a boolean")
     }
 
     /// A required length: at least 1 and within reason.
+    ///
+    /// # Errors
+    /// The key is missing, of another type or out of range.
     pub fn length(&self, name: &str) -> Result<usize, ModelError> {
         self.optional_length(name)?.ok_or_else(|| ModelError::MissingKey(self.key(name)))
     }
 
     /// A length, if the key is there.
+    ///
+    /// # Errors
+    /// The value is of another type or out of range.
     pub fn optional_length(&self, name: &str) -> Result<Option<usize>, ModelError> {
         self.u64(name)?.map(|n| self.check_length(name, n)).transpose()
     }
@@ -186,6 +207,9 @@ impl<'a> Hparams<'a> {
     }
 
     /// A number for each layer: one for all, or an array.
+    ///
+    /// # Errors
+    /// The value is neither, has too few elements, or one that is not finite.
     pub fn f32s(&self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let Some(array) = value.as_array() else {
@@ -197,7 +221,10 @@ impl<'a> Hparams<'a> {
         numbers.ok_or_else(problem).map(Some)
     }
 
-    /// How the vectors of a text become one, if the file says.
+    /// Pooling of a text's embeddings, if the file says.
+    ///
+    /// # Errors
+    /// The number names no pooling.
     pub fn pooling(&self) -> Result<Option<Pooling>, ModelError> {
         const KEY: &str = "pooling_type";
         match self.u64(KEY)? {
@@ -211,7 +238,11 @@ impl<'a> Hparams<'a> {
         }
     }
 
-    /// As [`Hparams::f32s`], of a key that does not begin with the architecture's name.
+    /// A number for each layer from a key that does not begin with the architecture's name: one for
+    /// all, or an array.
+    ///
+    /// # Errors
+    /// The key is missing, or its value is no such thing.
     pub fn global_f32s(&self, key: &str) -> Result<Vec<f32>, ModelError> {
         let value = self.file.get(key).ok_or_else(|| ModelError::MissingKey(key.into()))?;
         let numbers = match value.as_array() {
@@ -224,6 +255,9 @@ impl<'a> Hparams<'a> {
     }
 
     /// A length or 0 for each layer: one number for all, or an array.
+    ///
+    /// # Errors
+    /// The value is neither, has too few elements, or one out of range.
     pub fn counts(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let check = |n: u64| if n == 0 { Ok(0) } else { self.check_length(name, n) };
@@ -239,13 +273,20 @@ impl<'a> Hparams<'a> {
         lengths.map(check).collect::<Result<_, _>>().map(Some)
     }
 
-    /// Which layers a pattern marks: an array of flags, or a period `n` that leaves every `n`-th
+    /// Layers that a pattern marks: an array of flags, or a period `n` that leaves every `n`-th
     /// layer unmarked.
+    ///
+    /// # Errors
+    /// The value is neither, or has fewer flags than there are layers.
     pub fn pattern(&self, name: &str, period: u64) -> Result<Vec<bool>, ModelError> {
         self.pattern_of(name, period, |i, period| i % period + 1 < period)
     }
 
-    /// As [`Hparams::pattern`], but a period leaves the first of `n` layers unmarked.
+    /// Layers that a pattern marks: an array of flags, or a period `n` that leaves the first of
+    /// every `n` layers unmarked.
+    ///
+    /// # Errors
+    /// The value is neither, or has fewer flags than there are layers.
     pub fn pattern_from(&self, name: &str, period: u64) -> Result<Vec<bool>, ModelError> {
         self.pattern_of(name, period, |i, period| i % period != 0)
     }

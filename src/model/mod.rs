@@ -1,13 +1,12 @@
-//! What the network *is*: its hyperparameters, a description of its layers, and the tensors that
-//! belong to it. Pure data; nothing here computes.
+//! Description of a network: hyperparameters, layers, and the tensors that belong to them. Pure
+//! data; nothing here computes.
 
 mod adapter;
 pub mod arch;
-mod build;
+pub mod describe;
 mod error;
 mod harmless;
 mod hparams;
-mod rope;
 mod spec;
 mod weights;
 

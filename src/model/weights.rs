@@ -27,11 +27,11 @@ const OTHER_PARTS: &[(&str, &str)] = &[
 /// Tensors of a file that belong to another part than the one that makes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnusedPart {
-    /// How their names begin.
+    /// Beginning of their names.
     pub prefix: &'static str,
-    /// What the part does.
+    /// Purpose of the part, as a verb.
     pub does: &'static str,
-    /// How many tensors.
+    /// Number of tensors.
     pub n_tensors: usize,
     /// Bytes of them.
     pub bytes: u64,
@@ -59,6 +59,9 @@ pub struct Binder<'a> {
 
 impl<'a> Binder<'a> {
     /// For the tensors of `file`; types must have a kernel in `kernels`.
+    ///
+    /// # Errors
+    /// The tensors are big-endian.
     pub fn new(
         file: &'a Arc<GgufFile>,
         kernels: &'static KernelTable,
@@ -137,6 +140,9 @@ impl<'a> Binder<'a> {
     }
 
     /// Claims the matrix `[rows][cols]`.
+    ///
+    /// # Errors
+    /// The tensor is missing, or of another shape, or its type has no kernel.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
         let info = self.claim(name, &[cols, rows])?;
         self.weight(info)
@@ -156,6 +162,10 @@ impl<'a> Binder<'a> {
 
     /// Claims a stack of `n` matrices `[rows][cols]`. Where files before April 2024 have one tensor
     /// per expert (`ffn_up.3.weight` for `ffn_up_exps.weight`), they are copied into one.
+    ///
+    /// # Errors
+    /// A tensor is missing, or of another shape, or its type has no kernel; or there is no memory
+    /// for a copy.
     pub fn stack(&mut self, name: &str, [n, rows, cols]: [usize; 3]) -> Result<Weight, ModelError> {
         let own = name.strip_suffix("_exps.weight").map(|part| format!("{part}.0.weight"));
         if !self.has(name) && own.is_some_and(|first| self.has(&first)) {
@@ -195,6 +205,9 @@ impl<'a> Binder<'a> {
     }
 
     /// Claims a tensor of `len` elements in any shape, in f32.
+    ///
+    /// # Errors
+    /// The tensor is missing, or of another length, or its type has no kernel.
     pub fn elements(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let dims = self.dims(name).unwrap_or_default();
         let dims: Vec<usize> = dims.iter().map(|&d| d as usize).collect();
@@ -208,12 +221,18 @@ impl<'a> Binder<'a> {
     }
 
     /// Claims a vector, in f32.
+    ///
+    /// # Errors
+    /// The tensor is missing, or of another shape, or its type has no kernel.
     pub fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let info = self.claim(name, &[len])?;
         Ok(self.values(&self.weight(info)?))
     }
 
     /// Claims a vector if the file has it.
+    ///
+    /// # Errors
+    /// The tensor is of another shape, or its type has no kernel.
     pub fn optional_vector(
         &mut self,
         name: &str,
@@ -223,6 +242,9 @@ impl<'a> Binder<'a> {
     }
 
     /// Fails if a tensor is left that does not belong to one of the [`unused_parts`].
+    ///
+    /// # Errors
+    /// The first such tensor.
     pub fn finish(self) -> Result<(), ModelError> {
         let of_other_part =
             |info: &TensorInfo| OTHER_PARTS.iter().any(|(prefix, _)| info.name.starts_with(prefix));
@@ -243,7 +265,7 @@ fn room_for(name: &str, bytes: usize) -> Result<Vec<u8>, ModelError> {
     Ok(room)
 }
 
-/// What the bytes of an element are in f32.
+/// Conversion of an element's bytes to f32.
 type Number = fn(&[u8]) -> f32;
 
 /// Bytes of an element and what it is in f32, for types whose elements are plain numbers and that

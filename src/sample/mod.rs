@@ -20,6 +20,7 @@ mod chain;
 mod error;
 mod filter;
 mod history;
+mod logprobs;
 pub mod math;
 mod min_p;
 mod params;
@@ -36,6 +37,7 @@ pub use chain::SamplerChain;
 pub use error::SampleError;
 pub use filter::{CloneFilter, Filter, FilterDef};
 pub use history::{History, REPEAT_LAST_N_MAX};
+pub use logprobs::{LOGPROBS_MAX, Logprobs};
 pub use params::{Field, Param, SampleParams, Value, params};
 use rng::Rng;
 

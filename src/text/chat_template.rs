@@ -23,7 +23,7 @@ const INPUT_DEPTH_MAX: usize = 128;
 pub struct Message {
     /// `system`, `user`, `assistant`, ..
     pub role: String,
-    /// What was said.
+    /// Text of the message.
     pub content: String,
 }
 
@@ -90,7 +90,7 @@ impl ChatTemplate {
         Ok(self.render_marked(input)?.text)
     }
 
-    /// As [`render_json`](Self::render_json), with the ranges that came from outside.
+    /// [`render_json`](Self::render_json) with the ranges that came from outside.
     ///
     /// # Errors
     /// [`TextError::Template`].
@@ -98,8 +98,8 @@ impl ChatTemplate {
         self.render_where(input, &|_| true)
     }
 
-    /// As [`render_marked`](Self::render_marked), but strings count as from outside only within the
-    /// messages for whose index `marked` holds, and nowhere else if it does not hold for all.
+    /// [`render_marked`](Self::render_marked) in which strings count as from outside only within
+    /// the messages for whose index `marked` holds, and nowhere else if it does not hold for all.
     pub(super) fn render_where(
         &self,
         input: &Json,

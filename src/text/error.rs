@@ -1,4 +1,4 @@
-//! What can go wrong between text and tokens.
+//! Errors between text and tokens.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum TextError {
     BadKey {
         /// Metadata key.
         key: &'static str,
-        /// What was expected.
+        /// Expected value.
         need: String,
     },
     /// `tokenizer.ggml.model` names an algorithm that is not built yet.
@@ -37,7 +37,7 @@ pub enum TextError {
     },
     /// The text is longer than [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX).
     TextTooLong {
-        /// Its length.
+        /// Length of the text.
         bytes: usize,
     },
     /// The chat template does not parse, or fails on these messages.
@@ -47,9 +47,9 @@ pub enum TextError {
     NoTemplate,
     /// The chat template shows nothing of a message.
     MessageLost {
-        /// Which one, from 0.
+        /// Index of the message, from 0.
         message: usize,
-        /// Its role.
+        /// Role of the message.
         role: String,
     },
 }

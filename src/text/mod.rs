@@ -1,4 +1,5 @@
-//! Text in and out of a model: prompts, tokenizer, streaming detokenizer, chat template.
+//! Text in and out of a model: prompts, tokenizer, streaming detokenizer, stop strings, chat
+//! template.
 //!
 //! Everything is built from GGUF metadata, which is untrusted: sizes are bounded, hashing is
 //! keyed, pattern matching is linear-time, templates run on fuel.
@@ -10,6 +11,7 @@ mod error;
 mod jinja;
 #[cfg(feature = "chat-template")]
 mod prompt;
+mod stop;
 mod stream;
 mod tokenizer;
 
@@ -20,5 +22,6 @@ pub use error::TextError;
 pub use jinja::{JinjaError, JinjaErrorKind};
 #[cfg(feature = "chat-template")]
 pub use prompt::{Prompt, Prompter};
+pub use stop::{Released, STOP_BYTES_MAX, STOP_STRINGS_MAX, StopError, StopStrings};
 pub use stream::{TextStream, Utf8Buffer};
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer};

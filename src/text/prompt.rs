@@ -34,7 +34,7 @@ pub struct Prompter<'a> {
 /// A prompt in tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
-    /// What the model reads.
+    /// Token ids that the model reads.
     pub ids: Vec<u32>,
     /// The text that they spell, but for a BOS that the template does not write.
     pub rendered: Rendered,
@@ -91,8 +91,8 @@ impl<'a> Prompter<'a> {
         self.conversation(&json!({ "messages": messages, "add_generation_prompt": true }))
     }
 
-    /// What a template makes of an object with `messages` (`tools`, `add_generation_prompt`, ..). The
-    /// names of BOS and EOS are the vocabulary's.
+    /// The prompt of a template for an object with `messages` (`tools`, `add_generation_prompt`,
+    /// ..). The names of BOS and EOS are the vocabulary's.
     ///
     /// # Errors
     /// [`TextError::NoTemplate`], [`TextError::Template`], [`TextError::MessageLost`], and those of

@@ -39,7 +39,7 @@ impl Utf8Buffer {
         text
     }
 
-    /// What is left is no complete character: U+FFFD, or nothing.
+    /// The text of the bytes that are left, which are no complete character: U+FFFD, or nothing.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();

@@ -9,7 +9,7 @@ use gguf_rs_lite::{GgmlType, GgufFile, Scalar};
 use std::path::Path;
 use std::sync::Arc;
 use teff::decoder::{Logits, Run, StepError};
-use teff::engine::{Engine, EngineError, EngineOptions, Model, Request, TokenEvent};
+use teff::engine::{CancelToken, Engine, EngineError, EngineOptions, Model, Request, TokenEvent};
 use teff::model::Pooling;
 use teff_kernels::{KernelTable, Level};
 
@@ -122,8 +122,8 @@ fn texts_that_do_not_fit_are_refused_by_number() {
         assert_eq!(decoder.step(&[run]).unwrap().len(), decoder.n_out());
         assert_eq!(decoder.step(&[run]).unwrap_err(), StepError::Continued);
     });
-    let request = Request { prompt: fits, max_tokens: None, sampling: Default::default() };
-    let answer = encoder.generate(&request, None, &false.into(), &mut |_| panic!("a token"));
+    let never = CancelToken::default();
+    let answer = encoder.generate(Request::new(fits), None, &never, &mut |_| panic!("a token"));
     assert!(matches!(answer, Err(EngineError::NoLogits)));
     // The context of learned positions ends where they end.
     let options = EngineOptions { n_ctx: Some(257), ..options(1, 48) };
@@ -192,12 +192,13 @@ fn classifiers_are_optional() {
     // A language model with a classifier continues texts all the same.
     let reranker = fixture_model::load_reranker("qwen3");
     let mut engine = Engine::new(&model(reranker.gguf), &options(1, 8)).unwrap();
-    let request = Request { prompt: vec![1], max_tokens: Some(3), sampling: Default::default() };
+    let mut request = Request::new(vec![1]);
+    request.max_tokens = Some(3);
     let mut n = 0;
     let mut count = |event| {
-        n += u32::from(matches!(event, TokenEvent::Token(_)));
+        n += u32::from(matches!(event, TokenEvent::Token { .. }));
         std::ops::ControlFlow::Continue(())
     };
-    engine.generate(&request, None, &false.into(), &mut count).unwrap();
+    engine.generate(request, None, &CancelToken::default(), &mut count).unwrap();
     assert_eq!(n, 3);
 }

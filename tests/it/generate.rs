@@ -5,10 +5,10 @@ use gguf_rs_lite::GgufFile;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use teff::decoder::{Logits, Run};
 use teff::engine::{
-    Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats, TokenEvent,
+    CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats,
+    TokenEvent,
 };
 use teff::sample::SampleParams;
 
@@ -23,15 +23,17 @@ fn options() -> EngineOptions {
 }
 
 fn request(seed: u64, max_tokens: Option<usize>) -> Request {
-    let sampling = SampleParams { seed, temperature: 1.5, top_k: 0, ..SampleParams::default() };
-    Request { prompt: (1..41).collect(), max_tokens, sampling }
+    let mut request = Request::new((1..41).collect());
+    request.sampling = SampleParams { seed, temperature: 1.5, top_k: 0, ..SampleParams::default() };
+    request.max_tokens = max_tokens;
+    request
 }
 
 /// The tokens of an answer, and how it went.
-fn answer(engine: &mut Engine, request: &Request) -> (Vec<u32>, Stats) {
+fn answer(engine: &mut Engine, request: Request) -> (Vec<u32>, Stats) {
     let mut tokens = Vec::new();
-    let stats = engine.generate(request, None, &AtomicBool::new(false), &mut |event| {
-        if let TokenEvent::Token(id) = event {
+    let stats = engine.generate(request, None, &CancelToken::default(), &mut |event| {
+        if let TokenEvent::Token { id, .. } = event {
             tokens.push(id);
         }
         ControlFlow::Continue(())
@@ -42,20 +44,21 @@ fn answer(engine: &mut Engine, request: &Request) -> (Vec<u32>, Stats) {
 #[test]
 fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
     let mut engine = engine(&options());
-    let (first, stats) = answer(&mut engine, &request(7, Some(30)));
+    let (first, stats) = answer(&mut engine, request(7, Some(30)));
     assert_eq!(first.len(), 30);
     assert_eq!((stats.n_prompt, stats.n_generated), (40, 30));
     assert_eq!(stats.finish, FinishReason::MaxTokens);
     let others = EngineOptions { threads: Some(3), max_batch: 5, ..options() };
-    assert_eq!(answer(&mut self::engine(&others), &request(7, Some(30))).0, first);
-    assert_eq!(answer(&mut engine, &request(7, Some(30))).0, first);
-    assert_ne!(answer(&mut engine, &request(8, Some(30))).0, first);
-    assert_eq!(engine.decoder().kv().kv_bytes(), 0, "answers give their pages back");
+    assert_eq!(answer(&mut self::engine(&others), request(7, Some(30))).0, first);
+    assert_eq!(answer(&mut engine, request(7, Some(30))).0, first);
+    assert_ne!(answer(&mut engine, request(8, Some(30))).0, first);
+    let kv = engine.decoder().kv();
+    assert_eq!(kv.kv_bytes(), kv.cached_bytes(), "answers give their pages back");
 }
 
 #[test]
 fn a_full_context_is_a_reason_to_stop_and_loses_nothing() {
-    let (tokens, stats) = answer(&mut engine(&options()), &request(1, None));
+    let (tokens, stats) = answer(&mut engine(&options()), request(1, None));
     assert_eq!(stats.finish, FinishReason::ContextFull);
     // The last token needs no room of its own.
     assert_eq!(tokens.len(), 100 - 40 + 1);
@@ -77,13 +80,13 @@ fn a_context_has_to_fit_the_budget_and_memory_that_others_hold_is_another_reason
     assert_eq!(engine(&shorter).decoder().kv().n_ctx(), 96);
 
     let mut engine = engine(&budget(needed));
-    let (tokens, stats) = answer(&mut engine, &request(1, None));
+    let (tokens, stats) = answer(&mut engine, request(1, None));
     assert_eq!((tokens.len(), stats.finish), (61, FinishReason::ContextFull));
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         decoder.step(&[Run { sequence, tokens: &[1; 5], logits: Logits::None }]).unwrap();
     });
-    let (tokens, stats) = answer(&mut engine, &request(1, None));
+    let (tokens, stats) = answer(&mut engine, request(1, None));
     assert_eq!(stats.finish, FinishReason::OutOfMemory);
     assert!((2 * 32 - 40..61).contains(&tokens.len()), "{} tokens", tokens.len());
 }
@@ -91,12 +94,12 @@ fn a_context_has_to_fit_the_budget_and_memory_that_others_hold_is_another_reason
 #[test]
 fn answers_stop_when_asked_to() {
     let mut engine = engine(&options());
-    let cancel = AtomicBool::new(false);
+    let cancel = CancelToken::default();
     let mut seen = 0;
-    let stats = engine.generate(&request(1, None), None, &cancel, &mut |event| {
-        seen += usize::from(matches!(event, TokenEvent::Token(_)));
+    let stats = engine.generate(request(1, None), None, &cancel, &mut |event| {
+        seen += usize::from(matches!(event, TokenEvent::Token { .. }));
         if seen == 5 {
-            cancel.store(true, Ordering::Relaxed);
+            cancel.cancel();
         }
         ControlFlow::Continue(())
     });
@@ -104,7 +107,9 @@ fn answers_stop_when_asked_to() {
     assert_eq!((stats.finish, stats.n_generated, seen), (FinishReason::Cancelled, 5, 5));
     // A prompt is left between two of its parts.
     let mut parts = Vec::new();
-    let stats = engine.generate(&request(1, None), None, &AtomicBool::new(false), &mut |event| {
+    let mut uncached = request(1, None);
+    uncached.cache_prefix = false;
+    let stats = engine.generate(uncached, None, &CancelToken::default(), &mut |event| {
         parts.push(event);
         ControlFlow::Break(())
     });
@@ -115,17 +120,49 @@ fn answers_stop_when_asked_to() {
 #[test]
 fn requests_that_cannot_be_answered_say_why() {
     let mut engine = engine(&options());
-    let never = AtomicBool::new(false);
-    let mut quiet = |_| ControlFlow::Continue(());
-    let mut ask = |request: &Request| engine.generate(request, None, &never, &mut quiet);
-    let empty = Request { prompt: Vec::new(), ..request(1, None) };
-    assert!(matches!(ask(&empty), Err(EngineError::EmptyPrompt)));
-    let long = Request { prompt: vec![1; 101], ..request(1, None) };
-    let error = ask(&long).unwrap_err();
+    let never = CancelToken::default();
+    let mut ask = |change: &dyn Fn(&mut Request)| {
+        let mut request = request(1, None);
+        change(&mut request);
+        engine.generate(request, None, &never, &mut |_| ControlFlow::Continue(()))
+    };
+    assert!(matches!(ask(&|request| request.prompt.clear()), Err(EngineError::EmptyPrompt)));
+    let error = ask(&|request| request.prompt = vec![1; 101]).unwrap_err();
     assert!(matches!(error, EngineError::PromptTooLong { n_prompt: 101, n_ctx: 100 }), "{error}");
-    let unknown = Request { prompt: vec![1_000_000], ..request(1, None) };
-    assert!(ask(&unknown).unwrap_err().to_string().contains("1000000"));
-    let nan = SampleParams { temperature: f32::NAN, ..SampleParams::default() };
-    let error = ask(&Request { sampling: nan, ..request(1, None) }).unwrap_err();
+    let error = ask(&|request| request.prompt = vec![1_000_000]).unwrap_err();
+    assert!(error.to_string().contains("1000000"), "{error}");
+    let error = ask(&|request| request.sampling.temperature = f32::NAN).unwrap_err();
     assert!(matches!(error, EngineError::Sample(_)), "{error}");
+    let error = ask(&|request| request.stop = vec!["x".into()]).unwrap_err();
+    assert!(matches!(error, EngineError::NoTokenizer), "{error}");
+    let error = ask(&|request| request.logprobs = Some(21)).unwrap_err();
+    assert!(matches!(error, EngineError::TooManyLogprobs { n_top: 21 }), "{error}");
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_program_ends_an_answer_before_a_text() {
+    use crate::cli::{Folder, error_of, teff, text};
+    let folder = Folder::new("stop");
+    let path = folder.0.join("tiny.gguf");
+    std::fs::write(&path, include_bytes!("../golden/faults/tiny.gguf")).unwrap();
+    let run = |more: &[&str]| {
+        let args = ["run", "-m", text(&path), "--raw", "-p", "ab", "-n", "30", "--temp", "1.5"];
+        teff(&[&args, &["--seed", "3"][..], more].concat(), "")
+    };
+    let whole = String::from_utf8(run(&[]).stdout).unwrap();
+    let chars: Vec<char> = whole.trim_end().chars().collect();
+    let stop: String = chars[chars.len() / 2..][..3].iter().collect();
+    let output = run(&["--stop", "no such text", "--stop", &stop]);
+    let (before, _) = whole.split_once(&stop).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{before}\n"));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("a stop text came"), "{told}");
+    let error = error_of(&run(&["--stop", ""]), 2);
+    assert!(error.contains("stop string is empty"), "{error}");
+    let bench = ["bench", "-m", text(&path), "--prompt", "10", "--gen", "5", "--reps", "1"];
+    let output = teff(&[&bench, &["--parallel", "3", "--json"][..]].concat(), "");
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [all, each] = ["gen_tps", "gen_tps_each"].map(|key| line[key].as_f64().unwrap());
+    assert!(line["parallel"] == 3 && (all / each - 3.0).abs() < 0.1, "{line}");
 }

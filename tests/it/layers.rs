@@ -5,6 +5,7 @@
 //! - `unsafe` stays in the few files listed in [`UNSAFE_FILES`],
 //! - only `cli` and `main.rs` print or exit, only the CPU backend knows rayon,
 //! - `kv`, `decoder` and `engine` name no device ([`DEVICES`]): they see the backend's seam,
+//! - texts of the library name no flag and no verb ([`FLAG_FILES`]): the command line adds those,
 //! - no `unwrap`, `todo!` or `unimplemented!` outside tests.
 //!
 //! Sources are read as text with comments blanked, so the checks see every target and feature.
@@ -70,6 +71,11 @@ const PRINTING: &[&str] = &[
 /// Rooms of `backend` that are of one device.
 const DEVICES: &[&str] = &["cpu", "gpu"];
 
+/// Places that may say `--flag` or a verb of the program: the command line, pip's own flags, and a
+/// reason that only the compiler reads.
+const FLAG_FILES: &[&str] =
+    &["src/cli/", "src/main.rs", "src/cache/pypi.rs", "src/backend/cpu/pool/sync.rs"];
+
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", ".unwrap()", ".unwrap_err()"];
 
 // ---------------------------------------------------------------- the checks
@@ -104,6 +110,11 @@ fn rayon_stays_in_the_cpu_backend() {
 #[test]
 fn devices_are_behind_the_seam() {
     check_all(named_devices);
+}
+
+#[test]
+fn errors_of_the_library_name_no_flag() {
+    check_all(named_flags);
 }
 
 #[test]
@@ -181,6 +192,20 @@ fn named_devices(source: &Source) -> Vec<Finding> {
         }
     });
     places.map(|at| Finding::new(source, at, "names a device".to_owned())).collect()
+}
+
+fn named_flags(source: &Source) -> Vec<Finding> {
+    if source.is_in(FLAG_FILES) {
+        return Vec::new();
+    }
+    let text = &source.with_strings;
+    let flags = text.match_indices("--").map(|(at, _)| at).filter(|&at| {
+        !text[..at].ends_with('-') && text[at + 2..].starts_with(|c: char| c.is_ascii_lowercase())
+    });
+    let verbs = text.match_indices("`teff ").map(|(at, _)| at);
+    // Decrements are no operator of Rust, but `a - -b` may be written without spaces.
+    let places = flags.chain(verbs).filter(|&at| source.code[at..].starts_with(' '));
+    places.map(|at| Finding::new(source, at, "names a flag or a verb".to_owned())).collect()
 }
 
 fn unfinished(source: &Source) -> Vec<Finding> {
@@ -578,6 +603,13 @@ fn unsafe_printing_and_unfinished_code_are_found() {
     assert_eq!(findings(named_devices, "src/decoder/mod.rs", "backend::{cpu::Cpu, x}").len(), 1);
     assert!(findings(named_devices, "src/cli/run.rs", "use crate::backend::cpu::x;").is_empty());
     assert!(findings(named_devices, "src/engine/mod.rs", "let cpu = options.cpus;").is_empty());
+
+    let bad = "write!(f, \"raise --ctx, see `teff run`\")";
+    assert_eq!(findings(named_flags, "src/engine/mod.rs", bad).len(), 2);
+    assert!(findings(named_flags, "src/cli/error.rs", bad).is_empty());
+    for fine in ["a--b", "\"a -- b\"", "// --ctx", "\"----x\""] {
+        assert!(findings(named_flags, "src/engine/mod.rs", fine).is_empty(), "{fine}");
+    }
 
     assert_eq!(findings(unfinished, "src/kv/mod.rs", "x.unwrap(); todo!()").len(), 2);
     assert!(findings(unfinished, "src/kv/mod.rs", "x.unwrap_or(1)").is_empty());

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod architectures;
-#[cfg(feature = "cli")]
+#[cfg(feature = "cache")]
 mod cache;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
@@ -28,10 +28,14 @@ mod observer;
 #[cfg(feature = "chat-template")]
 mod prompts;
 #[cfg(feature = "cli")]
+mod readme;
+#[cfg(feature = "cli")]
 mod real_models;
 mod reference;
 mod require;
 mod sampling;
+mod scheduler;
 mod seam;
+mod sessions;
 mod tokenizers;
 mod twins;

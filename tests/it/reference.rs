@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use teff::backend::pages::KvType;
 use teff::backend::program::{
-    Attention, BoundWeight, Buf, Epilogue, ExpertGroups, ExpertLowRank, ExpertPart, Fault, Gather,
-    Gating, GluClamp, HeadLinear, HeadNorm, KvShape, Linear, MixStreams, Moe, Norm, NormKind, Op,
-    Output, Part, Piece, Program, Rope, RopeId, RopeKv, Router, Rows, STREAMS_MAX, Temperature,
-    Xielu,
+    Attention, BoundWeight, Buf, CopyPieces, Epilogue, ExpertGroups, ExpertLowRank, ExpertPart,
+    Fault, Gating, GluClamp, HeadLinear, HeadNorm, KvShape, Linear, MixStreams, Moe, Norm,
+    NormKind, Op, Output, Part, Piece, Program, Rope, RopeId, RopeKv, Router, STREAMS_MAX,
+    Temperature, Tokens, Xielu,
 };
-use teff::backend::recurrent::{Conv, Scan, ScanKind, StateId};
+use teff::backend::program::{Conv, Scan, ScanKind, StateId};
 use teff::backend::reference::RefRunner;
 use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
 use teff::engine::Model;
@@ -188,16 +188,16 @@ fn the_check_finds_what_is_read_unwritten() {
     let other_tokens = fault("llama-dense-plain", |program| {
         change(program, |op| match op {
             Op::Linear(op) => {
-                op.rows = Rows::Outputs;
+                op.rows = Tokens::Outputs;
                 true
             }
             _ => false,
         }) + 1
     });
-    assert!(matches!(other_tokens, Fault::Unwritten { rows: Rows::All, .. }), "{other_tokens:?}");
+    assert!(matches!(other_tokens, Fault::Unwritten { rows: Tokens::All, .. }), "{other_tokens:?}");
     let in_place = fault("llama-dense-plain", |program| {
         let Op::Embed { out, .. } = program.ops[0] else { unreachable!() };
-        program.ops.insert(1, Op::Add { input: out, out, from: 0, rows: Rows::All });
+        program.ops.insert(1, Op::Add { input: out, out, from: 0, rows: Tokens::All });
         1
     });
     assert!(matches!(in_place, Fault::Aliased(_)), "{in_place:?}");
@@ -353,7 +353,7 @@ impl Draw {
     fn linear(&mut self, ty: GgmlType, input: Buf, rows: usize, cols: usize) -> Buf {
         let out = self.program.buffer(rows);
         let (norm, parts) = (self.optional_norm(cols), vec![self.part(ty, rows, cols)]);
-        self.push_linear(input, norm, parts, Epilogue::None, Output::Store(out), Rows::All);
+        self.push_linear(input, norm, parts, Epilogue::None, Output::Store(out), Tokens::All);
         out
     }
 
@@ -364,7 +364,7 @@ impl Draw {
         parts: Vec<Part>,
         epilogue: Epilogue,
         out: Output,
-        rows: Rows,
+        rows: Tokens,
     ) {
         let addend = None;
         self.program.ops.push(Op::Linear(Linear {
@@ -566,7 +566,7 @@ fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Schedule)
         }
         _ => (vec![draw.part(ty, 2 * rows, cols)], Epilogue::Glu(act, clamp)),
     };
-    draw.push_linear(x, norm, parts, epilogue, Output::Store(hidden), Rows::All);
+    draw.push_linear(x, norm, parts, epilogue, Output::Store(hidden), Tokens::All);
     // Several matrices of several types, one behind the other, added to a stream.
     let sizes = [draw.rng.pick(ROW_EDGES), draw.rng.pick(ROW_EDGES)];
     let sum = draw.embed(sizes.iter().sum());
@@ -575,7 +575,7 @@ fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Schedule)
         draw.part(ty, rows, cols)
     });
     let addend = draw.embed(sizes.iter().sum());
-    let rows = draw.rng.pick(&[Rows::All, Rows::Outputs]);
+    let rows = draw.rng.pick(&[Tokens::All, Tokens::Outputs]);
     draw.program.ops.push(Op::Linear(Linear {
         input: x,
         norm: None,
@@ -592,7 +592,11 @@ fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Schedule)
         Piece::heads(sum, 0, 0, width, 1),
         Piece { to: width, ..Piece::heads(hidden, 0, 0, len, 1) },
     ];
-    draw.program.ops.push(Op::Gather(Gather { pieces, out: joined, rows: Rows::Outputs }));
+    draw.program.ops.push(Op::CopyPieces(CopyPieces {
+        pieces,
+        out: joined,
+        rows: Tokens::Outputs,
+    }));
     let n_tokens = draw.rng.pick(&[1, 8, 9, 15, 16, 17, 25, 48, 49]);
     let schedule = Schedule::draw(&mut draw.rng, n_tokens, n_tokens, false);
     (draw.result(joined), schedule)
@@ -627,7 +631,7 @@ fn attention(mut draw: Draw, bidirectional: bool, kv_type: KvType) -> (Program, 
     let softcap = rng.is(3).then_some(2.0);
     let slopes = rng.is(3).then(|| rng.positive(n_heads));
     let sinks = rng.is(3).then(|| rng.values(n_heads, 2.0));
-    let rows = rng.pick(&[Rows::All, Rows::Outputs]);
+    let rows = rng.pick(&[Tokens::All, Tokens::Outputs]);
     draw.program.bidirectional = bidirectional;
     draw.program.kv.push(KvShape { n_kv_heads, k_dim, v_dim, window });
     let x = draw.embed(n_embd);
@@ -745,7 +749,7 @@ fn experts(mut draw: Draw, ty: GgmlType, block: usize) -> (Program, Schedule) {
         out,
         adds: draw.rng.is(2),
         scale: 0.9,
-        rows: draw.rng.pick(&[Rows::All, Rows::Outputs]),
+        rows: draw.rng.pick(&[Tokens::All, Tokens::Outputs]),
     };
     draw.program.ops.push(Op::Moe(Box::new(op)));
     let n = draw.rng.pick(&[1, 4, 8, 9, 17, 40]);
@@ -849,7 +853,7 @@ fn recurrences_are_the_references() {
 fn rows(mut draw: Draw) -> (Program, Schedule) {
     let rng = &mut draw.rng;
     let (width, n) = (rng.pick(&[3, 16, 37]), rng.pick(&[1, 2, 4, STREAMS_MAX]));
-    let rows = rng.pick(&[Rows::All, Rows::Outputs]);
+    let rows = rng.pick(&[Tokens::All, Tokens::Outputs]);
     let streams = draw.embed(n * width);
     let one = draw.embed(width);
     for made in [None, Some(one)] {
@@ -868,7 +872,7 @@ fn rows(mut draw: Draw) -> (Program, Schedule) {
     draw.program.ops.push(Op::MatchLength { to: one, buf: streams, rows });
     let heads = draw.weight(GgmlType::F32, [n, 21, width]);
     let projected = draw.program.buffer(n * 25);
-    let fill = Op::Gather(Gather {
+    let fill = Op::CopyPieces(CopyPieces {
         pieces: vec![Piece { to_stride: 1, ..Piece::heads(one, 0, 0, 1, n * 25) }],
         out: projected,
         rows,
@@ -884,7 +888,7 @@ fn rows(mut draw: Draw) -> (Program, Schedule) {
         rows,
     }));
     let gate = draw.embed(n);
-    draw.program.ops.push(Op::Gate { gate, buf: projected, rows });
+    draw.program.ops.push(Op::MulBroadcast { gate, buf: projected, rows });
     let factors = draw.rng.values(n * 25, 1.0);
     draw.program.ops.push(Op::Scale { buf: projected, factors, rows });
     let f = Xielu { alpha_n: 0.3, alpha_p: 0.8, beta: 0.5, eps: -1e-6 };
@@ -908,7 +912,7 @@ fn rows(mut draw: Draw) -> (Program, Schedule) {
         piece
     });
     let pieces = pieces.into_iter().collect();
-    draw.program.ops.push(Op::Gather(Gather { pieces, out, rows: Rows::Outputs }));
+    draw.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out, rows: Tokens::Outputs }));
     let schedule = Schedule::draw(&mut draw.rng, 19, 19, false);
     (draw.result(out), schedule)
 }

@@ -1,13 +1,13 @@
-//! Weights laid out anew for decoding: rows interleaved as the kernels stream them best
-//! ([`TypeKernels::interleave`](teff_kernels::TypeKernels::interleave)).
+//! Repacking: while a model decodes, its weights are copied to a layout that the kernels stream best,
+//! with rows interleaved ([`TypeKernels::interleave`](teff_kernels::TypeKernels::interleave)).
 //!
-//! A model starts from the file's pages, without a copy. While it decodes, each step interleaves
-//! some more rows into memory of its own and gives the pages they came from back to the system:
-//! memory in use stays about the file's size, results stay the same to the bit, and a step takes
-//! some milliseconds longer until all is done. Prompts are computed from either form.
+//! A model starts from the file's pages, without a copy. Each step of decoding repacks some more rows
+//! into memory of the backend and gives the pages they came from back to the system: memory in use
+//! stays about the file's size, results stay the same to the bit, and a step takes some milliseconds
+//! longer until all is done. Prompts are computed from either layout.
 //!
-//! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most: that is what
-//! makes them several times as fast.
+//! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most, because they are
+//! repacked as the numbers that the codebook has: that makes them several times as fast.
 
 use super::Context;
 use super::pool::{Phase, Shared};
@@ -16,18 +16,18 @@ use crate::backend::program::{BoundWeight, Program};
 use std::ops::Range;
 use teff_kernels::{Ahead, KernelTable};
 
-/// Steps that interleave all weights: even a short answer gains from it, and little memory is held
+/// Steps that repack all weights: even a short answer gains from it, and little memory is held
 /// twice while a step repacks.
 const STEPS: usize = 32;
-/// Fewest bytes that a step interleaves: about two milliseconds of two cores.
+/// Fewest bytes that a step repacks: about two milliseconds of two cores.
 const STEP_BYTES_MIN: usize = 24 << 20;
-/// Bytes that a ticket interleaves, about.
+/// Bytes that a ticket repacks, about.
 const TICKET_BYTES: usize = 256 << 10;
-/// Memory of its own cannot be dropped by a system that runs out of it, as pages of a file can: the
-/// weights may take this share of what is available.
+/// Divisor of the available memory that repacked weights may take: a system that runs out of memory
+/// can drop pages of a file, but not these.
 const AVAILABLE_SHARE: usize = 2;
 
-/// The interleaved weights of a program.
+/// The repacked weights of a program.
 pub(super) struct Interleaved {
     bytes: Shared<u8>,
     weights: Vec<Entry>,

@@ -27,7 +27,8 @@ const ROW_BLOCK: usize = 48;
 const BLOCKS_MAX: usize = 2;
 /// Chunks for a few tokens are a multiple of this, so that kernels have rows to interleave.
 const ROWS_MIN: usize = 16;
-/// What a worker asks for while it waits for others: a part of the second-level cache of most CPUs.
+/// Bytes that a worker prefetches while it waits for others: a part of the second-level cache of
+/// most CPUs.
 const AHEAD_BYTES: usize = 128 << 10;
 /// Most rows of a chunk for a few tokens.
 const ROWS_MAX: usize = 1024;
@@ -86,7 +87,7 @@ impl OwnedPack {
     }
 }
 
-/// Where packed inputs are.
+/// Place of packed inputs.
 #[derive(Clone, Copy)]
 pub(super) enum Packed<'a> {
     /// In a worker's own memory, see [`PrivatePack::fill_each`].
@@ -148,7 +149,7 @@ pub(super) struct Source<'a> {
     pub set: TokenSet<'a>,
 }
 
-/// What the rows of a product are computed from.
+/// Inputs of the rows of a product.
 pub(super) struct Operands<'a> {
     /// The packed input, for each of [`FORMATS`] that the weights want.
     acts: [Option<Acts<'a>>; FORMATS.len()],
@@ -190,12 +191,12 @@ impl PackBuffers {
         }
     }
 
-    /// What [`PackBuffers::fill`] wrote in the phase before.
+    /// Activations that [`PackBuffers::fill`] wrote in the phase before.
     fn acts<'p>(&'p self, plan: &'p ActPlan, phase: &'p Phase<'_>) -> Acts<'p> {
         self.acts_from(plan, 0, phase)
     }
 
-    /// As [`PackBuffers::acts`], from token `first` on.
+    /// Activations that [`PackBuffers::fill`] wrote in the phase before, from token `first` on.
     fn acts_from<'p>(&'p self, plan: &'p ActPlan, first: usize, phase: &'p Phase<'_>) -> Acts<'p> {
         let PackBuffers { q, d, s, x } = self;
         acts_from(plan, first, (q.read(phase), d.read(phase), s.read(phase), x.read(phase)))
@@ -219,7 +220,7 @@ fn unit_of<'a>(
     }
 }
 
-/// What the rows of a chunk are a multiple of, and the most, for a product with `n_tokens` tokens.
+/// Step and maximum of the rows of a chunk, for a product with `n_tokens` tokens.
 pub(super) fn chunk_limits(n_tokens: usize) -> (usize, usize) {
     match n_tokens > teff_kernels::ROWS_MAX {
         true => (ROW_BLOCK, BLOCKS_MAX * ROW_BLOCK),
@@ -412,8 +413,8 @@ impl Context<'_> {
         });
     }
 
-    /// What products of weights with the tokens of `plans` are computed from, the first of which is
-    /// token `first` of the packed ones.
+    /// Operands for products of weights with the tokens of `plans`, the first of which is token
+    /// `first` of the packed ones.
     pub(super) fn operands<'a>(
         &'a self,
         packed: Packed<'a>,

@@ -31,7 +31,7 @@ fn asked_bytes() -> Option<u64> {
     None
 }
 
-/// The same as Linux tells it in the files below `root`.
+/// Available bytes as Linux tells them in the files below `root`.
 fn available_below(root: &Path) -> Option<u64> {
     let read = |path: &str| read_to_string(root.join(path)).unwrap_or_default();
     let status = read("proc/self/status");
@@ -70,9 +70,9 @@ struct Interface {
     kind: &'static str,
     /// The limits.
     limits: &'static [&'static str],
-    /// What counts against them.
+    /// File with the bytes that count against them.
     used: &'static str,
-    /// As much of that the system takes back when it needs memory: a line of `memory.stat`.
+    /// Line of `memory.stat` with those that the system takes back when it needs memory.
     reclaimable: &'static str,
 }
 

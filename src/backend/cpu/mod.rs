@@ -11,17 +11,25 @@ mod memory;
 mod moe;
 mod observe;
 mod pages;
-pub mod pool;
+mod pool;
 mod recurrent;
+mod rope_kv;
 mod states;
 mod streams;
 pub mod topology;
 
 pub use gathered::Cpu;
+pub(crate) use pool::LEN_MAX;
+pub use pool::MAX_THREADS;
 
 use super::pages::CacheOp;
+<<<<<<< HEAD
 use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
 use super::{BackendOptions, Observer, Results, StepInput, Unfinished};
+=======
+use super::program::{BoundWeight, Buf, CopyPieces, Norm, NormKind, Op, Program, Tokens};
+use super::{BackendOptions, Results, StepInput, Unfinished};
+>>>>>>> main
 use crate::tensor::memory::{OutOfMemory, reserve};
 use observe::WithObserver;
 use pages::Arena;
@@ -93,6 +101,7 @@ struct WorkerScratch {
     /// Rows of a table that are in their native order again.
     group: Vec<u8>,
     attention: attention::Scratch,
+    rope_kv: rope_kv::Scratch,
     pack: matmul::PrivatePack,
     moe: moe::Scratch,
     recurrent: recurrent::Scratch,
@@ -109,12 +118,12 @@ struct CpuBackend {
     /// Per token: cosines, then sines.
     ropes: Vec<Shared<f32>>,
     results: Shared<f32>,
-    /// Of blocks of logits.
+    /// Maxima of blocks of logits.
     maxima: Shared<f32>,
     packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
     interleaved: interleaved::Interleaved,
-    /// Of the current step.
+    /// Tiles of the current step.
     tiles: attention::Tiles,
     /// Attention's results that are yet to be merged.
     partials: Shared<f32>,
@@ -150,7 +159,7 @@ fn resize<T: Copy + Default>(scratch: &mut Vec<T>, n: usize) {
     scratch.resize(n, T::default());
 }
 
-/// What the phases of a step need at hand.
+/// State that the phases of a step share.
 struct Context<'a> {
     backend: &'a CpuBackend,
     ops: &'a FloatOps,
@@ -162,9 +171,9 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn set(&self, rows: Rows) -> TokenSet<'a> {
+    fn set(&self, rows: Tokens) -> TokenSet<'a> {
         TokenSet {
-            outputs: (rows == Rows::Outputs).then_some(self.input.outputs),
+            outputs: (rows == Tokens::Outputs).then_some(self.input.outputs),
             n_tokens: self.input.tokens.len(),
         }
     }
@@ -204,6 +213,7 @@ impl CpuBackend {
                 y: Vec::new(),
                 group: Vec::new(),
                 attention: attention::Scratch::default(),
+                rope_kv: rope_kv::Scratch::default(),
                 pack: matmul::PrivatePack::default(),
                 moe: moe::Scratch::default(),
                 recurrent: recurrent::Scratch::default(),
@@ -383,41 +393,79 @@ impl<'a> Stop<'a> {
 }
 
 impl Context<'_> {
+    /// [`Op::Embed`]
+    fn embed(
+        &self,
+        table: &BoundWeight,
+        scale: f32,
+        addend: Option<&[f32]>,
+        positions: Option<&BoundWeight>,
+        out: Buf,
+        scratch: &mut WorkerScratch,
+    ) {
+        let kernels = self.backend.kernels.types(table.ty).expect("checked at load");
+        let out = &self.backend.buffers[out.0];
+        self.worker.phase(|phase| {
+            let interleaved = self.backend.interleaved.read(phase);
+            for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
+                let item = ticket.items().start;
+                let token = self.input.tokens[item] as usize;
+                let row = out.write_cells(&mut ticket, table.cols);
+                match self.backend.interleaved.groups(table, token..token + 1) {
+                    Some(group) => {
+                        // Its pages of the file have been given back.
+                        let (group, bytes) = (&interleaved[group], table.row_bytes());
+                        let rows = &mut scratch.group;
+                        kernels.dequantize_lane(group, bytes, token, rows, row);
+                    }
+                    None => kernels.dequantize(table.rows_of(0, token..token + 1), row),
+                }
+                if scale != 1.0 {
+                    (self.ops.scale)(row, scale);
+                }
+                if let Some(addend) = addend {
+                    (self.ops.add)(row, addend);
+                }
+                if let Some(table) = positions {
+                    let at = self.input.positions[item] as usize;
+                    let kernels = self.type_kernels(table);
+                    let added = at_least(&mut scratch.row, table.cols);
+                    kernels.dequantize(table.rows_of(0, at..at + 1), added);
+                    (self.ops.add)(row, added);
+                }
+            }
+        });
+    }
+
+    /// [`Op::AddNorm`]
+    fn add_norm(
+        &self,
+        input: Buf,
+        norm: &Norm,
+        scale: f32,
+        out: Buf,
+        rows: Tokens,
+        scratch: &mut WorkerScratch,
+    ) {
+        let (input, out) = (&self.backend.buffers[input.0], &self.backend.buffers[out.0]);
+        let set = self.set(rows);
+        self.worker.phase(|phase| {
+            for mut ticket in phase.tickets(set.n_tokens, 1) {
+                let token = ticket.items().start;
+                if set.contains(token) {
+                    let row = at_least(&mut scratch.row, input.width());
+                    self.normalize(norm, input.read_row(phase, token), row);
+                    let out = out.write_cells(&mut ticket, out.width());
+                    (self.ops.add_scaled)(out, row, scale);
+                }
+            }
+        });
+    }
+
     fn run(&self, op: &Op, scratch: &mut WorkerScratch) {
         match op {
             Op::Embed { table, scale, addend, positions, out } => {
-                let kernels = self.backend.kernels.types(table.ty).expect("checked at load");
-                let out = &self.backend.buffers[out.0];
-                self.worker.phase(|phase| {
-                    let interleaved = self.backend.interleaved.read(phase);
-                    for mut ticket in phase.tickets(self.input.tokens.len(), 1) {
-                        let item = ticket.items().start;
-                        let token = self.input.tokens[item] as usize;
-                        let row = out.write_cells(&mut ticket, table.cols);
-                        match self.backend.interleaved.groups(table, token..token + 1) {
-                            Some(group) => {
-                                // Its pages of the file have been given back.
-                                let (group, bytes) = (&interleaved[group], table.row_bytes());
-                                let rows = &mut scratch.group;
-                                kernels.dequantize_lane(group, bytes, token, rows, row);
-                            }
-                            None => kernels.dequantize(table.rows_of(0, token..token + 1), row),
-                        }
-                        if *scale != 1.0 {
-                            (self.ops.scale)(row, *scale);
-                        }
-                        if let Some(addend) = addend {
-                            (self.ops.add)(row, addend);
-                        }
-                        if let Some(table) = positions {
-                            let at = self.input.positions[item] as usize;
-                            let kernels = self.type_kernels(table);
-                            let added = at_least(&mut scratch.row, table.cols);
-                            kernels.dequantize(table.rows_of(0, at..at + 1), added);
-                            (self.ops.add)(row, added);
-                        }
-                    }
-                });
+                self.embed(table, *scale, addend.as_deref(), positions.as_ref(), *out, scratch);
             }
             Op::Normalize { buf, norm, rows } => {
                 self.change(*buf, *rows, |_, _, row| {
@@ -432,7 +480,7 @@ impl Context<'_> {
             Op::Xielu { buf, f, rows } => self.change(*buf, *rows, |_, _, row| {
                 row.iter_mut().for_each(|x| *x = f.at(*x));
             }),
-            Op::Gate { gate, buf, rows } => {
+            Op::MulBroadcast { gate, buf, rows } => {
                 let gate = &self.backend.buffers[gate.0];
                 self.change(*buf, *rows, |phase, token, row| {
                     let n = row.len() / gate.width();
@@ -443,23 +491,11 @@ impl Context<'_> {
             }
             Op::Linear(op) => self.linear(op, scratch),
             Op::HeadLinear(op) => self.head_linear(op, scratch),
-            Op::Gather(op) => self.gather(op),
+            Op::CopyPieces(op) => self.copy_pieces(op),
             Op::RopeKv(op) => self.rope_kv(op, scratch),
             Op::Attention(op) => self.attention(op, scratch),
             Op::AddNorm { input, norm, scale, out, rows } => {
-                let (input, out) = (&self.backend.buffers[input.0], &self.backend.buffers[out.0]);
-                let set = self.set(*rows);
-                self.worker.phase(|phase| {
-                    for mut ticket in phase.tickets(set.n_tokens, 1) {
-                        let token = ticket.items().start;
-                        if set.contains(token) {
-                            let row = at_least(&mut scratch.row, input.width());
-                            self.normalize(norm, input.read_row(phase, token), row);
-                            let out = out.write_cells(&mut ticket, out.width());
-                            (self.ops.add_scaled)(out, row, *scale);
-                        }
-                    }
-                });
+                self.add_norm(*input, norm, *scale, *out, *rows, scratch);
             }
             Op::Conv(op) => self.conv(op, scratch),
             Op::Scan(op) => self.scan(op, scratch),
@@ -484,7 +520,7 @@ impl Context<'_> {
             Op::Moe(op) => self.moe(op, scratch),
             Op::Result { input, norm } => {
                 let (input, out) = (&self.backend.buffers[input.0], &self.backend.results);
-                let set = self.set(Rows::Outputs);
+                let set = self.set(Tokens::Outputs);
                 self.worker.phase(|phase| {
                     for mut ticket in phase.tickets(set.len(), 1) {
                         let x = input.read_row(phase, set.get(ticket.items().start));
@@ -499,7 +535,7 @@ impl Context<'_> {
         }
     }
 
-    fn gather(&self, op: &Gather) {
+    fn copy_pieces(&self, op: &CopyPieces) {
         self.change(op.out, op.rows, |phase, token, row| {
             for piece in &op.pieces {
                 let input = self.backend.buffers[piece.input.0].read_row(phase, token);
@@ -519,7 +555,7 @@ impl Context<'_> {
     }
 
     /// A phase that changes rows of a buffer one by one: `f(phase, token, row)`.
-    fn change(&self, buf: Buf, rows: Rows, mut f: impl FnMut(&Phase<'_>, usize, &mut [f32])) {
+    fn change(&self, buf: Buf, rows: Tokens, mut f: impl FnMut(&Phase<'_>, usize, &mut [f32])) {
         let (buffer, set) = (&self.backend.buffers[buf.0], self.set(rows));
         self.worker.phase(|phase| {
             for mut ticket in phase.tickets(set.n_tokens, 1) {
@@ -561,5 +597,33 @@ impl Context<'_> {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pool::Pool;
+    use super::*;
+
+    #[test]
+    fn a_worker_without_memory_ends_the_job_with_an_error() {
+        let pool = Pool::new(2).unwrap();
+        pool.lead(|leader| {
+            let too_much = |worker: &Worker<'_>| {
+                worker.phase(|_| {
+                    if worker.index() + 1 == worker.n_threads() {
+                        resize(&mut Vec::<f32>::new(), usize::MAX / 8);
+                    }
+                });
+                worker.phase(|_| ());
+            };
+            let error = run_job(leader, &too_much).unwrap_err();
+            assert_eq!(error.bytes, usize::MAX / 8 * 4, "{error}");
+            run_job(leader, &|worker| worker.phase(|_| ())).unwrap();
+            // Other panics go on as they are.
+            let job = || run_job(leader, &|_| panic!("of another kind"));
+            let payload = catch_unwind(AssertUnwindSafe(job)).unwrap_err();
+            assert_eq!(payload.downcast_ref::<&str>(), Some(&"of another kind"));
+        });
     }
 }

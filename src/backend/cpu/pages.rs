@@ -112,7 +112,7 @@ impl Arena {
         Arena { kind, space: PageSpace::default(), groups, group_of, pages }
     }
 
-    /// How elements are stored.
+    /// Type of the stored elements.
     pub fn kind(&self) -> KvType {
         self.kind
     }

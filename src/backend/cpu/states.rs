@@ -1,9 +1,9 @@
-//! Memory of recurrent states: slots, each of which holds all states of one sequence. Which sequence
-//! a slot belongs to is the business of [`crate::kv`].
+//! Memory of recurrent states: slots, each of which holds all states of one sequence. Which
+//! sequence a slot belongs to is the business of [`crate::kv`].
 
 use super::pool::Shared;
 use crate::backend::pages::StateSlot;
-use crate::backend::recurrent::StateId;
+use crate::backend::program::StateId;
 use crate::tensor::memory::OutOfMemory;
 
 /// The states of all sequences, `[slot][state]`; a slot is made when it is first named, of zeros.

@@ -1,8 +1,8 @@
-//! What this machine offers: cores and memory.
+//! Cores and memory of this machine.
 //!
-//! Linux tells in files, so that most of this is a function of a directory. Other systems give the
-//! number of CPUs, Apple's that of its fast cores too. Nothing here fails: what is not told counts
-//! as if all CPUs were alike.
+//! On Linux everything is read from /sys and /proc; the functions take the directory, so tests can
+//! fake it. Other systems give the number of CPUs, Apple's that of its fast cores too. Nothing here
+//! fails: without information all CPUs count as alike.
 
 pub use super::memory::available_bytes;
 
@@ -48,7 +48,7 @@ pub fn pin_this_thread(cpu: usize) -> std::io::Result<()> {
 pub struct CpuSet([u64; CpuSet::END / 64]);
 
 impl CpuSet {
-    /// What C libraries' sets hold as well.
+    /// Number of CPUs that a set can name, as in the sets of C libraries.
     pub const END: usize = 1024;
 
     const EMPTY: CpuSet = CpuSet([0; CpuSet::END / 64]);
@@ -81,14 +81,14 @@ impl CpuSet {
         (0..CpuSet::END).filter(move |cpu| words[cpu / 64] >> (cpu % 64) & 1 == 1)
     }
 
-    /// Those that are in both sets, or this one if none is.
+    /// The intersection of both sets, or this one if they have no CPU in common.
     fn narrowed_to(self, other: CpuSet) -> CpuSet {
         let both = CpuSet(std::array::from_fn(|i| self.0[i] & other.0[i]));
         if both.is_empty() { self } else { both }
     }
 
-    /// What a file of Linux says; CPUs from [`CpuSet::END`] on, which kernels reserve numbers for,
-    /// are left out.
+    /// Set that a file of Linux lists; CPUs from [`CpuSet::END`] on, which kernels reserve numbers
+    /// for, are left out.
     fn of_kernel(list: &str) -> Option<CpuSet> {
         let ranges: Option<Vec<_>> = list.trim().split(',').map(parse_range).collect();
         let cpus = ranges?.into_iter().flat_map(|(first, last)| first..=last.min(CpuSet::END - 1));
@@ -155,8 +155,8 @@ fn allowed_cpus(status: &str) -> Option<CpuSet> {
 /// middle clusters of phones (0.75 and more), below Cortex-A53 and A55 (at most 0.6, in the
 /// Amlogic S922X) and Apple's efficiency cores (0.51 in an M2).
 const BIG_CAPACITY: f64 = 2.0 / 3.0;
-/// The same of clock rates, for kernels that tell no more: above are favoured cores (0.96), below
-/// Intel's E-cores (0.76) and the Cortex-A55 of an RK3588 (0.75).
+/// Share of the fastest clock rate that big cores have, for kernels that tell no more: above are
+/// favoured cores (0.96), below Intel's E-cores (0.76) and the Cortex-A55 of an RK3588 (0.75).
 const BIG_FREQUENCY: f64 = 7.0 / 8.0;
 
 /// Counts the big cores among the CPUs `allowed`. `devices` is `/sys/devices` of Linux.

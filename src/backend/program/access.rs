@@ -1,13 +1,14 @@
-//! What an operation reads and writes: the weights and the columns of buffers.
+//! Reads and writes of an operation: the weights and the columns of buffers.
 //!
 //! Every `match` here lists all operations. So a new one does not compile before it has said what
 //! it touches, and whatever is derived from that (checks, liveness, packed lengths, side tables of
 //! weights) holds for it too.
 
 use super::{
-    BoundWeight, Buf, Gather, HeadLinear, Linear, MixStreams, Moe, Op, Output, Part, Router, Rows,
+    BoundWeight, Buf, CopyPieces, HeadLinear, Linear, MixStreams, Moe, Op, Output, Part, Router,
+    Tokens,
 };
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Conv, Scan, ScanKind};
 
 /// Use of a weight by an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub struct Access {
     /// Columns of a token's row.
     pub columns: Columns,
     /// Tokens whose rows are used; the rows of others are neither read nor changed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 impl Op {
@@ -78,10 +79,10 @@ impl Op {
             Op::Normalize { .. } => "Normalize",
             Op::Scale { .. } => "Scale",
             Op::Xielu { .. } => "Xielu",
-            Op::Gate { .. } => "Gate",
+            Op::MulBroadcast { .. } => "MulBroadcast",
             Op::Linear(_) => "Linear",
             Op::HeadLinear(_) => "HeadLinear",
-            Op::Gather(_) => "Gather",
+            Op::CopyPieces(_) => "CopyPieces",
             Op::RopeKv(_) => "RopeKv",
             Op::Conv(_) => "Conv",
             Op::Scan(_) => "Scan",
@@ -115,8 +116,8 @@ impl Op {
             Op::Normalize { .. }
             | Op::Scale { .. }
             | Op::Xielu { .. }
-            | Op::Gate { .. }
-            | Op::Gather(_)
+            | Op::MulBroadcast { .. }
+            | Op::CopyPieces(_)
             | Op::RopeKv(_)
             | Op::Conv(_)
             | Op::Scan(_)
@@ -151,10 +152,10 @@ impl Op {
             | Op::Normalize { .. }
             | Op::Scale { .. }
             | Op::Xielu { .. }
-            | Op::Gate { .. }
+            | Op::MulBroadcast { .. }
             | Op::Linear(_)
             | Op::HeadLinear(_)
-            | Op::Gather(_)
+            | Op::CopyPieces(_)
             | Op::RopeKv(_)
             | Op::Conv(_)
             | Op::Scan(_)
@@ -172,19 +173,20 @@ impl Op {
     pub fn buffers(&self) -> Vec<Access> {
         let mut list = List::default();
         match self {
-            Op::Embed { out, .. } => list.write(*out, Columns::ALL, Rows::All),
+            Op::Embed { out, .. } => list.write(*out, Columns::ALL, Tokens::All),
             Op::Normalize { buf, rows, .. }
             | Op::Scale { buf, rows, .. }
             | Op::Xielu { buf, rows, .. }
             | Op::Sparsify { buf, rows, .. } => list.change(*buf, Columns::ALL, *rows),
-            Op::Gate { gate: other, buf, rows } | Op::MatchLength { to: other, buf, rows } => {
+            Op::MulBroadcast { gate: other, buf, rows }
+            | Op::MatchLength { to: other, buf, rows } => {
                 list.read(*other, Columns::ALL, *rows);
                 list.change(*buf, Columns::ALL, *rows);
             }
             Op::Linear(op) => list.linear(op),
             Op::HeadLinear(op) => list.head_linear(op),
-            Op::Gather(op) => list.gather(op),
-            Op::RopeKv(op) => list.change(op.qkv, Columns::ALL, Rows::All),
+            Op::CopyPieces(op) => list.copy_pieces(op),
+            Op::RopeKv(op) => list.change(op.qkv, Columns::ALL, Tokens::All),
             Op::Conv(op) => list.conv(op),
             Op::Scan(op) => list.scan(op),
             Op::Attention(op) => {
@@ -201,7 +203,7 @@ impl Op {
                 list.change(*out, Columns::From(*from), *rows);
             }
             Op::Moe(op) => list.moe(op),
-            Op::Result { input, .. } => list.read(*input, Columns::ALL, Rows::Outputs),
+            Op::Result { input, .. } => list.read(*input, Columns::ALL, Tokens::Outputs),
         }
         list.0
     }
@@ -214,7 +216,7 @@ impl Op {
             | Op::Scale { buf, .. }
             | Op::Xielu { buf, .. }
             | Op::Sparsify { buf, .. } => vec![buf],
-            Op::Gate { gate: other, buf, .. } | Op::MatchLength { to: other, buf, .. } => {
+            Op::MulBroadcast { gate: other, buf, .. } | Op::MatchLength { to: other, buf, .. } => {
                 vec![other, buf]
             }
             Op::Linear(Linear { input, addend, out, .. }) => {
@@ -225,7 +227,7 @@ impl Op {
                 [input].into_iter().chain(addend).chain(out).collect()
             }
             Op::HeadLinear(HeadLinear { input, out, .. }) => vec![input, out],
-            Op::Gather(Gather { pieces, out, .. }) => {
+            Op::CopyPieces(CopyPieces { pieces, out, .. }) => {
                 pieces.iter_mut().map(|piece| &mut piece.input).chain([out]).collect()
             }
             Op::RopeKv(op) => vec![&mut op.qkv],
@@ -265,15 +267,15 @@ impl Op {
 struct List(Vec<Access>);
 
 impl List {
-    fn read(&mut self, buf: Buf, columns: Columns, rows: Rows) {
+    fn read(&mut self, buf: Buf, columns: Columns, rows: Tokens) {
         self.0.push(Access { buf, kind: AccessKind::Read, columns, rows });
     }
 
-    fn write(&mut self, buf: Buf, columns: Columns, rows: Rows) {
+    fn write(&mut self, buf: Buf, columns: Columns, rows: Tokens) {
         self.0.push(Access { buf, kind: AccessKind::Write, columns, rows });
     }
 
-    fn change(&mut self, buf: Buf, columns: Columns, rows: Rows) {
+    fn change(&mut self, buf: Buf, columns: Columns, rows: Tokens) {
         self.0.push(Access { buf, kind: AccessKind::Change, columns, rows });
     }
 
@@ -298,7 +300,7 @@ impl List {
         self.write(op.out, runs(op.out_stride, op.weight.rows), op.rows);
     }
 
-    fn gather(&mut self, op: &Gather) {
+    fn copy_pieces(&mut self, op: &CopyPieces) {
         for piece in &op.pieces {
             let (from, stride) = (piece.from, piece.from_stride);
             let columns = Columns::Runs { from, stride, len: piece.len, n: piece.n };
@@ -315,16 +317,16 @@ impl List {
         let n_channels = op.n_channels();
         let factors = op.factors.into_iter().flat_map(|(first, second)| [first, second]);
         for from in [op.from].into_iter().chain(factors) {
-            self.read(op.input, Columns::run(from, n_channels), Rows::All);
+            self.read(op.input, Columns::run(from, n_channels), Tokens::All);
         }
-        self.write(op.out, Columns::run(0, n_channels), Rows::All);
+        self.write(op.out, Columns::run(0, n_channels), Tokens::All);
     }
 
     fn scan(&mut self, op: &Scan) {
         let &Scan { n_heads, head_dim, state_dim, .. } = op;
         let width = n_heads * head_dim;
         let mut read = |(buf, from): (Buf, usize), len: usize| {
-            self.read(buf, Columns::run(from, len), Rows::All);
+            self.read(buf, Columns::run(from, len), Tokens::All);
         };
         match &op.kind {
             ScanKind::StateSpace { x, bc, n_groups, dt, .. } => {
@@ -335,7 +337,7 @@ impl List {
             ScanKind::Linear { qkv, head_stride, .. } => {
                 for (from, len) in qkv.1.into_iter().zip([state_dim, state_dim, head_dim]) {
                     let columns = Columns::Runs { from, stride: *head_stride, len, n: n_heads };
-                    self.read(qkv.0, columns, Rows::All);
+                    self.read(qkv.0, columns, Tokens::All);
                 }
             }
             ScanKind::Delta { qkv, key_head, alpha, alpha_bias, beta, .. } => {
@@ -349,9 +351,9 @@ impl List {
             }
         }
         if let Some((gate, from)) = op.gate {
-            self.read(gate, Columns::run(from, width), Rows::All);
+            self.read(gate, Columns::run(from, width), Tokens::All);
         }
-        self.write(op.out, Columns::run(0, width), Rows::All);
+        self.write(op.out, Columns::run(0, width), Tokens::All);
     }
 
     fn mix_streams(&mut self, op: &MixStreams) {

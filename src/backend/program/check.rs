@@ -6,11 +6,11 @@
 //! operation, once per load.
 
 use super::{
-    Access, AccessKind, Attention, Buf, Columns, Epilogue, ExpertPart, Gather, HeadLinear,
+    Access, AccessKind, Attention, Buf, Columns, CopyPieces, Epilogue, ExpertPart, HeadLinear,
     HeadNorm, KvShape, Linear, MixStreams, Moe, Norm, Op, Output, Part, Program, RopeKv, Router,
-    Rows, STREAMS_MAX, WeightId,
+    STREAMS_MAX, Tokens, WeightId,
 };
-use crate::backend::recurrent::{Conv, Scan, ScanKind, StateId};
+use crate::backend::program::{Conv, Scan, ScanKind, StateId};
 use std::fmt;
 use std::ops::Range;
 
@@ -69,8 +69,8 @@ pub enum Fault {
         buf: Buf,
         /// The column.
         column: usize,
-        /// [`Rows::Outputs`]: no token has it; [`Rows::All`]: only tokens with results have it.
-        rows: Rows,
+        /// [`Tokens::Outputs`]: no token has it; [`Tokens::All`]: only tokens with results have it.
+        rows: Tokens,
     },
     /// A buffer is read and written by different workers at the same time.
     Aliased(Buf),
@@ -103,7 +103,7 @@ impl fmt::Display for ProgramError {
             }
             Fault::Unwritten { buf, column, rows } => {
                 let of =
-                    if *rows == Rows::Outputs { "any token" } else { "tokens without results" };
+                    if *rows == Tokens::Outputs { "any token" } else { "tokens without results" };
                 write!(f, "column {column} of buffer {} is read unwritten for {of}", buf.0)
             }
             Fault::Aliased(buf) => write!(f, "buffer {} is source and destination", buf.0),
@@ -165,9 +165,9 @@ fn gives_results(op: &Op) -> bool {
         | Op::Normalize { .. }
         | Op::Scale { .. }
         | Op::Xielu { .. }
-        | Op::Gate { .. }
+        | Op::MulBroadcast { .. }
         | Op::HeadLinear(_)
-        | Op::Gather(_)
+        | Op::CopyPieces(_)
         | Op::RopeKv(_)
         | Op::Conv(_)
         | Op::Scan(_)
@@ -289,10 +289,10 @@ impl Checker<'_> {
             | Op::Normalize { .. }
             | Op::Scale { .. }
             | Op::Xielu { .. }
-            | Op::Gate { .. }
+            | Op::MulBroadcast { .. }
             | Op::Linear(_)
             | Op::HeadLinear(_)
-            | Op::Gather(_)
+            | Op::CopyPieces(_)
             | Op::AddNorm { .. }
             | Op::Sparsify { .. }
             | Op::MatchLength { .. }
@@ -321,12 +321,12 @@ impl Checker<'_> {
             Op::Normalize { buf, norm: by, .. } => norm(Some(by), self.width(*buf)),
             Op::Scale { buf, factors, .. } => same("factors", factors.len(), self.width(*buf)),
             Op::Xielu { .. } | Op::Sparsify { .. } => Ok(()),
-            Op::Gate { gate: other, buf, .. } | Op::MatchLength { to: other, buf, .. } => {
+            Op::MulBroadcast { gate: other, buf, .. } | Op::MatchLength { to: other, buf, .. } => {
                 multiple("width of the buffer", self.width(*buf), self.width(*other))
             }
             Op::Linear(op) => self.linear(op),
             Op::HeadLinear(op) => check_head_linear(op),
-            Op::Gather(op) => check_gather(op),
+            Op::CopyPieces(op) => check_copy_pieces(op),
             Op::RopeKv(op) => self.rope_kv(op),
             Op::Conv(op) => self.conv(op),
             Op::Scan(op) => self.scan(op),
@@ -363,7 +363,7 @@ impl Checker<'_> {
         }
         match op.out {
             Output::Logits { .. } => {
-                in_range("rows of logits", op.n_rows(), op.rows == Rows::Outputs)?;
+                in_range("rows of logits", op.n_rows(), op.rows == Tokens::Outputs)?;
                 same("rows of logits", op.n_rows(), self.program.n_out)
             }
             Output::Store(_) | Output::Add(..) => Ok(()),
@@ -524,9 +524,9 @@ impl Checker<'_> {
 }
 
 /// The classes of tokens that an operation computes: those whose results are wanted come first.
-fn classes(rows: Rows) -> impl Iterator<Item = Rows> {
-    let all = [Rows::Outputs, Rows::All].into_iter();
-    all.take(if rows == Rows::Outputs { 1 } else { 2 })
+fn classes(rows: Tokens) -> impl Iterator<Item = Tokens> {
+    let all = [Tokens::Outputs, Tokens::All].into_iter();
+    all.take(if rows == Tokens::Outputs { 1 } else { 2 })
 }
 
 /// The runs of columns in a row of `width`.
@@ -567,7 +567,7 @@ fn check_head_linear(op: &HeadLinear) -> Result<(), Fault> {
     in_range("elements between heads", op.out_stride, op.out_stride >= op.weight.rows)
 }
 
-fn check_gather(op: &Gather) -> Result<(), Fault> {
+fn check_copy_pieces(op: &CopyPieces) -> Result<(), Fault> {
     let (mut written, mut len) = (Spans::default(), 0_usize);
     for piece in &op.pieces {
         norm(piece.norm.as_ref(), piece.len)?;

@@ -6,13 +6,14 @@
 
 mod access;
 mod check;
+mod recurrent;
 mod reuse;
 
 pub use access::{Access, AccessKind, Columns, WeightUse};
 pub use check::{Fault, ProgramError};
 
-use crate::backend::recurrent::{Conv, Scan, StateId};
 use crate::tensor::Weight;
+pub use recurrent::{Conv, Scan, ScanKind, StateId};
 use std::ops::Deref;
 use std::sync::Arc;
 use teff_kernels::{Activation, RopePairing};
@@ -212,7 +213,7 @@ pub enum Op {
         /// The norm.
         norm: Norm,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// `buf[i] *= factors[i]`.
     Scale {
@@ -221,7 +222,7 @@ pub enum Op {
         /// One for each element.
         factors: Vec<f32>,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// `buf = f(buf)`.
     Xielu {
@@ -230,23 +231,23 @@ pub enum Op {
         /// The function.
         f: Xielu,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// `buf[i] *= gate[i / n]`, where the buffer is `n` times as wide as the gate.
-    Gate {
+    MulBroadcast {
         /// Factors.
         gate: Buf,
         /// Source and destination.
         buf: Buf,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// Products that share an input.
     Linear(Linear),
     /// A product for each head with a matrix of its own.
     HeadLinear(HeadLinear),
     /// Pieces of rows that are put together.
-    Gather(Gather),
+    CopyPieces(CopyPieces),
     /// Per-head norms and rotation of queries and keys; keys and values go to the cache.
     RopeKv(RopeKv),
     /// A causal convolution of each channel.
@@ -266,7 +267,7 @@ pub enum Op {
         /// Residual stream.
         out: Buf,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// `buf = max(buf - mean(buf) - deviations * deviation(buf), 0)`: keeps the largest.
     Sparsify {
@@ -275,7 +276,7 @@ pub enum Op {
         /// Sample standard deviations above the mean.
         deviations: f32,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// Scales each part of `buf` that is as wide as `to` to the Euclidean length of `to`.
     MatchLength {
@@ -284,7 +285,7 @@ pub enum Op {
         /// Source and destination.
         buf: Buf,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// Parallel streams, mixed or corrected.
     MixStreams(Box<MixStreams>),
@@ -297,7 +298,7 @@ pub enum Op {
         /// First element in the destination.
         from: usize,
         /// Tokens that are computed.
-        rows: Rows,
+        rows: Tokens,
     },
     /// A mixture of experts, added to the residual stream.
     Moe(Box<Moe>),
@@ -338,7 +339,7 @@ impl Xielu {
 
 /// Tokens of a batch that an operation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub enum Tokens {
     /// All tokens of the batch.
     All,
     /// Only those whose results were asked for; the others' buffers keep what they held.
@@ -362,7 +363,7 @@ pub struct Linear {
     /// Destination.
     pub out: Output,
     /// Tokens that are computed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 impl Linear {
@@ -436,18 +437,18 @@ pub struct HeadLinear {
     /// Elements from one head of the output to the next.
     pub out_stride: usize,
     /// Tokens that are computed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 /// Copies pieces of rows of buffers to other places in rows of another.
 #[derive(Debug)]
-pub struct Gather {
+pub struct CopyPieces {
     /// The pieces, which do not overlap in the destination.
     pub pieces: Vec<Piece>,
     /// Destination; what no piece covers stays.
     pub out: Buf,
     /// Tokens that are computed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 /// `n` pieces of `len` elements: of the source at `from`, `from + from_stride`, ... in the
@@ -535,7 +536,7 @@ pub struct MixStreams {
     /// Number of streams, at most [`STREAMS_MAX`].
     pub n: usize,
     /// Tokens that are computed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 /// Queries grow with the position, so that attention stays sharp in long contexts (Llama 4):
@@ -588,7 +589,7 @@ pub struct Attention {
     /// Buffer of width `n_heads * v_dim`.
     pub out: Buf,
     /// Tokens that are computed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 /// `out += scale * sum over the chosen experts e of w_e * down_e(f(gate_e(x)) * up_e(x))` with
@@ -635,7 +636,7 @@ pub struct Moe {
     /// Factor of the sum's second term.
     pub scale: f32,
     /// Tokens that are computed.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 /// Source of the scores of experts.

@@ -1,4 +1,4 @@
-//! Which buffers share memory.
+//! Buffers that share memory.
 //!
 //! Lowering asks for a new buffer wherever it needs one. A program has no jumps, so a buffer is in
 //! use from the first operation that names it to the last; of buffers of equal width those that are
@@ -59,11 +59,11 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Norm, NormKind, Rows};
+    use super::super::{Norm, NormKind, Tokens};
     use super::*;
 
     fn add(input: Buf, out: Buf) -> Op {
-        Op::Add { input, out, from: 0, rows: Rows::All }
+        Op::Add { input, out, from: 0, rows: Tokens::All }
     }
 
     fn result(input: Buf) -> Op {

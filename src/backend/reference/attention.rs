@@ -2,7 +2,7 @@
 
 use super::Step;
 use super::float::{dot, normalize_by};
-use crate::backend::program::{Attention, HeadNorm, Rope, RopeKv, Rows};
+use crate::backend::program::{Attention, HeadNorm, Rope, RopeKv, Tokens};
 use std::ops::Range;
 use teff_kernels::RopePairing;
 
@@ -11,7 +11,7 @@ impl Step<'_> {
         let shape = self.program.kv[op.layer];
         let q_len = op.n_heads * shape.k_dim;
         let k_len = if op.stores { shape.n_kv_heads * shape.k_dim } else { 0 };
-        for t in self.selected(Rows::All) {
+        for t in self.selected(Tokens::All) {
             let mut row = self.row(op.qkv, t).to_vec();
             if let Some(clamp) = op.clamp {
                 row.iter_mut().for_each(|x| *x = x.clamp(-clamp, clamp));

@@ -18,8 +18,8 @@ mod seam;
 pub use seam::RefBackend;
 
 use super::program::{
-    BoundWeight, Buf, Epilogue, Gather, HeadLinear, Linear, MixStreams, Norm, Op, Output, Part,
-    Program, Rows,
+    BoundWeight, Buf, CopyPieces, Epilogue, HeadLinear, Linear, MixStreams, Norm, Op, Output, Part,
+    Program, Tokens,
 };
 use crate::backend::Product;
 use float::{activate, activate_all, dot, length, mean_and_variance, normalize};
@@ -147,7 +147,7 @@ impl<'a> Step<'a> {
             Op::Xielu { buf, f, rows } => self.change(*buf, *rows, |_, _, row| {
                 row.iter_mut().for_each(|x| *x = f.at(*x));
             }),
-            Op::Gate { gate, buf, rows } => self.change(*buf, *rows, |step, t, row| {
+            Op::MulBroadcast { gate, buf, rows } => self.change(*buf, *rows, |step, t, row| {
                 let gate = step.row(*gate, t);
                 let n = row.len() / gate.len();
                 for (part, factor) in row.chunks_mut(n).zip(gate) {
@@ -156,7 +156,7 @@ impl<'a> Step<'a> {
             }),
             Op::Linear(op) => self.linear(op),
             Op::HeadLinear(op) => self.head_linear(op),
-            Op::Gather(op) => self.gather(op),
+            Op::CopyPieces(op) => self.copy_pieces(op),
             Op::RopeKv(op) => self.rope_kv(op),
             Op::Conv(op) => self.conv(op),
             Op::Scan(op) => self.scan(op),
@@ -192,7 +192,7 @@ impl<'a> Step<'a> {
             }),
             Op::Moe(op) => self.moe(op),
             Op::Result { input, norm } => {
-                for t in self.selected(Rows::Outputs) {
+                for t in self.selected(Tokens::Outputs) {
                     let row = self.row(*input, t);
                     let row = norm.as_ref().map_or(row.to_vec(), |norm| normalize(norm, row));
                     self.results.extend(row);
@@ -202,10 +202,10 @@ impl<'a> Step<'a> {
     }
 
     /// The tokens that an operation computes.
-    fn selected(&self, rows: Rows) -> Vec<usize> {
+    fn selected(&self, rows: Tokens) -> Vec<usize> {
         match rows {
-            Rows::All => (0..self.tokens.len()).collect(),
-            Rows::Outputs => self.outputs.clone(),
+            Tokens::All => (0..self.tokens.len()).collect(),
+            Tokens::Outputs => self.outputs.clone(),
         }
     }
 
@@ -226,7 +226,7 @@ impl<'a> Step<'a> {
     }
 
     /// Changes a row for each token: `f(step, token, row)`.
-    fn change(&mut self, buf: Buf, rows: Rows, f: impl Fn(&Self, usize, &mut [f32])) {
+    fn change(&mut self, buf: Buf, rows: Tokens, f: impl Fn(&Self, usize, &mut [f32])) {
         for t in self.selected(rows) {
             let mut row = self.row(buf, t).to_vec();
             f(self, t, &mut row);
@@ -337,7 +337,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn gather(&mut self, op: &Gather) {
+    fn copy_pieces(&mut self, op: &CopyPieces) {
         self.change(op.out, op.rows, |step, t, row| {
             for piece in &op.pieces {
                 for i in 0..piece.n {

@@ -2,8 +2,8 @@
 
 use super::float::{activate, dot, normalize};
 use super::{Step, glu};
-use crate::backend::program::{Buf, Rows};
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Buf, Tokens};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use teff_kernels::Activation;
 
 /// Factors of a recurrence for one head and token.
@@ -17,7 +17,7 @@ struct Head {
 impl Step<'_> {
     pub(super) fn conv(&mut self, op: &Conv) {
         let (n_channels, past) = (op.n_channels(), op.taps - 1);
-        for t in self.selected(Rows::All) {
+        for t in self.selected(Tokens::All) {
             let row = self.row(op.input, t).to_vec();
             let mut out = Vec::new();
             for c in 0..n_channels {
@@ -44,7 +44,7 @@ impl Step<'_> {
 
     pub(super) fn scan(&mut self, op: &Scan) {
         let &Scan { n_heads, head_dim, state_dim, .. } = op;
-        for t in self.selected(Rows::All) {
+        for t in self.selected(Tokens::All) {
             let mut out = Vec::new();
             for head in 0..n_heads {
                 let len = head_dim * state_dim;

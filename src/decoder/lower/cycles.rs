@@ -1,7 +1,7 @@
 //! Two stacks of layers that tokens pass in turn (hierarchical reasoning, arXiv:2506.21734).
 
 use super::{Lowering, Place};
-use crate::backend::program::{Buf, Gather, Norm, NormKind, Op, Piece};
+use crate::backend::program::{Buf, CopyPieces, Norm, NormKind, Op, Piece};
 use crate::model::{CycleSpec, ModelError};
 
 /// The stacks' latest outputs.
@@ -44,7 +44,7 @@ impl Lowering<'_> {
         let is_high = spec.is_high(at.index / spec.n_layers);
         let (out, input) = if is_high { (high, low) } else { (low, high) };
         let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
-        self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out, rows }));
         self.program.ops.push(Op::Add { input, out: self.x, from: 0, rows });
     }
 }

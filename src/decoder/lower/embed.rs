@@ -3,7 +3,7 @@
 use super::cycles::Cycles;
 use super::{Lowering, Place};
 use crate::backend::program::{
-    BoundWeight, Buf, Epilogue, Gather, Norm, NormKind, Op, Part, Piece, Rows,
+    BoundWeight, Buf, CopyPieces, Epilogue, Norm, NormKind, Op, Part, Piece, Tokens,
 };
 use crate::model::{EmbedNorm, ModelError};
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -47,7 +47,7 @@ impl Lowering<'_> {
             }
         };
         if let Some(norm) = norm {
-            self.program.ops.push(Op::Normalize { buf: self.x, norm, rows: Rows::All });
+            self.program.ops.push(Op::Normalize { buf: self.x, norm, rows: Tokens::All });
         }
         Ok((table, cycles))
     }
@@ -75,14 +75,14 @@ impl Lowering<'_> {
         let part = self.part("per_layer_model_proj", width, n_embd)?;
         let part = Part { scale: part.scale / (n_embd as f32).sqrt(), ..part };
         let projected = self.program.buffer(width);
-        self.read_stream(None, vec![part], Epilogue::None, projected, Rows::All);
+        self.read_stream(None, vec![part], Epilogue::None, projected, Tokens::All);
         let mut norm = self.norm("per_layer_proj_norm", len)?;
         norm.weight.iter_mut().flatten().for_each(|weight| *weight *= FRAC_1_SQRT_2);
         let normed = self.program.buffer(width);
         let heads = Piece::heads(projected, 0, len, len, n_layers);
         let pieces = vec![Piece { norm: Some(norm), ..heads }];
-        let rows = Rows::All;
-        self.program.ops.push(Op::Gather(Gather { pieces, out: normed, rows }));
+        let rows = Tokens::All;
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: normed, rows }));
         self.program.ops.push(Op::Add { input: normed, out, from: 0, rows });
         Ok(out)
     }
@@ -110,11 +110,11 @@ impl Lowering<'_> {
         let n_embd = self.spec.n_embd;
         let own = self.buffer(len);
         let pieces = vec![Piece::heads(embeddings, at.index * len, 0, len, 1)];
-        self.program.ops.push(Op::Gather(Gather { pieces, out: own, rows: at.rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: own, rows: at.rows }));
         let gate = self.buffer(len);
         let part = self.part(&at.name("inp_gate"), len, n_embd)?;
         self.read_stream(None, vec![part], Epilogue::Act(Activation::Gelu), gate, at.rows);
-        self.program.ops.push(Op::Gate { gate: own, buf: gate, rows: at.rows });
+        self.program.ops.push(Op::MulBroadcast { gate: own, buf: gate, rows: at.rows });
         Ok((gate, self.part(&at.name("proj"), n_embd, len)?))
     }
 }

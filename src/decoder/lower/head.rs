@@ -1,7 +1,7 @@
 //! From the residual stream to the results: logits, or vectors of tokens.
 
 use super::Lowering;
-use crate::backend::program::{BoundWeight, Epilogue, Linear, Norm, Op, Output, Part, Rows};
+use crate::backend::program::{BoundWeight, Epilogue, Linear, Norm, Op, Output, Part, Tokens};
 use crate::model::ModelError;
 
 impl Lowering<'_> {
@@ -27,7 +27,7 @@ impl Lowering<'_> {
             addend: None,
             epilogue: Epilogue::None,
             out: Output::Logits { scale: self.spec.head.scale, softcap: self.spec.head.softcap },
-            rows: Rows::Outputs,
+            rows: Tokens::Outputs,
         }));
         Ok(())
     }
@@ -40,7 +40,7 @@ impl Lowering<'_> {
             let rows = dims.get(1).map_or(1, |&n| n.max(1) as usize);
             let part = self.part(name, rows, width)?;
             let out = self.program.buffer(rows);
-            self.store_product(input, norm.take(), part, out, Rows::Outputs);
+            self.store_product(input, norm.take(), part, out, Tokens::Outputs);
             (input, width) = (out, rows);
         }
         self.program.n_out = width;

@@ -2,7 +2,7 @@
 
 use super::cycles::Cycles;
 use super::{Lowering, Place};
-use crate::backend::program::{Buf, Epilogue, Gather, Op, Piece, Rows};
+use crate::backend::program::{Buf, CopyPieces, Epilogue, Op, Piece, Tokens};
 use crate::model::{Ffn, LayerSpec, ModelError, OutputScale, Residual, RouterInput};
 
 /// Buffers that layers share beside the residual stream.
@@ -24,7 +24,7 @@ impl Lowering<'_> {
         let last = self.spec.layers.len() - 1;
         for (i, layer) in self.spec.layers.iter().enumerate() {
             // After the last mixer nothing but the results is wanted.
-            let rows = if i == last { Rows::Outputs } else { Rows::All };
+            let rows = if i == last { Tokens::Outputs } else { Tokens::All };
             let block = beside.cycles.map_or(i, |cycles| cycles.spec.block(i));
             self.scales_of = (block, i);
             self.layer(Place { index: i, block, layer, rows }, beside)?;
@@ -92,7 +92,7 @@ impl Lowering<'_> {
     pub(super) fn embeddings(&mut self) -> Buf {
         let adds = |layer: &LayerSpec| layer.output_scale == OutputScale::Embeddings;
         match self.spec.layers.iter().any(adds) {
-            true => self.copy_of_stream(Rows::All),
+            true => self.copy_of_stream(Tokens::All),
             false => self.x,
         }
     }
@@ -127,17 +127,17 @@ impl Lowering<'_> {
         }
         let buf = self.buffer(n_embd);
         let pieces = vec![Piece::heads(embeddings, 0, 0, n_embd, 1)];
-        self.program.ops.push(Op::Gather(Gather { pieces, out: buf, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: buf, rows }));
         self.program.ops.push(Op::Scale { buf, factors, rows });
         self.program.ops.push(Op::Add { input: buf, out: self.x, from: 0, rows });
         Ok(())
     }
 
     /// A copy of the stream as it is.
-    fn copy_of_stream(&mut self, rows: Rows) -> Buf {
+    fn copy_of_stream(&mut self, rows: Tokens) -> Buf {
         let out = self.buffer(self.spec.n_embd);
         let pieces = vec![Piece::heads(self.x, 0, 0, self.spec.n_embd, 1)];
-        self.program.ops.push(Op::Gather(Gather { pieces, out, rows }));
+        self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out, rows }));
         out
     }
 }

@@ -7,7 +7,7 @@ mod head;
 mod layer;
 
 use crate::backend::program::{
-    BoundWeight, Buf, Epilogue, Linear, Norm, NormKind, Op, Output, Part, Program, Rows,
+    BoundWeight, Buf, Epilogue, Linear, Norm, NormKind, Op, Output, Part, Program, Tokens,
 };
 use crate::model::{Binder, DenseSpec, LayerSpec, ModelError, ModelSpec, NormFormula, TensorUse};
 use crate::tensor::Weight;
@@ -18,6 +18,9 @@ use std::sync::Arc;
 use teff_kernels::KernelTable;
 
 /// The program of a model for sequences of at most `n_ctx` tokens.
+///
+/// # Errors
+/// A tensor is missing, has no place or another shape; or a step would take too much memory.
 pub fn lower(
     file: &Arc<GgufFile>,
     spec: &ModelSpec,
@@ -222,7 +225,7 @@ impl Lowering<'_> {
         parts: Vec<Part>,
         epilogue: Epilogue,
         out: Buf,
-        rows: Rows,
+        rows: Tokens,
     ) {
         let (input, out) = (self.x, Output::Store(out));
         let addend = None;
@@ -249,7 +252,7 @@ impl Lowering<'_> {
         norm: Option<Norm>,
         part: Part,
         out: Buf,
-        rows: Rows,
+        rows: Tokens,
     ) {
         let (parts, epilogue, out) = (vec![part], Epilogue::None, Output::Store(out));
         self.program.ops.push(Op::Linear(Linear {
@@ -308,13 +311,13 @@ pub(super) struct Place<'a> {
     block: usize,
     pub layer: &'a LayerSpec,
     /// The tokens that its feed-forward part is computed for.
-    pub rows: Rows,
+    pub rows: Tokens,
 }
 
 impl<'a> Place<'a> {
     /// This layer for all tokens, as the input of its mixer needs it.
     fn before_mixer(self) -> Place<'a> {
-        Place { rows: Rows::All, ..self }
+        Place { rows: Tokens::All, ..self }
     }
 
     /// The name of a tensor of the layer.

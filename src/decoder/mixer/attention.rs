@@ -1,8 +1,8 @@
 //! Softmax attention with grouped queries.
 
 use crate::backend::program::{
-    Attention, Buf, Epilogue, Gather, HeadNorm, KvShape, Norm, NormKind, Op, Part, Piece, Rope,
-    RopeId, RopeKv, Rows, Temperature,
+    Attention, Buf, CopyPieces, Epilogue, HeadNorm, KvShape, Norm, NormKind, Op, Part, Piece, Rope,
+    RopeId, RopeKv, Temperature, Tokens,
 };
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{
@@ -22,47 +22,23 @@ impl Lowering<'_> {
         let stores = !matches!(spec.kv, KvSource::Layer(_));
         let stored = if stores { n_kv_heads } else { 0 };
         let (q, k, v) = (n_heads * k_dim, stored * k_dim, stored * v_dim);
-        let in_query = spec.gate == AttentionGate::InQuery;
-        let q_rows = if in_query { 2 * q } else { q };
-        let mut width = q_rows + k + v;
-        let mut parts = if self.binder.has(&at.name("attn_qkv.weight")) {
-            width = spec.qkv_rows.unwrap_or(width).max(width);
-            vec![self.part(&at.name("attn_qkv"), width, n_embd)?]
-        } else {
-            let mut parts = vec![self.part(&at.name("attn_q"), q_rows, n_embd)?];
-            let names: &[&str] = match spec.kv {
-                KvSource::Own => &["attn_k", "attn_v"],
-                KvSource::KeysOnly => &["attn_k", "attn_k"],
-                KvSource::Layer(_) => &[],
-            };
-            for (name, rows) in names.iter().zip([k, v]) {
-                parts.push(self.part(&at.name(name), rows, n_embd)?);
-            }
-            parts
-        };
-        if !stores {
-            // Some files have them all the same.
-            for name in ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"] {
-                self.binder.ignore(&at.name(name));
-            }
-        }
-        if spec.qkv_scales == TensorUse::Ignore {
-            parts.iter_mut().for_each(|part| part.scale = 1.0);
-        }
-        if spec.qkv_biases == TensorUse::Ignore {
-            parts.iter_mut().for_each(|part| part.bias = None);
-        }
+        let q_rows = if spec.gate == AttentionGate::InQuery { 2 * q } else { q };
+        let (parts, width) = self.qkv_parts(at, spec, [q_rows, k, v])?;
         let qkv = self.buffer(q + k + v);
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
         let is_wider = width > q + k + v;
         let products = if is_wider { self.buffer(width) } else { qkv };
-        self.read_stream(norm.clone(), parts, Epilogue::None, products, Rows::All);
+        self.read_stream(norm.clone(), parts, Epilogue::None, products, Tokens::All);
         if is_wider {
             let stride = q_rows / n_heads;
             let queries = Piece::heads(products, 0, stride, k_dim, n_heads);
             let rest = Piece { from: q_rows, to: q, ..Piece::heads(products, 0, 0, k + v, 1) };
             let pieces = vec![queries, rest];
-            self.program.ops.push(Op::Gather(Gather { pieces, out: qkv, rows: Rows::All }));
+            self.program.ops.push(Op::CopyPieces(CopyPieces {
+                pieces,
+                out: qkv,
+                rows: Tokens::All,
+            }));
         }
         let kv_layer = match spec.kv {
             KvSource::Layer(layer) => self.kv_layers[layer],
@@ -73,36 +49,7 @@ impl Lowering<'_> {
         };
         self.kv_layers.resize(at.index, usize::MAX);
         self.kv_layers.push(kv_layer);
-        let rope = match &spec.rope {
-            Some(rope) => Some((self.rope(rope)?, rope.pairing)),
-            None => None,
-        };
-        let q_norm = self.head_norm(&at.name("attn_q_norm"), spec.qk_norm, n_heads, k_dim)?;
-        let k_norm = match stores {
-            true => self.head_norm(&at.name("attn_k_norm"), spec.qk_norm, n_kv_heads, k_dim)?,
-            false => None,
-        };
-        let v_norm = spec.v_norm.then(|| {
-            let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-            HeadNorm { norm: Norm { kind, eps, weight: None, bias: None }, dim: v_dim }
-        });
-        self.program.ops.push(Op::RopeKv(RopeKv {
-            qkv,
-            n_heads,
-            layer: kv_layer,
-            clamp: spec.clamp,
-            q_norm,
-            k_norm,
-            norm_after_rope: matches!(
-                spec.qk_norm,
-                QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope | QkNorm::GainsAfterRope
-            ),
-            v_norm,
-            stores,
-            rope,
-            rope_from: 0,
-            temperature: spec.temperature.map(temperature),
-        }));
+        self.rope_kv(at, spec, qkv, kv_layer)?;
         let sinks = match spec.sinks {
             true => Some(self.binder.vector(&at.name("attn_sinks.weight"), n_heads)?),
             false => None,
@@ -119,29 +66,7 @@ impl Lowering<'_> {
             out,
             rows: at.rows,
         }));
-        let gate_width = match spec.gate {
-            AttentionGate::None => None,
-            AttentionGate::Heads => Some(n_heads),
-            AttentionGate::Elements => Some(n_heads * v_dim),
-            AttentionGate::InQuery => {
-                let gate = self.buffer(q);
-                let piece = Piece {
-                    act: Some(spec.gate_act),
-                    ..Piece::heads(products, k_dim, 2 * k_dim, k_dim, n_heads)
-                };
-                let (pieces, rows) = (vec![piece], at.rows);
-                self.program.ops.push(Op::Gather(Gather { pieces, out: gate, rows }));
-                self.program.ops.push(Op::Gate { gate, buf: out, rows });
-                None
-            }
-        };
-        if let Some(width) = gate_width {
-            // The reference implementation loads and ignores its scale.
-            let part = Part { scale: 1.0, ..self.part(&at.name("attn_gate"), width, n_embd)? };
-            let gate = self.buffer(width);
-            self.read_stream(norm, vec![part], Epilogue::Act(spec.gate_act), gate, at.rows);
-            self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
-        }
+        self.attention_gate(at, spec, norm, products, out)?;
         if let Some(name) = at.layer.norms.inside_attention {
             let norm = self.norm(&at.name(name), n_heads * v_dim)?;
             self.program.ops.push(Op::Normalize { buf: out, norm, rows: at.rows });
@@ -149,6 +74,127 @@ impl Lowering<'_> {
         let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;
         part.bias = part.bias.filter(|_| spec.output_bias == TensorUse::Apply);
         Ok((out, part))
+    }
+
+    /// The matrices of queries, keys and values, which have `[q, k, v]` rows, and the number of rows
+    /// that they have in all.
+    fn qkv_parts(
+        &mut self,
+        at: Place<'_>,
+        spec: &AttentionSpec,
+        [q, k, v]: [usize; 3],
+    ) -> Result<(Vec<Part>, usize), ModelError> {
+        let n_embd = self.spec.n_embd;
+        let mut width = q + k + v;
+        let mut parts = if self.binder.has(&at.name("attn_qkv.weight")) {
+            width = spec.qkv_rows.unwrap_or(width).max(width);
+            vec![self.part(&at.name("attn_qkv"), width, n_embd)?]
+        } else {
+            let mut parts = vec![self.part(&at.name("attn_q"), q, n_embd)?];
+            let names: &[&str] = match spec.kv {
+                KvSource::Own => &["attn_k", "attn_v"],
+                KvSource::KeysOnly => &["attn_k", "attn_k"],
+                KvSource::Layer(_) => &[],
+            };
+            for (name, rows) in names.iter().zip([k, v]) {
+                parts.push(self.part(&at.name(name), rows, n_embd)?);
+            }
+            parts
+        };
+        if matches!(spec.kv, KvSource::Layer(_)) {
+            // Some files have them all the same.
+            for name in ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"] {
+                self.binder.ignore(&at.name(name));
+            }
+        }
+        if spec.qkv_scales == TensorUse::Ignore {
+            parts.iter_mut().for_each(|part| part.scale = 1.0);
+        }
+        if spec.qkv_biases == TensorUse::Ignore {
+            parts.iter_mut().for_each(|part| part.bias = None);
+        }
+        Ok((parts, width))
+    }
+
+    /// Norms and rotation of queries and keys, which go to the cache of `layer` if it is their own.
+    fn rope_kv(
+        &mut self,
+        at: Place<'_>,
+        spec: &AttentionSpec,
+        qkv: Buf,
+        layer: usize,
+    ) -> Result<(), ModelError> {
+        let &AttentionSpec { n_heads, n_kv_heads, k_dim, v_dim, .. } = spec;
+        let stores = !matches!(spec.kv, KvSource::Layer(_));
+        let rope = match &spec.rope {
+            Some(rope) => Some((self.rope(rope)?, rope.pairing)),
+            None => None,
+        };
+        let q_norm = self.head_norm(&at.name("attn_q_norm"), spec.qk_norm, n_heads, k_dim)?;
+        let k_norm = match stores {
+            true => self.head_norm(&at.name("attn_k_norm"), spec.qk_norm, n_kv_heads, k_dim)?,
+            false => None,
+        };
+        let v_norm = spec.v_norm.then(|| {
+            let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
+            HeadNorm { norm: Norm { kind, eps, weight: None, bias: None }, dim: v_dim }
+        });
+        self.program.ops.push(Op::RopeKv(RopeKv {
+            qkv,
+            n_heads,
+            layer,
+            clamp: spec.clamp,
+            q_norm,
+            k_norm,
+            norm_after_rope: matches!(
+                spec.qk_norm,
+                QkNorm::HeadsAfterRope | QkNorm::BareHeadsAfterRope | QkNorm::GainsAfterRope
+            ),
+            v_norm,
+            stores,
+            rope,
+            rope_from: 0,
+            temperature: spec.temperature.map(temperature),
+        }));
+        Ok(())
+    }
+
+    /// Multiplies attention's result `out` by its gate, which is computed from the stream by `norm`
+    /// or lies beside the queries in `products`.
+    fn attention_gate(
+        &mut self,
+        at: Place<'_>,
+        spec: &AttentionSpec,
+        norm: Option<Norm>,
+        products: Buf,
+        out: Buf,
+    ) -> Result<(), ModelError> {
+        let &AttentionSpec { n_heads, k_dim, v_dim, .. } = spec;
+        let gate_width = match spec.gate {
+            AttentionGate::None => None,
+            AttentionGate::Heads => Some(n_heads),
+            AttentionGate::Elements => Some(n_heads * v_dim),
+            AttentionGate::InQuery => {
+                let gate = self.buffer(n_heads * k_dim);
+                let piece = Piece {
+                    act: Some(spec.gate_act),
+                    ..Piece::heads(products, k_dim, 2 * k_dim, k_dim, n_heads)
+                };
+                let (pieces, rows) = (vec![piece], at.rows);
+                self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out: gate, rows }));
+                self.program.ops.push(Op::MulBroadcast { gate, buf: out, rows });
+                None
+            }
+        };
+        if let Some(width) = gate_width {
+            // The reference implementation loads and ignores its scale.
+            let part =
+                Part { scale: 1.0, ..self.part(&at.name("attn_gate"), width, self.spec.n_embd)? };
+            let gate = self.buffer(width);
+            self.read_stream(norm, vec![part], Epilogue::Act(spec.gate_act), gate, at.rows);
+            self.program.ops.push(Op::MulBroadcast { gate, buf: out, rows: at.rows });
+        }
+        Ok(())
     }
 
     /// The norm of some heads of queries or keys.

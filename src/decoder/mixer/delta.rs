@@ -1,7 +1,7 @@
 //! Linear attention by a gated delta rule.
 
-use crate::backend::program::{Buf, Epilogue, Norm, Op, Part, Rows};
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Buf, Epilogue, Norm, Op, Part, Tokens};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{DeltaDecay, DeltaSpec, KeyHeads, ModelError, TensorUse};
 use teff_kernels::Activation;
@@ -139,7 +139,7 @@ impl Lowering<'_> {
             (0..n_heads).map(|head| (first + head, first + n_heads + head)).unzip()
         };
         let input = self.buffer(first + 2 * n_heads);
-        self.read_stream(norm, parts, Epilogue::None, input, Rows::All);
+        self.read_stream(norm, parts, Epilogue::None, input, Tokens::All);
         let gate = (input, n_channels);
         Ok((input, Controls { alpha: (input, alpha), beta: (input, beta), gate }))
     }
@@ -162,16 +162,16 @@ impl Lowering<'_> {
         parts.push(self.delta_part(at, "ssm_beta", n_heads, n_embd, spec)?);
         let first_beta = rank + spec.n_channels();
         let input = self.buffer(first_beta + n_heads);
-        self.read_stream(norm.clone(), parts, Epilogue::None, input, Rows::All);
+        self.read_stream(norm.clone(), parts, Epilogue::None, input, Tokens::All);
         let alpha = self.buffer(n_heads * k_dim);
         let part = self.delta_part(at, "ssm_f_b", n_heads * k_dim, rank, spec)?;
-        self.store_product(input, None, part, alpha, Rows::All);
+        self.store_product(input, None, part, alpha, Tokens::All);
         let low = self.buffer(rank);
         let part = self.delta_part(at, "ssm_g_a", rank, n_embd, spec)?;
-        self.read_stream(norm, vec![part], Epilogue::None, low, Rows::All);
+        self.read_stream(norm, vec![part], Epilogue::None, low, Tokens::All);
         let gate = self.buffer(n_values);
         let part = self.delta_part(at, "ssm_g_b", n_values, rank, spec)?;
-        self.store_product(low, None, part, gate, Rows::All);
+        self.store_product(low, None, part, gate, Tokens::All);
         let controls = Controls {
             alpha: (alpha, (0..n_heads).map(|head| head * k_dim).collect()),
             beta: (input, (0..n_heads).map(|head| first_beta + head).collect()),
@@ -205,7 +205,7 @@ impl Lowering<'_> {
         let first_gate = n_alpha + spec.n_channels();
         let first_beta = first_gate + n_values;
         let input = self.buffer(first_beta + n_heads);
-        self.read_stream(norm, parts, Epilogue::None, input, Rows::All);
+        self.read_stream(norm, parts, Epilogue::None, input, Tokens::All);
         let controls = Controls {
             alpha: (input, (0..n_heads).map(|head| head * k_dim).collect()),
             beta: (input, (0..n_heads).map(|head| first_beta + head).collect()),

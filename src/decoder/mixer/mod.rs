@@ -1,10 +1,10 @@
-//! How tokens see each other, one file for each way: up to the matrix that leads back to the
+//! Parts in which tokens see each other, one file for each, up to the matrix that leads back to the
 //! residual stream.
 
 mod attention;
 mod delta;
-mod latent;
-mod linear;
+mod lightning;
+mod mla;
 mod short_conv;
 mod state_space;
 
@@ -24,14 +24,14 @@ impl Lowering<'_> {
         match &at.layer.mixer {
             Mixer::None => Ok(Vec::new()),
             Mixer::Attention(attention) => Ok(vec![self.attention(at, attention)?]),
-            Mixer::Latent(latent) => Ok(vec![self.latent(at, latent)?]),
+            Mixer::Mla(mla) => Ok(vec![self.mla(at, mla)?]),
             Mixer::ShortConv(conv) => Ok(vec![self.short_conv(at, conv)?]),
             Mixer::StateSpace(space) => Ok(vec![self.state_space(at, space)?]),
             Mixer::AttentionAndStateSpace(attention, space) => {
                 Ok(vec![self.attention(at, attention)?, self.state_space(at, space)?])
             }
             Mixer::Delta(delta) => Ok(vec![self.delta(at, delta)?]),
-            Mixer::Linear(linear) => Ok(vec![self.linear(at, linear)?]),
+            Mixer::LightningAttention(lightning) => Ok(vec![self.lightning(at, lightning)?]),
         }
     }
 }

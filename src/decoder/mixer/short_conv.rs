@@ -1,7 +1,7 @@
 //! Gated short convolutions.
 
-use crate::backend::program::{Buf, Epilogue, Op, Part, Rows};
-use crate::backend::recurrent::Conv;
+use crate::backend::program::Conv;
+use crate::backend::program::{Buf, Epilogue, Op, Part, Tokens};
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{ModelError, ShortConvSpec};
 
@@ -16,7 +16,7 @@ impl Lowering<'_> {
         let input = self.buffer(3 * n);
         let part = self.part(&at.name("shortconv.in_proj"), 3 * n, n)?;
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
-        self.read_stream(norm, vec![part], Epilogue::None, input, Rows::All);
+        self.read_stream(norm, vec![part], Epilogue::None, input, Tokens::All);
         let out = self.buffer(n);
         let weight = self.binder.elements(&at.name("shortconv.conv.weight"), n * taps)?;
         let state = self.program.state(n * (taps - 1));

@@ -1,7 +1,7 @@
 //! Mamba and Mamba 2.
 
-use crate::backend::program::{Buf, Epilogue, Gather, Norm, NormKind, Op, Part, Piece, Rows};
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Buf, CopyPieces, Epilogue, Norm, NormKind, Op, Part, Piece, Tokens};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
 use crate::model::{ModelError, StateSpaceGeneration, StateSpaceSpec};
 use teff_kernels::Activation;
@@ -35,7 +35,7 @@ impl Lowering<'_> {
         let input = self.buffer(width);
         let part = self.part(&at.name("ssm_in"), width, self.spec.n_embd)?;
         let norm = self.layer_norm(at, at.layer.norms.before_mixer)?;
-        self.read_stream(norm, vec![part], Epilogue::None, input, Rows::All);
+        self.read_stream(norm, vec![part], Epilogue::None, input, Tokens::All);
         let out = self.buffer(n_channels);
         let weight = self.binder.elements(&at.name("ssm_conv1d.weight"), n_channels * taps)?;
         let weight = super::taps_first(&weight, taps);
@@ -62,7 +62,7 @@ impl Lowering<'_> {
         let width = sizes.iter().sum();
         let mut bc = self.buffer(width);
         let part = self.part(&at.name("ssm_x"), width, n_inner)?;
-        self.store_product(x, None, part, bc, Rows::All);
+        self.store_product(x, None, part, bc, Tokens::All);
         if norms || self.binder.has(&at.name("ssm_dt_norm.weight")) {
             let out = self.buffer(width);
             let mut pieces = Vec::new();
@@ -75,12 +75,12 @@ impl Lowering<'_> {
                 pieces.push(Piece { norm, to: first, ..Piece::heads(bc, first, 0, len, 1) });
                 first += len;
             }
-            self.program.ops.push(Op::Gather(Gather { pieces, out, rows: Rows::All }));
+            self.program.ops.push(Op::CopyPieces(CopyPieces { pieces, out, rows: Tokens::All }));
             bc = out;
         }
         let dt = self.buffer(n_inner);
         let part = self.part(&at.name("ssm_dt"), n_inner, time_rank)?;
-        self.store_product(bc, None, part, dt, Rows::All);
+        self.store_product(bc, None, part, dt, Tokens::All);
         let out = self.buffer(n_inner);
         let scan = Scan {
             kind: ScanKind::StateSpace {
@@ -152,8 +152,8 @@ impl Lowering<'_> {
             let norm = Some(Norm { kind, eps, weight, bias: None });
             Piece { norm, to: i * len, ..Piece::heads(out, i * len, 0, len, 1) }
         });
-        let gather = Gather { pieces: pieces.collect(), out: normed, rows: at.rows };
-        self.program.ops.push(Op::Gather(gather));
+        let gather = CopyPieces { pieces: pieces.collect(), out: normed, rows: at.rows };
+        self.program.ops.push(Op::CopyPieces(gather));
         Ok(normed)
     }
 }

@@ -20,7 +20,7 @@ impl Random {
     }
 }
 
-/// What keys, values and states behind these tokens are (FNV-1a).
+/// Stand-in for the keys, values and states behind these tokens (FNV-1a).
 fn hash(tokens: &[u32]) -> u64 {
     tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &token| {
         (hash ^ u64::from(token)).wrapping_mul(0x100_0000_01b3)
@@ -220,7 +220,7 @@ impl World {
         assert!(taken.iter().all(|&n| n == hashes.len()), "every token has a page");
     }
 
-    /// Whether everything that sequences see is what it should be, and nothing is lost.
+    /// Checks that sequences see what they should, and that nothing is lost.
     fn check(&mut self) {
         self.memory.change(self.pool.ops());
         let pool = &self.pool;

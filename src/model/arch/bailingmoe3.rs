@@ -1,5 +1,5 @@
-//! Ling 3: Kimi Delta Attention with a bounded decay, every few layers latent attention with a gate of
-//! each head.
+//! Ling 3: Kimi Delta Attention with a bounded decay, every few layers latent attention with a gate
+//! of each head.
 
 use crate::model::{
     DeltaDecay, DeltaSpec, ExpertGating, GluClamp, Hparams, Mixer, ModelError, ModelSpec,
@@ -15,7 +15,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let bound = bound.ok_or_else(|| h.bad("kda.gate_lower_bound", "is not negative"))?;
     let delta = DeltaSpec::channels(h, DeltaDecay::BoundedChannels(bound))?;
     let pairing = if h.rope_sections() { RopePairing::Neox } else { RopePairing::Norm };
-    let spec = ModelSpec::unscaled(h)?.latent(h)?.each_latent(|_, latent| latent.gate = true);
+    let spec = ModelSpec::unscaled(h)?.mla(h)?.each_mla(|_, latent| latent.gate = true);
     let spec = spec.rope(pairing).recurrent(&Mixer::Delta(delta)).shared_expert(h)?;
     let spec = spec.expert_gating(h, ExpertGating::Sigmoid)?.dense_lead(h)?;
     let none = vec![0.0; h.n_layers];

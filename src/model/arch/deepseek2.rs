@@ -18,10 +18,10 @@ pub(super) fn deepseek(
     gating: ExpertGating,
     mscale: impl Fn(f32) -> f32,
 ) -> Result<ModelSpec, ModelError> {
-    let mut spec = ModelSpec::unscaled(h)?.latent(h)?;
+    let mut spec = ModelSpec::unscaled(h)?.mla(h)?;
     // A tenth of YaRN's factor `mscale_all_dim`, as the conversion writes it.
     let all = h.f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0) / 0.1;
-    spec = spec.each_latent(|_, latent| {
+    spec = spec.each_mla(|_, latent| {
         let Some(rope) = &mut latent.rope else { return };
         let magnitude = match all {
             0.0 => rope.magnitude * rope.scaling.mscale(1.0),

@@ -5,7 +5,7 @@ use crate::model::{Activation, Hparams, ModelError, ModelSpec, NormPlacement, Ro
 
 /// Layers of the 27B model, whose scores are scaled by the width per head, not by the head's.
 const LAYERS_27B: usize = 46;
-/// Where the metadata has none.
+/// Window in tokens where the metadata has none.
 const WINDOW: usize = 4096;
 const SCORE_CAP: f32 = 50.0;
 const LOGIT_CAP: f32 = 30.0;

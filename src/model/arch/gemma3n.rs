@@ -5,8 +5,8 @@ use crate::model::{
     Activation, Ffn, Hparams, KvSource, ModelError, ModelSpec, NormPlacement, RopePairing,
 };
 
-/// Where the metadata has none: parallel streams, elements of a layer's token embedding, layers
-/// with keys and values of their own, base of the rotation in layers with a window.
+/// Values where the metadata has none: parallel streams, elements of a layer's token embedding,
+/// layers with keys and values of their own, base of the rotation in layers with a window.
 const STREAMS: u64 = 4;
 const LAYER_EMBED: usize = 256;
 const STORED_LAYERS: usize = 20;

@@ -2,7 +2,7 @@
 
 use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec, RopePairing, TensorUse};
 
-/// Where the metadata has none.
+/// Base of the rotation in layers with a window, where the metadata has none.
 const WINDOW_FREQ_BASE: f32 = 10_000.0;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {

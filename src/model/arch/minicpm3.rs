@@ -3,7 +3,7 @@
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    let mut spec = ModelSpec::unscaled(h)?.latent(h)?.rope(RopePairing::Neox);
+    let mut spec = ModelSpec::unscaled(h)?.mla(h)?.rope(RopePairing::Neox);
     spec.embed_scale = 12.0;
     let residual_scale = 1.4 / (h.n_layers as f32).sqrt();
     spec.layers.iter_mut().for_each(|layer| layer.residual_scale = residual_scale);

@@ -1,7 +1,9 @@
-//! MiniMax-01 (arXiv:2501.08313): linear attention, every eighth layer softmax attention; the stream is
-//! replaced by its norm ahead of each part.
+//! MiniMax-01 (arXiv:2501.08313): linear attention, every eighth layer softmax attention; the
+//! stream is replaced by its norm ahead of each part.
 
-use crate::model::{Hparams, LinearSpec, Mixer, ModelError, ModelSpec, NormPlacement, RopePairing};
+use crate::model::{
+    Hparams, LightningSpec, Mixer, ModelError, ModelSpec, NormPlacement, RopePairing,
+};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     // The experts are as wide as the metadata's dense part.
@@ -26,7 +28,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
             let start = -((3.0 - (n_heads as f64).log2()).exp2());
             let slope = |head: usize| (scale * (start * (head + 1) as f64).exp2()) as f32;
             let slopes = (0..n_heads).map(slope).collect();
-            layer.mixer = Mixer::Linear(LinearSpec { head_dim: attention.k_dim, slopes });
+            layer.mixer =
+                Mixer::LightningAttention(LightningSpec { head_dim: attention.k_dim, slopes });
         }
     }
     Ok(spec)

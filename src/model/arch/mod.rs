@@ -287,6 +287,9 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The description of the model that the metadata is of.
+///
+/// # Errors
+/// No description has the architecture's name, or the metadata lack or contradict what it needs.
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let row = ARCHS.iter().find(|row| row.0 == h.arch());
     let (_, describe) = row.ok_or_else(|| unknown(h.arch()))?;
@@ -294,7 +297,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     h.finish(&spec)?;
     // Windows of other models end at the token, and recurrent layers cannot look ahead.
     let sees_ahead = |layer: &LayerSpec| match &layer.mixer {
-        Mixer::None | Mixer::Latent(_) => true,
+        Mixer::None | Mixer::Mla(_) => true,
         Mixer::Attention(attention) => attention.window.is_none() || !spec.head.logits,
         _ => false,
     };

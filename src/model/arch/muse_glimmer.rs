@@ -5,7 +5,7 @@ use crate::model::{AttentionGate, EmbedNorm, Hparams, ModelError, ModelSpec, Nor
 
 /// In the norms of what the parts of a layer give.
 const POST_NORM_EPS: f32 = 1e-8;
-/// Of the logits, where the metadata has none.
+/// Soft bound of the logits, where the metadata has none.
 const SOFTCAP: f32 = 30.0;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {

@@ -4,7 +4,7 @@ use crate::model::{
     Activation, DenseGate, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing, TensorUse,
 };
 
-/// Where the metadata has none.
+/// Base of the rotation in layers with a window, where the metadata has none.
 const WINDOW_FREQ_BASE: f32 = 10_000.0;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {

@@ -3,5 +3,5 @@
 use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    Ok(ModelSpec::unscaled(h)?.latent(h)?.dense(Activation::ReluSqr, DenseGate::None))
+    Ok(ModelSpec::unscaled(h)?.mla(h)?.dense(Activation::ReluSqr, DenseGate::None))
 }

@@ -1,4 +1,4 @@
-//! What a template says, as a tree.
+//! A template as a tree.
 
 /// An expression and its line.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub struct Args {
     pub double_star: Option<Box<Expr>>,
 }
 
-/// What is assigned to.
+/// Target of an assignment.
 #[derive(Clone, Debug)]
 pub enum Target {
     Name(String),
@@ -98,7 +98,7 @@ pub struct MacroDef {
     pub name: String,
     pub parameters: Vec<Parameter>,
     pub body: Vec<Stmt>,
-    /// Which of `varargs`, `kwargs` and `caller` the body reads.
+    /// Flags for those of `varargs`, `kwargs` and `caller` that the body reads.
     pub reads: [bool; 3],
 }
 

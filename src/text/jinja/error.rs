@@ -1,4 +1,4 @@
-//! What can go wrong in a template.
+//! Errors of templates.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub struct JinjaError {
     /// Line of the template, from 1; 0 if none is at fault.
     pub line: u32,
-    /// What is wrong.
+    /// Description of what is wrong.
     pub kind: JinjaErrorKind,
 }
 

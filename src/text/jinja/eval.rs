@@ -58,7 +58,7 @@ impl Frame {
     }
 }
 
-/// How a statement ends.
+/// End of a statement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Next,
@@ -210,7 +210,7 @@ impl<'a> Interpreter<'a> {
         Ok(Flow::Next)
     }
 
-    /// What statements write, in a scope of their own.
+    /// Output of statements, in a scope of their own.
     fn captured(&self, body: &[Stmt], frame: &Rc<Frame>) -> Result<Text> {
         let mut out = Marked::default();
         self.run(body, &Frame::within(frame), &mut out)?;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::args::CallArgs;
+use super::args::{Bound, CallArgs};
 use super::error::{JinjaError, Result};
 use super::eval::Interpreter;
 use super::format;
@@ -152,8 +152,18 @@ impl Interpreter<'_> {
             _ => return Err(JinjaError::operation(format!("there is no filter `{name}`"))),
         };
         let args = args.bind(name, parameters)?;
+        for kind in [Self::text_filter, Self::number_filter, Self::items_filter] {
+            if let Some(value) = kind(self, name, value, &args)? {
+                return Ok(value);
+            }
+        }
+        Err(JinjaError::unsupported(format!("the filter `{name}`")))
+    }
+
+    /// Filters that give texts, and `default` and `length`; `None` for others.
+    fn text_filter(&self, name: &str, value: &Value, args: &Bound) -> Result<Option<Value>> {
         let text = || value.to_text();
-        Ok(match name {
+        Ok(Some(match name {
             "d" | "default" => {
                 let missing = value.is_undefined() || (args.is_true(1) && !value.is_true());
                 match missing {
@@ -228,6 +238,13 @@ impl Interpreter<'_> {
                 )?;
                 Value::Str(style.spell(value)?)
             }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Filters that give numbers; `None` for others.
+    fn number_filter(&self, name: &str, value: &Value, args: &Bound) -> Result<Option<Value>> {
+        Ok(Some(match name {
             "int" => to_int(
                 value,
                 &args.get(0).cloned().unwrap_or(Value::Int(0)),
@@ -243,6 +260,13 @@ impl Interpreter<'_> {
                 _ => return Err(bad("abs", value)),
             },
             "round" => round(value, args.opt_int(0)?.unwrap_or(0), args.opt_text(1)?)?,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Filters of all items of a value; `None` for others.
+    fn items_filter(&self, name: &str, value: &Value, args: &Bound) -> Result<Option<Value>> {
+        Ok(Some(match name {
             "list" => Value::list(value.items()?)?,
             "first" => match value.items()?.into_iter().next() {
                 Some(item) => item,
@@ -284,6 +308,13 @@ impl Interpreter<'_> {
                 let start = args.get(1).cloned().unwrap_or(Value::Int(0));
                 items.iter().try_fold(start, |sum, item| self.add(&sum, item))?
             }
+            _ => return self.chosen_items(name, value, args),
+        }))
+    }
+
+    /// Filters that choose, order or group the items of a value; `None` for others.
+    fn chosen_items(&self, name: &str, value: &Value, args: &Bound) -> Result<Option<Value>> {
+        Ok(Some(match name {
             "min" | "max" => {
                 let items = value.items()?;
                 let keys = self.sort_keys(&items, args.is_true(0), args.get(1))?;
@@ -350,8 +381,8 @@ impl Interpreter<'_> {
                 Seq::value(SeqKind::Generator, rows.collect::<Result<_>>()?)?
             }
             "slice" => slices(&value.items()?, args.size(0, 1)?.max(1), args.get(1))?,
-            _ => return Err(JinjaError::unsupported(format!("the filter `{name}`"))),
-        })
+            _ => return Ok(None),
+        }))
     }
 
     /// `value is name(args)`
@@ -512,7 +543,7 @@ impl Interpreter<'_> {
         }
     }
 
-    /// What items are ordered by.
+    /// Keys that items are ordered by.
     fn sort_keys(
         &self,
         items: &[Value],

@@ -7,7 +7,7 @@ use super::value::{Value, float_repr};
 /// Widths and precisions beyond this are no formatting but an attack on memory.
 const WIDTH_MAX: usize = 10_000;
 
-/// How one value is laid out.
+/// Layout of one value.
 #[derive(Clone, Debug)]
 struct Spec {
     fill: char,
@@ -361,7 +361,7 @@ pub fn braces(
     Ok(out.into())
 }
 
-/// Where the brace that opens `text` closes.
+/// Position of the brace that closes the one which opens `text`.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0;
     for (at, c) in text.char_indices() {

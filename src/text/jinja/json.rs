@@ -7,7 +7,7 @@ use super::value::{SeqKind, Value, float_repr};
 /// Wider indents are no formatting but an attack on memory.
 const INDENT_MAX: usize = 16;
 
-/// How it is laid out.
+/// Layout of the text.
 pub struct JsonStyle {
     pub ascii: bool,
     pub item: Text,

@@ -119,7 +119,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// What is shown of the text before a tag.
+    /// The part of the text before a tag that is shown.
     fn before_tag(&self, text: &'a str, tag: &str, sign: Option<char>) -> &'a str {
         if sign == Some('-') {
             return text.trim_end();
@@ -297,7 +297,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Where the next tag begins.
+/// Position of the next tag.
 fn next_tag(text: &str) -> Option<usize> {
     let mut from = 0;
     while let Some(found) = text[from..].find('{') {

@@ -234,7 +234,7 @@ fn window<'a>(text: &'a Text, args: &Bound, at: usize) -> Result<Option<(usize, 
     Ok(Some((byte(start), &text[byte(start)..byte(end)])))
 }
 
-/// Where `part` is, by characters.
+/// Position of `part`, in characters.
 fn find(text: &Text, args: &Bound, last: bool) -> Result<Option<i128>> {
     let part = args.text(0)?;
     let Some((start, inside)) = window(text, args, 1)? else { return Ok(None) };

@@ -11,7 +11,7 @@ use std::rc::Rc;
 #[derive(Clone, Default)]
 pub struct Text(Rc<Marked>);
 
-/// What a [`Text`] shares.
+/// Content that clones of a [`Text`] share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marked {
     /// The string.
@@ -132,7 +132,7 @@ impl Text {
         &self.0
     }
 
-    /// Its characters with their marks.
+    /// Characters with their marks.
     pub fn marked_chars(&self) -> impl Iterator<Item = (char, bool)> + '_ {
         let mut marks = self.0.marks.iter().peekable();
         self.char_indices().map(move |(at, character)| {

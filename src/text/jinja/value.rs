@@ -53,9 +53,9 @@ pub struct Seq {
 pub enum SeqKind {
     List,
     Tuple,
-    /// What `map`, `select` and their kin give: no length, no index, no JSON.
+    /// Result of `map`, `select` and their kin: no length, no index, no JSON.
     Generator,
-    /// What `dict.items()` and its kin give.
+    /// Result of `dict.items()` and its kin.
     View(&'static str),
 }
 
@@ -72,7 +72,7 @@ struct Bound {
     size: u64,
 }
 
-/// What is neither data nor spelled.
+/// Values that are neither data nor can be spelled.
 #[derive(Debug)]
 pub enum Object {
     Namespace(RefCell<Vec<(String, Value)>>),
@@ -275,7 +275,7 @@ impl Value {
         }
     }
 
-    /// As [`as_text`](Self::as_text), without marks.
+    /// [`as_text`](Self::as_text) without marks.
     pub fn as_str(&self) -> Option<&str> {
         self.as_text().map(|text| &**text)
     }
@@ -341,7 +341,7 @@ impl Value {
         })
     }
 
-    /// What a loop over it visits.
+    /// Values that a loop over this one visits.
     pub fn items(&self) -> Result<Vec<Value>> {
         Ok(match self {
             Value::Undefined(_) => Vec::new(),

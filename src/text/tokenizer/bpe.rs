@@ -18,7 +18,7 @@ use crate::text::TextError;
 
 const MERGES: &str = "tokenizer.ggml.merges";
 
-/// What merging needs beside the vocabulary.
+/// Tables that merging needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct Bpe {
     pre: &'static Pre,

@@ -52,7 +52,7 @@ use wordpiece::WordPiece;
 /// bytes per byte of text.
 pub const TEXT_BYTES_MAX: usize = 16 << 20;
 
-/// How [`Tokenizer::encode`] treats special tokens.
+/// Treatment of special tokens by [`Tokenizer::encode`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Add BOS and EOS as the file says.
@@ -90,7 +90,7 @@ struct TextKind {
     pipeline: Pipeline,
 }
 
-/// What the kinds of tokenizers differ in.
+/// Choices in which the kinds of tokenizers differ.
 struct Recipe {
     vocab: Vocab,
     algorithm: Algorithm,
@@ -120,6 +120,9 @@ const PRE: &str = "tokenizer.ggml.pre";
 
 impl Tokenizer {
     /// Reads the vocabulary of a file. Unknown kinds and pre-tokenizers are errors naming them.
+    ///
+    /// # Errors
+    /// The key, or the pair of tokens, that is at fault.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, TextError> {
         let model = file.get(MODEL).ok_or(TextError::MissingKey(MODEL))?;
         let model = model.as_str().ok_or_else(|| need_string(MODEL))?;
@@ -184,6 +187,9 @@ impl Tokenizer {
     /// Token ids of a query and a document as a reranker wants them: by the file's template if there
     /// is one, in which the names of control tokens become those tokens; otherwise one behind the
     /// other with the tokens that begin, part and end texts.
+    ///
+    /// # Errors
+    /// A text is too long or cannot be expressed in the vocabulary.
     pub fn encode_pair(&self, query: &str, document: &str) -> Result<Vec<u32>, TextError> {
         let plain = EncodeOptions { add_special: false, parse_special: false };
         if let Some(template) = &self.rerank_template {
@@ -201,6 +207,9 @@ impl Tokenizer {
     }
 
     /// Token ids of `text`.
+    ///
+    /// # Errors
+    /// The text is too long or cannot be expressed in the vocabulary.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
         let Kind::Text(kind) = &self.kind else { return Err(TextError::NoVocabulary) };
         if text.len() > TEXT_BYTES_MAX {
@@ -302,7 +311,7 @@ impl Tokenizer {
         self.vocab().is_some_and(|vocab| vocab.is_control(id))
     }
 
-    /// Which algorithm it is, in words.
+    /// Name of the algorithm, for people.
     pub fn kind(&self) -> &'static str {
         self.text_kind().map_or("token ids without texts", |kind| kind.pipeline.algorithm())
     }
@@ -333,7 +342,7 @@ impl Tokenizer {
         Ok(Self::of_kind(Kind::None, vocab_size as usize))
     }
 
-    /// That adds nothing, without templates.
+    /// A recipe that adds nothing, without templates.
     fn of_kind(kind: Kind, vocab_size: usize) -> Self {
         let (add_bos, add_eos) = (false, false);
         let (separator, chat_template, rerank_template, warnings) = Default::default();

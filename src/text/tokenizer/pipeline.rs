@@ -49,7 +49,7 @@ pub(super) struct Pipeline {
     parts: Parts,
 }
 
-/// What happens to a text as a whole, before it is cut into parts.
+/// Change of a text as a whole, before it is cut into parts.
 #[derive(Clone, Debug)]
 pub(super) enum Preparation {
     None,
@@ -119,7 +119,7 @@ impl Pipeline {
         self.parts.get_decoder().expect("there is a decoder")
     }
 
-    /// Its algorithm in words.
+    /// Name of the algorithm, for people.
     pub fn algorithm(&self) -> &'static str {
         match &self.parts.get_model().algorithm {
             Algorithm::Spm(_) => "SentencePiece BPE",
@@ -142,7 +142,7 @@ impl Pipeline {
         matches!(&self.parts.get_model().algorithm, Algorithm::Bpe(bpe) if bpe.pre().gemma4)
     }
 
-    /// Where a long text is cut; the parts give the tokens of the whole.
+    /// Places at which a long text is cut; the parts give the tokens of the whole.
     fn cuts(&self, text: &str) -> Vec<usize> {
         if text.len() <= PART_BYTES {
             return Vec::new();
@@ -167,7 +167,7 @@ fn behind_spaces(text: &str, size: usize) -> Vec<usize> {
     std::iter::successors(next(0), |&cut| next(cut)).collect()
 }
 
-/// What happens to a text before it is cut into words.
+/// Change of a text before it is cut into words.
 #[derive(Clone, Debug)]
 pub(super) enum Normalization {
     /// A space becomes U+2581.
@@ -185,7 +185,7 @@ impl Normalizer for Normalization {
     }
 }
 
-/// How a text is cut into words.
+/// Rule by which a text is cut into words.
 #[derive(Clone, Debug)]
 pub(super) enum Words {
     /// By the file's pre-tokenizer.
@@ -210,7 +210,7 @@ pub(super) struct GgufModel {
     pub algorithm: Algorithm,
 }
 
-/// How characters become tokens.
+/// Algorithm from characters to tokens.
 #[derive(Clone, Debug)]
 pub(super) enum Algorithm {
     Spm(Spm),
@@ -243,7 +243,7 @@ impl Model for GgufModel {
         self.tokenize_with(&mut Scratch::default(), sequence)
     }
 
-    /// As the default, with one scratch for all words.
+    /// The default with one scratch for all words.
     fn tokenize_in_pretokenized(
         &self,
         text: &mut PreTokenizedString,
@@ -289,20 +289,20 @@ impl Model for GgufModel {
 #[derive(Clone, Debug)]
 pub(super) struct Detokenizer {
     pub vocab: Arc<Vocab>,
-    /// How tokens of plain text are spelled.
+    /// Spelling of tokens of plain text.
     pub spelling: Spelling,
     /// Encoding put a space in front, which is taken away again.
     pub space_prefix: bool,
 }
 
-/// How a vocabulary writes the bytes of a token.
+/// Form in which a vocabulary writes the bytes of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// As they are.
+    /// Bytes themselves.
     Plain,
     /// "▁" stands for a space.
     VisibleSpaces,
-    /// The same, and a space before punctuation is not the text's.
+    /// "▁" stands for a space, and a space before punctuation is not the text's.
     Words,
     /// In GPT-2's alphabet.
     ByteLevel,

@@ -15,7 +15,7 @@ const UNKNOWN_SCORE: i64 = -10_000_000;
 /// Tokens at or below this are not used.
 const SCORE_MIN: i64 = -20_000_000;
 
-/// What the search needs beside the vocabulary.
+/// Tables that the search needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct Plamo {
     index: PrefixIndex,

@@ -38,10 +38,11 @@ pub(super) struct Pre {
 enum Step {
     /// Each match and each text between matches is a piece.
     Isolate(&'static str),
-    /// The same, and where the pattern does not match, white space: all of a run, but without its
-    /// last character when something follows and it has others (`\s+(?!\S)|\s+`).
+    /// Each match and, where the pattern does not match, white space is a piece: all of a run, but
+    /// without its last character when something follows and it has others (`\s+(?!\S)|\s+`).
     Words(&'static str),
-    /// As `Words`, with runs cut into the largest of 512, 256, 128, 64, 32, 16, 8, 4, 2, 1.
+    /// Pieces of [`Step::Words`], with runs cut into the largest of 512, 256, 128, 64, 32, 16, 8,
+    /// 4, 2, 1.
     WordsInPowers(&'static str),
     /// Cuts runs of numbers into threes from the right. As in llama.cpp, the text before a run
     /// stays with its first group; the next step parts them.
@@ -65,7 +66,8 @@ macro_rules! other {
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     };
 }
-/// The same with words that change from upper to lower case, as GPT-4o's. `$letter` are letters.
+/// Llama 3's pattern with words that change from upper to lower case, as GPT-4o's. `$letter` are
+/// letters.
 macro_rules! cased {
     ($letter:literal, $suffix:expr, $digits:literal) => {
         concat!(

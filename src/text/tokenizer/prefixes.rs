@@ -1,4 +1,4 @@
-//! Which tokens a text begins with, for the algorithms that match tokens instead of merging.
+//! Tokens that a text begins with, for the algorithms that match tokens instead of merging.
 //!
 //! The tokens lie sorted; each byte of the text narrows the range of those that can still match, by
 //! two binary searches. That costs the tokens' bytes and 8 bytes each, and no tree to build.
@@ -29,7 +29,7 @@ struct Key {
 pub(super) struct TooLong;
 
 impl PrefixIndex {
-    /// Of equal texts the one with the highest id counts; empty ones never match.
+    /// Index of the tokens. The highest id of equal texts counts; empty ones never match.
     pub fn new(
         tokens: impl Iterator<Item = (u32, impl AsRef<[u8]>)>,
     ) -> Result<PrefixIndex, TooLong> {

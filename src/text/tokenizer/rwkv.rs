@@ -7,7 +7,7 @@ use super::prefixes::PrefixIndex;
 use super::vocab::{Vocab, attr, token_too_long};
 use crate::text::TextError;
 
-/// What matching needs beside the vocabulary.
+/// Tables that matching needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct Rwkv {
     index: PrefixIndex,

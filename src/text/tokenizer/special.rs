@@ -20,7 +20,7 @@ pub(super) enum Fragment {
     Token(u32),
 }
 
-/// Where the names of control and unknown tokens are those tokens.
+/// Parts of a text in which the names of control and unknown tokens are those tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Trust<'a> {
     Nowhere,
@@ -52,7 +52,7 @@ pub(super) struct SpecialFinder {
     lengths: Vec<Length>,
 }
 
-/// What all special tokens of one length have in common.
+/// Properties that all special tokens of one length have in common.
 #[derive(Clone, Debug, Default)]
 struct Length {
     bytes: usize,
@@ -130,7 +130,7 @@ impl SpecialFinder {
 }
 
 impl Length {
-    /// Where a token of this length could be if one starts at `at`.
+    /// Bytes that a token of this length would cover if one starts at `at`.
     fn candidate(&self, text: &[u8], at: usize) -> Option<Range<usize>> {
         let end = at + self.bytes;
         let last = *text.get(end - 1)?;

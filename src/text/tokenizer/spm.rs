@@ -18,7 +18,7 @@ use super::merge::Scratch;
 use super::vocab::{Vocab, read_scores};
 use crate::text::TextError;
 
-/// What merging needs beside the vocabulary.
+/// Tables that merging needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct Spm {
     /// Score per token as an integer of the same order.

@@ -125,7 +125,7 @@ impl StrTable {
         }
     }
 
-    /// How many strings.
+    /// Number of strings.
     pub fn len(&self) -> usize {
         self.ends.len()
     }

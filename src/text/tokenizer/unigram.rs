@@ -17,7 +17,7 @@ use crate::text::TextError;
 const UNKNOWN_PENALTY: f32 = 10.0;
 const REPLACEMENTS: &str = "tokenizer.ggml.precompiled_charsmap";
 
-/// What the search needs beside the vocabulary.
+/// Tables that the search needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct Unigram {
     index: PrefixIndex,
@@ -95,7 +95,7 @@ impl Unigram {
     }
 }
 
-/// How a place in the text is reached.
+/// Best way to reach a place in the text.
 #[derive(Clone, Copy)]
 struct Step {
     /// Sum of all scores up to here.
@@ -105,7 +105,7 @@ struct Step {
     bytes: u16,
 }
 
-/// What a text goes through before it is cut.
+/// Changes that a text goes through before it is cut.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     replacements: Option<Replacements>,

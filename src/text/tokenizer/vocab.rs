@@ -14,7 +14,7 @@ use super::prefixes::TOKEN_BYTES_MAX;
 use super::table::{StrTable, TableError};
 use crate::text::TextError;
 
-/// What a token is, as bits.
+/// Properties of a token, as bits.
 pub(super) mod attr {
     /// Stands for what is not in the vocabulary.
     pub const UNKNOWN: u8 = 1;
@@ -74,7 +74,7 @@ impl Vocab {
         Ok(vocab)
     }
 
-    /// How many tokens.
+    /// Number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -239,7 +239,8 @@ impl Vocab {
         }
     }
 
-    /// Which special tokens swallow neighbouring white space is not in GGUF: by model name.
+    /// Marks the special tokens that swallow neighbouring white space, which is not in GGUF: by
+    /// model name.
     fn set_strips(&mut self, file: &GgufFile) {
         let text = |key| file.get(key).and_then(|v| v.as_str()).unwrap_or_default();
         let name = text("general.name").to_ascii_lowercase();
@@ -416,7 +417,7 @@ fn named(id: usize, text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What stands for a string that is not UTF-8.
+/// Stand-in for a string that is not UTF-8.
 pub(super) fn name_of_bytes(bytes: &[u8]) -> String {
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("[BYTES_{digits}]")

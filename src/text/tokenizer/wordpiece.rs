@@ -16,15 +16,15 @@ use crate::text::TextError;
 /// Words of more characters than this are unknown, as in the models' own tokenizer.
 const WORD_CHARS_MAX: usize = 100;
 
-/// What matching needs beside the vocabulary.
+/// Tables that matching needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) struct WordPiece {
     index: PrefixIndex,
     unknown: u32,
 }
 
-/// How text is cleaned, by the file's flags: lower case unless they say otherwise, and without
-/// accents if in lower case.
+/// Cleaning of text, by the file's flags: lower case unless they say otherwise, and without accents
+/// if in lower case.
 pub(super) fn normalizer(file: &GgufFile) -> BertNormalizer {
     let flag = |key| file.get(key).and_then(|value| value.as_bool());
     let lowercase = flag("tokenizer.ggml.normalizer.lowercase").unwrap_or(true);

@@ -163,7 +163,7 @@ impl<T: Copy + Default> Shared<T> {
         self.cells(ticket, items, cell)
     }
 
-    /// One of the ticket's cells; see [`Shared::write_cells`].
+    /// One cell of the ticket; see [`Shared::write_cells`].
     #[inline]
     pub fn write_cell<'t>(
         &'t self,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 const SLOTS_AS_ROWS: usize = 0;
 const SLOTS_AS_LANES: usize = 1;
 
-/// Where the tokens of a step go in a page: batch token `token + i` to slot `slot + i`.
+/// Destination of a step's tokens in a page: batch token `token + i` goes to slot `slot + i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
     /// First token of the batch that the page takes.
@@ -23,11 +23,11 @@ pub struct Fill {
     pub n: usize,
 }
 
-/// Where pages of the KV cache get their memory: large pieces, in huge pages where the system has
-/// them, so that reading a long context does not miss the table of addresses at every page.
+/// Memory for pages of the KV cache: large pieces, in huge pages where the system has them, so that
+/// reading a long context does not miss the table of addresses at every page.
 #[derive(Default)]
 pub struct PageSpace {
-    /// What is left of the newest piece: its first address and number of bytes.
+    /// Rest of the newest piece: first address and number of bytes.
     rest: Option<(NonNull<u8>, usize)>,
     piece: Option<Arc<memmap2::MmapMut>>,
 }

@@ -25,7 +25,7 @@ const _: () = assert!(MAX_THREADS < 1 << handover::N_ACTIVE_BITS);
 /// Job: run by every worker of the team at the same time.
 pub(super) type Job<'a> = dyn Fn(&Worker<'_>) + Sync + 'a;
 
-/// What the workers of one `lead` call share.
+/// State that the workers of one `lead` call share.
 pub(super) struct Team {
     /// Number of the pool.
     pub pool: u64,
@@ -42,7 +42,7 @@ pub(super) struct Team {
     pub deal: Deal,
     /// Tickets of each worker's share.
     pub next_ticket: Vec<NextTicket>,
-    /// What workers panicked with in the current job, in that order.
+    /// Payloads that workers panicked with in the current job, in that order.
     panics: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 

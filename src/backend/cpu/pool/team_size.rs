@@ -12,7 +12,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// Share of the workers' time that is worth fewer of them, if it is slept at barriers. Short sleeps
 /// count as well: they are all there is to see of two workers that the system put on one CPU.
 const SLEPT_SHARE_MAX: f64 = 0.2;
-/// Of so many workers one is parked at a time, at least one.
+/// Divisor of the workers parked at a time: one of so many, at least one.
 const SHED_SHARE: usize = 4;
 /// Time after which a parked worker is called back, and twice as long if that was too early, up to
 /// the latter.

@@ -18,8 +18,7 @@ pub(super) const UNEVEN: &str = "the workers of a job ran different numbers of p
 /// Payload of a worker that leaves its job because another one panicked: no failure of its own.
 pub(super) struct Aborted;
 
-/// One of the workers, inside a job. Not `Sync`, nor is a [`Leader`](super::Leader): jobs cannot
-/// start jobs.
+/// A worker inside a job. Not `Sync`, nor is a [`Leader`](super::Leader): jobs cannot start jobs.
 pub struct Worker<'a> {
     pub(super) team: &'a Team,
     index: usize,
@@ -27,7 +26,7 @@ pub struct Worker<'a> {
     n_active: Cell<usize>,
     /// Inside a phase.
     in_phase: Cell<bool>,
-    /// What a coming phase reads, see [`Worker::expect`].
+    /// Memory that a coming phase reads, see [`Worker::expect`].
     ahead: Cell<Option<(&'static FloatOps, Ahead)>>,
 }
 

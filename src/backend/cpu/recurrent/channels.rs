@@ -3,7 +3,7 @@
 
 use crate::backend::cpu::pool::Phase;
 use crate::backend::cpu::{Context, at_least};
-use crate::backend::recurrent::{Scan, ScanKind};
+use crate::backend::program::{Scan, ScanKind};
 use std::ops::Range;
 use teff_kernels::Activation;
 

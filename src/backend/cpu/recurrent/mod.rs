@@ -3,8 +3,8 @@
 //! the threads. Exponentials, products of rows and activations are those of the kernels, whose
 //! levels agree bit by bit; the rest are single additions and multiplications.
 //!
-//! Heads of several elements are scanned as [`steps`] says; channels, which are heads of one element
-//! with a decay for each element of their state, as [`channels`] says.
+//! Heads of several elements are scanned as [`steps`] says; channels, which are heads of one
+//! element with a decay for each element of their state, as [`channels`] says.
 
 mod channels;
 mod steps;
@@ -12,7 +12,7 @@ mod steps;
 use super::pool::{Phase, Ticket};
 use super::{Context, WorkerScratch, at_least};
 use crate::backend::program::Buf;
-use crate::backend::recurrent::{Conv, Scan, ScanKind};
+use crate::backend::program::{Conv, Scan, ScanKind};
 use std::ops::Range;
 use steps::{STEPS_MAX, Steps};
 use teff_kernels::Activation;
@@ -167,7 +167,7 @@ impl Context<'_> {
         }
     }
 
-    /// What a head's state takes from a token.
+    /// Adds one token's inputs to the steps of a head's state.
     fn add_step(
         &self,
         op: &Scan,

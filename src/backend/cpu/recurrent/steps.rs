@@ -19,7 +19,7 @@ pub(super) const STEPS_MAX: usize = 32;
 /// Columns of a block: with 128 rows it takes 16 KiB, half of the first-level cache of most CPUs.
 const BLOCK: usize = 32;
 
-/// What the state of one head takes from up to [`STEPS_MAX`] tokens.
+/// Inputs of up to [`STEPS_MAX`] tokens for the state of one head.
 #[derive(Default)]
 pub(super) struct Steps {
     /// Rows of the state.
@@ -45,7 +45,7 @@ struct Scalars {
     skip: f32,
 }
 
-/// What a state-space recurrence reads for one head and token.
+/// Inputs of a state-space recurrence for one head and token.
 pub(super) struct StateSpace<'a> {
     pub dt: f32,
     pub a: &'a [f32],
@@ -54,7 +54,7 @@ pub(super) struct StateSpace<'a> {
     pub d: f32,
 }
 
-/// What a delta rule reads for one head and token, but for the values.
+/// Inputs of a delta rule for one head and token, but for the values.
 pub(super) struct Delta<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],

@@ -1,9 +1,53 @@
-//! Rotary position embedding as the metadata describes it, and its frequencies.
+//! Rotary position embedding: its description from the metadata, and its frequencies.
 
-use super::{Hparams, ModelError, RopePairing, RopeScaling, RopeSpec};
+use super::{Hparams, ModelError, RopePairing};
+
+/// Rotary position embedding (RoPE, arXiv:2104.09864).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeSpec {
+    /// Leading dimensions of a head that are rotated.
+    pub n_rot: usize,
+    /// Pairing of dimensions.
+    pub pairing: RopePairing,
+    /// Base of the frequencies: pair `i` turns by `freq_base^(-2 i / n_rot)` radians per position.
+    pub freq_base: f32,
+    /// Stretching to longer contexts.
+    pub scaling: RopeScaling,
+    /// Factor of cosine and sine, besides YaRN's own.
+    pub magnitude: f32,
+    /// Whether a tensor divides the frequencies, if there is one: `rope_freqs` or, as in LongRoPE
+    /// (arXiv:2402.13753), `rope_factors_short` and, in contexts that may grow beyond `n_ctx_orig`,
+    /// `rope_factors_long`.
+    pub freq_factors: bool,
+    /// Context before stretching, in tokens.
+    pub n_ctx_orig: usize,
+}
+
+/// Stretching of rotations to contexts longer than those first trained on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// Positions are divided by `factor` (arXiv:2306.15595).
+    Linear {
+        /// Ratio of the contexts, at least 1 in practice.
+        factor: f32,
+    },
+    /// YaRN (arXiv:2309.00071): slow pairs are interpolated, fast ones are not.
+    Yarn {
+        /// Ratio of the contexts.
+        factor: f32,
+        /// Turns within the original context from which a pair is left alone.
+        beta_fast: f32,
+        /// Turns below which a pair is interpolated in full.
+        beta_slow: f32,
+        /// Weight of the correction, 1 in practice.
+        ext_factor: f32,
+    },
+}
 
 impl RopeSpec {
-    pub(super) fn new(h: &Hparams<'_>, k_dim: usize) -> Result<RopeSpec, ModelError> {
+    pub(in crate::model) fn new(h: &Hparams<'_>, k_dim: usize) -> Result<RopeSpec, ModelError> {
         let n_rot = h.optional_length("rope.dimension_count")?.unwrap_or(k_dim);
         if n_rot > k_dim || !n_rot.is_multiple_of(2) {
             let problem = format!("is {n_rot}, not an even number up to the head's {k_dim}");
@@ -94,7 +138,7 @@ impl RopeScaling {
     }
 
     /// `1 + 0.1 * by * ln(factor)`, if YaRN stretches at all.
-    pub(super) fn mscale(&self, by: f32) -> f32 {
+    pub(in crate::model) fn mscale(&self, by: f32) -> f32 {
         match *self {
             RopeScaling::Yarn { factor, .. } if factor > 1.0 => 1.0 + 0.1 * by * factor.ln(),
             _ => 1.0,

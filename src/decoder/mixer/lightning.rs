@@ -1,16 +1,16 @@
 //! Linear attention with a fixed decay for each head.
 
-use crate::backend::program::{Buf, Epilogue, Op, Part, Rows};
-use crate::backend::recurrent::{Scan, ScanKind};
+use crate::backend::program::{Buf, Epilogue, Op, Part, Tokens};
+use crate::backend::program::{Scan, ScanKind};
 use crate::decoder::lower::{Lowering, Place};
-use crate::model::{LinearSpec, ModelError};
+use crate::model::{LightningSpec, ModelError};
 use teff_kernels::Activation;
 
 impl Lowering<'_> {
-    pub(super) fn linear(
+    pub(super) fn lightning(
         &mut self,
         at: Place<'_>,
-        spec: &LinearSpec,
+        spec: &LightningSpec,
     ) -> Result<(Buf, Part), ModelError> {
         let (n_heads, head_dim, n_embd) = (spec.slopes.len(), spec.head_dim, self.spec.n_embd);
         let width = n_heads * head_dim;
@@ -20,7 +20,7 @@ impl Lowering<'_> {
         let silu = Epilogue::Act(Activation::Silu);
         let part = unscaled(self.part(&at.name("attn_qkv"), 3 * width, n_embd)?);
         let qkv = self.buffer(3 * width);
-        self.read_stream(norm.clone(), vec![part], silu, qkv, Rows::All);
+        self.read_stream(norm.clone(), vec![part], silu, qkv, Tokens::All);
         let out = self.buffer(width);
         let scan = Scan {
             kind: ScanKind::Linear {
@@ -44,7 +44,7 @@ impl Lowering<'_> {
         let gate = self.buffer(width);
         let sigmoid = Epilogue::Act(Activation::Sigmoid);
         self.read_stream(norm, vec![part], sigmoid, gate, at.rows);
-        self.program.ops.push(Op::Gate { gate, buf: out, rows: at.rows });
+        self.program.ops.push(Op::MulBroadcast { gate, buf: out, rows: at.rows });
         Ok((out, unscaled(self.part(&at.name("attn_output"), n_embd, width)?)))
     }
 }

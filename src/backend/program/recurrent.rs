@@ -3,10 +3,10 @@
 //! A state belongs to one sequence and one layer. Unlike keys and values it cannot be cut: going
 //! back to an earlier position needs a copy from then, see [`crate::kv`].
 
-use super::program::{Buf, Norm};
+use super::{Buf, Norm};
 use teff_kernels::Activation;
 
-/// Number of a state in [`super::program::Program::states`].
+/// Number of a state in [`super::Program::states`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateId(pub usize);
 

@@ -1,0 +1,226 @@
+//! A thread that answers requests from any other thread.
+//!
+//! The workers stay gathered as long as the runner lives: requests come through a channel between
+//! two steps, news goes out through a channel for each request. Neither waits for a slow reader; a
+//! request's news is bounded by the tokens of its context.
+
+use super::request::{CancelToken, Request, Stats, TokenEvent};
+use super::scheduler::{Counters, Listener, Scheduler};
+use super::session::Session;
+use super::{Engine, EngineError};
+use crate::text::Tokenizer;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Order to the thread.
+struct Job {
+    request: Request,
+    answers: Vec<(CancelToken, Box<dyn Listener>)>,
+}
+
+/// News of a request that a [`Runner`] answers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnswerEvent {
+    /// A part of the prompt, a token or text.
+    Token(TokenEvent),
+    /// The end: figures of the request, or why it could not be answered.
+    End(Result<Stats, EngineError>),
+}
+
+/// Handle of a thread that owns an engine. Clones are handles of the same thread. When the last one
+/// is dropped, what is under way is cancelled, and the drop waits for the thread.
+#[derive(Clone)]
+pub struct Runner {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// `None` when the thread is to end.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    status: Arc<Mutex<Status>>,
+}
+
+/// State of a runner behind its last step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Requests that run.
+    pub n_running: usize,
+    /// Requests that wait.
+    pub n_waiting: usize,
+    /// Bytes of the KV cache that requests use or that are kept for others.
+    pub kv_bytes: usize,
+    /// Bytes of the KV cache that are kept and that no request uses.
+    pub cached_bytes: usize,
+    /// What has been done so far.
+    pub counters: Counters,
+}
+
+impl Runner {
+    /// Starts the thread. `n_running_max` requests share a step at most, and never more than the
+    /// engine gives rows of logits ([`EngineOptions::max_outputs`](super::EngineOptions)).
+    ///
+    /// # Errors
+    /// A model without logits, or no thread to be had.
+    pub fn start(
+        mut engine: Engine,
+        tokenizer: Option<Arc<Tokenizer>>,
+        n_running_max: usize,
+    ) -> Result<Runner, EngineError> {
+        engine.check_generates()?;
+        let (jobs, orders) = channel();
+        let status = Arc::new(Mutex::new(Status::default()));
+        let told = status.clone();
+        let thread = std::thread::Builder::new().name("teff-runner".into()).spawn(move || {
+            work(&mut engine, Scheduler::new(tokenizer, n_running_max), orders, &told);
+        });
+        let thread = Some(thread.map_err(EngineError::Threads)?);
+        Ok(Runner { shared: Arc::new(Shared { jobs: Some(jobs), thread, status }) })
+    }
+
+    /// Hands a request over; its events come through the answer.
+    pub fn submit(&self, request: Request) -> Answer {
+        let (sender, events) = channel();
+        let cancel = CancelToken::default();
+        self.submit_to(request, vec![(cancel.clone(), Box::new(Events(sender)))]);
+        Answer { events, cancel, has_ended: false }
+    }
+
+    /// Hands a request over that is to be answered `n` times: see [`Scheduler::submit_answers`].
+    pub fn submit_answers(&self, request: Request, n: usize) -> Vec<Answer> {
+        let mut listeners: Vec<(CancelToken, Box<dyn Listener>)> = Vec::with_capacity(n);
+        let mut answers = Vec::with_capacity(n);
+        for _ in 0..n {
+            let (sender, events) = channel();
+            let cancel = CancelToken::default();
+            listeners.push((cancel.clone(), Box::new(Events(sender))));
+            answers.push(Answer { events, cancel, has_ended: false });
+        }
+        self.submit_to(request, listeners);
+        answers
+    }
+
+    /// Hands a request over with a listener for each answer, which is called on the runner's thread
+    /// and must not block.
+    pub fn submit_to(&self, request: Request, answers: Vec<(CancelToken, Box<dyn Listener>)>) {
+        let Some(jobs) = &self.shared.jobs else { return };
+        if let Err(refused) = jobs.send(Job { request, answers }) {
+            for (_, listener) in refused.0.answers {
+                listener.end(Err(EngineError::Stopped));
+            }
+        }
+    }
+
+    /// A conversation without a token.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    /// State behind the last step; never waits for one.
+    pub fn status(&self) -> Status {
+        *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            // A listener may hold the last handle: the thread cannot wait for itself.
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // A panic of the thread has ended its requests; a destructor must not panic about it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Answers requests until all handles are gone.
+fn work(
+    engine: &mut Engine,
+    mut scheduler: Scheduler<'static>,
+    orders: Receiver<Job>,
+    status: &Mutex<Status>,
+) {
+    engine.lead(move |stepper| {
+        loop {
+            // Without work the thread sleeps until an order comes.
+            let order = match scheduler.n_requests() {
+                0 => orders.recv().map_err(|_| TryRecvError::Disconnected),
+                _ => orders.try_recv(),
+            };
+            match order {
+                Ok(Job { request, answers }) => scheduler.submit_answers(request, answers),
+                Err(TryRecvError::Empty) => scheduler.step(stepper),
+                Err(TryRecvError::Disconnected) => break,
+            }
+            let (n_running, kv) = (scheduler.n_running(), stepper.kv());
+            let now = Status {
+                n_running,
+                n_waiting: scheduler.n_requests() - n_running,
+                kv_bytes: kv.kv_bytes(),
+                cached_bytes: kv.cached_bytes(),
+                counters: scheduler.counters(),
+            };
+            *status.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+        scheduler.cancel_all(stepper);
+    });
+}
+
+/// Events of one request, in order. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct Answer {
+    events: Receiver<AnswerEvent>,
+    cancel: CancelToken,
+    has_ended: bool,
+}
+
+impl Answer {
+    /// Switch that ends the request.
+    pub fn cancel_token(&self) -> &CancelToken {
+        &self.cancel
+    }
+}
+
+impl Iterator for Answer {
+    type Item = AnswerEvent;
+
+    /// Waits for the next event; `None` after the end.
+    fn next(&mut self) -> Option<AnswerEvent> {
+        if self.has_ended {
+            return None;
+        }
+        // A thread that died tells no end.
+        let event = self.events.recv().unwrap_or(AnswerEvent::End(Err(EngineError::Stopped)));
+        self.has_ended = matches!(event, AnswerEvent::End(_));
+        Some(event)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// Listener that sends events on.
+struct Events(Sender<AnswerEvent>);
+
+impl Listener for Events {
+    fn tell(&mut self, event: TokenEvent) -> ControlFlow<()> {
+        match self.0.send(AnswerEvent::Token(event)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    fn end(self: Box<Self>, result: Result<Stats, EngineError>) {
+        // A caller that has left wants no news.
+        let _ = self.0.send(AnswerEvent::End(result));
+    }
+}

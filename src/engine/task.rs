@@ -1,0 +1,343 @@
+//! One request while it is answered: its tokens, its sampler, and what its listener has heard.
+
+use super::EngineError;
+use super::guard::guarded;
+use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
+use super::scheduler::Listener;
+use crate::decoder::{StepError, Stepper};
+use crate::kv::{PagePool, SeqId};
+use crate::sample::{LOGPROBS_MAX, Logprobs, SamplerChain};
+use crate::text::{StopStrings, TextStream, Tokenizer};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+use teff_kernels::BlockMax;
+
+/// A request under way, or waiting.
+pub(super) struct Task<'l> {
+    /// Number in the order of arrival.
+    pub arrival: u64,
+    /// Requests with the same prompt, which start from this one's pages when it is computed.
+    pub siblings: Vec<Task<'l>>,
+    /// What was asked for, but for the prompt, the filters and the stop strings.
+    request: Request,
+    cancel: CancelToken,
+    listener: Box<dyn Listener + 'l>,
+    sampler: SamplerChain,
+    /// Whether the sampler has been told the prompt.
+    is_primed: bool,
+    tokenizer: Option<Arc<Tokenizer>>,
+    stream: Option<TextStream>,
+    stop: StopStrings,
+    /// Prompt and drawn tokens that the model is to see.
+    tokens: Vec<u32>,
+    /// Tokens at the front that are computed.
+    n_done: usize,
+    /// Pages of the computed tokens, while the request runs.
+    sequence: Option<SeqId>,
+    /// Tokens that a sequence may have.
+    n_ctx: usize,
+    /// Whether the listener wants no more.
+    is_left: bool,
+    started: Option<Instant>,
+    generating: Option<Instant>,
+    stats: Stats,
+}
+
+/// Consequence of a step for a task.
+pub(super) enum Drawn {
+    /// More tokens are to be computed.
+    Next,
+    /// The answer has ended.
+    End(Result<FinishReason, EngineError>),
+}
+
+/// What a request is made into before it becomes a task.
+struct Parts {
+    sampler: SamplerChain,
+    stop: StopStrings,
+}
+
+impl<'l> Task<'l> {
+    /// A task that waits.
+    ///
+    /// # Errors
+    /// The request is refused, of which the listener knows nothing yet.
+    pub fn new(
+        arrival: u64,
+        mut request: Request,
+        cancel: CancelToken,
+        listener: Box<dyn Listener + 'l>,
+        tokenizer: Option<&Arc<Tokenizer>>,
+    ) -> Result<Task<'l>, (Box<dyn Listener + 'l>, EngineError)> {
+        let parts = guarded(|| parts(&mut request, tokenizer.is_some()));
+        let Parts { sampler, stop } = match parts.and_then(|parts| parts) {
+            Ok(parts) => parts,
+            Err(error) => return Err((listener, error)),
+        };
+        let tokens = std::mem::take(&mut request.prompt);
+        let stats = Stats {
+            n_prompt: tokens.len(),
+            n_cached: 0,
+            prompt_time: Duration::ZERO,
+            n_generated: 0,
+            generate_time: Duration::ZERO,
+            finish: FinishReason::Cancelled,
+        };
+        Ok(Task {
+            arrival,
+            siblings: Vec::new(),
+            request,
+            cancel,
+            listener,
+            sampler,
+            is_primed: false,
+            tokenizer: tokenizer.cloned(),
+            stream: tokenizer.map(|tokenizer| TextStream::new(tokenizer.clone())),
+            stop,
+            tokens,
+            n_done: 0,
+            sequence: None,
+            n_ctx: usize::MAX,
+            is_left: false,
+            started: None,
+            generating: None,
+            stats,
+        })
+    }
+
+    /// Prompt and drawn tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens that are yet to be computed.
+    pub fn left(&self) -> &[u32] {
+        &self.tokens[self.n_done..]
+    }
+
+    /// Number of tokens of the prompt that were in the cache.
+    pub fn n_cached(&self) -> usize {
+        self.stats.n_cached
+    }
+
+    /// Sequence of the task's pages, while it runs.
+    pub fn sequence(&self) -> Option<SeqId> {
+        self.sequence
+    }
+
+    /// Whether no token has been drawn yet.
+    pub fn is_reading(&self) -> bool {
+        self.generating.is_none()
+    }
+
+    /// Whether the task uses and leaves prefixes.
+    pub fn caches(&self) -> bool {
+        self.request.cache_prefix
+    }
+
+    /// Whether the request is to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.is_left || self.cancel.is_cancelled()
+    }
+
+    /// Bytes of the cache, beyond what is in use, that the tokens left will take.
+    pub fn bytes_wanted(&self, kv: &PagePool, max_batch: usize) -> usize {
+        let Some(sequence) = self.sequence else { return 0 };
+        let needed = kv.needed(sequence, self.left().len());
+        // Windows give pages back on the way.
+        needed.map_or(0, |bytes| bytes.min(kv.bytes_of(self.tokens.len(), max_batch)))
+    }
+
+    /// Gives the task a sequence, with what is known of its tokens.
+    ///
+    /// # Errors
+    /// The prompt is longer than the context or has unknown tokens, or the sampler panics.
+    pub fn start(&mut self, stepper: &mut Stepper<'_>) -> Result<(), EngineError> {
+        let (n_ctx, n_vocab) = (stepper.kv().n_ctx(), stepper.n_vocab());
+        if self.tokens.len() > n_ctx {
+            return Err(EngineError::PromptTooLong { n_prompt: self.tokens.len(), n_ctx });
+        }
+        if let Some(&id) = self.tokens.iter().find(|&&id| id as usize >= n_vocab) {
+            return Err(EngineError::Step(StepError::TokenId { id, n_vocab }));
+        }
+        self.prime()?;
+        let kv = stepper.kv_mut();
+        // The last token has to be computed: its logits are wanted.
+        let known = &self.tokens[..self.tokens.len() - 1];
+        let (sequence, n_done) = match self.caches() {
+            true => kv.match_prefix(known),
+            false => (kv.create(), 0),
+        };
+        (self.sequence, self.n_done, self.n_ctx) = (Some(sequence), n_done, n_ctx);
+        Ok(())
+    }
+
+    /// Takes note that the task is in steps from now on, which `interrupt` interrupts.
+    pub fn take_part(&mut self, interrupt: &Arc<AtomicBool>) {
+        if self.started.is_none() {
+            self.started = Some(Instant::now());
+            self.stats.n_cached = self.n_done;
+        }
+        self.cancel.attach(interrupt);
+    }
+
+    /// Tells the sampler the prompt.
+    fn prime(&mut self) -> Result<(), EngineError> {
+        if !std::mem::replace(&mut self.is_primed, true) {
+            let (tokens, sampler) = (&self.tokens, &mut self.sampler);
+            guarded(|| tokens.iter().for_each(|&id| sampler.accept(id)))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a sibling from the computed prompt of another task, whose pages `sequence` shares, and
+    /// draws its first token from the prompt's logits.
+    pub fn start_from(
+        &mut self,
+        sequence: SeqId,
+        n_ctx: usize,
+        interrupt: &Arc<AtomicBool>,
+        logits: &[f32],
+    ) -> Drawn {
+        (self.sequence, self.n_done, self.n_ctx) = (Some(sequence), self.tokens.len(), n_ctx);
+        self.take_part(interrupt);
+        if let Err(error) = self.prime() {
+            return Drawn::End(Err(error));
+        }
+        // The sampler overwrites them.
+        let (mut logits, mut maxima) = (logits.to_vec(), Vec::new());
+        self.advance_guarded(0, Some(BlockMax::of(&mut logits, &mut maxima)))
+    }
+
+    /// Takes note that of the tokens only `n` are computed.
+    pub fn cut_back(&mut self, n: usize) {
+        self.n_done = n;
+    }
+
+    /// Takes the task's sequence away; its tokens have to be computed anew, but for those that are
+    /// kept as a prefix.
+    pub fn give_pages_back(&mut self, kv: &mut PagePool, keeps: bool) {
+        if let Some(sequence) = self.sequence.take() {
+            if keeps && self.caches() {
+                kv.retain(sequence, &self.tokens);
+            }
+            kv.remove(sequence);
+        }
+        self.n_done = 0;
+    }
+
+    /// Takes note of `n` computed tokens; draws the next one from `row` if they were the last. A
+    /// panic ends the task.
+    pub fn advance_guarded(&mut self, n: usize, row: Option<BlockMax<'_>>) -> Drawn {
+        guarded(|| self.advance(n, row)).unwrap_or_else(|error| Drawn::End(Err(error)))
+    }
+
+    fn advance(&mut self, n: usize, row: Option<BlockMax<'_>>) -> Drawn {
+        self.n_done += n;
+        let Some(row) = row else {
+            if self.is_reading() {
+                let (done, total) = (self.n_done, self.stats.n_prompt);
+                self.tell(TokenEvent::Prompt { done, total });
+            }
+            return Drawn::Next;
+        };
+        if self.generating.is_none() {
+            self.stats.prompt_time = self.started.map_or(Duration::ZERO, |start| start.elapsed());
+            self.generating = Some(Instant::now());
+        }
+        match self.draw(row) {
+            Ok(None) => Drawn::Next,
+            Ok(Some(finish)) => Drawn::End(Ok(finish)),
+            Err(error) => Drawn::End(Err(error)),
+        }
+    }
+
+    /// Draws a token and tells it; a reason if it is the last one.
+    fn draw(&mut self, row: BlockMax<'_>) -> Result<Option<FinishReason>, EngineError> {
+        let n_max = self.request.max_tokens.unwrap_or(usize::MAX);
+        if n_max == 0 {
+            return Ok(Some(FinishReason::MaxTokens));
+        }
+        // The sampler overwrites the logits.
+        let raw = self.request.logprobs.map(|n_top| (row.values().to_vec(), n_top));
+        let id = self.sampler.sample(row).map_err(EngineError::Sample)?;
+        self.stats.n_generated += 1;
+        if self.tokenizer.as_ref().is_some_and(|t| t.is_end_of_generation(id)) {
+            return Ok(Some(FinishReason::EndOfGeneration));
+        }
+        self.sampler.accept(id);
+        self.tokens.push(id);
+        let text = self.stream.as_mut().map(|stream| stream.push(id)).unwrap_or_default();
+        let (text, stop) = match self.stop.is_empty() {
+            true => (text, None),
+            false => {
+                let released = self.stop.push(&text);
+                (released.text, released.stop)
+            }
+        };
+        let logprobs = raw.map(|(raw, n_top)| Logprobs::of(&raw, id, n_top));
+        self.tell(TokenEvent::Token { id, text, logprobs });
+        Ok(match stop {
+            Some(index) => Some(FinishReason::Stop { index }),
+            None if self.is_cancelled() => Some(FinishReason::Cancelled),
+            None if self.stats.n_generated == n_max => Some(FinishReason::MaxTokens),
+            None if self.tokens.len() > self.n_ctx => Some(FinishReason::ContextFull),
+            None => None,
+        })
+    }
+
+    fn tell(&mut self, event: TokenEvent) {
+        self.is_left |= self.listener.tell(event).is_break();
+    }
+
+    /// Text that was held back and is to be shown, as the answer ends for this reason.
+    fn rest(&mut self, finish: FinishReason) -> String {
+        if matches!(finish, FinishReason::Stop { .. }) {
+            return String::new();
+        }
+        let text = self.stream.as_mut().map(TextStream::finish).unwrap_or_default();
+        let released = self.stop.push(&text);
+        match released.stop {
+            Some(_) => released.text,
+            None => released.text + &self.stop.finish(),
+        }
+    }
+
+    /// Tells the listener the end.
+    pub fn end(mut self, result: Result<FinishReason, EngineError>) {
+        if let Some(start) = self.generating {
+            self.stats.generate_time = start.elapsed();
+        }
+        let told = result.and_then(|finish| {
+            guarded(|| {
+                let rest = self.rest(finish);
+                if !rest.is_empty() {
+                    self.tell(TokenEvent::Rest(rest));
+                }
+            })?;
+            Ok(Stats { finish, ..self.stats })
+        });
+        let listener = self.listener;
+        // A listener that panics at its end has no request left to fail.
+        let _ = guarded(|| listener.end(told));
+    }
+}
+
+/// Makes the parts of a request that may be wrong, whatever the model.
+fn parts(request: &mut Request, has_tokenizer: bool) -> Result<Parts, EngineError> {
+    if request.prompt.is_empty() {
+        return Err(EngineError::EmptyPrompt);
+    }
+    if let Some(n_top) = request.logprobs.filter(|&n_top| n_top > LOGPROBS_MAX) {
+        return Err(EngineError::TooManyLogprobs { n_top });
+    }
+    let stop = std::mem::take(&mut request.stop);
+    if !stop.is_empty() && !has_tokenizer {
+        return Err(EngineError::NoTokenizer);
+    }
+    let stop = StopStrings::new(stop).map_err(EngineError::Stop)?;
+    let filters = std::mem::take(&mut request.filters);
+    let sampler = SamplerChain::with_first(request.sampling.clone(), filters);
+    Ok(Parts { sampler: sampler.map_err(EngineError::Sample)?, stop })
+}
