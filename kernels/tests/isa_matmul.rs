@@ -219,9 +219,6 @@ fn levels_and_types() {
         let table = KernelTable::at_most(Level::AvxVnni);
         assert_eq!(table.level() == Level::AvxVnni, vex);
         assert!(!vex || kernels(table, GgmlType::Q4_K).level == Level::AvxVnni);
-        let table = KernelTable::at_most(Level::AvxVnniEvex);
-        assert_eq!(table.level() == Level::AvxVnniEvex, has);
-        assert!(!has || kernels(table, GgmlType::Q4_K).level == Level::AvxVnniEvex);
         let table = KernelTable::at_most(Level::Avx512Vnni);
         assert_eq!(table.level() == Level::Avx512Vnni, has);
         assert!(!has || kernels(table, GgmlType::Q4_K).level == Level::Avx512Vnni);

@@ -18,7 +18,7 @@ mod step;
 pub(crate) use cpu::pool::LEN_MAX;
 pub use cpu::pool::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
-pub use step::{Backend, Cancelled, Executor, Results, StepInput};
+pub use step::{Backend, Executor, Results, StartError, StepInput, Unfinished};
 
 use pages::KvType;
 use program::Program;
@@ -46,10 +46,10 @@ pub struct BackendOptions {
 /// The backend that runs `program` on this machine: its CPUs.
 ///
 /// # Errors
-/// Worker threads could not be started.
+/// Worker threads could not be started, or there is no memory for the buffers.
 ///
 /// # Panics
 /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
-pub fn start(program: Program, options: &BackendOptions) -> std::io::Result<Box<dyn Backend>> {
+pub fn start(program: Program, options: &BackendOptions) -> Result<Box<dyn Backend>, StartError> {
     Ok(Box::new(cpu::Cpu::start(program, options)?))
 }

@@ -2,6 +2,8 @@
 
 use super::pages::{CacheOp, PageFill, PageId, StateSlot};
 use super::program::Program;
+use crate::tensor::memory::OutOfMemory;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,10 +32,53 @@ pub struct StepInput<'a> {
     pub maxima: bool,
 }
 
-/// A step that ended early, because the caller's flag was set. Pages that it was to fill and states
-/// that it was to change hold anything.
+/// Why a backend could not be made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Worker threads could not be started.
+    Threads(std::io::Error),
+    /// The system has no memory for the buffers.
+    Memory(OutOfMemory),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            StartError::Memory(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<std::io::Error> for StartError {
+    fn from(error: std::io::Error) -> StartError {
+        StartError::Threads(error)
+    }
+}
+
+impl From<OutOfMemory> for StartError {
+    fn from(error: OutOfMemory) -> StartError {
+        StartError::Memory(error)
+    }
+}
+
+/// Why a step ended early. Pages that it was to fill and states that it was to change hold anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cancelled;
+pub enum Unfinished {
+    /// The caller's flag was set.
+    Cancelled,
+    /// The system had no memory for what the step computes on the way.
+    Memory(OutOfMemory),
+}
+
+impl From<OutOfMemory> for Unfinished {
+    fn from(error: OutOfMemory) -> Unfinished {
+        Unfinished::Memory(error)
+    }
+}
 
 /// Results of a step.
 #[derive(Debug)]
@@ -82,8 +127,12 @@ pub trait Backend: Send {
 
 /// A backend whose workers are gathered.
 pub trait Executor {
-    /// Changes the memory of pages and states, in this order.
-    fn change_cache(&mut self, ops: &[CacheOp]);
+    /// Changes the memory of pages and states, in this order, and makes what the step is to fill.
+    ///
+    /// # Errors
+    /// The system has no memory for that. Pages and states that were named as destinations hold
+    /// anything then, all others what they held.
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory>;
 
     /// Runs operations `ops` of the program for a batch. The ranges of a step come in ascending
     /// order and cover the program, on one executor or on several in turn.
@@ -91,7 +140,7 @@ pub trait Executor {
     /// `cancel` is looked at about once in each layer; when it is set, all workers leave the range.
     ///
     /// # Errors
-    /// [`Cancelled`] if the flag was seen in time.
+    /// [`Unfinished::Cancelled`] if the flag was seen in time; [`Unfinished::Memory`].
     ///
     /// # Panics
     /// If the batch is larger than the backend was made for, or a token id is no row of the
@@ -101,7 +150,7 @@ pub trait Executor {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
-    ) -> Result<(), Cancelled>;
+    ) -> Result<(), Unfinished>;
 
     /// Results of the last step that ran to the end of the program.
     fn results(&mut self) -> Results<'_>;

@@ -2,10 +2,11 @@
 //! in one go, then tokens one by one, the best of some repetitions after a warm-up.
 
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
-use super::{CliError, interrupt};
+use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Logits, Run, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
+use crate::tensor::memory;
 use serde_json::json;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -136,7 +137,7 @@ const STREAM_REPS: usize = 6;
 fn stream_gbps(threads: usize) -> Option<f64> {
     let n = STREAM_BYTES / size_of::<u64>();
     let mut buffer = Vec::new();
-    buffer.try_reserve_exact(n).ok()?;
+    memory::reserve(&mut buffer, n, "a stream of words").ok()?;
     buffer.resize(n, 1u64);
     let part = buffer.len().div_ceil(threads);
     let sum = |words: &[u64]| words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
@@ -144,10 +145,12 @@ fn stream_gbps(threads: usize) -> Option<f64> {
     for _ in 0..STREAM_REPS {
         let start = Instant::now();
         std::thread::scope(|scope| {
-            for words in buffer.chunks(part) {
-                scope.spawn(move || std::hint::black_box(sum(std::hint::black_box(words))));
-            }
-        });
+            buffer.chunks(part).try_for_each(|words| {
+                let read = move || std::hint::black_box(sum(std::hint::black_box(words)));
+                threads::spawn(scope, read).map(drop)
+            })
+        })
+        .ok()?;
         best = best.min(start.elapsed());
     }
     Some(STREAM_BYTES as f64 / best.as_secs_f64() / 1e9)

@@ -6,7 +6,7 @@
 //! download ends by itself ([`orderly`]), so that its helpers and files go away with it; one that
 //! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing.
 
-use super::CliError;
+use super::{CliError, threads};
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +46,7 @@ pub fn watch() -> Result<(), CliError> {
             exit(INTERRUPTED.into());
         }
     };
+    threads::check_room()?;
     ctrlc::set_handler(on_signal)
         .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}")))
 }

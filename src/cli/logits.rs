@@ -3,7 +3,7 @@
 use super::options::{
     EngineArgs, ModelArgs, TOKENS_MAX, check_context, input_file, parse_ids, whole_number,
 };
-use super::{CliError, interrupt};
+use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Logits, Run};
 use crate::engine::{Engine, EngineError, EngineOptions};
@@ -83,7 +83,7 @@ pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError>
     let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<u8>>(1);
     let n_vocab = engine.decoder().n_vocab();
     let (stepped, written) = std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
+        let worker = threads::spawn(scope, || {
             let sender = sender;
             engine.lead(|decoder| -> Result<(), EngineError> {
                 let sequence = decoder.kv_mut().create();
@@ -99,7 +99,7 @@ pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError>
                 decoder.kv_mut().remove(sequence);
                 Ok(())
             })
-        });
+        })?;
         let written = receiver.into_iter().try_for_each(|bytes: Vec<u8>| {
             interrupt::whole(|| {
                 out.write_all(&bytes)?;
@@ -108,8 +108,8 @@ pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError>
                 out.flush()
             })
         });
-        (worker.join(), written)
-    });
+        Ok::<_, CliError>((worker.join(), written))
+    })?;
     let stepped = stepped.map_err(|_| CliError::failed("the decoder's thread died"))?;
     stepped.map_err(at_model)?;
     written.map_err(at)

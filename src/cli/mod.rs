@@ -15,6 +15,7 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod threads;
 mod tokens;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

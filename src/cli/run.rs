@@ -5,7 +5,7 @@ use super::options::{
     ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, tokenizer_of, whole_number,
 };
 use super::sampling::SamplingArgs;
-use super::{CliError, interrupt, progress};
+use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
 use crate::text::{Message, Prompter, TextError, TextStream, Tokenizer};
@@ -63,10 +63,10 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = EngineOptions { n_ctx, ..options };
     let (tokenizer, engine) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| tokenizer_of(&model));
+        let tokenizer = threads::spawn(scope, || tokenizer_of(&model))?;
         let engine = Engine::new(&model, &options);
-        (tokenizer.join(), engine)
-    });
+        Ok::<_, CliError>((tokenizer.join(), engine))
+    })?;
     let tokenizer = tokenizer.map_err(|_| CliError::failed("the vocabulary's thread died"))??;
     let mut engine = engine.map_err(&at)?;
     args.engine.lock(&model, &engine)?;
@@ -93,14 +93,14 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     // Tokens are drawn on a worker thread, the writer is not Send: events are handed over.
     let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
     let stats = std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
+        let worker = threads::spawn(scope, || {
             let sender = sender;
             let mut tell = |event| match sender.send(event) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             };
             engine.generate(&request, Some(&tokenizer), &cancel, &mut tell)
-        });
+        })?;
         for event in receiver {
             if let Err(error) = model.file().check_uncut() {
                 failure = Some(error.into());
@@ -120,8 +120,8 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
                 }
             }
         }
-        worker.join()
-    });
+        Ok::<_, CliError>(worker.join())
+    })?;
     progress::clear_line();
     let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))?.map_err(&at)?;
     let end = stream.finish() + "\n";
@@ -231,7 +231,15 @@ fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Ve
     }
     let system = args.system.iter().map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-    Ok(Prompter::new(tokenizer)?.messages(&messages)?.ids)
+    let prompter = Prompter::new(tokenizer)?;
+    match prompter.messages(&messages) {
+        // Nothing is answered: the prompt itself is what the user wants to know about.
+        Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {
+            let _ = writeln!(stderr(), "warning: {error}");
+            Ok(prompter.lossy().messages(&messages)?.ids)
+        }
+        prompt => Ok(prompt?.ids),
+    }
 }
 
 /// What a user can do about a prompt that cannot be made.

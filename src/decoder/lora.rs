@@ -16,7 +16,6 @@ use crate::model::{Adapter, LowRank, ModelError};
 use crate::tensor::Weight;
 use gguf_rs_lite::GgmlType;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use teff_kernels::KernelTable;
 
 /// Number of the adapter that does not fit, and the reason.
@@ -209,7 +208,7 @@ fn copy_columns(from: &[f32], n: usize, to: &mut [f32], cols: usize, first: usiz
 }
 
 fn weight(name: String, values: &[f32], rows: usize, cols: usize) -> Weight {
-    let bytes: Arc<[u8]> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     Weight::owned(&name, GgmlType::F32, [1, rows, cols], bytes)
 }
 

@@ -15,9 +15,12 @@ pub use lower::lower;
 
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
-use crate::backend::{self, Backend, BackendOptions, CpuSet, Executor, StepInput};
+use crate::backend::{
+    self, Backend, BackendOptions, CpuSet, Executor, StartError, StepInput, Unfinished,
+};
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
+use crate::tensor::memory::OutOfMemory;
 use gguf_rs_lite::GgufFile;
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,6 +74,8 @@ pub enum DecoderError {
     Threads(std::io::Error),
     /// The KV cache of one sequence does not fit its budget.
     Context(ContextTooLarge),
+    /// The system has no memory for the buffers.
+    Memory(OutOfMemory),
 }
 
 impl std::fmt::Display for DecoderError {
@@ -79,11 +84,21 @@ impl std::fmt::Display for DecoderError {
             DecoderError::Model(error) => error.fmt(f),
             DecoderError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
             DecoderError::Context(error) => error.fmt(f),
+            DecoderError::Memory(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for DecoderError {}
+
+impl From<StartError> for DecoderError {
+    fn from(error: StartError) -> DecoderError {
+        match error {
+            StartError::Threads(error) => DecoderError::Threads(error),
+            StartError::Memory(error) => DecoderError::Memory(error),
+        }
+    }
+}
 
 impl From<ModelError> for DecoderError {
     fn from(error: ModelError) -> DecoderError {
@@ -152,6 +167,9 @@ pub enum StepError {
     Continued,
     /// The caller's flag was set while the step was computed.
     Cancelled,
+    /// The system has no memory for the step. A sequence whose states had been changed by then is
+    /// cut back to where they are known.
+    Memory(OutOfMemory),
 }
 
 impl std::fmt::Display for StepError {
@@ -169,6 +187,7 @@ impl std::fmt::Display for StepError {
                 write!(f, "the model sees texts whole: a text cannot be continued")
             }
             StepError::Cancelled => write!(f, "the step was cancelled"),
+            StepError::Memory(error) => error.fmt(f),
         }
     }
 }
@@ -205,7 +224,7 @@ impl Decoder {
     /// Binds the tensors of `file` to the description and makes the buffers.
     ///
     /// # Errors
-    /// The file is no model that can be run, or threads could not be started.
+    /// The file is no model that can be run, threads could not be started, or there is no memory.
     pub fn new(
         file: &Arc<GgufFile>,
         spec: &ModelSpec,
@@ -220,7 +239,8 @@ impl Decoder {
     ///
     /// # Errors
     /// The context is longer than the model's, a token or a sequence takes too much memory, the
-    /// context does not fit the budget of the cache, or threads could not be started.
+    /// context does not fit the budget of the cache, threads could not be started, or there is no
+    /// memory for the buffers.
     pub fn of_program(
         program: Program,
         spec: &ModelSpec,
@@ -251,7 +271,7 @@ impl Decoder {
             kv_type: options.kv_type,
             repack: options.repack,
         };
-        let backend = backend::start(program, &backend_options).map_err(DecoderError::Threads)?;
+        let backend = backend::start(program, &backend_options)?;
         Ok(Decoder::with_backend(backend, options))
     }
 
@@ -441,8 +461,6 @@ impl Stepper<'_> {
         let is_decode = runs.iter().all(|run| run.tokens.len() <= 1);
         let can_undo = core.program.states.is_empty() || !is_decode;
         let cancel = cancel.filter(|_| can_undo && core.kv.make_restorable());
-        self.executor.change_cache(core.kv.ops());
-        core.kv.clear_ops();
         let tables = runs.iter().filter_map(|run| core.kv.table(run.sequence));
         let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
         // A run without tokens may have no states, and none of the batch's tokens is of it.
@@ -459,13 +477,21 @@ impl Stepper<'_> {
             outputs: &core.outputs,
             maxima,
         };
+        if let Err(error) = self.executor.prepare(core.kv.ops(), &input) {
+            core.kv.unreserve();
+            return Err(StepError::Memory(error));
+        }
         if !core.tokens.is_empty() {
             for range in &core.ranges {
-                if self.executor.run(range.clone(), &input, cancel).is_err() {
-                    let is_exact = core.kv.undo();
-                    debug_assert!(is_exact, "cancelled steps were made restorable");
-                    return Err(StepError::Cancelled);
-                }
+                let Err(error) = self.executor.run(range.clone(), &input, cancel) else { continue };
+                let is_exact = core.kv.undo();
+                return Err(match error {
+                    Unfinished::Memory(error) => StepError::Memory(error),
+                    Unfinished::Cancelled => {
+                        debug_assert!(is_exact, "cancelled steps were made restorable");
+                        StepError::Cancelled
+                    }
+                });
             }
         }
         core.kv.commit();

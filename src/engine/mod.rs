@@ -17,6 +17,7 @@ use crate::decoder::{Decoder, DecoderError, DecoderOptions, StepError, Stepper, 
 use crate::kv::ContextTooLarge;
 use crate::model::{Adapter, Hparams, ModelError, ModelSpec, arch};
 use crate::sample::SampleError;
+use crate::tensor::memory::{self, OutOfMemory};
 use crate::text::{TextError, Tokenizer};
 use gguf_rs_lite::GgufFile;
 use std::fmt;
@@ -104,6 +105,8 @@ pub enum EngineError {
     Threads(std::io::Error),
     /// The KV cache of a context does not fit its budget.
     Context(ContextTooLarge),
+    /// The system has no memory for a buffer.
+    Memory(OutOfMemory),
     /// A step was refused.
     Step(StepError),
     /// A token could not be drawn.
@@ -152,6 +155,7 @@ impl fmt::Display for EngineError {
             EngineError::Text { path, error } => write!(f, "{}: {error}", path.display()),
             EngineError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
             EngineError::Context(error) => error.fmt(f),
+            EngineError::Memory(error) => error.fmt(f),
             EngineError::Step(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
@@ -218,7 +222,7 @@ impl Model {
     /// the file has bytes.
     pub fn open(path: &Path) -> Result<Model, EngineError> {
         let mut file = GgufFile::open(path).map_err(EngineError::File)?;
-        file.make_little_endian().map_err(EngineError::File)?;
+        memory::ask(|| file.make_little_endian()).map_err(EngineError::File)?;
         Model::from_file(Arc::new(file), path)
     }
 
@@ -243,7 +247,7 @@ impl Model {
         path: &Path,
         scale: f32,
     ) -> Result<(), EngineError> {
-        file.make_little_endian().map_err(EngineError::File)?;
+        memory::ask(|| file.make_little_endian()).map_err(EngineError::File)?;
         let path = path.to_path_buf();
         let architecture = self.file.get("general.architecture").and_then(|value| value.as_str());
         match Adapter::new(Arc::new(file), architecture.unwrap_or_default(), scale) {
@@ -372,6 +376,7 @@ fn make_decoder(
         DecoderError::Model(error) => named(error),
         DecoderError::Threads(error) => EngineError::Threads(error),
         DecoderError::Context(error) => EngineError::Context(error),
+        DecoderError::Memory(error) => EngineError::Memory(error),
     })
 }
 

@@ -14,6 +14,7 @@ use crate::model::{
     Adapter, Hparams, LayerSpec, ModelError, ModelSpec, UnusedPart, arch, plain_number,
     unused_parts,
 };
+use crate::tensor::memory;
 use crate::text::{TextError, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::collections::BTreeMap;
@@ -245,7 +246,7 @@ impl Report {
     pub fn new(mut file: GgufFile, options: &ReportOptions) -> Report {
         let types = types_of(&file, options.kernels);
         let mut problems = Vec::new();
-        problems.extend(file.make_little_endian().err().map(Problem::File));
+        problems.extend(memory::ask(|| file.make_little_endian()).err().map(Problem::File));
         let mut report = Report {
             unused: unused_parts(&file),
             file: Arc::new(file),

@@ -279,14 +279,9 @@ impl PagePool {
         &self.fills
     }
 
-    /// Changes that the backend has to make before the next step, in this order.
+    /// Changes that the backend has to make before the step that is reserved, in this order.
     pub fn ops(&self) -> &[CacheOp] {
         &self.ops
-    }
-
-    /// Takes note that the backend has done all of [`PagePool::ops`].
-    pub fn clear_ops(&mut self) {
-        self.ops.clear();
     }
 
     /// A new sequence that begins with the first `len` tokens of `id`, sharing their pages.

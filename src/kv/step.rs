@@ -192,6 +192,7 @@ impl PagePool {
             }
         }
         self.fills.clear();
+        self.ops.clear();
     }
 
     /// Takes back a [`PagePool::reserve`] whose step was not begun: everything is as it was before,
@@ -201,6 +202,7 @@ impl PagePool {
             self.roll_back(id);
         }
         self.fills.clear();
+        self.ops.clear();
     }
 
     /// Takes back a step that was begun and left: sequences are as they were before it. One whose
@@ -215,6 +217,7 @@ impl PagePool {
             }
         }
         self.fills.clear();
+        self.ops.clear();
         exact
     }
 

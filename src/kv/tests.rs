@@ -224,7 +224,6 @@ fn an_undone_step_leaves_pages_and_states_as_they_were() {
     feed(&mut pool, a, 1);
     let b = pool.fork(a, 30).unwrap();
     let c = pool.create();
-    pool.clear_ops();
     let before = seen(&pool, &[a, b, c]);
     pool.reserve(&[(a, 40), (b, 1), (c, 3)]).unwrap();
     // Only the first would change its states in place.

@@ -2,7 +2,7 @@
 //! must have. What nobody claims has no known meaning, and loading fails.
 
 use super::ModelError;
-use crate::tensor::Weight;
+use crate::tensor::{Weight, memory};
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl<'a> Binder<'a> {
         let mut bytes = room_for(&weight.name, numbers.len().saturating_mul(size_of::<f32>()))?;
         bytes.extend(numbers.flat_map(f32::to_le_bytes));
         let shape = [weight.n, weight.rows, weight.cols];
-        Ok(Weight::owned(&weight.name, GgmlType::F32, shape, bytes.into()))
+        Ok(Weight::owned(&weight.name, GgmlType::F32, shape, bytes))
     }
 
     /// Claims a stack of `n` matrices `[rows][cols]`. Where files before April 2024 have one tensor
@@ -193,7 +193,7 @@ impl<'a> Binder<'a> {
             bytes.extend_from_slice(weight.bytes());
         }
         let ty = ty.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
-        Ok(Weight::owned(name, ty, [n, rows, cols], bytes.into()))
+        Ok(Weight::owned(name, ty, [n, rows, cols], bytes))
     }
 
     /// All elements of a claimed tensor, in f32.
@@ -260,7 +260,7 @@ impl<'a> Binder<'a> {
 /// Room for the copy of a tensor.
 fn room_for(name: &str, bytes: usize) -> Result<Vec<u8>, ModelError> {
     let mut room = Vec::new();
-    let reserved = room.try_reserve_exact(bytes);
+    let reserved = memory::ask(|| room.try_reserve_exact(bytes));
     reserved.map_err(|_| ModelError::Memory { name: name.to_string(), bytes })?;
     Ok(room)
 }

@@ -1,4 +1,7 @@
-//! Weights as the rest of the program sees them: a type, a shape, and bytes of the mapped file.
+//! Weights as the rest of the program sees them: a type, a shape, and bytes of the mapped file; and
+//! memory that may be refused.
+
+pub mod memory;
 
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo};
 use std::sync::Arc;
@@ -22,7 +25,8 @@ pub struct Weight {
 #[derive(Clone)]
 enum Bytes {
     Mapped(Arc<GgufFile>, TensorInfo),
-    Owned(Arc<[u8]>),
+    /// Not a slice: to make one of a `Vec` takes the memory twice.
+    Owned(Arc<Vec<u8>>),
 }
 
 impl Weight {
@@ -38,15 +42,10 @@ impl Weight {
     ///
     /// # Panics
     /// If the bytes are not those of `n` matrices of this shape.
-    pub fn owned(
-        name: &str,
-        ty: GgmlType,
-        [n, rows, cols]: [usize; 3],
-        bytes: Arc<[u8]>,
-    ) -> Weight {
+    pub fn owned(name: &str, ty: GgmlType, [n, rows, cols]: [usize; 3], bytes: Vec<u8>) -> Weight {
         let expected = ty.bytes_of((n * rows * cols) as u64);
         assert_eq!(expected, Some(bytes.len() as u64), "bytes of {name}");
-        let (name, bytes) = (name.to_string(), Bytes::Owned(bytes));
+        let (name, bytes) = (name.to_string(), Bytes::Owned(Arc::new(bytes)));
         Weight { name, ty, rows, cols, n, bytes }
     }
 

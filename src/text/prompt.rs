@@ -28,6 +28,7 @@ use super::{ChatTemplate, Message, Rendered, TextError, Tokenizer};
 pub struct Prompter<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
+    lossy: bool,
 }
 
 /// A prompt in tokens.
@@ -46,12 +47,18 @@ impl<'a> Prompter<'a> {
     /// [`TextError::Template`] if it does not parse.
     pub fn new(tokenizer: &'a Tokenizer) -> Result<Self, TextError> {
         let template = tokenizer.chat_template().map(ChatTemplate::new).transpose()?;
-        Ok(Self { tokenizer, template })
+        Ok(Self { tokenizer, template, lossy: false })
     }
 
     /// With a template in the place of the file's; `None` for none.
     pub fn with_template(tokenizer: &'a Tokenizer, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer, template }
+        Self { tokenizer, template, lossy: false }
+    }
+
+    /// Prompts even where the template shows nothing of a message, instead of
+    /// [`TextError::MessageLost`]: for looking at what a template does, not for answers.
+    pub fn lossy(self) -> Self {
+        Self { lossy: true, ..self }
     }
 
     /// Whether there is a template.
@@ -113,6 +120,7 @@ impl<'a> Prompter<'a> {
         // The other form of contents; if it fares no better, the first answer is told.
         match other_contents(&fields).map(|other| whole(template, &other)) {
             Some(Ok(rendered)) => Ok(rendered),
+            _ if self.lossy => template.render_marked(&Json::Object(fields)),
             _ => as_given,
         }
     }

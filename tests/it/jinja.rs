@@ -1,6 +1,6 @@
 //! Rare constructs of templates against the texts that Python's Jinja2 3.1.6 makes of them in the
 //! immutable sandbox of the model hub; `tests/golden/jinja/cases.json` has pairs of a template and its
-//! text, null where Python refuses.
+//! text, null where Python refuses; `scripts/make_jinja_cases.py` writes it.
 
 use serde_json::{Value, json};
 use teff::text::ChatTemplate;

@@ -48,6 +48,7 @@ const UNSAFE_FILES: &[&str] = &[
     "kernels/src/block/mod.rs",
     "src/gguf-rs-lite/src/mapped.rs",
     "src/backend/cpu/pool/",
+    "src/main.rs",
 ];
 
 /// Places that may name an architecture: its own folder, model names people type, and formats

@@ -33,5 +33,6 @@ mod real_models;
 mod reference;
 mod require;
 mod sampling;
+mod seam;
 mod tokenizers;
 mod twins;

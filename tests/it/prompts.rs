@@ -193,6 +193,11 @@ fn no_text_is_lost() {
     assert_eq!(shown("{{ messages[0].content | upper }}", None, " hi"), Ok(" HI".into()));
     let lost = |message, role: &str| Err(TextError::MessageLost { message, role: role.into() });
     assert_eq!(shown("<|im_start|>", None, "hi"), lost(0, "user"));
+    // Somebody may look at the prompt all the same.
+    let deaf = tokenizer(Some("deaf"), &[]);
+    let prompter = Prompter::new(&deaf).unwrap().lossy();
+    let prompt = prompter.messages(&[Message::new("user", "hi")]).unwrap();
+    assert_eq!(prompt.rendered.text, "deaf");
     let no_system = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
     assert_eq!(shown(no_system, None, "hi"), Ok("hi".into()));
     assert_eq!(shown(no_system, Some("be"), "hi"), lost(0, "system"));

@@ -1,7 +1,7 @@
 //! Programs as data, and the CPU backend against the naive one.
 //!
 //! What lowering gives passes the checks, and what is no program is refused by name. Drawn
-//! programs, of shapes around the edges of tiles, pages and chunks, compute what [`RefBackend`]
+//! programs, of shapes around the edges of tiles, pages and chunks, compute what [`RefRunner`]
 //! computes, however their tokens come; `decoder.rs` compares the two on every golden architecture.
 
 use crate::fixture_model;
@@ -16,7 +16,7 @@ use teff::backend::program::{
     Temperature, Tokens, Xielu,
 };
 use teff::backend::program::{Conv, Scan, ScanKind, StateId};
-use teff::backend::reference::RefBackend;
+use teff::backend::reference::RefRunner;
 use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
 use teff::engine::Model;
 use teff::tensor::Weight;
@@ -323,7 +323,7 @@ impl Draw {
             kernels.quantize(values, None, bytes).unwrap();
         }
         let name = format!("w{}", self.program.weights.len());
-        self.program.bind(Weight::owned(&name, ty, [n, rows, cols], bytes.into()))
+        self.program.bind(Weight::owned(&name, ty, [n, rows, cols], bytes))
     }
 
     fn part(&mut self, ty: GgmlType, rows: usize, cols: usize) -> Part {
@@ -439,7 +439,7 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
         kv_bytes_max: usize::MAX,
         repack: true,
     };
-    let oracle = RefBackend::new(&program);
+    let oracle = RefRunner::new(&program);
     let truth = sequences.iter().map(|tokens| {
         let all: Vec<usize> = (0..tokens.len()).collect();
         oracle.step(&mut oracle.sequence(), tokens, &all)
@@ -478,7 +478,7 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
 /// The largest error of any row of results of a model, against the reference backend.
 pub fn model_error(model: &Model, n_ctx: usize, tokens: &[u32], ours: &[f32]) -> f64 {
     let program = lower(model.file(), model.spec(), KernelTable::detect(), n_ctx).unwrap();
-    let oracle = RefBackend::new(&program);
+    let oracle = RefRunner::new(&program);
     let all: Vec<usize> = (0..tokens.len()).collect();
     let truth = oracle.step(&mut oracle.sequence(), tokens, &all);
     assert_eq!(ours.len(), truth.len());
@@ -487,7 +487,7 @@ pub fn model_error(model: &Model, n_ctx: usize, tokens: &[u32], ours: &[f32]) ->
 }
 
 /// The normalized mean square error: infinite if anything is not finite.
-fn error_of(ours: &[f32], truth: &[f32]) -> f64 {
+pub fn error_of(ours: &[f32], truth: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x).powi(2);
     let error: f64 = ours.iter().zip(truth).map(|(a, b)| square(a - b)).sum();
     let norm: f64 = truth.iter().map(|&x| square(x)).sum();

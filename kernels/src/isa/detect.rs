@@ -66,7 +66,7 @@ levels! {
     #[cfg(all(test, target_arch = "x86_64"))]
     AvxVnniPlayed = "avxvnni-played": has_avx2();
     /// AVX2 with the 256-bit part of AVX-512 VNNI: AVX-VNNI's kernels in another encoding, for tests.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(any(test, feature = "evex"), target_arch = "x86_64"))]
     AvxVnniEvex = "avxvnni-evex": has_avx512vnni();
     /// AVX2 with AVX-VNNI: Intel's since Alder Lake, Zen 5 and later.
     #[cfg(target_arch = "x86_64")]

@@ -51,7 +51,7 @@ tables! {
     Avx2: super::avx2::table;
     #[cfg(all(test, target_arch = "x86_64"))]
     AvxVnniPlayed: super::avxvnni::played::table;
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(any(test, feature = "evex"), target_arch = "x86_64"))]
     AvxVnniEvex: super::avxvnni::evex::table;
     #[cfg(target_arch = "x86_64")]
     AvxVnni: super::avxvnni::vex::table;
@@ -69,6 +69,27 @@ tables! {
 mod tests {
     use crate::act::{ActFormat, ActPlan, ActUnit, Acts, PANEL_TOKENS, PanelOrder};
     use crate::{KernelTable, Level, Scratch};
+    use gguf_rs_lite::GgmlType;
+
+    /// Levels of tests are laid over AVX2, where the CPU has the instructions.
+    #[test]
+    fn levels_for_tests_are_there() {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let evex = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        for (level, has) in [(Level::AvxVnniPlayed, avx2), (Level::AvxVnniEvex, evex)] {
+            let table = KernelTable::at_most(level);
+            assert_eq!(table.level() == level, has, "{level}");
+            let q4_k = table.types(GgmlType::Q4_K).expect("a type of every level");
+            assert!(!has || q4_k.level == level, "{level}");
+        }
+    }
 
     /// A level above may have panels in another order: levels that it may be laid over take both.
     #[test]

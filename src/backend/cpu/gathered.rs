@@ -4,7 +4,10 @@ use super::pool::{Leader, Pool};
 use super::{CpuBackend, topology};
 use crate::backend::pages::CacheOp;
 use crate::backend::program::Program;
-use crate::backend::{Backend, BackendOptions, Cancelled, Executor, Results, StepInput};
+use crate::backend::{
+    Backend, BackendOptions, Executor, Results, StartError, StepInput, Unfinished,
+};
+use crate::tensor::memory::OutOfMemory;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,16 +22,16 @@ impl Cpu {
     /// Starts the workers and makes the buffers.
     ///
     /// # Errors
-    /// Worker threads could not be started.
+    /// Worker threads could not be started, or there is no memory for the buffers.
     ///
     /// # Panics
     /// If a weight's type has no kernel.
-    pub fn start(program: Program, options: &BackendOptions) -> std::io::Result<Cpu> {
+    pub fn start(program: Program, options: &BackendOptions) -> Result<Cpu, StartError> {
         let pool = match options.cpus {
             Some(cpus) => Pool::pinned(cpus),
             None => Pool::new(options.threads.unwrap_or_else(topology::default_threads)),
         }?;
-        let backend = CpuBackend::new(program, options, pool.n_threads());
+        let backend = CpuBackend::new(program, options, pool.n_threads())?;
         Ok(Cpu { pool, backend })
     }
 }
@@ -67,8 +70,8 @@ struct Gathered<'a> {
 }
 
 impl Executor for Gathered<'_> {
-    fn change_cache(&mut self, ops: &[CacheOp]) {
-        self.backend.change_cache(ops);
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
+        self.backend.prepare(ops, input)
     }
 
     fn run(
@@ -76,7 +79,7 @@ impl Executor for Gathered<'_> {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
-    ) -> Result<(), Cancelled> {
+    ) -> Result<(), Unfinished> {
         self.backend.run(self.leader, ops, input, cancel)
     }
 

@@ -58,7 +58,7 @@ pub(super) struct Part {
 impl Interleaved {
     /// No weight ever.
     pub fn none() -> Interleaved {
-        Interleaved { bytes: Shared::new(0, 0), weights: Vec::new(), by_id: Vec::new(), next: 0 }
+        Interleaved { bytes: Shared::empty(), weights: Vec::new(), by_id: Vec::new(), next: 0 }
     }
 
     /// All weights that the kernels have such a form of, none of them done. Without enough memory,
@@ -68,7 +68,7 @@ impl Interleaved {
         for may_grow in [true, false] {
             let (weights, end) = entries(kernels, program, may_grow);
             if end <= most
-                && let Ok(bytes) = Shared::mapped(end)
+                && let Ok(bytes) = Shared::mapped("interleaved weights", end)
             {
                 let mut by_id = vec![None; program.weights.len()];
                 for (i, entry) in weights.iter().enumerate() {

@@ -7,6 +7,7 @@
 use super::pool::{Phase, Shared, Ticket, write_cells_of_four};
 use super::{
     Context, CpuBackend, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index,
+    resize,
 };
 use crate::backend::program::{
     BoundWeight, Buf, Epilogue, HeadLinear, Linear, Norm, Op, Output, Part, Program,
@@ -54,10 +55,10 @@ impl PrivatePack {
     fn fill(&mut self, kernels: &KernelTable, plan: &ActPlan, x: &[f32]) {
         let OwnedPack { q, d, s, x: xs } = &mut self.per_format[format_index(plan.format)];
         let n = plan.units();
-        q.resize(n * plan.q_len(), 0);
-        d.resize(n * plan.d_len(), 0.0);
-        s.resize(n * plan.s_len(), 0);
-        xs.resize(n * plan.x_len(), 0.0);
+        resize(q, n * plan.q_len());
+        resize(d, n * plan.d_len());
+        resize(s, n * plan.s_len());
+        resize(xs, n * plan.x_len());
         for unit in 0..n {
             let tokens = plan.tokens_of(unit);
             let x = &x[tokens.start * plan.cols..tokens.end * plan.cols];
@@ -295,12 +296,12 @@ impl Context<'_> {
             let interleaved = self.backend.interleaved.read(phase);
             for mut ticket in phase.tickets(weight.n * op.out_stride, op.out_stride) {
                 let head = ticket.items().start / op.out_stride;
-                row.clear();
-                for i in 0..set.len() {
+                let rows = at_least(row, set.len() * weight.cols);
+                for (i, row) in rows.chunks_exact_mut(weight.cols).enumerate() {
                     let x = input.read_row(phase, set.get(i));
-                    row.extend_from_slice(&x[head * op.input_stride..][..weight.cols]);
+                    row.copy_from_slice(&x[head * op.input_stride..][..weight.cols]);
                 }
-                pack.fill(self.backend.kernels, &plan, row);
+                pack.fill(self.backend.kernels, &plan, rows);
                 let acts = FORMATS.map(|format| {
                     let own = &pack.per_format[format_index(format)];
                     (format == plan.format).then(|| own.acts(&plan))

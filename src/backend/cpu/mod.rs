@@ -21,11 +21,13 @@ pub use gathered::Cpu;
 
 use super::pages::CacheOp;
 use super::program::{BoundWeight, Buf, CopyPieces, Norm, NormKind, Op, Program, Tokens};
-use super::{BackendOptions, Cancelled, Results, StepInput};
+use super::{BackendOptions, Results, StepInput, Unfinished};
+use crate::tensor::memory::{OutOfMemory, reserve};
 use pages::Arena;
 use pool::{Leader, Phase, Shared, Worker};
 use states::States;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use teff_kernels::{ActFormat, FloatOps, KernelTable, MAX_BLOCK, Scratch};
@@ -63,6 +65,21 @@ struct PackBuffers {
     d: Shared<f32>,
     s: Shared<i16>,
     x: Shared<f32>,
+}
+
+impl PackBuffers {
+    /// Buffers for each of [`FORMATS`], of so many elements.
+    fn of_formats(
+        what: &'static str,
+        lens: [[usize; 4]; FORMATS.len()],
+    ) -> Result<[PackBuffers; FORMATS.len()], OutOfMemory> {
+        let of = |[q, d, s, x]: [usize; 4]| {
+            let (q, d) = (Shared::new(what, 1, q)?, Shared::new(what, 1, d)?);
+            Ok(PackBuffers { q, d, s: Shared::new(what, 1, s)?, x: Shared::new(what, 1, x)? })
+        };
+        let [first, second] = lens;
+        Ok([of(first)?, of(second)?])
+    }
 }
 
 /// Memory that belongs to one worker.
@@ -116,9 +133,21 @@ fn format_index(format: ActFormat) -> usize {
 /// The first `n` elements of a scratch buffer that only grows, whatever they hold.
 fn at_least<T: Copy + Default>(scratch: &mut Vec<T>, n: usize) -> &mut [T] {
     if scratch.len() < n {
-        scratch.resize(n, T::default());
+        resize(scratch, n);
     }
     &mut scratch[..n]
+}
+
+/// Makes a worker's scratch buffer `n` elements long; new ones are default values. Without memory
+/// the worker leaves the job, and [`CpuBackend::run`] gives the error.
+fn resize<T: Copy + Default>(scratch: &mut Vec<T>, n: usize) {
+    if scratch.capacity() < n
+        && let Err(error) = reserve(scratch, n, "a worker's part of a step")
+    {
+        // No panic of the program: nobody is told but `CpuBackend::run`.
+        resume_unwind(Box::new(error));
+    }
+    scratch.resize(n, T::default());
 }
 
 /// State that the phases of a step share.
@@ -144,23 +173,28 @@ impl CpuBackend {
     /// Large buffers take real memory only when touched. With `repack`, decoding interleaves the
     /// weights bit by bit.
     ///
+    /// # Errors
+    /// The system has no memory for the buffers.
+    ///
     /// # Panics
     /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
-    fn new(program: Program, options: &BackendOptions, max_threads: usize) -> CpuBackend {
+    fn new(
+        program: Program,
+        options: &BackendOptions,
+        max_threads: usize,
+    ) -> Result<CpuBackend, OutOfMemory> {
         let &BackendOptions { kernels, max_tokens, max_outputs, .. } = options;
         let interleaved = match options.repack {
             true => interleaved::Interleaved::plan(kernels, &program),
             false => interleaved::Interleaved::none(),
         };
-        let packs = FORMATS.map(|format| {
-            let [q, d, s, x] = matmul::pack_lens(kernels, &program, format, max_tokens);
-            PackBuffers {
-                q: Shared::new(1, q),
-                d: Shared::new(1, d),
-                s: Shared::new(1, s),
-                x: Shared::new(1, x),
-            }
+        let pack_lens =
+            FORMATS.map(|format| matmul::pack_lens(kernels, &program, format, max_tokens));
+        let buffers = program.widths.iter().map(|&w| Shared::new("activations", max_tokens, w));
+        let ropes = program.ropes.iter().map(|rope| {
+            Shared::new("cosines and sines of positions", max_tokens, 2 * rope.inv_freq.len())
         });
+        let n_maxima = program.n_out.div_ceil(MAX_BLOCK);
         let scratch = (0..max_threads.max(1)).map(|_| {
             Mutex::new(WorkerScratch {
                 kernels: Scratch::default(),
@@ -174,18 +208,16 @@ impl CpuBackend {
                 recurrent: recurrent::Scratch::default(),
             })
         });
-        CpuBackend {
+        Ok(CpuBackend {
             kernels,
-            buffers: program.widths.iter().map(|&w| Shared::new(max_tokens, w)).collect(),
-            ropes: (program.ropes.iter())
-                .map(|rope| Shared::new(max_tokens, 2 * rope.inv_freq.len()))
-                .collect(),
-            results: Shared::new(max_outputs, program.n_out),
-            maxima: Shared::new(max_outputs, program.n_out.div_ceil(MAX_BLOCK)),
-            packs,
-            moe: moe::Buffers::new(kernels, &program, max_tokens),
+            buffers: buffers.collect::<Result<_, _>>()?,
+            ropes: ropes.collect::<Result<_, _>>()?,
+            results: Shared::new("rows of results", max_outputs, program.n_out)?,
+            maxima: Shared::new("maxima of logits", max_outputs, n_maxima)?,
+            packs: PackBuffers::of_formats("packed inputs of products", pack_lens)?,
+            moe: moe::Buffers::new(kernels, &program, max_tokens)?,
             tiles: attention::Tiles::new(&program),
-            partials: Shared::new(1, 0),
+            partials: Shared::empty(),
             scratch: scratch.collect(),
             interleaved,
             arena: Arena::new(options.kv_type, &program.kv),
@@ -193,7 +225,7 @@ impl CpuBackend {
             program: Arc::new(program),
             max_tokens,
             max_outputs,
-        }
+        })
     }
 
     fn program(&self) -> &Arc<Program> {
@@ -222,14 +254,16 @@ impl CpuBackend {
         Results { rows: self.results.get_mut(), maxima: self.maxima.get_mut(), n_out }
     }
 
-    fn change_cache(&mut self, ops: &[CacheOp]) {
+    /// Changes the cache and makes what the step fills.
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
         for op in ops {
             match *op {
-                CacheOp::CopyPage { group, from, to } => self.arena.copy(group, from, to),
-                CacheOp::CopyStates { from, to } => self.states.copy(from, to),
-                CacheOp::ClearStates(slot) => self.states.clear(slot),
+                CacheOp::CopyPage { group, from, to } => self.arena.copy(group, from, to)?,
+                CacheOp::CopyStates { from, to } => self.states.copy(from, to)?,
+                CacheOp::ClearStates(slot) => self.states.clear(slot)?,
             }
         }
+        self.arena.make_filled(input.fills)
     }
 
     /// Computes a range of the program for one step.
@@ -239,7 +273,7 @@ impl CpuBackend {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
-    ) -> Result<(), Cancelled> {
+    ) -> Result<(), Unfinished> {
         assert!(input.tokens.len() <= self.max_tokens && input.outputs.len() <= self.max_outputs);
         assert!(input.tokens.len() == input.positions.len());
         assert!(input.tokens.len() == input.sequence.len());
@@ -249,12 +283,15 @@ impl CpuBackend {
         self.tiles.set(input);
         let n = attention::partials_len(&self.program, input, &self.tiles, leader.n_threads());
         if self.partials.width() < n {
-            self.partials = Shared::new(1, n.next_power_of_two());
+            // Freed first: its elements are of no use.
+            self.partials = Shared::empty();
+            let what = "partial results of attention";
+            self.partials = Shared::new(what, 1, n.next_power_of_two())?;
         }
         self.arena.set_fills(input.fills);
         let stop = Stop::new(cancel);
         let backend = &*self;
-        leader.run(&|worker| {
+        run_job(leader, &|worker| {
             let mut scratch =
                 backend.scratch[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
             let ops_of_level = backend.kernels.float();
@@ -276,13 +313,26 @@ impl CpuBackend {
                 }
             }
             batch.iter().for_each(|part| cx.interleave(part));
-        });
+        })?;
         if stop.is_decided() {
-            return Err(Cancelled);
+            return Err(Unfinished::Cancelled);
         }
         self.interleaved.finish(&batch);
         Ok(())
     }
+}
+
+/// Runs a job on the leader's workers.
+///
+/// # Errors
+/// A worker had no memory for its part, see [`resize`].
+fn run_job(leader: &Leader<'_>, job: &(dyn Fn(&Worker<'_>) + Sync)) -> Result<(), OutOfMemory> {
+    catch_unwind(AssertUnwindSafe(|| leader.run(job))).map_err(|payload| {
+        match payload.downcast::<OutOfMemory>() {
+            Ok(error) => *error,
+            Err(payload) => resume_unwind(payload),
+        }
+    })
 }
 
 /// The decision to leave a step early, which all workers take behind the same operation.

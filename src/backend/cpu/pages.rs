@@ -20,6 +20,7 @@ use crate::backend::pages::{
     BLOCK, KvType, LayerGroup, PAGE_TOKENS, PageFill, PageId, SCALE_BYTES,
 };
 use crate::backend::program::KvShape;
+use crate::tensor::memory::OutOfMemory;
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 use teff_kernels::{Ahead, FloatOps, KernelTable};
@@ -56,13 +57,18 @@ struct Codes {
 }
 
 impl Codes {
-    fn new(space: &mut PageSpace, kind: KvType, heads: usize, dim: usize) -> Codes {
+    fn new(
+        space: &mut PageSpace,
+        kind: KvType,
+        heads: usize,
+        dim: usize,
+    ) -> Result<Codes, OutOfMemory> {
         let n_blocks = dim.div_ceil(BLOCK);
         let codes = kind.head_bytes(dim) - n_blocks * SCALE_BYTES;
-        Codes {
-            codes: SlotMemory::new(space, heads, PAGE_TOKENS, codes),
-            scales: SlotMemory::new(space, heads, PAGE_TOKENS, n_blocks),
-        }
+        Ok(Codes {
+            codes: SlotMemory::new(space, heads, PAGE_TOKENS, codes)?,
+            scales: SlotMemory::new(space, heads, PAGE_TOKENS, n_blocks)?,
+        })
     }
 }
 
@@ -118,7 +124,7 @@ impl Arena {
 
     /// Makes the pages of a group up to `end`, where they are not there yet: those of one layer lie
     /// together, as they are read.
-    fn make(&mut self, group: usize, end: usize) {
+    fn make(&mut self, group: usize, end: usize) -> Result<(), OutOfMemory> {
         let LayerGroup { shape, layers } = &self.groups[group];
         let KvShape { n_kv_heads: heads, k_dim: k, v_dim: v, .. } = *shape;
         for &layer in layers {
@@ -126,37 +132,50 @@ impl Arena {
                 let space = &mut self.space;
                 self.pages[layer].push(match self.kind {
                     KvType::F32 => Page::F32 {
-                        k: SlotMemory::new(space, heads, PAGE_TOKENS, k),
-                        v: SlotMemory::new(space, heads, PAGE_TOKENS, v),
+                        k: SlotMemory::new(space, heads, PAGE_TOKENS, k)?,
+                        v: SlotMemory::new(space, heads, PAGE_TOKENS, v)?,
                     },
                     KvType::F16 => Page::F16 {
-                        k: SlotMemory::new(space, heads, PAGE_TOKENS, k),
-                        v: SlotMemory::new(space, heads, PAGE_TOKENS, v),
+                        k: SlotMemory::new(space, heads, PAGE_TOKENS, k)?,
+                        v: SlotMemory::new(space, heads, PAGE_TOKENS, v)?,
                     },
                     KvType::Q8_0 | KvType::Q4_0 => Page::Quantized {
-                        k: Codes::new(space, self.kind, heads, k),
-                        v: Codes::new(space, self.kind, heads, v),
+                        k: Codes::new(space, self.kind, heads, k)?,
+                        v: Codes::new(space, self.kind, heads, v)?,
                     },
                 });
             }
         }
+        Ok(())
     }
 
     /// Copies the content of one page to another of the group, in all its layers.
-    pub fn copy(&mut self, group: usize, from: PageId, to: PageId) {
-        self.make(group, from.0.max(to.0) as usize + 1);
+    ///
+    /// # Errors
+    /// The system has no memory for the other page.
+    pub fn copy(&mut self, group: usize, from: PageId, to: PageId) -> Result<(), OutOfMemory> {
+        self.make(group, from.0.max(to.0) as usize + 1)?;
         for &layer in &self.groups[group].layers {
             copy_page(&mut self.pages[layer], from, to);
         }
+        Ok(())
     }
 
-    /// Makes the pages that a step writes, and says which of its tokens each takes.
-    pub fn set_fills(&mut self, fills: &[PageFill]) {
+    /// Makes the pages that a step writes.
+    ///
+    /// # Errors
+    /// The system has no memory for all of them.
+    pub fn make_filled(&mut self, fills: &[PageFill]) -> Result<(), OutOfMemory> {
         for group in 0..self.groups.len() {
             let fills = fills.iter().filter(|fill| fill.group == group);
             let end = fills.map(|fill| fill.page.0 as usize + 1).max().unwrap_or(0);
-            self.make(group, end);
+            self.make(group, end)?;
         }
+        Ok(())
+    }
+
+    /// Says which tokens of a step the pages take, which are there.
+    pub fn set_fills(&mut self, fills: &[PageFill]) {
         for &PageFill { group, page, token, slot, n } in fills {
             for &layer in &self.groups[group].layers {
                 let page = &mut self.pages[layer][page.0 as usize];

@@ -4,6 +4,7 @@
 use super::pool::Shared;
 use crate::backend::pages::StateSlot;
 use crate::backend::program::StateId;
+use crate::tensor::memory::OutOfMemory;
 
 /// The states of all sequences, `[slot][state]`; a slot is made when it is first named, of zeros.
 pub(super) struct States {
@@ -24,15 +25,20 @@ impl States {
     }
 
     /// Makes the slots up to `slot`. Memory is zeroed lazily by the system, not touched here.
-    fn make(&mut self, slot: StateSlot) {
+    fn make(&mut self, slot: StateSlot) -> Result<(), OutOfMemory> {
         while self.slots.len() <= slot.0 as usize {
-            self.slots.push(self.lens.iter().map(|&len| Shared::new(1, len)).collect());
+            let states = self.lens.iter().map(|&len| Shared::new("recurrent states", 1, len));
+            self.slots.push(states.collect::<Result<_, _>>()?);
         }
+        Ok(())
     }
 
     /// Copies all states of a slot to another one.
-    pub fn copy(&mut self, from: StateSlot, to: StateSlot) {
-        self.make(from.max(to));
+    ///
+    /// # Errors
+    /// The system has no memory for the other slot.
+    pub fn copy(&mut self, from: StateSlot, to: StateSlot) -> Result<(), OutOfMemory> {
+        self.make(from.max(to))?;
         let slots = [from.0 as usize, to.0 as usize];
         let Ok([from, to]) = self.slots.get_disjoint_mut(slots) else {
             panic!("states are copied to another slot");
@@ -40,13 +46,16 @@ impl States {
         for (from, to) in from.iter_mut().zip(to) {
             to.get_mut().copy_from_slice(from.get_mut());
         }
+        Ok(())
     }
 
     /// Sets all states of a slot to zeros.
-    pub fn clear(&mut self, slot: StateSlot) {
-        match self.slots.get_mut(slot.0 as usize) {
-            Some(states) => states.iter_mut().for_each(|state| state.get_mut().fill(0.0)),
-            None => self.make(slot),
-        }
+    ///
+    /// # Errors
+    /// The system has no memory for the slot.
+    pub fn clear(&mut self, slot: StateSlot) -> Result<(), OutOfMemory> {
+        let Some(states) = self.slots.get_mut(slot.0 as usize) else { return self.make(slot) };
+        states.iter_mut().for_each(|state| state.get_mut().fill(0.0));
+        Ok(())
     }
 }

@@ -13,6 +13,9 @@ mod attention;
 mod float;
 mod moe;
 mod recurrent;
+mod seam;
+
+pub use seam::RefBackend;
 
 use super::program::{
     BoundWeight, Buf, CopyPieces, Epilogue, HeadLinear, Linear, MixStreams, Norm, Op, Output, Part,
@@ -22,10 +25,9 @@ use float::{activate, activate_all, dot, length, mean_and_variance, normalize};
 use std::ops::Range;
 use teff_kernels::{Activation, KernelTable, Level};
 
-/// A program that is run in plain loops.
-pub struct RefBackend<'a> {
+/// A program that is run in plain loops for whole sequences; [`RefBackend`] runs it behind the seam.
+pub struct RefRunner<'a> {
     program: &'a Program,
-    kernels: &'static KernelTable,
 }
 
 /// Keys, values and states that a sequence leaves for its next tokens.
@@ -41,10 +43,10 @@ pub struct RefSequence {
     len: usize,
 }
 
-impl<'a> RefBackend<'a> {
-    /// A backend for a program that [`Program::check`] accepts.
-    pub fn new(program: &'a Program) -> RefBackend<'a> {
-        RefBackend { program, kernels: KernelTable::at_most(Level::Scalar) }
+impl<'a> RefRunner<'a> {
+    /// A runner of a program that [`Program::check`] accepts.
+    pub fn new(program: &'a Program) -> RefRunner<'a> {
+        RefRunner { program }
     }
 
     /// A sequence without tokens.
@@ -64,21 +66,12 @@ impl<'a> RefBackend<'a> {
     /// If the program fails its check, an index is not below the number of tokens, a token id not
     /// below that of the vocabulary, or a position beyond a learned table.
     pub fn step(&self, sequence: &mut RefSequence, tokens: &[u32], outputs: &[usize]) -> Vec<f32> {
-        let buffers = self.program.widths.iter().map(|width| vec![f32::NAN; width * tokens.len()]);
-        let mut step = Step {
-            program: self.program,
-            kernels: self.kernels,
-            first: sequence.len,
-            sequence,
-            tokens,
-            outputs,
-            buffers: buffers.collect(),
-            results: Vec::new(),
-        };
+        let before = sequence.clone();
+        let mut step = Step::new(self.program, before, tokens.to_vec(), outputs.to_vec());
         self.program.ops.iter().for_each(|op| step.run(op));
-        let results = step.results;
+        *sequence = step.sequence;
         sequence.len += tokens.len();
-        results
+        step.results
     }
 }
 
@@ -86,9 +79,11 @@ impl<'a> RefBackend<'a> {
 struct Step<'a> {
     program: &'a Program,
     kernels: &'static KernelTable,
-    sequence: &'a mut RefSequence,
-    tokens: &'a [u32],
-    outputs: &'a [usize],
+    /// Keys and values of all tokens so far, states behind the last of them.
+    sequence: RefSequence,
+    tokens: Vec<u32>,
+    /// Tokens whose results are wanted, by their indices in `tokens`.
+    outputs: Vec<usize>,
     /// Position of the first token.
     first: usize,
     /// `[tokens][width]` each.
@@ -96,7 +91,27 @@ struct Step<'a> {
     results: Vec<f32>,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// A step before its first operation.
+    fn new(
+        program: &'a Program,
+        sequence: RefSequence,
+        tokens: Vec<u32>,
+        outputs: Vec<usize>,
+    ) -> Step<'a> {
+        let buffers = program.widths.iter().map(|width| vec![f32::NAN; width * tokens.len()]);
+        Step {
+            program,
+            kernels: KernelTable::at_most(Level::Scalar),
+            buffers: buffers.collect(),
+            first: sequence.len,
+            sequence,
+            tokens,
+            outputs,
+            results: Vec::new(),
+        }
+    }
+
     fn run(&mut self, op: &Op) {
         match op {
             Op::Embed { table, scale, addend, positions, out } => {
@@ -177,7 +192,7 @@ impl Step<'_> {
     fn selected(&self, rows: Tokens) -> Vec<usize> {
         match rows {
             Tokens::All => (0..self.tokens.len()).collect(),
-            Tokens::Outputs => self.outputs.to_vec(),
+            Tokens::Outputs => self.outputs.clone(),
         }
     }
 

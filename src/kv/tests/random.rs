@@ -178,7 +178,6 @@ impl World {
         }
         let is_exact = self.random.below(2) == 0 && self.pool.make_restorable();
         self.memory.change(self.pool.ops());
-        self.pool.clear_ops();
         let is_cancelled = how == 1;
         self.write(&chunks, is_cancelled);
         if is_cancelled {
@@ -224,7 +223,6 @@ impl World {
     /// Checks that sequences see what they should, and that nothing is lost.
     fn check(&mut self) {
         self.memory.change(self.pool.ops());
-        self.pool.clear_ops();
         let pool = &self.pool;
         assert!(pool.kv_bytes() <= pool.kv_bytes_max());
         assert_eq!(pool.sequences.len(), self.model.len());

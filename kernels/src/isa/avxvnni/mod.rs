@@ -5,9 +5,10 @@
 //! Sources are AVX2's, by a [`Dot`] of their own; what would gain nothing, decoding of most types from
 //! rows of the file, is AVX2's machine code. The instruction comes in two encodings, so there are two
 //! levels: VEX's, which is AVX-VNNI, and EVEX's, which CPUs with AVX-512 VNNI have. There the second
-//! is below the level of 512 bits, hence never chosen unless asked for: it is here so that CPUs
-//! without the first can test and time these kernels. In the crate's own tests a third level has
-//! AVX2 instructions in place of the one, so that all else is tested on any CPU with AVX2.
+//! is below the level of 512 bits, hence never chosen unless asked for: it is there, in the crate's own
+//! tests and with the feature `evex`, so that CPUs without the first can test and time these kernels.
+//! In the crate's own tests a third level has AVX2 instructions in place of the one, so that all else
+//! is tested on any CPU with AVX2.
 //!
 //! Instructions are written in assembly: an intrinsic would be inlined only into functions with its
 //! feature, and kernels that are generic over the step have AVX2's features alone.
@@ -96,6 +97,7 @@ level_of_encoding! {
     /// AVX-VNNI.
     vex: AvxVnni, Vex, "vex"
 }
+#[cfg(any(test, feature = "evex"))]
 level_of_encoding! {
     /// AVX-512 VNNI and VL: the same instruction in another encoding.
     evex: AvxVnniEvex, Evex, "evex"

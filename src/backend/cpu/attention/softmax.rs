@@ -1,6 +1,7 @@
 //! The running softmax of attention: chunks of keys are summed by themselves and merged in
 //! ascending order, rescaled to the larger maximum.
 
+use super::super::resize;
 use teff_kernels::FloatOps;
 
 /// Softmax and weighted sums of some rows over some keys.
@@ -59,7 +60,7 @@ impl Softmax {
         self.rows.clear();
         self.rows.resize(n_rows, SoftmaxState::NONE);
         self.sums.clear();
-        self.sums.resize(n_rows * v_dim, 0.0);
+        resize(&mut self.sums, n_rows * v_dim);
     }
 
     /// Adds the keys of `other`, which come after, row by row.

@@ -16,6 +16,7 @@ use super::matmul::{PrivatePack, Source, chunk_limits};
 use super::pool::{Phase, Shared};
 use super::{Context, FORMATS, PackBuffers, TokenSet, WorkerScratch, at_least, format_index};
 use crate::backend::program::{ExpertPart, Moe, Op, Program, Router};
+use crate::tensor::memory::OutOfMemory;
 use product::Grouped;
 use route::{Group, Routes, units_max};
 use std::ops::Range;
@@ -38,7 +39,14 @@ pub(super) struct Buffers {
 
 impl Buffers {
     /// Buffers for steps of at most `max_tokens` tokens.
-    pub(super) fn new(kernels: &KernelTable, program: &Program, max_tokens: usize) -> Buffers {
+    ///
+    /// # Errors
+    /// The system has no memory for them.
+    pub(super) fn new(
+        kernels: &KernelTable,
+        program: &Program,
+        max_tokens: usize,
+    ) -> Result<Buffers, OutOfMemory> {
         let moes = || {
             program.ops.iter().filter_map(|op| match op {
                 Op::Moe(moe) => Some(&**moe),
@@ -47,7 +55,7 @@ impl Buffers {
         };
         let most = |f: &dyn Fn(&Moe) -> usize| moes().map(f).max().unwrap_or(0);
         let units = |moe: &Moe| units_max(max_tokens, moe.n_used, moe.n_experts);
-        let packs = FORMATS.map(|format| {
+        let pack_lens = FORMATS.map(|format| {
             let mut lens = [0; 4];
             for moe in moes() {
                 for weight in parts(moe).map(|part| &part.weight) {
@@ -61,13 +69,7 @@ impl Buffers {
                     }
                 }
             }
-            let [q, d, s, x] = lens;
-            PackBuffers {
-                q: Shared::new(1, q),
-                d: Shared::new(1, d),
-                s: Shared::new(1, s),
-                x: Shared::new(1, x),
-            }
+            lens
         });
         let hidden = |moe: &Moe| {
             let few = max_tokens.min(ROWS_MAX);
@@ -76,14 +78,14 @@ impl Buffers {
             let few = few_units * Hidden::padded_max(n_ff, few);
             PANEL_TOKENS * few.max(units(moe) * Hidden::padded_max(n_ff, max_tokens))
         };
-        Buffers {
-            x: Shared::new(max_tokens, most(&|moe| moe.up.weight.cols)),
-            scores: Shared::new(max_tokens, most(&|moe| moe.n_experts)),
-            experts: Shared::new(max_tokens, most(&|moe| moe.n_used)),
-            weights: Shared::new(max_tokens, most(&|moe| moe.n_used)),
-            hidden: Shared::new(1, most(&hidden)),
-            packs,
-        }
+        Ok(Buffers {
+            x: Shared::new("inputs of experts", max_tokens, most(&|moe| moe.up.weight.cols))?,
+            scores: Shared::new("scores of experts", max_tokens, most(&|moe| moe.n_experts))?,
+            experts: Shared::new("choices of experts", max_tokens, most(&|moe| moe.n_used))?,
+            weights: Shared::new("weights of experts", max_tokens, most(&|moe| moe.n_used))?,
+            hidden: Shared::new("activations of experts", 1, most(&hidden))?,
+            packs: PackBuffers::of_formats("packed inputs of experts", pack_lens)?,
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::mode::{LEN_MAX, Mode, Use};
 use super::ticket::{Phase, Ticket};
+use crate::tensor::memory::{self, OutOfMemory};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -17,6 +19,23 @@ pub(super) fn map_zeros(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
     Ok(map)
 }
 
+/// Numbers that are 0 if all their bytes are.
+///
+/// # Safety
+/// Zeros in all bytes are a value.
+#[allow(dead_code, reason = "a promise about types: it has nothing to be used but its name")]
+pub unsafe trait Zero: Copy + Default {}
+
+macro_rules! zero {
+    ($($number:ty),*) => {
+        $(
+            // SAFETY: a primitive integer or IEEE 754 number; zeros in all bytes are its 0.
+            unsafe impl Zero for $number {}
+        )*
+    };
+}
+zero!(i8, u8, i16, u16, u32, usize, f32);
+
 /// Row-major matrix that the workers of a phase either all read or all write by ticket. It belongs
 /// to the pool that uses it until [`Shared::get_mut`].
 pub struct Shared<T> {
@@ -24,8 +43,8 @@ pub struct Shared<T> {
     pub(super) width: usize,
     pub(super) start: NonNull<T>,
     pub(super) len: usize,
-    /// Mapping that the memory belongs to, or `None` if it is a leaked box. No other `Shared` has
-    /// these elements.
+    /// Mapping that the memory belongs to, or `None` if it is the global allocator's. No other
+    /// `Shared` has these elements.
     pub(super) map: Option<Arc<memmap2::MmapMut>>,
 }
 
@@ -38,10 +57,11 @@ unsafe impl<T: Send> Send for Shared<T> {}
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        if self.map.is_none() {
-            let slice = NonNull::slice_from_raw_parts(self.start, self.len);
-            // SAFETY: without a map `new` made the pointer and the length of a box it leaked.
-            drop(unsafe { Box::from_raw(slice.as_ptr()) });
+        let layout = Layout::array::<T>(self.len).expect("`new` had this layout");
+        if self.map.is_none() && layout.size() > 0 {
+            // SAFETY: without a map `new` got the memory from the global allocator, of this layout;
+            // of no bytes it got none. Elements are `Copy`: none needs to be dropped.
+            unsafe { dealloc(self.start.as_ptr().cast(), layout) };
         }
     }
 }
@@ -51,9 +71,9 @@ impl Shared<u8> {
     ///
     /// # Errors
     /// The system has not that much memory.
-    pub fn mapped(len: usize) -> std::io::Result<Shared<u8>> {
+    pub fn mapped(what: &'static str, len: usize) -> Result<Shared<u8>, OutOfMemory> {
         assert!(len as u64 <= LEN_MAX, "a buffer has too many elements");
-        let mut map = map_zeros(len)?;
+        let mut map = map_zeros(len).map_err(|_| OutOfMemory { what, bytes: len })?;
         let start = NonNull::from(&mut map[..]).cast();
         Ok(Shared { mode: Mode::default(), width: len, start, len, map: Some(Arc::new(map)) })
     }
@@ -73,13 +93,31 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T: Copy + Default> Shared<T> {
-    /// `rows` x `width` default values. Memory is zeroed lazily by the system, not touched here.
-    pub fn new(rows: usize, width: usize) -> Shared<T> {
+impl<T: Zero> Shared<T> {
+    /// `rows` x `width` zeros. Memory is zeroed lazily by the system, not touched here.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] for `what` it was to hold.
+    pub fn new(what: &'static str, rows: usize, width: usize) -> Result<Shared<T>, OutOfMemory> {
         let len = n_elements(rows, width);
-        let data = Box::leak(vec![T::default(); len].into_boxed_slice());
-        let (len, start) = (data.len(), NonNull::from(data).cast());
-        Shared { mode: Mode::default(), width, start, len, map: None }
+        let bytes = len.saturating_mul(size_of::<T>());
+        let refused = OutOfMemory { what, bytes };
+        let layout = Layout::array::<T>(len).map_err(|_| refused)?;
+        let start = match layout.size() {
+            0 => NonNull::dangling(),
+            // SAFETY: the layout has bytes.
+            _ => NonNull::new(memory::ask(|| unsafe { alloc_zeroed(layout) }).cast())
+                .ok_or(refused)?,
+        };
+        // Zeros are values of `T`, as that is `Zero`.
+        Ok(Shared { mode: Mode::default(), width, start, len, map: None })
+    }
+}
+
+impl<T: Copy + Default> Shared<T> {
+    /// No elements.
+    pub fn empty() -> Shared<T> {
+        Shared { mode: Mode::default(), width: 0, start: NonNull::dangling(), len: 0, map: None }
     }
 
     /// Elements in a row.
@@ -254,7 +292,7 @@ mod tests {
     #[test]
     fn phases_see_what_the_phase_before_wrote() {
         let pool = Pool::new(3).unwrap();
-        let buffer = Shared::<u32>::new(4, 30);
+        let buffer = Shared::<u32>::new("a test", 4, 30).unwrap();
         pool.lead(|leader| {
             leader.run(&|worker| {
                 for round in 1..if cfg!(miri) { 5 } else { 100 } {
@@ -277,7 +315,7 @@ mod tests {
     #[test]
     fn blocks_belong_to_the_ticket_of_their_first_item() {
         let pool = Pool::new(2).unwrap();
-        let mut buffer = Shared::<usize>::new(2, 8);
+        let mut buffer = Shared::<usize>::new("a test", 2, 8).unwrap();
         pool.lead(|leader| {
             leader.run(&|worker| {
                 worker.phase(|phase| {
@@ -301,7 +339,7 @@ mod tests {
     #[should_panic(expected = "columns.start")]
     fn a_block_that_begins_before_the_ticket_is_refused() {
         let pool = Pool::new(1).unwrap();
-        let buffer = Shared::<u8>::new(1, 8);
+        let buffer = Shared::<u8>::new("a test", 1, 8).unwrap();
         pool.lead(|leader| {
             leader.run(&|worker| {
                 worker.phase(|phase| {
@@ -316,7 +354,7 @@ mod tests {
     #[test]
     fn cells_are_the_tickets_own() {
         let pool = Pool::new(2).unwrap();
-        let mut buffer = Shared::<usize>::new(5, 12);
+        let mut buffer = Shared::<usize>::new("a test", 5, 12).unwrap();
         pool.lead(|leader| {
             leader.run(&|worker| {
                 worker.phase(|phase| {
@@ -334,7 +372,7 @@ mod tests {
     #[should_panic(expected = "two ways within one phase")]
     fn reading_and_writing_in_one_phase_is_refused() {
         let pool = Pool::new(1).unwrap();
-        let buffer = Shared::<u8>::new(1, 8);
+        let buffer = Shared::<u8>::new("a test", 1, 8).unwrap();
         pool.lead(|leader| {
             leader.run(&|worker| {
                 worker.phase(|phase| {

@@ -3,6 +3,7 @@
 use super::mode::{Mode, Use};
 use super::shared::{Shared, map_zeros, n_elements};
 use super::ticket::{Phase, Ticket};
+use crate::tensor::memory::OutOfMemory;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -43,14 +44,18 @@ impl PageSpace {
     const ALIGN: usize = 64;
 
     /// `rows` x `width` default values in memory that nobody else has.
-    fn take<T: Copy + Default>(&mut self, rows: usize, width: usize) -> Shared<T> {
+    fn take<T: Copy + Default>(
+        &mut self,
+        rows: usize,
+        width: usize,
+    ) -> Result<Shared<T>, OutOfMemory> {
         let len = n_elements(rows, width);
         let layout = Layout::array::<T>(len).expect("a page is smaller than memory");
         assert!(layout.align() <= PageSpace::ALIGN, "elements are numbers");
         let bytes = layout.size().next_multiple_of(PageSpace::ALIGN);
         let (address, left) = match self.rest {
             Some(rest) if bytes <= rest.1 => rest,
-            _ => self.start_piece(bytes.max(PageSpace::PIECE_BYTES), layout),
+            _ => self.start_piece(bytes)?,
         };
         // SAFETY: a piece has `left >= bytes` from `address` on.
         self.rest = Some((unsafe { address.add(bytes) }, left - bytes));
@@ -61,16 +66,18 @@ impl PageSpace {
             unsafe { start.add(i).write(T::default()) };
         }
         let map = Some(self.piece.clone().expect("the rest is of a piece"));
-        Shared { mode: Mode::default(), width, start, len, map }
+        Ok(Shared { mode: Mode::default(), width, start, len, map })
     }
 
-    fn start_piece(&mut self, bytes: usize, layout: Layout) -> (NonNull<u8>, usize) {
-        let Ok(mut map) = map_zeros(bytes) else {
-            std::alloc::handle_alloc_error(layout);
-        };
-        let start = NonNull::from(&mut map[..]).cast();
+    /// Starts a piece in which there is room for `bytes`: no more than for them, where memory is
+    /// short.
+    fn start_piece(&mut self, bytes: usize) -> Result<(NonNull<u8>, usize), OutOfMemory> {
+        let refused = OutOfMemory { what: "keys and values", bytes };
+        let whole = bytes.max(PageSpace::PIECE_BYTES);
+        let mut map = map_zeros(whole).or_else(|_| map_zeros(bytes)).map_err(|_| refused)?;
+        let (start, bytes) = (NonNull::from(&mut map[..]).cast(), map.len());
         self.piece = Some(Arc::new(map));
-        (start, bytes)
+        Ok((start, bytes))
     }
 }
 
@@ -87,9 +94,17 @@ pub struct SlotMemory<T> {
 
 impl<T: Copy + Default> SlotMemory<T> {
     /// Default values.
-    pub fn new(space: &mut PageSpace, heads: usize, slots: usize, width: usize) -> SlotMemory<T> {
-        let memory = space.take(n_elements(heads, slots), width);
-        SlotMemory { memory, heads, slots, fill: Fill::default() }
+    ///
+    /// # Errors
+    /// The system has no more memory.
+    pub fn new(
+        space: &mut PageSpace,
+        heads: usize,
+        slots: usize,
+        width: usize,
+    ) -> Result<SlotMemory<T>, OutOfMemory> {
+        let memory = space.take(n_elements(heads, slots), width)?;
+        Ok(SlotMemory { memory, heads, slots, fill: Fill::default() })
     }
 
     /// Elements of a head in a slot.
@@ -179,7 +194,7 @@ mod tests {
     #[test]
     fn slots_follow_the_fill() {
         let pool = Pool::new(2).unwrap();
-        let mut page = SlotMemory::<f32>::new(&mut PageSpace::default(), 2, 8, 4);
+        let mut page = SlotMemory::<f32>::new(&mut PageSpace::default(), 2, 8, 4).unwrap();
         page.set_fill(Fill { token: 2, slot: 5, n: 3 });
         pool.lead(|leader| {
             leader.run(&|worker| {
@@ -204,7 +219,7 @@ mod tests {
     #[test]
     fn lanes_follow_the_fill() {
         let pool = Pool::new(2).unwrap();
-        let mut page = SlotMemory::<f32>::new(&mut PageSpace::default(), 2, 8, 3);
+        let mut page = SlotMemory::<f32>::new(&mut PageSpace::default(), 2, 8, 3).unwrap();
         page.set_fill(Fill { token: 1, slot: 6, n: 2 });
         pool.lead(|leader| {
             leader.run(&|worker| {

@@ -132,7 +132,7 @@ fn workers_must_ask_for_one_deal() {
 #[test]
 fn a_buffer_of_one_pool_is_refused_to_another() {
     let (reads, writes) = (Pool::new(1).unwrap(), Pool::new(1).unwrap());
-    let mut buffer = Shared::<u32>::new(1, 8);
+    let mut buffer = Shared::<u32>::new("a test", 1, 8).unwrap();
     let write = |leader: &Leader<'_>| check_job(leader, &buffer, 7);
     reads.lead(|leader| {
         leader.run(&|worker| {
@@ -154,7 +154,7 @@ fn a_buffer_of_one_pool_is_refused_to_another() {
 #[test]
 fn two_pools_race_for_a_buffer_and_one_gets_it() {
     for _ in 0..FEW {
-        let mut buffer = Shared::<u32>::new(1, 8);
+        let mut buffer = Shared::<u32>::new("a test", 1, 8).unwrap();
         let won = [AtomicBool::new(false), AtomicBool::new(false)];
         std::thread::scope(|scope| {
             for won in &won {
@@ -244,7 +244,7 @@ fn break_job(pool: &Pool, buffer: &Shared<u32>, job: impl Fn(&Worker<'_>, usize)
 fn a_panic_frees_nothing_that_others_read_and_the_pool_goes_on() {
     for n_threads in 1..=4 {
         let pool = Pool::new(n_threads).unwrap();
-        let mut buffer = Shared::<u32>::new(1, 16);
+        let mut buffer = Shared::<u32>::new("a test", 1, 16).unwrap();
         for index in 0..n_threads {
             let in_phase = |worker: &Worker<'_>, item| {
                 assert!(item == usize::MAX || worker.index() != index, "in the phase");
@@ -292,7 +292,7 @@ fn the_payload_of_a_panic_reaches_the_caller() {
 fn a_leader_that_panics_between_jobs_sends_the_workers_home() {
     for n_threads in 1..=4 {
         let pool = Pool::new(n_threads).unwrap();
-        let buffer = Shared::<u32>::new(1, 16);
+        let buffer = Shared::<u32>::new("a test", 1, 16).unwrap();
         let error = panic_of(|| {
             pool.lead(|leader| {
                 check_job(leader, &buffer, 1);
@@ -326,7 +326,7 @@ fn a_caught_panic_of_a_phase_lets_nobody_into_the_next() {
 fn uneven_phases_are_told_and_nobody_is_left_in_the_job() {
     for n_threads in 2..=4 {
         let pool = Pool::new(n_threads).unwrap();
-        let buffer = Shared::<u32>::new(1, 16);
+        let buffer = Shared::<u32>::new("a test", 1, 16).unwrap();
         for odd_one in 0..n_threads {
             for (most, fewest) in [(1, 0), (2, 1), (3, 1), (0, 1), (1, 2)] {
                 let inside = AtomicUsize::new(0);

@@ -2,6 +2,9 @@
 //! behind that miri would wait for.
 
 #[cfg(not(miri))]
+use crate::tensor::memory;
+
+#[cfg(not(miri))]
 pub(super) struct Threads(rayon::ThreadPool);
 
 #[cfg(not(miri))]
@@ -9,8 +12,11 @@ impl Threads {
     /// Starts `n` threads.
     ///
     /// # Errors
-    /// The system has no more threads.
+    /// The system has no more threads, or no memory for them.
     pub fn start(n: usize) -> std::io::Result<Threads> {
+        let bytes = n.saturating_mul(memory::THREAD_BYTES);
+        memory::check_room("the stacks of worker threads", bytes)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::OutOfMemory, error))?;
         rayon::ThreadPoolBuilder::new()
             .num_threads(n)
             .thread_name(|i| format!("teff-{i}"))

@@ -1,0 +1,93 @@
+//! Memory that may be refused: large buffers whose shortage is an error that names them.
+//!
+//! Rust ends the process when the system refuses memory to a `Vec`. Everything that grows with a
+//! model, a context or a batch is asked for here instead, and its refusal is an [`OutOfMemory`].
+//! Systems that promise more than they have (Linux, unless `ulimit -v` or its overcommit policy
+//! says otherwise) refuse nothing here and end the process later; against that stand the budgets
+//! that [`available_bytes`](crate::backend::available_bytes) gives.
+//!
+//! A program's allocator may end the program with a message where memory is short, so that nothing
+//! else in it has to care; `main.rs` has such a one. It must not where [`may_refuse`] is true.
+
+use std::cell::Cell;
+use std::fmt;
+
+/// Bytes of memory that a new thread takes: the stack that Rust gives it, and what the system and
+/// Rust's handler of stack overflows put beside it.
+pub const THREAD_BYTES: usize = (2 << 20) + (128 << 10);
+
+thread_local! {
+    /// Whether this thread can do without the memory that it asks for.
+    static MAY_REFUSE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Refusal of memory for a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// What the buffer was to hold.
+    pub what: &'static str,
+    /// Bytes that were asked for.
+    pub bytes: usize,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OutOfMemory { what, bytes } = self;
+        write!(f, "not enough memory: {bytes} bytes for {what} cannot be had")
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// Whether the memory that this thread is asking for may be refused.
+#[must_use]
+pub fn may_refuse() -> bool {
+    MAY_REFUSE.get()
+}
+
+/// Runs `ask`, which asks for memory and takes a refusal.
+pub fn ask<R>(ask: impl FnOnce() -> R) -> R {
+    let before = MAY_REFUSE.replace(true);
+    let result = ask();
+    MAY_REFUSE.set(before);
+    result
+}
+
+/// Makes room for `n` elements in all.
+///
+/// # Errors
+/// [`OutOfMemory`]; `vec` is unchanged then.
+pub fn reserve<T>(vec: &mut Vec<T>, n: usize, what: &'static str) -> Result<(), OutOfMemory> {
+    let more = n.saturating_sub(vec.len());
+    let bytes = n.saturating_mul(size_of::<T>());
+    ask(|| vec.try_reserve_exact(more)).map_err(|_| OutOfMemory { what, bytes })
+}
+
+/// Asks whether the system has so many bytes at a stretch, for what cannot be refused once it is
+/// begun, such as the stack of a thread. They are given back at once, untouched; so this is no
+/// promise where other threads ask for memory meanwhile.
+///
+/// # Errors
+/// [`OutOfMemory`] for `what` is to begin.
+pub fn check_room(what: &'static str, bytes: usize) -> Result<(), OutOfMemory> {
+    let mapped = memmap2::MmapMut::map_anon(bytes.max(1));
+    mapped.map(drop).map_err(|_| OutOfMemory { what, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_buffer_and_its_bytes() {
+        let mut vec = vec![1_u64];
+        let error = reserve(&mut vec, usize::MAX / 16, "the moon").unwrap_err();
+        assert_eq!(error, OutOfMemory { what: "the moon", bytes: usize::MAX / 16 * 8 });
+        assert!(error.to_string().contains("bytes for the moon"), "{error}");
+        assert_eq!(vec, [1]);
+        assert!(!may_refuse() && ask(may_refuse) && !may_refuse());
+        assert_eq!(check_room("a page", 1), Ok(()));
+        let error = OutOfMemory { what: "the sun", bytes: usize::MAX / 2 };
+        assert_eq!(check_room("the sun", usize::MAX / 2), Err(error));
+    }
+}
