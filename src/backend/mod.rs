@@ -15,8 +15,8 @@ pub mod program;
 pub mod reference;
 mod step;
 
-pub(crate) use cpu::pool::LEN_MAX;
-pub use cpu::pool::MAX_THREADS;
+pub(crate) use cpu::LEN_MAX;
+pub use cpu::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
 pub use step::{Backend, Executor, Results, StartError, StepInput, Unfinished};
 

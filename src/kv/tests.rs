@@ -120,7 +120,7 @@ fn forks_share_until_someone_writes() {
     assert_eq!(pool.len(child), 36);
     // The second page of each layer is copied, the first stays shared.
     assert!(pool.ops().is_empty());
-    feed(&mut pool, child, 1);
+    pool.reserve(&[(child, 1)]).unwrap();
     assert_eq!(pool.kv_bytes(), before + 2 * PAGE_BYTES);
     let (a, b) = (pool.table(parent).unwrap(), pool.table(child).unwrap());
     assert_eq!(a[0][0], b[0][0]);
@@ -131,6 +131,8 @@ fn forks_share_until_someone_writes() {
         to: b[group][1].unwrap(),
     };
     assert_eq!(pool.ops(), [copy(0), copy(1)]);
+    pool.commit();
+    assert!(pool.ops().is_empty());
     pool.remove(parent);
     assert_eq!(pool.kv_bytes(), before);
     pool.remove(child);

@@ -10,7 +10,7 @@ mod matmul;
 mod memory;
 mod moe;
 mod pages;
-pub mod pool;
+mod pool;
 mod recurrent;
 mod rope_kv;
 mod states;
@@ -18,6 +18,8 @@ mod streams;
 pub mod topology;
 
 pub use gathered::Cpu;
+pub(crate) use pool::LEN_MAX;
+pub use pool::MAX_THREADS;
 
 use super::pages::CacheOp;
 use super::program::{BoundWeight, Buf, CopyPieces, Norm, NormKind, Op, Program, Tokens};
@@ -583,5 +585,33 @@ impl Context<'_> {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pool::Pool;
+    use super::*;
+
+    #[test]
+    fn a_worker_without_memory_ends_the_job_with_an_error() {
+        let pool = Pool::new(2).unwrap();
+        pool.lead(|leader| {
+            let too_much = |worker: &Worker<'_>| {
+                worker.phase(|_| {
+                    if worker.index() + 1 == worker.n_threads() {
+                        resize(&mut Vec::<f32>::new(), usize::MAX / 8);
+                    }
+                });
+                worker.phase(|_| ());
+            };
+            let error = run_job(leader, &too_much).unwrap_err();
+            assert_eq!(error.bytes, usize::MAX / 8 * 4, "{error}");
+            run_job(leader, &|worker| worker.phase(|_| ())).unwrap();
+            // Other panics go on as they are.
+            let job = || run_job(leader, &|_| panic!("of another kind"));
+            let payload = catch_unwind(AssertUnwindSafe(job)).unwrap_err();
+            assert_eq!(payload.downcast_ref::<&str>(), Some(&"of another kind"));
+        });
     }
 }
