@@ -4,7 +4,7 @@
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
 use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
-use crate::decoder::{Logits, Run, StepError, Stepper};
+use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
 use crate::tensor::memory;
 use serde_json::json;
@@ -117,7 +117,7 @@ fn measure(
         let tokens: Vec<u32> = (0..n).map(|_| random.below(decoder.n_vocab())).collect();
         let start = Instant::now();
         for tokens in tokens.chunks(chunk) {
-            decoder.step(&[Run { sequence, tokens, logits: Logits::Last }])?;
+            decoder.step(&[SequenceChunk { sequence, tokens, outputs: Outputs::Last }])?;
         }
         Ok::<_, StepError>(start.elapsed())
     };

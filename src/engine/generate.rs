@@ -1,7 +1,7 @@
 //! One request from its prompt to its last token.
 
 use super::{Engine, EngineError};
-use crate::decoder::{Logits, Run, StepError, Stepper};
+use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::kv::{KvError, SeqId};
 use crate::sample::{SampleParams, SamplerChain};
 use crate::text::Tokenizer;
@@ -144,7 +144,8 @@ impl Answer<'_, '_> {
                 break FinishReason::MaxTokens;
             }
             sampler.accept(next);
-            let run = Run { sequence: self.sequence, tokens: &[next], logits: Logits::Last };
+            let run =
+                SequenceChunk { sequence: self.sequence, tokens: &[next], outputs: Outputs::Last };
             match self.decoder.step_with_maxima(&[run], Some(self.cancel)) {
                 Ok(mut rows) => {
                     let logits = rows.next().expect("the last token's were asked for");
@@ -174,8 +175,8 @@ impl Answer<'_, '_> {
         let mut chunks = prompt.chunks(self.decoder.max_batch()).peekable();
         while let Some(tokens) = chunks.next() {
             let last = chunks.peek().is_none();
-            let logits = if last { Logits::Last } else { Logits::None };
-            let run = Run { sequence: self.sequence, tokens, logits };
+            let outputs = if last { Outputs::Last } else { Outputs::None };
+            let run = SequenceChunk { sequence: self.sequence, tokens, outputs };
             let row = match self.decoder.step_with_maxima(&[run], Some(self.cancel)) {
                 Ok(mut rows) => rows.next(),
                 Err(StepError::Cancelled) => return Ok(None),

@@ -35,6 +35,12 @@ pub struct ReportOptions {
     pub kernels: &'static KernelTable,
 }
 
+impl Default for ReportOptions {
+    fn default() -> ReportOptions {
+        ReportOptions { n_ctx: None, kv_type: KvType::F16, kernels: KernelTable::detect() }
+    }
+}
+
 /// Tensors of one type.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TypeUse {
@@ -212,6 +218,21 @@ impl From<TextError> for Problem {
 }
 
 /// Everything known of a file.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use teff::engine::report::{Report, ReportOptions};
+///
+/// let report = Report::open(Path::new("model.gguf"), &ReportOptions::default())?;
+/// println!("{}", report.architecture_lines().join("\n"));
+/// if let Some(memory) = &report.memory {
+///     println!("{} bytes for a context of {} tokens", memory.total(), memory.n_ctx);
+/// }
+/// for problem in &report.problems {
+///     println!("it does not run: {problem}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Report {
     /// The file: metadata and tensors.
     pub file: Arc<GgufFile>,
