@@ -9,12 +9,8 @@
 //! backend's, and made when a number is first named. Activations stay in the backend's buffers
 //! from one range to the next.
 
-<<<<<<< HEAD
-pub mod cpu;
-mod observer;
-=======
 mod cpu;
->>>>>>> main
+mod observer;
 pub mod pages;
 pub mod program;
 pub mod reference;

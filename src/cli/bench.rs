@@ -5,7 +5,7 @@
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
 use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
-use crate::decoder::{Logits, Run, StepError, Stepper};
+use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
 use crate::kv::SeqId;
 use crate::tensor::memory;
@@ -140,7 +140,7 @@ fn measure(
             let tokens = draw(n);
             let start = Instant::now();
             for tokens in tokens.chunks(BATCH_DEFAULT) {
-                decoder.step(&[Run { sequence, tokens, logits: Logits::Last }])?;
+                decoder.step(&[SequenceChunk { sequence, tokens, outputs: Outputs::Last }])?;
             }
             Ok::<_, StepError>(start.elapsed())
         };
@@ -154,7 +154,11 @@ fn measure(
     let start = Instant::now();
     for tokens in tokens.chunks_exact(parallel) {
         let runs = sequences.iter().zip(tokens.chunks_exact(1));
-        let runs = runs.map(|(&sequence, tokens)| Run { sequence, tokens, logits: Logits::Last });
+        let runs = runs.map(|(&sequence, tokens)| SequenceChunk {
+            sequence,
+            tokens,
+            outputs: Outputs::Last,
+        });
         decoder.step(&runs.collect::<Vec<_>>())?;
     }
     let times = (prompt_time, start.elapsed());

@@ -60,7 +60,7 @@ impl From<PoolingArg> for Pooling {
     }
 }
 
-/// Prints the vectors of the texts, in their order.
+/// Prints the embeddings of the texts, in their order.
 pub fn embed(args: &EmbedArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let (model, tokenizer, engine) = args.engine.open_encoder(&args.model, &args.context)?;
     let pooling = args.pooling.map(Pooling::from).or(model.spec().pooling);

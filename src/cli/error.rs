@@ -101,7 +101,7 @@ impl CliError {
         false
     }
 
-    /// The message, with a [`hint`] if there is one, without line breaks or control characters,
+    /// The message, with a hint if there is one, without line breaks or control characters,
     /// which file names and metadata may hold.
     pub fn one_line(&self) -> String {
         let text = format!("{}{}", self.source, hint(&*self.source).unwrap_or_default());

@@ -5,7 +5,7 @@ use super::options::{
 };
 use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
-use crate::decoder::{Logits, Run};
+use crate::decoder::{Outputs, SequenceChunk};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ pub fn logits(args: &LogitsArgs, stdout: &mut dyn Write) -> Result<(), CliError>
                 let sequence = decoder.kv_mut().create();
                 for tokens in tokens.chunks(batch) {
                     model.file().check_uncut().map_err(EngineError::File)?;
-                    let run = Run { sequence, tokens, logits: Logits::All };
+                    let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
                     let rows = decoder.step(&[run])?;
                     let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
                     if sender.send(bytes).is_err() {

@@ -47,7 +47,7 @@ struct Cli {
 enum Command {
     /// Answer a prompt, or continue a text with --raw
     Run(run::RunArgs),
-    /// Turn texts into vectors, by which their meanings can be compared
+    /// Turn texts into embeddings: vectors by which their meanings can be compared
     Embed(embed::EmbedArgs),
     /// Score documents by how well they answer a query, with a reranker
     Rerank(rerank::RerankArgs),

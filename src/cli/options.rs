@@ -247,7 +247,7 @@ impl EngineArgs {
             ..self.options(KvType::F32)?
         };
         let mut model = self.open(model)?;
-        model.give_vectors();
+        model.output_embeddings();
         context.check(&model, self, KvType::F32)?;
         let tokenizer = tokenizer_of(&model)?;
         let engine = Engine::new(&model, &options).map_err(CliError::of_model(model.path()))?;

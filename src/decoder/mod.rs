@@ -108,18 +108,18 @@ impl From<ModelError> for DecoderError {
 
 /// Tokens of one sequence in a step.
 #[derive(Clone, Copy, Debug)]
-pub struct Run<'a> {
+pub struct SequenceChunk<'a> {
     /// Sequence that the tokens belong to.
     pub sequence: SeqId,
     /// The tokens that follow what the sequence holds.
     pub tokens: &'a [u32],
     /// Tokens that want logits, or embeddings where the model gives those.
-    pub logits: Logits,
+    pub outputs: Outputs,
 }
 
-/// Tokens of a [`Run`] that want results.
+/// Tokens of a [`SequenceChunk`] that want results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Logits {
+pub enum Outputs {
     /// None: a prompt that goes on.
     None,
     /// The first one.
@@ -130,13 +130,13 @@ pub enum Logits {
     All,
 }
 
-impl Logits {
+impl Outputs {
     /// Number of results that `n_tokens` tokens want.
     pub fn count(self, n_tokens: usize) -> usize {
         match self {
-            Logits::None => 0,
-            Logits::First | Logits::Last => n_tokens.min(1),
-            Logits::All => n_tokens,
+            Outputs::None => 0,
+            Outputs::First | Outputs::Last => n_tokens.min(1),
+            Outputs::All => n_tokens,
         }
     }
 }
@@ -418,12 +418,12 @@ impl Stepper<'_> {
     }
 
     /// Feeds tokens to one or more sequences. Returns the results that were asked for, in the order
-    /// of the runs and their tokens, `[outputs][n_out]`.
+    /// of the chunks and their tokens, `[outputs][n_out]`.
     ///
     /// # Errors
     /// The step is refused; nothing has changed then.
-    pub fn step(&mut self, runs: &[Run<'_>]) -> Result<&mut [f32], StepError> {
-        self.run(runs, false, None, None)?;
+    pub fn step(&mut self, chunks: &[SequenceChunk<'_>]) -> Result<&mut [f32], StepError> {
+        self.run(chunks, false, None, None)?;
         let n = self.core.outputs.len() * self.core.program.n_out;
         Ok(&mut self.executor.results().rows[..n])
     }
@@ -435,10 +435,10 @@ impl Stepper<'_> {
     /// The step is refused; nothing has changed then, and nothing was shown.
     pub fn step_observed(
         &mut self,
-        runs: &[Run<'_>],
+        chunks: &[SequenceChunk<'_>],
         observer: &mut dyn Observer,
     ) -> Result<&mut [f32], StepError> {
-        self.run(runs, false, None, Some(observer))?;
+        self.run(chunks, false, None, Some(observer))?;
         let n = self.core.outputs.len() * self.core.program.n_out;
         Ok(&mut self.executor.results().rows[..n])
     }
@@ -455,11 +455,11 @@ impl Stepper<'_> {
     /// If the model gives vectors.
     pub fn step_with_maxima<'s>(
         &'s mut self,
-        runs: &[Run<'_>],
+        chunks: &[SequenceChunk<'_>],
         cancel: Option<&AtomicBool>,
     ) -> Result<impl Iterator<Item = BlockMax<'s>> + use<'s>, StepError> {
         assert!(self.program().gives_logits(), "maxima are of logits");
-        self.run(runs, true, cancel, None)?;
+        self.run(chunks, true, cancel, None)?;
         let n = self.core.outputs.len();
         Ok(self.executor.results().with_maxima().take(n))
     }
@@ -467,21 +467,21 @@ impl Stepper<'_> {
     /// Makes a step, with or without maxima.
     fn run(
         &mut self,
-        runs: &[Run<'_>],
+        chunks: &[SequenceChunk<'_>],
         maxima: bool,
         cancel: Option<&AtomicBool>,
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<(), StepError> {
         let core = &mut *self.core;
-        core.gather(runs)?;
-        let is_decode = runs.iter().all(|run| run.tokens.len() <= 1);
+        core.gather(chunks)?;
+        let is_decode = chunks.iter().all(|chunk| chunk.tokens.len() <= 1);
         let can_undo = core.program.states.is_empty() || !is_decode;
         let cancel = cancel.filter(|_| can_undo && core.kv.make_restorable());
-        let tables = runs.iter().filter_map(|run| core.kv.table(run.sequence));
+        let tables = chunks.iter().filter_map(|chunk| core.kv.table(chunk.sequence));
         let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
-        // A run without tokens may have no states, and none of the batch's tokens is of it.
+        // A chunk without tokens may have no states, and none of the batch's tokens is of it.
         let none = StateSlot(u32::MAX);
-        let states = runs.iter().map(|run| core.kv.states(run.sequence).unwrap_or(none));
+        let states = chunks.iter().map(|chunk| core.kv.states(chunk.sequence).unwrap_or(none));
         let states: Vec<StateSlot> = states.collect();
         let input = StepInput {
             tokens: &core.tokens,
@@ -520,33 +520,33 @@ impl Stepper<'_> {
 
 impl Core {
     /// Lays out the batch and takes pages for it.
-    fn gather(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
+    fn gather(&mut self, chunks: &[SequenceChunk<'_>]) -> Result<(), StepError> {
         self.tokens.clear();
         self.positions.clear();
         self.sequence.clear();
         self.outputs.clear();
         let n_vocab = self.program.n_vocab;
-        for (i, run) in runs.iter().enumerate() {
-            if runs[..i].iter().any(|other| other.sequence == run.sequence) {
+        for (i, chunk) in chunks.iter().enumerate() {
+            if chunks[..i].iter().any(|other| other.sequence == chunk.sequence) {
                 return Err(StepError::SequenceTwice);
             }
-            let bad = run.tokens.iter().find(|&&id| id as usize >= n_vocab);
+            let bad = chunk.tokens.iter().find(|&&id| id as usize >= n_vocab);
             if let Some(&id) = bad {
                 return Err(StepError::TokenId { id, n_vocab });
             }
-            let (start, first) = (self.kv.len(run.sequence), self.tokens.len());
+            let (start, first) = (self.kv.len(chunk.sequence), self.tokens.len());
             if start > 0 && self.program.bidirectional {
                 return Err(StepError::Continued);
             }
-            self.tokens.extend(run.tokens);
-            self.positions.extend((start..start + run.tokens.len()).map(|p| p as u32));
-            self.sequence.extend(run.tokens.iter().map(|_| i as u32));
+            self.tokens.extend(chunk.tokens);
+            self.positions.extend((start..start + chunk.tokens.len()).map(|p| p as u32));
+            self.sequence.extend(chunk.tokens.iter().map(|_| i as u32));
             let end = self.tokens.len();
-            let outputs = match run.logits {
-                Logits::None => end..end,
-                Logits::First => first..end.min(first + 1),
-                Logits::Last => end.saturating_sub(1).max(first)..end,
-                Logits::All => first..end,
+            let outputs = match chunk.outputs {
+                Outputs::None => end..end,
+                Outputs::First => first..end.min(first + 1),
+                Outputs::Last => end.saturating_sub(1).max(first)..end,
+                Outputs::All => first..end,
             };
             self.outputs.extend(outputs.map(|t| t as u32));
         }
@@ -554,7 +554,8 @@ impl Core {
         if self.tokens.len() > max_batch || self.outputs.len() > max_outputs {
             return Err(StepError::BatchTooLarge { max_batch, max_outputs });
         }
-        let chunks: Vec<_> = runs.iter().map(|run| (run.sequence, run.tokens.len())).collect();
-        Ok(self.kv.reserve(&chunks)?)
+        let lens: Vec<_> =
+            chunks.iter().map(|chunk| (chunk.sequence, chunk.tokens.len())).collect();
+        Ok(self.kv.reserve(&lens)?)
     }
 }

@@ -5,7 +5,7 @@
 //! in f64, token by token.
 
 use super::{Engine, EngineError};
-use crate::decoder::{Decoder, Logits, Run, Stepper};
+use crate::decoder::{Decoder, Outputs, SequenceChunk, Stepper};
 use crate::kv::SeqId;
 use crate::model::Pooling;
 
@@ -24,16 +24,16 @@ impl Engine {
     /// [`Pooling::Rank`] the scores of the model's classifier. They are not normalized.
     ///
     /// # Errors
-    /// The engine is of a model with logits (see [`Model::give_vectors`](super::Model)), a text has
-    /// no token or more than [`Engine::text_tokens_max`], or gives vectors that are no numbers; or
-    /// scores are wanted of a model without a classifier.
+    /// The engine is of a model with logits (see [`Model::output_embeddings`](super::Model)), a
+    /// text has no token or more than [`Engine::text_tokens_max`], or gives vectors that are no
+    /// numbers; or scores are wanted of a model without a classifier.
     pub fn embed(
         &mut self,
         texts: &[Vec<u32>],
         pooling: Pooling,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         if self.decoder.program().gives_logits() {
-            return Err(EngineError::NoVectors);
+            return Err(EngineError::NoEmbeddings);
         }
         let (pooling, classifier) = match (pooling, &self.classifier) {
             (Pooling::Rank, None) => return Err(EngineError::NoClassifier),
@@ -108,12 +108,12 @@ impl<'a> Text<'a> {
     }
 
     /// Which of the next `n` tokens' vectors the result is made of.
-    fn wanted(&self, n: usize, pooling: Pooling) -> Logits {
+    fn wanted(&self, n: usize, pooling: Pooling) -> Outputs {
         match pooling {
-            Pooling::None | Pooling::Mean => Logits::All,
-            Pooling::Cls if self.done == 0 => Logits::First,
-            Pooling::Last if self.done + n == self.tokens.len() => Logits::Last,
-            Pooling::Cls | Pooling::Last | Pooling::Rank => Logits::None,
+            Pooling::None | Pooling::Mean => Outputs::All,
+            Pooling::Cls if self.done == 0 => Outputs::First,
+            Pooling::Last if self.done + n == self.tokens.len() => Outputs::Last,
+            Pooling::Cls | Pooling::Last | Pooling::Rank => Outputs::None,
         }
     }
 
@@ -153,14 +153,14 @@ fn steps(
                 break;
             }
             let tokens = &left[..left.len().min(room)];
-            let logits = text.wanted(tokens.len(), pooling);
+            let outputs = text.wanted(tokens.len(), pooling);
             let sequence = *text.sequence.get_or_insert_with(|| decoder.kv_mut().create());
             room -= tokens.len();
-            runs.push(Run { sequence, tokens, logits });
+            runs.push(SequenceChunk { sequence, tokens, outputs });
         }
         let mut rows: &[f32] = decoder.step(&runs)?;
         for (text, run) in texts[first..].iter_mut().zip(&runs) {
-            let n = run.logits.count(run.tokens.len());
+            let n = run.outputs.count(run.tokens.len());
             let (own, others) = rows.split_at(n * n_out);
             text.take(run.tokens.len(), own, n_out, pooling);
             rows = others;

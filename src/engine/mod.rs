@@ -160,8 +160,8 @@ pub enum EngineError {
     },
     /// A request to a model that gives no next token.
     NoLogits,
-    /// Texts for a model that was made to give logits.
-    NoVectors,
+    /// Texts for a model that is not in embedding mode, see [`Model::output_embeddings`].
+    NoEmbeddings,
     /// Scores are wanted of a model without a classifier.
     NoClassifier,
     /// A text without a token.
@@ -216,7 +216,9 @@ impl fmt::Display for EngineError {
             EngineError::NoLogits => {
                 write!(f, "the model is an encoder, which gives no next token")
             }
-            EngineError::NoVectors => write!(f, "the model was loaded to give logits, not vectors"),
+            EngineError::NoEmbeddings => {
+                write!(f, "the model was loaded to give logits, not embeddings")
+            }
             EngineError::NoClassifier => {
                 write!(
                     f,
@@ -309,8 +311,9 @@ impl Model {
         Ok(())
     }
 
-    /// From now on engines give the vectors of texts, where the model gives logits otherwise.
-    pub fn give_vectors(&mut self) {
+    /// Switches to embedding mode: engines made from now on give embeddings of texts in place of
+    /// logits.
+    pub fn output_embeddings(&mut self) {
         self.spec.head.logits = false;
     }
 

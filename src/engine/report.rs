@@ -14,6 +14,7 @@ use crate::model::{
     Adapter, Hparams, LayerSpec, ModelError, ModelSpec, UnusedPart, arch, plain_number,
     unused_parts,
 };
+use crate::tensor::memory;
 use crate::text::{TextError, Tokenizer};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::collections::BTreeMap;
@@ -32,6 +33,12 @@ pub struct ReportOptions {
     pub kv_type: KvType,
     /// Kernels that the model would run with.
     pub kernels: &'static KernelTable,
+}
+
+impl Default for ReportOptions {
+    fn default() -> ReportOptions {
+        ReportOptions { n_ctx: None, kv_type: KvType::F16, kernels: KernelTable::detect() }
+    }
 }
 
 /// Tensors of one type.
@@ -211,6 +218,21 @@ impl From<TextError> for Problem {
 }
 
 /// Everything known of a file.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use teff::engine::report::{Report, ReportOptions};
+///
+/// let report = Report::open(Path::new("model.gguf"), &ReportOptions::default())?;
+/// println!("{}", report.architecture_lines().join("\n"));
+/// if let Some(memory) = &report.memory {
+///     println!("{} bytes for a context of {} tokens", memory.total(), memory.n_ctx);
+/// }
+/// for problem in &report.problems {
+///     println!("it does not run: {problem}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Report {
     /// The file: metadata and tensors.
     pub file: Arc<GgufFile>,
@@ -245,7 +267,7 @@ impl Report {
     pub fn new(mut file: GgufFile, options: &ReportOptions) -> Report {
         let types = types_of(&file, options.kernels);
         let mut problems = Vec::new();
-        problems.extend(file.make_little_endian().err().map(Problem::File));
+        problems.extend(memory::ask(|| file.make_little_endian()).err().map(Problem::File));
         let mut report = Report {
             unused: unused_parts(&file),
             file: Arc::new(file),

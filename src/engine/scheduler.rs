@@ -26,7 +26,7 @@ use super::guard::guarded;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::task::{Drawn, Task};
 use crate::backend::pages::PAGE_TOKENS;
-use crate::decoder::{Logits, Run, StepError, Stepper};
+use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::kv::{KvError, SeqId};
 use crate::text::Tokenizer;
 use std::collections::VecDeque;
@@ -95,7 +95,7 @@ struct Fork<'l> {
     /// Index of that task.
     task: usize,
     siblings: Vec<Task<'l>>,
-    /// Logits behind the prompt.
+    /// Outputs behind the prompt.
     logits: Vec<f32>,
 }
 
@@ -326,17 +326,18 @@ impl<'l> Scheduler<'l> {
         stepper: &mut Stepper<'_>,
         shares: &[Share],
     ) -> Result<Result<Outcome<'l>, StepError>, EngineError> {
-        let runs: Vec<Run<'_>> = shares.iter().map(|share| self.run_of(*share)).collect();
+        let chunks: Vec<SequenceChunk<'_>> =
+            shares.iter().map(|share| self.chunk_of(*share)).collect();
         let interrupt = self.interrupt.clone();
-        let rows = guarded(move || stepper.step_with_maxima(&runs, Some(&interrupt)))?;
+        let rows = guarded(move || stepper.step_with_maxima(&chunks, Some(&interrupt)))?;
         Ok(rows.map(|rows| self.draw(shares, rows)))
     }
 
-    fn run_of(&self, share: Share) -> Run<'_> {
+    fn chunk_of(&self, share: Share) -> SequenceChunk<'_> {
         let task = &self.running[share.task];
-        let logits = if share.draws { Logits::Last } else { Logits::None };
+        let outputs = if share.draws { Outputs::Last } else { Outputs::None };
         let tokens = &task.left()[..share.n_tokens];
-        Run { sequence: task.sequence().expect("the task runs"), tokens, logits }
+        SequenceChunk { sequence: task.sequence().expect("the task runs"), tokens, outputs }
     }
 
     /// Tells the tasks that their tokens are computed, and has them draw the next ones.

@@ -44,6 +44,17 @@ pub struct Rendered {
 }
 
 /// A compiled template.
+///
+/// ```
+/// use serde_json::json;
+/// use teff::text::ChatTemplate;
+///
+/// let source = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}";
+/// let messages = json!([{ "role": "user", "content": " Why is the sky blue? " }]);
+/// let text = ChatTemplate::new(source)?.render_json(&json!({ "messages": messages }))?;
+/// assert_eq!(text, "<user>Why is the sky blue?");
+/// # Ok::<(), teff::text::TextError>(())
+/// ```
 pub struct ChatTemplate {
     template: Template,
     clock: Box<dyn Fn() -> u64 + Send + Sync>,

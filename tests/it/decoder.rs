@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use teff::backend::pages::KvType;
-use teff::decoder::{Logits, Run, StepError, Stepper};
+use teff::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use teff::engine::{Engine, EngineOptions, Model};
 use teff::kv::KvError;
 use teff_kernels::{KernelTable, Level, MAX_BLOCK};
@@ -39,13 +39,13 @@ pub fn options(threads: usize, batch: usize) -> EngineOptions {
     }
 }
 
-/// Logits at every position, all finite, fed `options.max_batch` tokens at a time.
+/// Outputs at every position, all finite, fed `options.max_batch` tokens at a time.
 pub fn logits(model: &Model, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
     let mut engine = Engine::new(model, options).unwrap();
     let logits: Vec<f32> = engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
-            let run = Run { sequence, tokens, logits: Logits::All };
+            let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
             decoder.step(&[run]).unwrap().to_vec()
         });
         chunks.collect()
@@ -221,7 +221,7 @@ fn interleaving_the_weights_changes_no_bit() {
                 for batch in [1, 2, 7, 8, 9, 48] {
                     let sequence = decoder.kv_mut().create();
                     let chunks = tokens.chunks(batch).flat_map(|tokens| {
-                        let run = Run { sequence, tokens, logits: Logits::All };
+                        let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
                         bits(decoder.step(&[run]).unwrap())
                     });
                     let interleaved: Vec<u32> = chunks.collect();
@@ -253,8 +253,8 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
             let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
             for (ta, tb) in tokens.chunks(12).zip(other.chunks(12)) {
                 let runs = [
-                    Run { sequence: a, tokens: ta, logits: Logits::All },
-                    Run { sequence: b, tokens: tb, logits: Logits::Last },
+                    SequenceChunk { sequence: a, tokens: ta, outputs: Outputs::All },
+                    SequenceChunk { sequence: b, tokens: tb, outputs: Outputs::Last },
                 ];
                 let end = decoder.kv().len(a) + 12;
                 let rows = decoder.step(&runs).unwrap();
@@ -267,7 +267,7 @@ fn sequences_in_one_batch_and_forks_do_not_touch_each_other() {
             // A fork at 40 goes its own way; its parent's pages stay as they were.
             let fork = decoder.kv_mut().fork(a, 40).unwrap();
             let step = |decoder: &mut Stepper<'_>, sequence, tokens: &[u32]| {
-                let run = Run { sequence, tokens, logits: Logits::Last };
+                let run = SequenceChunk { sequence, tokens, outputs: Outputs::Last };
                 bits(decoder.step(&[run]).unwrap())
             };
             let forked = step(decoder, fork, &tokens[40..]);
@@ -299,13 +299,13 @@ fn recurrent_states_are_forked_and_cut_where_they_are_known() {
         let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
         engine.lead(|decoder| {
             let step = |decoder: &mut Stepper<'_>, sequence, tokens: &[u32]| {
-                let run = Run { sequence, tokens, logits: Logits::Last };
+                let run = SequenceChunk { sequence, tokens, outputs: Outputs::Last };
                 bits(decoder.step(&[run]).unwrap())
             };
             let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
             let runs = [
-                Run { sequence: a, tokens: &tokens[..20], logits: Logits::Last },
-                Run { sequence: b, tokens: &other[..20], logits: Logits::Last },
+                SequenceChunk { sequence: a, tokens: &tokens[..20], outputs: Outputs::Last },
+                SequenceChunk { sequence: b, tokens: &other[..20], outputs: Outputs::Last },
             ];
             let rows = bits(decoder.step(&runs).unwrap());
             let other_row = bits(&other_alone[19 * n_vocab..20 * n_vocab]);
@@ -347,7 +347,7 @@ fn maxima_of_a_step_are_those_of_its_logits() {
             engine.lead(|decoder| {
                 let sequence = decoder.kv_mut().create();
                 for tokens in tokens.chunks(batch) {
-                    let run = Run { sequence, tokens, logits: Logits::All };
+                    let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
                     let rows = decoder.step_with_maxima(&[run], None).unwrap();
                     let mut n_rows = 0;
                     for row in rows {
@@ -401,12 +401,17 @@ fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
             let mut engine = Engine::new(&model, &with(4, N)).unwrap();
             engine.lead(|decoder| {
                 let a = decoder.kv_mut().create();
-                let run = Run { sequence: a, tokens: &tokens[..290], logits: Logits::Last };
+                let run =
+                    SequenceChunk { sequence: a, tokens: &tokens[..290], outputs: Outputs::Last };
                 decoder.step(&[run]).unwrap();
                 let b = decoder.kv_mut().fork(a, 290).unwrap();
                 let runs = [
-                    Run { sequence: a, tokens: &tokens[290..], logits: Logits::Last },
-                    Run { sequence: b, tokens: &tokens[290..300], logits: Logits::Last },
+                    SequenceChunk { sequence: a, tokens: &tokens[290..], outputs: Outputs::Last },
+                    SequenceChunk {
+                        sequence: b,
+                        tokens: &tokens[290..300],
+                        outputs: Outputs::Last,
+                    },
                 ];
                 let rows = bits(decoder.step(&runs).unwrap());
                 let row = |n: usize| bits(&first[(n - 1) * n_vocab..n * n_vocab]);
@@ -435,7 +440,7 @@ fn refused_steps_change_nothing() {
     let mut engine = Engine::new(&model(gguf), &options).unwrap();
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
-        let run = |tokens| Run { sequence, tokens, logits: Logits::Last };
+        let run = |tokens| SequenceChunk { sequence, tokens, outputs: Outputs::Last };
         let large = StepError::BatchTooLarge { max_batch: 40, max_outputs: 40 };
         assert_eq!(decoder.step(&[run(&tokens)]).unwrap_err(), large);
         let bad = StepError::TokenId { id: n_vocab as u32, n_vocab };

@@ -8,7 +8,7 @@ use crate::reference::model_error;
 use gguf_rs_lite::{GgmlType, GgufFile, Scalar};
 use std::path::Path;
 use std::sync::Arc;
-use teff::decoder::{Logits, Run, StepError};
+use teff::decoder::{Outputs, SequenceChunk, StepError};
 use teff::engine::{CancelToken, Engine, EngineError, EngineOptions, Model, Request, TokenEvent};
 use teff::model::Pooling;
 use teff_kernels::{KernelTable, Level};
@@ -21,7 +21,7 @@ const POOLED: [Pooling; 3] = [Pooling::Mean, Pooling::Cls, Pooling::Last];
 
 fn engine(gguf: Vec<u8>, options: &EngineOptions) -> Engine {
     let mut model = model(gguf);
-    model.give_vectors();
+    model.output_embeddings();
     Engine::new(&model, options).unwrap()
 }
 
@@ -35,7 +35,7 @@ pub fn check_fixture(name: &str) {
         |text: &[u32], pooling| alone.embed(&[text.to_vec()], pooling).unwrap().pop().unwrap();
     let first = vectors(&tokens, Pooling::None);
     let mut described = model(gguf.clone());
-    described.give_vectors();
+    described.output_embeddings();
     let naive = model_error(&described, tokens.len(), &tokens, &first);
     assert!(naive <= NAIVE_NMSE_MAX, "{name}: NMSE {naive:.2e} to the naive backend");
     let mut error = nmse_max(&first, of_tokens, n_out);
@@ -118,7 +118,7 @@ fn texts_that_do_not_fit_are_refused_by_number() {
     encoder.lead(|decoder| {
         assert_eq!(decoder.kv().kv_bytes(), 0);
         let sequence = decoder.kv_mut().create();
-        let run = Run { sequence, tokens: &fits[..7], logits: Logits::First };
+        let run = SequenceChunk { sequence, tokens: &fits[..7], outputs: Outputs::First };
         assert_eq!(decoder.step(&[run]).unwrap().len(), decoder.n_out());
         assert_eq!(decoder.step(&[run]).unwrap_err(), StepError::Continued);
     });
@@ -156,7 +156,7 @@ fn a_model_with_logits_gives_vectors_only_when_told() {
     let model = model(gguf);
     assert_eq!(model.spec().pooling, Some(Pooling::Last));
     let mut engine = Engine::new(&model, &options(1, 8)).unwrap();
-    assert!(matches!(engine.embed(&[vec![1]], Pooling::Last), Err(EngineError::NoVectors)));
+    assert!(matches!(engine.embed(&[vec![1]], Pooling::Last), Err(EngineError::NoEmbeddings)));
 }
 
 /// The reference looks GELU up in a table of halves.

@@ -5,7 +5,7 @@ use gguf_rs_lite::GgufFile;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use teff::decoder::{Logits, Run};
+use teff::decoder::{Outputs, SequenceChunk};
 use teff::engine::{
     CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats,
     TokenEvent,
@@ -84,7 +84,9 @@ fn a_context_has_to_fit_the_budget_and_memory_that_others_hold_is_another_reason
     assert_eq!((tokens.len(), stats.finish), (61, FinishReason::ContextFull));
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
-        decoder.step(&[Run { sequence, tokens: &[1; 5], logits: Logits::None }]).unwrap();
+        decoder
+            .step(&[SequenceChunk { sequence, tokens: &[1; 5], outputs: Outputs::None }])
+            .unwrap();
     });
     let (tokens, stats) = answer(&mut engine, request(1, None));
     assert_eq!(stats.finish, FinishReason::OutOfMemory);

@@ -6,7 +6,7 @@ use gguf_rs_lite::GgufFile;
 use std::path::Path;
 use std::sync::Arc;
 use teff::backend::pages::KvType;
-use teff::decoder::{Decoder, DecoderOptions, Logits, Run};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk};
 use teff::engine::Model;
 use teff_kernels::KernelTable;
 
@@ -34,7 +34,7 @@ fn try_model(bytes: Vec<u8>) -> bool {
     decoder.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let tokens = [0, (n_vocab - 1) as u32];
-        let run = Run { sequence, tokens: &tokens, logits: Logits::Last };
+        let run = SequenceChunk { sequence, tokens: &tokens, outputs: Outputs::Last };
         decoder.step(&[run]).is_ok_and(|row| row.len() == n_out)
     })
 }
@@ -103,10 +103,10 @@ fn the_longest_rows_that_metadata_may_name_compute() {
                 let prompt: Vec<u32> = (0..n_tokens).map(|i| i % 8).collect();
                 // One token after the prompt: the prompt may have interleaved the weights.
                 for tokens in [&prompt[..], &[3]] {
-                    let run = Run { sequence, tokens, logits: Logits::Last };
+                    let run = SequenceChunk { sequence, tokens, outputs: Outputs::Last };
                     decoder.step(&[run]).unwrap();
                 }
-                let run = Run { sequence, tokens: &[5], logits: Logits::Last };
+                let run = SequenceChunk { sequence, tokens: &[5], outputs: Outputs::Last };
                 decoder.step(&[run]).unwrap().to_vec()
             })
         });

@@ -6,7 +6,7 @@ use crate::fixture_model::{self, Fixture};
 use crate::measure::bits;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use teff::decoder::{Decoder, DecoderOptions, Logits, Run, StepError, Stepper};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, StepError, Stepper};
 use teff::engine::{Engine, EngineOptions};
 use teff::kv::{DRAFT_TOKENS_MAX, SeqId};
 use teff_kernels::KernelTable;
@@ -37,7 +37,7 @@ fn with(threads: usize, batch: usize) -> EngineOptions {
 fn feed(decoder: &mut Stepper<'_>, sequence: SeqId, tokens: &[u32], batch: usize) -> Vec<u32> {
     let mut last = Vec::new();
     for tokens in tokens.chunks(batch) {
-        let run = Run { sequence, tokens, logits: Logits::Last };
+        let run = SequenceChunk { sequence, tokens, outputs: Outputs::Last };
         last = bits(decoder.step(&[run]).unwrap());
     }
     last
@@ -70,7 +70,7 @@ fn a_program_in_ranges_gives_the_same_bits() {
             let rows = decoder.lead(|decoder| {
                 let sequence = decoder.kv_mut().create();
                 let parts = tokens.chunks(20).flat_map(|tokens| {
-                    let run = Run { sequence, tokens, logits: Logits::All };
+                    let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
                     bits(decoder.step(&[run]).unwrap())
                 });
                 parts.collect::<Vec<_>>()
@@ -137,8 +137,16 @@ fn a_cancelled_step_leaves_no_trace() {
             for start in [0, 20, 41] {
                 // Behind a part of a prompt, and behind a token of an answer.
                 let runs = [
-                    Run { sequence: a, tokens: &tokens[start..start + 20], logits: Logits::Last },
-                    Run { sequence: b, tokens: &tokens[start..start + 1], logits: Logits::Last },
+                    SequenceChunk {
+                        sequence: a,
+                        tokens: &tokens[start..start + 20],
+                        outputs: Outputs::Last,
+                    },
+                    SequenceChunk {
+                        sequence: b,
+                        tokens: &tokens[start..start + 1],
+                        outputs: Outputs::Last,
+                    },
                 ];
                 if start > 0 {
                     decoder.kv_mut().remove(b);
@@ -180,7 +188,7 @@ fn workers_agree_on_when_to_leave() {
                 });
                 engine.lead(|decoder| {
                     let sequence = decoder.kv_mut().create();
-                    let run = Run { sequence, tokens: &tokens, logits: Logits::Last };
+                    let run = SequenceChunk { sequence, tokens: &tokens, outputs: Outputs::Last };
                     let rows = decoder.step_with_maxima(&[run], Some(&cancel));
                     let row = rows.map(|mut rows| bits(rows.next().unwrap().values()));
                     decoder.kv_mut().remove(sequence);
@@ -212,7 +220,7 @@ fn rejected_drafts_are_taken_back_at_every_position() {
             // One token that is right, and up to 15 that are not.
             let mut draft = vec![tokens[len]];
             draft.extend((0..len % DRAFT_TOKENS_MAX).map(|i| (i * 7 + len) as u32 % 50));
-            let run = Run { sequence, tokens: &draft, logits: Logits::First };
+            let run = SequenceChunk { sequence, tokens: &draft, outputs: Outputs::First };
             let row = bits(decoder.step(&[run]).unwrap());
             assert!(row == bits(&alone[len * n_vocab..][..n_vocab]), "position {len}");
             assert!(decoder.kv_mut().truncate(sequence, len + 1), "position {len}");

@@ -12,7 +12,7 @@ use teff::backend::pages::KvType;
 use teff::backend::program::{Op, WeightId};
 use teff::backend::reference::RefBackend;
 use teff::backend::{Observer, Product};
-use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::Model;
 use teff_kernels::KernelTable;
 
@@ -86,7 +86,11 @@ fn run(
         let sequence = decoder.kv_mut().create();
         let (mut seen, mut first, mut results) = (seen, 0, Vec::new());
         for &n in cuts {
-            let run = [Run { sequence, tokens: &tokens[first..first + n], logits: Logits::All }];
+            let run = [SequenceChunk {
+                sequence,
+                tokens: &tokens[first..first + n],
+                outputs: Outputs::All,
+            }];
             first += n;
             results.extend_from_slice(match &mut seen {
                 Some(seen) => decoder.step_observed(&run, *seen).unwrap(),
@@ -179,7 +183,7 @@ fn encoders_show_the_inputs_of_all_products() {
     for name in ["bert", "nomic-bert-moe", "modern-bert"] {
         let (Fixture { gguf, tokens, .. }, _) = fixture_model::load_embedding(name);
         let mut model = model(gguf);
-        model.give_vectors();
+        model.output_embeddings();
         check(&model, name, &tokens);
     }
 }

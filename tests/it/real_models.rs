@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use teff::backend::pages::KvType;
 use teff::cache::{Cache, ModelRef};
-use teff::decoder::{Logits, Run};
+use teff::decoder::{Outputs, SequenceChunk};
 use teff::engine::{Engine, EngineOptions, Model};
 
 /// Positions computed at a time.
@@ -48,7 +48,7 @@ fn predictions(path: &Path, tokens: &[u32]) -> Vec<(f64, usize)> {
         let mut predictions = Vec::new();
         for (i, chunk) in tokens.chunks(BATCH).enumerate() {
             let n_vocab = decoder.n_vocab();
-            let run = Run { sequence, tokens: chunk, logits: Logits::All };
+            let run = SequenceChunk { sequence, tokens: chunk, outputs: Outputs::All };
             let rows = decoder.step(&[run]).unwrap();
             measure::assert_finite(rows);
             for (j, row) in rows.chunks(n_vocab).enumerate() {

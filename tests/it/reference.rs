@@ -17,7 +17,7 @@ use teff::backend::program::{
 };
 use teff::backend::program::{Conv, Scan, ScanKind, StateId};
 use teff::backend::reference::RefRunner;
-use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::Model;
 use teff::tensor::Weight;
 use teff_kernels::{Activation, KernelTable, Level, RopePairing};
@@ -395,7 +395,7 @@ struct Schedule {
     threads: usize,
     kv_type: KvType,
     /// Which tokens of a sequence's part of a step want results.
-    logits: Logits,
+    outputs: Outputs,
 }
 
 impl Schedule {
@@ -416,14 +416,14 @@ impl Schedule {
             left.iter_mut().zip(&taken).for_each(|(left, n)| *left -= n);
             steps.push(taken);
         }
-        let (threads, logits) = (rng.pick(&[1, 2, 3]), rng.pick(&[Logits::All, Logits::Last]));
-        Schedule { sequences, steps, threads, kv_type: KvType::F32, logits }
+        let (threads, outputs) = (rng.pick(&[1, 2, 3]), rng.pick(&[Outputs::All, Outputs::Last]));
+        Schedule { sequences, steps, threads, kv_type: KvType::F32, outputs }
     }
 }
 
 /// The largest error of any row of results of the CPU backend, against the reference backend.
 fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
-    let Schedule { sequences, steps, threads, kv_type, logits } = schedule;
+    let Schedule { sequences, steps, threads, kv_type, outputs } = schedule;
     program.check().unwrap();
     // Only whether the context has a bound is asked of the description.
     let file = Arc::new(GgufFile::from_bytes(tiny_model()).unwrap());
@@ -457,13 +457,13 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
             let of_step: Vec<usize> = (0..ids.len()).filter(|&i| step[i] > 0).collect();
             let run = |&i: &usize| {
                 let tokens = &sequences[i][done[i]..][..step[i]];
-                Run { sequence: ids[i], tokens, logits: *logits }
+                SequenceChunk { sequence: ids[i], tokens, outputs: *outputs }
             };
-            let runs: Vec<Run<'_>> = of_step.iter().map(run).collect();
+            let runs: Vec<SequenceChunk<'_>> = of_step.iter().map(run).collect();
             let rows = decoder.step(&runs).unwrap();
             let mut rows = rows.chunks(n_out);
             for i in of_step {
-                let first = step[i] - logits.count(step[i]);
+                let first = step[i] - outputs.count(step[i]);
                 for position in done[i] + first..done[i] + step[i] {
                     let truth = &truth[i][position * n_out..][..n_out];
                     error_max = error_max.max(error_of(rows.next().unwrap(), truth));

@@ -13,8 +13,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use teff::backend::pages::{CacheOp, KvType};
 use teff::backend::program::Program;
-use teff::backend::{Backend, BackendOptions, Executor, Results, StepInput, Unfinished, start};
-use teff::decoder::{Decoder, DecoderOptions, Logits, Run, lower};
+use teff::backend::{
+    Backend, BackendOptions, Executor, Observer, Results, StepInput, Unfinished, start,
+};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::{
     CancelToken, Counters, EngineError, FinishReason, Listener, Model, Request, Scheduler, Stats,
     TokenEvent,
@@ -90,18 +92,19 @@ impl Executor for FaultyExecutor<'_> {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
         let fault = (self.hook.lock().unwrap())(input);
         match fault {
             Some(Fault::Panic) => {
                 // Keys, values and states of half the layers are written by then.
-                self.inner.run(0..self.n_ops / 2, input, None).unwrap();
+                self.inner.run(0..self.n_ops / 2, input, None, None).unwrap();
                 resume_unwind(Box::new("a phase panicked"));
             }
             Some(Fault::Cancel(token)) => token.cancel(),
             None => {}
         }
-        self.inner.run(ops, input, cancel)
+        self.inner.run(ops, input, cancel, observer)
     }
 
     fn results(&mut self) -> Results<'_> {
@@ -266,7 +269,7 @@ fn naive(decoder: &mut Decoder, request: &Request, tokenizer: Option<&Arc<Tokeni
     let end = decoder.lead(|stepper| {
         let sequence = stepper.kv_mut().create();
         let mut feed = |id: u32| {
-            let run = Run { sequence, tokens: &[id], logits: Logits::Last };
+            let run = SequenceChunk { sequence, tokens: &[id], outputs: Outputs::Last };
             stepper.step(&[run]).unwrap().to_vec()
         };
         let mut logits = Vec::new();

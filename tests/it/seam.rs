@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use teff::backend::pages::{CacheOp, KvType};
 use teff::backend::program::Program;
 use teff::backend::reference::RefBackend;
-use teff::backend::{Backend, Executor, Results, StepInput, Unfinished};
-use teff::decoder::{Decoder, DecoderOptions, Logits, Run, StepError, Stepper, lower};
+use teff::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, StepError, Stepper, lower};
 use teff::tensor::memory::OutOfMemory;
 use teff_kernels::{BlockMax, KernelTable, MAX_BLOCK};
 
@@ -66,28 +66,28 @@ fn script(decoder: &mut Stepper<'_>) -> (Vec<Vec<f32>>, Vec<u32>) {
     let n_out = decoder.n_out();
     let (first, second) = (text(decoder.n_vocab(), 1, 70), text(decoder.n_vocab(), 2, 30));
     let mut rows: Vec<Vec<f32>> = Vec::new();
-    let mut step = |decoder: &mut Stepper<'_>, runs: &[Run<'_>]| {
+    let mut step = |decoder: &mut Stepper<'_>, runs: &[SequenceChunk<'_>]| {
         let results = decoder.step(runs).unwrap();
         rows.extend(results.chunks(n_out).map(<[f32]>::to_vec));
     };
     let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
-    let run = |sequence, tokens, logits| Run { sequence, tokens, logits };
-    step(decoder, &[run(a, &first[..37], Logits::All)]);
+    let run = |sequence, tokens, outputs| SequenceChunk { sequence, tokens, outputs };
+    step(decoder, &[run(a, &first[..37], Outputs::All)]);
     // A part of one prompt and the beginning of another.
-    let runs = [run(a, &first[37..50], Logits::None), run(b, &second[..20], Logits::All)];
+    let runs = [run(a, &first[37..50], Outputs::None), run(b, &second[..20], Outputs::All)];
     step(decoder, &runs);
     // A fork writes to a copy of the page that it shares.
     let c = decoder.kv_mut().fork(a, 50).unwrap();
-    step(decoder, &[run(c, &second[20..], Logits::Last), run(a, &first[50..53], Logits::All)]);
+    step(decoder, &[run(c, &second[20..], Outputs::Last), run(a, &first[50..53], Outputs::All)]);
     // Back to what is known, and on with something else.
     assert!(decoder.kv_mut().truncate(a, 50));
-    step(decoder, &[run(a, &first[53..], Logits::First), run(b, &[3], Logits::Last)]);
+    step(decoder, &[run(a, &first[53..], Outputs::First), run(b, &[3], Outputs::Last)]);
     decoder.kv_mut().remove(b);
     let mut answer = Vec::new();
     for _ in 0..24 {
         let next = best(rows.last().unwrap());
         answer.push(next);
-        let run = Run { sequence: c, tokens: &[next], logits: Logits::Last };
+        let run = SequenceChunk { sequence: c, tokens: &[next], outputs: Outputs::Last };
         rows.push(decoder.step(&[run]).unwrap().to_vec());
     }
     (rows, answer)
@@ -121,9 +121,10 @@ fn a_cancelled_step_of_the_naive_backend_leaves_no_trace() {
         let (flag, tokens) = (AtomicBool::new(false), text(naive.n_vocab(), 5, 60));
         naive.lead(|decoder| {
             let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
-            let whole = Run { sequence: a, tokens: &tokens[..30], logits: Logits::Last };
+            let whole =
+                SequenceChunk { sequence: a, tokens: &tokens[..30], outputs: Outputs::Last };
             let expected = decoder.step(&[whole]).unwrap().to_vec();
-            let run = |tokens| Run { sequence: b, tokens, logits: Logits::Last };
+            let run = |tokens| SequenceChunk { sequence: b, tokens, outputs: Outputs::Last };
             decoder.step(&[run(&tokens[..10])]).unwrap();
             flag.store(true, Ordering::Relaxed);
             let cancelled = decoder.step_with_maxima(&[run(&tokens[20..50])], Some(&flag));
@@ -199,9 +200,10 @@ impl Executor for ShortExecutor<'_> {
         ops: Range<usize>,
         input: &StepInput<'_>,
         cancel: Option<&AtomicBool>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
         self.call()?;
-        self.executor.run(ops, input, cancel)
+        self.executor.run(ops, input, cancel, observer)
     }
 
     fn results(&mut self) -> Results<'_> {
@@ -233,11 +235,12 @@ fn a_step_without_memory_is_an_error_and_the_next_goes_on() {
             for n_calls in [0, 1] {
                 left.store(n_calls, Ordering::Relaxed);
                 let (bytes, len) = (decoder.kv().kv_bytes(), decoder.kv().len(a));
-                let run = Run { sequence: a, tokens: &tokens[..37], logits: Logits::Last };
+                let run =
+                    SequenceChunk { sequence: a, tokens: &tokens[..37], outputs: Outputs::Last };
                 assert_eq!(decoder.step(&[run]).unwrap_err(), StepError::Memory(REFUSED));
                 assert_eq!((decoder.kv().kv_bytes(), decoder.kv().len(a)), (bytes, len));
             }
-            let run = Run { sequence: a, tokens: &tokens[..37], logits: Logits::Last };
+            let run = SequenceChunk { sequence: a, tokens: &tokens[..37], outputs: Outputs::Last };
             let row = decoder.step(&[run]).unwrap();
             assert!(bits(row) == bits(&rows[36]), "{name}");
         });

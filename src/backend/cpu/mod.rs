@@ -23,13 +23,8 @@ pub(crate) use pool::LEN_MAX;
 pub use pool::MAX_THREADS;
 
 use super::pages::CacheOp;
-<<<<<<< HEAD
-use super::program::{Buf, Gather, Norm, NormKind, Op, Program, Rows};
-use super::{BackendOptions, Observer, Results, StepInput, Unfinished};
-=======
 use super::program::{BoundWeight, Buf, CopyPieces, Norm, NormKind, Op, Program, Tokens};
-use super::{BackendOptions, Results, StepInput, Unfinished};
->>>>>>> main
+use super::{BackendOptions, Observer, Results, StepInput, Unfinished};
 use crate::tensor::memory::{OutOfMemory, reserve};
 use observe::WithObserver;
 use pages::Arena;

@@ -87,14 +87,14 @@ pub struct Program {
     pub ops: Vec<Op>,
     /// Number of token ids.
     pub n_vocab: usize,
-    /// Length of a row of results: logits, or the vector of a token.
+    /// Length of a row of results: logits, or the embedding of a token.
     pub n_out: usize,
     /// True if tokens see later ones too; a sequence then takes its tokens in one step.
     pub bidirectional: bool,
 }
 
 impl Program {
-    /// True if the results are logits, false if they are vectors of tokens.
+    /// True if the results are logits, false if they are embeddings of tokens.
     pub fn gives_logits(&self) -> bool {
         !matches!(self.ops.last(), Some(Op::Result { .. }))
     }

@@ -1,4 +1,4 @@
-//! From the residual stream to the results: logits, or vectors of tokens.
+//! From the residual stream to the results: logits, or embeddings of tokens.
 
 use super::Lowering;
 use crate::backend::program::{BoundWeight, Epilogue, Linear, Norm, Op, Output, Part, Tokens};
