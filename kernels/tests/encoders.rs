@@ -126,7 +126,7 @@ proptest! {
         }
     }
 
-    /// What codes stand for is encoded to codes that stand for it.
+    /// Values that codes stand for are encoded to codes that stand for them.
     #[test]
     fn values_of_a_block_keep_their_values(bytes in vec(any::<u8>(), 2 * 292)) {
         for encoder in encoders() {

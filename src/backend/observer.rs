@@ -1,4 +1,4 @@
-//! What is read of a step besides its results: the inputs of products, for importance matrices and for
+//! Observation of a step besides its results: the inputs of products, for importance matrices and for
 //! methods of quantization that measure errors at them.
 
 use super::program::WeightId;

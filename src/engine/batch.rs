@@ -1,4 +1,4 @@
-//! Which request has how many tokens in the next step.
+//! Shares of the next step: how many tokens each request has in it.
 //!
 //! Requests that generate come first, with one token each; parts of prompts fill the rest. Beside
 //! generating requests prompts get only so many tokens that answers do not stutter. In every other

@@ -109,7 +109,7 @@ impl Group {
     }
 }
 
-/// What codes of a group are chosen by.
+/// Scale and minimum by which the codes of a group are chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Coder {
     /// Factor or divisor, as the type has it.
@@ -123,6 +123,13 @@ impl Coder {
     /// Multiplies by the inverse of `scale`, or by 0 if there is none.
     pub(super) fn by_inverse(scale: f32, min: f32) -> Coder {
         Coder { by: if scale == 0.0 { 0.0 } else { 1.0 / scale }, min, stored: true }
+    }
+
+    /// Code of `x` in 0..=`code_max`, for a scale and a minimum that is added.
+    pub(super) fn affine_code(&self, x: f32, code_max: f32) -> u8 {
+        let x = (x + self.min) * self.by;
+        let code = if self.stored { search::nearest(x) } else { x + 0.5 };
+        code.clamp(0.0, code_max) as u8
     }
 
     /// Divides by the scale.
@@ -149,10 +156,10 @@ pub trait Encode: Block {
     /// Group `g` of a block.
     fn group(scales: &Scales, g: usize) -> Group;
 
-    /// What the scale of a group is multiplied with for a code below [`Encode::CODES`].
+    /// Level of a code below [`Encode::CODES`]: the factor of its group's scale.
     fn level(code: u8) -> i8;
 
-    /// What [`Encode::code`] needs for group `g`.
+    /// Coder of group `g`, for [`Encode::code`].
     fn coder(scales: &Scales, g: usize) -> Coder;
 
     /// The code nearest to `x`.
@@ -172,6 +179,27 @@ impl<B: Encode> Quantize for B {
         for (i, (x, block)) in x.chunks_exact(B::LEN).zip(out).enumerate() {
             let importance = importance.map(|w| &w[i * B::LEN..][..B::LEN]);
             *block = encode(x, &B::fit(x, importance, mean_square));
+        }
+    }
+}
+
+/// Scale and minimum of a block of 32 whose codes are 0..=`code_max`. Without importances the codes
+/// span least to largest; with them scale and minimum are searched.
+pub(super) fn fit_affine(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    mean_square: f32,
+    code_max: f32,
+) -> Scales {
+    match importance {
+        None => {
+            let (min, max) = search::range(x);
+            Scales::unrounded((max - min) / code_max, min)
+        }
+        Some(w) => {
+            let costs = search::emphasize::<32>(all(x), all(w), mean_square);
+            let (d, min) = search::affine(all(x), &costs, code_max, &search::FINE_GRID);
+            Scales::rounded(d, -min)
         }
     }
 }
@@ -287,7 +315,7 @@ impl Encoder {
         (self.group_of)(scales, g)
     }
 
-    /// What the scale of a group is multiplied with for `code`.
+    /// Level of `code`: the factor of its group's scale.
     pub fn level(&self, code: u8) -> i8 {
         assert!(usize::from(code) < self.codes, "a code of {}", self.ty);
         (self.level)(code)

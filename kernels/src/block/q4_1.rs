@@ -1,7 +1,6 @@
 //! Q4_1: 5 bits per weight, a scale and a minimum per 32. Value = `d * code + m`.
 
-use super::encode::{Coder, Encode, Group, Scales, all};
-use super::search::{FINE_GRID, affine, emphasize, nearest, range};
+use super::encode::{Coder, Encode, Group, Scales, all, fit_affine};
 use super::{Block, Block32, F16, Unpacked32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
@@ -33,20 +32,8 @@ impl Encode for BlockQ4_1 {
     const GROUP: usize = 32;
     const CODES: usize = 16;
 
-    /// Without importances the codes span least to largest; with them scale and minimum are
-    /// searched.
     fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
-        match importance {
-            None => {
-                let (min, max) = range(x);
-                Scales::unrounded((max - min) / 15.0, min)
-            }
-            Some(w) => {
-                let costs = emphasize::<32>(all(x), all(w), mean_square);
-                let (d, min) = affine(all(x), &costs, 15.0, &FINE_GRID);
-                Scales::rounded(d, -min)
-            }
-        }
+        fit_affine(x, importance, mean_square, 15.0)
     }
 
     fn compose(groups: &[Group]) -> Scales {
@@ -66,12 +53,7 @@ impl Encode for BlockQ4_1 {
     }
 
     fn code(coder: &Coder, x: f32) -> u8 {
-        let x = (x + coder.min) * coder.by;
-        if coder.stored {
-            nearest(x).clamp(0.0, 15.0) as u8
-        } else {
-            (x + 0.5).clamp(0.0, 15.0) as u8
-        }
+        coder.affine_code(x, 15.0)
     }
 
     fn take_apart(&self, codes: &mut [u8]) -> Scales {

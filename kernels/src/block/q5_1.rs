@@ -1,8 +1,7 @@
 //! Q5_1: 6 bits per weight, a scale and a minimum per 32. What Q5_K falls back to in rows that are
 //! no multiple of 256. Value = `d * code + m`.
 
-use super::encode::{Coder, Encode, Group, Scales, all};
-use super::search::{FINE_GRID, affine, emphasize, nearest, range};
+use super::encode::{Coder, Encode, Group, Scales, all, fit_affine};
 use super::{Block, Block32, F16, Unpacked32, nibbles_and_fifth, pack_nibbles_and_fifth};
 use gguf_rs_lite::GgmlType;
 
@@ -36,20 +35,8 @@ impl Encode for BlockQ5_1 {
     const GROUP: usize = 32;
     const CODES: usize = 32;
 
-    /// Without importances the codes span least to largest; with them scale and minimum are
-    /// searched.
     fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
-        match importance {
-            None => {
-                let (min, max) = range(x);
-                Scales::unrounded((max - min) / 31.0, min)
-            }
-            Some(w) => {
-                let costs = emphasize::<32>(all(x), all(w), mean_square);
-                let (d, min) = affine(all(x), &costs, 31.0, &FINE_GRID);
-                Scales::rounded(d, -min)
-            }
-        }
+        fit_affine(x, importance, mean_square, 31.0)
     }
 
     fn compose(groups: &[Group]) -> Scales {
@@ -69,12 +56,7 @@ impl Encode for BlockQ5_1 {
     }
 
     fn code(coder: &Coder, x: f32) -> u8 {
-        let x = (x + coder.min) * coder.by;
-        if coder.stored {
-            nearest(x).clamp(0.0, 31.0) as u8
-        } else {
-            (x + 0.5).clamp(0.0, 31.0) as u8
-        }
+        coder.affine_code(x, 31.0)
     }
 
     fn take_apart(&self, codes: &mut [u8]) -> Scales {

@@ -75,7 +75,7 @@ impl RefBackend {
         self.groups.iter().position(is_of).expect("every layer is in a group")
     }
 
-    /// What a sequence of `len` tokens holds, from its table of pages and its slot.
+    /// Cache of a sequence of `len` tokens, from its table of pages and its slot.
     fn gather(
         &self,
         table: &[Vec<Option<PageId>>],
