@@ -16,8 +16,11 @@ pub struct Method {
     pub about: &'static str,
     /// Whether importances change what it does.
     pub uses_importances: bool,
-    row: fn(&TypeKernels, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), NoMethod>,
+    row: RowFn,
 }
+
+/// Kernels, a row of weights and the importances of its columns to the blocks of the row.
+type RowFn = fn(&TypeKernels, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), NoMethod>;
 
 /// A type that a method has no way for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

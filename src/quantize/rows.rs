@@ -65,12 +65,15 @@ pub struct Step<'a> {
     pub total: u64,
 }
 
+/// Takes the bytes of a slab, the rows done so far and what they lost.
+type WriteFn<'a> = dyn FnMut(&[u8], u64, Loss) -> Result<(), QuantizeError> + 'a;
+
 /// Quantizes one tensor, handing over its bytes slab by slab with the rows done so far.
 pub(super) fn quantize(
     file: &GgufFile,
     tensor: &Planned<'_>,
     options: &Options,
-    write: &mut dyn FnMut(&[u8], u64, Loss) -> Result<(), QuantizeError>,
+    write: &mut WriteFn<'_>,
 ) -> Result<Loss, QuantizeError> {
     let work = Work::new(file, tensor, options)?;
     let (cols, rows) = (tensor.info.cols(), tensor.info.rows());
@@ -140,11 +143,27 @@ impl<'a> Work<'a> {
 
     /// Quantizes the rows from `first` on that `out` has room for; returns what each part lost.
     fn slab(&self, first: u64, out: &mut [u8], threads: usize) -> Result<Vec<Loss>, QuantizeError> {
-        let parts = out.chunks_mut(self.part_rows * self.new_row_bytes);
-        let mut losses = vec![Loss::default(); parts.len()];
-        let n_threads = threads.clamp(1, parts.len().max(1));
-        let queue = Mutex::new(parts.zip(&mut losses).enumerate());
+        let n_parts = out.len().div_ceil(self.part_rows * self.new_row_bytes);
+        let mut losses = vec![Loss::default(); n_parts];
         let failed: Mutex<Option<(u64, QuantizeError)>> = Mutex::new(None);
+        self.share(first, out, &mut losses, threads.clamp(1, n_parts.max(1)), &failed)?;
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(losses),
+        }
+    }
+
+    /// Has threads take part after part; `failed` is the error of the first row that has one.
+    fn share(
+        &self,
+        first: u64,
+        out: &mut [u8],
+        losses: &mut [Loss],
+        n_threads: usize,
+        failed: &Mutex<Option<(u64, QuantizeError)>>,
+    ) -> Result<(), QuantizeError> {
+        let parts = out.chunks_mut(self.part_rows * self.new_row_bytes);
+        let queue = Mutex::new(parts.zip(losses).enumerate());
         let stop = AtomicBool::new(false);
         let run = || {
             let mut buffers = Buffers::default();
@@ -172,13 +191,8 @@ impl<'a> Work<'a> {
                 thread.spawn_scoped(scope, run).map_err(QuantizeError::Threads)?;
             }
             run();
-            Ok::<(), QuantizeError>(())
-        })?;
-        drop(queue);
-        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some((_, error)) => Err(error),
-            None => Ok(losses),
-        }
+            Ok(())
+        })
     }
 
     fn part(&self, row: u64, out: &mut [u8], buffers: &mut Buffers) -> Result<Loss, QuantizeError> {

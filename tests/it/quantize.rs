@@ -124,19 +124,27 @@ mod program {
     #[test]
     fn the_bytes_do_not_depend_on_threads_and_sizes_are_as_told() {
         let folder = Folder::new("quantize-threads");
-        let input = model(&folder, "llama-moe");
-        let importances = imatrix(&folder, &input);
-        for mix in ["Q4_K_M", "Q3_K_S", "Q8_0", "IQ4_XS", "F16"] {
+        let models = ["llama-dense", "llama-moe"].map(|name| {
+            let path = model(&folder, name);
+            let importances = imatrix(&folder, &path);
+            let own = folder.0.join(format!("{name}.imatrix"));
+            fs::rename(importances, &own).unwrap();
+            (path, own)
+        });
+        let dense = ["Q3_K_S", "Q8_0", "IQ4_XS", "IQ1_S", "IQ2_XS", "IQ3_M", "TQ1_0", "F16"];
+        let mixes = dense.map(|mix| (&models[0], mix)).into_iter();
+        for ((input, importances), mix) in mixes.chain([(&models[1], "Q4_K_M")]) {
             let mut all = Vec::new();
             for threads in ["1", "2", "3"] {
                 let out = folder.0.join(format!("{mix}-{threads}.gguf"));
-                let args = [text(&input), text(&out), "--type", mix, "-t", threads];
-                ok(&[&args[..], &["--imatrix", text(&importances)]].concat());
+                let args = [text(input), text(&out), "--type", mix, "-t", threads];
+                ok(&[&args[..], &["--imatrix", text(importances)]].concat());
                 all.push(fs::read(&out).unwrap());
             }
             assert!(all[0] == all[1] && all[1] == all[2], "{mix}");
             let out = folder.0.join("none.gguf");
-            let args = [text(&input), text(&out), "--type", mix, "--dry-run", "--json"];
+            let args = [text(input), text(&out), "--type", mix, "--dry-run", "--json"];
+            let args = [&args[..], &["--imatrix", text(importances)]].concat();
             let plan: Value = serde_json::from_str(&ok(&args).0).unwrap();
             assert!(!out.exists());
             let file = GgufFile::from_bytes(all.remove(0)).unwrap();
@@ -196,6 +204,8 @@ mod program {
             ("Q6_K", "search", 1e-2),
             ("Q4_K_M", "search", 5e-2),
             ("Q4_K_M", "rtn", 1e-1),
+            ("Q4_K_M", "hqq", 1e-1),
+            ("IQ3_S", "search", 3e-1),
         ] {
             let out = folder.0.join("out.gguf");
             let args = [text(&input), text(&out), "--type", mix, "--method", method, "--json"];
@@ -263,7 +273,13 @@ mod program {
         let input = model(&folder, "llama-dense");
         let out = folder.0.join("out.gguf");
         let fails = |args: &[&str], code: i32, parts: &[&str]| {
-            let error = error_of(&quantize(args), code);
+            let output = quantize(args);
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+            // Behind progress, if there was any; wrong usage is told in several lines.
+            let last = told.lines().last().unwrap_or_default();
+            let error = if code == 2 { &told[..] } else { last };
+            assert!(error.starts_with("error: "), "{args:?}: {told}");
             for part in parts {
                 assert!(error.contains(part), "{args:?}: {error}");
             }
@@ -277,9 +293,15 @@ mod program {
             std::os::unix::fs::symlink(&input, &linked).unwrap();
             fails(&[i, text(&linked), "--type", "Q4_0"], 1, &["the output is the input"]);
         }
-        fails(&[i, o, "--type", "Q9_K"], 2, &[]);
-        fails(&[i, o, "--type", "Q4_0", "--method", "gptq"], 2, &[]);
-        fails(&[i, o, "--type", "Q4_0", "--tensor-type", "a(=Q4_0"], 2, &[]);
+        let low = ["blk.0.attn_q.weight", "IQ2_XXS", "--imatrix", "--force"];
+        fails(&[i, o, "--type", "IQ2_XXS", "--pure"], 1, &low);
+        fails(&[i, o, "--type", "Q9_K"], 2, &["Q9_K", "Q4_K_M"]);
+        fails(&[i, o, "--type", "Q4_0", "--method", "gptq"], 2, &["gptq", "search, rtn, hqq"]);
+        fails(
+            &[i, o, "--type", "Q4_0", "--tensor-type", "a(=Q4_0"],
+            2,
+            &["a(", "regular expression"],
+        );
         fails(&[i, "/no/such/folder/x.gguf", "--type", "Q4_0"], 1, &["/no/such/folder/"]);
         fails(&[i, o, "--type", "Q4_0", "--imatrix", i], 1, &[i, "not an importance matrix"]);
         // Importances of another model.
@@ -316,6 +338,8 @@ mod program {
         assert!(told.contains("quantized before (to Q8_0)"), "{told}");
         let (_, told) = ok(&[&args[..], &["--allow-requantize"]].concat());
         assert!(!told.contains("before"), "{told}");
+        let (_, told) = ok(&[&args[..], &["--method", "hqq", "--dry-run"]].concat());
+        assert!(told.contains("method hqq has no way to") && told.contains("search"), "{told}");
     }
 
     #[test]
