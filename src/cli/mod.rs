@@ -1,6 +1,8 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
+mod choices_file;
+mod corpus;
 mod embed;
 mod error;
 mod inspect;
@@ -9,6 +11,7 @@ pub mod lines;
 mod list;
 mod logits;
 mod options;
+mod perplexity;
 pub mod progress;
 pub mod pull;
 mod rerank;
@@ -53,6 +56,8 @@ enum Command {
     Rerank(rerank::RerankArgs),
     /// Measure tokens per second on this machine
     Bench(bench::BenchArgs),
+    /// Measure how well a model predicts a text, and how far it is from another
+    Perplexity(perplexity::PerplexityArgs),
     /// Write the logits of given token ids
     Logits(logits::LogitsArgs),
     /// Turn text into token ids: one JSON array
@@ -108,6 +113,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Embed(args) => embed::embed(args, out),
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),
+        Command::Perplexity(args) => perplexity::perplexity(args, out),
         Command::Logits(args) => logits::logits(args, out),
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
