@@ -16,6 +16,7 @@ pub mod engine;
 pub mod eval;
 pub mod kv;
 pub mod model;
+pub mod quantize;
 pub mod sample;
 pub mod tensor;
 pub mod text;

@@ -1,0 +1,7 @@
+//! GGUF files of other types from GGUF files: what `teff quantize` does, as a library.
+//!
+//! [`imatrix`] is how much an error in each column of a weight counts, [`mix`] which type each tensor
+//! gets.
+
+pub mod imatrix;
+pub mod mix;
