@@ -5,6 +5,7 @@ mod choices_file;
 mod corpus;
 mod embed;
 mod error;
+mod imatrix;
 mod inspect;
 mod interrupt;
 pub mod lines;
@@ -58,6 +59,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how well a model predicts a text, and how far it is from another
     Perplexity(perplexity::PerplexityArgs),
+    /// Find out with a text which columns of the weights matter, for quantizing
+    Imatrix(imatrix::ImatrixArgs),
     /// Write the logits of given token ids
     Logits(logits::LogitsArgs),
     /// Turn text into token ids: one JSON array
@@ -114,6 +117,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),
         Command::Perplexity(args) => perplexity::perplexity(args, out),
+        Command::Imatrix(args) => imatrix::imatrix(args),
         Command::Logits(args) => logits::logits(args, out),
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),

@@ -4,6 +4,7 @@ use super::LogitsFileError;
 use super::chunks::N_CTX_MIN;
 use crate::decoder::StepError;
 use crate::engine::EngineError;
+use crate::quantize::imatrix::ImatrixError;
 use crate::text::TextError;
 use std::fmt;
 
@@ -50,6 +51,8 @@ pub enum EvalError {
         /// What is wrong with it.
         error: super::QuestionError,
     },
+    /// Activations that are no finite numbers.
+    Importance(ImatrixError),
     /// Threads could not be started.
     Threads(std::io::Error),
     /// The listener wanted no more.
@@ -84,6 +87,7 @@ impl fmt::Display for EvalError {
             EvalError::Question { question, error } => {
                 write!(f, "question {}: {error}", question + 1)
             }
+            EvalError::Importance(error) => error.fmt(f),
             EvalError::Threads(error) => write!(f, "cannot start threads: {error}"),
             EvalError::Stopped => write!(f, "the measurement was stopped"),
         }

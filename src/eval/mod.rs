@@ -4,6 +4,7 @@
 //! each, with llama.cpp's protocol so that figures can be compared; beside a teacher it also gives the
 //! Kullback-Leibler divergence of the two ([`Divergence`]). A teacher's answers can be kept in a file
 //! ([`LogitsFile`]). [`choose`] answers multiple-choice questions by the likelihood of their endings.
+//! [`importance`](importance()) measures how much each column of a weight matters, for quantizers.
 //!
 //! Cost: prompts at the model's speed, and an exponential for each token of the vocabulary at each
 //! scored position, shared by as many threads as the engine has. Limits: rows of logits are computed
@@ -28,6 +29,7 @@ mod choices;
 mod chunks;
 mod divergence;
 mod error;
+mod importance;
 mod logits_file;
 mod perplexity;
 mod rows;
@@ -37,6 +39,7 @@ pub use choices::{Accuracy, CHOICES_MAX, Question, QuestionError, choose};
 pub use chunks::{Chunks, N_CTX_MIN};
 pub use divergence::Divergence;
 pub use error::EvalError;
+pub use importance::importance;
 pub use logits_file::{LogitsFile, LogitsFileError, LogitsWriter, fingerprint};
 pub use perplexity::{Options, Perplexity, Report, Teacher, perplexity};
 

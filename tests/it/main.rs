@@ -10,6 +10,7 @@ mod chat_templates;
 mod cli;
 mod decoder;
 mod embeddings;
+mod eval;
 mod experts;
 #[cfg(feature = "cli")]
 mod faults;
@@ -18,6 +19,7 @@ mod fixture_model;
 mod generate;
 mod goldens;
 mod hostile_models;
+mod imatrix;
 #[cfg(feature = "chat-template")]
 mod jinja;
 mod kv;
