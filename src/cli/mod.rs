@@ -2,7 +2,9 @@
 
 mod bench;
 mod choices_file;
+mod copy;
 mod corpus;
+mod edit;
 mod embed;
 mod error;
 mod imatrix;
@@ -19,6 +21,7 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod split;
 mod threads;
 mod tokens;
 
@@ -69,6 +72,12 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
+    /// Change the metadata of a GGUF file
+    Edit(edit::EditArgs),
+    /// Cut a GGUF file into several
+    Split(split::SplitArgs),
+    /// Put the files of a model together
+    Merge(split::MergeArgs),
     /// Fetch a model into the cache
     Pull(pull::PullArgs),
     /// List the models that have a short name and those in the cache
@@ -122,6 +131,9 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Edit(args) => edit::edit(args, out),
+        Command::Split(args) => split::split(args, out),
+        Command::Merge(args) => split::merge(args, out),
         Command::Pull(args) => pull::pull(args, out),
         Command::List(args) => Ok(list::list(args, out)?),
         Command::Rm(args) => rm::rm(args, out),

@@ -306,7 +306,7 @@ fn adapter_of(given: &OsStr) -> (PathBuf, f32) {
 
 /// Parses a number of bytes: a whole number, in units of 1024 with K, of 1024^2 with M, of 1024^3
 /// with G.
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),

@@ -8,6 +8,7 @@
 //! Cost: what the texts share is computed once and forked; texts of several questions share steps.
 
 use super::EvalError;
+use super::perplexity::check_tokens;
 use super::rows::score_rows;
 use super::steps::{self, Piece, Room, Run};
 use crate::decoder::Stepper;
@@ -239,6 +240,8 @@ pub fn choose(
         let error = QuestionError::TooLong { n_tokens: questions[number].n_tokens(), n_ctx };
         return Err(EvalError::Question { question: number, error });
     }
+    let tokens = questions.iter().flat_map(|question| &question.texts).flatten();
+    check_tokens(tokens, engine.decoder().n_out())?;
     let (room, n_threads) = (Room::of(engine), engine.n_threads());
     let mut accuracy = Accuracy::default();
     let mut first = 0;

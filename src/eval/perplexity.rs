@@ -8,7 +8,8 @@ use super::logits_file::{LogitsFile, LogitsWriter};
 use super::rows::{Score, score_rows};
 use super::steps::{self, Piece, Room, Run};
 use super::{Chunks, Divergence, EvalError};
-use crate::engine::Engine;
+use crate::decoder::StepError;
+use crate::engine::{Engine, EngineError};
 use crate::kv::SeqId;
 use crate::tensor::memory;
 use std::ops::ControlFlow;
@@ -112,6 +113,7 @@ pub fn perplexity(
     let Options { mut teacher, mut save, mut on_chunk } = options;
     let n_vocab = engine.decoder().n_out();
     let room = check(engine, &teacher, save.as_deref())?;
+    check_tokens(chunks.iter().flatten(), n_vocab)?;
     let n_together = together(engine, chunks).min(match &teacher {
         Teacher::Engine(teacher) => together(teacher, chunks),
         Teacher::Nobody | Teacher::File(_) => GROUP,
@@ -168,6 +170,17 @@ fn check(
     }
 }
 
+/// Checks that a model has all tokens; a step asks for its own, but not for those that follow them.
+pub(super) fn check_tokens<'t>(
+    mut tokens: impl Iterator<Item = &'t u32>,
+    n_vocab: usize,
+) -> Result<(), EvalError> {
+    match tokens.find(|&&id| id as usize >= n_vocab) {
+        Some(&id) => Err(StepError::TokenId { id, n_vocab }.into()),
+        None => Ok(()),
+    }
+}
+
 /// Chunks that the budget of an engine's cache has room for at a time, at most [`GROUP`].
 fn together(engine: &Engine, chunks: &Chunks) -> usize {
     let (kv, max_batch) = (engine.decoder().kv(), engine.decoder().max_batch());
@@ -215,7 +228,7 @@ impl<'a> Group<'a> {
         let n = self.targets(pieces).len() * self.n_vocab;
         self.rows.clear();
         memory::reserve(&mut self.rows, n, "the teacher's logits")
-            .map_err(|error| EvalError::Engine(crate::engine::EngineError::Memory(error)))?;
+            .map_err(|error| EvalError::Engine(EngineError::Memory(error)))?;
         match teacher {
             Teacher::Nobody => return Ok(false),
             Teacher::Engine(teacher) => {

@@ -9,6 +9,8 @@ mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
 mod decoder;
+#[cfg(feature = "cli")]
+mod edit;
 mod embeddings;
 mod eval;
 mod experts;
