@@ -17,6 +17,7 @@ mod files;
 mod fixture_model;
 mod generate;
 mod goldens;
+mod hooked;
 mod hostile_models;
 #[cfg(feature = "chat-template")]
 mod jinja;
