@@ -52,8 +52,15 @@ pub const KV_BYTES_DEFAULT: usize = 2 << 30;
 /// their file, and repacked ones take their share, too.
 const AVAILABLE_SHARE: usize = 2;
 
-/// Choices that are made when a model is made ready.
+/// Choices that are made when a model is made ready. The default serves one request at a time; its
+/// fields are set one by one:
+///
+/// ```
+/// let mut options = teff::EngineOptions::default();
+/// options.n_ctx = Some(8192);
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Worker threads; `None`: the big cores that this process may run on.
     pub threads: Option<usize>,
@@ -99,6 +106,7 @@ impl Default for EngineOptions {
 
 /// Why a model cannot be loaded or a request not answered.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The file is no GGUF file.
     File(gguf_rs_lite::Error),

@@ -40,3 +40,9 @@ mod seam;
 mod sessions;
 mod tokenizers;
 mod twins;
+
+/// `value` with some of its fields set: options may gain fields, so no literal can name them all.
+fn changed<T>(mut value: T, change: impl FnOnce(&mut T)) -> T {
+    change(&mut value);
+    value
+}
