@@ -467,8 +467,6 @@ fn read_ahead(file: &Arc<GgufFile>) {
     if available_bytes().is_some_and(|bytes| file.total_bytes() <= bytes as u64) {
         let file = file.clone();
         // Without the thread loading is slower, no more.
-        let _ = std::thread::Builder::new()
-            .name("teff-read-ahead".into())
-            .spawn(move || file.advise_willneed());
+        let _ = memory::spawn("teff-read-ahead", move || file.advise_willneed());
     }
 }

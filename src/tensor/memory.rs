@@ -10,7 +10,8 @@
 //! else in it has to care; `main.rs` has such a one. It must not where [`may_refuse`] is true.
 
 use std::cell::Cell;
-use std::fmt;
+use std::thread::{self, JoinHandle};
+use std::{fmt, io};
 
 /// Bytes of memory that a new thread takes: the stack that Rust gives it, and what the system and
 /// Rust's handler of stack overflows put beside it.
@@ -39,7 +40,13 @@ impl fmt::Display for OutOfMemory {
 
 impl std::error::Error for OutOfMemory {}
 
-/// Whether the memory that this thread is asking for may be refused.
+impl From<OutOfMemory> for io::Error {
+    fn from(error: OutOfMemory) -> io::Error {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
+}
+
+/// Whether this thread takes a refusal of memory as an error, see [`ask`].
 #[must_use]
 pub fn may_refuse() -> bool {
     MAY_REFUSE.get()
@@ -74,6 +81,18 @@ pub fn check_room(what: &'static str, bytes: usize) -> Result<(), OutOfMemory> {
     mapped.map(drop).map_err(|_| OutOfMemory { what, bytes })
 }
 
+/// Starts a thread that may outlive its caller. `std::thread::spawn` panics where this is an error.
+///
+/// # Errors
+/// The system has no memory for its stack, or no more threads.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    check_room("the stack of a thread", THREAD_BYTES)?;
+    thread::Builder::new().name(name.to_owned()).spawn(f)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +106,7 @@ mod tests {
         assert_eq!(vec, [1]);
         assert!(!may_refuse() && ask(may_refuse) && !may_refuse());
         assert_eq!(check_room("a page", 1), Ok(()));
+        assert_eq!(spawn("test", || 7).unwrap().join().unwrap(), 7);
         let error = OutOfMemory { what: "the sun", bytes: usize::MAX / 2 };
         assert_eq!(check_room("the sun", usize::MAX / 2), Err(error));
     }
