@@ -2,12 +2,12 @@
 //!
 //! Rust ends the process when the system refuses memory to a `Vec`. Everything that grows with a
 //! model, a context or a batch is asked for here instead, and its refusal is an [`OutOfMemory`].
-//! Systems that promise more than they have (Linux, unless `ulimit -v` or its overcommit policy
-//! says otherwise) refuse nothing here and end the process later; against that stand the budgets
-//! that [`available_bytes`](crate::backend::available_bytes) gives.
+//! Limits: a system that promises more memory than it has (Linux, unless `ulimit -v` or its
+//! overcommit policy says otherwise) refuses nothing here and ends the process later. Budgets made
+//! from [`available_bytes`](crate::backend::available_bytes) keep a program from that.
 //!
-//! A program's allocator may end the program with a message where memory is short, so that nothing
-//! else in it has to care; `main.rs` has such a one. It must not where [`may_refuse`] is true.
+//! A program's allocator may end the program with a message where other memory is refused, as that
+//! of `main.rs` does. Where [`may_refuse`] is true it has to return the refusal instead.
 
 use std::cell::Cell;
 use std::thread::{self, JoinHandle};
@@ -18,14 +18,14 @@ use std::{fmt, io};
 pub const THREAD_BYTES: usize = (2 << 20) + (128 << 10);
 
 thread_local! {
-    /// Whether this thread can do without the memory that it asks for.
+    /// Whether a refusal of memory to this thread is returned as an error.
     static MAY_REFUSE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Refusal of memory for a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// What the buffer was to hold.
+    /// Content of the buffer.
     pub what: &'static str,
     /// Bytes that were asked for.
     pub bytes: usize,
@@ -52,7 +52,7 @@ pub fn may_refuse() -> bool {
     MAY_REFUSE.get()
 }
 
-/// Runs `ask`, which asks for memory and takes a refusal.
+/// Runs `ask`, which asks for memory and takes a refusal as an error.
 pub fn ask<R>(ask: impl FnOnce() -> R) -> R {
     let before = MAY_REFUSE.replace(true);
     let result = ask();
@@ -60,7 +60,7 @@ pub fn ask<R>(ask: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Makes room for `n` elements in all.
+/// Capacity of `vec` for `n` elements in all.
 ///
 /// # Errors
 /// [`OutOfMemory`]; `vec` is unchanged then.
@@ -70,12 +70,12 @@ pub fn reserve<T>(vec: &mut Vec<T>, n: usize, what: &'static str) -> Result<(), 
     ask(|| vec.try_reserve_exact(more)).map_err(|_| OutOfMemory { what, bytes })
 }
 
-/// Asks whether the system has so many bytes at a stretch, for what cannot be refused once it is
-/// begun, such as the stack of a thread. They are given back at once, untouched; so this is no
-/// promise where other threads ask for memory meanwhile.
+/// Checks that the system has `bytes` in one piece, ahead of work that panics or aborts without
+/// them, such as the start of a thread, which needs a stack. The bytes are given back untouched, so
+/// another thread may take them before that work does.
 ///
 /// # Errors
-/// [`OutOfMemory`] for `what` is to begin.
+/// [`OutOfMemory`], which names `what`.
 pub fn check_room(what: &'static str, bytes: usize) -> Result<(), OutOfMemory> {
     let mapped = memmap2::MmapMut::map_anon(bytes.max(1));
     mapped.map(drop).map_err(|_| OutOfMemory { what, bytes })
