@@ -15,6 +15,7 @@ pub mod decoder;
 pub mod engine;
 pub mod kv;
 pub mod model;
+pub mod quantize;
 pub mod sample;
 pub mod tensor;
 pub mod text;

@@ -11,6 +11,7 @@ mod logits;
 mod options;
 pub mod progress;
 pub mod pull;
+mod quantize;
 mod rerank;
 pub mod rm;
 mod run;
@@ -61,6 +62,8 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
+    /// Write a model's file in other types
+    Quantize(quantize::QuantizeArgs),
     /// Fetch a model into the cache
     Pull(pull::PullArgs),
     /// List the models that have a short name and those in the cache
@@ -112,6 +115,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Quantize(args) => quantize::quantize(args, out),
         Command::Pull(args) => pull::pull(args, out),
         Command::List(args) => Ok(list::list(args, out)?),
         Command::Rm(args) => rm::rm(args, out),

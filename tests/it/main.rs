@@ -28,6 +28,7 @@ mod measure;
 mod observer;
 #[cfg(feature = "chat-template")]
 mod prompts;
+mod quantize;
 #[cfg(feature = "cli")]
 mod readme;
 #[cfg(feature = "cli")]
