@@ -13,6 +13,7 @@ pub mod cache;
 pub mod cli;
 pub mod decoder;
 pub mod engine;
+pub mod eval;
 pub mod kv;
 pub mod model;
 pub mod quantize;

@@ -1,14 +1,18 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
+mod choices_file;
+mod corpus;
 mod embed;
 mod error;
+mod imatrix;
 mod inspect;
 mod interrupt;
 pub mod lines;
 mod list;
 mod logits;
 mod options;
+mod perplexity;
 pub mod progress;
 pub mod pull;
 mod quantize;
@@ -54,6 +58,10 @@ enum Command {
     Rerank(rerank::RerankArgs),
     /// Measure tokens per second on this machine
     Bench(bench::BenchArgs),
+    /// Measure how well a model predicts a text, and how far it is from another
+    Perplexity(perplexity::PerplexityArgs),
+    /// Find out with a text which columns of the weights matter, for quantizing
+    Imatrix(imatrix::ImatrixArgs),
     /// Write the logits of given token ids
     Logits(logits::LogitsArgs),
     /// Turn text into token ids: one JSON array
@@ -111,6 +119,8 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Embed(args) => embed::embed(args, out),
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),
+        Command::Perplexity(args) => perplexity::perplexity(args, out),
+        Command::Imatrix(args) => imatrix::imatrix(args),
         Command::Logits(args) => logits::logits(args, out),
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),

@@ -176,7 +176,14 @@ impl ModelArgs {
         Ok((file, path))
     }
 
-    fn open(&self) -> Result<Model, CliError> {
+    /// Arguments that name a model and change nothing of it.
+    pub fn named(model: ModelRef) -> ModelArgs {
+        let name = ModelName { positional: None, model: Some(model) };
+        ModelArgs { name, override_kv: Vec::new(), ignore_key: Vec::new() }
+    }
+
+    /// The model, opened, without adapters.
+    pub fn open(&self) -> Result<Model, CliError> {
         let (mut file, path) = self.file()?;
         file.make_little_endian().map_err(CliError::of_model(&path))?;
         for part in unused_parts(&file) {

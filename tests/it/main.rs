@@ -10,6 +10,7 @@ mod chat_templates;
 mod cli;
 mod decoder;
 mod embeddings;
+mod eval;
 mod experts;
 #[cfg(feature = "cli")]
 mod faults;
@@ -19,6 +20,7 @@ mod generate;
 mod goldens;
 mod hooked;
 mod hostile_models;
+mod imatrix;
 #[cfg(feature = "chat-template")]
 mod jinja;
 mod kv;
