@@ -1,6 +1,7 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
+mod convert;
 mod embed;
 mod error;
 mod inspect;
@@ -15,6 +16,7 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod space;
 mod threads;
 mod tokens;
 
@@ -61,6 +63,8 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
+    /// Make a GGUF file of a Hugging Face folder
+    Convert(convert::ConvertArgs),
     /// Fetch a model into the cache
     Pull(pull::PullArgs),
     /// List the models that have a short name and those in the cache
@@ -112,6 +116,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Convert(args) => convert::convert(args, out),
         Command::Pull(args) => pull::pull(args, out),
         Command::List(args) => Ok(list::list(args, out)?),
         Command::Rm(args) => rm::rm(args, out),

@@ -135,7 +135,7 @@ impl Progress for StderrProgress {
 }
 
 /// `1 h 02 min`, `3 min 07 s`, `12 s`
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match (s / 3600, s / 60 % 60, s % 60) {
         (0, 0, s) => format!("{s} s"),

@@ -111,6 +111,7 @@ mod starcoder2;
 mod talkie;
 mod xverse;
 
+use super::checkpoint::Checkpoint;
 use super::{Hparams, LayerSpec, Mixer, ModelError, ModelSpec};
 
 type Describe = fn(&Hparams<'_>) -> Result<ModelSpec, ModelError>;
@@ -242,6 +243,40 @@ const ARCHS: &[(&str, Describe)] = &[
     ("talkie", talkie::spec),
     ("xverse", xverse::spec),
 ];
+
+/// Checkpoints of Hugging Face, beside the descriptions of their architectures.
+const CHECKPOINTS: &[&[Checkpoint]] = &[
+    bert::HF,
+    cohere2::HF,
+    command_r::HF,
+    deepseek2::HF,
+    ernie4_5::HF,
+    falcon::HF,
+    gemma::HF,
+    gemma2::HF,
+    gemma3::HF,
+    gpt2::HF,
+    gpt_oss::HF,
+    gptneox::HF,
+    granite::HF,
+    lfm2::HF,
+    llama::HF,
+    mamba::HF,
+    olmoe::HF,
+    phi3::HF,
+    qwen2::HF,
+    qwen2moe::HF,
+    qwen3::HF,
+    qwen3moe::HF,
+    qwen3next::HF,
+    smollm3::HF,
+    stablelm::HF,
+];
+
+/// All checkpoints that can be converted.
+pub fn checkpoints() -> impl Iterator<Item = &'static Checkpoint> {
+    CHECKPOINTS.iter().flat_map(|of_file| of_file.iter())
+}
 
 /// Architectures that are known and not described, and why.
 const REFUSED: &[(&str, &str)] = &[
