@@ -11,6 +11,8 @@ use std::path::Path;
 
 /// Names of the entry with the text part's configuration.
 const TEXT_PARTS: &[&str] = &["text_config", "llm_config", "language_config"];
+/// Lists with a word, or a letter, for each layer.
+pub const LAYER_LISTS: &[&str] = &["hybrid_override_pattern", "layers_block_type", "layer_types"];
 /// Layers that a model may have; as the loader's limit.
 const LAYERS_MAX: u64 = 1024;
 
@@ -52,7 +54,8 @@ impl Config {
         let (rope, rope_local) = Default::default();
         let mut config = Config { root, text, class, n_layers: 0, rope, rope_local };
         let names = ["num_hidden_layers", "n_layers", "n_layer", "num_layers"];
-        let n_layers = config.int(&names)?.ok_or_else(|| missing(&names))?;
+        let of_list = || config.words(LAYER_LISTS).map(|list| list.len() as u64);
+        let n_layers = config.int(&names)?.or_else(of_list).ok_or_else(|| missing(&names))?;
         if !(1..=LAYERS_MAX).contains(&n_layers) {
             let problem = format!("is {n_layers}, not within 1..={LAYERS_MAX}");
             return Err(ConvertError::BadEntry { entry: names[0].into(), problem });
@@ -79,7 +82,8 @@ impl Config {
                 map.insert(key.to_owned(), value.clone());
             }
         };
-        let global = ["global_rope_theta", "rope_theta", "rotary_emb_base", "rope_embedding_base"];
+        let global =
+            ["global_rope_theta", "rope_theta", "rotary_emb_base", "attn_config.rope_theta"];
         fill(&mut rope, "rope_theta", &global);
         fill(&mut rope, "partial_rotary_factor", &["partial_rotary_factor", "rope_pct"]);
         const ORIGINAL: &str = "original_max_position_embeddings";
@@ -93,10 +97,28 @@ impl Config {
         (self.rope, self.rope_local) = (rope, local);
     }
 
-    /// An entry that is not null.
+    /// An entry that is not null; a dot leads to an entry, or a place, within one.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        let value = self.text.get(name).filter(|value| !value.is_null());
-        value.or_else(|| self.root.get(name)).filter(|value| !value.is_null())
+        let mut words = name.split('.');
+        let first = words.next()?;
+        let value = self.text.get(first).filter(|value| !value.is_null());
+        let value = value.or_else(|| self.root.get(first))?;
+        let inner = words.try_fold(value, |value, word| match word.parse::<usize>() {
+            Ok(place) => value.get(place),
+            Err(_) => value.get(word),
+        });
+        inner.filter(|value| !value.is_null())
+    }
+
+    /// The words of a list, or the letters of a string: the first of these entries.
+    pub fn words(&self, names: &[&str]) -> Option<Vec<String>> {
+        match self.first(names)?.1 {
+            Value::String(text) => Some(text.chars().map(String::from).collect()),
+            Value::Array(list) => {
+                Some(list.iter().map(|v| v.as_str().unwrap_or_default().to_owned()).collect())
+            }
+            _ => None,
+        }
     }
 
     /// The first of these entries that is there.

@@ -145,7 +145,7 @@ impl Writer<'_> {
             problem: problem.to_owned(),
         };
         let scaling = match &*ty {
-            "default" | "llama3" | "dynamic" | "mrope" | "proportional" => None,
+            "default" | "llama3" | "dynamic" | "xdrope" | "mrope" | "proportional" => None,
             "linear" => {
                 let factor = factor.ok_or_else(|| problem("has no `factor`"))?;
                 floats.push(("rope.scaling.factor", factor));
@@ -167,7 +167,12 @@ impl Writer<'_> {
             "su" | "longrope" => Some("longrope"),
             other => return Err(problem(&format!("is of type `{other}`, which is not known"))),
         };
-        let base = float("rope_theta");
+        let mut base = float("rope_theta");
+        // HunYuan stretches once and for all.
+        if let (Some(alpha), Some(x), "dynamic" | "xdrope") = (float("alpha"), base, &*ty) {
+            let d = self.config.head_dim()? as f64;
+            base = Some(x * alpha.powf(d / (d - 2.0)));
+        }
         let local = self.config.rope_local.get("rope_theta").and_then(Value::as_f64);
         let sections = rope.get("mrope_section").and_then(Value::as_array);
         let sections = sections.map(|s| s.iter().filter_map(Value::as_i64).collect::<Vec<_>>());
@@ -269,19 +274,72 @@ impl Writer<'_> {
                     self.set(key, OwnedValue::Array(OwnedArray::Bool(flags)));
                 }
             }
-            Key::NonZero(key, list) => {
-                if let Some(list) = self.config.list(list) {
-                    let is_set = |v: &Value| v.as_i64() != Some(0) && v.as_bool() != Some(false);
-                    let flags = list.iter().map(is_set).collect();
-                    self.set(key, OwnedValue::Array(OwnedArray::Bool(flags)));
+            Key::PatternWhen(entry, key, list, text) => {
+                if self.config.get(entry).is_some() {
+                    self.rule(&Key::Pattern(key, list, text))?;
                 }
             }
             Key::WhereIs(key, names, list, texts) => {
-                if let (Some(n), Some(list)) = (self.config.int(names)?, self.config.list(list)) {
-                    let is_one = |v: &Value| v.as_str().is_some_and(|t| texts.contains(&t));
-                    let each = |v: &Value| if is_one(v) { n as u32 } else { 0 };
+                if let (Some(n), Some(list)) = (self.config.int(names)?, self.config.words(list)) {
+                    let each = |word: &String| {
+                        if texts.contains(&word.as_str()) { n as u32 } else { 0 }
+                    };
                     let each = list.iter().map(each).collect();
                     self.set(key, OwnedValue::Array(OwnedArray::U32(each)));
+                }
+            }
+            Key::EveryNth(key, names, period, offset) => {
+                let n = self.config.need(names)? as u32;
+                let period = self.config.need(&[period])?.max(1) as usize;
+                let offset = self.config.need(&[offset])? as usize;
+                let layers = 0..self.config.n_layers;
+                let is_one = |i: usize| i >= offset && (i - offset).is_multiple_of(period);
+                let each = layers.map(|i| if is_one(i) { n } else { 0 }).collect();
+                self.set(key, OwnedValue::Array(OwnedArray::U32(each)));
+            }
+            Key::IntDefault(key, n) => {
+                if self.keys.get(&self.key(key)).is_none() {
+                    self.set(key, n);
+                }
+            }
+            Key::FirstInt(key, names) => {
+                if let Some((_, value)) = self.config.first(names)
+                    && let Some(n) = whole(value.get(0).unwrap_or(value))
+                {
+                    self.set_int(key, n)?;
+                }
+            }
+            Key::FloatWhen(key, name, flag) => {
+                let on = self.config.flag(&[flag])?.unwrap_or(false);
+                let x = self.config.float(&[name])?.filter(|_| on).unwrap_or(0.0);
+                self.set(key, x as f32);
+            }
+            Key::Ratio(key, a, b) => {
+                if let (Some(a), Some(b)) = (self.config.float(a)?, self.config.float(b)?) {
+                    self.set(key, (a / b) as f32);
+                }
+            }
+            Key::OverRootOfLayers(key, names) => {
+                if let Some(x) = self.config.float(names)? {
+                    self.set(key, (x / (self.config.n_layers as f64).sqrt()) as f32);
+                }
+            }
+            Key::InverseRoot(key, name) => {
+                if let Some(x) = self.config.float(&[name])?
+                    && x != self.config.head_dim()? as f64
+                {
+                    self.set(key, (1.0 / x.sqrt()) as f32);
+                }
+            }
+            Key::PositionsBehindPadding(key, name) => {
+                let padding = self.config.need(&["pad_token_id"])?;
+                if let Some(n) = self.config.int(&[name])? {
+                    self.set_int(key, n.saturating_sub(padding + 1))?;
+                }
+            }
+            Key::Text(key, name) => {
+                if let Some(text) = self.config.text(name).map(str::to_owned) {
+                    self.set(key, text);
                 }
             }
             Key::IntWhen(key, entry, text, n) => {

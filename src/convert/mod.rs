@@ -33,11 +33,11 @@ pub use error::ConvertError;
 pub use plan::Output;
 
 use crate::decoder::lower;
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, When};
 use crate::model::{Hparams, arch};
 use crate::text::Tokenizer;
 use config::Config;
-use gguf_rs_lite::{GgufFile, GgufWriter, OwnedValue};
+use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue};
 use keys::Keys;
 use safetensors::{Dtype, Tensors};
 use std::fs::{self, File, TryLockError};
@@ -118,6 +118,7 @@ impl Conversion {
         if let Some((.., Some(factor))) = keys::long_rope(&config)? {
             keys.set(format!("{}.rope.scaling.attn_factor", checkpoint.arch), factor);
         }
+        add_metadata(&mut keys, &tensors, planned.metadata)?;
         keys::sampling(&mut keys, folder)?;
         let embedding = outputs.iter().find(|output| output.name == "token_embd.weight");
         let n_rows = embedding.and_then(|output| output.shape.first()).copied();
@@ -278,8 +279,38 @@ fn check(path: &Path) -> Result<(), ConvertError> {
 fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError> {
     let class = &config.class;
     let mut all = arch::checkpoints();
-    all.find(|checkpoint| checkpoint.classes.contains(&class.as_str()))
-        .ok_or_else(|| ConvertError::UnknownClass(class.clone()))
+    let holds = |when: When| -> Result<bool, ConvertError> {
+        Ok(match when {
+            When::Always => true,
+            When::Zero(entry) => config.int(&[entry])?.unwrap_or(0) == 0,
+            When::Is(entry, text) => config.text(entry) == Some(text),
+        })
+    };
+    all.find(|checkpoint| {
+        checkpoint.classes.contains(&class.as_str()) && holds(checkpoint.when).unwrap_or(false)
+    })
+    .ok_or_else(|| ConvertError::UnknownClass(class.clone()))
+}
+
+/// Arrays of metadata whose elements are tensors of the checkpoint.
+fn add_metadata(
+    keys: &mut Keys,
+    tensors: &Tensors,
+    mut all: Vec<(String, usize, usize)>,
+) -> Result<(), ConvertError> {
+    all.sort();
+    let mut arrays: Vec<(String, Vec<f32>)> = Vec::new();
+    for (key, _, place) in all {
+        let x = stream::number(tensors, &tensors.all()[place])?;
+        match arrays.last_mut() {
+            Some((last, array)) if *last == key => array.push(x),
+            _ => arrays.push((key, vec![x])),
+        }
+    }
+    for (key, array) in arrays {
+        keys.set(key, OwnedValue::Array(OwnedArray::F32(array)));
+    }
+    Ok(())
 }
 
 /// Factors of rotation's frequencies are tensors.

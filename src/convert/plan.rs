@@ -65,6 +65,8 @@ pub(super) struct Piece {
     pub pick: Option<Vec<u32>>,
     /// Columns in the new order; `None`: all as they are.
     pub columns: Option<Vec<u32>>,
+    /// Factor of all elements.
+    pub scale: f32,
 }
 
 impl Piece {
@@ -84,6 +86,8 @@ pub(super) struct Planned {
     pub outputs: Vec<Output>,
     /// Tensors without a counterpart, which change nothing.
     pub left_out: Vec<String>,
+    /// Tensors whose one number belongs to an array of metadata: its key, layer and place.
+    pub metadata: Vec<(String, usize, usize)>,
 }
 
 /// A name that a pattern fits.
@@ -118,6 +122,7 @@ pub(super) fn plan(
         places: HashMap::new(),
         experts: HashMap::new(),
         left_out: Vec::new(),
+        metadata: Vec::new(),
     };
     let is_tied = config.flag(&["tie_word_embeddings"])? == Some(true);
     for (number, tensor) in tensors.all().iter().enumerate() {
@@ -134,8 +139,11 @@ pub(super) fn plan(
                 let is_copy = is_tied && fit.names.to == "output";
                 if beyond || is_copy || fit.names.layout == Layout::Drop {
                     planner.left_out.push(tensor.name.clone());
+                } else if fit.names.layout == Layout::Metadata {
+                    let layer = fit.layer.unwrap_or_default();
+                    planner.metadata.push((fit.names.to.to_owned(), layer, number));
                 } else {
-                    planner.place(number, tensor, &fit, tensors)?;
+                    planner.place(number, tensor, &fit)?;
                 }
             }
         }
@@ -190,19 +198,14 @@ struct Planner<'a> {
     /// Numbers of the experts in each stack, beside its pieces.
     experts: HashMap<String, Vec<usize>>,
     left_out: Vec<String>,
+    metadata: Vec<(String, usize, usize)>,
 }
 
 /// Dimensions and a piece of one of the tensors that a tensor becomes.
 type Part = (String, Vec<u64>, Piece);
 
 impl Planner<'_> {
-    fn place(
-        &mut self,
-        number: usize,
-        tensor: &Tensor,
-        fit: &Fit<'_>,
-        tensors: &Tensors,
-    ) -> Result<(), ConvertError> {
+    fn place(&mut self, number: usize, tensor: &Tensor, fit: &Fit<'_>) -> Result<(), ConvertError> {
         for (name, shape, piece) in self.lay(number, tensor, fit)? {
             let expert = fit.expert;
             if let Some(&(place, ref first)) = self.places.get(&name) {
@@ -211,9 +214,8 @@ impl Planner<'_> {
                     return Err(ConvertError::SameName { to: name, first, second });
                 };
                 let output = &mut self.outputs[place];
-                if output.shape[1..] != shape {
-                    let of_first = &output.shape[1..];
-                    let problem = format!("the other experts have {of_first:?}");
+                if output.shape.get(1..) != Some(&shape[..]) {
+                    let problem = format!("the others are a stack {:?}", output.shape);
                     let (tensor, shape) = (tensor.name.clone(), shape);
                     return Err(ConvertError::Shape { tensor, shape, problem });
                 }
@@ -229,10 +231,15 @@ impl Planner<'_> {
                 self.experts.insert(name.clone(), vec![expert]);
             }
             let (ty, op) = (GgmlType::F32, fit.names.op);
-            let pieces = vec![piece];
+            let pieces = match fit.names.layout {
+                Layout::StateRuns(entry) => self.state_runs(entry, &piece).map_err(|problem| {
+                    let (tensor, shape) = (tensor.name.clone(), shape.clone());
+                    ConvertError::Shape { tensor, shape, problem }
+                })?,
+                _ => vec![piece],
+            };
             self.outputs.push(Output { name, ty, shape, pieces, op, values: None });
         }
-        debug_assert!(number < tensors.all().len());
         Ok(())
     }
 
@@ -253,12 +260,38 @@ impl Planner<'_> {
         if view.iter().any(|&n| n > PICK_MAX) || shape.contains(&0) {
             return Err(bad("no tensor of a model".into()));
         }
-        let piece = Piece { tensor: number, view, transposed: false, pick: None, columns: None };
+        let mut scale = 1.0;
+        for &entry in fit.names.scales {
+            scale *= self.config.float(&[entry])?.unwrap_or(1.0) as f32;
+        }
+        let (transposed, pick, columns) = (false, None, None);
+        let piece = Piece { tensor: number, view, transposed, pick, columns, scale };
         let name = fit.name(fit.names.to) + fit.suffix;
         let one = |shape: Vec<u64>, piece: Piece| Ok(vec![(name.clone(), shape, piece)]);
         let rows = view[1];
         match fit.names.layout {
-            Layout::Same | Layout::Drop => one(shape.clone(), piece),
+            Layout::Same | Layout::Drop | Layout::Metadata | Layout::StateRuns(_) => {
+                one(shape.clone(), piece)
+            }
+            Layout::GroupsPaired => self.groups_paired(fit, shape, piece).map_err(bad),
+            Layout::Stacked(names) | Layout::StackedTransposed(names) => {
+                let n = self.config.need(names)?;
+                if shape.len() != 2 || n == 0 || rows % n != 0 {
+                    return Err(bad(format!("not a stack of {n} matrices")));
+                }
+                let view = [n, rows / n, view[2]];
+                let transposed = matches!(fit.names.layout, Layout::StackedTransposed(_));
+                let piece = Piece { view, transposed, ..piece };
+                one(vec![n, piece.rows(), piece.cols()], piece)
+            }
+            Layout::BehindPadding => {
+                let start = self.config.need(&["pad_token_id"])? + 1;
+                if shape.len() != 2 || rows <= start {
+                    return Err(bad(format!("no positions from {start}")));
+                }
+                let pick = Some((start as u32..rows as u32).collect());
+                one(vec![rows - start, shape[1]], Piece { pick, ..piece })
+            }
             Layout::Squeezed => one(squeezed(shape), piece),
             Layout::Column => one([&shape[..], &[1]].concat(), piece),
             Layout::Groups => {
@@ -353,6 +386,14 @@ impl Planner<'_> {
             Rows::SecondHalf => even().and_then(|()| run(rows / 2, rows)),
             Rows::Even => even().map(|()| (0..rows as u32).step_by(2).collect()),
             Rows::Odd => even().map(|()| (1..rows as u32).step_by(2).collect()),
+            Rows::PairedQueries | Rows::PairedKeys => {
+                let is_q = part == Rows::PairedQueries;
+                let run = self.part(if is_q { Rows::Queries } else { Rows::Keys }, rows)?;
+                let heads = if is_q { self.config.heads() } else { self.config.kv_heads() };
+                let heads = heads.map_err(|error| error.to_string())?;
+                let order = pairs(run.len() as u64, heads)?;
+                Ok(order.into_iter().map(|place| run[place as usize]).collect())
+            }
             Rows::LatentKeys | Rows::LatentValues => Err("not a part of rows".into()),
         }
     }
@@ -385,6 +426,58 @@ impl Planner<'_> {
             all.push((name, shape, Piece { pick: Some(pick), ..piece.clone() }));
         }
         Ok(all)
+    }
+
+    /// Queries, keys and values by key head, as three tensors.
+    fn groups_paired(
+        &self,
+        fit: &Fit<'_>,
+        shape: &[u64],
+        piece: Piece,
+    ) -> Result<Vec<Part>, String> {
+        let counts = || Ok::<_, ConvertError>([self.config.heads()?, self.config.kv_heads()?]);
+        let [heads, kv] = counts().map_err(|error| error.to_string())?;
+        let order = groups(piece.view[1], kv, heads / kv.max(1))?;
+        let d = piece.view[1] / (heads + 2 * kv);
+        let (q, k) = ((heads * d) as usize, (kv * d) as usize);
+        let paired = |rows: &[u32], heads| -> Result<Vec<u32>, String> {
+            Ok(pairs(rows.len() as u64, heads)?.into_iter().map(|i| rows[i as usize]).collect())
+        };
+        let parts = [
+            ("blk.#.attn_q", paired(&order[..q], heads)?),
+            ("blk.#.attn_k", paired(&order[q..q + k], kv)?),
+            ("blk.#.attn_v", order[q + k..].to_vec()),
+        ];
+        let part = |(name, pick): (&str, Vec<u32>)| {
+            let mut shape = shape.to_vec();
+            shape[0] = pick.len() as u64;
+            (fit.name(name) + fit.suffix, shape, Piece { pick: Some(pick), ..piece.clone() })
+        };
+        Ok(parts.into_iter().map(part).collect())
+    }
+
+    /// A state space's input, run by run.
+    fn state_runs(&self, entry: &str, piece: &Piece) -> Result<Vec<Piece>, String> {
+        let sizes = || -> Result<[u64; 5], ConvertError> {
+            let inner = self.config.need(&["mamba_d_ssm"])?;
+            let states = self.config.need(&["mamba_d_state"])?;
+            let states = self.config.need(&["mamba_n_groups"])? * states;
+            Ok([inner, inner, states, states, self.config.need(&["mamba_n_heads"])?])
+        };
+        let sizes = sizes().map_err(|error| error.to_string())?;
+        if sizes.iter().sum::<u64>() != piece.view[1] {
+            return Err(format!("not the rows {sizes:?} of a state space's input"));
+        }
+        let mut start = 0;
+        let run = |(i, n): (usize, u64)| {
+            let entry = format!("{entry}.{i}");
+            let scale = self.config.float(&[&entry]).map_err(|error| error.to_string())?;
+            let pick = Some((start as u32..(start + n) as u32).collect());
+            start += n;
+            let scale = piece.scale * scale.unwrap_or(1.0) as f32;
+            Ok(Piece { pick, scale, ..piece.clone() })
+        };
+        sizes.into_iter().enumerate().map(run).collect()
     }
 
     /// A part of the matrix that gives heads their keys and values from latents.
@@ -488,7 +581,8 @@ impl Planner<'_> {
             }
             output.pieces = order.iter().map(|&place| output.pieces[place].clone()).collect();
         }
-        Ok(Planned { outputs: self.outputs, left_out: self.left_out })
+        let Planner { outputs, left_out, metadata, .. } = self;
+        Ok(Planned { outputs, left_out, metadata })
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) fn stream(
     output: &Output,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
-    let mut encoder = Encoder { output, row: Vec::new(), bytes: Vec::new(), done: 0 };
+    let (row, bytes) = (Vec::new(), Vec::new());
+    let mut encoder = Encoder { output, scale: 1.0, row, bytes, done: 0 };
     if let Some(values) = &output.values {
         return encoder.take(values, &output.name, sink);
     }
@@ -34,9 +35,29 @@ pub(super) fn stream(
     Ok(())
 }
 
+/// The one number of a tensor.
+///
+/// # Errors
+/// The file cannot be read, or there are more.
+pub(super) fn number(tensors: &Tensors, tensor: &Tensor) -> Result<f32, ConvertError> {
+    let mut bytes = vec![0; tensor.dtype.bytes()];
+    let mut values = Vec::new();
+    if tensor.bytes == bytes.len() as u64 {
+        tensors.read(tensor, 0, &mut bytes)?;
+        tensor.dtype.widen(&bytes, &mut values);
+    }
+    values.first().copied().ok_or_else(|| ConvertError::Shape {
+        tensor: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        problem: "not one number".into(),
+    })
+}
+
 struct Encoder<'a> {
     output: &'a Output,
-    /// Numbers that do not fill a row yet.
+    /// Factor of the elements.
+    scale: f32,
+    /// Elements after their change.
     row: Vec<f32>,
     bytes: Vec<u8>,
     /// Elements so far.
@@ -53,7 +74,7 @@ impl Encoder<'_> {
     ) -> Result<(), ConvertError> {
         self.row.clear();
         self.row.extend(values.iter().map(|&x| match self.output.op {
-            Op::Same => x,
+            Op::Same => x * self.scale,
             Op::PlusOne => x + 1.0,
             Op::NegExp => -x.exp(),
         }));

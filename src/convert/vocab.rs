@@ -170,14 +170,25 @@ fn content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// Phi 3's special tokens swallow the space behind them, which GGUF says by the model's name.
+/// Phi 3's special tokens swallow the space behind them, which GGUF says by the model's name: a name
+/// says so if they do, and only then.
 fn name_for_strips(keys: &mut Keys, added: &[Added]) {
     let strips = added.iter().any(|token| token.strips_right && token.special);
-    let is_phi = keys.get("general.architecture") == Some(&OwnedValue::Str("phi3".into()));
     let Some(OwnedValue::Str(name)) = keys.get("general.name") else { return };
     let lower = name.to_ascii_lowercase();
-    if strips && is_phi && !lower.contains("phi-3") && !lower.contains("phi3") {
+    let says = lower.contains("phi-3") || lower.contains("phi3");
+    let is_phi = keys.get("general.architecture") == Some(&OwnedValue::Str("phi3".into()));
+    if strips && is_phi && !says {
         let name = format!("Phi-3 {name}");
+        keys.set("general.name", name);
+    } else if !strips && says {
+        let mut name = name.clone();
+        while let Some(at) = name.to_ascii_lowercase().find("phi-3") {
+            name.replace_range(at + 3..at + 4, " ");
+        }
+        while let Some(at) = name.to_ascii_lowercase().find("phi3") {
+            name.insert(at + 3, ' ');
+        }
         keys.set("general.name", name);
     }
 }

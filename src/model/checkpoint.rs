@@ -35,10 +35,23 @@ pub struct Checkpoint {
     pub classes: &'static [&'static str],
     /// Value of `general.architecture`.
     pub arch: &'static str,
+    /// Which of the checkpoints of the classes: the first that is so counts.
+    pub when: When,
     /// Names of tensors, special ones before common ones: the first that fits counts.
     pub tensors: &'static [&'static [Names]],
     /// Metadata beyond what all architectures have, in order: later ones overwrite.
     pub keys: &'static [&'static [Key]],
+}
+
+/// A condition on `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// All checkpoints.
+    Always,
+    /// Those where an integer is missing or 0.
+    Zero(&'static str),
+    /// Those where the text of an entry is this.
+    Is(&'static str, &'static str),
 }
 
 /// One tensor, or one of each layer, in both worlds.
@@ -52,37 +65,45 @@ pub struct Names {
     pub layout: Layout,
     /// Change of each element.
     pub op: Op,
+    /// Entries of `config.json` that all elements are multiplied by; `.N` behind a name is a place in
+    /// a list.
+    pub scales: &'static [&'static str],
 }
 
 /// Names of a tensor whose elements stay as they are.
 pub const fn same(from: &'static str, to: &'static str) -> Names {
-    Names { from, to, layout: Layout::Same, op: Op::Same }
+    laid(from, to, Layout::Same)
 }
 
 /// Names of a tensor whose elements get another order or shape.
 pub const fn laid(from: &'static str, to: &'static str, layout: Layout) -> Names {
-    Names { from, to, layout, op: Op::Same }
+    Names { from, to, layout, op: Op::Same, scales: &[] }
 }
 
 /// Names of a tensor that becomes several.
 pub const fn split(from: &'static str, parts: &'static [(&'static str, Rows)]) -> Names {
-    Names { from, to: "", layout: Layout::Split(parts), op: Op::Same }
+    laid(from, "", Layout::Split(parts))
 }
 
 /// Names of a tensor whose elements change.
 pub const fn changed(from: &'static str, to: &'static str, op: Op) -> Names {
-    Names { from, to, layout: Layout::Same, op }
+    same(from, to).op(op)
 }
 
 /// Name of a tensor that GGUF has no use for.
 pub const fn dropped(from: &'static str) -> Names {
-    Names { from, to: "", layout: Layout::Drop, op: Op::Same }
+    laid(from, "", Layout::Drop)
 }
 
 impl Names {
     /// These names with a change of each element.
     pub const fn op(self, op: Op) -> Names {
         Names { op, ..self }
+    }
+
+    /// These names with entries that all elements are multiplied by.
+    pub const fn scaled(self, scales: &'static [&'static str]) -> Names {
+        Names { scales, ..self }
     }
 }
 
@@ -100,6 +121,20 @@ pub enum Layout {
     /// [`Layout::PairQ`] and [`Layout::PairK`] of the first two parts of fused queries, keys and
     /// values.
     PairQkv,
+    /// Rows of `[key head][its queries.., key, value][dimension]` as three tensors, queries and keys
+    /// in pairs: `attn_q`, `attn_k`, `attn_v`.
+    GroupsPaired,
+    /// Matrices of all experts, one below the other, as a stack of as many as the entries say.
+    Stacked(&'static [&'static str]),
+    /// [`Layout::Stacked`], each matrix transposed.
+    StackedTransposed(&'static [&'static str]),
+    /// Without the rows before the first position, which is one behind the padding's id.
+    BehindPadding,
+    /// Numbers of metadata: an array of one for each layer under the new name.
+    Metadata,
+    /// Runs of rows of a state space's input, each multiplied by its element of the entry: gates,
+    /// inner values, two times the groups' states, heads.
+    StateRuns(&'static str),
     /// Matrices, or each of a stack, transposed; vectors stay.
     Transposed,
     /// Without dimensions of 1.
@@ -148,6 +183,10 @@ pub enum Rows {
     Keys,
     /// All heads of values.
     Values,
+    /// All heads of queries, in pairs.
+    PairedQueries,
+    /// All heads of keys, in pairs.
+    PairedKeys,
     /// First half of all rows.
     FirstHalf,
     /// Second half of all rows.
@@ -216,10 +255,35 @@ pub enum Key {
     RotaryShare(&'static [&'static str], f32),
     /// Booleans, one for each layer: whether the list has this text there.
     Pattern(&'static str, &'static str, &'static str),
-    /// Booleans, one for each layer: whether the list of integers is not 0 there.
-    NonZero(&'static str, &'static str),
-    /// Integers, one for each layer: an entry where the list has one of these texts, 0 elsewhere.
-    WhereIs(&'static str, &'static [&'static str], &'static str, &'static [&'static str]),
+    /// [`Key::Pattern`] where the first entry is there.
+    PatternWhen(&'static str, &'static str, &'static str, &'static str),
+    /// Integers, one for each layer: an entry where the list, the first of these entries, has one of
+    /// these texts, 0 elsewhere. A string is a list of its letters.
+    WhereIs(
+        &'static str,
+        &'static [&'static str],
+        &'static [&'static str],
+        &'static [&'static str],
+    ),
+    /// Integers, one for each layer: an entry in every layer of a period from an offset, which are
+    /// entries, too; 0 elsewhere.
+    EveryNth(&'static str, &'static [&'static str], &'static str, &'static str),
+    /// An integer that is set if none is yet.
+    IntDefault(&'static str, u32),
+    /// The first of a list, or the one integer.
+    FirstInt(&'static str, &'static [&'static str]),
+    /// A float if a flag is true, else 0.
+    FloatWhen(&'static str, &'static str, &'static str),
+    /// Quotient as a float.
+    Ratio(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// A float over the square root of the number of layers.
+    OverRootOfLayers(&'static str, &'static [&'static str]),
+    /// One over the square root of an entry, where that is not the dimension of a head.
+    InverseRoot(&'static str, &'static str),
+    /// Positions behind the padding's: an entry less one more than the padding's id.
+    PositionsBehindPadding(&'static str, &'static str),
+    /// A text of an entry.
+    Text(&'static str, &'static str),
     /// An integer if the text of an entry is this.
     IntWhen(&'static str, &'static str, &'static str, u32),
     /// A float of `rope_parameters`, multiplied.

@@ -1,18 +1,42 @@
 //! BERT (arXiv:1810.04805): learned positions, norms of the sums.
 
-use crate::model::checkpoint::{Checkpoint, Key, Names, dropped, same};
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, When, dropped, laid, same};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(ModelSpec::bert_like(h)?.positions(true))
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["BertModel", "BertForMaskedLM"],
-    arch: "bert",
-    tensors: &[NAMES],
-    keys: &[KEYS],
-}];
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["BertModel", "BertForMaskedLM"],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[NAMES],
+        keys: &[KEYS],
+    },
+    Checkpoint {
+        classes: &[
+            "RobertaModel",
+            "XLMRobertaModel",
+            "RobertaForMaskedLM",
+            "XLMRobertaForMaskedLM",
+        ],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[ROBERTA, NAMES],
+        keys: &[KEYS, &[Key::PositionsBehindPadding("context_length", "max_position_embeddings")]],
+    },
+];
+
+const ROBERTA: &[Names] = &[
+    laid("embeddings.position_embeddings", "position_embd", Layout::BehindPadding),
+    // Heads of training.
+    dropped("lm_head.bias"),
+    dropped("lm_head.dense"),
+    dropped("lm_head.layer_norm"),
+    dropped("lm_head.decoder"),
+];
 
 /// Encoders of the shape of BERT.
 const KEYS: &[Key] = &[

@@ -1,7 +1,7 @@
 //! Command R7B and Command A (arXiv:2504.00698): sliding windows with rotation, full attention
 //! without.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, VOCAB};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, VOCAB, When};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -13,6 +13,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["Cohere2ForCausalLM"],
     arch: "cohere2",
+    when: When::Always,
     tensors: &[DECODER],
     keys: &[
         VOCAB,

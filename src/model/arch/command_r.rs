@@ -1,6 +1,6 @@
 //! Command R (Cohere): the feed-forward part beside the attention, on one layer norm.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, When};
 use crate::model::{Hparams, ModelError, ModelSpec, QkNorm};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -11,6 +11,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["CohereForCausalLM"],
     arch: "command-r",
+    when: When::Always,
     tensors: &[DECODER],
     keys: &[&[
         Key::Int("context_length", &["model_max_length", "max_position_embeddings"]),

@@ -2,7 +2,7 @@
 //! shared experts.
 
 use crate::model::checkpoint::{
-    Checkpoint, DECODER, EXPERTS, Key, Names, Rows, VOCAB, same, split,
+    Checkpoint, DECODER, EXPERTS, Key, Names, Rows, VOCAB, When, same, split,
 };
 use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec};
 
@@ -38,12 +38,22 @@ pub(super) fn deepseek(
     spec.shared_expert(h)?.expert_gating(h, gating)?.dense_lead(h)
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "YoutuForCausalLM"],
-    arch: "deepseek2",
-    tensors: &[LATENTS, EXPERTS, DECODER],
-    keys: &[VOCAB, KEYS],
-}];
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["DeepseekV2ForCausalLM", "YoutuForCausalLM"],
+        arch: "deepseek2",
+        when: When::Always,
+        tensors: &[LATENTS, EXPERTS, DECODER],
+        keys: &[VOCAB, KEYS],
+    },
+    Checkpoint {
+        classes: &["DeepseekV3ForCausalLM"],
+        arch: "deepseek2",
+        when: When::Always,
+        tensors: &[LATENTS, EXPERTS, DECODER],
+        keys: &[VOCAB, KEYS, &[Key::IntDefault("expert_gating_func", 2)]],
+    },
+];
 
 /// Latent attention.
 pub const LATENTS: &[Names] = &[

@@ -1,6 +1,6 @@
 //! ERNIE 4.5, dense and with experts.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, Names, Rows, same, split};
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, Names, Rows, When, same, split};
 use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -26,12 +26,14 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"],
         arch: "ernie4_5",
+        when: When::Always,
         tensors: &[FUSED, DECODER],
         keys: &[],
     },
     Checkpoint {
         classes: &["Ernie4_5_MoeForCausalLM"],
         arch: "ernie4_5-moe",
+        when: When::Always,
         tensors: &[FUSED, MOE, EXPERTS, DECODER],
         keys: &[&[
             Key::Int("expert_count", &["moe_num_experts"]),

@@ -1,7 +1,7 @@
 //! Falcon (arXiv:2311.16867): the feed-forward part beside the attention, which has a norm of its own
 //! in the larger models.
 
-use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, laid, same};
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, When, laid, same};
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -15,6 +15,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["FalconForCausalLM", "RWForCausalLM"],
     arch: "falcon",
+    when: When::Always,
     tensors: &[NAMES],
     keys: &[&[
         Key::IntElse("context_length", &["max_position_embeddings"], 2048),

@@ -1,6 +1,6 @@
 //! Gemma 1 (arXiv:2403.08295): LLaMA with GeGLU and scaled embeddings.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Names, Op, changed};
+use crate::model::checkpoint::{Checkpoint, DECODER, Names, Op, When, changed};
 use crate::model::{Activation, Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -12,6 +12,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["GemmaForCausalLM"],
     arch: "gemma",
+    when: When::Always,
     tensors: &[super::gemma2::HEAD, NORMS, DECODER],
     keys: &[],
 }];

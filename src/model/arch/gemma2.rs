@@ -1,7 +1,7 @@
 //! Gemma 2 (arXiv:2408.00118): norms around everything, GeGLU, soft caps, every other layer with a
 //! sliding window.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, dropped};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, dropped};
 use crate::model::{Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing};
 
 /// Layers of the 27B model, whose scores are scaled by the width per head, not by the head's.
@@ -33,11 +33,13 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["Gemma2ForCausalLM"],
     arch: "gemma2",
+    when: When::Always,
     tensors: &[HEAD, super::gemma3::NORMS, DECODER],
     keys: &[&[
         Key::Float("attn_logit_softcapping", &["attn_logit_softcapping"]),
         Key::Float("final_logit_softcapping", &["final_logit_softcapping"]),
         Key::Int("attention.sliding_window", &["sliding_window"]),
+        Key::InverseRoot("attention.scale", "query_pre_attn_scalar"),
     ]],
 }];
 

@@ -1,7 +1,7 @@
 //! Gemma 3, text (arXiv:2503.19786): norms around everything, GeGLU, five layers with a sliding
 //! window to one without.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, Op, changed};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, Op, When, changed};
 use crate::model::{
     Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing, RopeScaling,
 };
@@ -49,6 +49,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     arch: "gemma3",
+    when: When::Always,
     tensors: &[NORMS, DECODER],
     keys: &[KEYS],
 }];
@@ -74,4 +75,5 @@ pub const KEYS: &[Key] = &[
     Key::FloatElse("attention.layer_norm_rms_epsilon", &["rms_norm_eps"], 1e-6),
     Key::Float("final_logit_softcapping", &["final_logit_softcapping"]),
     Key::Int("attention.sliding_window", &["sliding_window"]),
+    Key::InverseRoot("attention.scale", "query_pre_attn_scalar"),
 ];

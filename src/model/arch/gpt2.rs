@@ -1,6 +1,6 @@
 //! GPT-2, and StarCoder 1 (arXiv:2305.06161): learned positions.
 
-use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, laid, same};
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, When, laid, same};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -11,6 +11,7 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["GPT2LMHeadModel", "GPT2Model"],
         arch: "gpt2",
+        when: When::Always,
         tensors: &[TURNED, NAMES],
         keys: &[&[
             Key::Times("feed_forward_length", &["n_embd"], 4),
@@ -20,6 +21,7 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["GPTBigCodeForCausalLM"],
         arch: "starcoder",
+        when: When::Always,
         tensors: &[NAMES],
         keys: &[&[
             Key::Times("feed_forward_length", &["n_embd"], 4),

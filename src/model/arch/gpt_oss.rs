@@ -1,7 +1,7 @@
 //! gpt-oss (arXiv:2508.10925): attention sinks, sliding windows in every other layer, clamped experts
 //! with biases.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, Layout, Names, Rows, laid, same};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Layout, Names, Rows, When, laid, same};
 use crate::model::{
     Activation, ExpertGating, GluClamp, Hparams, ModelError, ModelSpec, RopePairing,
 };
@@ -20,6 +20,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["GptOssForCausalLM"],
     arch: "gpt-oss",
+    when: When::Always,
     tensors: &[NAMES, DECODER],
     keys: &[&[
         Key::Int("attention.sliding_window", &["sliding_window"]),

@@ -1,6 +1,6 @@
 //! GPT-NeoX (arXiv:2204.06745) and Pythia.
 
-use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, laid, same};
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, When, laid, same};
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -14,6 +14,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["GPTNeoXForCausalLM"],
     arch: "gptneox",
+    when: When::Always,
     tensors: &[NAMES],
     keys: &[&[
         Key::RotaryShare(&["rotary_pct"], 0.25),

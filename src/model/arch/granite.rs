@@ -2,7 +2,8 @@
 //! metadata counts some.
 
 use crate::model::checkpoint::{
-    Checkpoint, DECODER, GATE_UP_EXPERTS, Key, Names, PAIRS, ROTARY_ALL, Rows, VOCAB, same, split,
+    Checkpoint, DECODER, GATE_UP_EXPERTS, Key, Names, PAIRS, ROTARY_ALL, Rows, VOCAB, When, same,
+    split,
 };
 use crate::model::{Hparams, ModelError, ModelSpec};
 
@@ -17,12 +18,14 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["GraniteForCausalLM"],
         arch: "granite",
+        when: When::Always,
         tensors: &[PAIRS, DECODER],
         keys: &[VOCAB, ROTARY_ALL, SCALES],
     },
     Checkpoint {
         classes: &["GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"],
         arch: "granitemoe",
+        when: When::Always,
         tensors: &[MOE, PAIRS, DECODER],
         keys: &[
             VOCAB,

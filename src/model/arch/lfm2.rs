@@ -1,6 +1,6 @@
 //! LFM2 (arXiv:2511.23404): short convolutions with a few layers of attention.
 
-use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, VOCAB, laid, same};
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, VOCAB, When, laid, same};
 use crate::model::{
     ExpertGating, Hparams, Mixer, ModelError, ModelSpec, RopePairing, ShortConvSpec,
 };
@@ -31,6 +31,7 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["Lfm2ForCausalLM", "LFM2ForCausalLM"],
         arch: "lfm2",
+        when: When::Always,
         tensors: &[NAMES],
         keys: &[
             VOCAB,
@@ -38,7 +39,7 @@ pub const HF: &[Checkpoint] = &[
                 Key::WhereIs(
                     "attention.head_count_kv",
                     &["num_key_value_heads"],
-                    "layer_types",
+                    &["layer_types"],
                     &["full_attention"],
                 ),
                 Key::Int("shortconv.l_cache", &["conv_L_cache"]),
@@ -49,6 +50,7 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["Lfm2MoeForCausalLM"],
         arch: "lfm2moe",
+        when: When::Always,
         tensors: &[MOE, NAMES],
         keys: &[
             VOCAB,
@@ -56,7 +58,7 @@ pub const HF: &[Checkpoint] = &[
                 Key::WhereIs(
                     "attention.head_count_kv",
                     &["num_key_value_heads"],
-                    "layer_types",
+                    &["layer_types"],
                     &["full_attention"],
                 ),
                 Key::Int("shortconv.l_cache", &["conv_L_cache"]),

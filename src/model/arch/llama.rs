@@ -1,6 +1,6 @@
 //! LLaMA 1 to 3 (arXiv:2302.13971, arXiv:2407.21783), Mistral, Mixtral, SmolLM and many others.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Names, PAIRS, ROTARY_ALL, VOCAB, same};
+use crate::model::checkpoint::{Checkpoint, DECODER, Names, PAIRS, ROTARY_ALL, VOCAB, When, same};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -18,6 +18,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
         "IQuestCoderForCausalLM",
     ],
     arch: "llama",
+    when: When::Always,
     tensors: &[MIXTRAL, PAIRS, DECODER],
     keys: &[VOCAB, ROTARY_ALL],
 }];

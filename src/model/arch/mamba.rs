@@ -1,6 +1,6 @@
 //! Mamba (arXiv:2312.00752) and Falcon Mamba: state spaces alone.
 
-use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, Op, changed, laid, same};
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, Op, When, changed, laid, same};
 use crate::model::{Ffn, Hparams, Mixer, ModelError, ModelSpec, StateSpaceSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -25,6 +25,7 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["MambaForCausalLM", "MambaLMHeadModel", "FalconMambaForCausalLM"],
         arch: "mamba",
+        when: When::Always,
         tensors: &[FIRST, NAMES],
         keys: &[
             STATES,
@@ -38,6 +39,7 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["Mamba2ForCausalLM"],
         arch: "mamba2",
+        when: When::Always,
         tensors: &[SECOND, NAMES],
         keys: &[
             &[

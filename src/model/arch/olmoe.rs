@@ -1,6 +1,6 @@
 //! OLMoE (arXiv:2409.02060): norms of all queries and keys, weights as the softmax has them.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key};
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, When};
 use crate::model::{Hparams, ModelError, ModelSpec, QkNorm, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -11,6 +11,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["OlmoeForCausalLM"],
     arch: "olmoe",
+    when: When::Always,
     tensors: &[EXPERTS, DECODER],
     keys: &[&[Key::FloatElse("attention.layer_norm_rms_epsilon", &["rms_norm_eps"], 1e-5)]],
 }];

@@ -1,6 +1,6 @@
 //! Phi 3 and 4, dense (arXiv:2404.14219): gate and up projection in one tensor, LongRoPE.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, same};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, same};
 use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -13,6 +13,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["Phi3ForCausalLM"],
     arch: "phi3",
+    when: When::Always,
     tensors: &[FUSED, DECODER],
     keys: &[KEYS],
 }];

@@ -1,6 +1,6 @@
 //! Qwen 1.5 and 2 MoE (arXiv:2407.10671): a gated shared expert, weights as the softmax has them.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key};
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, When};
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing, SharedExpert};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -20,6 +20,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["Qwen2MoeForCausalLM"],
     arch: "qwen2moe",
+    when: When::Always,
     tensors: &[EXPERTS, DECODER],
     keys: &[EXPERT_WIDTHS],
 }];

@@ -1,7 +1,7 @@
 //! Qwen 3 Next and Qwen 3.5: Gated DeltaNet, every fourth layer gated attention.
 
 use crate::model::checkpoint::{
-    Checkpoint, DECODER, EXPERTS, Key, Layout, Names, Op, PerHead, changed, laid, same,
+    Checkpoint, DECODER, EXPERTS, Key, Layout, Names, Op, PerHead, When, changed, laid, same,
 };
 use crate::model::{
     AttentionGate, DeltaSpec, Hparams, KeyHeads, Mixer, ModelError, ModelSpec, RopePairing,
@@ -46,18 +46,21 @@ pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["Qwen3NextForCausalLM"],
         arch: "qwen3next",
+        when: When::Always,
         tensors: &[NORMS, GROUPED, EXPERTS, DECODER],
         keys: &[super::qwen2moe::EXPERT_WIDTHS, DELTA],
     },
     Checkpoint {
         classes: &["Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"],
         arch: "qwen35",
+        when: When::Always,
         tensors: &[NORMS, TILED, DECODER],
         keys: &[DELTA],
     },
     Checkpoint {
         classes: &["Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"],
         arch: "qwen35moe",
+        when: When::Always,
         tensors: &[NORMS, TILED, EXPERTS, DECODER],
         keys: &[super::qwen2moe::EXPERT_WIDTHS, DELTA],
     },

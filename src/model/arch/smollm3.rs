@@ -1,6 +1,6 @@
 //! SmolLM 3: LLaMA with every fourth layer free of rotation.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, PAIRS, ROTARY_ALL, VOCAB};
+use crate::model::checkpoint::{Checkpoint, DECODER, PAIRS, ROTARY_ALL, VOCAB, When};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -10,6 +10,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["SmolLM3ForCausalLM"],
     arch: "smollm3",
+    when: When::Always,
     tensors: &[PAIRS, DECODER],
     keys: &[VOCAB, ROTARY_ALL],
 }];

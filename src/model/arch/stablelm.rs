@@ -1,6 +1,6 @@
 //! StableLM 2 and 3B (arXiv:2402.17834): layer norms, also of each query and key head.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, same};
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, same};
 use crate::model::{Hparams, ModelError, ModelSpec, QkNorm, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -14,6 +14,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub const HF: &[Checkpoint] = &[Checkpoint {
     classes: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
     arch: "stablelm",
+    when: When::Always,
     tensors: &[NORMS, DECODER],
     keys: &[&[
         Key::RotaryShare(&["rope_pct"], 0.25),
