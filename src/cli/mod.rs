@@ -2,6 +2,7 @@
 
 mod bench;
 mod choices_file;
+mod convert;
 mod corpus;
 mod embed;
 mod error;
@@ -20,6 +21,7 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod space;
 mod threads;
 mod tokens;
 
@@ -70,6 +72,8 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
+    /// Make a GGUF file of a Hugging Face folder
+    Convert(convert::ConvertArgs),
     /// Write a model's file in other types
     Quantize(quantize::QuantizeArgs),
     /// Fetch a model into the cache
@@ -125,6 +129,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),
         Command::Pull(args) => pull::pull(args, out),
         Command::List(args) => Ok(list::list(args, out)?),

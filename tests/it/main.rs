@@ -8,6 +8,8 @@ mod cache;
 mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "convert")]
+mod convert;
 mod decoder;
 mod embeddings;
 mod eval;
