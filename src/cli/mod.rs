@@ -2,6 +2,7 @@
 
 mod bench;
 mod choices_file;
+mod convert;
 mod copy;
 mod corpus;
 mod edit;
@@ -17,10 +18,12 @@ mod options;
 mod perplexity;
 pub mod progress;
 pub mod pull;
+mod quantize;
 mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod space;
 mod split;
 mod threads;
 mod tokens;
@@ -72,6 +75,10 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
+    /// Make a GGUF file of a Hugging Face folder
+    Convert(convert::ConvertArgs),
+    /// Write a model's file in other types
+    Quantize(quantize::QuantizeArgs),
     /// Change the metadata of a GGUF file
     Edit(edit::EditArgs),
     /// Cut a GGUF file into several
@@ -131,6 +138,8 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Convert(args) => convert::convert(args, out),
+        Command::Quantize(args) => quantize::quantize(args, out),
         Command::Edit(args) => edit::edit(args, out),
         Command::Split(args) => split::split(args, out),
         Command::Merge(args) => split::merge(args, out),

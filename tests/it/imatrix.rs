@@ -129,9 +129,9 @@ mod program {
     fn chunks_are_collected_merged_and_continued() {
         let folder = Folder::new("imatrix");
         let path = |name: &str| folder.0.join(name);
-        let (model, input) = (golden("experts-model.gguf"), golden("text.txt"));
-        let run = |out: &str, more: &[&str]| {
-            let out = path(out);
+        let input = golden("text.txt");
+        let run_with = |model: &str, out: &str, more: &[&str]| {
+            let (model, out) = (golden(model), path(out));
             let common = [
                 "imatrix",
                 "-m",
@@ -149,6 +149,7 @@ mod program {
             assert!(output.stdout.is_empty());
             (Imatrix::open(&out).unwrap(), stderr)
         };
+        let run = |out: &str, more: &[&str]| run_with("experts-model.gguf", out, more);
         let (whole, _) = run("whole.gguf", &["--chunks", "4"]);
         assert_eq!((whole.chunk_count, whole.chunk_size), (4, 64));
         assert_eq!(whole.datasets, [text(&input)]);
@@ -161,13 +162,22 @@ mod program {
         for ((name, both), (_, whole)) in both.weights().zip(whole.weights()) {
             assert_eq!(both.counts(), whole.counts(), "{name}");
         }
-        let (old, _) = run("old.dat", &["--chunks", "2", "--output-format", "dat"]);
+        // The old form does not tell experts apart: it is merged with that of a dense model.
+        let old = ["--chunks", "2", "--output-format", "dat"];
+        let (old, _) = run_with("dense-model.gguf", "old.dat", &old);
         assert_eq!((old.chunk_count, old.chunk_size), (2, 0));
-        let (old_path, out) = (path("old.dat"), path("merged.gguf"));
-        let merge = ["imatrix", "--merge", text(&half_path), "--merge", text(&old_path)];
-        let merged = teff(&[&merge[..], &["-o", text(&out)]].concat(), "");
+        let (dense, _) = run_with("dense-model.gguf", "dense.gguf", &["--chunks", "4"]);
+        let (old_path, dense_path, out) =
+            (path("old.dat"), path("dense.gguf"), path("merged.gguf"));
+        let merge = |first: &str| {
+            let args = ["imatrix", "--merge", first, "--merge", text(&old_path), "-o", text(&out)];
+            teff(&args, "")
+        };
+        assert!(error_of(&merge(text(&half_path)), 1).contains("old.dat: weight"));
+        let merged = merge(text(&dense_path));
         assert_eq!(merged.status.code(), Some(0), "{merged:?}");
-        assert_eq!(Imatrix::open(&out).unwrap().chunk_count, 6);
+        let merged = Imatrix::open(&out).unwrap();
+        assert_eq!((merged.chunk_count, merged.weights().len()), (6, dense.weights().len()));
         let names: Vec<_> =
             std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(!names.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{names:?}");

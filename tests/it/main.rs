@@ -8,6 +8,8 @@ mod cache;
 mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "convert")]
+mod convert;
 mod decoder;
 #[cfg(feature = "cli")]
 mod edit;
@@ -20,6 +22,7 @@ mod files;
 mod fixture_model;
 mod generate;
 mod goldens;
+mod hooked;
 mod hostile_models;
 mod imatrix;
 #[cfg(feature = "chat-template")]
@@ -44,3 +47,9 @@ mod seam;
 mod sessions;
 mod tokenizers;
 mod twins;
+
+/// `value` with some of its fields set: options may gain fields, so no literal can name them all.
+fn changed<T>(mut value: T, change: impl FnOnce(&mut T)) -> T {
+    change(&mut value);
+    value
+}
