@@ -162,9 +162,10 @@ mod program {
         for ((name, both), (_, whole)) in both.weights().zip(whole.weights()) {
             assert_eq!(both.counts(), whole.counts(), "{name}");
         }
-        // The old form does not tell experts apart: it is merged with that of a dense model.
-        let old = ["--chunks", "2", "--output-format", "dat"];
-        let (old, _) = run_with("dense-model.gguf", "old.dat", &old);
+        // The old form does not tell experts apart: only that of a dense model is merged.
+        let form = ["--chunks", "2", "--output-format", "dat"];
+        run("experts.dat", &form);
+        let (old, _) = run_with("dense-model.gguf", "old.dat", &form);
         assert_eq!((old.chunk_count, old.chunk_size), (2, 0));
         let (dense, _) = run_with("dense-model.gguf", "dense.gguf", &["--chunks", "4"]);
         let (old_path, dense_path, out) =
