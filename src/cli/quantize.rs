@@ -35,7 +35,8 @@ pub struct QuantizeArgs {
     /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY
     #[arg(long = "type", value_name = "NAME", value_parser = parse_mix)]
     mix: Target,
-    /// How codes are found: search (scales of least error) or rtn (rounding to nearest)
+    /// How codes are found: search (scales of least error), rtn (rounding to nearest) or hqq
+    /// (half-quadratic, for types with a minimum)
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
     method: &'static Method,
     /// Importances of columns, a file by `teff imatrix` or llama-imatrix
@@ -159,7 +160,6 @@ fn at(path: &Path) -> impl Fn(QuantizeError) -> CliError {
             QuantizeError::NeedsImportances { .. } => {
                 " (--imatrix FILE has them, --force goes on without)"
             }
-            QuantizeError::NoMethod { method: "rtn", .. } => " (--method search has)",
             _ => "",
         };
         match error {
@@ -292,6 +292,7 @@ fn tell(
                 "from": tensor.info.ty.name(),
                 "type": tensor.ty.name(),
                 "bytes": tensor.bytes,
+                "method": tensor.method.name,
                 "importances": tensor.has_importances(),
             });
             if let Some(loss) = loss_of(number) {

@@ -3,6 +3,7 @@
 //! A method is a row of [`METHODS`] and a function from weights to blocks. Those that need the
 //! activations of a text (AWQ, GPTQ, a refit of scales) will take them from what drives them.
 
+use super::hqq;
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{Group, Scales, TypeKernels};
 
@@ -35,6 +36,12 @@ pub static METHODS: &[Method] = &[
         about: "rounding to the nearest code, with scales that just cover each block",
         uses_importances: false,
         row: round_to_nearest,
+    },
+    Method {
+        name: "hqq",
+        about: "half-quadratic zero points for types with a minimum, without importances",
+        uses_importances: false,
+        row: hqq::quantize,
     },
 ];
 

@@ -183,7 +183,8 @@ impl Plan<'_> {
     fn own_keys(&self) -> Vec<(&'static str, OwnedValue)> {
         let mut keys = vec![(VERSION, OwnedValue::U32(QUANTIZATION_VERSION))];
         keys.extend(self.options.mix.map(|mix| (FILE_TYPE, OwnedValue::U32(mix.file_type()))));
-        let used = self.options.imatrix.as_ref().filter(|_| self.options.method.uses_importances);
+        let is_used = self.tensors.iter().any(|tensor| tensor.has_importances());
+        let used = self.options.imatrix.as_ref().filter(|_| is_used);
         if let Some(imatrix) = used {
             let text = |text: &str| {
                 let end = text.floor_char_boundary(STRING_BYTES_MAX);

@@ -58,6 +58,8 @@ pub struct Planned<'a> {
     pub wanted: GgmlType,
     /// Bytes that it will have.
     pub bytes: u64,
+    /// How its codes are found: as wanted, or by the default method where that has no way.
+    pub method: &'static Method,
     /// Importances, `[matrices][columns]`.
     pub(super) importances: Option<Vec<f32>>,
 }
@@ -95,6 +97,17 @@ pub enum Warning {
         wanted: GgmlType,
         /// Type that it gets.
         ty: GgmlType,
+    },
+    /// The method has no way to types, which the default one makes.
+    OtherMethod {
+        /// Number of tensors.
+        tensors: usize,
+        /// The first.
+        name: String,
+        /// Type that it gets.
+        ty: GgmlType,
+        /// Name of the method.
+        method: &'static str,
     },
     /// The importance matrix lacks tensors that are quantized.
     NoImportances {
@@ -136,6 +149,12 @@ impl std::fmt::Display for Warning {
                 "{tensors} {} with rows that are no multiple of the type's block, such as {name:?}: \
                  {ty} for {wanted}",
                 many(tensors)
+            ),
+            Warning::OtherMethod { tensors, name, ty, method } => write!(
+                f,
+                "method {method} has no way to {tensors} {}, such as {name:?} ({ty}): {} makes them",
+                many(tensors),
+                METHODS[0].name
             ),
             Warning::NoImportances { tensors, name } => write!(
                 f,
@@ -194,10 +213,11 @@ impl<'a> Plan<'a> {
                 // Elements were counted without overflow when the file was opened; types have no
                 // more bytes to an element than the largest, which was counted, too.
                 bytes: choice.ty.bytes_of(elements).unwrap_or(u64::MAX),
+                method: options.method,
                 importances: None,
             };
-            check_ways(&planned, options)?;
-            tensors.push(planned);
+            let method = method_of(&planned, options)?;
+            tensors.push(Planned { method, ..planned });
         }
         let mut plan = Plan { file, options, tensors, warnings: Vec::new() };
         plan.find_importances()?;
@@ -223,8 +243,8 @@ impl<'a> Plan<'a> {
             let matrices: u64 = tensor.info.dims.iter().skip(2).product();
             let expected = tensor.info.cols() * matrices;
             let fits = |s: &&Statistics| s.in_sum2().len() as u64 == expected;
-            let statistics = statistics
-                .filter(|s| options.method.uses_importances && (!is_looked_up || fits(s)));
+            let statistics =
+                statistics.filter(|s| tensor.method.uses_importances && (!is_looked_up || fits(s)));
             if let Some(statistics) = statistics {
                 if !fits(&statistics) {
                     let (name, found) = (name.clone(), statistics.in_sum2().len());
@@ -237,7 +257,8 @@ impl<'a> Plan<'a> {
                 continue;
             }
             let is_float = tensor.ty.block_len() == 1;
-            if options.imatrix.is_some() && !is_looked_up && name != "output.weight" && !is_float {
+            let may_lack = is_looked_up || is_float || name == "output.weight";
+            if options.imatrix.is_some() && tensor.method.uses_importances && !may_lack {
                 missing.push(name);
             }
             if !needs_importances(name, tensor.ty, options.mix) {
@@ -250,9 +271,7 @@ impl<'a> Plan<'a> {
             forced.push((name, tensor.ty));
         }
         let named = |name: &&String| (*name).clone();
-        if let Some(name) = missing.first().map(named)
-            && options.method.uses_importances
-        {
+        if let Some(name) = missing.first().map(named) {
             self.warnings.push(Warning::NoImportances { tensors: missing.len(), name });
         }
         if let Some((name, ty)) = forced.first() {
@@ -273,6 +292,13 @@ impl<'a> Plan<'a> {
         if let Some(&ty) = again.first() {
             self.warnings.push(Warning::Requantized { tensors: again.len(), ty });
         }
+        let is_other = |t: &&Planned<'_>| t.method.name != self.options.method.name;
+        let others: Vec<&Planned<'_>> = self.tensors.iter().filter(is_other).collect();
+        if let Some(first) = others.first() {
+            let (tensors, name, ty) = (others.len(), first.info.name.clone(), first.ty);
+            let method = self.options.method.name;
+            self.warnings.push(Warning::OtherMethod { tensors, name, ty, method });
+        }
         let fallen: Vec<&Planned<'_>> = self.tensors.iter().filter(|t| t.ty != t.wanted).collect();
         if let Some(first) = fallen.first() {
             let (name, wanted, ty) = (first.info.name.clone(), first.wanted, first.ty);
@@ -282,21 +308,20 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Whether there is a way from a tensor's type to the one it gets.
-fn check_ways(tensor: &Planned<'_>, options: &Options) -> Result<(), QuantizeError> {
+/// The method that has a way from a tensor's type to the one it gets.
+fn method_of(tensor: &Planned<'_>, options: &Options) -> Result<&'static Method, QuantizeError> {
     if tensor.is_copied() {
-        return Ok(());
+        return Ok(options.method);
     }
     let name = || tensor.info.name.clone();
     if options.kernels.types(tensor.info.ty).is_none() {
         return Err(QuantizeError::CannotRead { name: name(), ty: tensor.info.ty });
     }
     let kernels = options.kernels.types(tensor.ty);
-    if kernels.is_some_and(|kernels| options.method.supports(kernels)) {
-        return Ok(());
-    }
+    let mut ways = [options.method, &METHODS[0]].into_iter();
+    let way = ways.find(|method| kernels.is_some_and(|kernels| method.supports(kernels)));
     let (ty, method) = (tensor.ty, options.method.name);
-    Err(QuantizeError::NoMethod { name: name(), ty, method })
+    way.ok_or_else(|| QuantizeError::NoMethod { name: name(), ty, method })
 }
 
 /// Types that are of little use without importances, and two bits in a mix that is made for them; but

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use teff_kernels::TypeKernels;
 
-/// Elements of a slab, about: 16 MiB as F32. What is written at a time, and what is computed between
-/// two looks at whether to stop.
-const SLAB_ELEMENTS: u64 = 4 << 20;
+/// Elements of a slab, about: 4 MiB as F32. What is written at a time, and what is computed between
+/// two looks at whether to stop: less than a second for the slowest types.
+const SLAB_ELEMENTS: u64 = 1 << 20;
 
 /// Elements that a thread takes at a time, about: 64 KiB as F32 stay in its cache.
 const PART_ELEMENTS: u64 = 16 << 10;
@@ -102,7 +102,6 @@ pub(super) fn quantize(
 /// What the threads that share a tensor know.
 struct Work<'a> {
     tensor: &'a Planned<'a>,
-    options: &'a Options,
     /// The rows as they are.
     data: &'a [u8],
     old: &'a TypeKernels,
@@ -123,14 +122,13 @@ impl<'a> Work<'a> {
         let old = options.kernels.types(tensor.info.ty);
         let old =
             old.ok_or_else(|| QuantizeError::CannotRead { name: name(), ty: tensor.info.ty })?;
-        let (ty, method) = (tensor.ty, options.method.name);
+        let (ty, method) = (tensor.ty, tensor.method.name);
         let new = options.kernels.types(ty);
         let new = new.ok_or_else(|| QuantizeError::NoMethod { name: name(), ty, method })?;
         let cols = tensor.info.cols();
         let rows = tensor.info.rows() as usize;
         Ok(Work {
             tensor,
-            options,
             data: file.data(tensor.info),
             old,
             new,
@@ -198,7 +196,7 @@ impl<'a> Work<'a> {
                 let matrix = (row / rows_of_matrix) as usize;
                 &all[matrix * cols..][..cols]
             });
-            let method = self.options.method;
+            let method = self.tensor.method;
             method.quantize(self.new, x, importance, out).map_err(|_| QuantizeError::NoMethod {
                 name: self.tensor.info.name.clone(),
                 ty: self.tensor.ty,

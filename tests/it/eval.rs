@@ -65,7 +65,10 @@ pub fn model(name: &str, ty: GgmlType) -> Model {
 }
 
 pub fn engine(model: &Model, n_ctx: usize, threads: usize, max_batch: usize) -> Engine {
-    let base = EngineOptions { threads: Some(threads), max_batch, ..EngineOptions::default() };
+    let base = crate::changed(EngineOptions::default(), |options| {
+        options.threads = Some(threads);
+        options.max_batch = max_batch;
+    });
     Engine::new(model, &eval::engine_options(model, n_ctx, &base)).unwrap()
 }
 
