@@ -65,7 +65,8 @@ pub fn model(name: &str, ty: GgmlType) -> Model {
 }
 
 pub fn engine(model: &Model, n_ctx: usize, threads: usize, max_batch: usize) -> Engine {
-    let base = EngineOptions { threads: Some(threads), max_batch, ..EngineOptions::default() };
+    let mut base = EngineOptions::default();
+    (base.threads, base.max_batch) = (Some(threads), max_batch);
     Engine::new(model, &eval::engine_options(model, n_ctx, &base)).unwrap()
 }
 
