@@ -1,7 +1,7 @@
 //! GGUF files written from others, under another name until they are whole.
 
 use super::corpus::ChunkProgress;
-use super::{CliError, interrupt};
+use super::{CliError, interrupt, space};
 use gguf_rs_lite::{GgufFile, GgufWriter, OwnedValue, TensorInfo, WriteOptions};
 use std::fs::File;
 use std::io::Write;
@@ -97,6 +97,7 @@ pub fn write(
     tensors: &[TensorInfo],
     path: &Path,
 ) -> Result<(), CliError> {
+    space::check(path, tensors.iter().map(|info| info.bytes).sum())?;
     let (part, file) = PartFile::create(path)?;
     let at = CliError::of_model::<gguf_rs_lite::Error>(path);
     let mut data = writer(&file, options_of(source), entries, tensors)

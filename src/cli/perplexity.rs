@@ -3,7 +3,7 @@
 
 use super::corpus::{ChunkArgs, ChunkProgress, check_output, read_text};
 use super::options::{EngineArgs, ModelArgs, check_context, tokenizer_of};
-use super::{CliError, choices_file, interrupt};
+use super::{CliError, choices_file, interrupt, space};
 use crate::backend::pages::KvType;
 use crate::cache::ModelRef;
 use crate::engine::{Engine, EngineError, Model};
@@ -148,6 +148,10 @@ fn measure_text(
     let mut teacher_model = TeacherModel::open(args, &chunks, text)?;
     let mut engine = engine(args, model, chunks.n_ctx())?;
     let n_vocab = engine.decoder().n_out();
+    if let Some(path) = &args.save_logits {
+        let rows = chunks.len() * chunks.n_scored();
+        space::check(path, (rows as u64).saturating_mul(2 * n_vocab as u64 + 4))?;
+    }
     let save = |path: &PathBuf| LogitsWriter::create(path, &chunks, n_vocab, model.file());
     let mut save = args.save_logits.as_ref().map(save).transpose()?;
     let part = save.as_ref().map(|save| save.part().to_path_buf());
