@@ -100,10 +100,7 @@ impl Conversion {
     /// has no form in GGUF.
     pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
         let config = Config::open(folder)?;
-        if let Some(quantization) = config.get("quantization_config") {
-            let method = quantization.get("quant_method").and_then(|v| v.as_str());
-            return Err(ConvertError::Quantized(method.unwrap_or("an unknown method").into()));
-        }
+        check_quantization(&config)?;
         let checkpoint = find_checkpoint(&config)?;
         let tensors = Tensors::open(folder)?;
         let planned = plan::plan(&tensors, &config, checkpoint)?;
@@ -276,6 +273,20 @@ fn check(path: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
+/// Refuses quantized checkpoints but for those whose matrices are floats or integers of 8 bits with
+/// factors beside them.
+fn check_quantization(config: &Config) -> Result<(), ConvertError> {
+    let Some(quantization) = config.get("quantization_config") else { return Ok(()) };
+    let text = |key: &str| quantization.get(key).and_then(|value| value.as_str());
+    let method = text("quant_method").unwrap_or("an unknown method");
+    match (method, text("format").unwrap_or_default()) {
+        ("fp8", _)
+        | ("compressed-tensors", "float-quantized" | "int-quantized" | "naive-quantized") => Ok(()),
+        (method, "") => Err(ConvertError::Quantized(method.into())),
+        (method, format) => Err(ConvertError::Quantized(format!("{method} ({format})"))),
+    }
+}
+
 fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError> {
     let class = &config.class;
     let mut all = arch::checkpoints();
@@ -352,6 +363,7 @@ fn stored_type(tensors: &Tensors) -> TargetType {
         (Dtype::F16, TargetType::F16),
         (Dtype::F32, TargetType::F32),
         (Dtype::F64, TargetType::F32),
+        (Dtype::I8, TargetType::F16),
         (Dtype::F8E4M3, TargetType::Bf16),
         (Dtype::F8E5M2, TargetType::Bf16),
     ];
