@@ -36,7 +36,7 @@ macro_rules! each {
         $f::<block::BlockQ2_0>($($arg),*);
         $f::<block::BlockNVFP4>($($arg),*);
     };
-    (read_only $f:ident($($arg:expr),*)) => {
+    (codebook $f:ident($($arg:expr),*)) => {
         $f::<block::BlockIQ1S>($($arg),*);
         $f::<block::BlockIQ1M>($($arg),*);
         $f::<block::BlockIQ2XXS>($($arg),*);
@@ -85,7 +85,7 @@ fn blocks_are_as_long_as_their_type_says() {
         assert_eq!((B::LEN, size_of::<B>()), (B::TY.block_len(), B::TY.block_bytes()), "{}", B::TY);
     }
     each!(all check());
-    each!(read_only check());
+    each!(codebook check());
 }
 
 #[test]
@@ -386,7 +386,7 @@ proptest! {
     fn unpacked_values_are_the_dequantized(bytes in vec(any::<u8>(), 3 * 210)) {
         each!(32 unpack32_agrees(&bytes));
         each!(256 unpack256_agrees(&bytes));
-        each!(read_only unpack256_agrees(&bytes));
+        each!(codebook unpack256_agrees(&bytes));
         each!(16 unpack16_agrees(&bytes));
     }
 
@@ -400,7 +400,7 @@ proptest! {
         let acts = acts(&q, &d);
         each!(32 dot32_agrees(&bytes, &acts, scale));
         each!(256 dot256_agrees(&bytes, &acts, scale));
-        each!(read_only dot256_agrees(&bytes, &acts, scale));
+        each!(codebook dot256_agrees(&bytes, &acts, scale));
         each!(16 dot16_agrees(&bytes, &acts, scale));
     }
 
@@ -413,13 +413,14 @@ proptest! {
         let acts = acts(&q, &d);
         each!(32 dot32_is_one_chain(&bytes, &acts));
         each!(256 dot256_is_one_chain(&bytes, &acts));
-        each!(read_only dot256_is_one_chain(&bytes, &acts));
+        each!(codebook dot256_is_one_chain(&bytes, &acts));
         each!(16 dot16_is_one_chain(&bytes, &acts));
     }
 
     #[test]
     fn no_number_makes_quantizing_panic(x in any_bits(512), importance in any_bits(512)) {
         each!(all survives(&x, &importance));
+        each!(codebook survives(&x, &importance));
     }
 
     #[test]

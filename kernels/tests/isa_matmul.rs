@@ -3,8 +3,7 @@
 
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
-    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, NoQuantizer, ROWS_MAX, Scratch,
-    TypeKernels,
+    ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, ROWS_MAX, Scratch, TypeKernels,
 };
 
 /// Every type that the lowest level multiplies.
@@ -232,18 +231,6 @@ fn levels_and_types() {
         let table = KernelTable::at_most(Level::NeonI8mm);
         assert_eq!(table.level() == Level::NeonI8mm, has);
         assert_eq!(kernels(table, GgmlType::Q4_K).level, table.level());
-    }
-}
-
-/// What cannot be written is refused by name, and writes nothing.
-#[test]
-fn types_without_a_quantizer_refuse() {
-    for table in tables() {
-        let mut block = [7; 50];
-        let error = kernels(table, GgmlType::IQ1_S).quantize(&[0.5; 256], None, &mut block);
-        assert_eq!(error, Err(NoQuantizer(GgmlType::IQ1_S)));
-        assert!(error.unwrap_err().to_string().contains("IQ1_S"));
-        assert_eq!(block, [7; 50]);
     }
 }
 

@@ -3,8 +3,10 @@
 //!
 //! Families are described in [`crate::model::arch`], beside what they compute: names of classes and
 //! tensors, and rules for metadata ([`crate::model::checkpoint`]). Here is what reads them.
-//! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model is
-//! before it gets its name. Memory does not grow with the model: weights are read, changed and written
+//! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model
+//! is
+//! before it gets its name. Memory does not grow with the model: weights are read, changed and
+//! written
 //! some megabytes at a time.
 //!
 //! ```no_run
@@ -96,7 +98,8 @@ impl Conversion {
     /// Reads a folder and decides about every tensor and key of the result.
     ///
     /// # Errors
-    /// A file is missing or malformed, the class is unknown, a tensor has no place, or the vocabulary
+    /// A file is missing or malformed, the class is unknown, a tensor has no place, or the
+    /// vocabulary
     /// has no form in GGUF.
     pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
         let config = Config::open(folder)?;
@@ -130,7 +133,8 @@ impl Conversion {
         &self.outputs
     }
 
-    /// Tensors of the checkpoint that have no counterpart: masks, copies of tied weights, parts that
+    /// Tensors of the checkpoint that have no counterpart: masks, copies of tied weights, parts
+    /// that
     /// see or hear or draft.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
@@ -157,7 +161,8 @@ impl Conversion {
         self.outputs.iter().map(of_one).fold(0, u64::saturating_add)
     }
 
-    /// Writes the result: first under another name beside `path`, then, once it has been loaded as a
+    /// Writes the result: first under another name beside `path`, then, once it has been loaded as
+    /// a
     /// model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
     /// behind if it fails or `cancel` becomes true.
     ///

@@ -1,6 +1,7 @@
 //! Weights in the safetensors format, in one file or several with an index.
 //!
-//! A file is eight bytes with the length of a header, the header (JSON: name to type, shape and range
+//! A file is eight bytes with the length of a header, the header (JSON: name to type, shape and
+//! range
 //! of bytes), and the bytes. Headers are read whole and checked: ranges lie in the file, agree with
 //! types and shapes, do not overlap and leave nothing out. Tensors are read in pieces when they are
 //! needed, by plain reads, so that a file that shrinks is an error and not a signal.

@@ -1,4 +1,5 @@
-//! Bytes of the result, a tensor at a time: read, laid anew, changed, checked and encoded in pieces, so
+//! Bytes of the result, a tensor at a time: read, laid anew, changed, checked and encoded in
+//! pieces, so
 //! that memory does not grow with tensors. Only a matrix that is transposed is held whole.
 
 use super::ConvertError;

@@ -8,6 +8,7 @@ pub mod describe;
 mod error;
 mod harmless;
 mod hparams;
+pub mod mix_exceptions;
 mod spec;
 mod weights;
 

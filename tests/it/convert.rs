@@ -80,14 +80,13 @@ fn check(folder: &Path) -> Result<f64, String> {
     check_texts(folder, &model)?;
     let tokens = ids(&json(&folder.join("tokens.json"))["tokens"]);
     let hidden = floats(&folder.join("hidden.f32"));
-    let options = EngineOptions {
-        threads: Some(2),
-        n_ctx: Some(64),
-        max_batch: 64,
-        max_outputs: 64,
-        kv_type: teff::backend::pages::KvType::F32,
-        ..EngineOptions::default()
-    };
+    let options = crate::changed(EngineOptions::default(), |options| {
+        options.threads = Some(2);
+        options.n_ctx = Some(64);
+        options.max_batch = 64;
+        options.max_outputs = 64;
+        options.kv_type = teff::backend::pages::KvType::F32;
+    });
     let (found, truth) = match hidden {
         Some(truth) => {
             model.output_embeddings();

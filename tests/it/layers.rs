@@ -51,10 +51,16 @@ const UNSAFE_FILES: &[&str] = &[
     "src/main.rs",
 ];
 
-/// Places that may name an architecture: its own folder, model names people type, and formats
-/// that share a name with one (`tokenizer.ggml.pre`, the layouts that `convert` reads).
-const NAMING_FILES: &[&str] =
-    &["src/model/arch/", "src/cache/aliases.rs", "src/text/", "src/convert/"];
+/// Places that may name an architecture: its own folder, exceptions that other programs make for it,
+/// model names people type, and formats that share a name with one (`tokenizer.ggml.pre`, the layouts
+/// that `convert` reads).
+const NAMING_FILES: &[&str] = &[
+    "src/model/arch/",
+    "src/model/mix_exceptions.rs",
+    "src/cache/aliases.rs",
+    "src/text/",
+    "src/convert/",
+];
 
 const PRINTING: &[&str] = &[
     "print!",

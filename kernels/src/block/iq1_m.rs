@@ -2,7 +2,7 @@
 //! themselves. Value = `d / 8 * (2 * scale + 1) * code`, codes being eighths.
 
 use super::codebook::{self, moved};
-use super::{Block, Block256, F16, Unpacked256};
+use super::{Block, Block256, F16, Quantize, Unpacked256, lattice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ1_M: 256 elements in 56 bytes.
@@ -54,5 +54,25 @@ impl BlockIQ1M {
         let words = self.scales.map(u16::from_le_bytes);
         let half = words.iter().rev().fold(0, |bits, word| bits << 4 | word >> 12);
         F16(half.to_le_bytes())
+    }
+}
+
+impl Quantize for BlockIQ1M {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ1M]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let w = lattice::costs(x, importance, 2.0);
+            let coded = lattice::encode_ternary::<16>(x, &w, false);
+            let nibble = |i: usize| (coded.points[i] >> 8) as u8 | u8::from(coded.down[i]) << 3;
+            let d = u16::from_le_bytes(coded.d.0);
+            let word = |j: usize| {
+                let scale = |i: usize| u16::from(coded.scales[4 * j + i]) << (3 * i);
+                (0..4).fold(d >> (4 * j) << 12, |word, i| word | scale(i))
+            };
+            BlockIQ1M {
+                qs: std::array::from_fn(|i| coded.points[i] as u8),
+                qh: std::array::from_fn(|i| nibble(2 * i) | nibble(2 * i + 1) << 4),
+                scales: std::array::from_fn(|j| word(j).to_le_bytes()),
+            }
+        });
     }
 }

@@ -3,7 +3,7 @@
 //! down. Value = `d / 8 * (2 * scale + 1) * code`, codes being eighths.
 
 use super::codebook::{self, moved};
-use super::{Block, Block256, F16, Unpacked256, twice};
+use super::{Block, Block256, F16, Quantize, Unpacked256, lattice, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ1_S: 256 elements in 50 bytes.
@@ -46,5 +46,24 @@ impl Block256 for BlockIQ1S {
         }
         let scales = twice(words.map(|word| 2 * (word >> 12 & 7) as u8 + 1));
         Unpacked256::without_min(codes, scales, self.d.to_f32() / 8.0)
+    }
+}
+
+impl Quantize for BlockIQ1S {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ1S]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let w = lattice::costs(x, importance, 2.0);
+            let coded = lattice::encode_ternary::<32>(x, &w, true);
+            let point = |j: usize, l: usize| coded.points[4 * j + l];
+            let word = |j: usize| {
+                let scale = u16::from(coded.scales[j]) << 12 | u16::from(coded.down[4 * j]) << 15;
+                (0..4).fold(scale, |word, l| word | point(j, l) >> 8 << (3 * l))
+            };
+            BlockIQ1S {
+                d: coded.d,
+                qs: std::array::from_fn(|j| std::array::from_fn(|l| point(j, l) as u8)),
+                qh: std::array::from_fn(|j| word(j).to_le_bytes()),
+            }
+        });
     }
 }

@@ -1,8 +1,9 @@
 //! IQ2_S: 2.5625 bits per weight. As IQ2_XS with twice the points and all eight signs. Value =
 //! `d / 8 * (2 * scale + 1) * code`.
 
-use super::codebook::{self, signed};
-use super::{Block, Block256, F16, Unpacked256, odd_scales};
+use super::codebook::{self, IQ2_MAGNITUDES, IQ2_S_POINTS, signed};
+use super::lattice::{self, Book, Magnitudes};
+use super::{Block, Block256, F16, Quantize, Unpacked256, odd_scales};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ2_S: 256 elements in 82 bytes.
@@ -44,5 +45,33 @@ impl Block256 for BlockIQ2S {
             *codes = signed(point, self.signs[i]);
         }
         Unpacked256::without_min(codes, odd_scales(&self.scales), self.d.to_f32() / 8.0)
+    }
+}
+
+static BOOK: Book<1024> = Book::new(&IQ2_S_POINTS, 2);
+
+const METHOD: Magnitudes<Book<1024>, 8, 3> = Magnitudes {
+    book: &BOOK,
+    levels: IQ2_MAGNITUDES,
+    values: |point| codebook::IQ2_S[point].to_le_bytes(),
+    even_signs: false,
+    unit: 0.125,
+};
+
+impl Quantize for BlockIQ2S {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ2S]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let coded = METHOD.encode::<16>(x, &lattice::costs(x, importance, 2.0));
+            let high = |i: usize| (coded.points[i] >> 8) as u8;
+            BlockIQ2S {
+                d: coded.d,
+                qs: std::array::from_fn(|i| coded.points[i] as u8),
+                signs: coded.signs,
+                qh: std::array::from_fn(|j| {
+                    (0..4).fold(0, |bits, l| bits | high(4 * j + l) << (2 * l))
+                }),
+                scales: lattice::pack_scales(&coded.scales),
+            }
+        });
     }
 }

@@ -1,8 +1,9 @@
 //! IQ2_XS: 2.3125 bits per weight. As IQ2_XXS with twice the points and a scale per 16. Value =
 //! `d / 8 * (2 * scale + 1) * code`.
 
-use super::codebook::{self, even_signs, signed};
-use super::{Block, Block256, F16, Unpacked256, odd_scales};
+use super::codebook::{self, IQ2_MAGNITUDES, IQ2_XS_POINTS, even_signs, signed};
+use super::lattice::{self, Book, Magnitudes};
+use super::{Block, Block256, F16, Quantize, Unpacked256, odd_scales};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ2_XS: 256 elements in 74 bytes.
@@ -40,5 +41,29 @@ impl Block256 for BlockIQ2XS {
             *codes = signed(point, even_signs(u32::from(word >> 9)));
         }
         Unpacked256::without_min(codes, odd_scales(&self.scales), self.d.to_f32() / 8.0)
+    }
+}
+
+static BOOK: Book<512> = Book::new(&IQ2_XS_POINTS, 2);
+
+const METHOD: Magnitudes<Book<512>, 8, 3> = Magnitudes {
+    book: &BOOK,
+    levels: IQ2_MAGNITUDES,
+    values: |point| codebook::IQ2_XS[point].to_le_bytes(),
+    even_signs: true,
+    unit: 0.125,
+};
+
+impl Quantize for BlockIQ2XS {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ2XS]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let coded = METHOD.encode::<16>(x, &lattice::costs(x, importance, 1.0));
+            let word = |i: usize| coded.points[i] | u16::from(coded.signs[i] & 127) << 9;
+            BlockIQ2XS {
+                d: coded.d,
+                qs: std::array::from_fn(|i| word(i).to_le_bytes()),
+                scales: lattice::pack_scales(&coded.scales),
+            }
+        });
     }
 }

@@ -2,8 +2,9 @@
 //! magnitudes at a time are a point of a codebook, their signs apart. Value =
 //! `d / 8 * (2 * scale + 1) * code`.
 
-use super::codebook::{self, even_signs, signed};
-use super::{Block, Block256, F16, Unpacked256, twice};
+use super::codebook::{self, IQ2_MAGNITUDES, IQ2_XXS_POINTS, even_signs, signed};
+use super::lattice::{self, Book, Magnitudes};
+use super::{Block, Block256, F16, Quantize, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ2_XXS: 256 elements in 66 bytes.
@@ -44,5 +45,32 @@ impl Block256 for BlockIQ2XXS {
             scales[j] = 2 * (word >> 28) as u8 + 1;
         }
         Unpacked256::without_min(codes, twice(scales), self.d.to_f32() / 8.0)
+    }
+}
+
+static BOOK: Book<256> = Book::new(&IQ2_XXS_POINTS, 2);
+
+const METHOD: Magnitudes<Book<256>, 8, 3> = Magnitudes {
+    book: &BOOK,
+    levels: IQ2_MAGNITUDES,
+    values: |point| codebook::IQ2_XXS[point].to_le_bytes(),
+    even_signs: true,
+    unit: 0.125,
+};
+
+impl Quantize for BlockIQ2XXS {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ2XXS]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let coded = METHOD.encode::<32>(x, &lattice::costs(x, importance, 1.0));
+            let qs =
+                std::array::from_fn(|j| {
+                    let word = lattice::signs_and_scale(&coded.signs, j, coded.scales[j]);
+                    let word = word.to_le_bytes();
+                    std::array::from_fn(|i| {
+                        if i < 4 { coded.points[4 * j + i] as u8 } else { word[i - 4] }
+                    })
+                });
+            BlockIQ2XXS { d: coded.d, qs }
+        });
     }
 }

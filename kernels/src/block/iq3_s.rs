@@ -1,8 +1,9 @@
 //! IQ3_S: 3.4375 bits per weight. As IQ3_XXS with twice the points and all eight signs. Value =
 //! `d * (2 * scale + 1) * code`.
 
-use super::codebook::{self, eight, signed};
-use super::{Block, Block256, F16, Unpacked256, twice};
+use super::codebook::{self, IQ3_S_MAGNITUDES, IQ3_S_POINTS, eight, signed};
+use super::lattice::{self, Book, Magnitudes};
+use super::{Block, Block256, F16, Quantize, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ3_S: 256 elements in 110 bytes.
@@ -48,5 +49,33 @@ impl Block256 for BlockIQ3S {
         let scale = |j: usize| 2 * (self.scales[j / 2] >> (4 * (j % 2)) & 15) + 1;
         let scales = twice(std::array::from_fn(scale));
         Unpacked256::without_min(codes, scales, self.d.to_f32())
+    }
+}
+
+static BOOK: Book<512> = Book::new(&IQ3_S_POINTS, 3);
+
+const METHOD: Magnitudes<Book<512>, 4, 8> = Magnitudes {
+    book: &BOOK,
+    levels: IQ3_S_MAGNITUDES,
+    values: |point| codebook::IQ3_S[point].to_le_bytes(),
+    even_signs: false,
+    unit: 1.0,
+};
+
+impl Quantize for BlockIQ3S {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ3S]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let coded = METHOD.encode::<32>(x, &lattice::costs(x, importance, 2.0));
+            let ninth = |i: usize| (coded.points[i] >> 8) as u8;
+            BlockIQ3S {
+                d: coded.d,
+                qs: std::array::from_fn(|i| {
+                    [coded.points[2 * i] as u8, coded.points[2 * i + 1] as u8]
+                }),
+                qh: std::array::from_fn(|j| (0..8).fold(0, |bits, l| bits | ninth(8 * j + l) << l)),
+                signs: coded.signs,
+                scales: lattice::pack_scales(&coded.scales),
+            }
+        });
     }
 }

@@ -1,8 +1,9 @@
 //! IQ3_XXS: 3.0625 bits per weight. As IQ2_XXS with points of four magnitudes. Value =
 //! `d / 4 * (2 * scale + 1) * code`.
 
-use super::codebook::{self, eight, even_signs, signed};
-use super::{Block, Block256, F16, Unpacked256, twice};
+use super::codebook::{self, IQ3_XXS_MAGNITUDES, IQ3_XXS_POINTS, eight, even_signs, signed};
+use super::lattice::{self, Book, Magnitudes};
+use super::{Block, Block256, F16, Quantize, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
 /// One block of IQ3_XXS: 256 elements in 98 bytes.
@@ -41,5 +42,32 @@ impl Block256 for BlockIQ3XXS {
         }
         let scales = twice(words.map(|word| 2 * (word >> 28) as u8 + 1));
         Unpacked256::without_min(codes, scales, self.d.to_f32() / 4.0)
+    }
+}
+
+static BOOK: Book<256> = Book::new(&IQ3_XXS_POINTS, 3);
+
+const METHOD: Magnitudes<Book<256>, 4, 8> = Magnitudes {
+    book: &BOOK,
+    levels: IQ3_XXS_MAGNITUDES,
+    values: |point| codebook::IQ3_XXS[point].to_le_bytes(),
+    even_signs: true,
+    unit: 0.25,
+};
+
+impl Quantize for BlockIQ3XXS {
+    fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ3XXS]) {
+        lattice::blocks(x, importance, out, |x, importance| {
+            let coded = METHOD.encode::<32>(x, &lattice::costs(x, importance, 2.0));
+            BlockIQ3XXS {
+                d: coded.d,
+                qs: std::array::from_fn(|i| {
+                    [coded.points[2 * i] as u8, coded.points[2 * i + 1] as u8]
+                }),
+                signs_and_scales: std::array::from_fn(|j| {
+                    lattice::signs_and_scale(&coded.signs, j, coded.scales[j]).to_le_bytes()
+                }),
+            }
+        });
     }
 }

@@ -31,6 +31,7 @@ pub mod iq3_s;
 pub mod iq3_xxs;
 pub mod iq4_nl;
 pub mod iq4_xs;
+mod lattice;
 pub mod mxfp4;
 pub mod nvfp4;
 #[cfg(test)]
@@ -59,7 +60,7 @@ pub use q8_k::BlockQ8K;
 pub(crate) use search::nearest;
 
 /// The list of weight types, a row each: `file::block: shape`. The shape says how scalar code
-/// multiplies the type and whether it can be written: a function of that name in `isa/scalar.rs`.
+/// multiplies the type and how it is written: a function of that name in `isa/scalar.rs`.
 /// Whatever is made for every type is made from these rows, by the macro that is given them.
 ///
 /// A row makes its block [`plain::Plain`]: a block is `repr(C)` or `repr(transparent)` over arrays of
@@ -83,13 +84,13 @@ macro_rules! weight_types {
             iq4_nl::BlockIQ4NL: blocks_32;
             iq4_xs::BlockIQ4XS: blocks_256;
             mxfp4::BlockMXFP4: blocks_32;
-            iq1_s::BlockIQ1S: read_only_256;
-            iq1_m::BlockIQ1M: read_only_256;
-            iq2_xxs::BlockIQ2XXS: read_only_256;
-            iq2_xs::BlockIQ2XS: read_only_256;
-            iq2_s::BlockIQ2S: read_only_256;
-            iq3_xxs::BlockIQ3XXS: read_only_256;
-            iq3_s::BlockIQ3S: read_only_256;
+            iq1_s::BlockIQ1S: codebook_256;
+            iq1_m::BlockIQ1M: codebook_256;
+            iq2_xxs::BlockIQ2XXS: codebook_256;
+            iq2_xs::BlockIQ2XS: codebook_256;
+            iq2_s::BlockIQ2S: codebook_256;
+            iq3_xxs::BlockIQ3XXS: codebook_256;
+            iq3_s::BlockIQ3S: codebook_256;
             tq1_0::BlockTQ1_0: blocks_256;
             tq2_0::BlockTQ2_0: blocks_256;
             q1_0::BlockQ1_0: blocks_16;
@@ -120,8 +121,8 @@ pub trait Block: plain::Plain {
     fn dequantize(&self, out: &mut [f32]);
 }
 
-/// A type that rows can be quantized to. The IQ1, IQ2 and IQ3 types cannot yet: their codes have to be
-/// searched in codebooks. Integer types of weights have it by [`Encode`].
+/// A type that rows can be quantized to. Integer types of weights have it by [`Encode`], those with
+/// codebooks by a search of points (`lattice.rs`).
 pub trait Quantize: Block {
     /// The blocks nearest to the row `x` of `LEN * out.len()` elements, as [`quantize_row`] sees to.
     /// `importance` is how much an error counts per column (an importance matrix: mean squares of

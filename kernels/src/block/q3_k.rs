@@ -48,7 +48,7 @@ impl Encode for BlockQ3K {
         let importance = importance.as_chunks().0;
         let costs: [[f32; 16]; 16] =
             std::array::from_fn(|g| search::emphasize(&groups[g], &importance[g], sigma2));
-        let scales = std::array::from_fn(|g| search::symmetric(&groups[g], &costs[g], CODES));
+        let scales = search::symmetric_groups(groups, &costs, CODES);
         let weights = costs.map(|costs| search::sum(costs.into_iter()));
         let d = F16::from_f32(search::symmetric(&scales, &weights, SCALES));
         scales_of((search::symmetric_scales_of(&scales, d, SCALES), d))

@@ -36,13 +36,11 @@ impl Encode for BlockQ6K {
     /// Without importances errors count by the square of the weight.
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         let groups = x.as_chunks::<16>().0;
-        let scales = std::array::from_fn(|g| {
-            let costs = match importance {
-                Some(importance) => importance.as_chunks().0[g],
-                None => groups[g].map(|x| x * x),
-            };
-            search::symmetric(&groups[g], &costs, CODES)
+        let costs = std::array::from_fn(|g| match importance {
+            Some(importance) => importance.as_chunks().0[g],
+            None => groups[g].map(|x| x * x),
         });
+        let scales = search::symmetric_groups(groups, &costs, CODES);
         scales_of(search::symmetric_scales(&scales, SCALES))
     }
 

@@ -7,6 +7,9 @@
 //! (`ggml-quants.c`; I. Kawrakow, llama.cpp #1684 and #4861), sums in the same order, so files come
 //! out as good as everybody's. Cost: about 20 passes per group, 40 with an importance matrix.
 //!
+//! The groups of a super-block are searched side by side, a lane of vectors each: the operations of a lane
+//! are those of one group alone, in their order, so the bits are, too.
+//!
 //! The importance of a column is the mean square of its activations: an error there counts so
 //! much more. NaN and infinity make useless codes but never a panic.
 
@@ -15,6 +18,9 @@ use super::encode::{Coder, Group, Scales};
 
 /// A group whose largest magnitude is below this is all zero: its reciprocal would overflow.
 pub(super) const ZERO: f32 = 1e-15;
+
+/// Groups that are searched side by side: two vectors of the oldest x86-64, one of AVX2.
+const LANES: usize = 8;
 
 /// Most passes of the coordinate descents; few groups need more than three.
 const DESCENTS_MAX: usize = 5;
@@ -233,6 +239,164 @@ pub(crate) fn affine<const N: usize>(
     (scale, -min)
 }
 
+/// Groups side by side: `[i][g]` is element `i` of group `g`. Each lane does what one group's search
+/// would do, operation by operation, so the results are the same bits.
+type Lanes<const N: usize, const G: usize> = [[f32; G]; N];
+
+/// Element `i` of group `g` at `[i][g]`.
+fn side_by_side<const N: usize, const G: usize>(groups: &[[f32; N]]) -> Lanes<N, G> {
+    std::array::from_fn(|i| std::array::from_fn(|g| groups[g][i]))
+}
+
+/// [`affine`] of `G` groups at a time.
+#[inline(always)]
+fn affine_lanes<const N: usize, const G: usize>(
+    x: &Lanes<N, G>,
+    weights: &Lanes<N, G>,
+    n: f32,
+    grid: &Grid,
+) -> ([f32; G], [f32; G]) {
+    let (mut least, mut max) = ([f32::MAX; G], [f32::MIN; G]);
+    let (mut sum_w, mut sum_x) = ([0.0; G], [0.0; G]);
+    for (x, w) in x.iter().zip(weights) {
+        for g in 0..G {
+            least[g] = if x[g] < least[g] { x[g] } else { least[g] };
+            max[g] = if x[g] > max[g] { x[g] } else { max[g] };
+            sum_w[g] += w[g];
+            sum_x[g] += w[g] * x[g];
+        }
+    }
+    let least = least.map(|least| if least > 0.0 { 0.0 } else { least });
+    let codes_of = |levels: f32, min: &[f32; G]| -> Lanes<N, G> {
+        let inverse: [f32; G] = std::array::from_fn(|g| levels / (max[g] - min[g]));
+        let mut codes = [[0.0; G]; N];
+        for (codes, x) in codes.iter_mut().zip(x) {
+            *codes = std::array::from_fn(|g| clamped(nearest(inverse[g] * (x[g] - min[g])), n));
+        }
+        codes
+    };
+    let error = |codes: &Lanes<N, G>, scale: &[f32; G], min: &[f32; G]| {
+        let mut sums = [0.0; G];
+        if grid.absolute {
+            for ((codes, x), w) in codes.iter().zip(x).zip(weights) {
+                sums = std::array::from_fn(|g| {
+                    sums[g] + w[g] * (scale[g] * codes[g] + min[g] - x[g]).abs()
+                });
+            }
+            return sums;
+        }
+        for ((codes, x), w) in codes.iter().zip(x).zip(weights) {
+            sums = std::array::from_fn(|g| {
+                let diff = scale[g] * codes[g] + min[g] - x[g];
+                sums[g] + w[g] * (diff * diff)
+            });
+        }
+        sums
+    };
+
+    let mut scale: [f32; G] = std::array::from_fn(|g| 1.0 / (n / (max[g] - least[g])));
+    let mut min = least;
+    let mut best = error(&codes_of(n, &min), &scale, &min);
+    for i in 0..=grid.steps {
+        let codes = codes_of(grid.first + grid.step * i as f32 + n, &min);
+        let (mut sum_l, mut sum_ll, mut sum_xl) = ([0.0; G], [0.0; G], [0.0; G]);
+        for ((l, w), x) in codes.iter().zip(weights).zip(x) {
+            let wl: [f32; G] = std::array::from_fn(|g| w[g] * l[g]);
+            sum_l = std::array::from_fn(|g| sum_l[g] + wl[g]);
+            sum_ll = std::array::from_fn(|g| sum_ll[g] + wl[g] * l[g]);
+            sum_xl = std::array::from_fn(|g| sum_xl[g] + wl[g] * x[g]);
+        }
+        let (mut new_scale, mut new_min, mut is_fit) = ([0.0; G], [0.0; G], [false; G]);
+        for g in 0..G {
+            let determinant = sum_w[g] * sum_ll[g] - sum_l[g] * sum_l[g];
+            is_fit[g] = determinant > 0.0;
+            let scale = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / determinant;
+            let min = (sum_ll[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / determinant;
+            let is_above = min > 0.0;
+            new_scale[g] = if is_above { sum_xl[g] / sum_ll[g] } else { scale };
+            new_min[g] = if is_above { 0.0 } else { min };
+        }
+        let error = error(&codes, &new_scale, &new_min);
+        for g in 0..G {
+            let is_better = is_fit[g] & (error[g] < best[g]);
+            best[g] = if is_better { error[g] } else { best[g] };
+            scale[g] = if is_better { new_scale[g] } else { scale[g] };
+            min[g] = if is_better { new_min[g] } else { min[g] };
+        }
+    }
+    for g in 0..G {
+        if max[g] <= least[g] {
+            (scale[g], min[g]) = (0.0, least[g]);
+        }
+    }
+    (scale, min.map(|min| -min))
+}
+
+/// `x` in `0..=n`; NaN stays.
+#[inline(always)]
+fn clamped(x: f32, n: f32) -> f32 {
+    let x = if x < 0.0 { 0.0 } else { x };
+    if x > n { n } else { x }
+}
+
+/// [`symmetric`] of the groups of a super-block.
+pub(crate) fn symmetric_groups(x: &[[f32; 16]], weights: &[[f32; 16]; 16], n: f32) -> [f32; 16] {
+    let mut scales = [0.0; 16];
+    for first in (0..16).step_by(LANES) {
+        let (x, w) = (side_by_side(&x[first..]), side_by_side(&weights[first..]));
+        scales[first..][..LANES].copy_from_slice(&symmetric_lanes::<16, LANES>(&x, &w, n));
+    }
+    scales
+}
+
+/// [`symmetric`] of `G` groups at a time.
+#[inline(always)]
+fn symmetric_lanes<const N: usize, const G: usize>(
+    x: &Lanes<N, G>,
+    weights: &Lanes<N, G>,
+    n: f32,
+) -> [f32; G] {
+    let mut max = [0.0f32; G];
+    for x in x {
+        for g in 0..G {
+            max[g] = if x[g].abs() > max[g].abs() { x[g] } else { max[g] };
+        }
+    }
+    let fit = |n_tried: f32| {
+        let inverse: [f32; G] = std::array::from_fn(|g| -n_tried / max[g]);
+        let (mut xl, mut ll) = ([0.0; G], [0.0; G]);
+        for (x, w) in x.iter().zip(weights) {
+            for g in 0..G {
+                let l = nearest(inverse[g] * x[g]);
+                let l = if l < -n { -n } else { l };
+                let l = if l > n - 1.0 { n - 1.0 } else { l };
+                xl[g] += w[g] * x[g] * l;
+                ll[g] += w[g] * l * l;
+            }
+        }
+        (xl, ll)
+    };
+    let (xl, ll) = fit(n);
+    let mut scale: [f32; G] =
+        std::array::from_fn(|g| if ll[g] == 0.0 { 0.0 } else { xl[g] / ll[g] });
+    let mut best: [f32; G] = std::array::from_fn(|g| scale[g] * xl[g]);
+    for step in (-9..=9).filter(|&step| step != 0) {
+        let (xl, ll) = fit(n + 0.1 * step as f32);
+        for g in 0..G {
+            let is_better = (ll[g] > 0.0) & (xl[g] * xl[g] > best[g] * ll[g]);
+            let fitted = xl[g] / ll[g];
+            scale[g] = if is_better { fitted } else { scale[g] };
+            best[g] = if is_better { fitted * xl[g] } else { best[g] };
+        }
+    }
+    for g in 0..G {
+        if max[g].abs() < ZERO {
+            scale[g] = 0.0;
+        }
+    }
+    scale
+}
+
 /// How a type's super-blocks are searched.
 pub(crate) struct AffineMethod {
     /// Largest code.
@@ -258,16 +422,24 @@ impl AffineMethod {
         let groups: &[[f32; N]] = x.as_chunks().0;
         let (mut scales, mut mins, mut group_weights) = ([0.0; G], [0.0; G], [0.0; G]);
         let sigma2 = self.sigma2_factor * sum(x.iter().map(|x| x * x)) / 256.0;
+        let mut costs = [[0.0; N]; G];
         for (g, x) in groups.iter().enumerate() {
-            let (weights, grid) = match importance {
-                Some(w) => (emphasize(x, &w.as_chunks::<N>().0[g], sigma2), &FINE_GRID),
+            costs[g] = match importance {
+                Some(w) => emphasize(x, &w.as_chunks::<N>().0[g], sigma2),
                 None => {
                     let rms = if self.add_rms { mean_square(x).sqrt() } else { 0.0 };
-                    (x.map(|x| rms + x.abs()), &self.grid)
+                    x.map(|x| rms + x.abs())
                 }
             };
-            group_weights[g] = sum(weights.iter().copied());
-            (scales[g], mins[g]) = affine(x, &weights, self.code_max, grid);
+            group_weights[g] = sum(costs[g].iter().copied());
+        }
+        let grid = if importance.is_some() { &FINE_GRID } else { &self.grid };
+        const { assert!(G.is_multiple_of(LANES)) };
+        for first in (0..G).step_by(LANES) {
+            let (x, w) = (side_by_side(&groups[first..]), side_by_side(&costs[first..]));
+            let (fitted, least) = affine_lanes::<N, LANES>(&x, &w, self.code_max, grid);
+            scales[first..][..LANES].copy_from_slice(&fitted);
+            mins[first..][..LANES].copy_from_slice(&least);
         }
         match importance {
             Some(_) => stored(
@@ -345,4 +517,44 @@ pub(crate) fn symmetric_scales_of(scales: &[f32; 16], d: F16, n: f32) -> [i8; 16
 /// One addition after another from 0, as the reference adds.
 pub(crate) fn sum(x: impl Iterator<Item = f32>) -> f32 {
     x.fold(0.0, |sum, x| sum + x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers in -1..1 by a simple rule.
+    fn drawn(seed: u32) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        }
+    }
+
+    #[test]
+    fn groups_side_by_side_get_the_bits_of_one_alone() {
+        for seed in 0..40 {
+            let mut next = drawn(seed);
+            let mut x: [[f32; 16]; 16] = std::array::from_fn(|_| std::array::from_fn(|_| next()));
+            let w = std::array::from_fn(|_| std::array::from_fn(|_| next().abs()));
+            // Groups without anything to search for.
+            (x[1], x[2], x[3][5], x[4]) = ([0.0; 16], [0.25; 16], f32::NAN, [-0.5; 16]);
+            x[5] = x[5].map(f32::abs);
+            let alone: [f32; 16] = std::array::from_fn(|g| symmetric(&x[g], &w[g], 32.0));
+            let together = symmetric_groups(&x, &w, 32.0);
+            // Processors choose the bits of a NaN.
+            let bits = |x: f32| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() };
+            assert_eq!(together.map(bits), alone.map(bits), "{seed}");
+            for absolute in [false, true] {
+                let grid = Grid { absolute, ..FINE_GRID };
+                let alone = std::array::from_fn(|g| affine(&x[g], &w[g], 3.0, &grid));
+                let (scales, mins) =
+                    affine_lanes::<16, 16>(&side_by_side(&x), &side_by_side(&w), 3.0, &grid);
+                let together: [_; 16] = std::array::from_fn(|g| (scales[g], mins[g]));
+                let all = |fits: [(f32, f32); 16]| fits.map(|(s, m)| (bits(s), bits(m)));
+                assert_eq!(all(together), all(alone), "{seed}");
+            }
+        }
+    }
 }

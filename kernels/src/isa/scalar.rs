@@ -55,9 +55,9 @@ const fn blocks_256<B: Block256 + Encode>() -> TypeKernels {
     encoded::<B>(matmul_256::<B>)
 }
 
-/// A type that can only be read.
-const fn read_only_256<B: Block256>() -> TypeKernels {
-    kernels::<B>(ActFormat::Q8x32, matmul_256::<B>, None)
+/// A type of points of a codebook, which has no codes of single elements.
+const fn codebook_256<B: Block256 + Quantize>() -> TypeKernels {
+    kernels::<B>(ActFormat::Q8x32, matmul_256::<B>, Some(block::quantize_row::<B>))
 }
 
 /// A type of codes and scales that can be written.

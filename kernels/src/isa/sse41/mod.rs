@@ -64,7 +64,7 @@ entries! {
     blocks_16: blocks_16<Block16>;
     blocks_32: blocks_32<Block32>;
     blocks_256: blocks_256<Block256>;
-    read_only_256: blocks_256<Block256>;
+    codebook_256: blocks_256<Block256>;
 }
 
 macro_rules! float_ops {

@@ -1,0 +1,343 @@
+//! `teff quantize`: a model's file in other types.
+
+use super::options::{cache_of, whole_number};
+use super::progress::{self, StderrProgress};
+use super::{CliError, interrupt};
+use crate::backend::MAX_THREADS;
+use crate::cache::ModelRef;
+use crate::model::describe::bytes;
+use crate::quantize::imatrix::Imatrix;
+use crate::quantize::mix::{Mix, TensorType, Wishes};
+use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step};
+use gguf_rs_lite::{GgmlType, GgufFile};
+use serde_json::json;
+use std::io::{IsTerminal, Write, stderr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use teff_kernels::KernelTable;
+
+/// Shortest time between two drawings of the progress.
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// Space that is to be left on a disk: others write there, too.
+const SPACE_LEFT: u64 = 16 << 20;
+
+/// `teff quantize`
+#[derive(clap::Args, Debug)]
+pub struct QuantizeArgs {
+    /// The model: a GGUF file (the first of a split one), an alias or hf:owner/repo[:file]
+    #[arg(value_name = "IN")]
+    input: ModelRef,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY
+    #[arg(long = "type", value_name = "NAME", value_parser = parse_mix)]
+    mix: Target,
+    /// How codes are found: search (scales of least error), rtn (rounding to nearest) or hqq
+    /// (half-quadratic, for types with a minimum)
+    #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
+    method: &'static Method,
+    /// Importances of columns, a file by `teff imatrix` or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Type of the tensors whose name the pattern finds. May be given several times: the first
+    /// that fits counts
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = parse_tensor_type)]
+    tensor_type: Vec<Wish>,
+    /// Type of output.weight
+    #[arg(long, value_name = "TYPE", value_parser = parse_type)]
+    output_tensor_type: Option<GgmlType>,
+    /// Type of token_embd.weight
+    #[arg(long, value_name = "TYPE", value_parser = parse_type)]
+    token_embedding_type: Option<GgmlType>,
+    /// Leave output.weight as it is
+    #[arg(long)]
+    leave_output_tensor: bool,
+    /// The same type for all tensors, no mix
+    #[arg(long)]
+    pure: bool,
+    /// As many files as the input has
+    #[arg(long)]
+    keep_split: bool,
+    /// Say nothing of tensors that are quantized already
+    #[arg(long)]
+    allow_requantize: bool,
+    /// Go on without importances where a type is of little use without them
+    #[arg(long)]
+    force: bool,
+    /// Threads [default: as many as there are CPUs]
+    #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
+    threads: Option<u16>,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// A mix, or none.
+#[derive(Clone, Copy, Debug)]
+struct Target(Option<Mix>);
+
+/// A pattern and a type.
+#[derive(Clone, Debug)]
+struct Wish {
+    pattern: String,
+    ty: GgmlType,
+}
+
+fn parse_mix(text: &str) -> Result<Target, String> {
+    if text.eq_ignore_ascii_case("COPY") {
+        return Ok(Target(None));
+    }
+    let names = || Mix::ALL.iter().map(|mix| mix.name()).collect::<Vec<_>>().join(", ");
+    let mix = Mix::from_name(text);
+    mix.map(|mix| Target(Some(mix))).ok_or_else(|| format!("none of {}, COPY", names()))
+}
+
+fn parse_method(text: &str) -> Result<&'static Method, String> {
+    let names = || METHODS.iter().map(|method| method.name).collect::<Vec<_>>().join(", ");
+    Method::from_name(text).ok_or_else(|| format!("none of {}", names()))
+}
+
+fn parse_type(text: &str) -> Result<GgmlType, String> {
+    GgmlType::from_name(&text.to_ascii_uppercase())
+        .or_else(|| GgmlType::from_name(text))
+        .ok_or_else(|| "no tensor type".to_string())
+}
+
+fn parse_tensor_type(text: &str) -> Result<Wish, String> {
+    let (pattern, ty) = text.rsplit_once('=').ok_or("must be REGEX=TYPE")?;
+    let ty = parse_type(ty).map_err(|_| format!("{ty:?} is no tensor type"))?;
+    TensorType::new(pattern, ty).map_err(|error| error.to_string())?;
+    Ok(Wish { pattern: pattern.to_owned(), ty })
+}
+
+/// Quantizes a file.
+pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let cache = cache_of(&args.input)?;
+    let path = interrupt::orderly(|cancel| {
+        cache.resolve(&args.input, &mut StderrProgress::new(), cancel)
+    })?;
+    let mut file = GgufFile::open(&path)?;
+    file.make_little_endian().map_err(CliError::of_model(&path))?;
+    let options = args.options()?;
+    let plan = Plan::new(&file, &options).map_err(at(&path))?;
+    for warning in &plan.warnings {
+        let is_allowed = matches!(warning, crate::quantize::Warning::Requantized { .. });
+        if !(is_allowed && args.allow_requantize) {
+            writeln!(stderr(), "warning: {warning}")?;
+        }
+    }
+    if args.dry_run {
+        return Ok(tell(args, &plan, None, out)?);
+    }
+    check_space(&args.output, plan.data_bytes())?;
+    let start = Instant::now();
+    let mut shown = Shown::new();
+    let losses = interrupt::orderly(|cancel: &AtomicBool| {
+        let written = plan.write(&args.output, &mut |step| {
+            shown.show(&plan, step);
+            !cancel.load(Ordering::Relaxed)
+        });
+        written.map_err(|error| match error {
+            QuantizeError::Cancelled => CliError::failed("nothing was written"),
+            error => at(&path)(error),
+        })
+    })?;
+    progress::clear_line();
+    tell(args, &plan, Some((&losses, start.elapsed())), out)?;
+    Ok(())
+}
+
+/// Names the input in front of errors that do not name a file themselves.
+fn at(path: &Path) -> impl Fn(QuantizeError) -> CliError {
+    move |error| {
+        let hint = match &error {
+            QuantizeError::NeedsImportances { .. } => {
+                " (--imatrix FILE has them, --force goes on without)"
+            }
+            _ => "",
+        };
+        match error {
+            QuantizeError::Io { .. } | QuantizeError::SameFile(_) | QuantizeError::Busy(_) => {
+                CliError::failed(error.to_string())
+            }
+            error => CliError::failed(format!("{}: {error}{hint}", path.display())),
+        }
+    }
+}
+
+impl QuantizeArgs {
+    fn options(&self) -> Result<Options, CliError> {
+        let wishes = Wishes {
+            output: self.output_tensor_type,
+            token_embedding: self.token_embedding_type,
+            tensors: self
+                .tensor_type
+                .iter()
+                .map(|wish| TensorType::new(&wish.pattern, wish.ty))
+                .collect::<Result<_, _>>()?,
+            pure: self.pure,
+            leave_output: self.leave_output_tensor,
+        };
+        let imatrix = self.imatrix.as_ref().map(|path| {
+            Imatrix::open(path)
+                .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
+        });
+        let name = self.imatrix.as_ref().map(|path| path.display().to_string());
+        let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Ok(Options {
+            mix: self.mix.0,
+            wishes,
+            method: self.method,
+            imatrix: imatrix.transpose()?,
+            imatrix_name: name.unwrap_or_default(),
+            // Sizes need no importances.
+            force: self.force || self.dry_run,
+            keep_split: self.keep_split,
+            threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
+            kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+        })
+    }
+}
+
+/// Refuses to begin what the disk has no room for, where the system tells.
+fn check_space(output: &Path, needed: u64) -> Result<(), CliError> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Some(free) = free_bytes(folder.unwrap_or(Path::new("."))) else { return Ok(()) };
+    if needed.saturating_add(SPACE_LEFT) > free {
+        let (needed, free) = (bytes(needed), bytes(free));
+        return Err(CliError::failed(format!(
+            "{}: {needed} are needed, and the disk has {free} left",
+            output.display()
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
+}
+
+/// Progress on stderr: on a terminal a line that changes, elsewhere a line every tenth.
+struct Shown {
+    start: Instant,
+    drawn: Option<Instant>,
+    tenths: u64,
+    is_terminal: bool,
+}
+
+impl Shown {
+    fn new() -> Shown {
+        let is_terminal = stderr().is_terminal();
+        Shown { start: Instant::now(), drawn: None, tenths: 0, is_terminal }
+    }
+
+    fn show(&mut self, plan: &Plan<'_>, step: Step<'_>) {
+        let Step { done, total, number, tensor, .. } = step;
+        let part = done as f64 / total.max(1) as f64;
+        let left = self.start.elapsed().as_secs_f64() * (1.0 - part) / part.max(1e-9);
+        let left = if done > 0 && done < total {
+            format!(", {} left", progress::duration(left))
+        } else {
+            String::new()
+        };
+        let percent = done * 100 / total.max(1);
+        if self.is_terminal {
+            if self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY) {
+                self.drawn = Some(Instant::now());
+                let (number, all) = (number + 1, plan.tensors.len());
+                let name = &tensor.info.name;
+                progress::show_line(&format!("{percent:3} % [{number}/{all}] {name}{left}"));
+            }
+        } else if total > 0 && done * 10 / total > self.tenths {
+            self.tenths = done * 10 / total;
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(stderr(), "quantized {percent} %{left}");
+        }
+    }
+}
+
+/// What was written, or what would be: `losses` and the time are of the former.
+fn tell(
+    args: &QuantizeArgs,
+    plan: &Plan<'_>,
+    written: Option<(&[Loss], Duration)>,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let elements: u64 = plan.tensors.iter().map(|t| t.info.dims.iter().product::<u64>()).sum();
+    let before: u64 = plan.tensors.iter().map(|t| t.info.bytes).sum();
+    let after = plan.data_bytes();
+    let bits = |bytes: u64| bytes as f64 * 8.0 / elements.max(1) as f64;
+    let loss_of = |number: usize| {
+        let loss = written.map(|(losses, _)| losses[number]);
+        loss.filter(|_| !plan.tensors[number].is_copied())
+    };
+    if args.json {
+        let tensors = plan.tensors.iter().enumerate().map(|(number, tensor)| {
+            let mut value = json!({
+                "name": tensor.info.name,
+                "shape": tensor.info.dims,
+                "from": tensor.info.ty.name(),
+                "type": tensor.ty.name(),
+                "bytes": tensor.bytes,
+                "method": tensor.method.name,
+                "importances": tensor.has_importances(),
+            });
+            if let Some(loss) = loss_of(number) {
+                value["rms_error"] = json!(loss.rms_error());
+                value["relative_error"] = json!(loss.relative());
+            }
+            value
+        });
+        let mut value = json!({
+            "type": args.mix.0.map_or("COPY", Mix::name),
+            "method": args.method.name,
+            "tensors": tensors.collect::<Vec<_>>(),
+            "bytes_before": before,
+            "bytes": after,
+            "bits_per_weight": bits(after),
+            "dry_run": args.dry_run,
+        });
+        if let Some((_, time)) = written {
+            value["seconds"] = json!(time.as_secs_f64());
+        }
+        return writeln!(out, "{value}");
+    }
+    let width = plan.tensors.iter().map(|t| t.info.name.len()).max().unwrap_or(0);
+    for (number, tensor) in plan.tensors.iter().enumerate() {
+        let (name, from, to) = (&tensor.info.name, tensor.info.ty.name(), tensor.ty.name());
+        let size = bytes(tensor.bytes);
+        match loss_of(number) {
+            Some(loss) => {
+                let (rms, part) = (loss.rms_error(), 100.0 * loss.relative());
+                writeln!(
+                    out,
+                    "{name:width$}  {from:>7} -> {to:7} {size:>10}  rms error {rms:.3e} ({part:.2} %)"
+                )?;
+            }
+            None if tensor.is_copied() => writeln!(out, "{name:width$}  {from:>7} {size:>21}")?,
+            None => writeln!(out, "{name:width$}  {from:>7} -> {to:7} {size:>10}")?,
+        }
+    }
+    let time = written.map_or(String::new(), |(_, time)| format!(", {:.1} s", time.as_secs_f64()));
+    writeln!(
+        out,
+        "{} ({:.2} bits per weight) -> {} ({:.2}){time}",
+        bytes(before),
+        bits(before),
+        bytes(after),
+        bits(after)
+    )
+}

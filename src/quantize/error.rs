@@ -1,0 +1,168 @@
+//! Errors of quantizing.
+
+use super::imatrix::ImatrixError;
+use super::mix::MixError;
+use crate::tensor::memory::OutOfMemory;
+use gguf_rs_lite::{Error as GgufError, GgmlType};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Error of a file that cannot be quantized as asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum QuantizeError {
+    /// The types cannot be chosen.
+    Mix(MixError),
+    /// The importance matrix cannot be used.
+    Imatrix(ImatrixError),
+    /// The importance matrix has another shape than a tensor.
+    ImportanceShape {
+        /// The tensor.
+        name: String,
+        /// Columns of the tensor, times its matrices.
+        expected: u64,
+        /// Importances there are.
+        found: usize,
+    },
+    /// A type that is useless without importances.
+    NeedsImportances {
+        /// The tensor.
+        name: String,
+        /// Type that it would get.
+        ty: GgmlType,
+    },
+    /// A method has no way to a type.
+    NoMethod {
+        /// The tensor.
+        name: String,
+        /// Type that it would get.
+        ty: GgmlType,
+        /// The method's name.
+        method: &'static str,
+    },
+    /// Type of a tensor that cannot be read as numbers.
+    CannotRead {
+        /// The tensor.
+        name: String,
+        /// Type that it has.
+        ty: GgmlType,
+    },
+    /// A weight that is NaN or infinite.
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// Row, counted over all matrices.
+        row: u64,
+        /// Column.
+        column: u64,
+    },
+    /// Weights too large for the type.
+    TooLarge {
+        /// The tensor.
+        name: String,
+        /// Type that it would get.
+        ty: GgmlType,
+    },
+    /// Tensors in the other byte order, which are to be turned first.
+    BigEndian,
+    /// The output is a file of the input.
+    SameFile(PathBuf),
+    /// Another process is writing the file.
+    Busy(PathBuf),
+    /// The output cannot be written.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The input's bytes cannot be read, or the output's not written.
+    Gguf(GgufError),
+    /// No memory for buffers.
+    Memory(OutOfMemory),
+    /// No threads.
+    Threads(io::Error),
+    /// The caller had it stop; nothing is left of the output.
+    Cancelled,
+}
+
+impl From<MixError> for QuantizeError {
+    fn from(error: MixError) -> QuantizeError {
+        QuantizeError::Mix(error)
+    }
+}
+
+impl From<ImatrixError> for QuantizeError {
+    fn from(error: ImatrixError) -> QuantizeError {
+        QuantizeError::Imatrix(error)
+    }
+}
+
+impl From<GgufError> for QuantizeError {
+    fn from(error: GgufError) -> QuantizeError {
+        QuantizeError::Gguf(error)
+    }
+}
+
+impl From<OutOfMemory> for QuantizeError {
+    fn from(error: OutOfMemory) -> QuantizeError {
+        QuantizeError::Memory(error)
+    }
+}
+
+impl std::error::Error for QuantizeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            QuantizeError::Mix(source) => Some(source),
+            QuantizeError::Imatrix(source) => Some(source),
+            QuantizeError::Io { source, .. } | QuantizeError::Threads(source) => Some(source),
+            QuantizeError::Gguf(source) => Some(source),
+            QuantizeError::Memory(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for QuantizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuantizeError::Mix(source) => source.fmt(f),
+            QuantizeError::Imatrix(source) => write!(f, "importance matrix: {source}"),
+            QuantizeError::ImportanceShape { name, expected, found } => write!(
+                f,
+                "the importance matrix has {found} columns for tensor {name:?}, which has \
+                 {expected}: it is another model's"
+            ),
+            QuantizeError::NeedsImportances { name, ty } => write!(
+                f,
+                "tensor {name:?} would become {ty}, which is of little use without importances, \
+                 and there are none for it"
+            ),
+            QuantizeError::NoMethod { name, ty, method } => {
+                write!(f, "tensor {name:?} would become {ty}, for which method {method} has no way")
+            }
+            QuantizeError::CannotRead { name, ty } => {
+                write!(f, "tensor {name:?} is {ty}, which cannot be read as numbers")
+            }
+            QuantizeError::NotFinite { name, row, column } => {
+                write!(f, "tensor {name:?} has NaN or infinity in row {row}, column {column}")
+            }
+            QuantizeError::TooLarge { name, ty } => {
+                write!(f, "tensor {name:?} has weights that are too large for {ty}")
+            }
+            QuantizeError::BigEndian => f.write_str("the tensors are big-endian"),
+            QuantizeError::SameFile(path) => {
+                write!(f, "{}: the output is the input", path.display())
+            }
+            QuantizeError::Busy(path) => {
+                write!(f, "{}: another process is writing this file", path.display())
+            }
+            QuantizeError::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            QuantizeError::Gguf(source) => source.fmt(f),
+            QuantizeError::Memory(source) => source.fmt(f),
+            QuantizeError::Threads(source) => write!(f, "cannot start a thread: {source}"),
+            QuantizeError::Cancelled => f.write_str("cancelled"),
+        }
+    }
+}

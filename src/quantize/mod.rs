@@ -1,0 +1,42 @@
+//! GGUF files of other types from GGUF files: what `teff quantize` does, as a library.
+//!
+//! [`imatrix`] is how much an error in each column of a weight counts, [`collect`] how that is
+//! measured, [`mix`] which type each tensor gets, [`METHODS`] how the codes are found. A [`Plan`] says
+//! what will be in the file; [`Plan::write`] streams it, a slab of rows at a time, which threads share:
+//! the bytes are the same for any number of them, and the memory needed is a few MiB beside the
+//! importances, whatever the model's size.
+//! Files appear under their names when they are whole.
+//!
+//! ```no_run
+//! use gguf_rs_lite::GgufFile;
+//! use std::path::Path;
+//! use teff::quantize::{Options, Plan, imatrix::Imatrix, mix::Mix};
+//!
+//! let file = GgufFile::open("model-f16.gguf")?;
+//! let options = Options {
+//!     imatrix: Some(Imatrix::open(Path::new("model.imatrix.gguf"))?),
+//!     ..Options::new(Mix::Q4_K_M)
+//! };
+//! let plan = Plan::new(&file, &options)?;
+//! println!("{} tensors, {} bytes", plan.tensors.len(), plan.data_bytes());
+//! let losses = plan.write(Path::new("model-q4_k_m.gguf"), &mut |_| true)?;
+//! for (tensor, loss) in plan.tensors.iter().zip(&losses) {
+//!     println!("{}: {} loses {:.1e}", tensor.info.name, tensor.ty, loss.rms_error());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod collect;
+mod error;
+mod hqq;
+pub mod imatrix;
+mod method;
+pub mod mix;
+mod output;
+mod plan;
+mod rows;
+
+pub use error::QuantizeError;
+pub use method::{METHODS, Method};
+pub use plan::{Options, Plan, Planned, Warning};
+pub use rows::{Loss, Step};

@@ -1,0 +1,300 @@
+//! Files of a plan: metadata as it was but for the keys that tell of quantization, tensors in their
+//! order. Each is written under a name of its own beside its place and renamed when all of it is on
+//! the disk; a write that is cancelled or fails takes its files away again.
+
+use super::error::QuantizeError;
+use super::plan::{Plan, Planned};
+use super::rows::{self, Loss, Step};
+use gguf_rs_lite::{DataWriter, GgufWriter, OwnedValue};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// What a file has behind its name while it is written.
+const PART_SUFFIX: &str = ".part";
+
+const FILE_TYPE: &str = "general.file_type";
+const VERSION: &str = "general.quantization_version";
+/// Version of the block formats, ggml's since 2023.
+const QUANTIZATION_VERSION: u32 = 2;
+const IMATRIX_FILE: &str = "quantize.imatrix.file";
+const IMATRIX_DATASET: &str = "quantize.imatrix.dataset";
+const IMATRIX_ENTRIES: &str = "quantize.imatrix.entries_count";
+const IMATRIX_CHUNKS: &str = "quantize.imatrix.chunks_count";
+/// Bytes of a string in those keys at most: `llama-quantize` cuts there.
+const STRING_BYTES_MAX: usize = 127;
+
+const SPLIT_NO: &str = "split.no";
+const SPLIT_COUNT: &str = "split.count";
+const SPLIT_TENSORS: &str = "split.tensors.count";
+
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 4 << 20;
+
+impl Plan<'_> {
+    /// The files that [`Plan::write`] makes for `out`: itself, or one for each of the input's.
+    pub fn outputs(&self, out: &Path) -> Vec<PathBuf> {
+        let count = self.shards();
+        if count == 1 {
+            return vec![out.to_owned()];
+        }
+        let name = out.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let stem = name.strip_suffix(".gguf").unwrap_or(&name);
+        let named = |n| out.with_file_name(format!("{stem}-{n:05}-of-{count:05}.gguf"));
+        (1..=count).map(named).collect()
+    }
+
+    fn shards(&self) -> usize {
+        if self.options.keep_split { self.file.shard_count() } else { 1 }
+    }
+
+    /// Writes the file or files, and tells of each slab of rows; `step` returns whether to go on.
+    /// Returns what each tensor lost.
+    ///
+    /// # Errors
+    /// The output is the input, being written by another process, or cannot be written; weights are
+    /// not finite or too large for their type; the input was cut; or `step` said to stop. Nothing
+    /// of the output is left then.
+    pub fn write(
+        &self,
+        out: &Path,
+        step: &mut dyn FnMut(Step<'_>) -> bool,
+    ) -> Result<Vec<Loss>, QuantizeError> {
+        let paths = self.outputs(out);
+        self.check_other_file(&paths)?;
+        let mut parts = Vec::new();
+        let mut losses = vec![Loss::default(); self.tensors.len()];
+        let total = self.tensors.iter().filter(|t| !t.is_copied()).map(elements).sum();
+        let mut progress = Progress { done: 0, total, step };
+        for (shard, path) in paths.iter().enumerate() {
+            let part = Part::create(path)?;
+            self.write_shard(shard, &part, &mut progress, &mut losses)?;
+            parts.push(part);
+        }
+        // The first shard last: whoever finds it finds the others.
+        parts.into_iter().rev().try_for_each(Part::publish)?;
+        Ok(losses)
+    }
+
+    fn check_other_file(&self, paths: &[PathBuf]) -> Result<(), QuantizeError> {
+        let Some(first) = self.file.path() else { return Ok(()) };
+        let inputs = match self.file.shard_count() {
+            1 => vec![first.to_owned()],
+            _ => shard_paths(first),
+        };
+        let inputs: Vec<PathBuf> = inputs.iter().filter_map(|p| fs::canonicalize(p).ok()).collect();
+        match paths.iter().find(|p| fs::canonicalize(p).is_ok_and(|p| inputs.contains(&p))) {
+            Some(path) => Err(QuantizeError::SameFile(path.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn write_shard(
+        &self,
+        shard: usize,
+        part: &Part,
+        progress: &mut Progress<'_>,
+        losses: &mut [Loss],
+    ) -> Result<(), QuantizeError> {
+        let tensors = || {
+            let numbered = self.tensors.iter().enumerate();
+            numbered.filter(move |(_, t)| self.shards() == 1 || t.info.shard == shard)
+        };
+        let mut writer = GgufWriter::new(&part.file);
+        self.add_metadata(&mut writer, shard)?;
+        for (_, tensor) in tensors() {
+            writer.declare(&tensor.info.name[..], tensor.ty, &tensor.info.dims)?;
+        }
+        let mut data = writer.write_header().map_err(|error| part.error(error))?;
+        for (number, tensor) in tensors() {
+            self.file.check_uncut()?;
+            if tensor.is_copied() {
+                self.copy(tensor, &mut data, part)?;
+                progress.tell(tensor, number, tensor.info.rows(), Loss::default())?;
+            } else {
+                let mut write = |bytes: &[u8], rows, loss| {
+                    data.write_chunk(bytes).map_err(|error| part.error(error))?;
+                    progress.tell(tensor, number, rows, loss)
+                };
+                losses[number] = rows::quantize(self.file, tensor, self.options, &mut write)?;
+            }
+            progress.finished(tensor);
+        }
+        data.finish().map_err(|error| part.error(error))?;
+        Ok(())
+    }
+
+    /// Copies a tensor, once its numbers are known to be some.
+    fn copy(
+        &self,
+        tensor: &Planned<'_>,
+        data: &mut DataWriter<&File>,
+        part: &Part,
+    ) -> Result<(), QuantizeError> {
+        let bytes = self.file.data(tensor.info);
+        let is_float = tensor.info.ty.block_len() == 1;
+        let kernels = self.options.kernels.types(tensor.info.ty).filter(|_| is_float);
+        let row_bytes = bytes.len() / tensor.info.rows() as usize;
+        if let Some(kernels) = kernels {
+            let mut x = vec![0.0; tensor.info.cols() as usize];
+            for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+                kernels.dequantize(bytes, &mut x);
+                rows::check_finite(&tensor.info.name, row as u64, &x)?;
+            }
+        }
+        for (i, chunk) in bytes.chunks(COPY_BYTES).enumerate() {
+            data.write_chunk(chunk).map_err(|error| part.error(error))?;
+            let start = i * COPY_BYTES;
+            self.file.release(tensor.info, start..start + chunk.len());
+        }
+        Ok(())
+    }
+
+    /// The metadata of a shard: all of it in the first.
+    fn add_metadata(
+        &self,
+        writer: &mut GgufWriter<&File>,
+        shard: usize,
+    ) -> Result<(), QuantizeError> {
+        let mut own = self.own_keys();
+        if shard == 0 {
+            for (key, value) in self.file.entries() {
+                if [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key) {
+                    continue;
+                }
+                let replaced = own.iter().position(|(own, _)| *own == key);
+                match replaced.map(|at| own.remove(at)) {
+                    Some((_, value)) => writer.add(key, value)?,
+                    None => writer.add(key, value)?,
+                }
+            }
+            for (key, value) in own {
+                writer.add(key, value)?;
+            }
+        }
+        if self.shards() > 1 {
+            writer.add(SPLIT_NO, shard as u16)?;
+            writer.add(SPLIT_COUNT, self.shards() as u16)?;
+            writer.add(SPLIT_TENSORS, self.tensors.len() as i32)?;
+        }
+        Ok(())
+    }
+
+    /// Keys that tell of quantization, as `llama-quantize` writes them.
+    fn own_keys(&self) -> Vec<(&'static str, OwnedValue)> {
+        let mut keys = vec![(VERSION, OwnedValue::U32(QUANTIZATION_VERSION))];
+        keys.extend(self.options.mix.map(|mix| (FILE_TYPE, OwnedValue::U32(mix.file_type()))));
+        let is_used = self.tensors.iter().any(|tensor| tensor.has_importances());
+        let used = self.options.imatrix.as_ref().filter(|_| is_used);
+        if let Some(imatrix) = used {
+            let text = |text: &str| {
+                let end = text.floor_char_boundary(STRING_BYTES_MAX);
+                OwnedValue::from(&text[..end])
+            };
+            keys.push((IMATRIX_FILE, text(&self.options.imatrix_name)));
+            keys.extend(imatrix.datasets.first().map(|name| (IMATRIX_DATASET, text(name))));
+            let entries = imatrix.weights().len() as u32;
+            keys.push((IMATRIX_ENTRIES, OwnedValue::U32(entries)));
+            let chunks = Some(imatrix.chunk_count).filter(|&n| n > 0);
+            keys.extend(chunks.map(|n| (IMATRIX_CHUNKS, OwnedValue::U32(n))));
+        }
+        keys
+    }
+}
+
+/// All paths of a split model, given that of the first.
+fn shard_paths(first: &Path) -> Vec<PathBuf> {
+    let name = first.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let Some((stem, count)) = name.strip_suffix(".gguf").and_then(|name| {
+        let (rest, count) = name.rsplit_once("-of-")?;
+        Some((rest.strip_suffix("-00001")?, count))
+    }) else {
+        return vec![first.to_owned()];
+    };
+    let n: usize = count.parse().unwrap_or(1);
+    (1..=n).map(|i| first.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"))).collect()
+}
+
+fn elements(tensor: &Planned<'_>) -> u64 {
+    tensor.info.dims.iter().product()
+}
+
+/// What is done, and whom to tell.
+struct Progress<'a> {
+    /// Elements of tensors that are finished.
+    done: u64,
+    total: u64,
+    step: &'a mut dyn FnMut(Step<'_>) -> bool,
+}
+
+impl Progress<'_> {
+    fn tell(
+        &mut self,
+        tensor: &Planned<'_>,
+        number: usize,
+        rows: u64,
+        loss: Loss,
+    ) -> Result<(), QuantizeError> {
+        let of_this = if tensor.is_copied() { 0 } else { rows * tensor.info.cols() };
+        let (done, total) = (self.done + of_this, self.total);
+        let goes_on = (self.step)(Step { tensor, number, rows, loss, done, total });
+        if goes_on { Ok(()) } else { Err(QuantizeError::Cancelled) }
+    }
+
+    fn finished(&mut self, tensor: &Planned<'_>) {
+        self.done += if tensor.is_copied() { 0 } else { elements(tensor) };
+    }
+}
+
+/// A file that is not yet under its name, and goes away unless it gets there.
+struct Part {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    is_published: bool,
+}
+
+impl Part {
+    fn create(target: &Path) -> Result<Part, QuantizeError> {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(PART_SUFFIX);
+        let path = target.with_file_name(name);
+        let io = |source| QuantizeError::Io { path: path.clone(), source };
+        // What an earlier process left when it was killed is written anew.
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(QuantizeError::Busy(path)),
+            // Some file systems have no locks.
+            Err(TryLockError::Error(_)) => {}
+        }
+        file.set_len(0).map_err(io)?;
+        Ok(Part { file, path, target: target.to_owned(), is_published: false })
+    }
+
+    fn error(&self, error: gguf_rs_lite::Error) -> QuantizeError {
+        match error {
+            gguf_rs_lite::Error::Write(source) => {
+                QuantizeError::Io { path: self.path.clone(), source }
+            }
+            error => QuantizeError::Gguf(error),
+        }
+    }
+
+    fn publish(mut self) -> Result<(), QuantizeError> {
+        let io = |path: &Path, source| QuantizeError::Io { path: path.to_owned(), source };
+        self.file.sync_all().map_err(|source| io(&self.path, source))?;
+        fs::rename(&self.path, &self.target).map_err(|source| io(&self.target, source))?;
+        self.is_published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // Nobody is left to tell.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Plans: what a file will hold, before anything is computed.
+
+use super::error::QuantizeError;
+use super::imatrix::{Imatrix, Statistics};
+use super::method::{METHODS, Method};
+use super::mix::{self, Facts, Mix, Shape, Wishes};
+use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
+use teff_kernels::KernelTable;
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct Options {
+    /// Types by their common name; `None` keeps all types.
+    pub mix: Option<Mix>,
+    /// Deviations from the mix.
+    pub wishes: Wishes,
+    /// How codes are found.
+    pub method: &'static Method,
+    /// Importances of columns.
+    pub imatrix: Option<Imatrix>,
+    /// Name that metadata gets for them.
+    pub imatrix_name: String,
+    /// Goes on without importances where a type is of little use without them.
+    pub force: bool,
+    /// As many files as the input has.
+    pub keep_split: bool,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Kernels that read and write blocks.
+    pub kernels: &'static KernelTable,
+}
+
+impl Options {
+    /// A mix by the default method, on all CPUs.
+    pub fn new(mix: Mix) -> Options {
+        Options {
+            mix: Some(mix),
+            wishes: Wishes::default(),
+            method: &METHODS[0],
+            imatrix: None,
+            imatrix_name: String::new(),
+            force: false,
+            keep_split: false,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            kernels: KernelTable::detect(),
+        }
+    }
+}
+
+/// A tensor of the file to be.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    /// The tensor as it is.
+    pub info: &'a TensorInfo,
+    /// Type that it gets.
+    pub ty: GgmlType,
+    /// Type that it would have got, were its rows a multiple of that type's block.
+    pub wanted: GgmlType,
+    /// Bytes that it will have.
+    pub bytes: u64,
+    /// How its codes are found: as wanted, or by the default method where that has no way.
+    pub method: &'static Method,
+    /// Importances, `[matrices][columns]`.
+    pub(super) importances: Option<Vec<f32>>,
+}
+
+impl Planned<'_> {
+    /// Whether the bytes are copied.
+    pub fn is_copied(&self) -> bool {
+        self.ty == self.info.ty
+    }
+
+    /// Whether importances weigh its errors.
+    pub fn has_importances(&self) -> bool {
+        self.importances.is_some()
+    }
+}
+
+/// Something that a user should know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Tensors are quantized already, and lose more than if they were quantized from floats.
+    Requantized {
+        /// Number of tensors.
+        tensors: usize,
+        /// Type of the first.
+        ty: GgmlType,
+    },
+    /// Tensors get another type because of their shape.
+    Fallback {
+        /// Number of tensors.
+        tensors: usize,
+        /// The first.
+        name: String,
+        /// Type that it would have got.
+        wanted: GgmlType,
+        /// Type that it gets.
+        ty: GgmlType,
+    },
+    /// The method has no way to types, which the default one makes.
+    OtherMethod {
+        /// Number of tensors.
+        tensors: usize,
+        /// The first.
+        name: String,
+        /// Type that it gets.
+        ty: GgmlType,
+        /// Name of the method.
+        method: &'static str,
+    },
+    /// The importance matrix lacks tensors that are quantized.
+    NoImportances {
+        /// Number of tensors.
+        tensors: usize,
+        /// The first.
+        name: String,
+    },
+    /// A type gets no importances although it is of little use without.
+    Forced {
+        /// Number of tensors.
+        tensors: usize,
+        /// The first.
+        name: String,
+        /// Type that it gets.
+        ty: GgmlType,
+    },
+    /// Experts that the calibration text never chose.
+    UnseenExperts {
+        /// Number of experts, over all tensors.
+        experts: usize,
+        /// The first tensor.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let many = |n: &usize| if *n == 1 { "tensor" } else { "tensors" };
+        match self {
+            Warning::Requantized { tensors, ty } => write!(
+                f,
+                "{tensors} {} quantized before (to {ty}): the losses add up, a file of floats \
+                 gives a better result",
+                many(tensors)
+            ),
+            Warning::Fallback { tensors, name, wanted, ty } => write!(
+                f,
+                "{tensors} {} with rows that are no multiple of the type's block, such as {name:?}: \
+                 {ty} for {wanted}",
+                many(tensors)
+            ),
+            Warning::OtherMethod { tensors, name, ty, method } => write!(
+                f,
+                "method {method} has no way to {tensors} {}, such as {name:?} ({ty}): {} makes them",
+                many(tensors),
+                METHODS[0].name
+            ),
+            Warning::NoImportances { tensors, name } => write!(
+                f,
+                "the importance matrix has nothing for {tensors} {}, such as {name:?}",
+                many(tensors)
+            ),
+            Warning::Forced { tensors, name, ty } => write!(
+                f,
+                "{tensors} {} without importances, such as {name:?}: expect {ty} to be of little use",
+                many(tensors)
+            ),
+            Warning::UnseenExperts { experts, name } => write!(
+                f,
+                "{experts} experts, such as of {name:?}, were never chosen by the calibration text: \
+                 their columns count alike"
+            ),
+        }
+    }
+}
+
+/// What a file will hold.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub(super) file: &'a GgufFile,
+    pub(super) options: &'a Options,
+    /// The tensors in the file's order.
+    pub tensors: Vec<Planned<'a>>,
+    /// What a user should know of.
+    pub warnings: Vec<Warning>,
+}
+
+impl<'a> Plan<'a> {
+    /// Chooses types and checks that nothing stands in the way.
+    ///
+    /// # Errors
+    /// Types cannot be chosen or made, a type needs importances, or these are another model's.
+    pub fn new(file: &'a GgufFile, options: &'a Options) -> Result<Plan<'a>, QuantizeError> {
+        if file.data_order() == ByteOrder::Big {
+            return Err(QuantizeError::BigEndian);
+        }
+        let shapes: Vec<Shape<'_>> = file.tensors().iter().map(Shape::from).collect();
+        let choices = match options.mix {
+            Some(mix) => {
+                let facts = Facts::of(file)?;
+                mix::choose(mix, &facts, options.imatrix.is_some(), &options.wishes, &shapes)?
+            }
+            None => shapes.iter().map(|s| mix::Choice { ty: s.ty, wanted: s.ty }).collect(),
+        };
+        let mut tensors = Vec::with_capacity(shapes.len());
+        for (info, choice) in file.tensors().iter().zip(choices) {
+            let elements: u64 = info.dims.iter().product();
+            let planned = Planned {
+                info,
+                ty: choice.ty,
+                wanted: choice.wanted,
+                // Elements were counted without overflow when the file was opened; types have no
+                // more bytes to an element than the largest, which was counted, too.
+                bytes: choice.ty.bytes_of(elements).unwrap_or(u64::MAX),
+                method: options.method,
+                importances: None,
+            };
+            let method = method_of(&planned, options)?;
+            tensors.push(Planned { method, ..planned });
+        }
+        let mut plan = Plan { file, options, tensors, warnings: Vec::new() };
+        plan.find_importances()?;
+        plan.warn();
+        Ok(plan)
+    }
+
+    /// Bytes of all tensors together.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    fn find_importances(&mut self) -> Result<(), QuantizeError> {
+        let options = self.options;
+        let (mut missing, mut forced, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
+        for tensor in self.tensors.iter_mut().filter(|tensor| !tensor.is_copied()) {
+            let name = &tensor.info.name;
+            let statistics = options.imatrix.as_ref().and_then(|imatrix| imatrix.get(name));
+            // Embeddings are looked up, not multiplied with: if they are the head, too, what a file
+            // has for them may be of another shape, and does not count then.
+            let is_looked_up =
+                matches!(&name[..], "token_embd.weight" | "per_layer_token_embd.weight");
+            let matrices: u64 = tensor.info.dims.iter().skip(2).product();
+            let expected = tensor.info.cols() * matrices;
+            let fits = |s: &&Statistics| s.in_sum2().len() as u64 == expected;
+            let statistics =
+                statistics.filter(|s| tensor.method.uses_importances && (!is_looked_up || fits(s)));
+            if let Some(statistics) = statistics {
+                if !fits(&statistics) {
+                    let (name, found) = (name.clone(), statistics.in_sum2().len());
+                    return Err(QuantizeError::ImportanceShape { name, expected, found });
+                }
+                if statistics.unseen() > 0 {
+                    unseen.push((name, statistics.unseen()));
+                }
+                tensor.importances = Some(statistics.importances());
+                continue;
+            }
+            let is_float = tensor.ty.block_len() == 1;
+            let may_lack = is_looked_up || is_float || name == "output.weight";
+            if options.imatrix.is_some() && tensor.method.uses_importances && !may_lack {
+                missing.push(name);
+            }
+            if !needs_importances(name, tensor.ty, options.mix) {
+                continue;
+            }
+            if !options.force {
+                let (name, ty) = (name.clone(), tensor.ty);
+                return Err(QuantizeError::NeedsImportances { name, ty });
+            }
+            forced.push((name, tensor.ty));
+        }
+        let named = |name: &&String| (*name).clone();
+        if let Some(name) = missing.first().map(named) {
+            self.warnings.push(Warning::NoImportances { tensors: missing.len(), name });
+        }
+        if let Some((name, ty)) = forced.first() {
+            let (tensors, name) = (forced.len(), named(name));
+            self.warnings.push(Warning::Forced { tensors, name, ty: *ty });
+        }
+        if let Some((name, _)) = unseen.first() {
+            let experts = unseen.iter().map(|(_, n)| n).sum();
+            self.warnings.push(Warning::UnseenExperts { experts, name: named(name) });
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self) {
+        let is_again = |t: &&Planned<'_>| !t.is_copied() && t.info.ty.block_len() > 1;
+        let again: Vec<GgmlType> =
+            self.tensors.iter().filter(is_again).map(|t| t.info.ty).collect();
+        if let Some(&ty) = again.first() {
+            self.warnings.push(Warning::Requantized { tensors: again.len(), ty });
+        }
+        let is_other = |t: &&Planned<'_>| t.method.name != self.options.method.name;
+        let others: Vec<&Planned<'_>> = self.tensors.iter().filter(is_other).collect();
+        if let Some(first) = others.first() {
+            let (tensors, name, ty) = (others.len(), first.info.name.clone(), first.ty);
+            let method = self.options.method.name;
+            self.warnings.push(Warning::OtherMethod { tensors, name, ty, method });
+        }
+        let fallen: Vec<&Planned<'_>> = self.tensors.iter().filter(|t| t.ty != t.wanted).collect();
+        if let Some(first) = fallen.first() {
+            let (name, wanted, ty) = (first.info.name.clone(), first.wanted, first.ty);
+            let tensors = fallen.len();
+            self.warnings.push(Warning::Fallback { tensors, name, wanted, ty });
+        }
+    }
+}
+
+/// The method that has a way from a tensor's type to the one it gets.
+fn method_of(tensor: &Planned<'_>, options: &Options) -> Result<&'static Method, QuantizeError> {
+    if tensor.is_copied() {
+        return Ok(options.method);
+    }
+    let name = || tensor.info.name.clone();
+    if options.kernels.types(tensor.info.ty).is_none() {
+        return Err(QuantizeError::CannotRead { name: name(), ty: tensor.info.ty });
+    }
+    let kernels = options.kernels.types(tensor.ty);
+    let mut ways = [options.method, &METHODS[0]].into_iter();
+    let way = ways.find(|method| kernels.is_some_and(|kernels| method.supports(kernels)));
+    let (ty, method) = (tensor.ty, options.method.name);
+    way.ok_or_else(|| QuantizeError::NoMethod { name: name(), ty, method })
+}
+
+/// Types that are of little use without importances, and two bits in a mix that is made for them; but
+/// embeddings and heads get none from a calibration.
+fn needs_importances(name: &str, ty: GgmlType, mix: Option<Mix>) -> bool {
+    use GgmlType::*;
+    let is_low = match ty {
+        IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS => true,
+        Q2_K => mix == Some(Mix::Q2_K_S),
+        _ => false,
+    };
+    let is_exempt = ["token_embd.weight", "per_layer_token_embd.weight", "output.weight"];
+    is_low && !is_exempt.contains(&name)
+}
