@@ -4,10 +4,8 @@
 //! Families are described in [`crate::model::arch`], beside what they compute: names of classes and
 //! tensors, and rules for metadata ([`crate::model::checkpoint`]). Here is what reads them.
 //! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model
-//! is
-//! before it gets its name. Memory does not grow with the model: weights are read, changed and
-//! written
-//! some megabytes at a time.
+//! is before it gets its name. Memory does not grow with the model: weights are read, changed and
+//! written some megabytes at a time.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -99,8 +97,7 @@ impl Conversion {
     ///
     /// # Errors
     /// A file is missing or malformed, the class is unknown, a tensor has no place, or the
-    /// vocabulary
-    /// has no form in GGUF.
+    /// vocabulary has no form in GGUF.
     pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
         let config = Config::open(folder)?;
         check_quantization(&config)?;
@@ -134,8 +131,7 @@ impl Conversion {
     }
 
     /// Tensors of the checkpoint that have no counterpart: masks, copies of tied weights, parts
-    /// that
-    /// see or hear or draft.
+    /// that see or hear or draft.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
@@ -162,8 +158,7 @@ impl Conversion {
     }
 
     /// Writes the result: first under another name beside `path`, then, once it has been loaded as
-    /// a
-    /// model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
+    /// a model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
     /// behind if it fails or `cancel` becomes true.
     ///
     /// # Errors
