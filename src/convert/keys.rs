@@ -154,10 +154,13 @@ impl Writer<'_> {
             "yarn" => {
                 let factor = factor.ok_or_else(|| problem("has no `factor`"))?;
                 floats.push(("rope.scaling.factor", factor));
+                // GGUF has the factor beyond the one that follows from the stretching.
+                let usual = 0.1 * factor.ln() + 1.0;
                 let attention = float("attention_factor").or_else(|| float("attn_factor"));
+                let attention = attention.map(|x| x / usual).filter(|x| (x - 1.0).abs() > 1e-6);
                 let optional = [
                     ("rope.scaling.yarn_ext_factor", float("extrapolation_factor")),
-                    ("rope.scaling.yarn_attn_factor", attention),
+                    ("rope.scaling.attn_factor", attention),
                     ("rope.scaling.yarn_beta_fast", float("beta_fast")),
                     ("rope.scaling.yarn_beta_slow", float("beta_slow")),
                 ];
@@ -335,6 +338,17 @@ impl Writer<'_> {
                 let padding = self.config.need(&["pad_token_id"])?;
                 if let Some(n) = self.config.int(&[name])? {
                     self.set_int(key, n.saturating_sub(padding + 1))?;
+                }
+            }
+            Key::MustBe(entry, wanted) => {
+                if self.config.flag(&[entry])?.unwrap_or(false) != wanted {
+                    let problem = format!("is not {wanted}, which is not supported");
+                    return Err(ConvertError::BadEntry { entry: entry.into(), problem });
+                }
+            }
+            Key::MustBeWhen(flag, entry, wanted) => {
+                if self.config.flag(&[flag])? == Some(true) {
+                    self.rule(&Key::MustBe(entry, wanted))?;
                 }
             }
             Key::Text(key, name) => {

@@ -3,9 +3,9 @@
 //!
 //! Families are described in [`crate::model::arch`], beside what they compute: names of classes and
 //! tensors, and rules for metadata ([`crate::model::checkpoint`]). Here is what reads them.
-//! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model is
-//! before it gets its name. Memory does not grow with the model: weights are read, changed and written
-//! some megabytes at a time.
+//! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model
+//! is before it gets its name. Memory does not grow with the model: weights are read, changed and
+//! written some megabytes at a time.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -96,14 +96,11 @@ impl Conversion {
     /// Reads a folder and decides about every tensor and key of the result.
     ///
     /// # Errors
-    /// A file is missing or malformed, the class is unknown, a tensor has no place, or the vocabulary
-    /// has no form in GGUF.
+    /// A file is missing or malformed, the class is unknown, a tensor has no place, or the
+    /// vocabulary has no form in GGUF.
     pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
         let config = Config::open(folder)?;
-        if let Some(quantization) = config.get("quantization_config") {
-            let method = quantization.get("quant_method").and_then(|v| v.as_str());
-            return Err(ConvertError::Quantized(method.unwrap_or("an unknown method").into()));
-        }
+        check_quantization(&config)?;
         let checkpoint = find_checkpoint(&config)?;
         let tensors = Tensors::open(folder)?;
         let planned = plan::plan(&tensors, &config, checkpoint)?;
@@ -133,8 +130,8 @@ impl Conversion {
         &self.outputs
     }
 
-    /// Tensors of the checkpoint that have no counterpart: masks, copies of tied weights, parts that
-    /// see or hear or draft.
+    /// Tensors of the checkpoint that have no counterpart: masks, copies of tied weights, parts
+    /// that see or hear or draft.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
@@ -160,8 +157,8 @@ impl Conversion {
         self.outputs.iter().map(of_one).fold(0, u64::saturating_add)
     }
 
-    /// Writes the result: first under another name beside `path`, then, once it has been loaded as a
-    /// model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
+    /// Writes the result: first under another name beside `path`, then, once it has been loaded as
+    /// a model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
     /// behind if it fails or `cancel` becomes true.
     ///
     /// # Errors
@@ -276,6 +273,20 @@ fn check(path: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
+/// Refuses quantized checkpoints but for those whose matrices are floats or integers of 8 bits with
+/// factors beside them.
+fn check_quantization(config: &Config) -> Result<(), ConvertError> {
+    let Some(quantization) = config.get("quantization_config") else { return Ok(()) };
+    let text = |key: &str| quantization.get(key).and_then(|value| value.as_str());
+    let method = text("quant_method").unwrap_or("an unknown method");
+    match (method, text("format").unwrap_or_default()) {
+        ("fp8", _)
+        | ("compressed-tensors", "float-quantized" | "int-quantized" | "naive-quantized") => Ok(()),
+        (method, "") => Err(ConvertError::Quantized(method.into())),
+        (method, format) => Err(ConvertError::Quantized(format!("{method} ({format})"))),
+    }
+}
+
 fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError> {
     let class = &config.class;
     let mut all = arch::checkpoints();
@@ -352,6 +363,7 @@ fn stored_type(tensors: &Tensors) -> TargetType {
         (Dtype::F16, TargetType::F16),
         (Dtype::F32, TargetType::F32),
         (Dtype::F64, TargetType::F32),
+        (Dtype::I8, TargetType::F16),
         (Dtype::F8E4M3, TargetType::Bf16),
         (Dtype::F8E5M2, TargetType::Bf16),
     ];

@@ -7,10 +7,34 @@ use super::config::Config;
 use super::safetensors::{Tensor, Tensors};
 use super::{ConvertError, TargetType};
 use crate::model::checkpoint::{
-    BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op, PerHead, ROOTS, Rows,
+    BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op, PerHead, Rows,
 };
 use gguf_rs_lite::GgmlType;
+use serde_json::Value;
 use std::collections::HashMap;
+
+/// Beginnings of names that say in which part of a class a tensor is, longest first; they are left
+/// out of patterns.
+const ROOTS: &[&str] = &[
+    "model.language_model.model.",
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.model.",
+    "model.transformer.",
+    "model.decoder.",
+    "model.backbone.",
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "backbone.",
+    "decoder.",
+    "bert.",
+    "roberta.",
+    "nomic_bert.",
+    "ernie.",
+    "text_model.",
+];
 
 /// Elements of a vector that says which rows are picked: more rows than any matrix has.
 const PICK_MAX: u64 = 1 << 28;
@@ -67,6 +91,49 @@ pub(super) struct Piece {
     pub columns: Option<Vec<u32>>,
     /// Factor of all elements.
     pub scale: f32,
+    /// Factors of blocks of the stored matrix.
+    pub blocks: Option<Blocks>,
+}
+
+/// Factors of a quantized matrix, one for each block of it as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Blocks {
+    /// Place of the factors among the tensors.
+    pub tensor: usize,
+    /// Rows and columns of a block; those at the end may be smaller.
+    pub size: [u64; 2],
+    /// Blocks side by side.
+    pub across: u64,
+}
+
+impl Blocks {
+    /// The factors that belong to a matrix, by their shapes.
+    fn of(
+        number: usize,
+        tensor: &Tensor,
+        scales: &Tensor,
+        block: Option<[u64; 2]>,
+    ) -> Result<Blocks, ConvertError> {
+        let bad = |problem: &str| ConvertError::Shape {
+            tensor: scales.name.clone(),
+            shape: scales.shape.clone(),
+            problem: format!("{problem} of a matrix {:?}", tensor.shape),
+        };
+        let [rows, cols] = tensor.shape[..] else { return Err(bad("no factors")) };
+        let n: u64 = scales.shape.iter().product();
+        let size = match scales.shape[..] {
+            _ if n == 1 => [rows, cols],
+            [n] | [n, 1] if n == rows => [1, cols],
+            [_, _] => block.ok_or_else(|| bad("blocks of unknown size"))?,
+            _ => return Err(bad("no factors")),
+        };
+        let [down, across] =
+            [(rows, size[0]), (cols, size[1])].map(|(n, block)| n.div_ceil(block.max(1)));
+        match down * across == n && !size.contains(&0) {
+            true => Ok(Blocks { tensor: number, size, across }),
+            false => Err(bad("another number of blocks than")),
+        }
+    }
 }
 
 impl Piece {
@@ -123,9 +190,15 @@ pub(super) fn plan(
         experts: HashMap::new(),
         left_out: Vec::new(),
         metadata: Vec::new(),
+        blocks: HashMap::new(),
     };
     let is_tied = config.flag(&["tie_word_embeddings"])? == Some(true);
+    let scales = scales(tensors, config)?;
+    planner.blocks = scales.blocks;
     for (number, tensor) in tensors.all().iter().enumerate() {
+        if scales.other.contains(&number) {
+            continue;
+        }
         let name = bare(&tensor.name);
         let is_other = OTHER_PARTS.iter().any(|part| name.starts_with(part));
         let fit = find(checkpoint, name);
@@ -199,6 +272,54 @@ struct Planner<'a> {
     experts: HashMap<String, Vec<usize>>,
     left_out: Vec<String>,
     metadata: Vec<(String, usize, usize)>,
+    /// Factors of quantized matrices.
+    blocks: HashMap<usize, Blocks>,
+}
+
+/// Factors of quantized matrices, and the tensors that are no weights.
+struct Scales {
+    /// By the matrix that they are of.
+    blocks: HashMap<usize, Blocks>,
+    /// Places of the factors, and of those for activations.
+    other: Vec<usize>,
+}
+
+/// Ends of names of factors that stand beside `.weight`.
+const SCALES: &[&str] = &["_scale_inv", "_scale"];
+/// Ends of names of factors of activations, which are not quantized here.
+const ACTIVATIONS: &[&str] = &[".input_scale", ".output_scale", ".activation_scale"];
+
+fn scales(tensors: &Tensors, config: &Config) -> Result<Scales, ConvertError> {
+    let mut all = Scales { blocks: HashMap::new(), other: Vec::new() };
+    let Some(quantization) = config.get("quantization_config") else { return Ok(all) };
+    let block = block_size(quantization);
+    let places: HashMap<&str, usize> =
+        tensors.all().iter().enumerate().map(|(place, t)| (&t.name[..], place)).collect();
+    for (number, tensor) in tensors.all().iter().enumerate() {
+        if ACTIVATIONS.iter().any(|end| tensor.name.ends_with(end)) {
+            all.other.push(number);
+        }
+        let weight = SCALES.iter().find_map(|end| tensor.name.strip_suffix(end));
+        let Some(&place) = weight.and_then(|name| places.get(name)) else { continue };
+        let blocks = Blocks::of(number, &tensors.all()[place], tensor, block)?;
+        all.blocks.insert(place, blocks);
+        all.other.push(number);
+    }
+    Ok(all)
+}
+
+/// Rows and columns of a block, where the configuration says so.
+fn block_size(quantization: &Value) -> Option<[u64; 2]> {
+    let pair = |value: &Value| -> Option<[u64; 2]> {
+        Some([value.get(0)?.as_u64()?, value.get(1)?.as_u64()?])
+    };
+    let own = quantization.get("weight_block_size").and_then(pair);
+    let groups = quantization.get("config_groups").and_then(Value::as_object);
+    let mut groups = groups
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, group)| group.pointer("/weights/block_structure").and_then(pair));
+    own.or_else(|| groups.next())
 }
 
 /// Dimensions and a piece of one of the tensors that a tensor becomes.
@@ -265,7 +386,15 @@ impl Planner<'_> {
             scale *= self.config.float(&[entry])?.unwrap_or(1.0) as f32;
         }
         let (transposed, pick, columns) = (false, None, None);
-        let piece = Piece { tensor: number, view, transposed, pick, columns, scale };
+        let blocks = self.blocks.get(&number).copied();
+        if blocks.is_none() && !tensor.dtype.is_float() {
+            return Err(ConvertError::Type {
+                tensor: tensor.name.clone(),
+                ty: format!("{:?}", tensor.dtype),
+                problem: "no type of weights",
+            });
+        }
+        let piece = Piece { tensor: number, view, transposed, pick, columns, scale, blocks };
         let name = fit.name(fit.names.to) + fit.suffix;
         let one = |shape: Vec<u64>, piece: Piece| Ok(vec![(name.clone(), shape, piece)]);
         let rows = view[1];

@@ -1,6 +1,7 @@
 //! Weights in the safetensors format, in one file or several with an index.
 //!
-//! A file is eight bytes with the length of a header, the header (JSON: name to type, shape and range
+//! A file is eight bytes with the length of a header, the header (JSON: name to type, shape and
+//! range
 //! of bytes), and the bytes. Headers are read whole and checked: ranges lie in the file, agree with
 //! types and shapes, do not overlap and leave nothing out. Tensors are read in pieces when they are
 //! needed, by plain reads, so that a file that shrinks is an error and not a signal.
@@ -67,6 +68,12 @@ impl Dtype {
         }
     }
 
+    /// Whether elements are floats.
+    pub fn is_float(self) -> bool {
+        use Dtype::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
+        matches!(self, F64 | F32 | F16 | BF16 | F8E4M3 | F8E5M2)
+    }
+
     /// Elements in f32, exactly but for those of 64 bits, behind those that are in `out`; `false`
     /// for types that no weights have.
     pub fn widen(self, bytes: &[u8], out: &mut Vec<f32>) -> bool {
@@ -84,6 +91,7 @@ impl Dtype {
             Dtype::BF16 => all(bytes, out, |x| half::bf16::from_le_bytes(x).to_f32()),
             Dtype::F8E4M3 => all(bytes, out, |[x]| f8(x, 4, 3)),
             Dtype::F8E5M2 => all(bytes, out, |[x]| f8(x, 5, 2)),
+            Dtype::I8 => all(bytes, out, |[x]| f32::from(x as i8)),
             _ => return false,
         }
         true

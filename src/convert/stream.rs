@@ -1,4 +1,5 @@
-//! Bytes of the result, a tensor at a time: read, laid anew, changed, checked and encoded in pieces, so
+//! Bytes of the result, a tensor at a time: read, laid anew, changed, checked and encoded in
+//! pieces, so
 //! that memory does not grow with tensors. Only a matrix that is transposed is held whole.
 
 use super::ConvertError;
@@ -30,6 +31,7 @@ pub(super) fn stream(
     }
     for piece in &output.pieces {
         let tensor = &tensors.all()[piece.tensor];
+        encoder.scale = piece.scale;
         read_piece(tensors, tensor, piece, &mut |values| encoder.take(values, &tensor.name, sink))?;
     }
     Ok(())
@@ -131,6 +133,7 @@ fn read_piece(
         problem: "no type of weights",
     };
     let size = tensor.dtype.bytes();
+    let factors = factors(tensors, piece)?;
     let (mut bytes, mut values) = (Vec::new(), Vec::new());
     if piece.transposed {
         let (n_rows, n_cols) = (piece.rows() as usize, piece.cols() as usize);
@@ -153,6 +156,7 @@ fn read_piece(
             if !tensor.dtype.widen(&bytes, &mut values) {
                 return Err(no_weights());
             }
+            multiply(&mut values, mat * rows, cols, piece, &factors);
             let at_once = (CHUNK_ELEMENTS / columns.len().max(1)).max(1);
             for some in wanted.chunks(at_once) {
                 let row = |&r: &usize| columns.iter().map(move |&c| (r, c));
@@ -176,9 +180,11 @@ fn read_piece(
             let n = (run.end as usize - start).min(at_once - values.len() / cols);
             bytes.resize(n * cols * size, 0);
             tensors.read(tensor, (start * cols * size) as u64, &mut bytes)?;
+            let before = values.len();
             if !tensor.dtype.widen(&bytes, &mut values) {
                 return Err(no_weights());
             }
+            multiply(&mut values[before..], start, cols, piece, &factors);
             start += n;
             if values.len() / cols == at_once {
                 give(&mut values, cols, piece, &mut picked, take)?;
@@ -186,6 +192,29 @@ fn read_piece(
         }
     }
     if values.is_empty() { Ok(()) } else { give(&mut values, cols, piece, &mut picked, take) }
+}
+
+/// The factors of a quantized matrix's blocks.
+fn factors(tensors: &Tensors, piece: &Piece) -> Result<Vec<f32>, ConvertError> {
+    let Some(blocks) = &piece.blocks else { return Ok(Vec::new()) };
+    let tensor = &tensors.all()[blocks.tensor];
+    let mut bytes = vec![0; tensor.bytes as usize];
+    tensors.read(tensor, 0, &mut bytes)?;
+    let mut factors = Vec::new();
+    tensor.dtype.widen(&bytes, &mut factors);
+    Ok(factors)
+}
+
+/// Multiplies the rows from `row` on by the factors of their blocks.
+fn multiply(values: &mut [f32], row: usize, cols: usize, piece: &Piece, factors: &[f32]) {
+    let Some(blocks) = &piece.blocks else { return };
+    let [block_rows, block_cols] = blocks.size.map(|n| n as usize);
+    for (i, values) in values.chunks_exact_mut(cols).enumerate() {
+        let first = (row + i) / block_rows * blocks.across as usize;
+        for (j, values) in values.chunks_mut(block_cols).enumerate() {
+            values.iter_mut().for_each(|x| *x *= factors[first + j]);
+        }
+    }
 }
 
 /// Hands rows on, with their columns picked.

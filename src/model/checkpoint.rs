@@ -2,31 +2,8 @@
 //! classes, of tensors and of entries of `config.json`, as data beside the description.
 //!
 //! In patterns of names `#` stands for the number of a layer and `@` for that of an expert. Roots
-//! such as `model.` are left out: see [`ROOTS`]. A pattern is the whole name of a tensor, or that
+//! such as `model.` are left out. A pattern is the whole name of a tensor, or that
 //! name without its `.weight` or `.bias`, which the new name then gets, too.
-
-/// Beginnings of names that say in which part of a class a tensor is, longest first; they are left
-/// out of patterns.
-pub const ROOTS: &[&str] = &[
-    "model.language_model.model.",
-    "model.language_model.",
-    "language_model.model.",
-    "language_model.",
-    "model.model.",
-    "model.transformer.",
-    "model.decoder.",
-    "model.backbone.",
-    "model.",
-    "transformer.",
-    "gpt_neox.",
-    "backbone.",
-    "decoder.",
-    "bert.",
-    "roberta.",
-    "nomic_bert.",
-    "ernie.",
-    "text_model.",
-];
 
 /// Checkpoints of one or more classes of transformers that have one architecture in GGUF.
 #[derive(Debug)]
@@ -282,6 +259,10 @@ pub enum Key {
     InverseRoot(&'static str, &'static str),
     /// Positions behind the padding's: an entry less one more than the padding's id.
     PositionsBehindPadding(&'static str, &'static str),
+    /// A flag that has to be so where another one is set.
+    MustBeWhen(&'static str, &'static str, bool),
+    /// A flag that has to be so: the architecture knows nothing else.
+    MustBe(&'static str, bool),
     /// A text of an entry.
     Text(&'static str, &'static str),
     /// An integer if the text of an entry is this.

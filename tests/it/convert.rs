@@ -176,3 +176,132 @@ fn more_folders_become_files_that_answer_alike() {
         check_all(&folder);
     }
 }
+
+/// A copy of a golden folder, to be spoiled.
+fn copy_of(name: &str, scratch: &Scratch) -> PathBuf {
+    let (from, to) = (golden().join(name), scratch.0.join("hf"));
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::write(to.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
+    }
+    to
+}
+
+/// Replaces the first of some bytes by as many others.
+fn spoil(path: &Path, from: &[u8], to: &[u8]) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to);
+    fs::write(path, bytes).unwrap();
+}
+
+/// The error of a folder, after which nothing is left of the result.
+fn error_of(folder: &Path, scratch: &Scratch) -> String {
+    let out = scratch.0.join("model.gguf");
+    let error = convert(folder, &out, TargetType::F32).unwrap_err();
+    let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["hf"], "{error}");
+    error
+}
+
+#[test]
+fn folders_that_lie_are_refused_by_name() {
+    type Spoil = fn(&Path);
+    let cases: &[(&str, &str, Spoil, &str)] = &[
+        (
+            "shard",
+            "llama-spm",
+            |folder| fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap(),
+            "model-00002-of-00002.safetensors: missing",
+        ),
+        (
+            "unknown",
+            "mamba2",
+            |folder| spoil(&folder.join("model.safetensors"), b"norm_f.weight", b"norm_g.weight"),
+            "tensor `backbone.norm_g.weight` has no known place",
+        ),
+        (
+            "nan",
+            "mamba2",
+            |folder| {
+                let path = folder.join("model.safetensors");
+                let mut bytes = fs::read(&path).unwrap();
+                let n = bytes.len();
+                bytes[n - 2..].copy_from_slice(&[0xc0, 0x7f]);
+                fs::write(path, bytes).unwrap();
+            },
+            "is NaN",
+        ),
+        (
+            "class",
+            "gpt2",
+            |folder| spoil(&folder.join("config.json"), b"GPT2LMHeadModel", b"GPT9LMHeadModel"),
+            "no conversion is known for class `GPT9LMHeadModel`",
+        ),
+        (
+            "shape",
+            "gpt2",
+            |folder| spoil(&folder.join("config.json"), b"\"n_head\": 4", b"\"n_head\": 5"),
+            "the result would not run",
+        ),
+        (
+            "cut",
+            "gpt2",
+            |folder| {
+                let path = folder.join("model.safetensors");
+                let bytes = fs::read(&path).unwrap();
+                fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+            },
+            "ends behind the file",
+        ),
+        (
+            "vocabulary",
+            "gpt2",
+            |folder| fs::remove_file(folder.join("vocab.json")).unwrap(),
+            "vocabulary: none of",
+        ),
+    ];
+    for (name, golden, spoil, expected) in cases {
+        let scratch = Scratch::new(name);
+        let folder = copy_of(golden, &scratch);
+        spoil(&folder);
+        let error = error_of(&folder, &scratch);
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_cancelled_conversion_leaves_what_was_there() {
+    let scratch = Scratch::new("cancelled");
+    let out = scratch.0.join("model.gguf");
+    fs::write(&out, "older").unwrap();
+    let conversion = Conversion::plan(&golden().join("gpt2"), &ConvertOptions::default()).unwrap();
+    let error = conversion.write(&out, &mut |_| {}, &AtomicBool::new(true)).unwrap_err();
+    assert_eq!(error.to_string(), "nothing was written");
+    assert_eq!(fs::read(&out).unwrap(), b"older");
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
+}
+
+#[test]
+fn types_are_as_asked_for_and_as_stored() {
+    use gguf_rs_lite::{GgmlType, GgufFile};
+    let scratch = Scratch::new("types");
+    let folder = golden().join("llama-spm");
+    for (ty, expected) in [
+        (None, GgmlType::BF16),
+        (Some(TargetType::F16), GgmlType::F16),
+        (Some(TargetType::Q8_0), GgmlType::Q8_0),
+    ] {
+        let out = scratch.0.join("model.gguf");
+        let options = ConvertOptions { ty, ..ConvertOptions::default() };
+        let conversion = Conversion::plan(&folder, &options).unwrap();
+        let mut last = 0;
+        conversion.write(&out, &mut |done| last = done, &AtomicBool::new(false)).unwrap();
+        assert_eq!(last, conversion.bytes());
+        let file = GgufFile::open(&out).unwrap();
+        let ty_of = |name: &str| file.tensor(name).unwrap().ty;
+        assert_eq!(ty_of("blk.0.attn_q.weight"), expected);
+        assert_eq!(ty_of("blk.0.attn_norm.weight"), GgmlType::F32);
+    }
+}

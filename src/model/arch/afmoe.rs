@@ -27,10 +27,11 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
         VOCAB,
         ROTARY_ALL,
         &[
+            Key::MustBe("mup_enabled", true),
             Key::Int("expert_shared_count", &["num_shared_experts"]),
             Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
             Key::Int("leading_dense_block_count", &["num_dense_layers"]),
-            Key::Flag("expert_weights_norm", &["route_norm"]),
+            Key::FlagElse("expert_weights_norm", &["route_norm"], true),
             Key::Float("expert_weights_scale", &["route_scale"]),
             Key::Int("attention.sliding_window", &["sliding_window"]),
             Key::IntDefault("expert_gating_func", 2),

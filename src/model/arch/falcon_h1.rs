@@ -26,6 +26,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
     keys: &[
         VOCAB,
         &[
+            Key::MustBeWhen("mamba_rms_norm", "mamba_norm_before_gate", false),
             Key::Int("ssm.conv_kernel", &["mamba_d_conv"]),
             Key::Int("ssm.state_size", &["mamba_d_state"]),
             Key::Int("ssm.group_count", &["mamba_n_groups"]),

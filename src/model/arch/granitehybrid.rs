@@ -56,7 +56,7 @@ const KEYS: &[Key] = &[
         "attention.head_count_kv",
         &["num_key_value_heads"],
         &["layer_types", "layers_block_type"],
-        &["attention"],
+        &["attention", "full_attention"],
     ),
     Key::FlagWhen("rope.scaling.finetuned", "position_embedding_type", "rope"),
 ];

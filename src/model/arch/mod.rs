@@ -296,7 +296,6 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     orion::HF,
     phi2::HF,
     phi3::HF,
-    phimoe::HF,
     qwen2::HF,
     qwen2moe::HF,
     qwen2vl::HF,
