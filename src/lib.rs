@@ -11,8 +11,11 @@ pub mod backend;
 pub mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "convert")]
+pub mod convert;
 pub mod decoder;
 pub mod engine;
+pub mod eval;
 pub mod kv;
 pub mod model;
 pub mod quantize;

@@ -115,8 +115,10 @@ impl TypeKernels {
         (self.dequantize)(blocks, out);
     }
 
-    /// Writes the whole blocks of one row `x`; `imatrix` weighs the columns' errors, if given. An
-    /// error if the type can only be read.
+    /// Writes the whole blocks of one row `x`; `imatrix` weighs the columns' errors, if given.
+    ///
+    /// # Errors
+    /// [`NoQuantizer`] if the type can only be read.
     pub fn quantize(
         &self,
         x: &[f32],

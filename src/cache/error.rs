@@ -18,6 +18,8 @@ pub enum CacheError {
     NoCacheDir,
     /// The file system refused.
     Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// A thread could not be started.
+    Thread(io::Error),
     /// Another process is fetching the same model.
     Busy { path: PathBuf },
     /// Nothing to remove.
@@ -50,14 +52,17 @@ pub enum CacheError {
 
 impl CacheError {
     /// Whether the fault lies with this machine, so that another source cannot help: its disk is
-    /// full, or the folder may not be written to.
+    /// full, the folder may not be written to, or it has no thread to give.
     pub(super) fn is_local(&self) -> bool {
         use io::ErrorKind as K;
-        let CacheError::Io { source, .. } = self else { return false };
-        matches!(
-            source.kind(),
-            K::StorageFull | K::QuotaExceeded | K::PermissionDenied | K::ReadOnlyFilesystem
-        )
+        match self {
+            CacheError::Thread(_) => true,
+            CacheError::Io { source, .. } => matches!(
+                source.kind(),
+                K::StorageFull | K::QuotaExceeded | K::PermissionDenied | K::ReadOnlyFilesystem
+            ),
+            _ => false,
+        }
     }
 
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> CacheError {
@@ -81,6 +86,7 @@ impl fmt::Display for CacheError {
             E::Io { doing, path, source } => {
                 write!(f, "cannot {doing} {}: {source}", path.display())
             }
+            E::Thread(error) => write!(f, "cannot start a thread: {error}"),
             E::Busy { path } => {
                 write!(f, "{} is being downloaded by another process", path.display())
             }
@@ -121,7 +127,7 @@ impl fmt::Display for CacheError {
 impl std::error::Error for CacheError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            CacheError::Io { source, .. } => Some(source),
+            CacheError::Io { source, .. } | CacheError::Thread(source) => Some(source),
             _ => None,
         }
     }

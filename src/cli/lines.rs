@@ -79,17 +79,29 @@ pub trait Work {
     /// The model's file.
     fn model_path(&self) -> &Path;
 
-    /// A text's tokens, or what is wrong with it.
+    /// A text's tokens.
+    ///
+    /// # Errors
+    /// The fault of a text that cannot be used, in words that continue "text ..".
     fn tokens(&self, text: &str) -> Result<Vec<u32>, String>;
 
     /// Results of the model for some texts, given as tokens.
+    ///
+    /// # Errors
+    /// A text that the model cannot take, or a file that was cut short meanwhile.
     fn compute(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Writes the answer to a text.
+    ///
+    /// # Errors
+    /// The output cannot be written.
     fn write(&mut self, answered: Answered, out: &mut dyn Write) -> Result<(), CliError>;
 }
 
-/// Checks that a text of so many tokens can be worked on; the error continues "text ..".
+/// Checks that a text of so many tokens can be worked on.
+///
+/// # Errors
+/// No token, or more than `max`, in words that continue "text ..".
 pub fn check_len(n_tokens: usize, max: usize) -> Result<(), String> {
     match n_tokens {
         0 => Err("has no token".into()),

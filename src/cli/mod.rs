@@ -1,14 +1,21 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
+mod choices_file;
+mod convert;
+mod copy;
+mod corpus;
+mod edit;
 mod embed;
 mod error;
+mod imatrix;
 mod inspect;
 mod interrupt;
 pub mod lines;
 mod list;
 mod logits;
 mod options;
+mod perplexity;
 pub mod progress;
 pub mod pull;
 mod quantize;
@@ -16,6 +23,8 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod space;
+mod split;
 mod threads;
 mod tokens;
 
@@ -54,6 +63,10 @@ enum Command {
     Rerank(rerank::RerankArgs),
     /// Measure tokens per second on this machine
     Bench(bench::BenchArgs),
+    /// Measure how well a model predicts a text, and how far it is from another
+    Perplexity(perplexity::PerplexityArgs),
+    /// Find out with a text which columns of the weights matter, for quantizing
+    Imatrix(imatrix::ImatrixArgs),
     /// Write the logits of given token ids
     Logits(logits::LogitsArgs),
     /// Turn text into token ids: one JSON array
@@ -62,8 +75,16 @@ enum Command {
     Detokenize(tokens::DetokenizeArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
+    /// Make a GGUF file of a Hugging Face folder
+    Convert(convert::ConvertArgs),
     /// Write a model's file in other types
     Quantize(quantize::QuantizeArgs),
+    /// Change the metadata of a GGUF file
+    Edit(edit::EditArgs),
+    /// Cut a GGUF file into several
+    Split(split::SplitArgs),
+    /// Put the files of a model together
+    Merge(split::MergeArgs),
     /// Fetch a model into the cache
     Pull(pull::PullArgs),
     /// List the models that have a short name and those in the cache
@@ -111,11 +132,17 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Embed(args) => embed::embed(args, out),
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),
+        Command::Perplexity(args) => perplexity::perplexity(args, out),
+        Command::Imatrix(args) => imatrix::imatrix(args),
         Command::Logits(args) => logits::logits(args, out),
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
+        Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),
+        Command::Edit(args) => edit::edit(args, out),
+        Command::Split(args) => split::split(args, out),
+        Command::Merge(args) => split::merge(args, out),
         Command::Pull(args) => pull::pull(args, out),
         Command::List(args) => Ok(list::list(args, out)?),
         Command::Rm(args) => rm::rm(args, out),

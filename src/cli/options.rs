@@ -176,7 +176,14 @@ impl ModelArgs {
         Ok((file, path))
     }
 
-    fn open(&self) -> Result<Model, CliError> {
+    /// Arguments that name a model and change nothing of it.
+    pub fn named(model: ModelRef) -> ModelArgs {
+        let name = ModelName { positional: None, model: Some(model) };
+        ModelArgs { name, override_kv: Vec::new(), ignore_key: Vec::new() }
+    }
+
+    /// The model, opened, without adapters.
+    pub fn open(&self) -> Result<Model, CliError> {
         let (mut file, path) = self.file()?;
         file.make_little_endian().map_err(CliError::of_model(&path))?;
         for part in unused_parts(&file) {
@@ -299,7 +306,7 @@ fn adapter_of(given: &OsStr) -> (PathBuf, f32) {
 
 /// Parses a number of bytes: a whole number, in units of 1024 with K, of 1024^2 with M, of 1024^3
 /// with G.
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),

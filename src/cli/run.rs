@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A prompt longer than this is a mistake: no context holds it.
+/// Longest prompt that is read: no context holds a longer one.
 const PROMPT_BYTES_MAX: u64 = 64 << 20;
 
 /// `teff run`
@@ -62,7 +62,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let at = CliError::of_model(model.path());
     let text = given.map_or_else(typed_prompt, Ok)?;
     args.context.check(&model, &args.engine, KvType::F16)?;
-    // The vocabulary takes as long to build as the rest: do both at once.
+    // Building the vocabulary takes as long as binding the weights: both are done at once.
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = EngineOptions { n_ctx, ..options };
     let (tokenizer, engine) = std::thread::scope(|scope| {
@@ -100,9 +100,9 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
             out.write_all(text.as_bytes()).and_then(|()| out.flush())
         })
     };
-    // Ctrl-C ends the process, the request need not know of it.
+    // The request needs no switch: Ctrl-C ends the process.
     let cancel = CancelToken::default();
-    // Tokens are drawn on a worker thread, the writer is not Send: events are handed over.
+    // Tokens are drawn on a worker thread and the writer is not `Send`: events come over here.
     let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
     let stats = std::thread::scope(|scope| {
         let worker = threads::spawn(scope, || {
@@ -151,22 +151,22 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What a request has done so far, for whoever interrupts it.
+/// Record of the request under way, from which an interruption tells what was done.
 struct Watch(Arc<Mutex<Seen>>);
 
-/// Tokens and times of a request that is going on.
+/// Tokens and times of the request under way.
 struct Seen {
     n_prompt: usize,
     /// Tokens of the prompt that are computed.
     prompt_done: usize,
     start: Instant,
-    /// When the first token of the answer came.
+    /// Time of the answer's first token.
     first: Option<Instant>,
     n_generated: usize,
 }
 
 impl Watch {
-    /// From now on an interruption tells of this request.
+    /// Begins a record, of which interruptions tell from now on.
     fn new(n_prompt: usize) -> Watch {
         let start = Instant::now();
         let seen = Seen { n_prompt, prompt_done: 0, start, first: None, n_generated: 0 };
@@ -204,8 +204,7 @@ impl Seen {
     }
 }
 
-/// The prompt that was given, or the one in the file; `None` if it is to be read from standard
-/// input.
+/// The prompt of `--prompt` or of the file; `None` if it is to be read from standard input.
 fn given_prompt(args: &RunArgs) -> Result<Option<String>, CliError> {
     match (&args.prompt, input_file(args.file.as_deref())) {
         (Some(prompt), _) => Ok(Some(prompt.clone())),
@@ -235,13 +234,13 @@ fn read_prompt(input: impl Read, name: &Path) -> Result<String, CliError> {
     let mut text = String::from_utf8(bytes).map_err(|error| {
         failed(format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
     })?;
-    // The line break that ends a file is the editor's, not the prompt's.
+    // Editors end a file with a line break, which is no part of the prompt.
     let end = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t).len());
     text.truncate(end.unwrap_or(text.len()));
     Ok(without_bom(&text).to_string())
 }
 
-/// The prompt's tokens, by way of the model's chat template if it has one.
+/// Tokens of the prompt, rendered by the model's chat template if there is one.
 fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
     if args.raw {
         return Ok(Prompter::with_template(tokenizer, None).text(text)?.ids);
@@ -250,7 +249,7 @@ fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Ve
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     let prompter = Prompter::new(tokenizer)?;
     match prompter.messages(&messages) {
-        // Nothing is answered: the prompt itself is what the user wants to know about.
+        // With `-n 0` the user asks for the prompt's figures, not for an answer.
         Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {
             let _ = writeln!(stderr(), "warning: {error}");
             Ok(prompter.lossy().messages(&messages)?.ids)
@@ -259,7 +258,7 @@ fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Ve
     }
 }
 
-/// What a user can do about a prompt that cannot be made.
+/// Advice about a prompt that cannot be made; empty if there is none.
 fn prompt_hint(error: &TextError) -> &'static str {
     match error {
         TextError::NoTemplate => "; --system needs one",
@@ -273,7 +272,7 @@ fn prompt_hint(error: &TextError) -> &'static str {
     }
 }
 
-/// One line: how many tokens, how fast, and why it ended.
+/// Statistics of an answer in one line: tokens, speeds and the reason for the end.
 fn statistics(stats: &Stats) -> String {
     let finish = match stats.finish {
         FinishReason::EndOfGeneration => "the model ended",
@@ -287,7 +286,7 @@ fn statistics(stats: &Stats) -> String {
     speeds(n_prompt, prompt_time, n_generated, generate_time) + "; " + finish
 }
 
-/// How many tokens, and how fast.
+/// Tokens and speeds of a prompt and its answer.
 fn speeds(n_prompt: usize, prompt: Duration, n_generated: usize, generate: Duration) -> String {
     let rate = |n: usize, seconds: f64| n as f64 / seconds.max(1e-9);
     let s = prompt.as_secs_f64();

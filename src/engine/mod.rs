@@ -52,8 +52,15 @@ pub const KV_BYTES_DEFAULT: usize = 2 << 30;
 /// their file, and repacked ones take their share, too.
 const AVAILABLE_SHARE: usize = 2;
 
-/// Choices that are made when a model is made ready.
+/// Choices that are made when a model is made ready. The default serves one request at a time; its
+/// fields are set one by one:
+///
+/// ```
+/// let mut options = teff::EngineOptions::default();
+/// options.n_ctx = Some(8192);
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Worker threads; `None`: the big cores that this process may run on.
     pub threads: Option<usize>,
@@ -99,6 +106,7 @@ impl Default for EngineOptions {
 
 /// Why a model cannot be loaded or a request not answered.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The file is no GGUF file.
     File(gguf_rs_lite::Error),
@@ -273,6 +281,11 @@ impl Model {
     /// Opens a GGUF file and reads what its metadata describes. Tensors are bound by
     /// [`Engine::new`]. Those of a big-endian file are turned around, which takes as much memory as
     /// the file has bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::File`] if the file cannot be read, is no GGUF file, or is to be turned around
+    /// and the memory for that is refused. [`EngineError::Model`] if its architecture is unknown, or
+    /// a key of it is missing, unknown or has a value that cannot be.
     pub fn open(path: &Path) -> Result<Model, EngineError> {
         let mut file = GgufFile::open(path).map_err(EngineError::File)?;
         memory::ask(|| file.make_little_endian()).map_err(EngineError::File)?;
@@ -281,6 +294,10 @@ impl Model {
 
     /// The model of a file that is open already; `path` is for messages. Its tensors must be
     /// little-endian: [`GgufFile::make_little_endian`].
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] if the architecture is unknown, or a key of it is missing, unknown or
+    /// has a value that cannot be.
     pub fn from_file(file: Arc<GgufFile>, path: &Path) -> Result<Model, EngineError> {
         let named = |error| EngineError::Model { path: path.to_path_buf(), error };
         let h = Hparams::new(&file).map_err(named)?;
@@ -333,6 +350,9 @@ impl Model {
     }
 
     /// The file's vocabulary.
+    ///
+    /// # Errors
+    /// [`EngineError::Text`] if the file has no vocabulary, or one that cannot be used.
     pub fn tokenizer(&self) -> Result<Tokenizer, EngineError> {
         Tokenizer::from_gguf(&self.file)
             .map_err(|error| EngineError::Text { path: self.path.clone(), error })
@@ -347,6 +367,12 @@ pub struct Engine {
 
 impl Engine {
     /// Binds the model's tensors and starts the threads.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] if a tensor is missing, has another shape than the metadata says or no
+    /// place in the description; the same for tensors of adapters. [`EngineError::Context`] if keys
+    /// and values of [`EngineOptions::n_ctx`] tokens exceed their budget, [`EngineError::Memory`] if
+    /// the system refuses a buffer, and [`EngineError::Threads`] if it refuses a thread.
     pub fn new(model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
         read_ahead(&model.file);
         let n_ctx = options.n_ctx.unwrap_or_else(|| model.spec.n_ctx_default(N_CTX_DEFAULT)).max(1);
@@ -441,8 +467,6 @@ fn read_ahead(file: &Arc<GgufFile>) {
     if available_bytes().is_some_and(|bytes| file.total_bytes() <= bytes as u64) {
         let file = file.clone();
         // Without the thread loading is slower, no more.
-        let _ = std::thread::Builder::new()
-            .name("teff-read-ahead".into())
-            .spawn(move || file.advise_willneed());
+        let _ = memory::spawn("teff-read-ahead", move || file.advise_willneed());
     }
 }

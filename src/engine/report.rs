@@ -25,6 +25,7 @@ use teff_kernels::{KernelTable, Level};
 
 /// Choices that a report depends on.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ReportOptions {
     /// Tokens in the context; `None`: the model's, at most [`N_CTX_DEFAULT`], as far as the memory
     /// goes.
@@ -43,6 +44,7 @@ impl Default for ReportOptions {
 
 /// Tensors of one type.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct TypeUse {
     /// Number of tensors.
     pub tensors: usize,
@@ -56,6 +58,7 @@ pub struct TypeUse {
 
 /// Kernels that tensors of a type are computed with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TypeKernel {
     /// Kernels of this instruction set.
     Level(Level),
@@ -68,6 +71,7 @@ pub enum TypeKernel {
 
 /// Bytes that a model takes while it runs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct MemoryUse {
     /// Tokens in the context.
     pub n_ctx: usize,
@@ -99,6 +103,7 @@ impl MemoryUse {
 
 /// Keys and values of a context for which the memory has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ContextMemory {
     /// Tokens in the context.
     pub n_ctx: usize,
@@ -233,6 +238,7 @@ impl From<TextError> for Problem {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[non_exhaustive]
 pub struct Report {
     /// The file: metadata and tensors.
     pub file: Arc<GgufFile>,

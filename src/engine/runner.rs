@@ -8,6 +8,7 @@ use super::request::{CancelToken, Request, Stats, TokenEvent};
 use super::scheduler::{Counters, Listener, Scheduler};
 use super::session::Session;
 use super::{Engine, EngineError};
+use crate::tensor::memory;
 use crate::text::Tokenizer;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -75,7 +76,7 @@ impl Runner {
         let (jobs, orders) = channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let told = status.clone();
-        let thread = std::thread::Builder::new().name("teff-runner".into()).spawn(move || {
+        let thread = memory::spawn("teff-runner", move || {
             work(&mut engine, Scheduler::new(tokenizer, n_running_max), orders, &told);
         });
         let thread = Some(thread.map_err(EngineError::Threads)?);

@@ -3,6 +3,7 @@
 
 mod adapter;
 pub mod arch;
+pub mod checkpoint;
 pub mod describe;
 mod error;
 mod harmless;

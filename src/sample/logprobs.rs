@@ -10,6 +10,7 @@ pub const LOGPROBS_MAX: usize = 20;
 
 /// Natural logarithms of probabilities at one position.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Logprobs {
     /// Log-probability of the drawn token.
     pub token: f32,

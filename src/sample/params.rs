@@ -6,8 +6,14 @@ use std::str::FromStr;
 
 use super::{FILTERS, FilterDef, SampleError};
 
-/// What the user asked for. The defaults are llama.cpp's.
+/// Parameters of a sampler. The defaults are llama.cpp's; fields are set one by one:
+///
+/// ```
+/// let mut params = teff::sample::SampleParams::default();
+/// params.temperature = 1.2;
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampleParams {
     /// Divides the logits; 0 is greedy.
     pub temperature: f32,
@@ -122,6 +128,7 @@ pub struct Param {
 
 /// Kind of a parameter: its bounds, and how its field of [`SampleParams`] is read and written.
 /// `set` gets values that were checked against the bounds.
+#[non_exhaustive]
 pub enum Field {
     /// A number; none is NaN.
     Number {

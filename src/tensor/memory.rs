@@ -2,29 +2,30 @@
 //!
 //! Rust ends the process when the system refuses memory to a `Vec`. Everything that grows with a
 //! model, a context or a batch is asked for here instead, and its refusal is an [`OutOfMemory`].
-//! Systems that promise more than they have (Linux, unless `ulimit -v` or its overcommit policy
-//! says otherwise) refuse nothing here and end the process later; against that stand the budgets
-//! that [`available_bytes`](crate::backend::available_bytes) gives.
+//! Limits: a system that promises more memory than it has (Linux, unless `ulimit -v` or its
+//! overcommit policy says otherwise) refuses nothing here and ends the process later. Budgets made
+//! from [`available_bytes`](crate::backend::available_bytes) keep a program from that.
 //!
-//! A program's allocator may end the program with a message where memory is short, so that nothing
-//! else in it has to care; `main.rs` has such a one. It must not where [`may_refuse`] is true.
+//! A program's allocator may end the program with a message where other memory is refused, as that
+//! of `main.rs` does. Where [`may_refuse`] is true it has to return the refusal instead.
 
 use std::cell::Cell;
-use std::fmt;
+use std::thread::{self, JoinHandle};
+use std::{fmt, io};
 
 /// Bytes of memory that a new thread takes: the stack that Rust gives it, and what the system and
 /// Rust's handler of stack overflows put beside it.
 pub const THREAD_BYTES: usize = (2 << 20) + (128 << 10);
 
 thread_local! {
-    /// Whether this thread can do without the memory that it asks for.
+    /// Whether a refusal of memory to this thread is returned as an error.
     static MAY_REFUSE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Refusal of memory for a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// What the buffer was to hold.
+    /// Content of the buffer.
     pub what: &'static str,
     /// Bytes that were asked for.
     pub bytes: usize,
@@ -39,13 +40,19 @@ impl fmt::Display for OutOfMemory {
 
 impl std::error::Error for OutOfMemory {}
 
-/// Whether the memory that this thread is asking for may be refused.
+impl From<OutOfMemory> for io::Error {
+    fn from(error: OutOfMemory) -> io::Error {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
+}
+
+/// Whether this thread takes a refusal of memory as an error, see [`ask`].
 #[must_use]
 pub fn may_refuse() -> bool {
     MAY_REFUSE.get()
 }
 
-/// Runs `ask`, which asks for memory and takes a refusal.
+/// Runs `ask`, which asks for memory and takes a refusal as an error.
 pub fn ask<R>(ask: impl FnOnce() -> R) -> R {
     let before = MAY_REFUSE.replace(true);
     let result = ask();
@@ -53,7 +60,7 @@ pub fn ask<R>(ask: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Makes room for `n` elements in all.
+/// Capacity of `vec` for `n` elements in all.
 ///
 /// # Errors
 /// [`OutOfMemory`]; `vec` is unchanged then.
@@ -63,15 +70,27 @@ pub fn reserve<T>(vec: &mut Vec<T>, n: usize, what: &'static str) -> Result<(), 
     ask(|| vec.try_reserve_exact(more)).map_err(|_| OutOfMemory { what, bytes })
 }
 
-/// Asks whether the system has so many bytes at a stretch, for what cannot be refused once it is
-/// begun, such as the stack of a thread. They are given back at once, untouched; so this is no
-/// promise where other threads ask for memory meanwhile.
+/// Checks that the system has `bytes` in one piece, ahead of work that panics or aborts without
+/// them, such as the start of a thread, which needs a stack. The bytes are given back untouched, so
+/// another thread may take them before that work does.
 ///
 /// # Errors
-/// [`OutOfMemory`] for `what` is to begin.
+/// [`OutOfMemory`], which names `what`.
 pub fn check_room(what: &'static str, bytes: usize) -> Result<(), OutOfMemory> {
     let mapped = memmap2::MmapMut::map_anon(bytes.max(1));
     mapped.map(drop).map_err(|_| OutOfMemory { what, bytes })
+}
+
+/// Starts a thread that may outlive its caller. `std::thread::spawn` panics where this is an error.
+///
+/// # Errors
+/// The system has no memory for its stack, or no more threads.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    check_room("the stack of a thread", THREAD_BYTES)?;
+    thread::Builder::new().name(name.to_owned()).spawn(f)
 }
 
 #[cfg(test)]
@@ -87,6 +106,7 @@ mod tests {
         assert_eq!(vec, [1]);
         assert!(!may_refuse() && ask(may_refuse) && !may_refuse());
         assert_eq!(check_room("a page", 1), Ok(()));
+        assert_eq!(spawn("test", || 7).unwrap().join().unwrap(), 7);
         let error = OutOfMemory { what: "the sun", bytes: usize::MAX / 2 };
         assert_eq!(check_room("the sun", usize::MAX / 2), Err(error));
     }

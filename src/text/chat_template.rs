@@ -20,6 +20,7 @@ const INPUT_DEPTH_MAX: usize = 128;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// `system`, `user`, `assistant`, ..
     pub role: String,

@@ -24,4 +24,4 @@ pub use jinja::{JinjaError, JinjaErrorKind};
 pub use prompt::{Prompt, Prompter};
 pub use stop::{Released, STOP_BYTES_MAX, STOP_STRINGS_MAX, StopError, StopStrings};
 pub use stream::{TextStream, Utf8Buffer};
-pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer};
+pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer, is_pre_tokenizer};

@@ -1,6 +1,7 @@
 //! The decoder against the reference's logits, and against itself: any batching, any number of
 //! threads and any reuse of a prefix gives the same bits.
 
+use crate::changed;
 use crate::fixture_model::{self, Fixture};
 use crate::measure::{assert_finite, bits, nmse_max};
 use crate::reference::model_error;
@@ -30,13 +31,12 @@ pub fn model(gguf: Vec<u8>) -> Model {
 }
 
 pub fn options(threads: usize, batch: usize) -> EngineOptions {
-    EngineOptions {
-        threads: Some(threads),
-        max_batch: batch,
-        max_outputs: batch,
-        kv_type: KvType::F32,
-        ..EngineOptions::default()
-    }
+    let mut options = EngineOptions::default();
+    options.threads = Some(threads);
+    options.max_batch = batch;
+    options.max_outputs = batch;
+    options.kv_type = KvType::F32;
+    options
 }
 
 /// Outputs at every position, all finite, fed `options.max_batch` tokens at a time.
@@ -61,7 +61,7 @@ pub fn check_fixture(name: &str) {
     let model = Model::from_file(file, Path::new(name)).unwrap();
     // The reference was run with a context beyond the trained one, for which LongRoPE differs.
     let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
-    let options = |threads, batch| EngineOptions { n_ctx: Some(n_ctx), ..options(threads, batch) };
+    let options = |threads, batch| changed(options(threads, batch), |o| o.n_ctx = Some(n_ctx));
     let first = logits(&model, &tokens, &options(1, 1));
     let error = nmse_max(&first, &truth, n_vocab);
     let naive = model_error(&model, n_ctx, &tokens, &first);
@@ -73,7 +73,7 @@ pub fn check_fixture(name: &str) {
         assert!(bits(&other) == bits(&first), "{name}: {threads} threads, batches of {batch}");
     }
     let kernels = KernelTable::at_most(Level::Scalar);
-    let scalar = logits(&model, &tokens, &EngineOptions { kernels, ..options(2, 48) });
+    let scalar = logits(&model, &tokens, &changed(options(2, 48), |o| o.kernels = kernels));
     assert!(bits(&scalar) == bits(&first), "{name}: the scalar level");
 }
 
@@ -160,8 +160,7 @@ fn every_type_gives_the_same_bits_however_it_is_batched() {
             let other = logits(&model, &tokens, &options(threads, batch));
             assert!(bits(&other) == bits(&first), "{ty}: {threads} threads, batches of {batch}");
         }
-        let scalar =
-            EngineOptions { kernels: KernelTable::at_most(Level::Scalar), ..options(2, 48) };
+        let scalar = changed(options(2, 48), |o| o.kernels = KernelTable::at_most(Level::Scalar));
         let scalar = logits(&model, &tokens, &scalar);
         assert!(bits(&scalar) == bits(&first), "{ty}: the scalar level");
     }
@@ -213,7 +212,7 @@ fn interleaving_the_weights_changes_no_bit() {
         let small = [TQ1_0, TQ2_0, Q1_0, Q2_0, NVFP4];
         for ty in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0].into_iter().chain(k_quants).chain(small) {
             let model = model(quantized(&gguf, ty));
-            let plain = EngineOptions { repack: false, ..options(2, 48) };
+            let plain = changed(options(2, 48), |o| o.repack = false);
             let native = bits(&logits(&model, &tokens, &plain));
             let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
             engine.lead(|decoder| {
@@ -380,10 +379,11 @@ fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
         let model = model(gguf);
         let tokens: Vec<u32> = (0..N).map(|i| tokens[(i * i + i / 48) % tokens.len()]).collect();
         for kv_type in KvType::ALL {
-            let with = |threads, batch| EngineOptions {
-                kv_type,
-                n_ctx: Some(N),
-                ..options(threads, batch)
+            let with = |threads, batch| {
+                let mut options = options(threads, batch);
+                options.kv_type = kv_type;
+                options.n_ctx = Some(N);
+                options
             };
             let first = logits(&model, &tokens, &with(1, N));
             for (threads, batch) in [(2, 1), (2, 5), (4, 21), (3, 150)] {
@@ -391,8 +391,7 @@ fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
                 let what = format!("{name}, {kv_type}: {threads} threads, batches of {batch}");
                 assert!(bits(&other) == bits(&first), "{what}");
             }
-            let scalar =
-                EngineOptions { kernels: KernelTable::at_most(Level::Scalar), ..with(2, 64) };
+            let scalar = changed(with(2, 64), |o| o.kernels = KernelTable::at_most(Level::Scalar));
             let scalar = logits(&model, &tokens[..N_SCALAR], &scalar);
             let begin = bits(&first[..N_SCALAR * n_vocab]);
             assert!(bits(&scalar) == begin, "{name}, {kv_type}: the scalar level");
@@ -425,7 +424,8 @@ fn every_kv_type_gives_the_same_bits_at_depth_however_it_is_batched() {
 fn keys_and_values_stay_as_close_as_their_type_allows() {
     let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load("qwen3-dense");
     let model = model(gguf);
-    let with = |kv_type| logits(&model, &tokens, &EngineOptions { kv_type, ..options(2, 48) });
+    let options = |kv_type| changed(options(2, 48), |o| o.kv_type = kv_type);
+    let with = |kv_type| logits(&model, &tokens, &options(kv_type));
     let single = with(KvType::F32);
     for (kv_type, error_max) in [(KvType::F16, 1e-6), (KvType::Q8_0, 1e-3), (KvType::Q4_0, 0.1)] {
         let error = nmse_max(&with(kv_type), &single, n_vocab);
@@ -436,7 +436,7 @@ fn keys_and_values_stay_as_close_as_their_type_allows() {
 #[test]
 fn refused_steps_change_nothing() {
     let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load("llama-dense-plain");
-    let options = EngineOptions { n_ctx: Some(40), ..options(2, 48) };
+    let options = changed(options(2, 48), |o| o.n_ctx = Some(40));
     let mut engine = Engine::new(&model(gguf), &options).unwrap();
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();

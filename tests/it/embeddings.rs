@@ -1,6 +1,7 @@
 //! Texts to vectors against the reference's, and against themselves: neighbours in a step, cuts
 //! between steps and threads change no bit.
 
+use crate::changed;
 use crate::decoder::{NAIVE_NMSE_MAX, model, options, quantized};
 use crate::fixture_model::{self, Fixture};
 use crate::measure::{bits, difference_max, nmse_max};
@@ -52,7 +53,7 @@ pub fn check_fixture(name: &str) {
         (Pooling::Mean, options(2, 100)),
         (Pooling::Cls, options(4, 7)),
         (Pooling::Last, options(2, 7)),
-        (Pooling::Mean, EngineOptions { kernels: scalar, ..options(3, 64) }),
+        (Pooling::Mean, changed(options(3, 64), |o| o.kernels = scalar)),
     ];
     for (i, (pooling, options)) in ways.into_iter().enumerate() {
         let expected: Vec<_> = texts.iter().map(|text| bits(&vectors(text, pooling))).collect();
@@ -104,7 +105,7 @@ fn tokens_of_encoders_see_those_behind_them() {
 #[test]
 fn texts_that_do_not_fit_are_refused_by_number() {
     let (Fixture { gguf, tokens, .. }, _) = fixture_model::load_embedding("bert");
-    let mut encoder = engine(gguf.clone(), &EngineOptions { n_ctx: Some(100), ..options(2, 48) });
+    let mut encoder = engine(gguf.clone(), &changed(options(2, 48), |o| o.n_ctx = Some(100)));
     assert_eq!(encoder.text_tokens_max(), 100);
     let fits = tokens[..100].to_vec();
     assert!(encoder.embed(std::slice::from_ref(&fits), Pooling::Mean).is_ok());
@@ -126,7 +127,7 @@ fn texts_that_do_not_fit_are_refused_by_number() {
     let answer = encoder.generate(Request::new(fits), None, &never, &mut |_| panic!("a token"));
     assert!(matches!(answer, Err(EngineError::NoLogits)));
     // The context of learned positions ends where they end.
-    let options = EngineOptions { n_ctx: Some(257), ..options(1, 48) };
+    let options = changed(options(1, 48), |o| o.n_ctx = Some(257));
     assert!(matches!(Engine::new(&model(gguf), &options), Err(EngineError::Model { .. })));
 }
 

@@ -1,5 +1,6 @@
 //! Requests from prompt to last token, on a tiny model without a vocabulary.
 
+use crate::changed;
 use crate::fixture_model;
 use gguf_rs_lite::GgufFile;
 use std::ops::ControlFlow;
@@ -10,7 +11,6 @@ use teff::engine::{
     CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats,
     TokenEvent,
 };
-use teff::sample::SampleParams;
 
 fn engine(options: &EngineOptions) -> Engine {
     let gguf = fixture_model::load("gemma3-dense").gguf;
@@ -19,12 +19,18 @@ fn engine(options: &EngineOptions) -> Engine {
 }
 
 fn options() -> EngineOptions {
-    EngineOptions { threads: Some(2), n_ctx: Some(100), max_batch: 16, ..EngineOptions::default() }
+    let mut options = EngineOptions::default();
+    options.threads = Some(2);
+    options.n_ctx = Some(100);
+    options.max_batch = 16;
+    options
 }
 
 fn request(seed: u64, max_tokens: Option<usize>) -> Request {
     let mut request = Request::new((1..41).collect());
-    request.sampling = SampleParams { seed, temperature: 1.5, top_k: 0, ..SampleParams::default() };
+    request.sampling.seed = seed;
+    request.sampling.temperature = 1.5;
+    request.sampling.top_k = 0;
     request.max_tokens = max_tokens;
     request
 }
@@ -48,7 +54,7 @@ fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
     assert_eq!(first.len(), 30);
     assert_eq!((stats.n_prompt, stats.n_generated), (40, 30));
     assert_eq!(stats.finish, FinishReason::MaxTokens);
-    let others = EngineOptions { threads: Some(3), max_batch: 5, ..options() };
+    let others = changed(options(), |o| (o.threads, o.max_batch) = (Some(3), 5));
     assert_eq!(answer(&mut self::engine(&others), request(7, Some(30))).0, first);
     assert_eq!(answer(&mut engine, request(7, Some(30))).0, first);
     assert_ne!(answer(&mut engine, request(8, Some(30))).0, first);
@@ -67,7 +73,7 @@ fn a_full_context_is_a_reason_to_stop_and_loses_nothing() {
 #[test]
 fn a_context_has_to_fit_the_budget_and_memory_that_others_hold_is_another_reason_to_stop() {
     let needed = engine(&options()).decoder().kv().bytes_of(100, 16);
-    let budget = |kv_bytes_max| EngineOptions { kv_bytes_max: Some(kv_bytes_max), ..options() };
+    let budget = |kv_bytes_max| changed(options(), |o| o.kv_bytes_max = Some(kv_bytes_max));
     let gguf = fixture_model::load("gemma3-dense").gguf;
     let file = Arc::new(GgufFile::from_bytes(gguf).unwrap());
     let model = Model::from_file(file, Path::new("test.gguf")).unwrap();
@@ -76,7 +82,7 @@ fn a_context_has_to_fit_the_budget_and_memory_that_others_hold_is_another_reason
     assert_eq!((told.n_ctx, told.needed, told.n_ctx_fitting), (100, needed, 96));
     assert!(error.to_string().contains(&needed.to_string()), "{error}");
     // Nobody asked for more than fits.
-    let shorter = EngineOptions { n_ctx: None, ..budget(needed - 1) };
+    let shorter = changed(budget(needed - 1), |o| o.n_ctx = None);
     assert_eq!(engine(&shorter).decoder().kv().n_ctx(), 96);
 
     let mut engine = engine(&budget(needed));

@@ -1,6 +1,7 @@
 //! Prefixes, cancelled steps and drafts that are taken back: whatever a sequence has been through,
 //! what comes next is what it would be without.
 
+use crate::changed;
 use crate::decoder::{logits, model, options};
 use crate::fixture_model::{self, Fixture};
 use crate::measure::bits;
@@ -30,7 +31,7 @@ fn text(tokens: &[u32]) -> Vec<u32> {
 }
 
 fn with(threads: usize, batch: usize) -> EngineOptions {
-    EngineOptions { n_ctx: Some(N + 8), ..options(threads, batch) }
+    changed(options(threads, batch), |o| o.n_ctx = Some(N + 8))
 }
 
 /// Feeds tokens in parts; gives the bits of the last one's logits.

@@ -8,8 +8,13 @@ mod cache;
 mod chat_templates;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "convert")]
+mod convert;
 mod decoder;
+#[cfg(feature = "cli")]
+mod edit;
 mod embeddings;
+mod eval;
 mod experts;
 #[cfg(feature = "cli")]
 mod faults;
@@ -17,7 +22,9 @@ mod files;
 mod fixture_model;
 mod generate;
 mod goldens;
+mod hooked;
 mod hostile_models;
+mod imatrix;
 #[cfg(feature = "chat-template")]
 mod jinja;
 mod kv;
@@ -40,3 +47,9 @@ mod seam;
 mod sessions;
 mod tokenizers;
 mod twins;
+
+/// `value` with some of its fields set: options may gain fields, so no literal can name them all.
+fn changed<T>(mut value: T, change: impl FnOnce(&mut T)) -> T {
+    change(&mut value);
+    value
+}

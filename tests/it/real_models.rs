@@ -35,13 +35,11 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 /// For each position but the last, the log-probability of the next token and the likeliest one.
 fn predictions(path: &Path, tokens: &[u32]) -> Vec<(f64, usize)> {
-    let options = EngineOptions {
-        n_ctx: Some(tokens.len()),
-        max_batch: BATCH,
-        max_outputs: BATCH,
-        kv_type: KvType::F32,
-        ..EngineOptions::default()
-    };
+    let mut options = EngineOptions::default();
+    options.n_ctx = Some(tokens.len());
+    options.max_batch = BATCH;
+    options.max_outputs = BATCH;
+    options.kv_type = KvType::F32;
     let mut engine = Engine::new(&Model::open(path).unwrap(), &options).unwrap();
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();

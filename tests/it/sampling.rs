@@ -1,12 +1,15 @@
 //! The sampler chain against a naive one that sorts everything, and against the odds.
 
+use crate::changed;
 use proptest::prelude::*;
 use teff::sample::{SampleParams, SamplerChain};
 use teff_kernels::BlockMax;
 
 /// Everything off: the plain distribution.
 fn plain() -> SampleParams {
-    SampleParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..SampleParams::default() }
+    changed(SampleParams::default(), |p| {
+        (p.temperature, p.top_k, p.top_p, p.min_p) = (1.0, 0, 1.0, 0.0);
+    })
 }
 
 /// The next token.
@@ -62,11 +65,11 @@ fn frequencies_are_the_probabilities() {
     let draws = 200_000;
     for (i, params) in [
         plain(),
-        SampleParams { temperature: 0.5, ..plain() },
-        SampleParams { temperature: 2.0, top_k: 7, ..plain() },
-        SampleParams { top_p: 0.7, ..plain() },
-        SampleParams { min_p: 0.1, ..plain() },
-        SampleParams { seed: 9, ..SampleParams::default() },
+        changed(plain(), |p| p.temperature = 0.5),
+        changed(plain(), |p| (p.temperature, p.top_k) = (2.0, 7)),
+        changed(plain(), |p| p.top_p = 0.7),
+        changed(plain(), |p| p.min_p = 0.1),
+        changed(SampleParams::default(), |p| p.seed = 9),
     ]
     .into_iter()
     .enumerate()
@@ -86,7 +89,7 @@ fn frequencies_are_the_probabilities() {
 #[test]
 fn the_same_seed_gives_the_same_tokens() {
     let run = |seed| {
-        let params = SampleParams { seed, ..SampleParams::default() };
+        let params = changed(SampleParams::default(), |p| p.seed = seed);
         let mut chain = SamplerChain::new(params).unwrap();
         let next = |step| {
             let token = sample(&mut chain, &mut logits(1000, step));
@@ -109,8 +112,8 @@ fn greedy_takes_the_best_and_the_lowest_id_among_equals() {
     assert_eq!(sample(&mut chain, &mut [0.0, 3.0, 1.0, 3.0]), 1);
     // Top-k of one and an empty nucleus are greedy too, at any temperature.
     for params in [
-        SampleParams { top_k: 1, temperature: 9.0, ..plain() },
-        SampleParams { top_p: 0.0, temperature: 9.0, ..plain() },
+        changed(plain(), |p| (p.top_k, p.temperature) = (1, 9.0)),
+        changed(plain(), |p| (p.top_p, p.temperature) = (0.0, 9.0)),
     ] {
         let mut chain = SamplerChain::new(params).unwrap();
         for _ in 0..50 {
@@ -121,13 +124,11 @@ fn greedy_takes_the_best_and_the_lowest_id_among_equals() {
 
 #[test]
 fn penalties_follow_their_formulas() {
-    let params = SampleParams {
-        repeat_penalty: 2.0,
-        frequency_penalty: 0.5,
-        presence_penalty: 0.25,
-        repeat_last_n: 4,
-        ..SampleParams::greedy()
-    };
+    let mut params = SampleParams::greedy();
+    params.repeat_penalty = 2.0;
+    params.frequency_penalty = 0.5;
+    params.presence_penalty = 0.25;
+    params.repeat_last_n = 4;
     let mut chain = SamplerChain::new(params).unwrap();
     // 3 leaves the window; 0 occurs twice, 1 and 2 once; 9 is beyond the logits.
     for token in [3, 3, 0, 9, 0, 1] {
@@ -150,8 +151,10 @@ proptest! {
         min_p in 0.0f32..=1.0,
     ) {
         let logits = logits(n, seed);
-        let params =
-            SampleParams { temperature, top_k, top_p, min_p, seed, ..SampleParams::default() };
+        let params = changed(SampleParams::default(), |p| {
+            (p.temperature, p.top_k, p.top_p, p.min_p) = (temperature, top_k, top_p, min_p);
+            p.seed = seed;
+        });
         let allowed = naive(&params, &logits);
         let mut chain = SamplerChain::new(params).unwrap();
         for _ in 0..20 {
@@ -163,26 +166,25 @@ proptest! {
 
 /// Settings whose seeded tokens are kept for ever, each with a digest of 200 of them.
 fn kept_for_ever() -> Vec<(SampleParams, u64)> {
-    let base = SampleParams { seed: 5, ..SampleParams::default() };
-    let penalized = SampleParams {
-        repeat_penalty: 1.3,
-        frequency_penalty: 0.2,
-        presence_penalty: 0.1,
-        repeat_last_n: 20,
-        ..base.clone()
+    let base = changed(SampleParams::default(), |p| p.seed = 5);
+    let penalized = changed(base.clone(), |p| {
+        p.repeat_penalty = 1.3;
+        p.frequency_penalty = 0.2;
+        p.presence_penalty = 0.1;
+        p.repeat_last_n = 20;
+    });
+    let cut = |params: &SampleParams, top_k, top_p, min_p| {
+        changed(params.clone(), |p| (p.top_k, p.top_p, p.min_p) = (top_k, top_p, min_p))
     };
     vec![
         (base.clone(), 0xa6b0_32f3_5063_6c0f),
-        (SampleParams { temperature: 1.7, top_k: 0, ..base.clone() }, 0x3aa6_4808_9665_f286),
-        (SampleParams { top_k: 0, top_p: 0.5, min_p: 0.0, ..base.clone() }, 0x1626_3831_921f_0c59),
-        (
-            SampleParams { top_k: 600, top_p: 1.0, min_p: 0.2, ..base.clone() },
-            0x399f_97c7_28fe_c2b7,
-        ),
-        (SampleParams { seed: 3, ..plain() }, 0x3b06_80ee_e96b_4b4f),
+        (changed(base.clone(), |p| (p.temperature, p.top_k) = (1.7, 0)), 0x3aa6_4808_9665_f286),
+        (cut(&base, 0, 0.5, 0.0), 0x1626_3831_921f_0c59),
+        (cut(&base, 600, 1.0, 0.2), 0x399f_97c7_28fe_c2b7),
+        (changed(plain(), |p| p.seed = 3), 0x3b06_80ee_e96b_4b4f),
         (penalized.clone(), 0x4e1e_96d3_25b6_b849),
-        (SampleParams { temperature: 0.0, ..penalized.clone() }, 0x2f1a_76a4_c29e_62a4),
-        (SampleParams { top_k: 0, top_p: 1.0, min_p: 0.0, ..penalized }, 0xfd98_7eea_d118_6279),
+        (changed(penalized.clone(), |p| p.temperature = 0.0), 0x2f1a_76a4_c29e_62a4),
+        (cut(&penalized, 0, 1.0, 0.0), 0xfd98_7eea_d118_6279),
         (SampleParams::greedy(), 0xe10d_8e11_df0b_4ce6),
     ]
 }

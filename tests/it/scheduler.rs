@@ -5,17 +5,14 @@
 //! a prompt fed token by token to a decoder of its own, one sampler, all tokens made text at the end.
 
 use crate::fixture_model;
+use crate::hooked::{Hook, Hooked};
 use gguf_rs_lite::GgufFile;
 use std::ops::{ControlFlow, Range};
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use teff::backend::pages::{CacheOp, KvType};
-use teff::backend::program::Program;
-use teff::backend::{
-    Backend, BackendOptions, Executor, Observer, Results, StepInput, Unfinished, start,
-};
+use teff::backend::pages::KvType;
+use teff::backend::{BackendOptions, Executor, StepInput, Unfinished, start};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::{
     CancelToken, Counters, EngineError, FinishReason, Listener, Model, Request, Scheduler, Stats,
@@ -23,7 +20,6 @@ use teff::engine::{
 };
 use teff::sample::rng::Rng;
 use teff::sample::{Candidates, Filter, Logprobs, SampleError, SamplerChain};
-use teff::tensor::memory::OutOfMemory;
 use teff::text::{TextStream, Tokenizer};
 use teff_kernels::{BlockMax, KernelTable};
 
@@ -41,78 +37,27 @@ enum Fault {
     Cancel(CancelToken),
 }
 
-type Hook = Box<dyn FnMut(&StepInput<'_>) -> Option<Fault> + Send>;
+type Faults = Mutex<Box<dyn FnMut(&StepInput<'_>) -> Option<Fault> + Send>>;
 
-/// A backend in whose steps things go wrong.
-struct Faulty {
-    inner: Box<dyn Backend>,
-    hook: Arc<Mutex<Hook>>,
-}
-
-struct FaultyExecutor<'a> {
-    inner: &'a mut dyn Executor,
-    n_ops: usize,
-    hook: &'a Mutex<Hook>,
-}
-
-impl Backend for Faulty {
-    fn program(&self) -> &Arc<Program> {
-        self.inner.program()
-    }
-
-    fn max_tokens(&self) -> usize {
-        self.inner.max_tokens()
-    }
-
-    fn max_outputs(&self) -> usize {
-        self.inner.max_outputs()
-    }
-
-    fn n_threads(&self) -> usize {
-        self.inner.n_threads()
-    }
-
-    fn lock_weights(&self) -> std::io::Result<()> {
-        self.inner.lock_weights()
-    }
-
-    fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send)) {
-        let (n_ops, hook) = (self.inner.program().ops.len(), &*self.hook);
-        self.inner.lead(&mut |inner| f(&mut FaultyExecutor { inner, n_ops, hook }));
-    }
-}
-
-impl Executor for FaultyExecutor<'_> {
-    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
-        self.inner.prepare(ops, input)
-    }
-
-    fn run(
-        &mut self,
+impl Hook for Faults {
+    fn before_run(
+        &self,
+        executor: &mut dyn Executor,
         ops: Range<usize>,
         input: &StepInput<'_>,
-        cancel: Option<&AtomicBool>,
-        observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
-        let fault = (self.hook.lock().unwrap())(input);
+        let fault = (self.lock().unwrap())(input);
         match fault {
             Some(Fault::Panic) => {
                 // Keys, values and states of half the layers are written by then.
-                self.inner.run(0..self.n_ops / 2, input, None, None).unwrap();
+                let half = ops.start + ops.len() / 2;
+                executor.run(ops.start..half, input, None, None).unwrap();
                 resume_unwind(Box::new("a phase panicked"));
             }
             Some(Fault::Cancel(token)) => token.cancel(),
             None => {}
         }
-        self.inner.run(ops, input, cancel, observer)
-    }
-
-    fn results(&mut self) -> Results<'_> {
-        self.inner.results()
-    }
-
-    fn repacked_bytes(&self) -> [usize; 2] {
-        self.inner.repacked_bytes()
+        Ok(())
     }
 }
 
@@ -132,7 +77,7 @@ fn model(gguf: Vec<u8>) -> Model {
 }
 
 /// A decoder whose steps ask the hook.
-fn decoder(model: &Model, sizes: Sizes) -> (Decoder, Arc<Mutex<Hook>>) {
+fn decoder(model: &Model, sizes: Sizes) -> (Decoder, Arc<Faults>) {
     let kernels = KernelTable::detect();
     let program = || lower(model.file(), model.spec(), kernels, N_CTX).unwrap();
     let options = |kv_bytes_max| DecoderOptions {
@@ -159,9 +104,9 @@ fn decoder(model: &Model, sizes: Sizes) -> (Decoder, Arc<Mutex<Hook>>) {
             Decoder::of_program(program(), model.spec(), kernels, &options(usize::MAX)).unwrap();
         (probe.kv().bytes_of(N_CTX, sizes.max_batch) as f64 * contexts) as usize
     });
-    let hook: Arc<Mutex<Hook>> = Arc::new(Mutex::new(Box::new(|_| None)));
+    let hook: Arc<Faults> = Arc::new(Mutex::new(Box::new(|_| None)));
     let inner = start(program(), &backend_options).unwrap();
-    let backend = Box::new(Faulty { inner, hook: hook.clone() });
+    let backend = Box::new(Hooked { inner, hook: hook.clone() });
     (Decoder::with_backend(backend, &options(kv_bytes_max)), hook)
 }
 
@@ -359,7 +304,7 @@ impl Listener for Ear {
 struct World {
     name: &'static str,
     tokenizer: Option<Arc<Tokenizer>>,
-    decoders: Vec<(Sizes, Decoder, Arc<Mutex<Hook>>)>,
+    decoders: Vec<(Sizes, Decoder, Arc<Faults>)>,
     /// By kind and answer.
     alone: Vec<[Answer; ANSWERS]>,
     /// Stop strings by kind.

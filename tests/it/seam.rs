@@ -3,15 +3,15 @@
 
 use crate::decoder::{NAIVE_NMSE_MAX, model};
 use crate::fixture_model::{self, Fixture};
+use crate::hooked::{Hook, Hooked};
 use crate::measure::bits;
 use crate::reference::error_of;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use teff::backend::pages::{CacheOp, KvType};
-use teff::backend::program::Program;
+use teff::backend::pages::KvType;
 use teff::backend::reference::RefBackend;
-use teff::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
+use teff::backend::{Executor, StepInput, Unfinished};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, StepError, Stepper, lower};
 use teff::tensor::memory::OutOfMemory;
 use teff_kernels::{BlockMax, KernelTable, MAX_BLOCK};
@@ -143,75 +143,30 @@ fn a_cancelled_step_of_the_naive_backend_leaves_no_trace() {
 
 const REFUSED: OutOfMemory = OutOfMemory { what: "a test", bytes: 7 };
 
-/// A naive backend whose memory runs out when `left` calls have been made.
+/// Memory that runs out when `left` calls have been made.
 struct Short {
-    inner: RefBackend,
-    left: Arc<AtomicUsize>,
+    left: AtomicUsize,
 }
 
-impl Backend for Short {
-    fn program(&self) -> &Arc<Program> {
-        self.inner.program()
-    }
-
-    fn max_tokens(&self) -> usize {
-        self.inner.max_tokens()
-    }
-
-    fn max_outputs(&self) -> usize {
-        self.inner.max_outputs()
-    }
-
-    fn n_threads(&self) -> usize {
-        self.inner.n_threads()
-    }
-
-    fn lock_weights(&self) -> std::io::Result<()> {
-        self.inner.lock_weights()
-    }
-
-    fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send)) {
-        let left = &self.left;
-        self.inner.lead(&mut |executor| f(&mut ShortExecutor { executor, left }));
-    }
-}
-
-struct ShortExecutor<'a> {
-    executor: &'a mut dyn Executor,
-    left: &'a AtomicUsize,
-}
-
-impl ShortExecutor<'_> {
+impl Short {
     fn call(&self) -> Result<(), OutOfMemory> {
-        let left = self.left.load(Ordering::Relaxed);
-        self.left.store(left.wrapping_sub(1), Ordering::Relaxed);
+        let left = self.left.fetch_sub(1, Ordering::Relaxed);
         if left == 0 { Err(REFUSED) } else { Ok(()) }
     }
 }
 
-impl Executor for ShortExecutor<'_> {
-    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
-        self.call()?;
-        self.executor.prepare(ops, input)
+impl Hook for Short {
+    fn before_prepare(&self) -> Result<(), OutOfMemory> {
+        self.call()
     }
 
-    fn run(
-        &mut self,
-        ops: Range<usize>,
-        input: &StepInput<'_>,
-        cancel: Option<&AtomicBool>,
-        observer: Option<&mut dyn Observer>,
+    fn before_run(
+        &self,
+        _: &mut dyn Executor,
+        _: Range<usize>,
+        _: &StepInput<'_>,
     ) -> Result<(), Unfinished> {
-        self.call()?;
-        self.executor.run(ops, input, cancel, observer)
-    }
-
-    fn results(&mut self) -> Results<'_> {
-        self.executor.results()
-    }
-
-    fn repacked_bytes(&self) -> [usize; 2] {
-        self.executor.repacked_bytes()
+        Ok(self.call()?)
     }
 }
 
@@ -224,16 +179,16 @@ fn a_step_without_memory_is_an_error_and_the_next_goes_on() {
         let model = model(gguf);
         let program =
             lower(model.file(), model.spec(), KernelTable::detect(), OPTIONS.n_ctx).unwrap();
-        let inner = RefBackend::new(program, OPTIONS.max_batch, OPTIONS.max_outputs);
-        let left = Arc::new(AtomicUsize::new(usize::MAX));
-        let mut short =
-            Decoder::with_backend(Box::new(Short { inner, left: left.clone() }), &OPTIONS);
+        let inner = Box::new(RefBackend::new(program, OPTIONS.max_batch, OPTIONS.max_outputs));
+        let memory = Arc::new(Short { left: AtomicUsize::new(usize::MAX) });
+        let hooked = Hooked { inner, hook: memory.clone() };
+        let mut short = Decoder::with_backend(Box::new(hooked), &OPTIONS);
         let tokens = text(short.n_vocab(), 1, 70);
         short.lead(|decoder| {
             let a = decoder.kv_mut().create();
             // Its pages or its states cannot be had, or what is computed on the way.
             for n_calls in [0, 1] {
-                left.store(n_calls, Ordering::Relaxed);
+                memory.left.store(n_calls, Ordering::Relaxed);
                 let (bytes, len) = (decoder.kv().kv_bytes(), decoder.kv().len(a));
                 let run =
                     SequenceChunk { sequence: a, tokens: &tokens[..37], outputs: Outputs::Last };

@@ -16,13 +16,11 @@ const N_CTX: usize = 240;
 fn runner(n_running_max: usize) -> Runner {
     let file = Arc::new(GgufFile::from_bytes(TINY.to_vec()).unwrap());
     let model = Model::from_file(file, Path::new("tiny.gguf")).unwrap();
-    let options = EngineOptions {
-        threads: Some(2),
-        n_ctx: Some(N_CTX),
-        max_batch: 40,
-        max_outputs: n_running_max,
-        ..EngineOptions::default()
-    };
+    let mut options = EngineOptions::default();
+    options.threads = Some(2);
+    options.n_ctx = Some(N_CTX);
+    options.max_batch = 40;
+    options.max_outputs = n_running_max;
     let engine = Engine::new(&model, &options).unwrap();
     Runner::start(engine, Some(Arc::new(model.tokenizer().unwrap())), n_running_max).unwrap()
 }

@@ -51,6 +51,9 @@ impl GgufFile {
     }
 
     /// [`GgufFile::open`] with other limits.
+    ///
+    /// # Errors
+    /// Those of [`GgufFile::open`], or the file exceeds a limit.
     pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<GgufFile, Error> {
         let path = path.as_ref();
         let opened = Shard::parse(Some(path.to_owned()), Bytes::map(path)?, limits)?;

@@ -1,5 +1,8 @@
 //! Trinity (Arcee): gated attention, sliding windows, every fourth layer free of rotation.
 
+use crate::model::checkpoint::{
+    Checkpoint, DECODER, EXPERTS, Key, Names, ROTARY_ALL, VOCAB, When, same,
+};
 use crate::model::{
     AttentionGate, ExpertGating, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing,
 };
@@ -14,3 +17,33 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?.dense_lead(h)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["AfmoeForCausalLM"],
+    arch: "afmoe",
+    when: When::Always,
+    tensors: &[NAMES, EXPERTS, DECODER],
+    keys: &[
+        VOCAB,
+        ROTARY_ALL,
+        &[
+            Key::MustBe("mup_enabled", true),
+            Key::Int("expert_shared_count", &["num_shared_experts"]),
+            Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
+            Key::Int("leading_dense_block_count", &["num_dense_layers"]),
+            Key::FlagElse("expert_weights_norm", &["route_norm"], true),
+            Key::Float("expert_weights_scale", &["route_scale"]),
+            Key::Int("attention.sliding_window", &["sliding_window"]),
+            Key::IntDefault("expert_gating_func", 2),
+        ],
+    ],
+}];
+
+const NAMES: &[Names] = &[
+    same("layers.#.post_attention_layernorm", "blk.#.post_attention_norm"),
+    same("layers.#.pre_mlp_layernorm", "blk.#.ffn_norm"),
+    same("layers.#.post_mlp_layernorm", "blk.#.post_ffw_norm"),
+    same("layers.#.self_attn.gate_proj", "blk.#.attn_gate"),
+    same("layers.#.mlp.router.gate", "blk.#.ffn_gate_inp"),
+    same("layers.#.mlp.expert_bias", "blk.#.exp_probs_b.bias"),
+];

@@ -1,5 +1,8 @@
 //! Apertus (arXiv:2509.14233): norms of query and key heads, xIELU.
 
+use crate::model::checkpoint::{
+    Checkpoint, DECODER, Layout, Names, ROTARY_ALL, VOCAB, When, laid, same,
+};
 use crate::model::{
     Activation, DenseGate, Ffn, Hparams, ModelError, ModelSpec, RopePairing, Xielu,
 };
@@ -20,3 +23,20 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     Ok(spec)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["ApertusForCausalLM"],
+    arch: "apertus",
+    when: When::Always,
+    tensors: &[NAMES, DECODER],
+    keys: &[VOCAB, ROTARY_ALL],
+}];
+
+const NAMES: &[Names] = &[
+    same("layers.#.attention_layernorm", "blk.#.attn_norm"),
+    same("layers.#.feedforward_layernorm", "blk.#.ffn_norm"),
+    laid("layers.#.mlp.act_fn.alpha_n", "xielu.alpha_n", Layout::Metadata),
+    laid("layers.#.mlp.act_fn.alpha_p", "xielu.alpha_p", Layout::Metadata),
+    laid("layers.#.mlp.act_fn.beta", "xielu.beta", Layout::Metadata),
+    laid("layers.#.mlp.act_fn.eps", "xielu.eps", Layout::Metadata),
+];

@@ -1,5 +1,6 @@
 //! Baichuan (arXiv:2309.10305): the 7B model rotates, the 13B model has ALiBi.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, ROTARY_ALL, Rows, When, split};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 const LAYERS_7B: usize = 32;
@@ -14,3 +15,23 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         _ => spec.positions(false),
     })
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["BaichuanForCausalLM", "BaiChuanForCausalLM"],
+    arch: "baichuan",
+    when: When::Always,
+    tensors: &[NAMES, DECODER],
+    keys: &[
+        ROTARY_ALL,
+        &[Key::Int("context_length", &["max_position_embeddings", "model_max_length"])],
+    ],
+}];
+
+const NAMES: &[Names] = &[split(
+    "layers.#.self_attn.W_pack",
+    &[
+        ("blk.#.attn_q", Rows::PairedQueries),
+        ("blk.#.attn_k", Rows::PairedKeys),
+        ("blk.#.attn_v", Rows::Values),
+    ],
+)];

@@ -1,7 +1,68 @@
 //! BERT (arXiv:1810.04805): learned positions, norms of the sums.
 
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, When, dropped, laid, same};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(ModelSpec::bert_like(h)?.positions(true))
 }
+
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["BertModel", "BertForMaskedLM"],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[NAMES],
+        keys: &[KEYS],
+    },
+    Checkpoint {
+        classes: &[
+            "RobertaModel",
+            "XLMRobertaModel",
+            "RobertaForMaskedLM",
+            "XLMRobertaForMaskedLM",
+        ],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[ROBERTA, NAMES],
+        keys: &[KEYS, &[Key::PositionsBehindPadding("context_length", "max_position_embeddings")]],
+    },
+];
+
+const ROBERTA: &[Names] = &[
+    laid("embeddings.position_embeddings", "position_embd", Layout::BehindPadding),
+    // Heads of training.
+    dropped("lm_head.bias"),
+    dropped("lm_head.dense"),
+    dropped("lm_head.layer_norm"),
+    dropped("lm_head.decoder"),
+];
+
+/// Encoders of the shape of BERT.
+const KEYS: &[Key] = &[
+    Key::FlagIs("attention.causal", false),
+    Key::IntElse("tokenizer.ggml.token_type_count", &["type_vocab_size"], 1),
+    Key::Pooling,
+];
+
+const NAMES: &[Names] = &[
+    same("embeddings.word_embeddings", "token_embd"),
+    same("embeddings.position_embeddings", "position_embd"),
+    same("embeddings.token_type_embeddings", "token_types"),
+    same("embeddings.LayerNorm", "token_embd_norm"),
+    same("encoder.layer.#.attention.self.query", "blk.#.attn_q"),
+    same("encoder.layer.#.attention.self.key", "blk.#.attn_k"),
+    same("encoder.layer.#.attention.self.value", "blk.#.attn_v"),
+    same("encoder.layer.#.attention.output.dense", "blk.#.attn_output"),
+    same("encoder.layer.#.attention.output.LayerNorm", "blk.#.attn_output_norm"),
+    same("encoder.layer.#.intermediate.dense", "blk.#.ffn_up"),
+    same("encoder.layer.#.output.dense", "blk.#.ffn_down"),
+    same("encoder.layer.#.output.LayerNorm", "blk.#.layer_output_norm"),
+    // Heads of training: what is wanted is the last layer.
+    dropped("pooler.dense"),
+    dropped("cls.predictions.bias"),
+    dropped("cls.predictions.transform.dense"),
+    dropped("cls.predictions.transform.LayerNorm"),
+    dropped("cls.predictions.decoder"),
+    dropped("cls.seq_relationship"),
+];

@@ -1,5 +1,6 @@
 //! ERNIE 4.5, dense and with experts.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, Names, Rows, When, same, split};
 use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -20,3 +21,46 @@ pub fn moe(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = ModelSpec::unscaled(h)?.ignore_output_bias().shared_expert(h)?;
     spec.each_moe(|_, moe| moe.gating = ExpertGating::Softmax).dense_lead(h)
 }
+
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"],
+        arch: "ernie4_5",
+        when: When::Always,
+        tensors: &[FUSED, DECODER],
+        keys: &[],
+    },
+    Checkpoint {
+        classes: &["Ernie4_5_MoeForCausalLM"],
+        arch: "ernie4_5-moe",
+        when: When::Always,
+        tensors: &[FUSED, MOE, EXPERTS, DECODER],
+        keys: &[&[
+            Key::Int("expert_count", &["moe_num_experts"]),
+            Key::Int("expert_used_count", &["moe_k"]),
+            Key::Int("interleave_moe_layer_step", &["moe_layer_interval"]),
+            Key::Int("leading_dense_block_count", &["moe_layer_start_index"]),
+            Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
+            Key::Int("expert_shared_count", &["moe_num_shared_experts"]),
+        ]],
+    },
+];
+
+/// Products that some checkpoints have as one.
+const FUSED: &[Names] = &[
+    split(
+        "layers.#.self_attn.qkv_proj",
+        &[
+            ("blk.#.attn_q", Rows::Queries),
+            ("blk.#.attn_k", Rows::Keys),
+            ("blk.#.attn_v", Rows::Values),
+        ],
+    ),
+    split(
+        "layers.#.mlp.up_gate_proj",
+        &[("blk.#.ffn_gate", Rows::FirstHalf), ("blk.#.ffn_up", Rows::SecondHalf)],
+    ),
+];
+
+const MOE: &[Names] =
+    &[same("layers.#.mlp.moe_statics.e_score_correction_bias", "blk.#.exp_probs_b.bias")];

@@ -1,6 +1,7 @@
 //! EXAONE 4 (arXiv:2507.11407): norms after each part; the 32B model has sliding windows with rotation
 //! and full attention without.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, VOCAB, When};
 use crate::model::{Hparams, ModelError, ModelSpec, NormPlacement, RopePairing};
 
 /// Layers of the 32B model.
@@ -16,3 +17,22 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let _ = h.u64("attention.sliding_window")?;
     Ok(spec)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Exaone4ForCausalLM"],
+    arch: "exaone4",
+    when: When::Always,
+    tensors: &[super::olmo2::POST_NORMS, DECODER],
+    keys: &[VOCAB, WINDOWS],
+}];
+
+/// Layers with windows, where there are some.
+pub const WINDOWS: &[Key] = &[
+    Key::Int("attention.sliding_window", &["sliding_window"]),
+    Key::PatternWhen(
+        "sliding_window",
+        "attention.sliding_window_pattern",
+        "layer_types",
+        "sliding_attention",
+    ),
+];

@@ -1,6 +1,7 @@
 //! Gemma 2 (arXiv:2408.00118): norms around everything, GeGLU, soft caps, every other layer with a
 //! sliding window.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, dropped};
 use crate::model::{Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing};
 
 /// Layers of the 27B model, whose scores are scaled by the width per head, not by the head's.
@@ -28,3 +29,19 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     });
     Ok(spec.attention_scale(h)?.norms(NormPlacement::PRE_AND_POST))
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Gemma2ForCausalLM"],
+    arch: "gemma2",
+    when: When::Always,
+    tensors: &[HEAD, super::gemma3::NORMS, DECODER],
+    keys: &[&[
+        Key::Float("attn_logit_softcapping", &["attn_logit_softcapping"]),
+        Key::Float("final_logit_softcapping", &["final_logit_softcapping"]),
+        Key::Int("attention.sliding_window", &["sliding_window"]),
+        Key::InverseRoot("attention.scale", "query_pre_attn_scalar"),
+    ]],
+}];
+
+/// A copy of the embedding that some checkpoints have.
+pub const HEAD: &[Names] = &[dropped("lm_head")];

@@ -1,6 +1,7 @@
 //! Gemma 3, text (arXiv:2503.19786): norms around everything, GeGLU, five layers with a sliding
 //! window to one without.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, Op, When, changed};
 use crate::model::{
     Activation, Hparams, ModelError, ModelSpec, NormPlacement, RopePairing, RopeScaling,
 };
@@ -44,3 +45,35 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec = spec.each_dense(|dense| dense.act = Activation::Gelu);
     Ok(spec.norms(NormPlacement::PRE_AND_POST))
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
+    arch: "gemma3",
+    when: When::Always,
+    tensors: &[NORMS, DECODER],
+    keys: &[KEYS],
+}];
+
+/// Norms, which multiply by 1 + w.
+pub const NORMS: &[Names] = &[
+    changed("norm", "output_norm", Op::PlusOne),
+    changed("layers.#.input_layernorm", "blk.#.attn_norm", Op::PlusOne),
+    changed("layers.#.post_attention_layernorm", "blk.#.post_attention_norm", Op::PlusOne),
+    changed("layers.#.pre_feedforward_layernorm", "blk.#.ffn_norm", Op::PlusOne),
+    changed("layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm", Op::PlusOne),
+    changed("layers.#.self_attn.q_norm", "blk.#.attn_q_norm", Op::PlusOne),
+    changed("layers.#.self_attn.k_norm", "blk.#.attn_k_norm", Op::PlusOne),
+];
+
+/// Entries that old checkpoints leave to the class.
+pub const KEYS: &[Key] = &[
+    Key::IntElse("context_length", &["max_position_embeddings"], 131_072),
+    Key::IntElse("attention.head_count", &["num_attention_heads"], 8),
+    Key::IntElse("attention.head_count_kv", &["num_key_value_heads"], 4),
+    Key::IntElse("attention.key_length", &["head_dim"], 256),
+    Key::IntElse("attention.value_length", &["head_dim"], 256),
+    Key::FloatElse("attention.layer_norm_rms_epsilon", &["rms_norm_eps"], 1e-6),
+    Key::Float("final_logit_softcapping", &["final_logit_softcapping"]),
+    Key::Int("attention.sliding_window", &["sliding_window"]),
+    Key::InverseRoot("attention.scale", "query_pre_attn_scalar"),
+];

@@ -1,5 +1,6 @@
 //! GLM 4.5 (arXiv:2508.06471).
 
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, Names, When, same};
 use crate::model::{ExpertGating, Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -11,3 +12,13 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.layers.iter_mut().for_each(|l| l.norms.before_ffn = Some("post_attention_norm"));
     spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?.dense_lead(h)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Glm4MoeForCausalLM"],
+    arch: "glm4moe",
+    when: When::Always,
+    tensors: &[NAMES, EXPERTS, DECODER],
+    keys: &[super::dots1::KEYS, &[Key::RotaryShare(&[], 0.5)]],
+}];
+
+const NAMES: &[Names] = &[same("layers.#.post_attention_layernorm", "blk.#.post_attention_norm")];

@@ -1,5 +1,6 @@
 //! MiniCPM (arXiv:2404.06395): LLaMA with factors, which old files do not have.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, PAIRS, ROTARY_ALL, VOCAB, When};
 use crate::model::{Hparams, ModelError, ModelSpec};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -11,3 +12,19 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.head.scale = 1.0 / logit_scale;
     spec.scaled(h)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["MiniCPMForCausalLM"],
+    arch: "minicpm",
+    when: When::Always,
+    tensors: &[super::llama::MIXTRAL, PAIRS, DECODER],
+    keys: &[
+        VOCAB,
+        ROTARY_ALL,
+        &[
+            Key::Float("embedding_scale", &["scale_emb"]),
+            Key::OverRootOfLayers("residual_scale", &["scale_depth"]),
+            Key::Ratio("logit_scale", &["hidden_size"], &["dim_model_base"]),
+        ],
+    ],
+}];

@@ -111,6 +111,7 @@ mod starcoder2;
 mod talkie;
 mod xverse;
 
+use super::checkpoint::Checkpoint;
 use super::{Hparams, LayerSpec, Mixer, ModelError, ModelSpec};
 
 type Describe = fn(&Hparams<'_>) -> Result<ModelSpec, ModelError>;
@@ -242,6 +243,76 @@ const ARCHS: &[(&str, Describe)] = &[
     ("talkie", talkie::spec),
     ("xverse", xverse::spec),
 ];
+
+/// Checkpoints of Hugging Face, beside the descriptions of their architectures.
+const CHECKPOINTS: &[&[Checkpoint]] = &[
+    afmoe::HF,
+    apertus::HF,
+    arcee::HF,
+    baichuan::HF,
+    bert::HF,
+    bloom::HF,
+    chatglm::HF,
+    cohere2::HF,
+    command_r::HF,
+    dbrx::HF,
+    deepseek2::HF,
+    dots1::HF,
+    ernie4_5::HF,
+    eurobert::HF,
+    exaone::HF,
+    exaone4::HF,
+    exaone_moe::HF,
+    falcon::HF,
+    falcon_h1::HF,
+    gemma::HF,
+    gemma2::HF,
+    gemma3::HF,
+    glm4::HF,
+    glm4moe::HF,
+    gpt2::HF,
+    gpt_oss::HF,
+    gptneox::HF,
+    granite::HF,
+    granitehybrid::HF,
+    hunyuan::HF,
+    internlm2::HF,
+    jais2::HF,
+    jamba::HF,
+    lfm2::HF,
+    llama::HF,
+    llama4::HF,
+    mamba::HF,
+    minicpm::HF,
+    minimax_m2::HF,
+    mistral3::HF,
+    modern_bert::HF,
+    mpt::HF,
+    nemotron::HF,
+    nemotron_h::HF,
+    olmo::HF,
+    olmo2::HF,
+    olmoe::HF,
+    orion::HF,
+    phi2::HF,
+    phi3::HF,
+    qwen2::HF,
+    qwen2moe::HF,
+    qwen2vl::HF,
+    qwen3::HF,
+    qwen3moe::HF,
+    qwen3next::HF,
+    seed_oss::HF,
+    smollm3::HF,
+    stablelm::HF,
+    starcoder2::HF,
+    xverse::HF,
+];
+
+/// All checkpoints that can be converted.
+pub fn checkpoints() -> impl Iterator<Item = &'static Checkpoint> {
+    CHECKPOINTS.iter().flat_map(|of_file| of_file.iter())
+}
 
 /// Architectures that are known and not described, and why.
 const REFUSED: &[(&str, &str)] = &[

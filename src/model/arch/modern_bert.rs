@@ -1,5 +1,6 @@
 //! ModernBERT (arXiv:2412.13663): norms before each part, windows in two of three layers, GeGLU.
 
+use crate::model::checkpoint::{Checkpoint, Key, Names, VOCAB, When, dropped, same};
 use crate::model::{Activation, DenseGate, EmbedNorm, Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -19,3 +20,45 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     spec.classifier(h, Activation::Gelu, false)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["ModernBertModel", "ModernBertForMaskedLM"],
+    arch: "modern-bert",
+    when: When::Always,
+    tensors: &[NAMES],
+    keys: &[
+        VOCAB,
+        &[
+            Key::FlagIs("attention.causal", false),
+            Key::FloatElse("attention.layer_norm_epsilon", &["norm_eps", "layer_norm_eps"], 1e-5),
+            Key::Without("attention.layer_norm_rms_epsilon"),
+            Key::Int("attention.sliding_window", &["local_attention"]),
+            Key::Int("attention.sliding_window_pattern", &["global_attn_every_n_layers"]),
+            Key::PatternWhen(
+                "layer_types",
+                "attention.sliding_window_pattern",
+                "layer_types",
+                "sliding_attention",
+            ),
+            Key::TextIs("rope.scaling.type", "none"),
+            Key::Text("hidden_activation", "hidden_activation"),
+            Key::Pooling,
+        ],
+    ],
+}];
+
+const NAMES: &[Names] = &[
+    same("embeddings.tok_embeddings", "token_embd"),
+    same("embeddings.norm", "token_embd_norm"),
+    same("final_norm", "output_norm"),
+    same("layers.#.attn_norm", "blk.#.attn_norm"),
+    same("layers.#.attn.Wqkv", "blk.#.attn_qkv"),
+    same("layers.#.attn.Wo", "blk.#.attn_output"),
+    same("layers.#.mlp_norm", "blk.#.ffn_norm"),
+    same("layers.#.mlp.Wi", "blk.#.ffn_up"),
+    same("layers.#.mlp.Wo", "blk.#.ffn_down"),
+    // Heads of training.
+    dropped("head.dense"),
+    dropped("head.norm"),
+    dropped("decoder"),
+];

@@ -1,6 +1,7 @@
 //! Nemotron-H, Nemotron Nano 2 and 3 (arXiv:2504.03624, arXiv:2512.20848): each layer is a state
 //! space, attention without rotation, or a feed-forward part, dense or of experts.
 
+use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, Op, VOCAB, When, laid, same};
 use crate::model::{
     Activation, DenseGate, ExpertGating, Ffn, Hparams, Mixer, ModelError, ModelSpec, StateSpaceSpec,
 };
@@ -36,3 +37,60 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     spec.attention_scale(h)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["NemotronHForCausalLM"],
+    arch: "nemotron_h",
+    when: When::Always,
+    tensors: &[NAMES],
+    keys: &[
+        VOCAB,
+        &[
+            Key::FloatElse(
+                "attention.layer_norm_rms_epsilon",
+                &["rms_norm_eps", "norm_eps", "layer_norm_epsilon"],
+                1e-5,
+            ),
+            Key::Without("attention.layer_norm_epsilon"),
+            Key::Int("ssm.conv_kernel", &["conv_kernel", "mamba_d_conv"]),
+            Key::Int("ssm.state_size", &["ssm_state_size"]),
+            Key::Int("ssm.group_count", &["n_groups"]),
+            Key::Product("ssm.inner_size", &["mamba_num_heads"], &["mamba_head_dim"]),
+            Key::Int("ssm.time_step_rank", &["mamba_num_heads"]),
+            Key::WhereIs(
+                "attention.head_count_kv",
+                &["num_key_value_heads"],
+                LAYERS,
+                &["*", "attention", "full_attention"],
+            ),
+            Key::WhereIs("feed_forward_length", &["intermediate_size"], LAYERS, &["-", "mlp"]),
+            Key::Without("expert_count"),
+            Key::Without("expert_used_count"),
+            Key::Without("expert_group_count"),
+            Key::Without("expert_group_used_count"),
+        ],
+    ],
+}];
+
+/// Entries that say what each layer is.
+const LAYERS: &[&str] = &["hybrid_override_pattern", "layers_block_type"];
+
+const NAMES: &[Names] = &[
+    same("embeddings", "token_embd"),
+    same("lm_head", "output"),
+    same("norm_f", "output_norm"),
+    same("layers.#.norm", "blk.#.attn_norm"),
+    same("layers.#.mixer.q_proj", "blk.#.attn_q"),
+    same("layers.#.mixer.k_proj", "blk.#.attn_k"),
+    same("layers.#.mixer.v_proj", "blk.#.attn_v"),
+    same("layers.#.mixer.o_proj", "blk.#.attn_output"),
+    same("layers.#.mixer.up_proj", "blk.#.ffn_up"),
+    same("layers.#.mixer.down_proj", "blk.#.ffn_down"),
+    same("layers.#.mixer.in_proj", "blk.#.ssm_in"),
+    laid("layers.#.mixer.conv1d", "blk.#.ssm_conv1d", Layout::Squeezed),
+    same("layers.#.mixer.dt_bias", "blk.#.ssm_dt.bias"),
+    laid("layers.#.mixer.A_log", "blk.#.ssm_a", Layout::Column).op(Op::NegExp),
+    laid("layers.#.mixer.D", "blk.#.ssm_d", Layout::Column),
+    laid("layers.#.mixer.norm", "blk.#.ssm_norm", Layout::Groups),
+    same("layers.#.mixer.out_proj", "blk.#.ssm_out"),
+];

@@ -1,5 +1,6 @@
 //! OLMo 2 and 3 (arXiv:2501.00656): norms after each part, and of all queries and keys.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, same};
 use crate::model::{Hparams, ModelError, ModelSpec, NormPlacement, QkNorm, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -8,3 +9,25 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norms(QkNorm::Whole);
     spec.norms(NormPlacement::POST).sliding(h, 4, None)?.plain_window_ropes(h)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
+    arch: "olmo2",
+    when: When::Always,
+    tensors: &[POST_NORMS, DECODER],
+    keys: &[&[
+        Key::Int("attention.sliding_window", &["sliding_window"]),
+        Key::PatternWhen(
+            "sliding_window",
+            "attention.sliding_window_pattern",
+            "layer_types",
+            "sliding_attention",
+        ),
+    ]],
+}];
+
+/// Norms of what layers add.
+pub const POST_NORMS: &[Names] = &[
+    same("layers.#.post_attention_layernorm", "blk.#.post_attention_norm"),
+    same("layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm"),
+];

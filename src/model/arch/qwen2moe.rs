@@ -1,5 +1,6 @@
 //! Qwen 1.5 and 2 MoE (arXiv:2407.10671): a gated shared expert, weights as the softmax has them.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, When};
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing, SharedExpert};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -15,3 +16,17 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         }
     }))
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Qwen2MoeForCausalLM"],
+    arch: "qwen2moe",
+    when: When::Always,
+    tensors: &[EXPERTS, DECODER],
+    keys: &[EXPERT_WIDTHS],
+}];
+
+/// Widths of experts as Qwen names them.
+pub const EXPERT_WIDTHS: &[Key] = &[
+    Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
+    Key::Int("expert_shared_feed_forward_length", &["shared_expert_intermediate_size"]),
+];

@@ -118,6 +118,11 @@ const VISIBLE_SPACE: &str = "▁";
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 
+/// Whether `tokenizer.ggml.pre` may have this value.
+pub fn is_pre_tokenizer(name: &str) -> bool {
+    Pre::named(name).is_some()
+}
+
 impl Tokenizer {
     /// Reads the vocabulary of a file. Unknown kinds and pre-tokenizers are errors naming them.
     ///

@@ -22,7 +22,8 @@
 //!
 //! Blocking: [`BLOCK_ROWS`] rows by [`BLOCK_COLS`] columns are unpacked into L2; a pair of panels
 //! of that depth is in L1, with what a type makes of its scales and sums; f32 sums of
-//! [`BLOCK_UNITS`] panels are in L2.
+//! [`BLOCK_UNITS`] panels are in L2. Such a block is a few hundred bytes of each row, which no
+//! hardware follows: tiles ask for the next block's rows, so that memory works while they multiply.
 
 pub(in crate::isa) mod fours;
 mod wide;
@@ -46,6 +47,9 @@ const BLOCK_ROWS: usize = 16 * R;
 const BLOCK_COLS: usize = 512;
 /// Panels before weights are unpacked again: 512 tokens, 192 KiB of sums.
 const BLOCK_UNITS: usize = 64;
+/// Rows that are asked for ahead of the one that is unpacked: a dozen lines or two, as many as a core
+/// has under way.
+const AHEAD_ROWS: usize = 4;
 
 /// The f32 sums of a tile.
 type Sums = [[[f32; PANEL_TOKENS]; 2]; R];
@@ -421,10 +425,22 @@ fn matmul<B: Block, W>(
                 let unpacked = &mut unpacked[..groups * n * R];
                 for r in 0..groups * R {
                     let row = (first_row + r).min(n_rows - 1) * blocks;
+                    ask::<_MM_HINT_T0, _>(w, row + AHEAD_ROWS * blocks + first, n);
                     for (b, block) in w[row + first..row + first + n].iter().enumerate() {
                         unpack(block, &mut unpacked[(r / R * n + b) * R + r % R]);
                     }
                 }
+                // The next columns of these rows, or the first of the next ones.
+                let (next_row, next_first) = match first + n < blocks {
+                    true => (first_row, first + n),
+                    false => (first_row + BLOCK_ROWS, 0),
+                };
+                let per_tile = BLOCK_ROWS.div_ceil(pairs * groups);
+                let ask_next = |tile: usize| {
+                    for r in (tile * per_tile..BLOCK_ROWS).take(per_tile) {
+                        ask::<_MM_HINT_T1, _>(w, (next_row + r) * blocks + next_first, n);
+                    }
+                };
                 let (tiles, _) = unpacked.as_chunks::<R>();
                 let panel = |unit| Panel::new(acts, unit, first * per_block, n * per_block);
                 for (p, sums) in sums.chunks_exact_mut(groups).enumerate() {
@@ -439,11 +455,13 @@ fn matmul<B: Block, W>(
                         let next = [2, 3].map(|ahead| panel((unit + ahead).min(units - 1)));
                         for (g, (tiles, sums)) in tiles.chunks_exact(n).zip(sums).enumerate() {
                             next.iter().for_each(|panel| panel.ask(g));
+                            ask_next(p * groups + g);
                             tile_2(tiles, panels, tile, sums);
                         }
                     } else {
                         let panels = Panels { q: [a.q], blocks };
-                        for (tiles, sums) in tiles.chunks_exact(n).zip(sums) {
+                        for (g, (tiles, sums)) in tiles.chunks_exact(n).zip(sums).enumerate() {
+                            ask_next(p * groups + g);
                             tile_1(tiles, panels, tile, sums);
                         }
                     }
@@ -459,6 +477,19 @@ fn matmul<B: Block, W>(
                     }
                 }
             }
+        }
+    }
+}
+
+/// Asks for blocks `first..first + n`, as far as they exist.
+#[inline]
+#[target_feature(enable = "sse")]
+fn ask<const HINT: i32, B>(w: &[B], first: usize, n: usize) {
+    let blocks = w.get(first..).unwrap_or_default();
+    let bytes = size_of_val(&blocks[..n.min(blocks.len())]);
+    if let Some(block) = blocks.first() {
+        for line in (0..bytes).step_by(64) {
+            prefetch::<HINT, _>(block, line);
         }
     }
 }

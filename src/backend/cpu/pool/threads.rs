@@ -15,8 +15,7 @@ impl Threads {
     /// The system has no more threads, or no memory for them.
     pub fn start(n: usize) -> std::io::Result<Threads> {
         let bytes = n.saturating_mul(memory::THREAD_BYTES);
-        memory::check_room("the stacks of worker threads", bytes)
-            .map_err(|error| std::io::Error::new(std::io::ErrorKind::OutOfMemory, error))?;
+        memory::check_room("the stacks of worker threads", bytes)?;
         rayon::ThreadPoolBuilder::new()
             .num_threads(n)
             .thread_name(|i| format!("teff-{i}"))

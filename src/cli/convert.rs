@@ -1,0 +1,184 @@
+//! `teff convert`: a Hugging Face folder as one GGUF file.
+
+use super::{CliError, interrupt, progress, space};
+use crate::convert::{Conversion, ConvertError, ConvertOptions, TargetType};
+use crate::model::describe::bytes;
+use crate::text::is_pre_tokenizer;
+use serde_json::json;
+use std::io::{IsTerminal, Write, stderr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Shortest time between two drawings of the progress.
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// `teff convert`
+#[derive(clap::Args, Debug)]
+pub struct ConvertArgs {
+    /// The folder: config.json, *.safetensors and the files of the tokenizer
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT.gguf", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Type of the matrices; auto is the one that they are stored in
+    #[arg(long = "type", value_name = "TYPE", default_value = "auto")]
+    ty: Type,
+    /// Name of the model in the file [default: the folder's]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Name of the pre-tokenizer, where that of tokenizer.json is not known
+    #[arg(long, value_name = "NAME", value_parser = parse_pre)]
+    pre: Option<String>,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// Types that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Type {
+    Auto,
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+fn parse_pre(text: &str) -> Result<String, String> {
+    match is_pre_tokenizer(text) {
+        true => Ok(text.to_owned()),
+        false => Err("no known pre-tokenizer".into()),
+    }
+}
+
+/// Converts a folder.
+pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let ty = match args.ty {
+        Type::Auto => None,
+        Type::F32 => Some(TargetType::F32),
+        Type::F16 => Some(TargetType::F16),
+        Type::Bf16 => Some(TargetType::Bf16),
+        Type::Q8_0 => Some(TargetType::Q8_0),
+    };
+    let options = ConvertOptions { ty, pre: args.pre.clone(), name: args.name.clone() };
+    let at = |error: ConvertError| {
+        let hint = match &error {
+            ConvertError::UnknownPreTokenizer { .. } => " (--pre NAME says which one it is like)",
+            ConvertError::NotFinite { value, .. } if value.is_finite() => {
+                " (--type f32 or bf16 holds it)"
+            }
+            _ => "",
+        };
+        let named = error.to_string().contains(&*args.folder.to_string_lossy());
+        let colon = if named { String::new() } else { format!("{}: ", args.folder.display()) };
+        CliError::failed(format!("{colon}{error}{hint}"))
+    };
+    let conversion = Conversion::plan(&args.folder, &options).map_err(at)?;
+    for name in conversion.left_out() {
+        // A closed stderr is no reason to stop.
+        let _ = writeln!(stderr(), "left out: {name}");
+    }
+    let start = Instant::now();
+    if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
+        space::check(output, conversion.bytes())?;
+        let mut shown = Shown::new(conversion.bytes());
+        interrupt::orderly(|cancel| {
+            conversion.write(output, &mut |done| shown.show(done), cancel).map_err(at)
+        })?;
+        progress::clear_line();
+    }
+    Ok(tell(args, &conversion, start.elapsed(), out)?)
+}
+
+/// Progress on stderr: on a terminal a line that changes, elsewhere a line every tenth.
+struct Shown {
+    total: u64,
+    start: Instant,
+    drawn: Option<Instant>,
+    tenths: u64,
+    is_terminal: bool,
+}
+
+impl Shown {
+    fn new(total: u64) -> Shown {
+        let is_terminal = stderr().is_terminal();
+        Shown { total, start: Instant::now(), drawn: None, tenths: 0, is_terminal }
+    }
+
+    fn show(&mut self, done: u64) {
+        let part = done as f64 / self.total.max(1) as f64;
+        let left = self.start.elapsed().as_secs_f64() * (1.0 - part) / part.max(1e-9);
+        let left = match done > 0 && done < self.total {
+            true => format!(", {} left", progress::duration(left)),
+            false => String::new(),
+        };
+        let percent = done * 100 / self.total.max(1);
+        if self.is_terminal {
+            if self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY) {
+                self.drawn = Some(Instant::now());
+                progress::show_line(&format!("{percent:3} % of {}{left}", bytes(self.total)));
+            }
+        } else if percent / 10 > self.tenths {
+            self.tenths = percent / 10;
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(stderr(), "converted {percent} %{left}");
+        }
+    }
+}
+
+fn tell(
+    args: &ConvertArgs,
+    conversion: &Conversion,
+    time: Duration,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let all = conversion.tensors();
+    if args.json {
+        let row = |t: &crate::convert::Output| json!({"name": t.name, "type": t.ty.name(), "dims": t.dims()});
+        let tensors: Vec<_> = all.iter().map(row).collect();
+        let value = json!({
+            "architecture": conversion.arch(),
+            "path": args.output.as_ref().map(|path| path.to_string_lossy()),
+            "bytes": conversion.bytes(),
+            "tensors": tensors,
+            "left_out": conversion.left_out(),
+            "dry_run": args.dry_run,
+            "seconds": time.as_secs_f64(),
+        });
+        return writeln!(out, "{value}");
+    }
+    if args.dry_run {
+        for (key, value) in conversion.entries() {
+            writeln!(out, "{key} = {}", short(value))?;
+        }
+        let width = all.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
+        for tensor in all {
+            let (name, ty) = (&tensor.name, tensor.ty.name());
+            writeln!(out, "{name:width$}  {ty:>5}  {:?}", tensor.dims())?;
+        }
+    }
+    let (arch, n, size) = (conversion.arch(), all.len(), bytes(conversion.bytes()));
+    let path = args.output.as_ref().map_or_else(String::new, |p| format!("{}: ", p.display()));
+    writeln!(out, "{path}{arch}, {n} tensors, {size}")
+}
+
+/// A value of metadata in a few words.
+fn short(value: &gguf_rs_lite::OwnedValue) -> String {
+    /// Characters of a value that are shown.
+    const CHARS_MAX: usize = 80;
+    if let gguf_rs_lite::OwnedValue::Array(array) = value
+        && array.len() > 8
+    {
+        return format!("{} elements", array.len());
+    }
+    let text = format!("{value:?}");
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

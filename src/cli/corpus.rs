@@ -1,0 +1,133 @@
+//! A text that a model is measured or calibrated with, and the progress through it.
+
+use super::lines::without_bom;
+use super::options::{TOKENS_MAX, input_file, whole_number};
+use super::progress::{duration, show_line};
+use super::{CliError, progress};
+use crate::engine::Model;
+use crate::eval::Chunks;
+use crate::text::{TEXT_BYTES_MAX, Tokenizer};
+use std::io::{IsTerminal, Read, Write, stderr, stdin};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Tokens in a chunk when nobody says, as in llama.cpp's tools.
+const N_CTX_DEFAULT: usize = 512;
+
+/// The cut of a text into chunks.
+#[derive(clap::Args, Debug)]
+pub struct ChunkArgs {
+    /// Tokens in a chunk, which the model sees by itself [default: the model's context, at most 512]
+    #[arg(long, value_name = "TOKENS", value_parser = whole_number(4..=TOKENS_MAX))]
+    ctx: Option<u32>,
+    /// Use the first N chunks only
+    #[arg(long, value_name = "N", value_parser = whole_number(1..=TOKENS_MAX))]
+    chunks: Option<u32>,
+}
+
+impl ChunkArgs {
+    /// Tokens in a chunk.
+    pub fn n_ctx(&self, model: &Model) -> usize {
+        self.ctx.map_or_else(|| model.spec().n_ctx_default(N_CTX_DEFAULT), |n| n as usize)
+    }
+
+    /// Tokens in a chunk, if the user said.
+    pub fn ctx(&self) -> Option<usize> {
+        self.ctx.map(|n| n as usize)
+    }
+
+    /// Chunks of a text.
+    ///
+    /// # Errors
+    /// The text fills none or cannot be tokenized.
+    pub fn cut(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        text: &str,
+    ) -> Result<Chunks, CliError> {
+        let mut chunks = Chunks::of_text(tokenizer, text, self.n_ctx(model))?;
+        chunks.truncate(self.chunks.map_or(usize::MAX, |n| n as usize));
+        Ok(chunks)
+    }
+}
+
+/// The text of a file or of standard input, without the line break at its end, as llama.cpp's tools
+/// read theirs.
+///
+/// # Errors
+/// It cannot be read, is too long or not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, CliError> {
+    let input: Box<dyn Read> = match input_file(Some(path)) {
+        Some(path) => Box::new(std::fs::File::open(path).map_err(CliError::at(path))?),
+        None => Box::new(stdin().lock()),
+    };
+    let mut bytes = Vec::new();
+    input.take(TEXT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(CliError::at(path))?;
+    let failed = |problem: String| CliError::failed(format!("{}: {problem}", path.display()));
+    if bytes.len() > TEXT_BYTES_MAX {
+        return Err(failed(format!("longer than the {TEXT_BYTES_MAX} bytes that a text may have")));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        failed(format!("not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+    })?;
+    let text = without_bom(&text);
+    Ok(text.strip_suffix('\n').unwrap_or(text).to_string())
+}
+
+/// Chunks on stderr: a line that redraws itself on a terminal, one every tenth elsewhere.
+pub struct ChunkProgress {
+    total: usize,
+    what: &'static str,
+    start: Instant,
+    tenths: usize,
+}
+
+impl ChunkProgress {
+    /// For so many things.
+    pub fn new(total: usize, what: &'static str) -> ChunkProgress {
+        ChunkProgress { total, what, start: Instant::now(), tenths: 0 }
+    }
+
+    /// Shows that `done` are done, and `figures`.
+    pub fn show(&mut self, done: usize, figures: &str) {
+        let ChunkProgress { total, what, start, .. } = *self;
+        let seconds = start.elapsed().as_secs_f64() / done.max(1) as f64 * (total - done) as f64;
+        let left = match done < total {
+            true => format!(", {} left", duration(seconds)),
+            false => String::new(),
+        };
+        let line = format!("{done} of {total} {what}{figures}{left}");
+        if stderr().is_terminal() {
+            return show_line(&line);
+        }
+        let tenths = done * 10 / total.max(1);
+        if tenths > self.tenths {
+            self.tenths = tenths;
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(stderr(), "{line}");
+        }
+    }
+}
+
+impl Drop for ChunkProgress {
+    fn drop(&mut self) {
+        progress::clear_line();
+    }
+}
+
+/// A file that stands in the way of one to be written.
+///
+/// # Errors
+/// The folder is not there or the path is one.
+pub fn check_output(path: &Path) -> Result<(), CliError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(CliError::failed(format!("{}: is a folder", path.display())));
+    }
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(CliError::failed(format!("{}: there is no such folder", folder.display()))),
+    }
+}

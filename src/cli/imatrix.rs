@@ -1,0 +1,235 @@
+//! `teff imatrix`: an importance matrix from a calibration text, or from several such files.
+//!
+//! Ctrl-C writes what the chunks so far have given. The next start goes on behind them with `--merge`
+//! and `--from-chunk`.
+
+use super::corpus::{ChunkArgs, ChunkProgress, check_output, read_text};
+use super::options::{
+    EngineArgs, ModelArgs, TOKENS_MAX, check_context, tokenizer_of, whole_number,
+};
+use super::{CliError, interrupt};
+use crate::backend::pages::KvType;
+use crate::engine::{Engine, Model};
+use crate::eval::{self, Chunks, EvalError};
+use crate::quantize::collect::{RareExperts, rare_experts};
+use crate::quantize::imatrix::Imatrix;
+use std::fs::File;
+use std::io::{BufWriter, Write, stderr};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Experts that were chosen less than this share as often as if all were alike get a warning: their
+/// importances rest on few tokens.
+const RARE_SHARE: f64 = 0.1;
+/// Layers that are named in warnings, at most.
+const RARE_LAYERS_TOLD: usize = 8;
+/// Experts of a layer that are named, at most.
+const RARE_EXPERTS_TOLD: usize = 6;
+
+/// `teff imatrix`
+#[derive(clap::Args, Debug)]
+pub struct ImatrixArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// The calibration text; - is standard input. Left out, the files of --merge are merged only
+    #[arg(short, long, value_name = "PATH", required_unless_present = "merge")]
+    file: Option<PathBuf>,
+    /// The file to be written
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    #[command(flatten)]
+    chunks: ChunkArgs,
+    /// Pass over the chunks before this one, counted from 0: to go on where Ctrl-C ended it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_number(0..=TOKENS_MAX))]
+    from_chunk: u32,
+    /// Add the statistics of this file, of either form. May be given several times
+    #[arg(long, value_name = "PATH")]
+    merge: Vec<PathBuf>,
+    /// Form of the output: gguf, or dat, which llama.cpp's tools before 2025 read
+    #[arg(long, value_name = "FORM", default_value = "gguf")]
+    output_format: Form,
+    /// Collect for the matrix that makes logits too
+    #[arg(long)]
+    process_output: bool,
+}
+
+/// Form of an importance matrix's file.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Form {
+    Gguf,
+    Dat,
+}
+
+/// Writes the importance matrix.
+pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
+    interrupt::done(|| "nothing was written".into());
+    check_output(&args.output)?;
+    let text = args.file.as_deref().map(read_text).transpose()?;
+    let mut imatrix = Imatrix::new(Vec::new(), 0, 0);
+    let mut merged = Vec::new();
+    for path in &args.merge {
+        let named = |error| CliError::failed(format!("{}: {error}", path.display()));
+        merged.push((path, Imatrix::open(path).map_err(named)?));
+    }
+    let model = match &text {
+        Some(_) => Some(open_model(args)?),
+        None => None,
+    };
+    let n_ctx = model.as_ref().map(|model| args.chunks.n_ctx(model)).or(args.chunks.ctx());
+    // Files of the old form do not say how long their chunks were.
+    let size_known = merged.iter().map(|(_, other)| other.chunk_size as usize).find(|&n| n != 0);
+    let n_ctx = n_ctx.or(size_known).unwrap_or(0);
+    imatrix.set_chunk_size(u32::try_from(n_ctx).unwrap_or(u32::MAX));
+    for (path, mut other) in merged {
+        other.set_chunk_size(imatrix.chunk_size);
+        let named = |error| CliError::failed(format!("{}: {error}", path.display()));
+        imatrix.merge(&other).map_err(named)?;
+    }
+    let shared = Arc::new(Mutex::new(imatrix));
+    if let (Some(model), Some(text)) = (&model, &text) {
+        collect(args, model, text, &shared)?;
+    }
+    let imatrix = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    write(&imatrix, &args.output, args.output_format)?;
+    warn_of_experts(&imatrix)?;
+    writeln!(
+        stderr(),
+        "{}: {} weights, {} chunks of {} tokens",
+        args.output.display(),
+        imatrix.weights().len(),
+        imatrix.chunk_count,
+        imatrix.chunk_size
+    )?;
+    Ok(())
+}
+
+/// The model; without the product with the vocabulary where nothing is to be learned of that.
+fn open_model(args: &ImatrixArgs) -> Result<Model, CliError> {
+    let mut model = args.engine.open(&args.model)?;
+    if args.process_output {
+        return match model.spec().generates() {
+            true => Ok(model),
+            false => Err(CliError::of_model(model.path())(
+                "the model is an encoder, which has no matrix that makes logits: leave \
+                 --process-output out"
+                    .to_string(),
+            )),
+        };
+    }
+    model.output_embeddings();
+    Ok(model)
+}
+
+/// Runs the text through the model.
+fn collect(
+    args: &ImatrixArgs,
+    model: &Model,
+    text: &str,
+    shared: &Arc<Mutex<Imatrix>>,
+) -> Result<(), CliError> {
+    let at = |error: EvalError| CliError::of_model(model.path())(error);
+    let tokenizer = tokenizer_of(model)?;
+    let chunks = args.chunks.cut(model, &tokenizer, text)?;
+    let first = args.from_chunk as usize;
+    let n_ctx = chunks.n_ctx();
+    let rest: Vec<u32> = chunks.iter().skip(first).flatten().copied().collect();
+    if rest.is_empty() {
+        let n = chunks.len();
+        return Err(CliError::failed(format!("--from-chunk {first}: the text has {n} chunks")));
+    }
+    let chunks = Chunks::of_tokens(rest, None, n_ctx).map_err(at)?;
+    let options = args.engine.options(KvType::F16)?;
+    let options = eval::engine_options(model, n_ctx, &options);
+    check_context(model, n_ctx, options.kv_type, args.engine.kv_bytes())?;
+    let mut engine = Engine::new(model, &options).map_err(CliError::of_model(model.path()))?;
+    args.engine.lock(model, &engine)?;
+    {
+        let name = args.file.as_deref().unwrap_or(Path::new("-")).display().to_string();
+        shared.lock().unwrap_or_else(PoisonError::into_inner).datasets.push(name);
+    }
+    save_at_interrupt(args, shared, first);
+    let mut progress = ChunkProgress::new(chunks.len(), "chunks");
+    let mut cut = Ok(());
+    let collected =
+        eval::importance(&mut engine, &chunks, args.process_output, shared, &mut |done| {
+            progress.show(done, "");
+            // A file that was cut meanwhile must not be touched again.
+            cut = model.file().check_uncut();
+            if cut.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    drop(progress);
+    cut?;
+    collected.map_err(at)
+}
+
+/// Lets Ctrl-C write what there is.
+fn save_at_interrupt(args: &ImatrixArgs, shared: &Arc<Mutex<Imatrix>>, first: usize) {
+    let (shared, path, form) = (shared.clone(), args.output.clone(), args.output_format);
+    let before = shared.lock().unwrap_or_else(PoisonError::into_inner).chunk_count;
+    interrupt::done(move || {
+        // Held by others for as long as a chunk's sums are added, or the file is written.
+        let imatrix = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = imatrix.chunk_count.saturating_sub(before);
+        if n == 0 {
+            return "no chunk was done, nothing was written".into();
+        }
+        let next = first + n as usize;
+        match write(&imatrix, &path, form) {
+            Ok(()) => format!(
+                "{} has the {n} chunks that were done: go on with --merge {} --from-chunk {next}",
+                path.display(),
+                path.display()
+            ),
+            Err(error) => format!("{n} chunks were done and could not be written: {error}"),
+        }
+    });
+}
+
+/// Writes the file: under another name until it is whole.
+fn write(imatrix: &Imatrix, path: &Path, form: Form) -> Result<(), CliError> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    let written = (|| {
+        let mut out = BufWriter::new(File::create(&part).map_err(CliError::at(&part))?);
+        match form {
+            Form::Gguf => imatrix.write_gguf(&mut out).map_err(CliError::of_model(&part))?,
+            Form::Dat => imatrix.write_dat(&mut out).map_err(CliError::at(&part))?,
+        }
+        let file = out.into_inner().map_err(|error| CliError::at(&part)(error.into_error()))?;
+        file.sync_all().map_err(CliError::at(&part))?;
+        std::fs::rename(&part, path).map_err(CliError::at(path))
+    })();
+    if written.is_err() {
+        // The error that is told came first.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
+/// Says which experts the text has hardly chosen.
+fn warn_of_experts(imatrix: &Imatrix) -> std::io::Result<()> {
+    let rare = rare_experts(imatrix, RARE_SHARE);
+    for RareExperts { weight, experts, n_experts } in rare.iter().take(RARE_LAYERS_TOLD) {
+        let layer = weight.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+        let told = experts.iter().take(RARE_EXPERTS_TOLD);
+        let told = told.map(|(expert, share)| format!("{expert} ({:.3} %)", 100.0 * share));
+        let more = match experts.len().saturating_sub(RARE_EXPERTS_TOLD) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        writeln!(
+            stderr(),
+            "warning: {layer}: of {n_experts} experts the text hardly chose {}{more}: their \
+             importances rest on few tokens, or are 1 throughout where there are none",
+            told.collect::<Vec<_>>().join(", ")
+        )?;
+    }
+    if let Some(more) = rare.len().checked_sub(RARE_LAYERS_TOLD).filter(|&n| n > 0) {
+        writeln!(stderr(), "warning: so it is in {more} more layers")?;
+    }
+    Ok(())
+}

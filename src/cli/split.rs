@@ -1,0 +1,130 @@
+//! `teff split` and `teff merge`: a model in several files, as llama.cpp's gguf-split names them, and
+//! back in one. Files appear when they are whole.
+
+use super::CliError;
+use super::copy::{self, Entries};
+use super::corpus::check_output;
+use super::options::{parse_bytes, whole_number};
+use gguf_rs_lite::{GgufFile, OwnedValue, TensorInfo};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Files of a model, at most: their numbers have 16 bits.
+const SHARDS_MAX: usize = u16::MAX as usize;
+
+/// `teff split`
+#[derive(clap::Args, Debug)]
+pub struct SplitArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    input: PathBuf,
+    /// Beginning of the parts' names: NAME-00001-of-00003.gguf and so on
+    #[arg(value_name = "NAME")]
+    output: PathBuf,
+    /// Bytes of tensors in a part, at most, as in 500M or 2G; a larger tensor has a part of its own
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes, conflicts_with = "max_tensors")]
+    max_size: Option<usize>,
+    /// Tensors in a part, at most
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole_number(1..=u32::MAX))]
+    max_tensors: u32,
+    /// Say what would be written
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `teff merge`
+#[derive(clap::Args, Debug)]
+pub struct MergeArgs {
+    /// The first part; the others are found by their names
+    #[arg(value_name = "FILE")]
+    input: PathBuf,
+    /// The file to be written
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+}
+
+/// The metadata of a file without what says how it is split.
+fn entries_of(file: &GgufFile) -> Entries {
+    let own = file.entries().filter(|(key, _)| !key.starts_with("split."));
+    own.map(|(key, value)| (key.to_owned(), OwnedValue::from(value))).collect()
+}
+
+/// The part's number for each tensor: the next one where a tensor does not fit any more.
+fn parts<'t>(tensors: &'t [TensorInfo], args: &SplitArgs) -> Vec<&'t [TensorInfo]> {
+    let (mut parts, mut first, mut bytes) = (Vec::new(), 0, 0_u64);
+    for (i, info) in tensors.iter().enumerate() {
+        let is_full = match args.max_size {
+            Some(max) => bytes.saturating_add(info.bytes) > max as u64,
+            None => i - first >= args.max_tensors as usize,
+        };
+        if is_full && i > first {
+            parts.push(&tensors[first..i]);
+            (first, bytes) = (i, 0);
+        }
+        bytes = bytes.saturating_add(info.bytes);
+    }
+    parts.push(&tensors[first..]);
+    parts
+}
+
+/// Writes the parts.
+pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let file = GgufFile::open(&args.input)?;
+    let at_input = CliError::of_model::<String>(&args.input);
+    let tensors = file.tensors();
+    let parts = parts(tensors, args);
+    let n = parts.len();
+    if n < 2 {
+        return Err(at_input("all tensors fit one part: there is nothing to split".into()));
+    }
+    if n > SHARDS_MAX {
+        return Err(at_input(format!("{n} parts are more than the {SHARDS_MAX} there can be")));
+    }
+    let Some(stem) = args.output.file_name().and_then(|name| name.to_str()) else {
+        return Err(CliError::usage("the parts' name is not UTF-8, or none"));
+    };
+    let path_of =
+        |i: usize| args.output.with_file_name(format!("{stem}-{:05}-of-{n:05}.gguf", i + 1));
+    check_output(&path_of(0))?;
+    let all = entries_of(&file);
+    for (i, tensors) in parts.iter().enumerate() {
+        let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
+        let path = path_of(i);
+        writeln!(out, "{}: {} tensors, {bytes} bytes", path.display(), tensors.len())?;
+        if args.dry_run {
+            continue;
+        }
+        let of_split = [
+            ("split.no", OwnedValue::U16(i as u16)),
+            ("split.count", OwnedValue::U16(n as u16)),
+            ("split.tensors.count", OwnedValue::I32(file.tensors().len() as i32)),
+        ];
+        // The first part has the metadata; the alignment is each file's own.
+        let is_here = |key: &str| i == 0 || key == "general.alignment";
+        let own = all.iter().filter(|(key, _)| is_here(key)).cloned();
+        let entries: Entries =
+            own.chain(of_split.map(|(key, value)| (key.to_owned(), value))).collect();
+        copy::write(&file, &entries, tensors, &path)?;
+    }
+    Ok(())
+}
+
+/// Writes the whole.
+pub fn merge(args: &MergeArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    check_output(&args.output)?;
+    let file = GgufFile::open(&args.input)?;
+    check_other(&args.input, &args.output)?;
+    copy::write(&file, &entries_of(&file), file.tensors(), &args.output)?;
+    let n = file.shard_count();
+    writeln!(out, "{}: {} tensors of {n} files", args.output.display(), file.tensors().len())?;
+    Ok(())
+}
+
+/// Checks that the output is not the input.
+fn check_other(input: &Path, output: &Path) -> Result<(), CliError> {
+    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
+    match same(input, output) {
+        Some(true) => Err(CliError::failed(format!("{}: is the input too", output.display()))),
+        _ => Ok(()),
+    }
+}

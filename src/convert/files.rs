@@ -1,0 +1,59 @@
+//! Files of a checkpoint's folder, read whole within limits.
+
+use super::ConvertError;
+use serde_json::Value;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Bytes of a JSON or protobuf file: the largest published vocabulary has 35 MB.
+pub const FILE_BYTES_MAX: u64 = 512 << 20;
+
+/// An error about a file.
+pub fn malformed(path: &Path, problem: impl Into<String>) -> ConvertError {
+    ConvertError::Malformed { path: path.to_owned(), problem: problem.into() }
+}
+
+/// The bytes of a file, `None` if there is none.
+///
+/// # Errors
+/// It cannot be read, or is too large.
+pub fn bytes(path: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
+    let io = |error| ConvertError::Io { path: path.to_owned(), error };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io)?,
+    };
+    if !file.metadata().map_err(io)?.is_file() {
+        return Err(malformed(path, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(malformed(path, format!("more than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+/// The text of a file, `None` if there is none.
+///
+/// # Errors
+/// It cannot be read, or is no UTF-8.
+pub fn text(path: &Path) -> Result<Option<String>, ConvertError> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    String::from_utf8(bytes).map(Some).map_err(|_| malformed(path, "not UTF-8"))
+}
+
+/// The JSON object in a file, `None` if there is none.
+///
+/// # Errors
+/// It cannot be read, or is no JSON object.
+pub fn json(path: &Path) -> Result<Option<Value>, ConvertError> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|error| malformed(path, error.to_string()))?;
+    match value.is_object() {
+        true => Ok(Some(value)),
+        false => Err(malformed(path, "not a JSON object")),
+    }
+}

@@ -1,0 +1,406 @@
+//! Hugging Face checkpoints to GGUF: a folder with `config.json`, weights in safetensors and a
+//! vocabulary becomes one file that runs.
+//!
+//! Families are described in [`crate::model::arch`], beside what they compute: names of classes and
+//! tensors, and rules for metadata ([`crate::model::checkpoint`]). Here is what reads them.
+//! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model
+//! is before it gets its name. Memory does not grow with the model: weights are read, changed and
+//! written some megabytes at a time.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//! use teff::convert::{Conversion, ConvertOptions};
+//!
+//! let conversion = Conversion::plan(Path::new("SmolLM2-135M"), &ConvertOptions::default())?;
+//! println!("{} tensors, {} bytes", conversion.tensors().len(), conversion.bytes());
+//! conversion.write(Path::new("smollm2.gguf"), &mut |_| {}, &AtomicBool::new(false))?;
+//! # Ok::<(), teff::convert::ConvertError>(())
+//! ```
+
+mod config;
+mod error;
+mod files;
+mod keys;
+mod plan;
+mod pre;
+mod safetensors;
+mod sentencepiece;
+mod stream;
+mod vocab;
+
+pub use error::ConvertError;
+pub use plan::Output;
+
+use crate::decoder::lower;
+use crate::model::checkpoint::{Checkpoint, When};
+use crate::model::{Hparams, arch};
+use crate::text::Tokenizer;
+use config::Config;
+use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue};
+use keys::Keys;
+use safetensors::{Dtype, Tensors};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use teff_kernels::KernelTable;
+
+/// Type of the large matrices of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetType {
+    /// 32 bits: exact for every checkpoint.
+    F32,
+    /// 16 bits with 11 of precision.
+    F16,
+    /// 16 bits with the range of 32.
+    Bf16,
+    /// 8.5 bits, in blocks of 32; f16 where rows are no multiple of that.
+    Q8_0,
+}
+
+impl TargetType {
+    /// Value of `general.file_type`.
+    fn file_type(self) -> u32 {
+        match self {
+            TargetType::F32 => 0,
+            TargetType::F16 => 1,
+            TargetType::Q8_0 => 7,
+            TargetType::Bf16 => 32,
+        }
+    }
+}
+
+/// Choices of a conversion.
+#[derive(Clone, Debug, Default)]
+pub struct ConvertOptions {
+    /// Type of the large matrices; `None`: the one that most of the checkpoint is stored in.
+    pub ty: Option<TargetType>,
+    /// Name of the pre-tokenizer, where `tokenizer.json` has one that is not known.
+    pub pre: Option<String>,
+    /// Value of `general.name`; `None`: the folder's name.
+    pub name: Option<String>,
+}
+
+/// A conversion that is planned: everything but the weights has been read.
+pub struct Conversion {
+    tensors: Tensors,
+    keys: Keys,
+    outputs: Vec<Output>,
+    left_out: Vec<String>,
+    target: TargetType,
+    arch: &'static str,
+}
+
+impl Conversion {
+    /// Reads a folder and decides about every tensor and key of the result.
+    ///
+    /// # Errors
+    /// A file is missing or malformed, the class is unknown, a tensor has no place, or the
+    /// vocabulary has no form in GGUF.
+    pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
+        let config = Config::open(folder)?;
+        check_quantization(&config)?;
+        let checkpoint = find_checkpoint(&config)?;
+        let tensors = Tensors::open(folder)?;
+        let planned = plan::plan(&tensors, &config, checkpoint)?;
+        let (mut outputs, left_out) = (planned.outputs, planned.left_out);
+        add_rotation(&mut outputs, &config)?;
+        check_head(&outputs, &config)?;
+        let target = options.ty.unwrap_or_else(|| stored_type(&tensors));
+        plan::choose_types(&mut outputs, target);
+        in_order(&mut outputs);
+        let mut keys = general(checkpoint, folder, options, target);
+        keys::hyperparameters(&mut keys, &config, checkpoint, folder)?;
+        if let Some((.., Some(factor))) = keys::long_rope(&config)? {
+            keys.set(format!("{}.rope.scaling.attn_factor", checkpoint.arch), factor);
+        }
+        add_metadata(&mut keys, &tensors, planned.metadata)?;
+        keys::sampling(&mut keys, folder)?;
+        let embedding = outputs.iter().find(|output| output.name == "token_embd.weight");
+        let n_rows = embedding.and_then(|output| output.shape.first()).copied();
+        let n_rows = n_rows.ok_or_else(|| ConvertError::MissingEntry("the embedding".into()))?;
+        vocab::vocabulary(&mut keys, &config, folder, n_rows as usize, options)?;
+        let arch = checkpoint.arch;
+        Ok(Conversion { tensors, keys, outputs, left_out, target, arch })
+    }
+
+    /// Tensors of the result, in its order.
+    pub fn tensors(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// Tensors of the checkpoint that have no counterpart: masks, copies of tied weights, parts
+    /// that see or hear or draft.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// Metadata of the result.
+    pub fn entries(&self) -> &[(String, OwnedValue)] {
+        &self.keys.entries
+    }
+
+    /// Architecture of the result.
+    pub fn arch(&self) -> &'static str {
+        self.arch
+    }
+
+    /// Type of its large matrices.
+    pub fn target(&self) -> TargetType {
+        self.target
+    }
+
+    /// Bytes of all tensors of the result.
+    pub fn bytes(&self) -> u64 {
+        let of_one = |output: &Output| output.ty.bytes_of(output.elements()).unwrap_or(u64::MAX);
+        self.outputs.iter().map(of_one).fold(0, u64::saturating_add)
+    }
+
+    /// Writes the result: first under another name beside `path`, then, once it has been loaded as
+    /// a model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
+    /// behind if it fails or `cancel` becomes true.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, a number is not finite or too large, or the result would
+    /// not load.
+    pub fn write(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(u64),
+        cancel: &AtomicBool,
+    ) -> Result<(), ConvertError> {
+        let part = Part::create(path)?;
+        self.write_to(&part, progress, cancel)?;
+        check(&part.path)?;
+        part.keep(path)
+    }
+
+    fn write_to(
+        &self,
+        part: &Part,
+        progress: &mut dyn FnMut(u64),
+        cancel: &AtomicBool,
+    ) -> Result<(), ConvertError> {
+        // A disk that is full is an error of the file.
+        let named = |error| match error {
+            gguf_rs_lite::Error::Write(error) => {
+                ConvertError::Io { path: part.path.clone(), error }
+            }
+            error => ConvertError::Gguf(error),
+        };
+        let mut writer = GgufWriter::new(&part.file);
+        for (key, value) in &self.keys.entries {
+            writer.add(key.clone(), value.clone())?;
+        }
+        for output in &self.outputs {
+            writer.declare(output.name.clone(), output.ty, &output.dims())?;
+        }
+        let mut data = writer.write_header().map_err(named)?;
+        let mut done = 0;
+        for output in &self.outputs {
+            stream::stream(&self.tensors, output, &mut |bytes| {
+                if cancel.load(Ordering::SeqCst) {
+                    return Err(ConvertError::Cancelled);
+                }
+                data.write_chunk(bytes).map_err(named)?;
+                done += bytes.len() as u64;
+                progress(done);
+                Ok(())
+            })?;
+        }
+        data.finish().map_err(named)?;
+        Ok(())
+    }
+}
+
+/// What a file has behind its name while it is written.
+const PART_SUFFIX: &str = ".part";
+
+/// A file that is not whole yet, which goes away unless it is kept.
+struct Part {
+    file: File,
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Part {
+    /// Begins the file beside its place, over what a process that was killed has left.
+    fn create(target: &Path) -> Result<Part, ConvertError> {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(PART_SUFFIX);
+        let path = target.with_file_name(name);
+        let io = |error| ConvertError::Io { path: path.clone(), error };
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ConvertError::Busy(path)),
+            // Some file systems have no locks.
+            Err(TryLockError::Error(_)) => {}
+        }
+        file.set_len(0).map_err(io)?;
+        Ok(Part { file, path, is_kept: false })
+    }
+
+    /// Gives the file its name, once all of it is on the disk.
+    fn keep(mut self, target: &Path) -> Result<(), ConvertError> {
+        let io = |path: &Path, error| ConvertError::Io { path: path.to_owned(), error };
+        self.file.sync_all().map_err(|error| io(&self.path, error))?;
+        fs::rename(&self.path, target).map_err(|error| io(target, error))?;
+        self.is_kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // Nobody is left to tell, and the next run writes over it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Loads the result as a model is loaded: every tensor and key has a meaning.
+fn check(path: &Path) -> Result<(), ConvertError> {
+    let file = Arc::new(GgufFile::open(path)?);
+    let hparams = Hparams::new(&file).map_err(ConvertError::Model)?;
+    let spec = arch::spec(&hparams).map_err(ConvertError::Model)?;
+    let n_ctx = hparams.n_ctx_train.min(512);
+    lower(&file, &spec, KernelTable::detect(), n_ctx).map_err(ConvertError::Model)?;
+    Tokenizer::from_gguf(&file).map_err(ConvertError::Text)?;
+    Ok(())
+}
+
+/// Refuses quantized checkpoints but for those whose matrices are floats or integers of 8 bits with
+/// factors beside them.
+fn check_quantization(config: &Config) -> Result<(), ConvertError> {
+    let Some(quantization) = config.get("quantization_config") else { return Ok(()) };
+    let text = |key: &str| quantization.get(key).and_then(|value| value.as_str());
+    let method = text("quant_method").unwrap_or("an unknown method");
+    match (method, text("format").unwrap_or_default()) {
+        ("fp8", _)
+        | ("compressed-tensors", "float-quantized" | "int-quantized" | "naive-quantized") => Ok(()),
+        (method, "") => Err(ConvertError::Quantized(method.into())),
+        (method, format) => Err(ConvertError::Quantized(format!("{method} ({format})"))),
+    }
+}
+
+fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError> {
+    let class = &config.class;
+    let mut all = arch::checkpoints();
+    let holds = |when: When| -> Result<bool, ConvertError> {
+        Ok(match when {
+            When::Always => true,
+            When::Zero(entry) => config.int(&[entry])?.unwrap_or(0) == 0,
+            When::Is(entry, text) => config.text(entry) == Some(text),
+        })
+    };
+    all.find(|checkpoint| {
+        checkpoint.classes.contains(&class.as_str()) && holds(checkpoint.when).unwrap_or(false)
+    })
+    .ok_or_else(|| ConvertError::UnknownClass(class.clone()))
+}
+
+/// Arrays of metadata whose elements are tensors of the checkpoint.
+fn add_metadata(
+    keys: &mut Keys,
+    tensors: &Tensors,
+    mut all: Vec<(String, usize, usize)>,
+) -> Result<(), ConvertError> {
+    all.sort();
+    let mut arrays: Vec<(String, Vec<f32>)> = Vec::new();
+    for (key, _, place) in all {
+        let x = stream::number(tensors, &tensors.all()[place])?;
+        match arrays.last_mut() {
+            Some((last, array)) if *last == key => array.push(x),
+            _ => arrays.push((key, vec![x])),
+        }
+    }
+    for (key, array) in arrays {
+        keys.set(key, OwnedValue::Array(OwnedArray::F32(array)));
+    }
+    Ok(())
+}
+
+/// Factors of rotation's frequencies are tensors.
+fn add_rotation(outputs: &mut Vec<Output>, config: &Config) -> Result<(), ConvertError> {
+    if let Some(factors) = keys::rope_factors(config)? {
+        outputs.push(Output::computed("rope_freqs.weight", factors));
+    }
+    if let Some((long, short, _)) = keys::long_rope(config)? {
+        outputs.push(Output::computed("rope_factors_long.weight", long));
+        outputs.push(Output::computed("rope_factors_short.weight", short));
+    }
+    Ok(())
+}
+
+/// A head of its own must be there if the configuration says that it is not the embedding.
+fn check_head(outputs: &[Output], config: &Config) -> Result<(), ConvertError> {
+    let has_head = outputs.iter().any(|output| output.name == "output.weight");
+    let is_generator =
+        config.class.ends_with("ForCausalLM") || config.class.ends_with("LMHeadModel");
+    let untied = config.flag(&["tie_word_embeddings"])? == Some(false);
+    match is_generator && untied && !has_head {
+        true => Err(ConvertError::BadEntry {
+            entry: "tie_word_embeddings".into(),
+            problem: "is false, but there is no head".into(),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// The type that most matrices are stored in.
+fn stored_type(tensors: &Tensors) -> TargetType {
+    let bytes_of = |dtype: Dtype| -> u64 {
+        let all = tensors.all().iter();
+        let matrices = all.filter(|tensor| tensor.shape.len() > 1 && tensor.dtype == dtype);
+        matrices.map(|tensor| tensor.bytes / dtype.bytes() as u64).sum()
+    };
+    let types = [
+        (Dtype::BF16, TargetType::Bf16),
+        (Dtype::F16, TargetType::F16),
+        (Dtype::F32, TargetType::F32),
+        (Dtype::F64, TargetType::F32),
+        (Dtype::I8, TargetType::F16),
+        (Dtype::F8E4M3, TargetType::Bf16),
+        (Dtype::F8E5M2, TargetType::Bf16),
+    ];
+    let most = types.into_iter().max_by_key(|&(dtype, _)| bytes_of(dtype));
+    most.map_or(TargetType::F32, |row| row.1)
+}
+
+/// Embeddings first, then layers by their numbers, then the head; alphabetically within each.
+fn in_order(outputs: &mut [Output]) {
+    outputs.sort_by_cached_key(|output| {
+        let name = &output.name;
+        let layer = name.strip_prefix("blk.").and_then(|name| name.split('.').next()?.parse().ok());
+        let part = match layer {
+            Some(layer) => (1, layer),
+            None if name.starts_with("output") => (2, 0usize),
+            None => (0, 0),
+        };
+        (part, name.clone())
+    });
+}
+
+/// Keys about the file as a whole.
+fn general(
+    checkpoint: &Checkpoint,
+    folder: &Path,
+    options: &ConvertOptions,
+    target: TargetType,
+) -> Keys {
+    let mut keys = Keys::default();
+    keys.set("general.architecture", checkpoint.arch);
+    keys.set("general.type", "model");
+    let folder_name = || {
+        let path = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+    };
+    keys.set("general.name", options.name.clone().unwrap_or_else(folder_name));
+    keys.set("general.file_type", target.file_type());
+    keys.set("general.quantization_version", 2u32);
+    keys
+}

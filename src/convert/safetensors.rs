@@ -1,0 +1,363 @@
+//! Weights in the safetensors format, in one file or several with an index.
+//!
+//! A file is eight bytes with the length of a header, the header (JSON: name to type, shape and
+//! range
+//! of bytes), and the bytes. Headers are read whole and checked: ranges lie in the file, agree with
+//! types and shapes, do not overlap and leave nothing out. Tensors are read in pieces when they are
+//! needed, by plain reads, so that a file that shrinks is an error and not a signal.
+
+use super::ConvertError;
+use super::files::{json, malformed};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a header: the limit of the reference's reader.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Dimensions of a tensor: more than any checkpoint has.
+const DIMS_MAX: usize = 8;
+/// Files of a checkpoint: the largest published one has some 200.
+const FILES_MAX: usize = 4096;
+
+/// Type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the format's")]
+pub enum Dtype {
+    F64,
+    F32,
+    F16,
+    BF16,
+    F8E4M3,
+    F8E5M2,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    Bool,
+}
+
+impl Dtype {
+    fn named(name: &str) -> Option<Dtype> {
+        Some(match name {
+            "F64" => Dtype::F64,
+            "F32" => Dtype::F32,
+            "F16" => Dtype::F16,
+            "BF16" => Dtype::BF16,
+            "F8_E4M3" => Dtype::F8E4M3,
+            "F8_E5M2" => Dtype::F8E5M2,
+            "I64" | "U64" => Dtype::I64,
+            "I32" | "U32" => Dtype::I32,
+            "I16" | "U16" => Dtype::I16,
+            "I8" => Dtype::I8,
+            "U8" | "F8_E8M0" => Dtype::U8,
+            "BOOL" => Dtype::Bool,
+            _ => return None,
+        })
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F64 | Dtype::I64 => 8,
+            Dtype::F32 | Dtype::I32 => 4,
+            Dtype::F16 | Dtype::BF16 | Dtype::I16 => 2,
+            Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
+        }
+    }
+
+    /// Whether elements are floats.
+    pub fn is_float(self) -> bool {
+        use Dtype::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
+        matches!(self, F64 | F32 | F16 | BF16 | F8E4M3 | F8E5M2)
+    }
+
+    /// Elements in f32, exactly but for those of 64 bits, behind those that are in `out`; `false`
+    /// for types that no weights have.
+    pub fn widen(self, bytes: &[u8], out: &mut Vec<f32>) -> bool {
+        fn all<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, number: impl Fn([u8; N]) -> f32) {
+            out.extend(bytes.chunks_exact(N).map(|x| {
+                let mut element = [0; N];
+                element.copy_from_slice(x);
+                number(element)
+            }));
+        }
+        match self {
+            Dtype::F64 => all(bytes, out, |x| f64::from_le_bytes(x) as f32),
+            Dtype::F32 => all(bytes, out, f32::from_le_bytes),
+            Dtype::F16 => all(bytes, out, |x| half::f16::from_le_bytes(x).to_f32()),
+            Dtype::BF16 => all(bytes, out, |x| half::bf16::from_le_bytes(x).to_f32()),
+            Dtype::F8E4M3 => all(bytes, out, |[x]| f8(x, 4, 3)),
+            Dtype::F8E5M2 => all(bytes, out, |[x]| f8(x, 5, 2)),
+            Dtype::I8 => all(bytes, out, |[x]| f32::from(x as i8)),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// A float of 8 bits: with 4 bits of exponent there is no infinity, and only all ones is no number.
+fn f8(x: u8, exponent_bits: u32, mantissa_bits: u32) -> f32 {
+    let sign = if x & 0x80 == 0 { 1.0 } else { -1.0 };
+    let mantissa = f32::from(x & ((1 << mantissa_bits) - 1));
+    let exponent = i32::from((x & 0x7f) >> mantissa_bits);
+    let bias = (1 << (exponent_bits - 1)) - 1;
+    let steps = (1 << mantissa_bits) as f32;
+    let is_top = exponent == (1 << exponent_bits) - 1;
+    match (exponent_bits, exponent) {
+        (4, _) if x & 0x7f == 0x7f => f32::NAN,
+        (5, _) if is_top && mantissa != 0.0 => f32::NAN,
+        (5, _) if is_top => sign * f32::INFINITY,
+        (_, 0) => sign * mantissa / steps * 2f32.powi(1 - bias),
+        _ => sign * (1.0 + mantissa / steps) * 2f32.powi(exponent - bias),
+    }
+}
+
+/// A tensor of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Dimensions, rows before columns.
+    pub shape: Vec<u64>,
+    file: usize,
+    offset: u64,
+    /// Bytes of all elements.
+    pub bytes: u64,
+}
+
+/// All tensors of a checkpoint, in the order of their names within each file.
+pub struct Tensors {
+    files: Vec<(PathBuf, File)>,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Tensors {
+    /// Finds the files of a folder and reads their headers.
+    ///
+    /// # Errors
+    /// There are none, one is missing or malformed.
+    pub fn open(folder: &Path) -> Result<Tensors, ConvertError> {
+        let index = folder.join("model.safetensors.index.json");
+        let (names, wanted) = match json(&index)? {
+            Some(value) => indexed(&index, &value)?,
+            None => (single(folder)?, Vec::new()),
+        };
+        let mut all = Tensors { files: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        for name in &names {
+            let path = folder.join(name);
+            if !path.exists() {
+                let of_file = wanted.iter().find(|(_, file)| file == name);
+                let tensor = of_file.map_or_else(String::new, |(tensor, _)| tensor.clone());
+                return Err(ConvertError::MissingShard { path, tensor });
+            }
+            all.add(path)?;
+        }
+        if let Some((tensor, file)) = wanted.iter().find(|(t, _)| !all.by_name.contains_key(t)) {
+            let problem = format!("tensor `{tensor}` is not in {file}, as this index says");
+            return Err(malformed(&index, problem));
+        }
+        Ok(all)
+    }
+
+    /// Reads the header of one file.
+    ///
+    /// # Errors
+    /// It is malformed, or names a tensor that another file has.
+    fn add(&mut self, path: PathBuf) -> Result<(), ConvertError> {
+        let io = |error| ConvertError::Io { path: path.clone(), error };
+        let mut file = File::open(&path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        let mut word = [0; 8];
+        file.read_exact(&mut word).map_err(|_| malformed(&path, "no safetensors file"))?;
+        let header_len = u64::from_le_bytes(word);
+        if header_len > HEADER_BYTES_MAX || header_len > len.saturating_sub(8) {
+            return Err(malformed(&path, format!("a header of {header_len} bytes")));
+        }
+        let mut header = vec![0; header_len as usize];
+        file.read_exact(&mut header).map_err(io)?;
+        let header: Value = serde_json::from_slice(&header)
+            .map_err(|error| malformed(&path, format!("header: {error}")))?;
+        let start = 8 + header_len;
+        let number = self.files.len();
+        let mut tensors = read_header(&header, len - start)
+            .map_err(|problem| malformed(&path, format!("header: {problem}")))?;
+        for tensor in &mut tensors {
+            (tensor.file, tensor.offset) = (number, tensor.offset + start);
+            let place = self.tensors.len();
+            if self.by_name.insert(tensor.name.clone(), place).is_some() {
+                let problem = format!("tensor `{}` is in another file, too", tensor.name);
+                return Err(malformed(&path, problem));
+            }
+            self.tensors.push(tensor.clone());
+        }
+        self.files.push((path, file));
+        Ok(())
+    }
+
+    /// The tensors.
+    pub fn all(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// Reads a part of a tensor's bytes into `out`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has shrunk.
+    pub fn read(&self, tensor: &Tensor, at: u64, out: &mut [u8]) -> Result<(), ConvertError> {
+        let (path, file) = &self.files[tensor.file];
+        let mut file = file;
+        file.seek(SeekFrom::Start(tensor.offset + at))
+            .and_then(|_| file.read_exact(out))
+            .map_err(|error| ConvertError::Io { path: path.clone(), error })
+    }
+}
+
+/// Files that an index names, and which tensor is in which.
+type Indexed = (Vec<String>, Vec<(String, String)>);
+
+fn indexed(path: &Path, value: &Value) -> Result<Indexed, ConvertError> {
+    let map = value.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| malformed(path, "`weight_map` is missing"))?;
+    let mut wanted = Vec::with_capacity(map.len());
+    for (tensor, file) in map {
+        let is_plain = |name: &&str| Path::new(name).file_name() == Some(name.as_ref());
+        let file = file.as_str().filter(is_plain);
+        let problem = || malformed(path, format!("`{tensor}` is in no file of this folder"));
+        wanted.push((tensor.clone(), file.ok_or_else(problem)?.to_owned()));
+    }
+    let mut names: Vec<String> = wanted.iter().map(|(_, file)| file.clone()).collect();
+    names.sort();
+    names.dedup();
+    if names.len() > FILES_MAX {
+        return Err(malformed(path, format!("more than {FILES_MAX} files")));
+    }
+    Ok((names, wanted))
+}
+
+/// The one file of a folder without an index.
+fn single(folder: &Path) -> Result<Vec<String>, ConvertError> {
+    let io = |error| ConvertError::Io { path: folder.to_owned(), error };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        names.extend(entry.map_err(io)?.file_name().into_string().ok());
+    }
+    names.sort();
+    let usual = names.iter().find(|name| *name == "model.safetensors");
+    let mut others = names.iter().filter(|name| name.ends_with(".safetensors"));
+    match (usual, others.next(), others.next()) {
+        (Some(name), ..) | (None, Some(name), None) => Ok(vec![name.clone()]),
+        (None, Some(_), Some(_)) => Err(malformed(
+            &folder.join("model.safetensors.index.json"),
+            "missing, and there are several files of weights",
+        )),
+        _ => {
+            let is_weights = |name: &&String| {
+                [".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"]
+                    .iter()
+                    .any(|e| name.ends_with(e))
+            };
+            let found = names.iter().find(is_weights).cloned();
+            Err(ConvertError::NoWeights { path: folder.to_owned(), found })
+        }
+    }
+}
+
+/// The tensors of a header whose file has `data_len` bytes behind it.
+fn read_header(header: &Value, data_len: u64) -> Result<Vec<Tensor>, String> {
+    let map = header.as_object().ok_or("not a JSON object")?;
+    let mut tensors = Vec::new();
+    for (name, value) in map.iter().filter(|(name, _)| *name != "__metadata__") {
+        let tensor = read_entry(name, value).map_err(|e| format!("tensor `{name}`: {e}"))?;
+        if tensor.offset.checked_add(tensor.bytes).is_none_or(|end| end > data_len) {
+            return Err(format!("tensor `{name}` ends behind the file"));
+        }
+        tensors.push(tensor);
+    }
+    let mut by_place: Vec<&Tensor> = tensors.iter().filter(|t| t.bytes > 0).collect();
+    by_place.sort_by_key(|tensor| tensor.offset);
+    let mut end = 0;
+    for tensor in by_place {
+        if tensor.offset != end {
+            let what = if tensor.offset < end { "overlaps another" } else { "leaves a hole" };
+            return Err(format!("tensor `{}` {what}", tensor.name));
+        }
+        end += tensor.bytes;
+    }
+    if end != data_len {
+        return Err(format!("{} bytes belong to no tensor", data_len - end));
+    }
+    Ok(tensors)
+}
+
+fn read_entry(name: &str, value: &Value) -> Result<Tensor, String> {
+    let dtype = value.get("dtype").and_then(Value::as_str).ok_or("no `dtype`")?;
+    let dtype = Dtype::named(dtype).ok_or_else(|| format!("unknown type {dtype}"))?;
+    let numbers = |key: &str| -> Option<Vec<u64>> {
+        value.get(key)?.as_array()?.iter().map(Value::as_u64).collect()
+    };
+    let shape = numbers("shape").ok_or("no `shape`")?;
+    if shape.len() > DIMS_MAX {
+        return Err(format!("{} dimensions", shape.len()));
+    }
+    let range = numbers("data_offsets").filter(|range| range.len() == 2);
+    let range = range.ok_or("no `data_offsets`")?;
+    let bytes = shape.iter().try_fold(dtype.bytes() as u64, |n, &d| n.checked_mul(d));
+    let bytes = bytes.ok_or("a shape beyond all files")?;
+    if range[1].checked_sub(range[0]) != Some(bytes) {
+        return Err(format!("{bytes} bytes by its shape, others by `data_offsets`"));
+    }
+    Ok(Tensor { name: name.to_owned(), dtype, shape, file: 0, offset: range[0], bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn floats_of_eight_bits_are_the_formats() {
+        let e4m3 = |x| f8(x, 4, 3);
+        assert_eq!(
+            [0x00, 0x01, 0x08, 0x38, 0x7e, 0xb8].map(e4m3),
+            [0.0, 2f32.powi(-9), 2f32.powi(-6), 1.0, 448.0, -1.0]
+        );
+        assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+        let e5m2 = |x| f8(x, 5, 2);
+        assert_eq!(
+            [0x01, 0x3c, 0x7b, 0x7c].map(e5m2),
+            [2f32.powi(-16), 1.0, 57344.0, f32::INFINITY]
+        );
+        assert!(e5m2(0x7d).is_nan());
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused() {
+        let entry = |range: [u64; 2]| json!({"dtype": "F32", "shape": [2], "data_offsets": range});
+        let check = |header: Value, len| read_header(&header, len).map(|t| t.len());
+        assert_eq!(check(json!({"a": entry([0, 8]), "b": entry([8, 16])}), 16), Ok(2));
+        assert_eq!(check(json!({"__metadata__": {"format": "pt"}}), 0), Ok(0));
+        for (header, len, problem) in [
+            (json!({"a": entry([0, 8])}), 4, "ends behind"),
+            (json!({"a": entry([0, 8]), "b": entry([4, 12])}), 12, "overlaps"),
+            (json!({"a": entry([4, 12])}), 12, "hole"),
+            (json!({"a": entry([0, 8])}), 12, "belong to no tensor"),
+            (json!({"a": entry([8, 0])}), 8, "8 bytes by its shape"),
+            (json!({"a": {"dtype": "F3", "shape": [], "data_offsets": [0, 0]}}), 0, "unknown type"),
+            (
+                json!({"a": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 0]}}),
+                0,
+                "beyond all",
+            ),
+            (json!([1]), 0, "object"),
+        ] {
+            let error = check(header, len).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+}

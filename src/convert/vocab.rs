@@ -1,0 +1,735 @@
+//! Vocabularies: `tokenizer.json`, `tokenizer.model`, or `vocab.json` with `merges.txt`, and what
+//! `tokenizer_config.json` says about special tokens and chat templates.
+//!
+//! The kind is told by the contents, not by the model's class: byte-level BPE (`gpt2`), BPE of
+//! SentencePiece (`llama`), Unigram (`t5`), WordPiece (`bert`).
+
+use super::config::Config;
+use super::files::{bytes, json, malformed, text};
+use super::keys::Keys;
+use super::pre::Cutting;
+use super::sentencepiece::{self, SentencePiece};
+use super::{ConvertError, ConvertOptions};
+use gguf_rs_lite::{OwnedArray, OwnedValue};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Types of tokens in GGUF.
+mod ty {
+    pub const NORMAL: i32 = 1;
+    pub const UNKNOWN: i32 = 2;
+    pub const CONTROL: i32 = 3;
+    pub const USER: i32 = 4;
+    pub const UNUSED: i32 = 5;
+    pub const BYTE: i32 = 6;
+}
+
+/// Score of tokens that were added to a vocabulary of SentencePiece, as the reference has it.
+const ADDED_SCORE: f32 = -1000.0;
+/// Score of ids without a token.
+const UNUSED_SCORE: f32 = -10_000.0;
+/// Ids that a vocabulary may have: four times the largest published one.
+const TOKENS_MAX: usize = 1 << 20;
+
+/// Files of a folder that describe its vocabulary.
+struct Files<'a> {
+    folder: &'a Path,
+    tokenizer: Option<Value>,
+    config: Value,
+}
+
+/// A token that was added to a vocabulary.
+#[derive(Clone, Debug)]
+struct Added {
+    id: usize,
+    text: String,
+    special: bool,
+    strips_right: bool,
+}
+
+/// Tokens of the result.
+struct Table {
+    tokens: Vec<String>,
+    types: Vec<i32>,
+    scores: Vec<f32>,
+}
+
+impl Table {
+    /// As many unused tokens.
+    fn new(n: usize) -> Table {
+        let tokens = (0..n).map(|id| format!("[PAD{id}]")).collect();
+        Table { tokens, types: vec![ty::UNUSED; n], scores: vec![UNUSED_SCORE; n] }
+    }
+
+    fn set(&mut self, id: usize, text: &str, ty: i32, score: f32) {
+        if id < self.tokens.len() {
+            text.clone_into(&mut self.tokens[id]);
+            (self.types[id], self.scores[id]) = (ty, score);
+        }
+    }
+
+    /// Puts added tokens in their places.
+    fn add(&mut self, added: &[Added]) {
+        for token in added {
+            match token.special || looks_special(&token.text) {
+                true => self.set(token.id, &token.text, ty::CONTROL, ADDED_SCORE),
+                false => {
+                    let text = token.text.replace('▁', " ");
+                    self.set(token.id, &text, ty::USER, ADDED_SCORE);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a token is structure, though its file does not say so: the reference's rule.
+fn looks_special(text: &str) -> bool {
+    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
+        || (text.starts_with("<|") && text.ends_with("|>"))
+        || (text.starts_with("<｜") && text.ends_with("｜>"))
+        || (text.starts_with("<unused") && text.ends_with('>'))
+}
+
+/// Adds the vocabulary: `n_rows` is how many tokens the embedding has.
+///
+/// # Errors
+/// It is missing, malformed or of a kind without a form in GGUF.
+pub(super) fn vocabulary(
+    keys: &mut Keys,
+    config: &Config,
+    folder: &Path,
+    n_rows: usize,
+    options: &ConvertOptions,
+) -> Result<(), ConvertError> {
+    if n_rows > TOKENS_MAX {
+        return Err(ConvertError::Vocabulary(format!("{n_rows} tokens")));
+    }
+    let files = Files {
+        folder,
+        tokenizer: json(&folder.join("tokenizer.json"))?,
+        config: json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null),
+    };
+    let added = files.added()?;
+    let kind = files.tokenizer.as_ref().and_then(|t| t.pointer("/model/type"));
+    let kind = kind.and_then(Value::as_str).map(str::to_owned);
+    let is_byte_level = files.tokenizer.as_ref().is_some_and(has_byte_level);
+    let model = folder.join("tokenizer.model");
+    let model = if model.exists() { model } else { folder.join("sentencepiece.bpe.model") };
+    let is_model = bytes(&model)?.filter(|_| !is_byte_level && kind.as_deref() != Some("Unigram"));
+    let n = n_rows;
+    if let Some(content) = is_model {
+        let model_of = |problem: String| malformed(&model, problem);
+        files.sentence_piece(keys, sentencepiece::read(&content).map_err(model_of)?, &added, n)?;
+    } else {
+        match kind.as_deref() {
+            Some("BPE") if is_byte_level => files.byte_level(keys, &added, n, options)?,
+            Some("BPE") | None if files.tokenizer.is_some() => {
+                files.visible_spaces(keys, &added, n)?
+            }
+            Some("WordPiece") => files.word_piece(keys, &added, n)?,
+            Some("Unigram") => files.unigram(keys, &added, n)?,
+            Some(other) => {
+                return Err(ConvertError::Vocabulary(format!("`{other}` has no form in GGUF")));
+            }
+            None => files.separate(keys, &added, n, options)?,
+        }
+    }
+    files.special(keys, config, &added)?;
+    files.templates(keys)?;
+    name_for_strips(keys, &added);
+    Ok(())
+}
+
+fn has_byte_level(tokenizer: &Value) -> bool {
+    fn any(step: &Value) -> bool {
+        step.get("type").and_then(Value::as_str) == Some("ByteLevel")
+            || step
+                .get("pretokenizers")
+                .and_then(Value::as_array)
+                .is_some_and(|steps| steps.iter().any(any))
+    }
+    tokenizer.get("pre_tokenizer").is_some_and(any)
+}
+
+/// Steps of a normalizer or pre-tokenizer, those of sequences one by one.
+fn steps<'v>(step: Option<&'v Value>, parts: &str) -> Vec<&'v Value> {
+    let Some(step) = step.filter(|step| step.is_object()) else { return Vec::new() };
+    match step.get(parts).and_then(Value::as_array) {
+        Some(list) => list.iter().flat_map(|step| steps(Some(step), parts)).collect(),
+        None => vec![step],
+    }
+}
+
+fn ty_of(step: &Value) -> &str {
+    step.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A token's content: text, or an object with it.
+fn content(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// Phi 3's special tokens swallow the space behind them, which GGUF says by the model's name: a name
+/// says so if they do, and only then.
+fn name_for_strips(keys: &mut Keys, added: &[Added]) {
+    let strips = added.iter().any(|token| token.strips_right && token.special);
+    let Some(OwnedValue::Str(name)) = keys.get("general.name") else { return };
+    let lower = name.to_ascii_lowercase();
+    let says = lower.contains("phi-3") || lower.contains("phi3");
+    let is_phi = keys.get("general.architecture") == Some(&OwnedValue::Str("phi3".into()));
+    if strips && is_phi && !says {
+        let name = format!("Phi-3 {name}");
+        keys.set("general.name", name);
+    } else if !strips && says {
+        let mut name = name.clone();
+        while let Some(at) = name.to_ascii_lowercase().find("phi-3") {
+            name.replace_range(at + 3..at + 4, " ");
+        }
+        while let Some(at) = name.to_ascii_lowercase().find("phi3") {
+            name.insert(at + 3, ' ');
+        }
+        keys.set("general.name", name);
+    }
+}
+
+impl Files<'_> {
+    fn tokenizer(&self) -> &Value {
+        self.tokenizer.as_ref().unwrap_or(&Value::Null)
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> ConvertError {
+        malformed(&self.folder.join("tokenizer.json"), problem)
+    }
+
+    /// Tokens that were added, by the first file that has them.
+    fn added(&self) -> Result<Vec<Added>, ConvertError> {
+        let mut all: Vec<Added> = Vec::new();
+        let flag = |v: &Value, key: &str| v.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let mut push = |id: Option<usize>, v: &Value| {
+            if let (Some(id), Some(text)) = (id, content(v)) {
+                let text = text.to_owned();
+                let (special, strips_right) = (flag(v, "special"), flag(v, "rstrip"));
+                all.push(Added { id, text, special, strips_right });
+            }
+        };
+        if let Some(list) = self.tokenizer().get("added_tokens").and_then(Value::as_array) {
+            for token in list {
+                let id = token.get("id").and_then(Value::as_u64);
+                push(id.map(|id| id as usize), token);
+            }
+            return Ok(all);
+        }
+        if let Some(map) = self.config.get("added_tokens_decoder").and_then(Value::as_object) {
+            map.iter().for_each(|(id, token)| push(id.parse().ok(), token));
+            return Ok(all);
+        }
+        if let Some(Value::Object(map)) = json(&self.folder.join("added_tokens.json"))? {
+            for (text, id) in &map {
+                let id = id.as_u64().map(|id| id as usize);
+                push(id, &Value::String(text.clone()));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Tokens and ids of a model's vocabulary.
+    fn map(&self) -> Result<&Map<String, Value>, ConvertError> {
+        let vocab = self.tokenizer().pointer("/model/vocab").and_then(Value::as_object);
+        vocab.ok_or_else(|| self.wrong("`model.vocab` is missing"))
+    }
+
+    fn fill(
+        &self,
+        table: &mut Table,
+        map: &Map<String, Value>,
+        set: impl Fn(&mut Table, usize, &str),
+    ) -> Result<(), ConvertError> {
+        for (text, id) in map {
+            let id = id.as_u64().ok_or_else(|| self.wrong(format!("id of `{text}`")))? as usize;
+            if id >= table.tokens.len() {
+                let problem = format!("token {id}, of {} that the model has", table.tokens.len());
+                return Err(self.wrong(problem));
+            }
+            set(table, id, text);
+        }
+        Ok(())
+    }
+
+    /// Merges as pairs of tokens.
+    fn merges(&self) -> Result<Vec<(String, String)>, ConvertError> {
+        let list = self.tokenizer().pointer("/model/merges").and_then(Value::as_array);
+        let pair = |merge: &Value| -> Option<(String, String)> {
+            match merge {
+                Value::String(text) => {
+                    let (a, b) = text.split_once(' ')?;
+                    Some((a.into(), b.into()))
+                }
+                Value::Array(pair) => match &pair[..] {
+                    [Value::String(a), Value::String(b)] => Some((a.clone(), b.clone())),
+                    _ => None,
+                },
+                _ => None,
+            }
+        };
+        let list = list.ok_or_else(|| self.wrong("`model.merges` is missing"))?;
+        let all: Option<Vec<_>> = list.iter().map(pair).collect();
+        all.ok_or_else(|| self.wrong("`model.merges` has something that is no pair"))
+    }
+
+    fn byte_level(
+        &self,
+        keys: &mut Keys,
+        added: &[Added],
+        n: usize,
+        options: &ConvertOptions,
+    ) -> Result<(), ConvertError> {
+        let pre = match &options.pre {
+            Some(name) => name.clone(),
+            None => {
+                let cutting = Cutting::read(self.tokenizer())
+                    .map_err(|steps| ConvertError::UnknownPreTokenizer { steps })?;
+                let unknown = || ConvertError::UnknownPreTokenizer { steps: cutting.told() };
+                cutting.name().ok_or_else(unknown)?.to_owned()
+            }
+        };
+        let mut table = Table::new(n);
+        self.fill(&mut table, self.map()?, |table, id, text| table.set(id, text, ty::NORMAL, 0.0))?;
+        table.add(added);
+        write_bpe(keys, table, &pre, &self.merges()?);
+        Ok(())
+    }
+
+    /// `vocab.json` and `merges.txt`, as before `tokenizer.json`.
+    fn separate(
+        &self,
+        keys: &mut Keys,
+        added: &[Added],
+        n: usize,
+        options: &ConvertOptions,
+    ) -> Result<(), ConvertError> {
+        let path = self.folder.join("vocab.json");
+        let Some(Value::Object(map)) = json(&path)? else {
+            let names = "tokenizer.json, tokenizer.model, vocab.json";
+            return Err(ConvertError::Vocabulary(format!("none of {names} is there")));
+        };
+        let class = self.config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+        let pre = match (&options.pre, class.trim_end_matches("Fast")) {
+            (Some(name), _) => name.clone(),
+            (None, "GPT2Tokenizer" | "RobertaTokenizer") => "gpt-2".into(),
+            (None, "Qwen2Tokenizer") => "qwen2".into(),
+            (None, other) => {
+                let steps = format!("those of `{other}`, without tokenizer.json");
+                return Err(ConvertError::UnknownPreTokenizer { steps });
+            }
+        };
+        let mut table = Table::new(n);
+        self.fill(&mut table, &map, |table, id, text| table.set(id, text, ty::NORMAL, 0.0))?;
+        table.add(added);
+        let path = self.folder.join("merges.txt");
+        let lines = text(&path)?.ok_or_else(|| malformed(&path, "missing"))?;
+        let mut merges = Vec::new();
+        for line in lines.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")) {
+            let pair = line.trim_end().split_once(' ');
+            let (a, b) = pair.ok_or_else(|| malformed(&path, format!("no pair: `{line}`")))?;
+            merges.push((a.to_owned(), b.to_owned()));
+        }
+        write_bpe(keys, table, &pre, &merges);
+        keys.set("tokenizer.ggml.add_bos_token", false);
+        Ok(())
+    }
+
+    fn sentence_piece(
+        &self,
+        keys: &mut Keys,
+        model: SentencePiece,
+        added: &[Added],
+        n: usize,
+    ) -> Result<(), ConvertError> {
+        let mut table = Table::new(n);
+        for (id, piece) in model.pieces.iter().enumerate() {
+            table.set(id, &piece.text, piece.ty as i32, piece.score);
+        }
+        table.add(added);
+        let kind = if model.unigram { "t5" } else { "llama" };
+        write_scored(keys, table, kind);
+        let prefix = self.space_prefix().unwrap_or(model.adds_prefix);
+        keys.set("tokenizer.ggml.add_space_prefix", prefix);
+        if model.unigram {
+            keys.set("tokenizer.ggml.remove_extra_whitespaces", model.removes_spaces);
+            if !model.charsmap.is_empty() {
+                let map = OwnedArray::U8(model.charsmap);
+                keys.set("tokenizer.ggml.precompiled_charsmap", OwnedValue::Array(map));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a space goes before texts, by `tokenizer.json`, or else by the configuration.
+    fn space_prefix(&self) -> Option<bool> {
+        if self.tokenizer.is_none() {
+            let class = self.config.get("tokenizer_class").and_then(Value::as_str);
+            if class.is_some_and(|class| class.starts_with("Gemma")) {
+                return Some(false);
+            }
+            return self.config.get("add_prefix_space").and_then(Value::as_bool);
+        }
+        let tokenizer = self.tokenizer();
+        let prepends = |step: &&Value| ty_of(step) == "Prepend";
+        if steps(tokenizer.get("normalizer"), "normalizers").iter().any(|s| prepends(s)) {
+            return Some(true);
+        }
+        let cut = steps(tokenizer.get("pre_tokenizer"), "pretokenizers");
+        let space = cut.into_iter().find(|step| ty_of(step) == "Metaspace");
+        Some(space.is_some_and(|step| match step.get("prepend_scheme").and_then(Value::as_str) {
+            Some(scheme) => scheme != "never",
+            None => step.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true),
+        }))
+    }
+
+    /// BPE of SentencePiece without its own file: scores are the ranks of merges.
+    fn visible_spaces(
+        &self,
+        keys: &mut Keys,
+        added: &[Added],
+        n: usize,
+    ) -> Result<(), ConvertError> {
+        let model = self.tokenizer().get("model");
+        let flag = |key: &str| model.and_then(|m| m.get(key)).and_then(Value::as_bool);
+        if flag("byte_fallback") != Some(true) {
+            let problem = "BPE that is neither byte-level nor falls back to bytes";
+            return Err(ConvertError::Vocabulary(problem.into()));
+        }
+        let merges = self.merges()?;
+        let mut ranks: HashMap<String, usize> = HashMap::new();
+        for (rank, (a, b)) in merges.iter().enumerate() {
+            ranks.entry(format!("{a}{b}")).or_insert(rank);
+        }
+        let unknown = model.and_then(|m| m.get("unk_token")).and_then(Value::as_str);
+        let lowest = -(merges.len() as f32);
+        let mut table = Table::new(n);
+        self.fill(&mut table, self.map()?, |table, id, text| {
+            let is_byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
+            let ty = match text {
+                text if Some(text) == unknown => ty::UNKNOWN,
+                _ if is_byte => ty::BYTE,
+                _ => ty::NORMAL,
+            };
+            let score = ranks.get(text).map_or(lowest, |&rank| -(rank as f32));
+            table.set(id, text, ty, if ty == ty::NORMAL { score } else { 0.0 });
+        })?;
+        table.add(added);
+        write_scored(keys, table, "llama");
+        keys.set("tokenizer.ggml.add_space_prefix", self.space_prefix().unwrap_or(true));
+        Ok(())
+    }
+
+    fn word_piece(&self, keys: &mut Keys, added: &[Added], n: usize) -> Result<(), ConvertError> {
+        let prefix = self.tokenizer().pointer("/model/continuing_subword_prefix");
+        let prefix = prefix.and_then(Value::as_str).unwrap_or("##").to_owned();
+        let mut table = Table::new(n);
+        self.fill(&mut table, self.map()?, |table, id, text| {
+            let text = match text.strip_prefix(&*prefix) {
+                Some(inner) if !inner.is_empty() => inner.to_owned(),
+                _ => format!("▁{text}"),
+            };
+            table.set(id, &text, ty::NORMAL, 0.0);
+        })?;
+        table.add(added);
+        keys.set("tokenizer.ggml.model", "bert");
+        keys.set("tokenizer.ggml.pre", "default");
+        keys.set("tokenizer.ggml.tokens", table.tokens);
+        keys.set("tokenizer.ggml.token_type", OwnedValue::Array(OwnedArray::I32(table.types)));
+        for step in steps(self.tokenizer().get("normalizer"), "normalizers") {
+            let flag = |key: &str| step.get(key).and_then(Value::as_bool);
+            let (lower, strip) = match ty_of(step) {
+                "BertNormalizer" => (flag("lowercase"), flag("strip_accents")),
+                "Lowercase" => (Some(true), None),
+                "StripAccents" => (None, Some(true)),
+                _ => (None, None),
+            };
+            let names = [("lowercase", lower), ("strip_accents", strip)];
+            for (name, on) in names.into_iter().filter_map(|(name, on)| Some((name, on?))) {
+                keys.set(format!("tokenizer.ggml.normalizer.{name}"), on);
+            }
+        }
+        Ok(())
+    }
+
+    fn unigram(&self, keys: &mut Keys, added: &[Added], n: usize) -> Result<(), ConvertError> {
+        let model = self.tokenizer().get("model");
+        let list = model.and_then(|m| m.get("vocab")).and_then(Value::as_array);
+        let list = list.ok_or_else(|| self.wrong("`model.vocab` is missing"))?;
+        let unknown = model.and_then(|m| m.get("unk_id")).and_then(Value::as_u64);
+        let mut table = Table::new(n);
+        for (id, entry) in list.iter().enumerate() {
+            let text = entry.get(0).and_then(Value::as_str);
+            let score = entry.get(1).and_then(Value::as_f64);
+            let (Some(text), Some(score)) = (text, score) else {
+                return Err(self.wrong(format!("`model.vocab`: token {id}")));
+            };
+            let ty = if unknown == Some(id as u64) { ty::UNKNOWN } else { ty::NORMAL };
+            table.set(id, text, ty, score as f32);
+        }
+        let others: Vec<Added> =
+            added.iter().filter(|token| unknown != Some(token.id as u64)).cloned().collect();
+        table.add(&others);
+        write_scored(keys, table, "t5");
+        keys.set("tokenizer.ggml.add_space_prefix", self.space_prefix().unwrap_or(true));
+        let normalizers = steps(self.tokenizer().get("normalizer"), "normalizers");
+        let cutters = steps(self.tokenizer().get("pre_tokenizer"), "pretokenizers");
+        let merges = cutters.iter().any(|step| ty_of(step) == "WhitespaceSplit")
+            || normalizers.iter().any(|step| ty_of(step) == "Replace");
+        keys.set("tokenizer.ggml.remove_extra_whitespaces", merges);
+        let map = normalizers.iter().find_map(|step| step.get("precompiled_charsmap"));
+        if let Some(map) = map.and_then(Value::as_str).filter(|map| !map.is_empty()) {
+            let map = base64(map).ok_or_else(|| self.wrong("`precompiled_charsmap`: no base64"))?;
+            let map = OwnedValue::Array(OwnedArray::U8(map));
+            keys.set("tokenizer.ggml.precompiled_charsmap", map);
+        }
+        Ok(())
+    }
+
+    /// Tokens with roles, and which of them are added to texts.
+    fn special(
+        &self,
+        keys: &mut Keys,
+        config: &Config,
+        added: &[Added],
+    ) -> Result<(), ConvertError> {
+        let named = |key: &str| self.config.get(key).and_then(content).map(str::to_owned);
+        let mut names: HashMap<&str, Option<String>> =
+            ROLES.iter().map(|(role, _)| (*role, named(&format!("{role}_token")))).collect();
+        if self.tokenizer.is_some() {
+            let name = |names: &HashMap<&str, Option<String>>, role| names[role].clone();
+            if name(&names, "bos").is_none() {
+                names.insert("bos", name(&names, "cls"));
+            }
+            if name(&names, "eos").is_none() {
+                names.insert("eos", name(&names, "sep"));
+            }
+        }
+        let mut adds: HashMap<&str, bool> = HashMap::new();
+        self.post_processor(&mut names, &mut adds);
+        for role in ["bos", "eos", "sep"] {
+            let key = format!("add_{role}_token");
+            if let Some(on) = self.config.get(&key).and_then(Value::as_bool) {
+                adds.entry(role).or_insert(on);
+            }
+        }
+        let n = match keys.get("tokenizer.ggml.tokens") {
+            Some(OwnedValue::Array(OwnedArray::Str(tokens))) => tokens.len(),
+            _ => 0,
+        };
+        for (role, key) in ROLES {
+            let name = names[role].as_deref();
+            let by_name = name.and_then(|name| added.iter().find(|token| token.text == name));
+            let by_name = by_name.map(|token| token.id as u64);
+            let entry = format!("{role}_token_id");
+            let by_config = config.get(&entry).and_then(Value::as_u64);
+            if let Some(id) = by_name.or(by_config).filter(|&id| id < n as u64) {
+                keys.set(format!("tokenizer.ggml.{key}_token_id"), id as u32);
+            }
+        }
+        let is_bpe = keys.get("tokenizer.ggml.model") == Some(&OwnedValue::Str("gpt2".into()));
+        if is_bpe {
+            adds.entry("bos").or_insert(false);
+        }
+        for role in ["bos", "eos", "sep"] {
+            if let Some(&on) = adds.get(role) {
+                keys.set(format!("tokenizer.ggml.add_{role}_token"), on);
+            }
+        }
+        self.ends(keys, n)
+    }
+
+    /// All tokens that end an answer, where there are several.
+    fn ends(&self, keys: &mut Keys, n: usize) -> Result<(), ConvertError> {
+        let Some(generation) = json(&self.folder.join("generation_config.json"))? else {
+            return Ok(());
+        };
+        let Some(list) = generation.get("eos_token_id").and_then(Value::as_array) else {
+            return Ok(());
+        };
+        let ids = list.iter().filter_map(Value::as_u64).filter(|&id| id < n as u64);
+        let ids: Vec<u32> = ids.map(|id| id as u32).collect();
+        if ids.len() > 1 {
+            let ids = OwnedValue::Array(OwnedArray::U32(ids));
+            keys.set("tokenizer.ggml.eos_token_ids", ids);
+        }
+        Ok(())
+    }
+
+    /// What the post-processor adds to texts.
+    fn post_processor<'r>(
+        &self,
+        names: &mut HashMap<&'r str, Option<String>>,
+        adds: &mut HashMap<&'r str, bool>,
+    ) {
+        let processor = self.tokenizer().get("post_processor");
+        for step in steps(processor, "processors") {
+            match ty_of(step) {
+                "ByteLevel" => {
+                    adds.entry("bos").or_insert(false);
+                    adds.entry("eos").or_insert(false);
+                }
+                "RobertaProcessing" | "BertProcessing" => {
+                    let text = |key: &str| Some(step.get(key)?.get(0)?.as_str()?.to_owned());
+                    for (role, own, key) in [("bos", "cls", "cls"), ("eos", "sep", "sep")] {
+                        adds.insert(role, true);
+                        if let Some(text) = text(key) {
+                            names.insert(role, Some(text.clone()));
+                            names.insert(own, Some(text));
+                        }
+                    }
+                    if ty_of(step) == "RobertaProcessing" {
+                        adds.insert("sep", true);
+                    }
+                }
+                "TemplateProcessing" => {
+                    let single = step.get("single").and_then(Value::as_array);
+                    let Some(single) = single else { continue };
+                    let special = |part: Option<&Value>| {
+                        Some(part?.pointer("/SpecialToken/id")?.as_str()?.to_owned())
+                    };
+                    let (first, last) = (special(single.first()), special(single.last()));
+                    adds.insert("bos", first.is_some());
+                    adds.insert("eos", last.is_some());
+                    if let Some(first) = first {
+                        names.insert("bos", Some(first));
+                    }
+                    if let Some(last) = last {
+                        names.insert("eos", Some(last));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Chat templates, byte for byte.
+    fn templates(&self, keys: &mut Keys) -> Result<(), ConvertError> {
+        const KEY: &str = "tokenizer.chat_template";
+        let mut named: Vec<(String, String)> = Vec::new();
+        let mut push_all = |value: &Value| match value {
+            Value::String(text) => named.push(("default".into(), text.clone())),
+            Value::Array(list) => {
+                let text = |v: &Value, key: &str| v.get(key)?.as_str().map(str::to_owned);
+                named.extend(
+                    list.iter().filter_map(|v| Some((text(v, "name")?, text(v, "template")?))),
+                );
+            }
+            _ => {}
+        };
+        // transformers writes the file since it exists, and then reads nothing else.
+        let file = text(&self.folder.join("chat_template.jinja"))?;
+        let old = json(&self.folder.join("chat_template.json"))?;
+        match (&file, self.config.get("chat_template")) {
+            (Some(text), _) => push_all(&Value::String(text.clone())),
+            (None, Some(value)) => push_all(value),
+            (None, None) => {
+                if let Some(value) = old.as_ref().and_then(|v| v.get("chat_template")) {
+                    push_all(value);
+                }
+            }
+        }
+        let more = self.folder.join("additional_chat_templates");
+        if file.is_some() && more.is_dir() {
+            let io = |error| ConvertError::Io { path: more.clone(), error };
+            let mut paths = Vec::new();
+            for entry in std::fs::read_dir(&more).map_err(io)? {
+                paths.push(entry.map_err(io)?.path());
+            }
+            paths.sort();
+            for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
+                let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+                if let Some(text) = text(path)? {
+                    named.push((name.to_owned(), text));
+                }
+            }
+        }
+        let is_default = |row: &&(String, String)| row.0 == "default";
+        if let Some((_, text)) = named.iter().find(is_default) {
+            keys.set(KEY, text.clone());
+        }
+        let others: Vec<_> = named.iter().filter(|row| !is_default(row)).collect();
+        if !others.is_empty() {
+            let names: Vec<String> = others.iter().map(|row| row.0.clone()).collect();
+            keys.set("tokenizer.chat_templates", names);
+            for (name, text) in others {
+                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let name = name.replace(|c: char| !plain(c), "_");
+                keys.set(format!("{KEY}.{name}"), text.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Roles of tokens, and their names in GGUF (`seperator` is how files spell it).
+const ROLES: &[(&str, &str)] = &[
+    ("bos", "bos"),
+    ("eos", "eos"),
+    ("unk", "unknown"),
+    ("sep", "seperator"),
+    ("pad", "padding"),
+    ("cls", "cls"),
+    ("mask", "mask"),
+];
+
+fn write_bpe(keys: &mut Keys, table: Table, pre: &str, merges: &[(String, String)]) {
+    keys.set("tokenizer.ggml.model", "gpt2");
+    keys.set("tokenizer.ggml.pre", pre);
+    keys.set("tokenizer.ggml.tokens", table.tokens);
+    keys.set("tokenizer.ggml.token_type", OwnedValue::Array(OwnedArray::I32(table.types)));
+    // A space within a token is spelled as bytes are.
+    let spelled = |text: &str| text.replace(' ', "Ġ");
+    let merges: Vec<String> =
+        merges.iter().map(|(a, b)| format!("{} {}", spelled(a), spelled(b))).collect();
+    keys.set("tokenizer.ggml.merges", merges);
+}
+
+fn write_scored(keys: &mut Keys, table: Table, model: &str) {
+    keys.set("tokenizer.ggml.model", model);
+    keys.set("tokenizer.ggml.pre", "default");
+    keys.set("tokenizer.ggml.tokens", table.tokens);
+    keys.set("tokenizer.ggml.scores", OwnedValue::Array(OwnedArray::F32(table.scores)));
+    keys.set("tokenizer.ggml.token_type", OwnedValue::Array(OwnedArray::I32(table.types)));
+}
+
+/// Bytes of a text in base64.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let text = text.trim_end_matches('=').as_bytes();
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
+    for four in text.chunks(4) {
+        let mut bits = 0u32;
+        for &byte in four {
+            bits = bits << 6 | u32::from(digit(byte)?);
+        }
+        let missing = 4 - four.len();
+        bits <<= 6 * missing;
+        bytes.extend(&bits.to_be_bytes()[1..4 - missing]);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_gives_bytes() {
+        assert_eq!(base64("aGVsbG8="), Some(b"hello".to_vec()));
+        assert_eq!(base64("aGVsbG8h"), Some(b"hello!".to_vec()));
+        assert_eq!(base64("aA"), Some(b"h".to_vec()));
+        assert_eq!(base64("a b"), None);
+    }
+}

@@ -1,0 +1,355 @@
+//! Vocabulary in which an architecture says how its Hugging Face checkpoints become GGUF: names of
+//! classes, of tensors and of entries of `config.json`, as data beside the description.
+//!
+//! In patterns of names `#` stands for the number of a layer and `@` for that of an expert. Roots
+//! such as `model.` are left out. A pattern is the whole name of a tensor, or that
+//! name without its `.weight` or `.bias`, which the new name then gets, too.
+
+/// Checkpoints of one or more classes of transformers that have one architecture in GGUF.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Values of `architectures` in `config.json`.
+    pub classes: &'static [&'static str],
+    /// Value of `general.architecture`.
+    pub arch: &'static str,
+    /// Which of the checkpoints of the classes: the first that is so counts.
+    pub when: When,
+    /// Names of tensors, special ones before common ones: the first that fits counts.
+    pub tensors: &'static [&'static [Names]],
+    /// Metadata beyond what all architectures have, in order: later ones overwrite.
+    pub keys: &'static [&'static [Key]],
+}
+
+/// A condition on `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// All checkpoints.
+    Always,
+    /// Those where an integer is missing or 0.
+    Zero(&'static str),
+    /// Those where the text of an entry is this.
+    Is(&'static str, &'static str),
+}
+
+/// One tensor, or one of each layer, in both worlds.
+#[derive(Clone, Copy, Debug)]
+pub struct Names {
+    /// Pattern of the name in the checkpoint.
+    pub from: &'static str,
+    /// Pattern of the name in GGUF; unused for layouts that name several.
+    pub to: &'static str,
+    /// Order and shape of the elements.
+    pub layout: Layout,
+    /// Change of each element.
+    pub op: Op,
+    /// Entries of `config.json` that all elements are multiplied by; `.N` behind a name is a place in
+    /// a list.
+    pub scales: &'static [&'static str],
+}
+
+/// Names of a tensor whose elements stay as they are.
+pub const fn same(from: &'static str, to: &'static str) -> Names {
+    laid(from, to, Layout::Same)
+}
+
+/// Names of a tensor whose elements get another order or shape.
+pub const fn laid(from: &'static str, to: &'static str, layout: Layout) -> Names {
+    Names { from, to, layout, op: Op::Same, scales: &[] }
+}
+
+/// Names of a tensor that becomes several.
+pub const fn split(from: &'static str, parts: &'static [(&'static str, Rows)]) -> Names {
+    laid(from, "", Layout::Split(parts))
+}
+
+/// Names of a tensor whose elements change.
+pub const fn changed(from: &'static str, to: &'static str, op: Op) -> Names {
+    same(from, to).op(op)
+}
+
+/// Name of a tensor that GGUF has no use for.
+pub const fn dropped(from: &'static str) -> Names {
+    laid(from, "", Layout::Drop)
+}
+
+impl Names {
+    /// These names with a change of each element.
+    pub const fn op(self, op: Op) -> Names {
+        Names { op, ..self }
+    }
+
+    /// These names with entries that all elements are multiplied by.
+    pub const fn scaled(self, scales: &'static [&'static str]) -> Names {
+        Names { scales, ..self }
+    }
+}
+
+/// Order and shape of a tensor's elements in GGUF, by those in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As they are; experts (`@`) are stacked.
+    Same,
+    /// The tensor has no counterpart.
+    Drop,
+    /// Rows of each head from two halves to pairs, as rotation wants them that turns neighbours.
+    PairQ,
+    /// [`Layout::PairQ`] for as many heads as keys have.
+    PairK,
+    /// [`Layout::PairQ`] and [`Layout::PairK`] of the first two parts of fused queries, keys and
+    /// values.
+    PairQkv,
+    /// Rows of `[key head][its queries.., key, value][dimension]` as three tensors, queries and keys
+    /// in pairs: `attn_q`, `attn_k`, `attn_v`.
+    GroupsPaired,
+    /// Matrices of all experts, one below the other, as a stack of as many as the entries say.
+    Stacked(&'static [&'static str]),
+    /// [`Layout::Stacked`], each matrix transposed.
+    StackedTransposed(&'static [&'static str]),
+    /// Without the rows before the first position, which is one behind the padding's id.
+    BehindPadding,
+    /// Numbers of metadata: an array of one for each layer under the new name.
+    Metadata,
+    /// Runs of rows of a state space's input, each multiplied by its element of the entry: gates,
+    /// inner values, two times the groups' states, heads.
+    StateRuns(&'static str),
+    /// Matrices, or each of a stack, transposed; vectors stay.
+    Transposed,
+    /// Without dimensions of 1.
+    Squeezed,
+    /// A further dimension of 1: `[n]` becomes `[n][1]`.
+    Column,
+    /// Rows of `[head][query, key, value][dimension]` become all queries, all keys, all values.
+    HeadsQkv,
+    /// Rows of `[key head][its queries.., key, value][dimension]`, likewise.
+    GroupsQkv,
+    /// Runs of rows become tensors of their own; of a stack those of each matrix.
+    Split(&'static [(&'static str, Rows)]),
+    /// [`Layout::Split`] behind [`Layout::Transposed`].
+    TransposedSplit(&'static [(&'static str, Rows)]),
+    /// [`Layout::Split`] of columns.
+    SplitColumns(&'static [(&'static str, Rows)]),
+    /// `[group × n]` as `[group][n]`: the norm of a state space, by `n_groups`.
+    Groups,
+    /// Heads of values of a delta rule from grouped by their key's head to tiled: rows, each head of
+    /// so many.
+    TiledRows(PerHead),
+    /// [`Layout::TiledRows`] behind queries and keys, which stay.
+    TiledBehindKeys,
+    /// [`Layout::TiledRows`] of columns.
+    TiledColumns,
+    /// Queries, keys, values and gates by key head, of a delta rule: two tensors, `attn_qkv` and
+    /// `attn_gate`.
+    DeltaQkvz,
+}
+
+/// Rows that a head of a delta rule has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerHead {
+    /// One.
+    One,
+    /// As many as a value has elements.
+    Value,
+}
+
+/// Rows of a matrix, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// All heads of queries.
+    Queries,
+    /// All heads of keys.
+    Keys,
+    /// All heads of values.
+    Values,
+    /// All heads of queries, in pairs.
+    PairedQueries,
+    /// All heads of keys, in pairs.
+    PairedKeys,
+    /// First half of all rows.
+    FirstHalf,
+    /// Second half of all rows.
+    SecondHalf,
+    /// Every second row, from the first.
+    Even,
+    /// Every second row, from the second.
+    Odd,
+    /// Of each head, the part that latents give the keys, transposed.
+    LatentKeys,
+    /// Of each head, the part that latents give the values.
+    LatentValues,
+}
+
+/// Change of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// None.
+    Same,
+    /// One more: norms that multiply by 1 + w.
+    PlusOne,
+    /// -e^x: decays that are kept as their logarithms.
+    NegExp,
+}
+
+/// An entry of metadata, its key behind the architecture's name unless it begins with `general.` or
+/// `tokenizer.`. An entry that `config.json` does not have is left out, where nothing else is said.
+#[derive(Clone, Copy, Debug)]
+pub enum Key {
+    /// An integer, the first of these entries; a list of integers stays one.
+    Int(&'static str, &'static [&'static str]),
+    /// A float, likewise.
+    Float(&'static str, &'static [&'static str]),
+    /// A boolean, likewise.
+    Flag(&'static str, &'static [&'static str]),
+    /// An integer as given.
+    IntIs(&'static str, u32),
+    /// A float as given.
+    FloatIs(&'static str, f32),
+    /// A boolean as given.
+    FlagIs(&'static str, bool),
+    /// A string as given.
+    TextIs(&'static str, &'static str),
+    /// An integer if no entry has it.
+    IntElse(&'static str, &'static [&'static str], u32),
+    /// A float if no entry has it.
+    FloatElse(&'static str, &'static [&'static str], f32),
+    /// A boolean if no entry has it.
+    FlagElse(&'static str, &'static [&'static str], bool),
+    /// No such entry after all.
+    Without(&'static str),
+    /// Product of the first entry that is there of each list.
+    Product(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// Sum likewise.
+    Sum(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// True if the text of an entry is this.
+    FlagWhen(&'static str, &'static str, &'static str),
+    /// [`Key::RotaryShare`] by `rope_parameters` only, which say it anew.
+    RotaryRope(f32),
+    /// Quotient likewise, rounded down.
+    Quotient(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// Multiple of an entry.
+    Times(&'static str, &'static [&'static str], u32),
+    /// `rope.dimension_count`: the dimensions of a head, times the first of these entries (or of
+    /// `partial_rotary_factor`), else this share.
+    RotaryShare(&'static [&'static str], f32),
+    /// Booleans, one for each layer: whether the list has this text there.
+    Pattern(&'static str, &'static str, &'static str),
+    /// [`Key::Pattern`] where the first entry is there.
+    PatternWhen(&'static str, &'static str, &'static str, &'static str),
+    /// Integers, one for each layer: an entry where the list, the first of these entries, has one of
+    /// these texts, 0 elsewhere. A string is a list of its letters.
+    WhereIs(
+        &'static str,
+        &'static [&'static str],
+        &'static [&'static str],
+        &'static [&'static str],
+    ),
+    /// Integers, one for each layer: an entry in every layer of a period from an offset, which are
+    /// entries, too; 0 elsewhere.
+    EveryNth(&'static str, &'static [&'static str], &'static str, &'static str),
+    /// An integer that is set if none is yet.
+    IntDefault(&'static str, u32),
+    /// The first of a list, or the one integer.
+    FirstInt(&'static str, &'static [&'static str]),
+    /// A float if a flag is true, else 0.
+    FloatWhen(&'static str, &'static str, &'static str),
+    /// Quotient as a float.
+    Ratio(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// A float over the square root of the number of layers.
+    OverRootOfLayers(&'static str, &'static [&'static str]),
+    /// One over the square root of an entry, where that is not the dimension of a head.
+    InverseRoot(&'static str, &'static str),
+    /// Positions behind the padding's: an entry less one more than the padding's id.
+    PositionsBehindPadding(&'static str, &'static str),
+    /// A flag that has to be so where another one is set.
+    MustBeWhen(&'static str, &'static str, bool),
+    /// A flag that has to be so: the architecture knows nothing else.
+    MustBe(&'static str, bool),
+    /// A text of an entry.
+    Text(&'static str, &'static str),
+    /// An integer if the text of an entry is this.
+    IntWhen(&'static str, &'static str, &'static str, u32),
+    /// A float of `rope_parameters`, multiplied.
+    Rope(&'static str, &'static str, f32),
+    /// Feed-forward width adjusted as LFM 2 does, unless the entries say that it is not.
+    AdjustedWidth(&'static [&'static str]),
+    /// Pooling of a text's vectors, by the folder's `modules.json`.
+    Pooling,
+}
+
+/// Names that most decoders of transformers have.
+pub const DECODER: &[Names] = &[
+    same("embed_tokens", "token_embd"),
+    same("norm", "output_norm"),
+    same("lm_head", "output"),
+    same("layers.#.input_layernorm", "blk.#.attn_norm"),
+    same("layers.#.post_attention_layernorm", "blk.#.ffn_norm"),
+    same("layers.#.self_attn.q_proj", "blk.#.attn_q"),
+    same("layers.#.self_attn.k_proj", "blk.#.attn_k"),
+    same("layers.#.self_attn.v_proj", "blk.#.attn_v"),
+    same("layers.#.self_attn.o_proj", "blk.#.attn_output"),
+    same("layers.#.self_attn.q_norm", "blk.#.attn_q_norm"),
+    same("layers.#.self_attn.k_norm", "blk.#.attn_k_norm"),
+    same("layers.#.mlp.gate_proj", "blk.#.ffn_gate"),
+    same("layers.#.mlp.up_proj", "blk.#.ffn_up"),
+    same("layers.#.mlp.down_proj", "blk.#.ffn_down"),
+];
+
+/// Names of experts in the mould of Qwen and DeepSeek, one tensor each or stacked.
+pub const EXPERTS: &[Names] = &[
+    same("layers.#.mlp.gate", "blk.#.ffn_gate_inp"),
+    same("layers.#.mlp.gate.e_score_correction_bias", "blk.#.exp_probs_b.bias"),
+    same("layers.#.mlp.experts.@.gate_proj", "blk.#.ffn_gate_exps"),
+    same("layers.#.mlp.experts.@.up_proj", "blk.#.ffn_up_exps"),
+    same("layers.#.mlp.experts.@.down_proj", "blk.#.ffn_down_exps"),
+    split("layers.#.mlp.experts.gate_up_proj", GATE_UP_EXPERTS),
+    same("layers.#.mlp.experts.down_proj", "blk.#.ffn_down_exps.weight"),
+    same("layers.#.mlp.shared_expert.gate_proj", "blk.#.ffn_gate_shexp"),
+    same("layers.#.mlp.shared_expert.up_proj", "blk.#.ffn_up_shexp"),
+    same("layers.#.mlp.shared_expert.down_proj", "blk.#.ffn_down_shexp"),
+    laid("layers.#.mlp.shared_expert_gate", "blk.#.ffn_gate_inp_shexp", Layout::Squeezed),
+    same("layers.#.mlp.shared_experts.gate_proj", "blk.#.ffn_gate_shexp"),
+    same("layers.#.mlp.shared_experts.up_proj", "blk.#.ffn_up_shexp"),
+    same("layers.#.mlp.shared_experts.down_proj", "blk.#.ffn_down_shexp"),
+];
+
+/// Gate and up projections of experts, one behind the other.
+pub const GATE_UP_EXPERTS: &[(&str, Rows)] = &[
+    ("blk.#.ffn_gate_exps.weight", Rows::FirstHalf),
+    ("blk.#.ffn_up_exps.weight", Rows::SecondHalf),
+];
+
+/// Rows of queries and keys from halves to pairs, before [`DECODER`].
+pub const PAIRS: &[Names] = &[
+    laid("layers.#.self_attn.q_proj", "blk.#.attn_q", Layout::PairQ),
+    laid("layers.#.self_attn.k_proj", "blk.#.attn_k", Layout::PairK),
+];
+
+/// Buffers of transformers that hold no weights: masks, and frequencies that are computed anew.
+pub const BUFFERS: &[&str] = &[
+    ".attention.masked_bias",
+    ".attention.bias",
+    ".attn.masked_bias",
+    ".attn.bias",
+    ".rotary_emb.inv_freq",
+    ".rope.freqs",
+    "rotary_emb.inv_freq",
+    "embeddings.position_ids",
+];
+
+/// Beginnings and parts of names of what sees, hears or projects into the text: not converted.
+pub const OTHER_PARTS: &[&str] = &[
+    "visual.",
+    "vision_tower.",
+    "vision_model.",
+    "vision_",
+    "audio_",
+    "audio_tower.",
+    "multi_modal_projector.",
+    "mm_projector.",
+    "embed_vision.",
+    "embed_audio.",
+];
+
+/// The most entries that all decoders have with a head dimension of their own.
+pub const ROTARY_ALL: &[Key] = &[Key::RotaryShare(&[], 1.0)];
+/// Size of the vocabulary.
+pub const VOCAB: &[Key] = &[Key::Int("vocab_size", &["vocab_size"])];

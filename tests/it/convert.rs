@@ -1,0 +1,307 @@
+//! Hugging Face folders to GGUF: what the file computes, how it cuts texts, its chat template, against
+//! what transformers and its tokenizers say; and folders that lie.
+//!
+//! `tests/golden/hf` has a few small folders. `TEFF_FIXTURES` names a folder whose `hf` has more.
+
+use crate::measure::nmse_max;
+use crate::require::fixtures;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use teff::convert::{Conversion, ConvertOptions, TargetType};
+use teff::decoder::{Outputs, SequenceChunk};
+use teff::engine::{Engine, EngineOptions, Model};
+use teff::model::Pooling;
+use teff::text::EncodeOptions;
+
+/// Two F32 computations in another order differ only by rounding.
+const NMSE_MAX: f64 = 1e-6;
+/// Models whose recurrence is sensitive.
+const SENSITIVE: &[(&str, f64)] = &[("qwen35", 1e-5)];
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hf")
+}
+
+fn folders(of: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(of).unwrap().map(|e| e.unwrap().path()).collect();
+    all.retain(|path| path.join("config.json").exists());
+    all.sort();
+    all
+}
+
+/// A place for a result, which goes away with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let name = format!("teff-convert-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn floats(path: &Path) -> Option<Vec<f32>> {
+    let bytes = fs::read(path).ok()?;
+    Some(bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect())
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn convert(folder: &Path, out: &Path, ty: TargetType) -> Result<(), String> {
+    let options = ConvertOptions { ty: Some(ty), ..ConvertOptions::default() };
+    let conversion = Conversion::plan(folder, &options).map_err(|error| error.to_string())?;
+    let cancel = AtomicBool::new(false);
+    conversion.write(out, &mut |_| {}, &cancel).map_err(|error| error.to_string())
+}
+
+/// The problem of a folder, if there is one.
+fn check(folder: &Path) -> Result<f64, String> {
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let scratch = Scratch::new(name);
+    let out = scratch.0.join("model.gguf");
+    convert(folder, &out, TargetType::F32)?;
+    let mut model = Model::open(&out).map_err(|error| error.to_string())?;
+    check_template(folder, &model)?;
+    check_texts(folder, &model)?;
+    let tokens = ids(&json(&folder.join("tokens.json"))["tokens"]);
+    let hidden = floats(&folder.join("hidden.f32"));
+    let options = crate::changed(EngineOptions::default(), |options| {
+        options.threads = Some(2);
+        options.n_ctx = Some(64);
+        options.max_batch = 64;
+        options.max_outputs = 64;
+        options.kv_type = teff::backend::pages::KvType::F32;
+    });
+    let (found, truth) = match hidden {
+        Some(truth) => {
+            model.output_embeddings();
+            let mut engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
+            let found = engine.embed(&[tokens.clone()], Pooling::None);
+            (found.map_err(|error| error.to_string())?.remove(0), truth)
+        }
+        None => {
+            let mut engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
+            let found = engine.lead(|decoder| {
+                let sequence = decoder.kv_mut().create();
+                let chunk = SequenceChunk { sequence, tokens: &tokens, outputs: Outputs::All };
+                decoder.step(&[chunk]).map(|rows| rows.to_vec())
+            });
+            let truth = floats(&folder.join("logits.f32")).ok_or("no logits")?;
+            (found.map_err(|error| error.to_string())?, truth)
+        }
+    };
+    if found.len() != truth.len() {
+        return Err(format!("{} numbers, not {}", found.len(), truth.len()));
+    }
+    let error = nmse_max(&found, &truth, truth.len());
+    let max = SENSITIVE.iter().find(|row| row.0 == name).map_or(NMSE_MAX, |row| row.1);
+    match error <= max {
+        true => Ok(error),
+        false => Err(format!("NMSE {error:.2e}")),
+    }
+}
+
+fn check_template(folder: &Path, model: &Model) -> Result<(), String> {
+    let config = json(&folder.join("tokenizer_config.json"));
+    let file = fs::read_to_string(folder.join("chat_template.jinja")).ok();
+    let expected = file.or_else(|| config["chat_template"].as_str().map(str::to_owned));
+    let found = model.file().get("tokenizer.chat_template");
+    let found = found.and_then(|value| value.as_str()).map(str::to_owned);
+    match found == expected {
+        true => Ok(()),
+        false => Err("another chat template".into()),
+    }
+}
+
+fn check_texts(folder: &Path, model: &Model) -> Result<(), String> {
+    let tokenizer = model.tokenizer().map_err(|error| error.to_string())?;
+    let cases = json(&folder.join("tokenizer_cases.json"));
+    let mut wrong = Vec::new();
+    let cases =
+        cases.as_array().cloned().unwrap_or_else(|| cases["cases"].as_array().unwrap().clone());
+    for case in &cases {
+        let text = case["text"].as_str().unwrap();
+        let parse_special = case["parse_special"].as_bool().unwrap_or(false);
+        for (key, add_special) in [("ids", false), ("ids_special", true)] {
+            let options = EncodeOptions { add_special, parse_special };
+            let found = tokenizer.encode(text, options).map_err(|error| error.to_string())?;
+            let expected = ids(&case[key]);
+            if found != expected {
+                wrong.push(format!("{key} of {text:?}: {found:?}, not {expected:?}"));
+            }
+        }
+    }
+    match wrong.first() {
+        None => Ok(()),
+        Some(first) => Err(format!("{} texts, {first}", wrong.len())),
+    }
+}
+
+fn check_all(of: &Path) {
+    let mut problems = Vec::new();
+    for folder in folders(of) {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        match check(&folder) {
+            Ok(error) => eprintln!("{name}: NMSE {error:.1e}"),
+            Err(problem) => problems.push(format!("{name}: {problem}")),
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn folders_become_files_that_answer_alike() {
+    assert!(folders(&golden()).len() >= 4);
+    check_all(&golden());
+}
+
+#[test]
+fn more_folders_become_files_that_answer_alike() {
+    if let Some(folder) = fixtures("hf") {
+        check_all(&folder);
+    }
+}
+
+/// A copy of a golden folder, to be spoiled.
+fn copy_of(name: &str, scratch: &Scratch) -> PathBuf {
+    let (from, to) = (golden().join(name), scratch.0.join("hf"));
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::write(to.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
+    }
+    to
+}
+
+/// Replaces the first of some bytes by as many others.
+fn spoil(path: &Path, from: &[u8], to: &[u8]) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to);
+    fs::write(path, bytes).unwrap();
+}
+
+/// The error of a folder, after which nothing is left of the result.
+fn error_of(folder: &Path, scratch: &Scratch) -> String {
+    let out = scratch.0.join("model.gguf");
+    let error = convert(folder, &out, TargetType::F32).unwrap_err();
+    let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["hf"], "{error}");
+    error
+}
+
+#[test]
+fn folders_that_lie_are_refused_by_name() {
+    type Spoil = fn(&Path);
+    let cases: &[(&str, &str, Spoil, &str)] = &[
+        (
+            "shard",
+            "llama-spm",
+            |folder| fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap(),
+            "model-00002-of-00002.safetensors: missing",
+        ),
+        (
+            "unknown",
+            "mamba2",
+            |folder| spoil(&folder.join("model.safetensors"), b"norm_f.weight", b"norm_g.weight"),
+            "tensor `backbone.norm_g.weight` has no known place",
+        ),
+        (
+            "nan",
+            "mamba2",
+            |folder| {
+                let path = folder.join("model.safetensors");
+                let mut bytes = fs::read(&path).unwrap();
+                let n = bytes.len();
+                bytes[n - 2..].copy_from_slice(&[0xc0, 0x7f]);
+                fs::write(path, bytes).unwrap();
+            },
+            "is NaN",
+        ),
+        (
+            "class",
+            "gpt2",
+            |folder| spoil(&folder.join("config.json"), b"GPT2LMHeadModel", b"GPT9LMHeadModel"),
+            "no conversion is known for class `GPT9LMHeadModel`",
+        ),
+        (
+            "shape",
+            "gpt2",
+            |folder| spoil(&folder.join("config.json"), b"\"n_head\": 4", b"\"n_head\": 5"),
+            "the result would not run",
+        ),
+        (
+            "cut",
+            "gpt2",
+            |folder| {
+                let path = folder.join("model.safetensors");
+                let bytes = fs::read(&path).unwrap();
+                fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+            },
+            "ends behind the file",
+        ),
+        (
+            "vocabulary",
+            "gpt2",
+            |folder| fs::remove_file(folder.join("vocab.json")).unwrap(),
+            "vocabulary: none of",
+        ),
+    ];
+    for (name, golden, spoil, expected) in cases {
+        let scratch = Scratch::new(name);
+        let folder = copy_of(golden, &scratch);
+        spoil(&folder);
+        let error = error_of(&folder, &scratch);
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_cancelled_conversion_leaves_what_was_there() {
+    let scratch = Scratch::new("cancelled");
+    let out = scratch.0.join("model.gguf");
+    fs::write(&out, "older").unwrap();
+    let conversion = Conversion::plan(&golden().join("gpt2"), &ConvertOptions::default()).unwrap();
+    let error = conversion.write(&out, &mut |_| {}, &AtomicBool::new(true)).unwrap_err();
+    assert_eq!(error.to_string(), "nothing was written");
+    assert_eq!(fs::read(&out).unwrap(), b"older");
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
+}
+
+#[test]
+fn types_are_as_asked_for_and_as_stored() {
+    use gguf_rs_lite::{GgmlType, GgufFile};
+    let scratch = Scratch::new("types");
+    let folder = golden().join("llama-spm");
+    for (ty, expected) in [
+        (None, GgmlType::BF16),
+        (Some(TargetType::F16), GgmlType::F16),
+        (Some(TargetType::Q8_0), GgmlType::Q8_0),
+    ] {
+        let out = scratch.0.join("model.gguf");
+        let options = ConvertOptions { ty, ..ConvertOptions::default() };
+        let conversion = Conversion::plan(&folder, &options).unwrap();
+        let mut last = 0;
+        conversion.write(&out, &mut |done| last = done, &AtomicBool::new(false)).unwrap();
+        assert_eq!(last, conversion.bytes());
+        let file = GgufFile::open(&out).unwrap();
+        let ty_of = |name: &str| file.tensor(name).unwrap().ty;
+        assert_eq!(ty_of("blk.0.attn_q.weight"), expected);
+        assert_eq!(ty_of("blk.0.attn_norm.weight"), GgmlType::F32);
+    }
+}

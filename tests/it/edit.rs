@@ -1,0 +1,134 @@
+//! Metadata changed in place and by copies, models split and merged: the tensors stay what they are.
+
+use crate::cli::{Folder, error_of, teff, text};
+use crate::fixture_model;
+use gguf_rs_lite::GgufFile;
+use std::path::Path;
+
+fn ok(args: &[&str]) -> String {
+    let output = teff(args, "");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Names and bytes of all tensors.
+fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let file = GgufFile::open(path).unwrap();
+    file.tensors().iter().map(|info| (info.name.clone(), file.data(info).to_vec())).collect()
+}
+
+fn value(path: &Path, key: &str) -> Option<String> {
+    let file = GgufFile::open(path).unwrap();
+    file.get(key).map(|value| match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => value.as_u64().unwrap().to_string(),
+    })
+}
+
+fn names(folder: &Folder) -> Vec<String> {
+    let entries = std::fs::read_dir(&folder.0).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn metadata_is_changed_in_place_where_it_fits() {
+    let folder = Folder::new("edit");
+    let path = folder.0.join("m.gguf");
+    std::fs::write(&path, fixture_model::load("llama-dense").gguf).unwrap();
+    let before = tensors(&path);
+    let bytes = std::fs::metadata(&path).unwrap().len();
+    let edit = |more: &[&str]| ok(&[&["edit", text(&path)][..], more].concat());
+
+    // A text that does not fit: a copy.
+    let long = format!("general.description=str:{}", "long ".repeat(100));
+    assert!(edit(&["--set", &long, "--dry-run"]).contains("by a copy of"));
+    assert_eq!(value(&path, "general.description"), None, "only told");
+    assert!(edit(&["--set", &long]).contains("by a copy of"));
+    assert_eq!(tensors(&path), before);
+    // A shorter one in its place, then back within the room that is left.
+    let longer = std::fs::metadata(&path).unwrap().len();
+    assert!(longer > bytes);
+    for words in ["short", "a longer text than that", &"x".repeat(333)] {
+        let setting = format!("general.description=str:{words}");
+        assert!(edit(&["--set", &setting]).contains("in place"), "{words}");
+        assert_eq!(value(&path, "general.description").as_deref(), Some(words));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), longer);
+        assert_eq!(tensors(&path), before);
+    }
+    // Numbers, and keys that go.
+    let told = edit(&["--set", "llama.context_length=u32:99", "--remove", "general.description"]);
+    assert!(told.contains("llama.context_length: 99 instead of") && told.contains("removed"));
+    assert_eq!(value(&path, "llama.context_length").as_deref(), Some("99"));
+    assert_eq!(value(&path, "general.description"), None);
+    let template = folder.0.join("t.jinja");
+    std::fs::write(&template, "{{ messages }}\n").unwrap();
+    assert!(edit(&["--template", text(&template)]).contains("in place"));
+    assert_eq!(value(&path, "tokenizer.chat_template").as_deref(), Some("{{ messages }}\n"));
+    assert!(edit(&["--template", text(&template)]).contains("nothing to change"));
+    assert_eq!(tensors(&path), before);
+    let out = folder.0.join("out.gguf");
+    edit(&["--remove", "tokenizer.chat_template", "-o", text(&out)]);
+    assert_eq!((value(&out, "tokenizer.chat_template"), tensors(&out)), (None, before));
+    assert_eq!(names(&folder), ["m.gguf", "out.gguf", "t.jinja"]);
+    let refused = teff(&["edit", text(&path), "--set", "general.alignment=u32:64"], "");
+    assert!(error_of(&refused, 1).contains("how the file is laid out"));
+}
+
+/// A header that was written in part is put back, and a foreign file is left alone.
+#[test]
+fn an_edit_that_died_is_undone() {
+    let folder = Folder::new("edit-died");
+    let (path, journal) = (folder.0.join("m.gguf"), folder.0.join("m.gguf.teff-edit"));
+    let whole = fixture_model::load("llama-dense").gguf;
+    std::fs::write(&path, &whole).unwrap();
+    let old = &whole[..64];
+    let mut new = old.to_vec();
+    new[40..].fill(0xee);
+    let kept = [&b"TEFFEDIT"[..], old, &new, b"TEFFEDIT"].concat();
+    // Ten bytes of the new header were written.
+    let mut torn = whole.clone();
+    torn[40..50].fill(0xee);
+    std::fs::write(&path, &torn).unwrap();
+    std::fs::write(&journal, &kept).unwrap();
+    let output = teff(&["edit", text(&path)], "");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is undone"));
+    assert!(std::fs::read(&path).unwrap() == whole && !journal.exists());
+    // A journal that was not whole, and one of another file.
+    for kept in
+        [&kept[..kept.len() - 1], &[&b"TEFFEDIT"[..], &[7; 64], &[8; 64], b"TEFFEDIT"].concat()]
+    {
+        std::fs::write(&journal, kept).unwrap();
+        ok(&["edit", text(&path)]);
+        assert!(std::fs::read(&path).unwrap() == whole && !journal.exists());
+    }
+}
+
+#[test]
+fn models_are_split_and_merged() {
+    let folder = Folder::new("split");
+    let path = folder.0.join("m.gguf");
+    let whole = fixture_model::load("llama-dense").gguf;
+    std::fs::write(&path, &whole).unwrap();
+    let name = folder.0.join("part");
+    let told = ok(&["split", text(&path), text(&name), "--max-tensors", "7", "--dry-run"]);
+    assert_eq!(names(&folder), ["m.gguf"]);
+    ok(&["split", text(&path), text(&name), "--max-tensors", "7"]);
+    let n = told.lines().count();
+    assert_eq!(names(&folder).len(), n + 1);
+    let first = folder.0.join(format!("part-00001-of-{n:05}.gguf"));
+    assert_eq!(tensors(&first), tensors(&path));
+    let merged = folder.0.join("merged.gguf");
+    ok(&["merge", text(&first), text(&merged)]);
+    assert!(std::fs::read(&merged).unwrap() == whole, "byte for byte");
+    let big = ok(&["split", text(&path), text(&name), "--max-size", "100K", "--dry-run"]);
+    assert!(big.lines().count() > 1);
+    let one = teff(&["split", text(&path), text(&name), "--max-size", "1G"], "");
+    assert!(error_of(&one, 1).contains("nothing to split"));
+    let same = teff(&["merge", text(&path), text(&path)], "");
+    assert!(error_of(&same, 1).contains("is the input too"));
+}

@@ -1,0 +1,88 @@
+//! A backend that asks a hook before each call of its executor, for tests of what goes wrong in steps.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use teff::backend::pages::CacheOp;
+use teff::backend::program::Program;
+use teff::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
+use teff::tensor::memory::OutOfMemory;
+
+/// What happens before the calls of an executor. An error is returned in place of the call.
+pub trait Hook: Send + Sync {
+    fn before_prepare(&self) -> Result<(), OutOfMemory> {
+        Ok(())
+    }
+
+    /// `executor` is there for a step that is to fail in its middle.
+    fn before_run(
+        &self,
+        executor: &mut dyn Executor,
+        ops: Range<usize>,
+        input: &StepInput<'_>,
+    ) -> Result<(), Unfinished>;
+}
+
+/// A backend with a hook.
+pub struct Hooked {
+    pub inner: Box<dyn Backend>,
+    pub hook: Arc<dyn Hook>,
+}
+
+struct HookedExecutor<'a> {
+    inner: &'a mut dyn Executor,
+    hook: &'a dyn Hook,
+}
+
+impl Backend for Hooked {
+    fn program(&self) -> &Arc<Program> {
+        self.inner.program()
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.inner.max_tokens()
+    }
+
+    fn max_outputs(&self) -> usize {
+        self.inner.max_outputs()
+    }
+
+    fn n_threads(&self) -> usize {
+        self.inner.n_threads()
+    }
+
+    fn lock_weights(&self) -> std::io::Result<()> {
+        self.inner.lock_weights()
+    }
+
+    fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send)) {
+        let hook = &*self.hook;
+        self.inner.lead(&mut |inner| f(&mut HookedExecutor { inner, hook }));
+    }
+}
+
+impl Executor for HookedExecutor<'_> {
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
+        self.hook.before_prepare()?;
+        self.inner.prepare(ops, input)
+    }
+
+    fn run(
+        &mut self,
+        ops: Range<usize>,
+        input: &StepInput<'_>,
+        cancel: Option<&AtomicBool>,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<(), Unfinished> {
+        self.hook.before_run(self.inner, ops.clone(), input)?;
+        self.inner.run(ops, input, cancel, observer)
+    }
+
+    fn results(&mut self) -> Results<'_> {
+        self.inner.results()
+    }
+
+    fn repacked_bytes(&self) -> [usize; 2] {
+        self.inner.repacked_bytes()
+    }
+}
