@@ -405,7 +405,7 @@ impl Planner<'_> {
             Layout::GroupsPaired => self.groups_paired(fit, shape, piece).map_err(bad),
             Layout::Stacked(names) | Layout::StackedTransposed(names) => {
                 let n = self.config.need(names)?;
-                if shape.len() != 2 || n == 0 || rows % n != 0 {
+                if shape.len() != 2 || n == 0 || !rows.is_multiple_of(n) {
                     return Err(bad(format!("not a stack of {n} matrices")));
                 }
                 let view = [n, rows / n, view[2]];
@@ -425,7 +425,7 @@ impl Planner<'_> {
             Layout::Column => one([&shape[..], &[1]].concat(), piece),
             Layout::Groups => {
                 let groups = self.config.int(&["n_groups", "mamba_n_groups"])?.unwrap_or(1).max(1);
-                if shape.len() != 1 || shape[0] % groups != 0 {
+                if shape.len() != 1 || !shape[0].is_multiple_of(groups) {
                     return Err(bad(format!("not a vector of {groups} groups")));
                 }
                 one(vec![groups, shape[0] / groups], piece)
@@ -506,7 +506,9 @@ impl Planner<'_> {
     /// Numbers of the rows of a part.
     fn part(&self, part: Rows, rows: u64) -> Result<Vec<u32>, String> {
         let run = |from: u64, to: u64| Ok((from as u32..to as u32).collect());
-        let even = || if rows % 2 == 0 { Ok(()) } else { Err("an odd number of rows".to_owned()) };
+        let even = || {
+            if rows.is_multiple_of(2) { Ok(()) } else { Err("an odd number of rows".to_owned()) }
+        };
         match part {
             Rows::Queries => self.qkv_rows(rows).and_then(|[q, ..]| run(0, q)),
             Rows::Keys => self.qkv_rows(rows).and_then(|[q, k, _]| run(q, q + k)),
@@ -730,7 +732,7 @@ fn squeezed(shape: &[u64]) -> Vec<u64> {
 
 /// Rows of heads from two halves to pairs.
 fn pairs(rows: u64, heads: u64) -> Result<Vec<u32>, String> {
-    if heads == 0 || rows % (2 * heads) != 0 {
+    if heads == 0 || !rows.is_multiple_of(2 * heads) {
         return Err(format!("no {heads} heads of an even number of rows"));
     }
     let d = rows / heads;
@@ -741,7 +743,7 @@ fn pairs(rows: u64, heads: u64) -> Result<Vec<u32>, String> {
 /// Rows of `groups` of queries, a key and a value: all queries, then all keys, then all values.
 fn groups(rows: u64, groups: u64, queries: u64) -> Result<Vec<u32>, String> {
     let heads = queries + 2;
-    if groups == 0 || rows % (groups * heads) != 0 {
+    if groups == 0 || !rows.is_multiple_of(groups * heads) {
         return Err(format!("no {groups} groups of {queries} queries, a key and a value"));
     }
     let d = rows / (groups * heads);

@@ -211,7 +211,8 @@ fn read_step(step: &Value, steps: &mut Vec<String>) -> Result<(), String> {
             let regex = regex.ok_or("words are cut at a string")?;
             // What does not match is removed: all of it matches in the expressions that are known.
             let is_plain = text("behavior") == Some("Isolated") && !flag("invert");
-            if !is_plain && !(text("behavior") == Some("Removed") && flag("invert")) {
+            let is_removed = text("behavior") == Some("Removed") && flag("invert");
+            if !is_plain && !is_removed {
                 return Err(format!("words are cut by `{regex}` in an unusual way"));
             }
             steps.push(spelled(regex));

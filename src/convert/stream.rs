@@ -84,8 +84,7 @@ impl Encoder<'_> {
         let max = if ty == GgmlType::F16 { half::f16::MAX.to_f32() } else { f32::MAX };
         // Scales of blocks are f16 and hold a 127th of the largest element.
         let max = if ty == GgmlType::Q8_0 { half::f16::MAX.to_f32() * 127.0 } else { max };
-        // `!(x <= max)` is true of numbers that are none.
-        if let Some(i) = self.row.iter().position(|x| !(x.abs() <= max)) {
+        if let Some(i) = self.row.iter().position(|x| x.is_nan() || x.abs() > max) {
             return Err(ConvertError::NotFinite {
                 tensor: source.to_owned(),
                 index: self.done + i as u64,

@@ -376,7 +376,7 @@ impl Files<'_> {
         }
         let tokenizer = self.tokenizer();
         let prepends = |step: &&Value| ty_of(step) == "Prepend";
-        if steps(tokenizer.get("normalizer"), "normalizers").iter().any(|s| prepends(s)) {
+        if steps(tokenizer.get("normalizer"), "normalizers").iter().any(prepends) {
             return Some(true);
         }
         let cut = steps(tokenizer.get("pre_tokenizer"), "pretokenizers");
