@@ -172,8 +172,8 @@ fn measure_text(
         let done = format!("perplexity {so_far:.4} over {n} of {n_chunks} chunks");
         tell_interrupt(done, part.as_deref());
         // A file that was cut meanwhile must not be touched again.
-        let files = [Some(model.file()), teacher_file_of.as_ref()].into_iter().flatten();
-        cut = files.map(|file| file.check_uncut()).collect();
+        let mut files = [Some(model.file()), teacher_file_of.as_ref()].into_iter().flatten();
+        cut = files.try_for_each(|file| file.check_uncut());
         if cut.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let options = Options { teacher, save: save.as_mut(), on_chunk: Some(&mut on_chunk) };

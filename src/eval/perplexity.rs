@@ -88,6 +88,9 @@ pub enum Teacher<'a> {
     File(&'a mut LogitsFile),
 }
 
+/// Listener of a measurement; `Break` ends it.
+pub type OnChunk<'a> = &'a mut dyn FnMut(&Report) -> ControlFlow<()>;
+
 /// Choices of a measurement.
 #[derive(Default)]
 pub struct Options<'a> {
@@ -96,7 +99,7 @@ pub struct Options<'a> {
     /// Where the model's own answers are kept, for later ones to be compared with.
     pub save: Option<&'a mut LogitsWriter>,
     /// Listener that hears the figures after every chunk, and may end the measurement.
-    pub on_chunk: Option<&'a mut dyn FnMut(&Report) -> ControlFlow<()>>,
+    pub on_chunk: Option<OnChunk<'a>>,
 }
 
 /// Runs chunks through a model and scores the second half of each. The figures do not depend on

@@ -91,7 +91,7 @@ fn check(folder: &Path) -> Result<f64, String> {
         Some(truth) => {
             model.output_embeddings();
             let mut engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
-            let found = engine.embed(&[tokens.clone()], Pooling::None);
+            let found = engine.embed(std::slice::from_ref(&tokens), Pooling::None);
             (found.map_err(|error| error.to_string())?.remove(0), truth)
         }
         None => {
