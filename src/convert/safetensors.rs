@@ -350,7 +350,7 @@ mod tests {
             (json!({"a": entry([8, 0])}), 8, "8 bytes by its shape"),
             (json!({"a": {"dtype": "F3", "shape": [], "data_offsets": [0, 0]}}), 0, "unknown type"),
             (
-                json!({"a": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 0]}}),
+                json!({"a": {"dtype": "F32", "shape": [1_u64 << 40, 1_u64 << 40], "data_offsets": [0, 0]}}),
                 0,
                 "beyond all",
             ),
