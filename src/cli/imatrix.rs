@@ -13,7 +13,7 @@ use crate::engine::{Engine, Model};
 use crate::eval::{self, Chunks, EvalError};
 use crate::quantize::collect::{RareExperts, rare_experts};
 use crate::quantize::imatrix::Imatrix;
-use std::fs::File;
+use gguf_rs_lite::PartFile;
 use std::io::{BufWriter, Write, stderr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -188,26 +188,16 @@ fn save_at_interrupt(args: &ImatrixArgs, shared: &Arc<Mutex<Imatrix>>, first: us
     });
 }
 
-/// Writes the file: under another name until it is whole.
+/// Writes the file, which gets its name when it is whole.
 fn write(imatrix: &Imatrix, path: &Path, form: Form) -> Result<(), CliError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let written = (|| {
-        let mut out = BufWriter::new(File::create(&part).map_err(CliError::at(&part))?);
-        match form {
-            Form::Gguf => imatrix.write_gguf(&mut out).map_err(CliError::of_model(&part))?,
-            Form::Dat => imatrix.write_dat(&mut out).map_err(CliError::at(&part))?,
-        }
-        let file = out.into_inner().map_err(|error| CliError::at(&part)(error.into_error()))?;
-        file.sync_all().map_err(CliError::at(&part))?;
-        std::fs::rename(&part, path).map_err(CliError::at(path))
-    })();
-    if written.is_err() {
-        // The error that is told came first.
-        let _ = std::fs::remove_file(&part);
+    let part = PartFile::create(path)?;
+    let mut out = BufWriter::new(part.file());
+    match form {
+        Form::Gguf => imatrix.write_gguf(&mut out).map_err(CliError::of_model(part.path()))?,
+        Form::Dat => imatrix.write_dat(&mut out).map_err(CliError::at(part.path()))?,
     }
-    written
+    out.into_inner().map_err(|error| part.error(error.into_error()))?;
+    Ok(part.finish()?)
 }
 
 /// Says which experts the text has hardly chosen.

@@ -163,7 +163,7 @@ fn at(path: &Path) -> impl Fn(QuantizeError) -> CliError {
             _ => "",
         };
         match error {
-            QuantizeError::Io { .. } | QuantizeError::SameFile(_) | QuantizeError::Busy(_) => {
+            QuantizeError::Output(_) | QuantizeError::SameFile(_) => {
                 CliError::failed(error.to_string())
             }
             error => CliError::failed(format!("{}: {error}{hint}", path.display())),

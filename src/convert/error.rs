@@ -2,6 +2,7 @@
 
 use crate::model::ModelError;
 use crate::text::TextError;
+use gguf_rs_lite::PartFileError;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -103,8 +104,8 @@ pub enum ConvertError {
     },
     /// The checkpoint is quantized in a form that is not read.
     Quantized(String),
-    /// Another process is writing the file.
-    Busy(PathBuf),
+    /// The result's file cannot be made or finished.
+    Output(PartFileError),
     /// Somebody wanted it to end.
     Cancelled,
     /// The result cannot be written.
@@ -164,9 +165,7 @@ impl fmt::Display for ConvertError {
             ConvertError::Quantized(method) => {
                 write!(f, "config.json: checkpoints quantized by {method} are not read")
             }
-            ConvertError::Busy(path) => {
-                write!(f, "{}: another process is writing it", path.display())
-            }
+            ConvertError::Output(error) => error.fmt(f),
             ConvertError::Cancelled => f.write_str("nothing was written"),
             ConvertError::Gguf(error) => error.fmt(f),
             ConvertError::Model(error) => write!(f, "the result would not run: {error}"),
@@ -180,10 +179,17 @@ impl std::error::Error for ConvertError {
         match self {
             ConvertError::Io { error, .. } => Some(error),
             ConvertError::Gguf(error) => Some(error),
+            ConvertError::Output(error) => Some(error),
             ConvertError::Model(error) => Some(error),
             ConvertError::Text(error) => Some(error),
             _ => None,
         }
+    }
+}
+
+impl From<PartFileError> for ConvertError {
+    fn from(error: PartFileError) -> ConvertError {
+        ConvertError::Output(error)
     }
 }
 

@@ -37,11 +37,11 @@ use crate::model::checkpoint::{Checkpoint, When};
 use crate::model::{Hparams, arch};
 use crate::text::Tokenizer;
 use config::Config;
-use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue};
+use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
 use keys::Keys;
 use safetensors::{Dtype, Tensors};
-use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use teff_kernels::KernelTable;
@@ -170,26 +170,24 @@ impl Conversion {
         progress: &mut dyn FnMut(u64),
         cancel: &AtomicBool,
     ) -> Result<(), ConvertError> {
-        let part = Part::create(path)?;
+        let part = PartFile::create(path)?;
         self.write_to(&part, progress, cancel)?;
-        check(&part.path)?;
-        part.keep(path)
+        check(part.path())?;
+        Ok(part.finish()?)
     }
 
     fn write_to(
         &self,
-        part: &Part,
+        part: &PartFile,
         progress: &mut dyn FnMut(u64),
         cancel: &AtomicBool,
     ) -> Result<(), ConvertError> {
         // A disk that is full is an error of the file.
         let named = |error| match error {
-            gguf_rs_lite::Error::Write(error) => {
-                ConvertError::Io { path: part.path.clone(), error }
-            }
+            gguf_rs_lite::Error::Write(error) => part.error(error).into(),
             error => ConvertError::Gguf(error),
         };
-        let mut writer = GgufWriter::new(&part.file);
+        let mut writer = GgufWriter::new(part.file());
         for (key, value) in &self.keys.entries {
             writer.add(key.clone(), value.clone())?;
         }
@@ -211,54 +209,6 @@ impl Conversion {
         }
         data.finish().map_err(named)?;
         Ok(())
-    }
-}
-
-/// What a file has behind its name while it is written.
-const PART_SUFFIX: &str = ".part";
-
-/// A file that is not whole yet, which goes away unless it is kept.
-struct Part {
-    file: File,
-    path: PathBuf,
-    is_kept: bool,
-}
-
-impl Part {
-    /// Begins the file beside its place, over what a process that was killed has left.
-    fn create(target: &Path) -> Result<Part, ConvertError> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(PART_SUFFIX);
-        let path = target.with_file_name(name);
-        let io = |error| ConvertError::Io { path: path.clone(), error };
-        let file = File::options().write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(ConvertError::Busy(path)),
-            // Some file systems have no locks.
-            Err(TryLockError::Error(_)) => {}
-        }
-        file.set_len(0).map_err(io)?;
-        Ok(Part { file, path, is_kept: false })
-    }
-
-    /// Gives the file its name, once all of it is on the disk.
-    fn keep(mut self, target: &Path) -> Result<(), ConvertError> {
-        let io = |path: &Path, error| ConvertError::Io { path: path.to_owned(), error };
-        self.file.sync_all().map_err(|error| io(&self.path, error))?;
-        fs::rename(&self.path, target).map_err(|error| io(target, error))?;
-        self.is_kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // Nobody is left to tell, and the next run writes over it.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

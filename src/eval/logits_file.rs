@@ -10,7 +10,7 @@
 //! about 1e-8.
 
 use super::Chunks;
-use gguf_rs_lite::GgufFile;
+use gguf_rs_lite::{GgufFile, PartFile, PartFileError};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -72,6 +72,8 @@ pub enum LogitsFileError {
         /// What it said.
         error: std::io::Error,
     },
+    /// The file cannot be written.
+    Output(PartFileError),
     /// The file is none of this kind, or a part of one.
     Format {
         /// The file.
@@ -99,6 +101,7 @@ impl fmt::Display for LogitsFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LogitsFileError::Io { path, error } => write!(f, "{}: {error}", path.display()),
+            LogitsFileError::Output(error) => error.fmt(f),
             LogitsFileError::Format { path, problem } => {
                 write!(f, "{}: no usable file of logits: {problem}", path.display())
             }
@@ -119,6 +122,12 @@ impl fmt::Display for LogitsFileError {
 }
 
 impl std::error::Error for LogitsFileError {}
+
+impl From<PartFileError> for LogitsFileError {
+    fn from(error: PartFileError) -> LogitsFileError {
+        LogitsFileError::Output(error)
+    }
+}
 
 /// Numbers in front of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,12 +313,9 @@ impl LogitsFile {
 /// A file of logits being written: under another name until it is whole.
 #[derive(Debug)]
 pub struct LogitsWriter {
-    file: File,
-    path: PathBuf,
-    part: PathBuf,
+    part: PartFile,
     header: Header,
     bytes: Vec<u8>,
-    is_whole: bool,
 }
 
 impl LogitsWriter {
@@ -328,19 +334,14 @@ impl LogitsWriter {
         if header.file_bytes().is_none() {
             return Err(format("it would be too long".into()));
         }
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(".part");
-        let part = path.with_file_name(name);
-        let io = |error| LogitsFileError::Io { path: part.clone(), error };
-        let mut file = File::create(&part).map_err(io)?;
-        file.write_all(&header.to_bytes()).map_err(io)?;
-        let (bytes, is_whole) = (Vec::new(), false);
-        Ok(LogitsWriter { file, path: path.into(), part, header, bytes, is_whole })
+        let part = PartFile::create(path)?;
+        part.file().write_all(&header.to_bytes()).map_err(|error| part.error(error))?;
+        Ok(LogitsWriter { part, header, bytes: Vec::new() })
     }
 
     /// Name of the file until it is whole, for whoever ends the process.
     pub fn part(&self) -> &Path {
-        &self.part
+        self.part.path()
     }
 
     /// Tokens of the vocabulary.
@@ -359,33 +360,22 @@ impl LogitsWriter {
         let rows = rows.chunks_exact(self.header.n_vocab as usize);
         rows.for_each(|row| encode(row, &mut self.bytes));
         let at = SeekFrom::Start(self.header.offset(chunk, row));
-        let written = self.file.seek(at).and_then(|_| self.file.write_all(&self.bytes));
-        written.map_err(|error| LogitsFileError::Io { path: self.part.clone(), error })
+        let mut file = self.part.file();
+        let written = file.seek(at).and_then(|_| file.write_all(&self.bytes));
+        Ok(written.map_err(|error| self.part.error(error))?)
     }
 
     /// Gives the file its name, once all rows are written.
     ///
     /// # Errors
     /// The system refuses, or rows are missing.
-    pub fn finish(mut self) -> Result<(), LogitsFileError> {
-        let io = |error| LogitsFileError::Io { path: self.path.clone(), error };
-        self.file.sync_all().map_err(io)?;
-        if Some(self.file.metadata().map_err(io)?.len()) != self.header.file_bytes() {
-            let problem = "rows are missing".into();
-            return Err(LogitsFileError::Format { path: self.part.clone(), problem });
+    pub fn finish(self) -> Result<(), LogitsFileError> {
+        let written = self.part.file().metadata().map_err(|error| self.part.error(error))?;
+        if Some(written.len()) != self.header.file_bytes() {
+            let (path, problem) = (self.part().to_owned(), "rows are missing".into());
+            return Err(LogitsFileError::Format { path, problem });
         }
-        std::fs::rename(&self.part, &self.path).map_err(io)?;
-        self.is_whole = true;
-        Ok(())
-    }
-}
-
-impl Drop for LogitsWriter {
-    fn drop(&mut self) {
-        if !self.is_whole {
-            // A destructor has nobody to tell.
-            let _ = std::fs::remove_file(&self.part);
-        }
+        Ok(self.part.finish()?)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::imatrix::ImatrixError;
 use super::mix::MixError;
 use crate::tensor::memory::OutOfMemory;
-use gguf_rs_lite::{Error as GgufError, GgmlType};
+use gguf_rs_lite::{Error as GgufError, GgmlType, PartFileError};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -68,15 +68,8 @@ pub enum QuantizeError {
     BigEndian,
     /// The output is a file of the input.
     SameFile(PathBuf),
-    /// Another process is writing the file.
-    Busy(PathBuf),
     /// The output cannot be written.
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Output(PartFileError),
     /// The input's bytes cannot be read, or the output's not written.
     Gguf(GgufError),
     /// No memory for buffers.
@@ -105,6 +98,12 @@ impl From<GgufError> for QuantizeError {
     }
 }
 
+impl From<PartFileError> for QuantizeError {
+    fn from(error: PartFileError) -> QuantizeError {
+        QuantizeError::Output(error)
+    }
+}
+
 impl From<OutOfMemory> for QuantizeError {
     fn from(error: OutOfMemory) -> QuantizeError {
         QuantizeError::Memory(error)
@@ -116,7 +115,8 @@ impl std::error::Error for QuantizeError {
         match self {
             QuantizeError::Mix(source) => Some(source),
             QuantizeError::Imatrix(source) => Some(source),
-            QuantizeError::Io { source, .. } | QuantizeError::Threads(source) => Some(source),
+            QuantizeError::Output(source) => Some(source),
+            QuantizeError::Threads(source) => Some(source),
             QuantizeError::Gguf(source) => Some(source),
             QuantizeError::Memory(source) => Some(source),
             _ => None,
@@ -155,10 +155,7 @@ impl fmt::Display for QuantizeError {
             QuantizeError::SameFile(path) => {
                 write!(f, "{}: the output is the input", path.display())
             }
-            QuantizeError::Busy(path) => {
-                write!(f, "{}: another process is writing this file", path.display())
-            }
-            QuantizeError::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            QuantizeError::Output(source) => source.fmt(f),
             QuantizeError::Gguf(source) => source.fmt(f),
             QuantizeError::Memory(source) => source.fmt(f),
             QuantizeError::Threads(source) => write!(f, "cannot start a thread: {source}"),

@@ -5,12 +5,9 @@
 use super::error::QuantizeError;
 use super::plan::{Plan, Planned};
 use super::rows::{self, Loss, Step};
-use gguf_rs_lite::{DataWriter, GgufWriter, OwnedValue};
-use std::fs::{self, File, TryLockError};
+use gguf_rs_lite::{DataWriter, GgufWriter, OwnedValue, PartFile};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-
-/// What a file has behind its name while it is written.
-const PART_SUFFIX: &str = ".part";
 
 const FILE_TYPE: &str = "general.file_type";
 const VERSION: &str = "general.quantization_version";
@@ -66,12 +63,12 @@ impl Plan<'_> {
         let total = self.tensors.iter().filter(|t| !t.is_copied()).map(elements).sum();
         let mut progress = Progress { done: 0, total, step };
         for (shard, path) in paths.iter().enumerate() {
-            let part = Part::create(path)?;
+            let part = PartFile::create(path)?;
             self.write_shard(shard, &part, &mut progress, &mut losses)?;
             parts.push(part);
         }
         // The first shard last: whoever finds it finds the others.
-        parts.into_iter().rev().try_for_each(Part::publish)?;
+        parts.into_iter().rev().try_for_each(PartFile::finish)?;
         Ok(losses)
     }
 
@@ -91,7 +88,7 @@ impl Plan<'_> {
     fn write_shard(
         &self,
         shard: usize,
-        part: &Part,
+        part: &PartFile,
         progress: &mut Progress<'_>,
         losses: &mut [Loss],
     ) -> Result<(), QuantizeError> {
@@ -99,12 +96,12 @@ impl Plan<'_> {
             let numbered = self.tensors.iter().enumerate();
             numbered.filter(move |(_, t)| self.shards() == 1 || t.info.shard == shard)
         };
-        let mut writer = GgufWriter::new(&part.file);
+        let mut writer = GgufWriter::new(part.file());
         self.add_metadata(&mut writer, shard)?;
         for (_, tensor) in tensors() {
             writer.declare(&tensor.info.name[..], tensor.ty, &tensor.info.dims)?;
         }
-        let mut data = writer.write_header().map_err(|error| part.error(error))?;
+        let mut data = writer.write_header().map_err(|error| write_error(part, error))?;
         for (number, tensor) in tensors() {
             self.file.check_uncut()?;
             if tensor.is_copied() {
@@ -112,14 +109,14 @@ impl Plan<'_> {
                 progress.tell(tensor, number, tensor.info.rows(), Loss::default())?;
             } else {
                 let mut write = |bytes: &[u8], rows, loss| {
-                    data.write_chunk(bytes).map_err(|error| part.error(error))?;
+                    data.write_chunk(bytes).map_err(|error| write_error(part, error))?;
                     progress.tell(tensor, number, rows, loss)
                 };
                 losses[number] = rows::quantize(self.file, tensor, self.options, &mut write)?;
             }
             progress.finished(tensor);
         }
-        data.finish().map_err(|error| part.error(error))?;
+        data.finish().map_err(|error| write_error(part, error))?;
         Ok(())
     }
 
@@ -128,7 +125,7 @@ impl Plan<'_> {
         &self,
         tensor: &Planned<'_>,
         data: &mut DataWriter<&File>,
-        part: &Part,
+        part: &PartFile,
     ) -> Result<(), QuantizeError> {
         let bytes = self.file.data(tensor.info);
         let is_float = tensor.info.ty.block_len() == 1;
@@ -142,7 +139,7 @@ impl Plan<'_> {
             }
         }
         for (i, chunk) in bytes.chunks(COPY_BYTES).enumerate() {
-            data.write_chunk(chunk).map_err(|error| part.error(error))?;
+            data.write_chunk(chunk).map_err(|error| write_error(part, error))?;
             let start = i * COPY_BYTES;
             self.file.release(tensor.info, start..start + chunk.len());
         }
@@ -245,56 +242,10 @@ impl Progress<'_> {
     }
 }
 
-/// A file that is not yet under its name, and goes away unless it gets there.
-struct Part {
-    file: File,
-    path: PathBuf,
-    target: PathBuf,
-    is_published: bool,
-}
-
-impl Part {
-    fn create(target: &Path) -> Result<Part, QuantizeError> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(PART_SUFFIX);
-        let path = target.with_file_name(name);
-        let io = |source| QuantizeError::Io { path: path.clone(), source };
-        // What an earlier process left when it was killed is written anew.
-        let file = File::options().write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(QuantizeError::Busy(path)),
-            // Some file systems have no locks.
-            Err(TryLockError::Error(_)) => {}
-        }
-        file.set_len(0).map_err(io)?;
-        Ok(Part { file, path, target: target.to_owned(), is_published: false })
-    }
-
-    fn error(&self, error: gguf_rs_lite::Error) -> QuantizeError {
-        match error {
-            gguf_rs_lite::Error::Write(source) => {
-                QuantizeError::Io { path: self.path.clone(), source }
-            }
-            error => QuantizeError::Gguf(error),
-        }
-    }
-
-    fn publish(mut self) -> Result<(), QuantizeError> {
-        let io = |path: &Path, source| QuantizeError::Io { path: path.to_owned(), source };
-        self.file.sync_all().map_err(|source| io(&self.path, source))?;
-        fs::rename(&self.path, &self.target).map_err(|source| io(&self.target, source))?;
-        self.is_published = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.is_published {
-            // Nobody is left to tell.
-            let _ = fs::remove_file(&self.path);
-        }
+/// The error of a write to a file.
+fn write_error(part: &PartFile, error: gguf_rs_lite::Error) -> QuantizeError {
+    match error {
+        gguf_rs_lite::Error::Write(error) => part.error(error).into(),
+        error => QuantizeError::Gguf(error),
     }
 }
