@@ -168,14 +168,16 @@ mod program {
         let (old, _) = run_with("dense-model.gguf", "old.dat", &form);
         assert_eq!((old.chunk_count, old.chunk_size), (2, 0));
         let (dense, _) = run_with("dense-model.gguf", "dense.gguf", &["--chunks", "4"]);
-        let (old_path, dense_path, out) =
-            (path("old.dat"), path("dense.gguf"), path("merged.gguf"));
-        let merge = |first: &str| {
-            let args = ["imatrix", "--merge", first, "--merge", text(&old_path), "-o", text(&out)];
+        let out = path("merged.gguf");
+        let merge = |first: &str, second: &str| {
+            let (first, second) = (path(first), path(second));
+            let args =
+                ["imatrix", "--merge", text(&first), "--merge", text(&second), "-o", text(&out)];
             teff(&args, "")
         };
-        assert!(error_of(&merge(text(&half_path)), 1).contains("old.dat: weight"));
-        let merged = merge(text(&dense_path));
+        let refused = merge("half.gguf", "experts.dat");
+        assert!(error_of(&refused, 1).contains("experts.dat: weight"), "{refused:?}");
+        let merged = merge("dense.gguf", "old.dat");
         assert_eq!(merged.status.code(), Some(0), "{merged:?}");
         let merged = Imatrix::open(&out).unwrap();
         assert_eq!((merged.chunk_count, merged.weights().len()), (6, dense.weights().len()));
