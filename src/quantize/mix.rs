@@ -3,10 +3,10 @@
 //! A mix has a base type, and rules for tensors that are more or less sensitive than others: values
 //! and down projections more, above all in the first and last layers. The rules are those of
 //! llama.cpp's `llama-quantize` (`src/llama-quant.cpp`), so that a name means the same file everywhere;
-//! they are data here: for each [`Role`] and mix a list of conditions and types, of which the first
+//! they are data here: for each `Role` and mix a list of conditions and types, of which the first
 //! that holds counts. `tests/golden/mixes.json.xz` has that program's choices for all of them.
 //!
-//! Rows that are no multiple of a type's block get another type at the end ([`fallback`]).
+//! Rows that are no multiple of a type's block get another type at the end (`fallback`).
 
 use crate::model::mix_exceptions::MixExceptions;
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo};
