@@ -1,16 +1,14 @@
 //! `teff convert`: a Hugging Face folder as one GGUF file.
 
-use super::{CliError, interrupt, progress, space};
+use super::progress::{Told, WorkProgress};
+use super::{CliError, interrupt, space};
 use crate::convert::{Conversion, ConvertError, ConvertOptions, TargetType};
 use crate::model::describe::bytes;
 use crate::text::is_pre_tokenizer;
 use serde_json::json;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// Shortest time between two drawings of the progress.
-const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// `teff convert`
 #[derive(clap::Args, Debug)]
@@ -86,49 +84,19 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
     let start = Instant::now();
     if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
         space::check(output, conversion.bytes())?;
-        let mut shown = Shown::new(conversion.bytes());
+        let total = conversion.bytes();
+        let mut progress = WorkProgress::begin();
+        let line = |Told { is_terminal, percent, left }| match is_terminal {
+            true => format!("{percent:3} % of {}{left}", bytes(total)),
+            false => format!("converted {percent} %{left}"),
+        };
         interrupt::orderly(|cancel| {
-            conversion.write(output, &mut |done| shown.show(done), cancel).map_err(at)
+            conversion
+                .write(output, &mut |done| progress.show(done, total, line), cancel)
+                .map_err(at)
         })?;
-        progress::clear_line();
     }
     Ok(tell(args, &conversion, start.elapsed(), out)?)
-}
-
-/// Progress on stderr: on a terminal a line that changes, elsewhere a line every tenth.
-struct Shown {
-    total: u64,
-    start: Instant,
-    drawn: Option<Instant>,
-    tenths: u64,
-    is_terminal: bool,
-}
-
-impl Shown {
-    fn new(total: u64) -> Shown {
-        let is_terminal = stderr().is_terminal();
-        Shown { total, start: Instant::now(), drawn: None, tenths: 0, is_terminal }
-    }
-
-    fn show(&mut self, done: u64) {
-        let part = done as f64 / self.total.max(1) as f64;
-        let left = self.start.elapsed().as_secs_f64() * (1.0 - part) / part.max(1e-9);
-        let left = match done > 0 && done < self.total {
-            true => format!(", {} left", progress::duration(left)),
-            false => String::new(),
-        };
-        let percent = done * 100 / self.total.max(1);
-        if self.is_terminal {
-            if self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY) {
-                self.drawn = Some(Instant::now());
-                progress::show_line(&format!("{percent:3} % of {}{left}", bytes(self.total)));
-            }
-        } else if percent / 10 > self.tenths {
-            self.tenths = percent / 10;
-            // A closed stderr is no reason to stop.
-            let _ = writeln!(stderr(), "converted {percent} %{left}");
-        }
-    }
 }
 
 fn tell(

@@ -17,7 +17,7 @@ pub type Entries = Vec<(String, OwnedValue)>;
 /// Begins a file that gets its name when it is whole; Ctrl-C removes it.
 ///
 /// # Errors
-/// It cannot be made, or another process is writing it.
+/// The file cannot be made, or another process is writing it.
 fn begin(path: &Path) -> Result<PartFile, PartFileError> {
     let part = PartFile::create(path)?;
     let at_end = part.path().to_owned();

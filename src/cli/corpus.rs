@@ -1,15 +1,14 @@
 //! A text that a model is measured or calibrated with, and the progress through it.
 
+use super::CliError;
 use super::lines::without_bom;
 use super::options::{TOKENS_MAX, input_file, whole_number};
-use super::progress::{duration, show_line};
-use super::{CliError, progress};
+use super::progress::{Told, WorkProgress};
 use crate::engine::Model;
 use crate::eval::Chunks;
 use crate::text::{TEXT_BYTES_MAX, Tokenizer};
-use std::io::{IsTerminal, Read, Write, stderr, stdin};
+use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Tokens in a chunk when nobody says, as in llama.cpp's tools.
 const N_CTX_DEFAULT: usize = 512;
@@ -56,7 +55,7 @@ impl ChunkArgs {
 /// read theirs.
 ///
 /// # Errors
-/// It cannot be read, is too long or not UTF-8.
+/// The text cannot be read, is too long or not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, CliError> {
     let input: Box<dyn Read> = match input_file(Some(path)) {
         Some(path) => Box::new(std::fs::File::open(path).map_err(CliError::at(path))?),
@@ -75,48 +74,28 @@ pub fn read_text(path: &Path) -> Result<String, CliError> {
     Ok(text.strip_suffix('\n').unwrap_or(text).to_string())
 }
 
-/// Chunks on stderr: a line that redraws itself on a terminal, one every tenth elsewhere.
+/// Progress through chunks or other things that are counted, on stderr.
 pub struct ChunkProgress {
+    progress: WorkProgress,
     total: usize,
     what: &'static str,
-    start: Instant,
-    tenths: usize,
 }
 
 impl ChunkProgress {
     /// For so many things.
     pub fn new(total: usize, what: &'static str) -> ChunkProgress {
-        ChunkProgress { total, what, start: Instant::now(), tenths: 0 }
+        ChunkProgress { progress: WorkProgress::begin(), total, what }
     }
 
     /// Shows that `done` are done, and `figures`.
     pub fn show(&mut self, done: usize, figures: &str) {
-        let ChunkProgress { total, what, start, .. } = *self;
-        let seconds = start.elapsed().as_secs_f64() / done.max(1) as f64 * (total - done) as f64;
-        let left = match done < total {
-            true => format!(", {} left", duration(seconds)),
-            false => String::new(),
-        };
-        let line = format!("{done} of {total} {what}{figures}{left}");
-        if stderr().is_terminal() {
-            return show_line(&line);
-        }
-        let tenths = done * 10 / total.max(1);
-        if tenths > self.tenths {
-            self.tenths = tenths;
-            // A closed stderr is no reason to stop.
-            let _ = writeln!(stderr(), "{line}");
-        }
+        let (total, what) = (self.total, self.what);
+        let line = |Told { left, .. }| format!("{done} of {total} {what}{figures}{left}");
+        self.progress.show(done as u64, total as u64, line);
     }
 }
 
-impl Drop for ChunkProgress {
-    fn drop(&mut self) {
-        progress::clear_line();
-    }
-}
-
-/// A file that stands in the way of one to be written.
+/// Refuses a path at which no file can be written.
 ///
 /// # Errors
 /// The folder is not there or the path is one.

@@ -1,10 +1,10 @@
 //! `teff edit`: metadata of a file changed: in place where the new header fits the room of the old one,
 //! else by a copy that takes the file's place when it is whole.
 //!
-//! What a shorter header leaves over is filled by the key `teff.padding`, which nobody reads and later
-//! edits use. In place means: the old header goes to `FILE.teff-edit` beside the new one and onto the disk first, then the
-//! new one over the old, then that file goes away. If the process dies between, the next `teff edit` of the
-//! file puts the old header back.
+//! Room that a shorter header leaves over is filled by the key `teff.padding`, which nobody reads and
+//! later edits use. In place means: the old header goes to `FILE.teff-edit` beside the new one and onto
+//! the disk first, then the new one over the old, then that file goes away. If the process dies between,
+//! the next `teff edit` of the file puts the old header back.
 
 use super::copy::{self, Entries};
 use super::corpus::check_output;

@@ -1,5 +1,5 @@
-//! A download's progress on stderr: a bar that redraws itself on a terminal, a line every tenth
-//! elsewhere, so that logs stay short.
+//! Progress on stderr, of downloads and of long work: a line that redraws itself on a terminal, one
+//! every tenth elsewhere, so that logs stay short.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,8 +134,69 @@ impl Progress for StderrProgress {
     }
 }
 
+/// Work of known length on stderr: a line that redraws itself on a terminal, one every tenth elsewhere.
+/// The line goes away with this.
+pub struct WorkProgress {
+    began: Instant,
+    drawn: Option<Instant>,
+    tenths_told: u64,
+    is_terminal: bool,
+}
+
+/// State of a work, for the line that tells it.
+pub struct Told {
+    /// Whether the line is for a terminal.
+    pub is_terminal: bool,
+    /// Hundredths that are done.
+    pub percent: u64,
+    /// `, 12 s left`; nothing before the first and behind the last.
+    pub left: String,
+}
+
+impl WorkProgress {
+    /// Draws nothing yet.
+    pub fn begin() -> WorkProgress {
+        let is_terminal = stderr().is_terminal();
+        WorkProgress { began: Instant::now(), drawn: None, tenths_told: 0, is_terminal }
+    }
+
+    /// Tells that `done` of `total` are done, by a `line` that is made if it is shown.
+    pub fn show(&mut self, done: u64, total: u64, line: impl FnOnce(Told) -> String) {
+        let tenths = done * 10 / total.max(1);
+        let is_due = match self.is_terminal {
+            true => self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY),
+            false => tenths > self.tenths_told,
+        };
+        if !is_due {
+            return;
+        }
+        let part = done as f64 / total.max(1) as f64;
+        let seconds = self.began.elapsed().as_secs_f64() * (1.0 - part) / part.max(1e-9);
+        let left = match done > 0 && done < total {
+            true => format!(", {} left", duration(seconds)),
+            false => String::new(),
+        };
+        let percent = done * 100 / total.max(1);
+        let line = line(Told { is_terminal: self.is_terminal, percent, left });
+        if self.is_terminal {
+            self.drawn = Some(Instant::now());
+            show_line(&line);
+        } else {
+            self.tenths_told = tenths;
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(stderr(), "{line}");
+        }
+    }
+}
+
+impl Drop for WorkProgress {
+    fn drop(&mut self) {
+        clear_line();
+    }
+}
+
 /// `1 h 02 min`, `3 min 07 s`, `12 s`
-pub fn duration(seconds: f64) -> String {
+fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match (s / 3600, s / 60 % 60, s % 60) {
         (0, 0, s) => format!("{s} s"),

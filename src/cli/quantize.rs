@@ -1,8 +1,8 @@
 //! `teff quantize`: a model's file in other types.
 
 use super::options::{cache_of, whole_number};
-use super::progress::{self, StderrProgress};
-use super::{CliError, interrupt};
+use super::progress::{StderrProgress, Told, WorkProgress};
+use super::{CliError, interrupt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::model::describe::bytes;
@@ -11,17 +11,11 @@ use crate::quantize::mix::{Mix, TensorType, Wishes};
 use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use serde_json::json;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use teff_kernels::KernelTable;
-
-/// Shortest time between two drawings of the progress.
-const REDRAW_EVERY: Duration = Duration::from_millis(100);
-
-/// Space that is to be left on a disk: others write there, too.
-const SPACE_LEFT: u64 = 16 << 20;
 
 /// `teff quantize`
 #[derive(clap::Args, Debug)]
@@ -55,7 +49,7 @@ pub struct QuantizeArgs {
     /// Leave output.weight as it is
     #[arg(long)]
     leave_output_tensor: bool,
-    /// The same type for all tensors, no mix
+    /// Give all tensors the same type, no mix
     #[arg(long)]
     pure: bool,
     /// As many files as the input has
@@ -135,12 +129,12 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     if args.dry_run {
         return Ok(tell(args, &plan, None, out)?);
     }
-    check_space(&args.output, plan.data_bytes())?;
+    space::check(&args.output, plan.data_bytes())?;
     let start = Instant::now();
-    let mut shown = Shown::new();
+    let mut progress = WorkProgress::begin();
     let losses = interrupt::orderly(|cancel: &AtomicBool| {
         let written = plan.write(&args.output, &mut |step| {
-            shown.show(&plan, step);
+            progress.show(step.done, step.total, |told| line(&plan, &step, &told));
             !cancel.load(Ordering::Relaxed)
         });
         written.map_err(|error| match error {
@@ -148,7 +142,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
             error => at(&path)(error),
         })
     })?;
-    progress::clear_line();
+    drop(progress);
     tell(args, &plan, Some((&losses, start.elapsed())), out)?;
     Ok(())
 }
@@ -205,71 +199,17 @@ impl QuantizeArgs {
     }
 }
 
-/// Refuses to begin what the disk has no room for, where the system tells.
-fn check_space(output: &Path, needed: u64) -> Result<(), CliError> {
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Some(free) = free_bytes(folder.unwrap_or(Path::new("."))) else { return Ok(()) };
-    if needed.saturating_add(SPACE_LEFT) > free {
-        let (needed, free) = (bytes(needed), bytes(free));
-        return Err(CliError::failed(format!(
-            "{}: {needed} are needed, and the disk has {free} left",
-            output.display()
-        )));
+/// The line that tells how far a plan is.
+fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
+    let Told { percent, left, .. } = told;
+    if !told.is_terminal {
+        return format!("quantized {percent} %{left}");
     }
-    Ok(())
+    let (number, all, name) = (step.number + 1, plan.tensors.len(), &step.tensor.info.name);
+    format!("{percent:3} % [{number}/{all}] {name}{left}")
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn free_bytes(_folder: &Path) -> Option<u64> {
-    None
-}
-
-/// Progress on stderr: on a terminal a line that changes, elsewhere a line every tenth.
-struct Shown {
-    start: Instant,
-    drawn: Option<Instant>,
-    tenths: u64,
-    is_terminal: bool,
-}
-
-impl Shown {
-    fn new() -> Shown {
-        let is_terminal = stderr().is_terminal();
-        Shown { start: Instant::now(), drawn: None, tenths: 0, is_terminal }
-    }
-
-    fn show(&mut self, plan: &Plan<'_>, step: Step<'_>) {
-        let Step { done, total, number, tensor, .. } = step;
-        let part = done as f64 / total.max(1) as f64;
-        let left = self.start.elapsed().as_secs_f64() * (1.0 - part) / part.max(1e-9);
-        let left = if done > 0 && done < total {
-            format!(", {} left", progress::duration(left))
-        } else {
-            String::new()
-        };
-        let percent = done * 100 / total.max(1);
-        if self.is_terminal {
-            if self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY) {
-                self.drawn = Some(Instant::now());
-                let (number, all) = (number + 1, plan.tensors.len());
-                let name = &tensor.info.name;
-                progress::show_line(&format!("{percent:3} % [{number}/{all}] {name}{left}"));
-            }
-        } else if total > 0 && done * 10 / total > self.tenths {
-            self.tenths = done * 10 / total;
-            // A closed stderr is no reason to stop.
-            let _ = writeln!(stderr(), "quantized {percent} %{left}");
-        }
-    }
-}
-
-/// What was written, or what would be: `losses` and the time are of the former.
+/// Tells what was written, with its losses and the time that it took, or what would be.
 fn tell(
     args: &QuantizeArgs,
     plan: &Plan<'_>,

@@ -5,9 +5,9 @@ use super::CliError;
 use super::copy::{self, Entries};
 use super::corpus::check_output;
 use super::options::{parse_bytes, whole_number};
-use gguf_rs_lite::{GgufFile, OwnedValue, TensorInfo};
+use gguf_rs_lite::{GgufFile, OwnedValue, TensorInfo, shard_path, split_entries};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Files of a model, at most: their numbers have 16 bits.
 const SHARDS_MAX: usize = u16::MAX as usize;
@@ -80,11 +80,10 @@ pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
     if n > SHARDS_MAX {
         return Err(at_input(format!("{n} parts are more than the {SHARDS_MAX} there can be")));
     }
-    let Some(stem) = args.output.file_name().and_then(|name| name.to_str()) else {
+    if args.output.file_name().and_then(|name| name.to_str()).is_none() {
         return Err(CliError::usage("the parts' name is not UTF-8, or none"));
-    };
-    let path_of =
-        |i: usize| args.output.with_file_name(format!("{stem}-{:05}-of-{n:05}.gguf", i + 1));
+    }
+    let path_of = |i| shard_path(&args.output, i, n);
     check_output(&path_of(0))?;
     let all = entries_of(&file);
     for (i, tensors) in parts.iter().enumerate() {
@@ -94,11 +93,7 @@ pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
         if args.dry_run {
             continue;
         }
-        let of_split = [
-            ("split.no", OwnedValue::U16(i as u16)),
-            ("split.count", OwnedValue::U16(n as u16)),
-            ("split.tensors.count", OwnedValue::I32(file.tensors().len() as i32)),
-        ];
+        let of_split = split_entries(i as u16, n as u16, file.tensors().len() as i32);
         // The first part has the metadata; the alignment is each file's own.
         let is_here = |key: &str| i == 0 || key == "general.alignment";
         let own = all.iter().filter(|(key, _)| is_here(key)).cloned();
@@ -113,18 +108,12 @@ pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
 pub fn merge(args: &MergeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     check_output(&args.output)?;
     let file = GgufFile::open(&args.input)?;
-    check_other(&args.input, &args.output)?;
+    if file.is_at(&args.output) {
+        let output = args.output.display();
+        return Err(CliError::failed(format!("{output}: is the input too")));
+    }
     copy::write(&file, &entries_of(&file), file.tensors(), &args.output)?;
     let n = file.shard_count();
     writeln!(out, "{}: {} tensors of {n} files", args.output.display(), file.tensors().len())?;
     Ok(())
-}
-
-/// Checks that the output is not the input.
-fn check_other(input: &Path, output: &Path) -> Result<(), CliError> {
-    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
-    match same(input, output) {
-        Some(true) => Err(CliError::failed(format!("{}: is the input too", output.display()))),
-        _ => Ok(()),
-    }
 }

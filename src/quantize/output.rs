@@ -5,8 +5,10 @@
 use super::error::QuantizeError;
 use super::plan::{Plan, Planned};
 use super::rows::{self, Loss, Step};
-use gguf_rs_lite::{DataWriter, GgufWriter, OwnedValue, PartFile};
-use std::fs::{self, File};
+use gguf_rs_lite::{
+    DataWriter, GgufWriter, OwnedValue, PartFile, SPLIT_KEYS, shard_path, split_entries,
+};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 const FILE_TYPE: &str = "general.file_type";
@@ -20,10 +22,6 @@ const IMATRIX_CHUNKS: &str = "quantize.imatrix.chunks_count";
 /// Bytes of a string in those keys at most: `llama-quantize` cuts there.
 const STRING_BYTES_MAX: usize = 127;
 
-const SPLIT_NO: &str = "split.no";
-const SPLIT_COUNT: &str = "split.count";
-const SPLIT_TENSORS: &str = "split.tensors.count";
-
 /// Bytes that are copied at a time.
 const COPY_BYTES: usize = 4 << 20;
 
@@ -34,10 +32,11 @@ impl Plan<'_> {
         if count == 1 {
             return vec![out.to_owned()];
         }
-        let name = out.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let stem = name.strip_suffix(".gguf").unwrap_or(&name);
-        let named = |n| out.with_file_name(format!("{stem}-{n:05}-of-{count:05}.gguf"));
-        (1..=count).map(named).collect()
+        let stem = match out.extension() {
+            Some(extension) if extension == "gguf" => out.with_extension(""),
+            _ => out.to_owned(),
+        };
+        (0..count).map(|no| shard_path(&stem, no, count)).collect()
     }
 
     fn shards(&self) -> usize {
@@ -57,7 +56,9 @@ impl Plan<'_> {
         step: &mut dyn FnMut(Step<'_>) -> bool,
     ) -> Result<Vec<Loss>, QuantizeError> {
         let paths = self.outputs(out);
-        self.check_other_file(&paths)?;
+        if let Some(path) = paths.iter().find(|path| self.file.is_at(path)) {
+            return Err(QuantizeError::SameFile(path.clone()));
+        }
         let mut parts = Vec::new();
         let mut losses = vec![Loss::default(); self.tensors.len()];
         let total = self.tensors.iter().filter(|t| !t.is_copied()).map(elements).sum();
@@ -70,19 +71,6 @@ impl Plan<'_> {
         // The first shard last: whoever finds it finds the others.
         parts.into_iter().rev().try_for_each(PartFile::finish)?;
         Ok(losses)
-    }
-
-    fn check_other_file(&self, paths: &[PathBuf]) -> Result<(), QuantizeError> {
-        let Some(first) = self.file.path() else { return Ok(()) };
-        let inputs = match self.file.shard_count() {
-            1 => vec![first.to_owned()],
-            _ => shard_paths(first),
-        };
-        let inputs: Vec<PathBuf> = inputs.iter().filter_map(|p| fs::canonicalize(p).ok()).collect();
-        match paths.iter().find(|p| fs::canonicalize(p).is_ok_and(|p| inputs.contains(&p))) {
-            Some(path) => Err(QuantizeError::SameFile(path.clone())),
-            None => Ok(()),
-        }
     }
 
     fn write_shard(
@@ -155,7 +143,7 @@ impl Plan<'_> {
         let mut own = self.own_keys();
         if shard == 0 {
             for (key, value) in self.file.entries() {
-                if [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key) {
+                if SPLIT_KEYS.contains(&key) {
                     continue;
                 }
                 let replaced = own.iter().position(|(own, _)| *own == key);
@@ -169,9 +157,10 @@ impl Plan<'_> {
             }
         }
         if self.shards() > 1 {
-            writer.add(SPLIT_NO, shard as u16)?;
-            writer.add(SPLIT_COUNT, self.shards() as u16)?;
-            writer.add(SPLIT_TENSORS, self.tensors.len() as i32)?;
+            let (no, count) = (shard as u16, self.shards() as u16);
+            for (key, value) in split_entries(no, count, self.tensors.len() as i32) {
+                writer.add(key, value)?;
+            }
         }
         Ok(())
     }
@@ -196,19 +185,6 @@ impl Plan<'_> {
         }
         keys
     }
-}
-
-/// All paths of a split model, given that of the first.
-fn shard_paths(first: &Path) -> Vec<PathBuf> {
-    let name = first.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let Some((stem, count)) = name.strip_suffix(".gguf").and_then(|name| {
-        let (rest, count) = name.rsplit_once("-of-")?;
-        Some((rest.strip_suffix("-00001")?, count))
-    }) else {
-        return vec![first.to_owned()];
-    };
-    let n: usize = count.parse().unwrap_or(1);
-    (1..=n).map(|i| first.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"))).collect()
 }
 
 fn elements(tensor: &Planned<'_>) -> u64 {

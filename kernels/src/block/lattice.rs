@@ -113,7 +113,7 @@ const fn half(indices: u16, bits: u32) -> u8 {
     number as u8
 }
 
-/// What halves of points cost: `R` rows of as many.
+/// Costs of the halves of points: `R` rows of as many.
 struct Half<const R: usize, const H: usize> {
     costs: [f32; H],
     /// The least of each row.
@@ -152,7 +152,7 @@ impl<const R: usize, const H: usize> Half<R, H> {
     }
 }
 
-/// What each level costs a coordinate.
+/// Costs of the levels for a coordinate.
 #[inline(always)]
 fn level_costs<const V: usize>(x: f32, w: f32, levels: &[f32; V]) -> [f32; V] {
     levels.map(|level| {
@@ -223,7 +223,7 @@ pub(super) struct Coded {
     pub signs: [u8; 32],
 }
 
-/// What an error of each element counts.
+/// Weights of the errors of all elements.
 pub(super) fn costs(
     x: &[f32; 256],
     importance: Option<&[f32; 256]>,

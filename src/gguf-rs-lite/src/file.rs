@@ -223,6 +223,13 @@ impl GgufFile {
         self.shards[0].path()
     }
 
+    /// Whether `path` leads to a file of this model, by links too.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let Ok(path) = path.canonicalize() else { return false };
+        let mut paths = self.shards.iter().filter_map(Shard::path);
+        paths.any(|own| own.canonicalize().is_ok_and(|own| own == path))
+    }
+
     /// Number of files.
     pub fn shard_count(&self) -> usize {
         self.shards.len()

@@ -29,5 +29,6 @@ pub use ggml_type::GgmlType;
 pub use limits::Limits;
 pub use metadata::{Array, Scalar, Value, ValueType};
 pub use part_file::{PartFile, PartFileError};
+pub use split::{SPLIT_KEYS, shard_path, split_entries};
 pub use tensor_info::TensorInfo;
 pub use writer::{DataWriter, GgufWriter, OwnedArray, OwnedValue, WriteOptions};

@@ -40,7 +40,7 @@ impl PartFile {
     /// Begins the file that will be `target`.
     ///
     /// # Errors
-    /// It cannot be made, or another process is writing it.
+    /// The file cannot be made, or another process is writing it.
     pub fn create(target: &Path) -> Result<PartFile, PartFileError> {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(SUFFIX);

@@ -8,10 +8,31 @@ use crate::error::{Error, Fault, Item, Located, ShardFault};
 use crate::file::Shard;
 use crate::limits::Limits;
 use crate::metadata::Value;
+use crate::writer::OwnedValue;
 
 pub(crate) const NO_KEY: &str = "split.no";
 pub(crate) const COUNT_KEY: &str = "split.count";
 pub(crate) const TENSORS_KEY: &str = "split.tensors.count";
+
+/// Keys of a shard that say how its model is split.
+pub const SPLIT_KEYS: [&str; 3] = [NO_KEY, COUNT_KEY, TENSORS_KEY];
+
+/// Values of [`SPLIT_KEYS`] in shard `no` (from 0) of `count`, in the types of llama.cpp's gguf-split;
+/// `n_tensors` is the number of the whole model's tensors.
+pub fn split_entries(no: u16, count: u16, n_tensors: i32) -> [(&'static str, OwnedValue); 3] {
+    [
+        (NO_KEY, OwnedValue::U16(no)),
+        (COUNT_KEY, OwnedValue::U16(count)),
+        (TENSORS_KEY, OwnedValue::I32(n_tensors)),
+    ]
+}
+
+/// Path of shard `no` (from 0) of `count`; `stem` is the path up to the number.
+pub fn shard_path(stem: &Path, no: usize, count: usize) -> PathBuf {
+    let mut name = stem.file_name().unwrap_or_default().to_owned();
+    name.push(suffix(no as u64, count as u64));
+    stem.with_file_name(name)
+}
 
 /// What a shard says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,25 +27,24 @@ fn convolutions(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
+/// Kinds of layers: those with attention have heads of keys, the others convolve.
+const LAYERS: &[Key] = &[
+    Key::WhereIs(
+        "attention.head_count_kv",
+        &["num_key_value_heads"],
+        &["layer_types"],
+        &["full_attention"],
+    ),
+    Key::Int("shortconv.l_cache", &["conv_L_cache"]),
+];
+
 pub const HF: &[Checkpoint] = &[
     Checkpoint {
         classes: &["Lfm2ForCausalLM", "LFM2ForCausalLM"],
         arch: "lfm2",
         when: When::Always,
         tensors: &[NAMES],
-        keys: &[
-            VOCAB,
-            &[
-                Key::WhereIs(
-                    "attention.head_count_kv",
-                    &["num_key_value_heads"],
-                    &["layer_types"],
-                    &["full_attention"],
-                ),
-                Key::Int("shortconv.l_cache", &["conv_L_cache"]),
-                Key::AdjustedWidth(&["block_ff_dim", "intermediate_size"]),
-            ],
-        ],
+        keys: &[VOCAB, LAYERS, &[Key::AdjustedWidth(&["block_ff_dim", "intermediate_size"])]],
     },
     Checkpoint {
         classes: &["Lfm2MoeForCausalLM"],
@@ -54,14 +53,8 @@ pub const HF: &[Checkpoint] = &[
         tensors: &[MOE, NAMES],
         keys: &[
             VOCAB,
+            LAYERS,
             &[
-                Key::WhereIs(
-                    "attention.head_count_kv",
-                    &["num_key_value_heads"],
-                    &["layer_types"],
-                    &["full_attention"],
-                ),
-                Key::Int("shortconv.l_cache", &["conv_L_cache"]),
                 Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
                 Key::Int("leading_dense_block_count", &["num_dense_layers"]),
                 Key::IntIs("expert_gating_func", 2),

@@ -1,6 +1,6 @@
 //! OLMo 2 and 3 (arXiv:2501.00656): norms after each part, and of all queries and keys.
 
-use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, same};
+use crate::model::checkpoint::{Checkpoint, DECODER, Names, When, same};
 use crate::model::{Hparams, ModelError, ModelSpec, NormPlacement, QkNorm, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -15,15 +15,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
     arch: "olmo2",
     when: When::Always,
     tensors: &[POST_NORMS, DECODER],
-    keys: &[&[
-        Key::Int("attention.sliding_window", &["sliding_window"]),
-        Key::PatternWhen(
-            "sliding_window",
-            "attention.sliding_window_pattern",
-            "layer_types",
-            "sliding_attention",
-        ),
-    ]],
+    keys: &[super::exaone4::WINDOWS],
 }];
 
 /// Norms of what layers add.
