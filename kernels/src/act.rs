@@ -1,7 +1,8 @@
 //! Activations: how the input rows of a matrix product are quantized and laid out.
 //!
 //! Up to [`ROWS_MAX`] tokens, as in decoding, a *unit* is the row of one token in its natural
-//! order. More tokens, as in prefill, go into panels: a unit is [`PANEL_TOKENS`] tokens side by
+//! order. More tokens, as in prefill, go into panels (some more if weights are interleaved, which
+//! panels would have to be undone for): a unit is [`PANEL_TOKENS`] tokens side by
 //! side, so that a vector register holds one token per lane and no kernel ever adds across lanes.
 //! Float weights always take rows.
 //!
@@ -27,7 +28,7 @@ use crate::block::{Act32, nearest};
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 
-/// The most tokens that are laid out as rows: from here on panels are faster.
+/// The most tokens that are laid out as rows for weights of the file: from here on panels are faster.
 pub const ROWS_MAX: usize = 8;
 
 /// Tokens in a panel: the 32-bit lanes of a 256-bit register.
@@ -115,27 +116,33 @@ pub struct ActPlan {
     pub n_tokens: usize,
     /// The order of codes in panels.
     pub(crate) order: PanelOrder,
+    /// The kind of units.
+    pub(crate) layout: Layout,
 }
 
 impl ActPlan {
-    /// Panics if `cols` is no whole number of blocks.
+    /// Rows for at most `rows_max` tokens and for floats, else panels.
+    ///
+    /// # Panics
+    /// If `cols` is no whole number of blocks.
     pub(crate) fn new(
         format: ActFormat,
         cols: usize,
         n_tokens: usize,
-        order: PanelOrder,
+        (order, rows_max): (PanelOrder, usize),
     ) -> ActPlan {
         assert!(cols.is_multiple_of(format.block_len()), "rows of whole {format:?} blocks");
-        ActPlan { format, cols, n_tokens, order }
+        let layout = match format {
+            ActFormat::F32 => Layout::Rows,
+            _ if n_tokens <= rows_max => Layout::Rows,
+            _ => Layout::Panels,
+        };
+        ActPlan { format, cols, n_tokens, order, layout }
     }
 
     /// The kind of the plan's units.
     pub fn layout(&self) -> Layout {
-        match self.format {
-            ActFormat::F32 => Layout::Rows,
-            _ if self.n_tokens <= ROWS_MAX => Layout::Rows,
-            _ => Layout::Panels,
-        }
+        self.layout
     }
 
     /// Units that hold all tokens.

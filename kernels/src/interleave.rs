@@ -73,6 +73,12 @@ impl Parts {
         Parts { block, words, words_at, rest, rest_at, bits, swapped, swapped_at }
     }
 
+    /// Whether [`Parts::swap`] does anything.
+    #[inline(always)]
+    pub fn is_swapped(self) -> bool {
+        self.swapped > 0
+    }
+
     /// Moves bits within the words that hold those of more than four codes, one of every `stride`
     /// words of `words`; its own inverse.
     #[inline(always)]

@@ -9,7 +9,7 @@
 //! (`overlaid`); the lowest is scalar and made from the list of all types in `block`. So a type
 //! that a level has no kernel for runs through the level below.
 
-use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PanelOrder};
+use crate::act::{ActFormat, ActPlan, ActUnit, Acts, Layout, PanelOrder, ROWS_MAX};
 use crate::block::Encoder;
 use crate::float::FloatOps;
 use crate::isa::detect::Level;
@@ -28,6 +28,8 @@ pub struct KernelTable {
     pub(crate) float: FloatOps,
     pub(crate) pack: PackFn,
     pub(crate) order: PanelOrder,
+    /// The most tokens that are laid out as rows for interleaved weights.
+    pub(crate) interleaved_rows_max: usize,
 }
 
 pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
@@ -59,7 +61,16 @@ impl KernelTable {
     /// # Panics
     /// If `cols` is no whole number of blocks.
     pub fn plan(&self, format: ActFormat, cols: usize, n_tokens: usize) -> ActPlan {
-        ActPlan::new(format, cols, n_tokens, self.order)
+        ActPlan::new(format, cols, n_tokens, (self.order, ROWS_MAX))
+    }
+
+    /// [`KernelTable::plan`] for weights that are all interleaved: panels begin later, since these
+    /// have to be taken apart for them.
+    ///
+    /// # Panics
+    /// If `cols` is no whole number of blocks.
+    pub fn plan_interleaved(&self, format: ActFormat, cols: usize, n_tokens: usize) -> ActPlan {
+        ActPlan::new(format, cols, n_tokens, (self.order, self.interleaved_rows_max))
     }
 
     /// Quantizes and lays out one unit of a plan; `x` is `[tokens of the unit][cols]`. Costs about

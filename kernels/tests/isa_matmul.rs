@@ -321,7 +321,7 @@ fn interleaved_rows_equal_native_ones() {
                 let interleaved_bytes = kernels.interleaved_row_bytes(row_bytes);
                 let mut groups = vec![0; n_groups * lanes * interleaved_bytes];
                 kernels.interleave(&w, row_bytes, &mut groups);
-                for n in (1..=ROWS_MAX + 1).chain([19]) {
+                for n in (1..=ROWS_MAX + 1).chain([12, 13, 19]) {
                     let first = random.below(n_groups * lanes);
                     let rows = first..first + 1 + random.below(n_groups * lanes - first);
                     let mut x = inputs(n * cols, &mut random);
@@ -333,19 +333,21 @@ fn interleaved_rows_equal_native_ones() {
                     let group_bytes = lanes * interleaved_bytes;
                     let covering =
                         rows.start / lanes * group_bytes..rows.end.div_ceil(lanes) * group_bytes;
-                    let packed = Packed::new(table, kernels.act, cols, &x);
-                    let mut y = vec![7.0; rows.len() * n];
-                    let mut scratch = Scratch::default();
-                    kernels.matmul_interleaved(
-                        &groups[covering],
-                        rows.clone(),
-                        &packed.acts(),
-                        &mut scratch,
-                        &mut y,
-                    );
-                    let got: Vec<u32> = y.into_iter().map(bits).collect();
-                    let what = format!("interleaved {kind:?} {rows:?} n={n}");
-                    assert_equal(ty, &what, rows.len(), &got, &want);
+                    let plans = [KernelTable::plan, KernelTable::plan_interleaved];
+                    for plan in plans.map(|plan| plan(table, kernels.act, cols, n)) {
+                        let packed = Packed::by_plan(table, plan, &x);
+                        let mut y = vec![7.0; rows.len() * n];
+                        kernels.matmul_interleaved(
+                            &groups[covering.clone()],
+                            rows.clone(),
+                            &packed.acts(),
+                            &mut Scratch::default(),
+                            &mut y,
+                        );
+                        let got: Vec<u32> = y.into_iter().map(bits).collect();
+                        let what = format!("interleaved {kind:?} {rows:?} n={n} {plan:?}");
+                        assert_equal(ty, &what, rows.len(), &got, &want);
+                    }
                 }
             }
         }

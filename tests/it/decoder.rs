@@ -217,7 +217,7 @@ fn interleaving_the_weights_changes_no_bit() {
             let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
             engine.lead(|decoder| {
                 assert_eq!(decoder.repacked_bytes()[0], 0);
-                for batch in [1, 2, 7, 8, 9, 48] {
+                for batch in [1, 2, 7, 8, 9, 12, 13, 48] {
                     let sequence = decoder.kv_mut().create();
                     let chunks = tokens.chunks(batch).flat_map(|tokens| {
                         let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };

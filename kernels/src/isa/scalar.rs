@@ -2,7 +2,7 @@
 //!
 //! The specification of the integer levels (bit for bit) and of the float ones.
 
-use crate::act::{self, ActFormat, Acts, PanelOrder};
+use crate::act::{self, ActFormat, Acts, PanelOrder, ROWS_MAX};
 use crate::block::{
     self, Block, Block16, Block32, Block256, Encode, Encoder, Float, Quantize, as_blocks,
     dot_float, weight_types,
@@ -22,6 +22,7 @@ static TABLE: KernelTable = KernelTable {
     float: FloatOps::SCALAR,
     pack: act::pack,
     order: PanelOrder::Plus128,
+    interleaved_rows_max: ROWS_MAX,
 };
 
 macro_rules! entries {

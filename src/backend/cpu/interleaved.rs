@@ -4,7 +4,8 @@
 //! A model starts from the file's pages, without a copy. Each step of decoding repacks some more rows
 //! into memory of the backend and gives the pages they came from back to the system: memory in use
 //! stays about the file's size, results stay the same to the bit, and a step takes some milliseconds
-//! longer until all is done. Prompts are computed from either layout.
+//! longer until all is done. Prompts are computed from either layout: a few tokens from the repacked
+//! rows as they are, more of them from rows that are put back for each chunk.
 //!
 //! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most, because they are
 //! repacked as the numbers that the codebook has: that makes them several times as fast.
@@ -131,6 +132,12 @@ impl Interleaved {
     /// Groups that a coming phase reads.
     pub fn ahead(&self, groups: Range<usize>) -> Ahead {
         self.bytes.ahead(groups)
+    }
+
+    /// Whether all rows that fill groups are interleaved.
+    pub fn is_done(&self, weight: &BoundWeight) -> bool {
+        let entry = self.by_id.get(weight.id().0).copied().flatten().map(|i| &self.weights[i]);
+        entry.is_some_and(|entry| entry.done == entry.groups.len())
     }
 
     /// Bytes of the groups that hold rows `rows` of the stack, if all of them are interleaved.

@@ -381,8 +381,9 @@ impl Context<'_> {
         }
         let cols = weights.clone().next().expect("a product has weights").cols;
         let plans = FORMATS.map(|format| {
-            let wanted = weights.clone().any(|w| self.type_kernels(w).act == format);
-            wanted.then(|| self.backend.kernels.plan(format, cols, n_tokens))
+            let wanted = |w: &&BoundWeight| self.type_kernels(w).act == format;
+            let mut weights = weights.clone().filter(wanted).peekable();
+            weights.peek().is_some().then(|| self.plan(weights, format, cols, n_tokens))
         });
         let plans = || plans.iter().flatten();
         let private = n_tokens <= teff_kernels::ROWS_MAX;
@@ -411,6 +412,21 @@ impl Context<'_> {
                 f(&operands, &mut ticket, kernels, y);
             }
         });
+    }
+
+    /// The layout of inputs of weights.
+    pub(super) fn plan<'w>(
+        &self,
+        mut weights: impl Iterator<Item = &'w BoundWeight>,
+        format: ActFormat,
+        cols: usize,
+        n_tokens: usize,
+    ) -> ActPlan {
+        let CpuBackend { kernels, interleaved, .. } = self.backend;
+        match weights.all(|weight| interleaved.is_done(weight)) {
+            true => kernels.plan_interleaved(format, cols, n_tokens),
+            false => kernels.plan(format, cols, n_tokens),
+        }
     }
 
     /// Operands for products of weights with the tokens of `plans`, the first of which is token

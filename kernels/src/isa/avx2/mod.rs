@@ -55,7 +55,12 @@ static TABLE: KernelTable = KernelTable {
     float: FLOAT,
     pack: entry_pack,
     order: PanelOrder::ByHalves,
+    interleaved_rows_max: INTERLEAVED_ROWS_MAX,
 };
+
+/// Tokens up to which rows are faster for interleaved weights. Measured on Zen 3 with Q4_K, Q6_K and
+/// MXFP4: panels take these apart for sixteen tokens in the time that rows take for twelve.
+const INTERLEAVED_ROWS_MAX: usize = 12;
 
 pub(in crate::isa) const TYPES: [TypeKernels; N_TYPES] = {
     let floats = overlaid(Level::Avx2, sse41::TYPES, FLOATS, &[]);

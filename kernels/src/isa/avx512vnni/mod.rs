@@ -43,6 +43,7 @@ static TABLE: KernelTable = KernelTable {
     float: avx2::FLOAT,
     pack: avx2::entry_pack,
     order: PanelOrder::Plus128,
+    interleaved_rows_max: ROWS_MAX,
 };
 
 static TYPES: [TypeKernels; N_TYPES] =

@@ -13,7 +13,7 @@
 //! Instructions are written in assembly: an intrinsic would be inlined only into functions with its
 //! feature, and kernels that are generic over the step have AVX2's features alone.
 
-use crate::act::PanelOrder;
+use crate::act::{PanelOrder, ROWS_MAX};
 use crate::isa::avx2::dot::Dot;
 use crate::isa::avx2::{self, Kernels};
 use crate::isa::detect::{Level, token};
@@ -37,6 +37,7 @@ macro_rules! level {
                     float: avx2::FLOAT,
                     pack: avx2::entry_pack,
                     order: $step::ORDER,
+                    interleaved_rows_max: ROWS_MAX,
                 };
                 &TABLE
             }

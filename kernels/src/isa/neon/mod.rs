@@ -43,6 +43,7 @@ macro_rules! level {
             float: $crate::isa::neon::FLOAT,
             pack: $crate::isa::neon::pack::pack,
             order: $crate::act::PanelOrder::Plus128,
+            interleaved_rows_max: $crate::act::ROWS_MAX,
         };
 
         pub(in crate::isa) const TYPES: [$crate::table::TypeKernels; $crate::isa::scalar::N_TYPES] =

@@ -12,7 +12,7 @@ mod matmul;
 mod mem;
 
 use super::scalar::{self, N_TYPES};
-use crate::act::{self, Acts, PanelOrder};
+use crate::act::{self, Acts, PanelOrder, ROWS_MAX};
 use crate::block::*;
 use crate::float::{Ahead, FloatOps};
 use crate::isa::detect::{Level, token};
@@ -30,6 +30,7 @@ static TABLE: KernelTable = KernelTable {
     float: FLOAT,
     pack: act::pack,
     order: PanelOrder::Plus128,
+    interleaved_rows_max: ROWS_MAX,
 };
 
 macro_rules! matmuls {

@@ -333,16 +333,15 @@ impl Context<'_> {
     /// The layouts of `n_tokens` inputs, for each of [`FORMATS`] that the weights of parts want.
     fn plans<'p>(
         &self,
-        parts: impl IntoIterator<Item = &'p ExpertPart>,
+        parts: impl IntoIterator<Item = &'p ExpertPart> + Clone,
         n_tokens: usize,
     ) -> [Option<ActPlan>; FORMATS.len()] {
-        let mut plans = [None; FORMATS.len()];
-        for part in parts {
-            let format = self.type_kernels(&part.weight).act;
-            let plan = self.backend.kernels.plan(format, part.weight.cols, n_tokens);
-            plans[format_index(format)] = Some(plan);
-        }
-        plans
+        FORMATS.map(|format| {
+            let weights = parts.clone().into_iter().map(|part| &part.weight);
+            let mut wanted = weights.filter(|w| self.type_kernels(w).act == format).peekable();
+            let cols = wanted.peek()?.cols;
+            Some(self.plan(wanted, format, cols, n_tokens))
+        })
     }
 
     /// Packs the inputs of parts, a unit for a ticket. `copy` gives the input of a slot, counted
