@@ -473,6 +473,8 @@ impl fmt::Display for StatisticsFault {
     }
 }
 
+impl std::error::Error for StatisticsFault {}
+
 /// Error of a file that is no importance matrix, or of two that do not belong together.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -597,6 +599,10 @@ impl fmt::Display for ImatrixError {
             ImatrixError::Trailing { offset, bytes } => {
                 write!(f, "offset {offset}: {bytes} bytes behind the end of the importance matrix")
             }
+            ImatrixError::Count { offset: 0, .. } => f.write_str(
+                "not an importance matrix: it begins neither as GGUF nor with the number of entries \
+                 that the old form has there",
+            ),
             ImatrixError::Count { offset, what, value, max } => {
                 write!(f, "offset {offset}: {value} {what}, 0 to {max} are allowed")
             }
