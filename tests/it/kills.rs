@@ -158,7 +158,57 @@ fn logits_of_a_teacher() {
     let out = folder.0.join("logits");
     let base = ["perplexity", "-m", text(&model), "-f", text(&input), "--ctx", "64"];
     let args = [&base[..], &["--save-logits", text(&out)]].concat();
-    Case { folder: &folder, args, outputs: vec![out.clone()] }.check_plain(&old());
+    let case = Case { folder: &folder, args, outputs: vec![out.clone()] };
+    case.check_plain(&old());
+    if cfg!(unix) {
+        interrupted(&case, &old());
+    }
+}
+
+/// Ctrl-C writes the chunks that are done, and says how to go on behind them.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_imatrix_goes_on() {
+    use std::io::Read;
+    use teff::quantize::imatrix::Imatrix;
+    let folder = Folder::new("interrupt-imatrix");
+    let (model, input) = (golden("dense-model.gguf"), golden("text.txt"));
+    let out = folder.0.join("out.gguf");
+    let base = ["imatrix", "-m", text(&model), "-f", text(&input), "--ctx", "64"];
+    let args = [&base[..], &["-o", text(&out)]].concat();
+    let case = Case { folder: &folder, args, outputs: vec![out.clone()] };
+    let start = Instant::now();
+    case.run();
+    let time = start.elapsed();
+    let whole = Imatrix::open(&out).unwrap();
+    for part in [0.2, 0.4, 0.6, 0.8] {
+        fs::remove_file(&out).unwrap_or_default();
+        let mut child = program().args(&case.args).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(time.mul_f64(part));
+        let command = format!("kill -INT {}", child.id());
+        Command::new("sh").args(["-c", &command]).status().unwrap();
+        let mut told = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        if child.wait().unwrap().code() != Some(130) {
+            // Done before, or not yet watching for signals.
+            continue;
+        }
+        let Some((_, next)) = told.trim_end().rsplit_once("--from-chunk ") else {
+            assert!(told.contains("nothing was written") && !out.exists(), "{told}");
+            continue;
+        };
+        assert_eq!(Imatrix::open(&out).unwrap().chunk_count.to_string(), next, "{told}");
+        let rest = ["--merge", text(&out), "--from-chunk", next, "-o", text(&out)];
+        if next != whole.chunk_count.to_string() {
+            let output = teff(&[&base[..], &rest].concat(), "");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let found = Imatrix::open(&out).unwrap();
+        assert_eq!(found.chunk_count, whole.chunk_count);
+        for ((name, found), (_, whole)) in found.weights().zip(whole.weights()) {
+            assert_eq!(found.counts(), whole.counts(), "{name}");
+        }
+    }
 }
 
 /// A text that does not fit the header is set by a copy, which takes the file's place.
@@ -266,6 +316,8 @@ fn full_disks_leave_the_old_file() {
 /// Ctrl-C takes what was begun away.
 fn interrupted(case: &Case<'_>, old: &Contents) {
     for wait_ms in [0, 20, 50, 100] {
+        // Takes what kills have left over.
+        case.run();
         case.put(old);
         let before = case.names();
         let code = case.end_after(Duration::from_millis(wait_ms), "INT");
