@@ -7,7 +7,7 @@ use crate::model::describe::bytes;
 use crate::text::is_pre_tokenizer;
 use serde_json::json;
 use std::io::{Write, stderr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// `teff convert`
@@ -76,6 +76,10 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
         let colon = if named { String::new() } else { format!("{}: ", args.folder.display()) };
         CliError::failed(format!("{colon}{error}{hint}"))
     };
+    if !args.folder.is_dir() {
+        let problem = if args.folder.exists() { "is no folder" } else { "there is no such folder" };
+        return Err(CliError::failed(format!("{}: {problem}", args.folder.display())));
+    }
     let conversion = Conversion::plan(&args.folder, &options).map_err(at)?;
     for name in conversion.left_out() {
         // A closed stderr is no reason to stop.
@@ -83,6 +87,7 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
     }
     let start = Instant::now();
     if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
+        check_place(args, output)?;
         space::check(output, conversion.bytes())?;
         let total = conversion.bytes();
         let mut progress = WorkProgress::begin();
@@ -97,6 +102,19 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
         })?;
     }
     Ok(tell(args, &conversion, start.elapsed(), out)?)
+}
+
+/// Refuses to write over a file of the checkpoint, or where nothing can be written.
+fn check_place(args: &ConvertArgs, output: &Path) -> Result<(), CliError> {
+    space::check_output(output, [])?;
+    let folder = output.canonicalize().ok();
+    let is_within =
+        folder.is_some_and(|path| path.parent() == args.folder.canonicalize().ok().as_deref());
+    let is_gguf = output.extension().is_some_and(|extension| extension == "gguf");
+    match is_within && !is_gguf {
+        true => Err(CliError::failed(format!("{}: is a file of the input", output.display()))),
+        false => Ok(()),
+    }
 }
 
 fn tell(

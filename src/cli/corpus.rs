@@ -5,10 +5,10 @@ use super::lines::without_bom;
 use super::options::{TOKENS_MAX, input_file, whole_number};
 use super::progress::{Told, WorkProgress};
 use crate::engine::Model;
-use crate::eval::Chunks;
+use crate::eval::{Chunks, EvalError};
 use crate::text::{TEXT_BYTES_MAX, Tokenizer};
 use std::io::{Read, stdin};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tokens in a chunk when nobody says, as in llama.cpp's tools.
 const N_CTX_DEFAULT: usize = 512;
@@ -35,7 +35,7 @@ impl ChunkArgs {
         self.ctx.map(|n| n as usize)
     }
 
-    /// Chunks of a text.
+    /// Chunks of the text of a file.
     ///
     /// # Errors
     /// The text fills none or cannot be tokenized.
@@ -43,9 +43,11 @@ impl ChunkArgs {
         &self,
         model: &Model,
         tokenizer: &Tokenizer,
+        path: &Path,
         text: &str,
     ) -> Result<Chunks, CliError> {
-        let mut chunks = Chunks::of_text(tokenizer, text, self.n_ctx(model))?;
+        let at = CliError::of_model::<EvalError>(path);
+        let mut chunks = Chunks::of_text(tokenizer, text, self.n_ctx(model)).map_err(at)?;
         chunks.truncate(self.chunks.map_or(usize::MAX, |n| n as usize));
         Ok(chunks)
     }
@@ -92,21 +94,5 @@ impl ChunkProgress {
         let (total, what) = (self.total, self.what);
         let line = |Told { left, .. }| format!("{done} of {total} {what}{figures}{left}");
         self.progress.show(done as u64, total as u64, line);
-    }
-}
-
-/// Refuses a path at which no file can be written.
-///
-/// # Errors
-/// The folder is not there or the path is one.
-pub fn check_output(path: &Path) -> Result<(), CliError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    if path.is_dir() || path.file_name().is_none() {
-        return Err(CliError::failed(format!("{}: is a folder", path.display())));
-    }
-    match folder.is_dir() {
-        true => Ok(()),
-        false => Err(CliError::failed(format!("{}: there is no such folder", folder.display()))),
     }
 }

@@ -3,6 +3,7 @@
 use crate::decoder::StepError;
 use crate::engine::EngineError;
 use crate::engine::report::{ContextMemory, Problem};
+use crate::eval::EvalError;
 use crate::kv::KvError;
 use crate::model::ModelError;
 use std::error::Error;
@@ -41,6 +42,9 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
             KvError::OutOfBudget { .. } => Some(": allow more by --kv-bytes"),
             KvError::UnknownSequence => None,
         };
+    }
+    if let Some(EvalError::TooFewTokens { .. }) = error.downcast_ref() {
+        return Some(" (--ctx)");
     }
     if let Some(ModelError::IsAdapter) = error.downcast_ref() {
         return Some(" with --lora");

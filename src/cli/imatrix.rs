@@ -3,11 +3,11 @@
 //! Ctrl-C writes what the chunks so far have given. The next start goes on behind them with `--merge`
 //! and `--from-chunk`.
 
-use super::corpus::{ChunkArgs, ChunkProgress, check_output, read_text};
+use super::corpus::{ChunkArgs, ChunkProgress, read_text};
 use super::options::{
     EngineArgs, ModelArgs, TOKENS_MAX, check_context, tokenizer_of, whole_number,
 };
-use super::{CliError, interrupt};
+use super::{CliError, interrupt, space};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, Model};
 use crate::eval::{self, Chunks, EvalError};
@@ -66,7 +66,7 @@ enum Form {
 /// Writes the importance matrix.
 pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
     interrupt::done(|| "nothing was written".into());
-    check_output(&args.output)?;
+    space::check_output(&args.output, args.file.as_deref())?;
     let text = args.file.as_deref().map(read_text).transpose()?;
     let mut imatrix = Imatrix::new(Vec::new(), 0, 0);
     let mut merged = Vec::new();
@@ -78,6 +78,7 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
         Some(_) => Some(open_model(args)?),
         None => None,
     };
+    space::check_output(&args.output, model.as_ref().map(Model::path))?;
     let n_ctx = model.as_ref().map(|model| args.chunks.n_ctx(model)).or(args.chunks.ctx());
     // Files of the old form do not say how long their chunks were.
     let size_known = merged.iter().map(|(_, other)| other.chunk_size as usize).find(|&n| n != 0);
@@ -132,7 +133,8 @@ fn collect(
 ) -> Result<(), CliError> {
     let at = |error: EvalError| CliError::of_model(model.path())(error);
     let tokenizer = tokenizer_of(model)?;
-    let chunks = args.chunks.cut(model, &tokenizer, text)?;
+    let path = args.file.as_deref().unwrap_or(Path::new("-"));
+    let chunks = args.chunks.cut(model, &tokenizer, path, text)?;
     let first = args.from_chunk as usize;
     let n_ctx = chunks.n_ctx();
     let rest: Vec<u32> = chunks.iter().skip(first).flatten().copied().collect();
@@ -147,7 +149,7 @@ fn collect(
     let mut engine = Engine::new(model, &options).map_err(CliError::of_model(model.path()))?;
     args.engine.lock(model, &engine)?;
     {
-        let name = args.file.as_deref().unwrap_or(Path::new("-")).display().to_string();
+        let name = path.display().to_string();
         shared.lock().unwrap_or_else(PoisonError::into_inner).datasets.push(name);
     }
     save_at_interrupt(args, shared, first);

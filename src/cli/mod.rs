@@ -1,13 +1,14 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
-mod choices_file;
+pub mod choices_file;
 mod convert;
 mod copy;
 mod corpus;
 mod edit;
 mod embed;
 mod error;
+mod header;
 mod imatrix;
 mod inspect;
 mod interrupt;
@@ -29,7 +30,7 @@ mod threads;
 mod tokens;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::io::{BufWriter, Write, stdout};
+use std::io::{self, BufWriter, Write, stdout};
 use std::process::ExitCode;
 
 pub use error::CliError;
@@ -109,7 +110,7 @@ fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let parsed = command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
     let cli = parsed.unwrap_or_else(|error| error.exit());
-    let mut out = BufWriter::new(stdout().lock());
+    let mut out = BufWriter::new(Named(stdout().lock()));
     let result = interrupt::watch()
         .and_then(|()| run_command(&cli.command, &mut out))
         .and_then(|()| Ok(interrupt::whole(|| out.flush())?));
@@ -123,6 +124,23 @@ pub fn main() -> ExitCode {
             error.exit_code()
         }
         _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Standard output, which its errors name: the disk may be full behind it.
+struct Named<W>(W);
+
+fn name(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
+}
+
+impl<W: Write> Write for Named<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(name)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(name)
     }
 }
 

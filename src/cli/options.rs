@@ -158,7 +158,7 @@ impl ModelArgs {
         let cache = cache_of(&model)?;
         let path =
             interrupt::orderly(|cancel| cache.resolve(&model, &mut StderrProgress::new(), cancel))?;
-        let mut file = GgufFile::open(&path)?;
+        let mut file = super::header::open(&path)?;
         for key in &self.ignore_key {
             if !file.ignore(key).map_err(CliError::of_model(&path))? {
                 writeln!(stderr(), "warning: --ignore-key names key `{key}`, which is not there")?;

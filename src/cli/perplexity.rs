@@ -1,7 +1,7 @@
 //! `teff perplexity`: how well a model predicts a text, how far it is from a teacher, and how many
 //! multiple-choice questions it answers.
 
-use super::corpus::{ChunkArgs, ChunkProgress, check_output, read_text};
+use super::corpus::{ChunkArgs, ChunkProgress, read_text};
 use super::options::{EngineArgs, ModelArgs, check_context, tokenizer_of};
 use super::{CliError, choices_file, interrupt, space};
 use crate::backend::pages::KvType;
@@ -52,8 +52,11 @@ pub struct PerplexityArgs {
 pub fn perplexity(args: &PerplexityArgs, out: &mut dyn Write) -> Result<(), CliError> {
     interrupt::done(|| "nothing was measured".into());
     let text = args.file.as_deref().map(read_text).transpose()?;
-    args.save_logits.as_deref().map_or(Ok(()), check_output)?;
     let model = args.engine.open_generator(&args.model)?;
+    if let Some(path) = &args.save_logits {
+        let inputs = [&args.file, &args.teacher_logits, &args.choices].into_iter().flatten();
+        space::check_output(path, inputs.map(PathBuf::as_path).chain([model.path()]))?;
+    }
     let tokenizer = tokenizer_of(&model)?;
     let questions =
         args.choices.as_ref().map(|path| choices_file::read(path, &tokenizer)).transpose()?;
@@ -143,7 +146,8 @@ fn measure_text(
     tokenizer: &Tokenizer,
     text: &str,
 ) -> Result<Figures, CliError> {
-    let chunks = args.chunks.cut(model, tokenizer, text)?;
+    let path = args.file.as_deref().unwrap_or(Path::new("-"));
+    let chunks = args.chunks.cut(model, tokenizer, path, text)?;
     let mut teacher_file = open_logits(args, &chunks)?;
     let mut teacher_model = TeacherModel::open(args, &chunks, text)?;
     let mut engine = engine(args, model, chunks.n_ctx())?;

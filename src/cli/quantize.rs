@@ -9,7 +9,7 @@ use crate::model::describe::bytes;
 use crate::quantize::imatrix::Imatrix;
 use crate::quantize::mix::{Mix, TensorType, Wishes};
 use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step};
-use gguf_rs_lite::{GgmlType, GgufFile};
+use gguf_rs_lite::GgmlType;
 use serde_json::json;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     let path = interrupt::orderly(|cancel| {
         cache.resolve(&args.input, &mut StderrProgress::new(), cancel)
     })?;
-    let mut file = GgufFile::open(&path)?;
+    let mut file = super::header::open(&path)?;
     file.make_little_endian().map_err(CliError::of_model(&path))?;
     let options = args.options()?;
     let plan = Plan::new(&file, &options).map_err(at(&path))?;
@@ -128,6 +128,9 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     }
     if args.dry_run {
         return Ok(tell(args, &plan, None, out)?);
+    }
+    for output in plan.outputs(&args.output) {
+        space::check_output(&output, args.imatrix.as_deref())?;
     }
     space::check(&args.output, plan.data_bytes())?;
     let start = Instant::now();
@@ -154,6 +157,7 @@ fn at(path: &Path) -> impl Fn(QuantizeError) -> CliError {
             QuantizeError::NeedsImportances { .. } => {
                 " (--imatrix FILE has them, --force goes on without)"
             }
+            QuantizeError::ForeignImportances { .. } => " (--force goes on without importances)",
             _ => "",
         };
         match error {

@@ -1,19 +1,50 @@
-//! Room on disks.
+//! Outputs, before work for them begins: whether they can be written, and room on disks.
 
 use super::CliError;
 use crate::model::describe::bytes;
+use gguf_rs_lite::PartFile;
 use std::path::Path;
 
 /// Space that is to be left on a disk: others write there, too.
 const SPACE_LEFT: u64 = 16 << 20;
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Refuses an output that would take the place of an input, or cannot be written.
+///
+/// # Errors
+/// Two paths lead to one file, the folder is not there, or [`PartFile::create`] fails.
+pub fn check_output<'p>(
+    output: &Path,
+    inputs: impl IntoIterator<Item = &'p Path>,
+) -> Result<(), CliError> {
+    let real = output.canonicalize().ok();
+    let is_output = |path: &Path| real.is_some() && path.canonicalize().ok() == real;
+    if inputs.into_iter().any(is_output) {
+        return Err(CliError::failed(format!("{}: is the input too", output.display())));
+    }
+    // What a link leads to is anywhere.
+    let folder = folder_of(output);
+    if !output.is_symlink() && !folder.is_dir() {
+        return Err(CliError::failed(format!("{}: there is no such folder", folder.display())));
+    }
+    // Made and removed: better now than behind hours of work.
+    drop(PartFile::create(output)?);
+    Ok(())
+}
 
 /// Refuses to begin what the disk has no room for, where the system tells.
 ///
 /// # Errors
 /// The disk of `output` has fewer than `needed` bytes.
 pub fn check(output: &Path, needed: u64) -> Result<(), CliError> {
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Some(free) = free_bytes(folder.unwrap_or(Path::new("."))) else { return Ok(()) };
+    // The disk of what a link leads to.
+    let real = output.canonicalize();
+    let output_dir = folder_of(real.as_deref().unwrap_or(output));
+    let Some(free) = free_bytes(output_dir) else { return Ok(()) };
     if needed.saturating_add(SPACE_LEFT) > free {
         let (needed, free) = (bytes(needed), bytes(free));
         return Err(CliError::failed(format!(
@@ -38,6 +69,26 @@ fn free_bytes(_folder: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outputs_are_no_inputs_and_have_a_folder() {
+        let folder = std::env::temp_dir().join(format!("teff-output-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (input, output) = (folder.join("in"), folder.join("out"));
+        std::fs::write(&input, "x").unwrap();
+        let check = |path: &Path| check_output(path, [&input, &output].map(|p| p.as_path()));
+        check(&output).unwrap();
+        assert!(!output.exists());
+        let error = |path: &Path| check(path).unwrap_err().to_string();
+        assert!(
+            error(&folder.join("../").join(folder.file_name().unwrap()).join("in"))
+                .ends_with("in: is the input too")
+        );
+        assert!(error(&folder.join("no/x")).ends_with("no: there is no such folder"));
+        assert!(error(&folder).ends_with(": is a folder"));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn what_no_disk_holds_is_refused() {

@@ -1,16 +1,12 @@
 //! `teff split` and `teff merge`: a model in several files, as llama.cpp's gguf-split names them, and
-//! back in one. Files appear when they are whole.
+//! back in one. Files get their names when all of them are whole.
 
-use super::CliError;
-use super::copy::{self, Entries};
-use super::corpus::check_output;
+use super::copy::{self, Copies, Entries};
 use super::options::{parse_bytes, whole_number};
-use gguf_rs_lite::{GgufFile, OwnedValue, TensorInfo, shard_path, split_entries};
+use super::{CliError, header, space};
+use gguf_rs_lite::{GgufFile, Limits, OwnedValue, TensorInfo, shard_path, split_entries};
 use std::io::Write;
 use std::path::PathBuf;
-
-/// Files of a model, at most: their numbers have 16 bits.
-const SHARDS_MAX: usize = u16::MAX as usize;
 
 /// `teff split`
 #[derive(clap::Args, Debug)]
@@ -69,7 +65,7 @@ fn parts<'t>(tensors: &'t [TensorInfo], args: &SplitArgs) -> Vec<&'t [TensorInfo
 
 /// Writes the parts.
 pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let file = GgufFile::open(&args.input)?;
+    let file = header::open(&args.input)?;
     let at_input = CliError::of_model::<String>(&args.input);
     let tensors = file.tensors();
     let parts = parts(tensors, args);
@@ -77,43 +73,59 @@ pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
     if n < 2 {
         return Err(at_input("all tensors fit one part: there is nothing to split".into()));
     }
-    if n > SHARDS_MAX {
-        return Err(at_input(format!("{n} parts are more than the {SHARDS_MAX} there can be")));
+    let most = Limits::default().shards_max;
+    if n as u64 > most {
+        return Err(at_input(format!("{n} parts are more than the {most} that a model may have")));
     }
     if args.output.file_name().and_then(|name| name.to_str()).is_none() {
         return Err(CliError::usage("the parts' name is not UTF-8, or none"));
     }
     let path_of = |i| shard_path(&args.output, i, n);
-    check_output(&path_of(0))?;
-    let all = entries_of(&file);
+    if let Some(path) = (0..n).map(path_of).find(|path| file.is_at(path)) {
+        return Err(CliError::failed(format!("{}: is the input too", path.display())));
+    }
+    if !args.dry_run {
+        space::check_output(&path_of(0), [])?;
+        write_parts(&file, &parts, &path_of)?;
+    }
     for (i, tensors) in parts.iter().enumerate() {
         let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
-        let path = path_of(i);
-        writeln!(out, "{}: {} tensors, {bytes} bytes", path.display(), tensors.len())?;
-        if args.dry_run {
-            continue;
-        }
-        let of_split = split_entries(i as u16, n as u16, file.tensors().len() as i32);
+        writeln!(out, "{}: {} tensors, {bytes} bytes", path_of(i).display(), tensors.len())?;
+    }
+    Ok(())
+}
+
+fn write_parts(
+    file: &GgufFile,
+    parts: &[&[TensorInfo]],
+    path_of: &dyn Fn(usize) -> PathBuf,
+) -> Result<(), CliError> {
+    let (all, n_tensors) = (entries_of(file), file.tensors().len());
+    space::check(&path_of(0), file.tensors().iter().map(|info| info.bytes).sum())?;
+    let mut copies = Copies::begin(n_tensors);
+    for (i, tensors) in parts.iter().enumerate() {
+        let of_split = split_entries(i as u16, parts.len() as u16, n_tensors as i32);
         // The first part has the metadata; the alignment is each file's own.
         let is_here = |key: &str| i == 0 || key == "general.alignment";
         let own = all.iter().filter(|(key, _)| is_here(key)).cloned();
         let entries: Entries =
             own.chain(of_split.map(|(key, value)| (key.to_owned(), value))).collect();
-        copy::write(&file, &entries, tensors, &path)?;
+        copies.add(file, &entries, tensors, &path_of(i))?;
     }
-    Ok(())
+    copies.finish()
 }
 
 /// Writes the whole.
 pub fn merge(args: &MergeArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    check_output(&args.output)?;
-    let file = GgufFile::open(&args.input)?;
+    let file = header::open(&args.input)?;
     if file.is_at(&args.output) {
         let output = args.output.display();
         return Err(CliError::failed(format!("{output}: is the input too")));
     }
+    space::check_output(&args.output, [])?;
     copy::write(&file, &entries_of(&file), file.tensors(), &args.output)?;
     let n = file.shard_count();
-    writeln!(out, "{}: {} tensors of {n} files", args.output.display(), file.tensors().len())?;
+    let files = if n == 1 { "file" } else { "files" };
+    writeln!(out, "{}: {} tensors of {n} {files}", args.output.display(), file.tensors().len())?;
     Ok(())
 }

@@ -15,6 +15,8 @@ const TEXT_PARTS: &[&str] = &["text_config", "llm_config", "language_config"];
 pub const LAYER_LISTS: &[&str] = &["hybrid_override_pattern", "layers_block_type", "layer_types"];
 /// Layers that a model may have; as the loader's limit.
 const LAYERS_MAX: u64 = 1024;
+/// Largest whole number: a hundred times the longest context, and no product of two of them overflows.
+const INT_MAX: u64 = 1 << 30;
 
 /// The configuration of a checkpoint.
 pub struct Config {
@@ -142,9 +144,16 @@ impl Config {
     /// A non-negative integer, the first of these entries.
     ///
     /// # Errors
-    /// It is something else.
+    /// It is something else, or larger than in any model.
     pub fn int(&self, names: &[&str]) -> Result<Option<u64>, ConvertError> {
-        self.typed(names, whole, "a non-negative integer")
+        let n = self.typed(names, whole, "a non-negative integer")?;
+        match n.filter(|&n| n > INT_MAX).zip(self.first(names)) {
+            Some((n, (entry, _))) => {
+                let problem = format!("is {n}, more than {INT_MAX}");
+                Err(ConvertError::BadEntry { entry: entry.into(), problem })
+            }
+            None => Ok(n),
+        }
     }
 
     /// A non-negative integer, the first of these entries, that has to be there.
@@ -276,5 +285,8 @@ mod tests {
         let base = json!({"architectures": ["A"], "num_hidden_layers": "x"});
         assert!(error(base).contains("`num_hidden_layers` is not a non-negative integer"));
         assert!(error(json!({"architectures": ["A"], "n_layer": 5000})).contains("1..=1024"));
+        let huge = json!({"architectures": ["A"], "n_layer": 1, "n_head": 1_u64 << 40});
+        let error = config(huge).expect("it reads").heads().unwrap_err().to_string();
+        assert!(error.contains("`n_head` is 1099511627776, more than"), "{error}");
     }
 }

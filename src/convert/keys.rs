@@ -395,7 +395,8 @@ impl Writer<'_> {
             if let Some(factor) = self.config.float(&["block_ffn_dim_multiplier"])? {
                 n = (factor * n as f64) as u64;
             }
-            n = n.next_multiple_of(self.config.need(&["block_multiple_of"])?.max(1));
+            let multiple = self.config.need(&["block_multiple_of"])?.max(1);
+            n = n.checked_next_multiple_of(multiple).unwrap_or(u64::MAX);
         }
         self.set_int("feed_forward_length", n)
     }
@@ -436,6 +437,9 @@ impl Writer<'_> {
     }
 }
 
+/// Dimensions of a head that are rotated, at most: many times those of any model.
+const ROTATED_MAX: u64 = 1 << 16;
+
 /// Frequencies of rotation as Llama 3 stretches them: what each pair's frequency is divided by.
 pub(super) fn rope_factors(config: &Config) -> Result<Option<Vec<f32>>, ConvertError> {
     if config.rope.get("rope_type").and_then(Value::as_str) != Some("llama3") {
@@ -445,6 +449,10 @@ pub(super) fn rope_factors(config: &Config) -> Result<Option<Vec<f32>>, ConvertE
     let (base, dim) = (float("rope_theta", 10_000.0) as f32, config.head_dim()?);
     let share = float("partial_rotary_factor", 1.0);
     let dim = (dim as f64 * share) as u64;
+    if dim > ROTATED_MAX {
+        let problem = format!("gives {dim} dimensions that are rotated, more than {ROTATED_MAX}");
+        return Err(ConvertError::BadEntry { entry: "rope_scaling".into(), problem });
+    }
     let (factor, low) = (float("factor", 8.0), float("low_freq_factor", 1.0));
     let (high, old) =
         (float("high_freq_factor", 4.0), float("original_max_position_embeddings", 8192.0));

@@ -25,6 +25,11 @@ pub enum QuantizeError {
         /// Importances there are.
         found: usize,
     },
+    /// The importance matrix has no tensor of the model.
+    ForeignImportances {
+        /// A tensor.
+        name: String,
+    },
     /// A type that is useless without importances.
     NeedsImportances {
         /// The tensor.
@@ -133,6 +138,11 @@ impl fmt::Display for QuantizeError {
                 f,
                 "the importance matrix has {found} columns for tensor {name:?}, which has \
                  {expected}: it is another model's"
+            ),
+            QuantizeError::ForeignImportances { name } => write!(
+                f,
+                "the importance matrix has nothing for tensor {name:?} or any other: it is another \
+                 model's"
             ),
             QuantizeError::NeedsImportances { name, ty } => write!(
                 f,

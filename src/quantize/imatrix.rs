@@ -391,7 +391,11 @@ fn from_dat(bytes: &[u8]) -> Result<Imatrix, ImatrixError> {
         return Err(ImatrixError::Count { offset: 0, what: "entries", value: 0, max: ENTRIES_MAX });
     }
     for _ in 0..entries {
+        let offset = dat.at;
         let name = dat.string("bytes of a name", NAME_BYTES_MAX)?;
+        if name.is_empty() {
+            return Err(ImatrixError::NoName { offset });
+        }
         // Files of the first version, before March 2024, may say 0 where they mean 1.
         let calls = dat.count("calls", i32::MAX as usize)?.max(1);
         let values = dat.count("values", i32::MAX as usize)?;
@@ -473,6 +477,8 @@ impl fmt::Display for StatisticsFault {
     }
 }
 
+impl std::error::Error for StatisticsFault {}
+
 /// Error of a file that is no importance matrix, or of two that do not belong together.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -540,6 +546,11 @@ pub enum ImatrixError {
         /// Most that there may be.
         max: usize,
     },
+    /// A weight in the old binary form has a name of no bytes.
+    NoName {
+        /// Byte of the file.
+        offset: usize,
+    },
     /// A name in the old binary form is not UTF-8.
     Utf8 {
         /// Byte of the file.
@@ -597,9 +608,14 @@ impl fmt::Display for ImatrixError {
             ImatrixError::Trailing { offset, bytes } => {
                 write!(f, "offset {offset}: {bytes} bytes behind the end of the importance matrix")
             }
+            ImatrixError::Count { offset: 0, .. } => f.write_str(
+                "not an importance matrix: it begins neither as GGUF nor with the number of entries \
+                 that the old form has there",
+            ),
             ImatrixError::Count { offset, what, value, max } => {
                 write!(f, "offset {offset}: {value} {what}, 0 to {max} are allowed")
             }
+            ImatrixError::NoName { offset } => write!(f, "offset {offset}: a weight without a name"),
             ImatrixError::Utf8 { offset } => write!(f, "offset {offset}: the name is not UTF-8"),
             ImatrixError::ChunkSizeUnknown => f.write_str(
                 "importance matrices with and without a known chunk size cannot be merged",
@@ -764,6 +780,10 @@ mod tests {
             let error = read(&count.to_le_bytes()).unwrap_err();
             assert!(matches!(error, ImatrixError::Count { offset: 0, .. }), "{error}");
         }
+        // One weight, a name of no bytes, one call, one value.
+        let nameless: Vec<u8> =
+            [1, 0, 1, 1, 0].iter().flat_map(|n: &i32| n.to_le_bytes()).collect();
+        assert!(matches!(read(&nameless), Err(ImatrixError::NoName { offset: 4 })));
     }
 
     /// Writes a GGUF file of one weight's tensors.

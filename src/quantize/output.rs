@@ -68,8 +68,7 @@ impl Plan<'_> {
             self.write_shard(shard, &part, &mut progress, &mut losses)?;
             parts.push(part);
         }
-        // The first shard last: whoever finds it finds the others.
-        parts.into_iter().rev().try_for_each(PartFile::finish)?;
+        PartFile::finish_all(parts)?;
         Ok(losses)
     }
 

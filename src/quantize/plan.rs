@@ -168,8 +168,8 @@ impl std::fmt::Display for Warning {
             ),
             Warning::UnseenExperts { experts, name } => write!(
                 f,
-                "{experts} experts, such as of {name:?}, were never chosen by the calibration text: \
-                 their columns count alike"
+                "{experts} matrices, such as of {name:?}, have met nothing of the calibration text \
+                 (experts that were never chosen): their columns count alike"
             ),
         }
     }
@@ -272,6 +272,10 @@ impl<'a> Plan<'a> {
         }
         let named = |name: &&String| (*name).clone();
         if let Some(name) = missing.first().map(named) {
+            let is_foreign = self.tensors.iter().all(|tensor| !tensor.has_importances());
+            if is_foreign && !options.force {
+                return Err(QuantizeError::ForeignImportances { name });
+            }
             self.warnings.push(Warning::NoImportances { tensors: missing.len(), name });
         }
         if let Some((name, ty)) = forced.first() {

@@ -1,14 +1,44 @@
-//! Writes the seed corpus into `corpus/open`: small valid files of every version and byte order,
-//! with every metadata type, several tensor types, and a split model.
+//! Writes the seed corpora into `corpus`, a folder for each target: `open` gets small valid files of
+//! every version and byte order, with every metadata type, several tensor types, and a split model; the
+//! others what the program and its tests write and read.
 
-use std::fs;
-use std::path::Path;
+mod common;
+
+// Has what instrumented code calls, so that one build makes seeds and targets.
+use libfuzzer_sys as _;
 
 use gguf_rs_lite::{ByteOrder, Error, GgmlType, GgufWriter, OwnedArray, OwnedValue, WriteOptions};
+use std::fs;
+use std::path::{Path, PathBuf};
+use teff::eval::{self, Chunks, LogitsWriter, Options};
+use teff::quantize::imatrix::{Imatrix, Statistics};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/open");
-    fs::create_dir_all(&folder)?;
+/// Families that have seeds of their own; those that `checkpoint` does not have are others' again.
+const FAMILIES: u8 = 32;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> Outcome {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let targets: [(&str, fn(&Path) -> Outcome); 7] = [
+        ("open", open),
+        ("safetensors", safetensors),
+        ("checkpoint", checkpoint),
+        ("sentencepiece", sentencepiece),
+        ("imatrix", imatrix),
+        ("logits_file", logits_file),
+        ("choices", choices),
+    ];
+    for (target, write) in targets {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder)?;
+        write(&folder)?;
+        println!("{} files in {}", fs::read_dir(&folder)?.count(), folder.display());
+    }
+    Ok(())
+}
+
+fn open(folder: &Path) -> Outcome {
     for version in 1..=3 {
         for byte_order in [ByteOrder::Little, ByteOrder::Big] {
             let options = WriteOptions { version, byte_order };
@@ -19,7 +49,95 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let shards = [shard(0)?, shard(1)?].concat();
     fs::write(folder.join("split"), shards)?;
-    println!("{} files in {}", fs::read_dir(&folder)?.count(), folder.display());
+    Ok(())
+}
+
+fn safetensors(folder: &Path) -> Outcome {
+    let weights = common::tiny_weights();
+    let in_f16 = String::from_utf8_lossy(&weights[8..]).replace("BF16", "F16 ");
+    fs::write(folder.join("bf16"), &weights)?;
+    let (len, bytes) = weights.split_at(8);
+    fs::write(folder.join("f16"), [len, in_f16.as_bytes()].concat())?;
+    fs::write(folder.join("cut"), &bytes[..bytes.len() / 2])?;
+    Ok(())
+}
+
+fn checkpoint(folder: &Path) -> Outcome {
+    for family in 0..FAMILIES {
+        fs::write(folder.join(format!("{family}-as-it-is")), [family, 0])?;
+        // A change to each file, and the files as text.
+        let changes: Vec<u8> = (0..5).flat_map(|file| [file, 3 * family, 0, family, 7]).collect();
+        fs::write(folder.join(format!("{family}-changed")), [&[family, 2][..], &changes].concat())?;
+        fs::write(folder.join(format!("{family}-text")), [family, 1])?;
+    }
+    for (number, name) in ["deepseek2-lite", "gpt2", "llama-spm", "mamba2"].iter().enumerate() {
+        let of_family = common::golden("hf").join(name);
+        let mut text = vec![number as u8, 1];
+        text.extend(fs::read(of_family.join("config.json"))?);
+        fs::write(folder.join(format!("{name}-config")), text)?;
+    }
+    Ok(())
+}
+
+fn sentencepiece(folder: &Path) -> Outcome {
+    fs::copy(common::golden("hf/llama-spm/tokenizer.model"), folder.join("llama"))?;
+    let piece = |text: &str, ty: u8| {
+        let mut bytes = vec![0x0a, text.len() as u8];
+        bytes.extend(text.bytes());
+        bytes.extend([0x15, 0, 0, 0x80, 0xbf, 0x18, ty]);
+        [&[0x0a, bytes.len() as u8][..], &bytes].concat()
+    };
+    let pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<0x0A>", 6), ("▁a", 1), ("é", 4)];
+    for (name, kind) in [("unigram", 1), ("bpe", 2)] {
+        let mut bytes: Vec<u8> = pieces.iter().flat_map(|(text, ty)| piece(text, *ty)).collect();
+        bytes.extend([0x12, 2, 0x18, kind, 0x1a, 8, 0x12, 4, 0, 0, 0, 0, 0x18, 0]);
+        fs::write(folder.join(name), bytes)?;
+    }
+    Ok(())
+}
+
+fn imatrix(folder: &Path) -> Outcome {
+    for name in ["dense.gguf", "experts.gguf", "dense.dat"] {
+        fs::copy(common::golden("imatrix").join(name), folder.join(name))?;
+    }
+    let mut small = Imatrix::new(vec!["text".into()], 2, 8);
+    small.add("blk.0.attn_q.weight", Statistics::new(vec![1.0, 2.0], vec![16.0])?)?;
+    small.add("blk.0.ffn_up_exps.weight", Statistics::new(vec![1.0; 4], vec![3.0, 0.0])?)?;
+    let mut bytes = Vec::new();
+    small.write_gguf(&mut bytes)?;
+    fs::write(folder.join("small.gguf"), bytes)?;
+    let mut bytes = Vec::new();
+    small.write_dat(&mut bytes)?;
+    fs::write(folder.join("small.dat"), bytes)?;
+    Ok(())
+}
+
+fn logits_file(folder: &Path) -> Outcome {
+    let (model, mut engine) = common::tiny_model(8);
+    let chunks = Chunks::of_tokens((3..19).collect(), Some(1), 8)?;
+    let path: PathBuf = folder.join("whole");
+    let mut writer = LogitsWriter::create(&path, &chunks, 290, model.file())?;
+    let options = Options { save: Some(&mut writer), ..Options::default() };
+    eval::perplexity(&mut engine, &chunks, options)?;
+    writer.finish()?;
+    let bytes = fs::read(&path)?;
+    fs::write(folder.join("header"), &bytes[..40])?;
+    Ok(())
+}
+
+fn choices(folder: &Path) -> Outcome {
+    let lines = [
+        r#"{"context": "A", "endings": ["b", "c d"], "label": 1}"#,
+        r#"{"ctx": "A man", "endings": ["runs", "sits", "é"], "label": "2"}"#,
+        r#"{"contexts": ["A", "B"], "ending": "c", "label": 0}"#,
+        r#"{"sentence": "a _ b", "option1": "x", "option2": "y", "answer": "1"}"#,
+        r#"{"question": {"stem": "s", "choices": [{"text": "t", "label": "A"},
+            {"text": "u", "label": "B"}]}, "answerKey": "B"}"#,
+    ];
+    for (number, line) in lines.iter().enumerate() {
+        fs::write(folder.join(number.to_string()), line.replace('\n', ""))?;
+    }
+    fs::write(folder.join("all"), lines.map(|line| line.replace('\n', "")).join("\n"))?;
     Ok(())
 }
 

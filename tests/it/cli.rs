@@ -122,6 +122,53 @@ fn failures_name_the_file_and_the_fault() {
     assert!(error.contains("999999"), "{error}");
 }
 
+/// A disk that is full behind standard output.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_is_named_by_its_errors() {
+    let folder = Folder::new("full-stdout");
+    let model = folder.model("llama-dense");
+    for args in [&["inspect", text(&model)][..], &["edit", text(&model), "--dry-run"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = program().args(args).stdout(full).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.starts_with("error: standard output: No space left"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+/// What would take the place of an input, or of what is no file, is refused before work begins.
+#[test]
+fn outputs_that_destroy_are_refused() {
+    let folder = Folder::new("outputs");
+    let model = folder.model("llama-dense");
+    let before = std::fs::read(&model).unwrap();
+    let input = folder.0.join("text.txt");
+    std::fs::write(&input, "a text").unwrap();
+    let (m, i) = (text(&model), text(&input));
+    let cases = [
+        (vec!["imatrix", "-m", m, "-f", i, "-o", m], "is the input too"),
+        (vec!["imatrix", "-m", m, "-f", i, "-o", i], "is the input too"),
+        (vec!["quantize", m, m, "--type", "Q8_0"], "the output is the input"),
+        (vec!["quantize", m, text(&folder.0), "--type", "Q8_0"], "is a folder"),
+        (vec!["quantize", m, "/no/such/x.gguf", "--type", "Q8_0"], "there is no such folder"),
+        (vec!["merge", m, text(&folder.0)], "is a folder"),
+        (vec!["merge", text(&folder.0), "x.gguf"], "teff convert"),
+        (vec!["convert", m, "-o", "x.gguf"], "is no folder"),
+    ];
+    for (args, expected) in cases {
+        let told = error_of(&teff(&args, ""), 1);
+        assert!(told.contains(expected), "{args:?}: {told}");
+    }
+    if cfg!(unix) {
+        let told = error_of(&teff(&["quantize", m, "/dev/null", "--type", "Q8_0"], ""), 1);
+        assert!(told.contains("/dev/null: is no regular file"), "{told}");
+    }
+    assert!(std::fs::read(&model).unwrap() == before);
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 2);
+}
+
 #[test]
 fn wrong_usage_is_told_with_code_2() {
     for args in [

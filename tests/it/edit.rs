@@ -78,6 +78,57 @@ fn metadata_is_changed_in_place_where_it_fits() {
     assert!(error_of(&refused, 1).contains("how the file is laid out"));
 }
 
+#[test]
+fn lists_are_set_and_told() {
+    let folder = Folder::new("edit-lists");
+    let path = folder.0.join("m.gguf");
+    std::fs::write(&path, fixture_model::load("llama-dense").gguf).unwrap();
+    let set = |setting: &str, more: &[&str]| {
+        ok(&[&["edit", text(&path), "--set", setting][..], more].concat())
+    };
+    set("tokenizer.ggml.eos_token_ids=[u32]:1,2,3", &[]);
+    set(r#"general.tags=[str]:["a, b", "c"]"#, &[]);
+    let file = GgufFile::open(&path).unwrap();
+    let ids = file.get("tokenizer.ggml.eos_token_ids").unwrap().as_array().unwrap().to_i64s();
+    assert_eq!(ids.unwrap(), [1, 2, 3]);
+    let tags = file.get("general.tags").unwrap().as_array().unwrap();
+    assert_eq!(tags.strs().unwrap().collect::<Vec<_>>(), ["a, b", "c"]);
+    drop(file);
+    let before = std::fs::read(&path).unwrap();
+    let told = set("tokenizer.ggml.eos_token_ids=[u32]:7", &["--dry-run"]);
+    assert!(told.contains("tokenizer.ggml.eos_token_ids: [7] instead of [1, 2, 3]"), "{told}");
+    let told = set("general.name=str:new", &["--dry-run"]);
+    assert!(told.contains("general.name: \"new\""), "{told}");
+    assert!(std::fs::read(&path).unwrap() == before, "only told");
+    let wrong = teff(&["edit", text(&path), "--set", "a=list:1"], "");
+    let told = String::from_utf8_lossy(&wrong.stderr);
+    assert!(wrong.status.code() == Some(2) && told.contains("none of u8, i8, u16"), "{told}");
+}
+
+/// The metadata of several files is in the first, whichever is named.
+#[test]
+fn the_first_of_several_files_is_changed() {
+    let folder = Folder::new("edit-split");
+    let path = folder.0.join("m.gguf");
+    std::fs::write(&path, fixture_model::load("llama-dense").gguf).unwrap();
+    let stem = folder.0.join("part");
+    let n = ok(&["split", text(&path), text(&stem), "--max-tensors", "9"]).lines().count();
+    let part = |i: usize| folder.0.join(format!("part-{i:05}-of-{n:05}.gguf"));
+    let others = || (2..=n).map(|i| std::fs::read(part(i)).unwrap()).collect::<Vec<_>>();
+    let (before, all) = (others(), names(&folder));
+    let long = format!("general.description=str:{}", "long ".repeat(100));
+    assert!(ok(&["edit", text(&part(1)), "--set", &long]).contains("by a copy of"));
+    let told = ok(&["edit", text(&part(2)), "--set", "general.description=str:short"]);
+    assert!(told.contains("in place"), "{told}");
+    assert_eq!(value(&part(1), "general.description").as_deref(), Some("short"));
+    assert_eq!(value(&part(1), "split.count"), Some(n.to_string()));
+    assert_eq!(tensors(&part(1)), tensors(&path));
+    assert!(others() == before && names(&folder) == all);
+    let out = folder.0.join("out.gguf");
+    let apart = teff(&["edit", text(&part(1)), "--set", &long, "-o", text(&out)], "");
+    assert!(error_of(&apart, 1).contains("merge them first"));
+}
+
 /// A header that was written in part is put back, and a foreign file is left alone.
 #[test]
 fn an_edit_that_died_is_undone() {
@@ -129,6 +180,11 @@ fn models_are_split_and_merged() {
     assert!(big.lines().count() > 1);
     let one = teff(&["split", text(&path), text(&name), "--max-size", "1G"], "");
     assert!(error_of(&one, 1).contains("nothing to split"));
+    let over = teff(&["split", text(&first), text(&name), "--max-tensors", "7"], "");
+    assert!(error_of(&over, 1).contains("is the input too"));
+    let nowhere = folder.0.join("none/part");
+    let nowhere = teff(&["split", text(&path), text(&nowhere), "--max-tensors", "7"], "");
+    assert!(error_of(&nowhere, 1).contains("there is no such folder"));
     let same = teff(&["merge", text(&path), text(&path)], "");
     assert!(error_of(&same, 1).contains("is the input too"));
 }

@@ -359,7 +359,9 @@ mod program {
         let refused = run(&["--teacher-logits", text(&logits), "--chunks", "2"]);
         assert!(error_of(&refused, 1).contains("another text"));
         let short = teff(&["perplexity", "-m", text(&model), "-f", "-"], "too short");
-        assert!(error_of(&short, 1).contains("fill no chunk of 512"));
+        let told = error_of(&short, 1);
+        assert!(told.contains("fill no chunk of 512"), "{told}");
+        assert!(told.trim_end().ends_with("(--ctx)"), "{told}");
         assert_eq!(teff(&["perplexity", "-m", text(&model)], "").status.code(), Some(2));
         std::fs::write(&questions, "{\"context\": \"x\"}\n").unwrap();
         let bad = teff(&["perplexity", "-m", text(&model), "--choices", text(&questions)], "");

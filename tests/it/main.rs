@@ -27,6 +27,8 @@ mod hostile_models;
 mod imatrix;
 #[cfg(feature = "chat-template")]
 mod jinja;
+#[cfg(feature = "cli")]
+mod kills;
 mod kv;
 mod layers;
 mod lora;

@@ -302,7 +302,7 @@ mod program {
             2,
             &["a(", "regular expression"],
         );
-        fails(&[i, "/no/such/folder/x.gguf", "--type", "Q4_0"], 1, &["/no/such/folder/"]);
+        fails(&[i, "/no/such/folder/x.gguf", "--type", "Q4_0"], 1, &["/no/such/folder: there"]);
         fails(&[i, o, "--type", "Q4_0", "--imatrix", i], 1, &[i, "not an importance matrix"]);
         // Importances of another model.
         let mut foreign = Imatrix::new(vec![], 1, 64);
@@ -311,6 +311,14 @@ mod program {
         let path = folder.0.join("foreign.gguf");
         foreign.write_gguf(fs::File::create(&path).unwrap()).unwrap();
         let parts = ["blk.0.attn_q.weight", "128 columns"];
+        fails(&[i, o, "--type", "Q4_K_M", "--imatrix", text(&path)], 1, &parts);
+        let mut stranger = Imatrix::new(vec![], 1, 64);
+        stranger.add("h.0.weight", Statistics::new(vec![1.0], vec![1.0]).unwrap()).unwrap();
+        stranger.write_gguf(fs::File::create(&path).unwrap()).unwrap();
+        let parts = ["nothing for tensor", "another model's", "--force"];
+        fails(&[i, o, "--type", "Q4_K_M", "--imatrix", text(&path)], 1, &parts);
+        fs::write(&path, "no matrix at all").unwrap();
+        let parts = [text(&path), "not an importance matrix"];
         fails(&[i, o, "--type", "Q4_K_M", "--imatrix", text(&path)], 1, &parts);
         // A weight that is NaN, and one that is infinite, wherever they are.
         for (name, bad) in

@@ -1,0 +1,26 @@
+//! Fuzzes the reader of weights: any bytes as `model.safetensors` of a small Llama are refused, or
+//! converted to a file that runs.
+
+#![no_main]
+
+mod common;
+
+use libfuzzer_sys::fuzz_target;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+#[global_allocator]
+static ALLOCATOR: common::Bounded = common::Bounded;
+
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = common::folder();
+    std::fs::write(folder.join("config.json"), common::TINY_CONFIG).expect("a file");
+    let vocabulary = common::golden("hf/llama-spm/tokenizer.model");
+    std::fs::copy(vocabulary, folder.join("tokenizer.model")).expect("a vocabulary");
+    folder
+});
+
+fuzz_target!(|data: &[u8]| {
+    std::fs::write(FOLDER.join("model.safetensors"), data).expect("a file");
+    common::convert(&FOLDER, data.last().copied().unwrap_or(0));
+});
