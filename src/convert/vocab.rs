@@ -25,12 +25,15 @@ mod ty {
     pub const BYTE: i32 = 6;
 }
 
+/// The description of a whole tokenizer.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
 /// Score of tokens that were added to a vocabulary of SentencePiece, as the reference has it.
 const ADDED_SCORE: f32 = -1000.0;
 /// Score of ids without a token.
 const UNUSED_SCORE: f32 = -10_000.0;
 /// Ids that a vocabulary may have: four times the largest published one.
-const TOKENS_MAX: usize = 1 << 20;
+pub(super) const TOKENS_MAX: usize = 1 << 20;
 
 /// Files of a folder that describe its vocabulary.
 struct Files<'a> {
@@ -107,7 +110,7 @@ pub(super) fn vocabulary(
     }
     let files = Files {
         folder,
-        tokenizer: json(&folder.join("tokenizer.json"))?,
+        tokenizer: json(&folder.join(TOKENIZER))?,
         config: json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null),
     };
     let added = files.added()?;
@@ -199,7 +202,7 @@ impl Files<'_> {
     }
 
     fn wrong(&self, problem: impl Into<String>) -> ConvertError {
-        malformed(&self.folder.join("tokenizer.json"), problem)
+        malformed(&self.folder.join(TOKENIZER), problem)
     }
 
     /// Tokens that were added, by the first file that has them.
@@ -419,7 +422,16 @@ impl Files<'_> {
             table.set(id, text, ty, if ty == ty::NORMAL { score } else { 0.0 });
         })?;
         table.add(added);
-        write_scored(keys, table, "llama");
+        // A family may read the merges themselves.
+        let own = match keys.get("tokenizer.ggml.model") {
+            Some(OwnedValue::Str(own)) => Some(own.clone()),
+            _ => None,
+        };
+        write_scored(keys, table, own.as_deref().unwrap_or("llama"));
+        if own.is_some() {
+            let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+            keys.set("tokenizer.ggml.merges", merges);
+        }
         keys.set("tokenizer.ggml.add_space_prefix", self.space_prefix().unwrap_or(true));
         Ok(())
     }
@@ -607,6 +619,32 @@ impl Files<'_> {
         }
     }
 
+    /// Templates in a folder, if it is there, by the names of their files.
+    fn read_templates(
+        &self,
+        folder: &Path,
+        named: &mut Vec<(String, String)>,
+    ) -> Result<(), ConvertError> {
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        let io = |error| ConvertError::Io { path: folder.to_owned(), error };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(io)? {
+            paths.push(entry.map_err(io)?.path());
+        }
+        paths.sort();
+        for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if named.iter().all(|row| row.0 != name)
+                && let Some(text) = text(path)?
+            {
+                named.push((name.to_owned(), text));
+            }
+        }
+        Ok(())
+    }
+
     /// Chat templates, byte for byte.
     fn templates(&self, keys: &mut Keys) -> Result<(), ConvertError> {
         const KEY: &str = "tokenizer.chat_template";
@@ -633,20 +671,8 @@ impl Files<'_> {
                 }
             }
         }
-        let more = self.folder.join("additional_chat_templates");
-        if file.is_some() && more.is_dir() {
-            let io = |error| ConvertError::Io { path: more.clone(), error };
-            let mut paths = Vec::new();
-            for entry in std::fs::read_dir(&more).map_err(io)? {
-                paths.push(entry.map_err(io)?.path());
-            }
-            paths.sort();
-            for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
-                let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-                if let Some(text) = text(path)? {
-                    named.push((name.to_owned(), text));
-                }
-            }
+        for folder in TEMPLATE_FOLDERS {
+            self.read_templates(&self.folder.join(folder), &mut named)?;
         }
         let is_default = |row: &&(String, String)| row.0 == "default";
         if let Some((_, text)) = named.iter().find(is_default) {
@@ -665,6 +691,9 @@ impl Files<'_> {
         Ok(())
     }
 }
+
+/// Folders of templates that have names of their own.
+const TEMPLATE_FOLDERS: &[&str] = &["additional_chat_templates", "chat_templates"];
 
 /// Roles of tokens, and their names in GGUF (`seperator` is how files spell it).
 const ROLES: &[(&str, &str)] = &[
