@@ -32,6 +32,7 @@ mod safetensors;
 mod selfcheck;
 mod sentencepiece;
 mod stream;
+mod templates;
 mod vocab;
 
 pub use error::ConvertError;

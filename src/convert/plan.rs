@@ -33,6 +33,8 @@ const ROOTS: &[&str] = &[
     "bert.",
     "roberta.",
     "nomic_bert.",
+    "distilbert.transformer.",
+    "distilbert.",
     "ernie.",
     "text_model.",
 ];

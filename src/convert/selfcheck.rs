@@ -83,7 +83,8 @@ pub(super) fn check(keys: &Keys, folder: &Path) -> Result<(), ConvertError> {
     let theirs = catch_unwind(guarded).map_err(|_| failed())?;
     let theirs = theirs.map_err(|error| malformed(&path, error.to_string()))?;
     let options = EncodeOptions { add_special: false, parse_special: true };
-    for (text, theirs) in texts.iter().zip(theirs) {
+    // Around control tokens spaces go or stay by rules that GGUF does not have for each token.
+    for (text, theirs) in texts.iter().zip(theirs).filter_map(|(text, ids)| Some((text, ids?))) {
         let ours = ours.encode(text, options).map_err(ConvertError::Text)?;
         if ours != theirs {
             let text = (*text).to_owned();
@@ -93,9 +94,10 @@ pub(super) fn check(keys: &Keys, folder: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// Whether single spaces between words are all the white space of a text.
+/// Whether single spaces between words are all the white space of a text, the visible one too.
 fn is_of_words(text: &str) -> bool {
-    text.split(' ').all(|word| !word.is_empty() && !word.contains(char::is_whitespace))
+    let is_space = |c: char| c.is_whitespace() || c == '▁';
+    text.split(' ').all(|word| !word.is_empty() && !word.contains(is_space))
 }
 
 /// The vocabulary as it will be read.
@@ -108,14 +110,17 @@ fn from_keys(keys: &Keys) -> Result<Tokenizer, ConvertError> {
     Tokenizer::from_gguf(&GgufFile::from_bytes(bytes)?).map_err(ConvertError::Text)
 }
 
-/// Ids by the pipeline of `tokenizer.json`.
-fn theirs(content: &[u8], texts: &[&str]) -> tokenizers::Result<Vec<Vec<u32>>> {
+/// Ids by the pipeline of `tokenizer.json`; `None` of a text that holds control tokens.
+fn theirs(content: &[u8], texts: &[&str]) -> tokenizers::Result<Vec<Option<Vec<u32>>>> {
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(content)?;
     // A file may say that texts are cut off, or filled up to any length.
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
-    let ids = |text: &&str| -> tokenizers::Result<Vec<u32>> {
-        Ok(tokenizer.encode(*text, false)?.get_ids().to_vec())
+    let added = tokenizer.get_added_tokens_decoder();
+    let is_control = |id: &u32| added.get(id).is_some_and(|token| token.special);
+    let ids = |text: &&str| -> tokenizers::Result<Option<Vec<u32>>> {
+        let ids = tokenizer.encode(*text, false)?.get_ids().to_vec();
+        Ok(if ids.iter().any(is_control) { None } else { Some(ids) })
     };
     texts.iter().map(ids).collect()
 }

@@ -9,6 +9,7 @@ use super::files::{bytes, json, malformed, text};
 use super::keys::Keys;
 use super::pre::Cutting;
 use super::sentencepiece::{self, SentencePiece};
+use super::templates;
 use super::{ConvertError, ConvertOptions};
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::{Map, Value};
@@ -139,7 +140,7 @@ pub(super) fn vocabulary(
         }
     }
     files.special(keys, config, &added)?;
-    files.templates(keys)?;
+    templates::add(keys, folder, &files.config)?;
     name_for_strips(keys, &added);
     Ok(())
 }
@@ -618,82 +619,7 @@ impl Files<'_> {
             }
         }
     }
-
-    /// Templates in a folder, if it is there, by the names of their files.
-    fn read_templates(
-        &self,
-        folder: &Path,
-        named: &mut Vec<(String, String)>,
-    ) -> Result<(), ConvertError> {
-        if !folder.is_dir() {
-            return Ok(());
-        }
-        let io = |error| ConvertError::Io { path: folder.to_owned(), error };
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(io)? {
-            paths.push(entry.map_err(io)?.path());
-        }
-        paths.sort();
-        for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
-            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if named.iter().all(|row| row.0 != name)
-                && let Some(text) = text(path)?
-            {
-                named.push((name.to_owned(), text));
-            }
-        }
-        Ok(())
-    }
-
-    /// Chat templates, byte for byte.
-    fn templates(&self, keys: &mut Keys) -> Result<(), ConvertError> {
-        const KEY: &str = "tokenizer.chat_template";
-        let mut named: Vec<(String, String)> = Vec::new();
-        let mut push_all = |value: &Value| match value {
-            Value::String(text) => named.push(("default".into(), text.clone())),
-            Value::Array(list) => {
-                let text = |v: &Value, key: &str| v.get(key)?.as_str().map(str::to_owned);
-                named.extend(
-                    list.iter().filter_map(|v| Some((text(v, "name")?, text(v, "template")?))),
-                );
-            }
-            _ => {}
-        };
-        // transformers writes the file since it exists, and then reads nothing else.
-        let file = text(&self.folder.join("chat_template.jinja"))?;
-        let old = json(&self.folder.join("chat_template.json"))?;
-        match (&file, self.config.get("chat_template")) {
-            (Some(text), _) => push_all(&Value::String(text.clone())),
-            (None, Some(value)) => push_all(value),
-            (None, None) => {
-                if let Some(value) = old.as_ref().and_then(|v| v.get("chat_template")) {
-                    push_all(value);
-                }
-            }
-        }
-        for folder in TEMPLATE_FOLDERS {
-            self.read_templates(&self.folder.join(folder), &mut named)?;
-        }
-        let is_default = |row: &&(String, String)| row.0 == "default";
-        if let Some((_, text)) = named.iter().find(is_default) {
-            keys.set(KEY, text.clone());
-        }
-        let others: Vec<_> = named.iter().filter(|row| !is_default(row)).collect();
-        if !others.is_empty() {
-            let names: Vec<String> = others.iter().map(|row| row.0.clone()).collect();
-            keys.set("tokenizer.chat_templates", names);
-            for (name, text) in others {
-                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                let name = name.replace(|c: char| !plain(c), "_");
-                keys.set(format!("{KEY}.{name}"), text.clone());
-            }
-        }
-        Ok(())
-    }
 }
-
-/// Folders of templates that have names of their own.
-const TEMPLATE_FOLDERS: &[&str] = &["additional_chat_templates", "chat_templates"];
 
 /// Roles of tokens, and their names in GGUF (`seperator` is how files spell it).
 const ROLES: &[(&str, &str)] = &[

@@ -38,14 +38,14 @@ pub const HF: &[Checkpoint] = &[
 
 /// DistilBERT (arXiv:1910.01108) names the same parts otherwise.
 const DISTILLED: &[Names] = &[
-    same("transformer.layer.#.attention.q_lin", "blk.#.attn_q"),
-    same("transformer.layer.#.attention.k_lin", "blk.#.attn_k"),
-    same("transformer.layer.#.attention.v_lin", "blk.#.attn_v"),
-    same("transformer.layer.#.attention.out_lin", "blk.#.attn_output"),
-    same("transformer.layer.#.sa_layer_norm", "blk.#.attn_output_norm"),
-    same("transformer.layer.#.ffn.lin1", "blk.#.ffn_up"),
-    same("transformer.layer.#.ffn.lin2", "blk.#.ffn_down"),
-    same("transformer.layer.#.output_layer_norm", "blk.#.layer_output_norm"),
+    same("layer.#.attention.q_lin", "blk.#.attn_q"),
+    same("layer.#.attention.k_lin", "blk.#.attn_k"),
+    same("layer.#.attention.v_lin", "blk.#.attn_v"),
+    same("layer.#.attention.out_lin", "blk.#.attn_output"),
+    same("layer.#.sa_layer_norm", "blk.#.attn_output_norm"),
+    same("layer.#.ffn.lin1", "blk.#.ffn_up"),
+    same("layer.#.ffn.lin2", "blk.#.ffn_down"),
+    same("layer.#.output_layer_norm", "blk.#.layer_output_norm"),
     dropped("vocab_transform"),
     dropped("vocab_layer_norm"),
     dropped("vocab_projector"),

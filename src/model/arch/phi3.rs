@@ -25,7 +25,7 @@ const FUSED: &[Names] = &[
 ];
 
 /// Rotation.
-pub const ROTATION: &[Key] = &[
+const ROTATION: &[Key] = &[
     Key::RotaryShare(&[], 1.0),
     Key::Int(
         "rope.scaling.original_context_length",
