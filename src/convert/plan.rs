@@ -444,7 +444,7 @@ impl Planner<'_> {
                 one(vec![rows - start, shape[1]], Piece { pick, ..piece })
             }
             Layout::Squeezed => one(squeezed(shape), piece),
-            Layout::Column => one([&shape[..], &[1]].concat(), piece),
+            Layout::Column => one([&squeezed(shape)[..], &[1]].concat(), piece),
             Layout::Groups => {
                 let groups = self.config.int(&["n_groups", "mamba_n_groups"])?.unwrap_or(1).max(1);
                 if shape.len() != 1 || !shape[0].is_multiple_of(groups) {

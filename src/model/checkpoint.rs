@@ -118,7 +118,7 @@ pub enum Layout {
     Transposed,
     /// Without dimensions of 1.
     Squeezed,
-    /// A further dimension of 1: `[n]` becomes `[n][1]`.
+    /// [`Layout::Squeezed`] with a further dimension of 1: `[n]` becomes `[n][1]`.
     Column,
     /// Rows of `[head][query, key, value][dimension]` become all queries, all keys, all values.
     HeadsQkv,

@@ -54,7 +54,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
 
 /// Kimi Delta Attention.
 const DELTA: &[Names] = &[
-    laid("layers.#.self_attn.A_log", "blk.#.ssm_a", Layout::Squeezed).op(Op::NegExp),
+    laid("layers.#.self_attn.A_log", "blk.#.ssm_a", Layout::Column).op(Op::NegExp),
     same("layers.#.self_attn.dt_bias", "blk.#.ssm_dt.bias"),
     same("layers.#.self_attn.f_a_proj", "blk.#.ssm_f_a"),
     same("layers.#.self_attn.f_b_proj", "blk.#.ssm_f_b"),

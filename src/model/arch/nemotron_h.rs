@@ -95,7 +95,12 @@ const KEYS: &[Key] = &[
         &["rms_norm_eps", "norm_eps", "layer_norm_epsilon"],
         1e-5,
     ),
-    Key::Without("attention.layer_norm_epsilon"),
+    // Of the layers that draft; llama.cpp asks for it.
+    Key::FloatElse(
+        "attention.layer_norm_epsilon",
+        &["layer_norm_epsilon", "norm_eps", "rms_norm_eps"],
+        1e-5,
+    ),
     Key::Int("ssm.conv_kernel", &["conv_kernel", "mamba_d_conv"]),
     Key::Int("ssm.state_size", &["ssm_state_size"]),
     Key::Int("ssm.group_count", &["n_groups"]),
