@@ -70,7 +70,7 @@ impl<'a> Hub<'a> {
         Hub { agent: config.new_agent(), settings, cancel }
     }
 
-    /// The GGUF files of a repository's main branch.
+    /// The files of use of a repository's main branch.
     pub fn list(&self, repo: &str) -> Result<Vec<HubFile>, CacheError> {
         let api = format!("{}/api/models/{repo}/tree/main?recursive=true", self.endpoint());
         let (mut files, mut url, mut retry) = (Vec::new(), api, Retry::new(self));

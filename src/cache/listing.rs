@@ -1,4 +1,4 @@
-//! Files of a hub repository, and the choice of those that the user means.
+//! Files of a hub repository that are of use, and the choice of the GGUF files that the user means.
 //!
 //! The hub's answer is kept beside the models in the hub's own form, so `hf:owner/repo:Q4_K_M`
 //! means the same file tomorrow, and without a network, as it did when it was fetched.
@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 
+use super::checkpoint;
 use super::error::CacheError;
 use super::model_ref::Select;
 use super::store::{Lock, checked_repo_path, file_len};
@@ -26,7 +27,7 @@ const PREFERRED: &[&str] =
 /// GGUF files that are no language model: image projectors, importance matrices, draft heads.
 const COMPANIONS: &[&str] = &["mmproj", "imatrix", "mtp"];
 
-/// One GGUF file of a repository.
+/// One file of a repository: a GGUF file, or a part of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HubFile {
     /// Path inside the repository, checked to be safe to join to a folder.
@@ -37,10 +38,10 @@ pub(super) struct HubFile {
     pub sha256: Option<String>,
 }
 
-/// The GGUF files in one page of the hub's `tree` answer.
+/// The files of use in one page of the hub's `tree` answer.
 ///
 /// # Errors
-/// [`CacheError::BadListing`], [`CacheError::UnsafeName`] for a GGUF file with such a name.
+/// [`CacheError::BadListing`], [`CacheError::UnsafeName`] for such a file with such a name.
 pub(super) fn parse(repo: &str, page: &[u8]) -> Result<Vec<HubFile>, CacheError> {
     let bad = |reason: String| CacheError::BadListing { repo: repo.to_owned(), reason };
     let page: Value = serde_json::from_slice(page).map_err(|e| bad(e.to_string()))?;
@@ -48,7 +49,7 @@ pub(super) fn parse(repo: &str, page: &[u8]) -> Result<Vec<HubFile>, CacheError>
     let mut files = Vec::new();
     for entry in entries {
         let path = entry["path"].as_str().ok_or_else(|| bad("an entry without path".into()))?;
-        if entry["type"] == "directory" || !path.to_ascii_lowercase().ends_with(".gguf") {
+        if entry["type"] == "directory" || !(is_gguf(path) || checkpoint::is_part(path)) {
             continue;
         }
         let bytes = entry["lfs"]["size"].as_u64().or_else(|| entry["size"].as_u64());
@@ -64,6 +65,11 @@ pub(super) fn parse(repo: &str, page: &[u8]) -> Result<Vec<HubFile>, CacheError>
         });
     }
     Ok(files)
+}
+
+/// Whether a file is a model of its own, by its name.
+pub(super) fn is_gguf(path: &str) -> bool {
+    path.to_ascii_lowercase().ends_with(".gguf")
 }
 
 fn is_hex(byte: u8) -> bool {
@@ -194,7 +200,7 @@ impl Model<'_> {
 
 fn group(files: &[HubFile]) -> Vec<Model<'_>> {
     let mut models: BTreeMap<(&str, usize), BTreeMap<usize, &HubFile>> = BTreeMap::new();
-    for file in files {
+    for file in files.iter().filter(|file| is_gguf(&file.path)) {
         let stem = &file.path[..file.path.len() - ".gguf".len()];
         let (stem, shard, n_shards) = split_shard(stem).unwrap_or((stem, 1, 1));
         models.entry((stem, n_shards)).or_default().insert(shard, file);
@@ -216,7 +222,8 @@ fn split_shard(stem: &str) -> Option<(&str, usize, usize)> {
     (1 <= shard && shard <= total && total <= SHARDS_MAX).then_some((stem, shard, total))
 }
 
-fn base_name(path: &str) -> &str {
+/// Name of a file without its folders.
+pub(super) fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 

@@ -9,10 +9,14 @@
 //! - It goes on where it broke off, also in another process, also from another source.
 //! - One process fetches a file at a time, the others wait for it.
 //!
+//! A repository of the hub may also hold a checkpoint, several files that are fetched into one
+//! folder ([`Cache::checkpoint`]).
+//!
 //! This room knows files, not models: it imports no other room, and it does not print. Progress
 //! goes to the caller's [`Progress`].
 
 mod aliases;
+mod checkpoint;
 mod error;
 #[cfg(feature = "hub")]
 mod hub;
@@ -121,7 +125,8 @@ pub struct Pulled {
 pub struct Entry {
     /// Name that [`ModelRef`] parses.
     pub model: String,
-    /// Path of the file, now or once it is fetched; of a split model the first shard's.
+    /// Path of the file, now or once it is fetched; of a split model the first shard's, of a
+    /// checkpoint its folder's.
     pub path: PathBuf,
     /// Length of the whole model in bytes.
     pub bytes: u64,
@@ -222,6 +227,17 @@ impl Cache {
         let mut entries: Vec<Entry> = ALIASES.iter().map(alias_entry).collect();
         for repo in self.hub_repos() {
             let folder = self.repo_dir(&repo);
+            if let Some(files) = self.cached_checkpoint(&repo) {
+                let bytes = files.iter().map(|file| file.bytes).sum();
+                entries.push(Entry {
+                    model: format!("hf:{repo}"),
+                    path: folder.clone(),
+                    bytes,
+                    cached_bytes: bytes,
+                    is_cached: true,
+                    alias: None,
+                });
+            }
             let files = listing::load(&repo, &folder).unwrap_or_default();
             for files in listing::whole_models(&repo, &files) {
                 let cached_bytes =
@@ -416,36 +432,12 @@ impl Cache {
         progress: &mut dyn Progress,
         cancel: &AtomicBool,
     ) -> Result<Pulled, CacheError> {
-        let hub = hub::Hub::new(&self.settings, cancel);
-        let folder = self.repo_dir(repo);
-        let listed = hub.list(repo)?;
-        let files = listing::choose(repo, &listed, select)?;
-        let described_before = listing::load(repo, &folder).unwrap_or_default();
-        for file in &files {
-            if is_every_byte_checked || !described_before.contains(file) {
-                let (path, sha256) = (folder.join(&file.path), file.sha256.as_deref());
-                self.drop_if_broken(&path, file.bytes, sha256, progress, cancel)?;
-            }
-        }
-        listing::save(&folder, &listed, cancel)?;
-        let mut source = None;
-        for file in &files {
-            let path = folder.join(&file.path);
-            let _lock = Lock::wait(&path, cancel, || tell_waiting(progress, &file.path))?;
-            if file_len(&path) == Some(file.bytes) {
-                continue;
-            }
-            let expected = partial::Expected { bytes: file.bytes, sha256: file.sha256.clone() };
-            deliver(&path, &expected, progress, cancel, |partial, progress| {
-                progress.begin(&file.path, file.bytes);
-                let fetched = hub.download(repo, "main", &file.path, partial, progress);
-                progress.end();
-                fetched
-            })?;
-            source = Some(format!("hub ({repo})"));
-        }
+        let mut fetch = Fetch::begin(self, repo, progress, cancel)?;
+        let files = listing::choose(repo, &fetch.listed, select)?;
+        let is_fetched = fetch.files(&files, is_every_byte_checked)?;
+        let source = is_fetched.then(|| format!("hub ({repo})"));
         let bytes = files.iter().map(|file| file.bytes).sum();
-        Ok(Pulled { path: folder.join(&files[0].path), bytes, source })
+        Ok(Pulled { path: fetch.folder.join(&files[0].path), bytes, source })
     }
 
     #[cfg(not(feature = "hub"))]
@@ -458,6 +450,71 @@ impl Cache {
         _: &AtomicBool,
     ) -> Result<Pulled, CacheError> {
         Err(CacheError::NoSource { model: format!("hf:{repo}"), causes: Vec::new() })
+    }
+}
+
+/// Files of one repository on their way into its folder.
+#[cfg(feature = "hub")]
+struct Fetch<'a> {
+    cache: &'a Cache,
+    hub: hub::Hub<'a>,
+    repo: &'a str,
+    folder: PathBuf,
+    /// What the hub says that the repository holds.
+    listed: Vec<HubFile>,
+    /// What it said when files were fetched before.
+    described_before: Vec<HubFile>,
+    progress: &'a mut dyn Progress,
+    cancel: &'a AtomicBool,
+}
+
+#[cfg(feature = "hub")]
+impl<'a> Fetch<'a> {
+    /// Asks the hub what the repository holds.
+    fn begin(
+        cache: &'a Cache,
+        repo: &'a str,
+        progress: &'a mut dyn Progress,
+        cancel: &'a AtomicBool,
+    ) -> Result<Fetch<'a>, CacheError> {
+        let hub = hub::Hub::new(&cache.settings, cancel);
+        let (folder, listed) = (cache.repo_dir(repo), hub.list(repo)?);
+        let described_before = listing::load(repo, &folder).unwrap_or_default();
+        Ok(Fetch { cache, hub, repo, folder, listed, described_before, progress, cancel })
+    }
+
+    /// Fetches what of some files is missing, and says whether anything was. One that is here and
+    /// that the hub describes as it did before is read only if every byte is to be checked.
+    fn files(
+        &mut self,
+        files: &[HubFile],
+        is_every_byte_checked: bool,
+    ) -> Result<bool, CacheError> {
+        let (cancel, progress) = (self.cancel, &mut *self.progress);
+        for file in files {
+            if is_every_byte_checked || !self.described_before.contains(file) {
+                let (path, sha256) = (self.folder.join(&file.path), file.sha256.as_deref());
+                self.cache.drop_if_broken(&path, file.bytes, sha256, progress, cancel)?;
+            }
+        }
+        listing::save(&self.folder, &self.listed, cancel)?;
+        let mut is_fetched = false;
+        for file in files {
+            let path = self.folder.join(&file.path);
+            let _lock = Lock::wait(&path, cancel, || tell_waiting(progress, &file.path))?;
+            if file_len(&path) == Some(file.bytes) {
+                continue;
+            }
+            let expected = partial::Expected { bytes: file.bytes, sha256: file.sha256.clone() };
+            deliver(&path, &expected, progress, cancel, |partial, progress| {
+                progress.begin(&file.path, file.bytes);
+                let fetched = self.hub.download(self.repo, "main", &file.path, partial, progress);
+                progress.end();
+                fetched
+            })?;
+            is_fetched = true;
+        }
+        Ok(is_fetched)
     }
 }
 

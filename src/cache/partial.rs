@@ -1,6 +1,6 @@
-//! A file that is still arriving. It becomes the model in one rename, after its length, its sha256
-//! and its first four bytes have been checked and its bytes have reached the disk; until then it
-//! is `.NAME.partial`, which nothing takes for a model.
+//! A file that is still arriving. It gets its name in one rename, after its length, its sha256 and,
+//! of a GGUF file, its first four bytes have been checked and its bytes have reached the disk;
+//! until then it is `.NAME.partial`, which nothing takes for a model.
 //!
 //! Beside it `.NAME.partial.json` remembers whose bytes these are, written before the first of
 //! them, so a process may die at any moment and the next one goes on where it was. The sha256 is
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::CacheError;
+use super::listing::is_gguf;
 use super::store::{beside, file_len, remove_if_there};
 
 /// The letters every GGUF file starts with, in either byte order.
@@ -156,7 +157,7 @@ impl Partial {
         }
         let mut magic = [0; 4];
         let read = self.file.rewind().and_then(|()| self.file.read_exact(&mut magic));
-        if read.is_err() || &magic != MAGIC {
+        if is_gguf(&what) && (read.is_err() || &magic != MAGIC) {
             self.discard()?;
             return Err(CacheError::NotGguf { what });
         }

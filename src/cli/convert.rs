@@ -1,7 +1,9 @@
-//! `teff convert`: a Hugging Face folder as one GGUF file.
+//! `teff convert`: a Hugging Face folder, or a repository of the hub, as one GGUF file.
 
-use super::progress::{Told, WorkProgress};
+use super::options::cache_of;
+use super::progress::{StderrProgress, Told, WorkProgress};
 use super::{CliError, interrupt, space};
+use crate::cache::ModelRef;
 use crate::convert::{Conversion, ConvertError, ConvertOptions, TargetType};
 use crate::model::describe::bytes;
 use crate::text::is_pre_tokenizer;
@@ -13,9 +15,10 @@ use std::time::{Duration, Instant};
 /// `teff convert`
 #[derive(clap::Args, Debug)]
 pub struct ConvertArgs {
-    /// The folder: config.json, *.safetensors and the files of the tokenizer
+    /// The folder: config.json, *.safetensors and the files of the tokenizer; hf:owner/repo
+    /// downloads one
     #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    source: PathBuf,
     /// The file to write
     #[arg(short, long, value_name = "OUT.gguf", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
@@ -28,6 +31,9 @@ pub struct ConvertArgs {
     /// Name of the pre-tokenizer, where that of tokenizer.json is not known
     #[arg(long, value_name = "NAME", value_parser = parse_pre)]
     pre: Option<String>,
+    /// Folder with the config.json of the model that an adapter is for [default: the adapter's]
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
     /// Say what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -54,6 +60,17 @@ fn parse_pre(text: &str) -> Result<String, String> {
     }
 }
 
+/// The folder, fetched if need be.
+fn folder(source: &Path) -> Result<PathBuf, CliError> {
+    let Some(name) = source.to_str().filter(|name| name.starts_with("hf:")) else {
+        return Ok(source.to_owned());
+    };
+    let model: ModelRef = name.parse()?;
+    let cache = cache_of(&model)?;
+    let mut progress = StderrProgress::new();
+    Ok(interrupt::orderly(|cancel| cache.checkpoint(&model, &mut progress, cancel))?)
+}
+
 /// Converts a folder.
 pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let ty = match args.ty {
@@ -63,31 +80,33 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
         Type::Bf16 => Some(TargetType::Bf16),
         Type::Q8_0 => Some(TargetType::Q8_0),
     };
-    let options = ConvertOptions { ty, pre: args.pre.clone(), name: args.name.clone() };
+    let (pre, name, base) = (args.pre.clone(), args.name.clone(), args.base.clone());
+    let options = ConvertOptions { ty, pre, name, base };
+    let folder = folder(&args.source)?;
     let at = |error: ConvertError| {
         let hint = match &error {
             ConvertError::UnknownPreTokenizer { .. } => " (--pre NAME says which one it is like)",
+            ConvertError::NoBase { .. } => " (--base DIR names its folder)",
             ConvertError::NotFinite { value, .. } if value.is_finite() => {
                 " (--type f32 or bf16 holds it)"
             }
             _ => "",
         };
-        let named = error.to_string().contains(&*args.folder.to_string_lossy());
-        let colon = if named { String::new() } else { format!("{}: ", args.folder.display()) };
+        let named = error.to_string().contains(&*folder.to_string_lossy());
+        let colon = if named { String::new() } else { format!("{}: ", folder.display()) };
         CliError::failed(format!("{colon}{error}{hint}"))
     };
-    if !args.folder.is_dir() {
-        let problem = if args.folder.exists() { "is no folder" } else { "there is no such folder" };
-        return Err(CliError::failed(format!("{}: {problem}", args.folder.display())));
+    if !folder.is_dir() {
+        let problem = if folder.exists() { "is no folder" } else { "there is no such folder" };
+        return Err(CliError::failed(format!("{}: {problem}", folder.display())));
     }
-    let conversion = Conversion::plan(&args.folder, &options).map_err(at)?;
+    let conversion = Conversion::plan(&folder, &options).map_err(at)?;
     for name in conversion.left_out() {
         // A closed stderr is no reason to stop.
         let _ = writeln!(stderr(), "left out: {name}");
     }
     let start = Instant::now();
     if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
-        check_place(args, output)?;
         space::check(output, conversion.bytes())?;
         let total = conversion.bytes();
         let mut progress = WorkProgress::begin();
@@ -102,19 +121,6 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
         })?;
     }
     Ok(tell(args, &conversion, start.elapsed(), out)?)
-}
-
-/// Refuses to write over a file of the checkpoint, or where nothing can be written.
-fn check_place(args: &ConvertArgs, output: &Path) -> Result<(), CliError> {
-    space::check_output(output, [])?;
-    let folder = output.canonicalize().ok();
-    let is_within =
-        folder.is_some_and(|path| path.parent() == args.folder.canonicalize().ok().as_deref());
-    let is_gguf = output.extension().is_some_and(|extension| extension == "gguf");
-    match is_within && !is_gguf {
-        true => Err(CliError::failed(format!("{}: is a file of the input", output.display()))),
-        false => Ok(()),
-    }
 }
 
 fn tell(

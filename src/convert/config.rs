@@ -231,6 +231,24 @@ impl Config {
         }
     }
 
+    /// An integer of layers that see everything: an entry of its own, or else one that
+    /// `per_layer_config` has for the first of them.
+    ///
+    /// # Errors
+    /// It is no integer.
+    pub fn of_full_layers(&self, own: &str, entry: &str) -> Result<Option<u64>, ConvertError> {
+        if let Some(n) = self.int(&[own])? {
+            return Ok(Some(n));
+        }
+        let types = self.list("layer_types").map_or(&[][..], Vec::as_slice);
+        let Some(layer) = types.iter().position(|ty| ty.as_str() == Some("full_attention")) else {
+            return Ok(None);
+        };
+        let Some(layers) = self.get("per_layer_config") else { return Ok(None) };
+        let value = layers.get(layer.to_string()).and_then(|layer| layer.get(entry));
+        Ok(value.and_then(whole))
+    }
+
     /// A number of the description of rotation.
     pub fn rope_float(&self, name: &str) -> Option<f64> {
         self.rope.get(name).and_then(Value::as_f64)

@@ -95,12 +95,35 @@ pub enum ConvertError {
         /// Name of the wanted type.
         ty: String,
     },
+    /// The model that an adapter is for is not there.
+    NoBase {
+        /// The adapter's description.
+        path: PathBuf,
+        /// The model as that names it.
+        base: String,
+    },
+    /// A part of an adapter that adapters in GGUF cannot have.
+    NotLowRank {
+        /// The tensor, or the module that it belongs to.
+        tensor: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// The vocabulary has no form in GGUF, or not one that is known.
     Vocabulary(String),
     /// The words of texts are cut in a way that has no known name.
     UnknownPreTokenizer {
         /// How they are cut.
         steps: String,
+    },
+    /// The result would cut a text in another way than the checkpoint's own tokenizer.
+    OtherTokens {
+        /// The text.
+        text: String,
+        /// Ids that the result would give.
+        ours: Vec<u32>,
+        /// Ids that `tokenizer.json` gives.
+        theirs: Vec<u32>,
     },
     /// The checkpoint is quantized in a form that is not read.
     Quantized(String),
@@ -158,10 +181,22 @@ impl fmt::Display for ConvertError {
             ConvertError::NotFinite { tensor, index, value, .. } => {
                 write!(f, "tensor `{tensor}`: element {index} is {value}")
             }
+            ConvertError::NoBase { path, base } => write!(
+                f,
+                "{}: the config.json of its model ({base}) is neither beside it nor named",
+                path.display()
+            ),
+            ConvertError::NotLowRank { tensor, problem } => {
+                write!(f, "adapter of `{tensor}`: {problem}")
+            }
             ConvertError::Vocabulary(problem) => write!(f, "vocabulary: {problem}"),
             ConvertError::UnknownPreTokenizer { steps } => {
                 write!(f, "tokenizer.json: unknown pre-tokenizer: {steps}")
             }
+            ConvertError::OtherTokens { text, ours, theirs } => write!(
+                f,
+                "tokenizer.json gives {theirs:?} for {text:?}, and the result would give {ours:?}"
+            ),
             ConvertError::Quantized(method) => {
                 write!(f, "config.json: checkpoints quantized by {method} are not read")
             }

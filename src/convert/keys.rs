@@ -2,7 +2,7 @@
 
 use super::ConvertError;
 use super::config::{Config, whole};
-use crate::model::checkpoint::{Checkpoint, Key};
+use crate::model::checkpoint::Checkpoint;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::Value;
 use std::path::Path;
@@ -29,17 +29,18 @@ impl Keys {
         self.entries.iter().find(|entry| entry.0 == key).map(|entry| &entry.1)
     }
 
-    fn remove(&mut self, key: &str) {
+    /// Takes an entry away.
+    pub fn remove(&mut self, key: &str) {
         self.entries.retain(|entry| entry.0 != key);
     }
 }
 
 /// Writes keys of one architecture.
-struct Writer<'a> {
-    keys: &'a mut Keys,
-    config: &'a Config,
+pub(super) struct Writer<'a> {
+    pub keys: &'a mut Keys,
+    pub config: &'a Config,
     arch: &'static str,
-    folder: &'a Path,
+    pub folder: &'a Path,
 }
 
 /// Adds the hyperparameters.
@@ -62,12 +63,19 @@ pub(super) fn hyperparameters(
 const INTS: &[(&str, &[&str])] = &[
     (
         "context_length",
-        &["max_position_embeddings", "n_ctx", "n_positions", "max_seq_len", "max_sequence_length"],
+        &[
+            "max_position_embeddings",
+            "n_ctx",
+            "n_positions",
+            "max_seq_len",
+            "max_sequence_length",
+            "model_max_length",
+        ],
     ),
     ("embedding_length", &["hidden_size", "n_embd", "d_model", "model_dim", "dim"]),
     ("feed_forward_length", &["intermediate_size", "n_inner", "ffn_hidden_size", "hidden_dim"]),
     ("attention.head_count", &["num_attention_heads", "n_head", "n_heads", "num_heads"]),
-    ("expert_count", &["num_local_experts", "num_experts", "n_routed_experts"]),
+    ("expert_count", super::plan::EXPERT_COUNTS),
     ("expert_used_count", &["num_experts_per_tok", "num_experts_per_token", "top_k_experts"]),
     ("expert_group_count", &["n_group"]),
     ("expert_group_used_count", &["topk_group"]),
@@ -79,17 +87,23 @@ const FLOATS: &[(&str, &[&str])] = &[
 ];
 
 impl Writer<'_> {
-    fn key(&self, name: &str) -> String {
+    /// The whole key.
+    pub fn key(&self, name: &str) -> String {
         let is_whole = name.starts_with("general.") || name.starts_with("tokenizer.");
         if is_whole { name.to_owned() } else { format!("{}.{name}", self.arch) }
     }
 
-    fn set(&mut self, name: &str, value: impl Into<OwnedValue>) {
+    /// Sets an entry.
+    pub fn set(&mut self, name: &str, value: impl Into<OwnedValue>) {
         let key = self.key(name);
         self.keys.set(key, value);
     }
 
-    fn set_int(&mut self, name: &str, n: u64) -> Result<(), ConvertError> {
+    /// Sets an integer.
+    ///
+    /// # Errors
+    /// It is larger than any model's.
+    pub fn set_int(&mut self, name: &str, n: u64) -> Result<(), ConvertError> {
         let problem = || format!("is {n}, which no model has");
         let small = u32::try_from(n)
             .map_err(|_| ConvertError::BadEntry { entry: name.into(), problem: problem() })?;
@@ -100,9 +114,7 @@ impl Writer<'_> {
     fn common(&mut self) -> Result<(), ConvertError> {
         self.set("block_count", self.config.n_layers as u32);
         for (key, names) in INTS {
-            if let Some(n) = self.config.int(names)? {
-                self.set_int(key, n)?;
-            }
+            self.int_or_list(key, names)?;
         }
         if self.config.int(INTS[3].1)?.is_some() {
             self.set_int("attention.head_count_kv", self.config.kv_heads()?)?;
@@ -202,257 +214,33 @@ impl Writer<'_> {
         }
         Ok(())
     }
-
-    fn rule(&mut self, key: &Key) -> Result<(), ConvertError> {
-        match *key {
-            Key::Int(key, names) => self.int_or_list(key, names)?,
-            Key::IntElse(key, names, n) => match self.config.first(names) {
-                Some(_) => self.int_or_list(key, names)?,
-                None => self.set(key, n),
-            },
-            Key::Float(key, names) => {
-                if let Some(x) = self.config.float(names)? {
-                    self.set(key, x as f32);
-                }
-            }
-            Key::FloatElse(key, names, x) => {
-                let x = self.config.float(names)?.map_or(x, |x| x as f32);
-                self.set(key, x);
-            }
-            Key::Flag(key, names) => {
-                if let Some(on) = self.config.flag(names)? {
-                    self.set(key, on);
-                }
-            }
-            Key::FlagElse(key, names, on) => {
-                let on = self.config.flag(names)?.unwrap_or(on);
-                self.set(key, on);
-            }
-            Key::IntIs(key, n) => self.set(key, n),
-            Key::FloatIs(key, x) => self.set(key, x),
-            Key::FlagIs(key, on) => self.set(key, on),
-            Key::TextIs(key, text) => self.set(key, text),
-            Key::Without(key) => {
-                let key = self.key(key);
-                self.keys.remove(&key);
-            }
-            Key::Product(key, a, b) => {
-                if let (Some(a), Some(b)) = (self.config.int(a)?, self.config.int(b)?) {
-                    self.set_int(key, a.saturating_mul(b))?;
-                }
-            }
-            Key::Sum(key, a, b) => {
-                if let (Some(a), Some(b)) = (self.config.int(a)?, self.config.int(b)?) {
-                    self.set_int(key, a.saturating_add(b))?;
-                }
-            }
-            Key::FlagWhen(key, entry, text) => {
-                let on = self.config.text(entry) == Some(text);
-                self.set(key, on);
-            }
-            Key::RotaryRope(default) => {
-                let share = self.config.rope_float("partial_rotary_factor");
-                let n = share.unwrap_or(f64::from(default)) * self.config.head_dim()? as f64;
-                self.set_int("rope.dimension_count", n as u64)?;
-            }
-            Key::Quotient(key, a, b) => {
-                if let (Some(a), Some(b)) = (self.config.int(a)?, self.config.int(b)?) {
-                    self.set_int(key, a / b.max(1))?;
-                }
-            }
-            Key::Times(key, names, n) => {
-                if let Some(m) = self.config.int(names)? {
-                    self.set_int(key, m.saturating_mul(n.into()))?;
-                }
-            }
-            Key::RotaryShare(names, default) => {
-                let own = self.config.float(names)?;
-                let share = own.or_else(|| self.config.rope_float("partial_rotary_factor"));
-                let n = share.unwrap_or(f64::from(default)) * self.config.head_dim()? as f64;
-                self.set_int("rope.dimension_count", n as u64)?;
-            }
-            Key::Pattern(key, list, text) => {
-                if let Some(list) = self.config.list(list) {
-                    let flags = list.iter().map(|v| v.as_str() == Some(text)).collect();
-                    self.set(key, OwnedValue::Array(OwnedArray::Bool(flags)));
-                }
-            }
-            Key::PatternWhen(entry, key, list, text) => {
-                if self.config.get(entry).is_some() {
-                    self.rule(&Key::Pattern(key, list, text))?;
-                }
-            }
-            Key::WhereIs(key, names, list, texts) => {
-                if let (Some(n), Some(list)) = (self.config.int(names)?, self.config.words(list)) {
-                    let each = |word: &String| {
-                        if texts.contains(&word.as_str()) { n as u32 } else { 0 }
-                    };
-                    let each = list.iter().map(each).collect();
-                    self.set(key, OwnedValue::Array(OwnedArray::U32(each)));
-                }
-            }
-            Key::EveryNth(key, names, period, offset) => {
-                let n = self.config.need(names)? as u32;
-                let period = self.config.need(&[period])?.max(1) as usize;
-                let offset = self.config.need(&[offset])? as usize;
-                let layers = 0..self.config.n_layers;
-                let is_one = |i: usize| i >= offset && (i - offset).is_multiple_of(period);
-                let each = layers.map(|i| if is_one(i) { n } else { 0 }).collect();
-                self.set(key, OwnedValue::Array(OwnedArray::U32(each)));
-            }
-            Key::IntDefault(key, n) => {
-                if self.keys.get(&self.key(key)).is_none() {
-                    self.set(key, n);
-                }
-            }
-            Key::FirstInt(key, names) => {
-                if let Some((_, value)) = self.config.first(names)
-                    && let Some(n) = whole(value.get(0).unwrap_or(value))
-                {
-                    self.set_int(key, n)?;
-                }
-            }
-            Key::FloatWhen(key, name, flag) => {
-                let on = self.config.flag(&[flag])?.unwrap_or(false);
-                let x = self.config.float(&[name])?.filter(|_| on).unwrap_or(0.0);
-                self.set(key, x as f32);
-            }
-            Key::Ratio(key, a, b) => {
-                if let (Some(a), Some(b)) = (self.config.float(a)?, self.config.float(b)?) {
-                    self.set(key, (a / b) as f32);
-                }
-            }
-            Key::OverRootOfLayers(key, names) => {
-                if let Some(x) = self.config.float(names)? {
-                    self.set(key, (x / (self.config.n_layers as f64).sqrt()) as f32);
-                }
-            }
-            Key::InverseRoot(key, name) => {
-                if let Some(x) = self.config.float(&[name])?
-                    && x != self.config.head_dim()? as f64
-                {
-                    self.set(key, (1.0 / x.sqrt()) as f32);
-                }
-            }
-            Key::PositionsBehindPadding(key, name) => {
-                let padding = self.config.need(&["pad_token_id"])?;
-                if let Some(n) = self.config.int(&[name])? {
-                    self.set_int(key, n.saturating_sub(padding + 1))?;
-                }
-            }
-            Key::MustBe(entry, wanted) => {
-                if self.config.flag(&[entry])?.unwrap_or(false) != wanted {
-                    let problem = format!("is not {wanted}, which is not supported");
-                    return Err(ConvertError::BadEntry { entry: entry.into(), problem });
-                }
-            }
-            Key::MustBeWhen(flag, entry, wanted) => {
-                if self.config.flag(&[flag])? == Some(true) {
-                    self.rule(&Key::MustBe(entry, wanted))?;
-                }
-            }
-            Key::Text(key, name) => {
-                if let Some(text) = self.config.text(name).map(str::to_owned) {
-                    self.set(key, text);
-                }
-            }
-            Key::IntWhen(key, entry, text, n) => {
-                if self.config.text(entry) == Some(text) {
-                    self.set(key, n);
-                }
-            }
-            Key::Rope(key, name, factor) => {
-                if let Some(x) = self.config.rope_float(name) {
-                    self.set(key, (x * f64::from(factor)) as f32);
-                }
-            }
-            Key::AdjustedWidth(names) => self.adjusted_width(names)?,
-            Key::Pooling => self.pooling()?,
-        }
-        Ok(())
-    }
-
-    fn int_or_list(&mut self, key: &str, names: &[&str]) -> Result<(), ConvertError> {
-        let Some((entry, value)) = self.config.first(names) else { return Ok(()) };
-        let Some(list) = value.as_array() else {
-            let n = self.config.int(names)?;
-            return n.map_or(Ok(()), |n| self.set_int(key, n));
-        };
-        let problem = || ConvertError::BadEntry {
-            entry: entry.into(),
-            problem: "is not a list of non-negative integers".into(),
-        };
-        let small = |v: &Value| whole(v).and_then(|n| u32::try_from(n).ok());
-        let list: Option<Vec<u32>> = list.iter().map(small).collect();
-        self.set(key, OwnedValue::Array(OwnedArray::U32(list.ok_or_else(problem)?)));
-        Ok(())
-    }
-
-    fn adjusted_width(&mut self, names: &[&str]) -> Result<(), ConvertError> {
-        let mut n = self.config.need(names)?;
-        if self.config.flag(&["block_auto_adjust_ff_dim"])? == Some(true) {
-            n = 2 * n / 3;
-            if let Some(factor) = self.config.float(&["block_ffn_dim_multiplier"])? {
-                n = (factor * n as f64) as u64;
-            }
-            let multiple = self.config.need(&["block_multiple_of"])?.max(1);
-            n = n.checked_next_multiple_of(multiple).unwrap_or(u64::MAX);
-        }
-        self.set_int("feed_forward_length", n)
-    }
-
-    /// Sentence-transformers say in `modules.json` where their pooling is described.
-    fn pooling(&mut self) -> Result<(), ConvertError> {
-        let path = self.folder.join("modules.json");
-        let Some(text) = super::files::text(&path)? else { return Ok(()) };
-        let modules: Value = serde_json::from_str(&text)
-            .map_err(|error| super::files::malformed(&path, error.to_string()))?;
-        let is_pooling = |module: &&Value| {
-            module.get("type").and_then(Value::as_str).is_some_and(|ty| ty.ends_with("Pooling"))
-        };
-        let module = modules.as_array().and_then(|list| list.iter().find(is_pooling));
-        let Some(folder) = module.and_then(|m| m.get("path")).and_then(Value::as_str) else {
-            return Ok(());
-        };
-        let is_plain = Path::new(folder).components().count() == 1 && !folder.starts_with('.');
-        if !is_plain {
-            return Err(super::files::malformed(&path, "a pooling outside of this folder"));
-        }
-        let path = self.folder.join(folder).join("config.json");
-        let Some(pooling) = super::files::json(&path)? else { return Ok(()) };
-        let modes = [
-            ("pooling_mode_mean_tokens", "mean", 1u32),
-            ("pooling_mode_cls_token", "cls", 2),
-            ("pooling_mode_lasttoken", "lasttoken", 3),
-        ];
-        let is_on = |flag: &str, name: &str| {
-            pooling.get(flag).and_then(Value::as_bool) == Some(true)
-                || pooling.get("pooling_mode").and_then(Value::as_str) == Some(name)
-        };
-        match modes.iter().find(|(flag, name, _)| is_on(flag, name)) {
-            Some(&(_, _, n)) => self.set("pooling_type", n),
-            None => return Err(super::files::malformed(&path, "a pooling that is not known")),
-        }
-        Ok(())
-    }
 }
 
 /// Dimensions of a head that are rotated, at most: many times those of any model.
 const ROTATED_MAX: u64 = 1 << 16;
 
-/// Frequencies of rotation as Llama 3 stretches them: what each pair's frequency is divided by.
+/// Dimensions to rotate, if they are no more than [`ROTATED_MAX`]: no list is as long as a file merely
+/// says.
+fn rotated(dim: u64) -> Result<u64, ConvertError> {
+    if dim <= ROTATED_MAX {
+        return Ok(dim);
+    }
+    let problem = format!("gives {dim} dimensions that are rotated, more than {ROTATED_MAX}");
+    Err(ConvertError::BadEntry { entry: "rope_scaling".into(), problem })
+}
+
+/// What each pair's frequency is divided by: as Llama 3 stretches rotation, or where not all pairs
+/// turn.
 pub(super) fn rope_factors(config: &Config) -> Result<Option<Vec<f32>>, ConvertError> {
-    if config.rope.get("rope_type").and_then(Value::as_str) != Some("llama3") {
-        return Ok(None);
+    match config.rope.get("rope_type").and_then(Value::as_str) {
+        Some("llama3") => {}
+        Some("proportional") => return proportional(config).map(Some),
+        _ => return Ok(None),
     }
     let float = |name: &str, default: f64| config.rope_float(name).unwrap_or(default);
-    let (base, dim) = (float("rope_theta", 10_000.0) as f32, config.head_dim()?);
-    let share = float("partial_rotary_factor", 1.0);
-    let dim = (dim as f64 * share) as u64;
-    if dim > ROTATED_MAX {
-        let problem = format!("gives {dim} dimensions that are rotated, more than {ROTATED_MAX}");
-        return Err(ConvertError::BadEntry { entry: "rope_scaling".into(), problem });
-    }
+    let base = float("rope_theta", 10_000.0) as f32;
+    let dim = (config.head_dim()? as f64 * float("partial_rotary_factor", 1.0)) as u64;
+    let dim = rotated(dim)?;
     let (factor, low) = (float("factor", 8.0), float("low_freq_factor", 1.0));
     let (high, old) =
         (float("high_freq_factor", 4.0), float("original_max_position_embeddings", 8192.0));
@@ -469,6 +257,17 @@ pub(super) fn rope_factors(config: &Config) -> Result<Option<Vec<f32>>, ConvertE
         }
     };
     Ok(Some((0..dim).step_by(2).map(of_pair).collect()))
+}
+
+/// Divisors of a rotation of whole heads that turns the first share of all pairs only.
+fn proportional(config: &Config) -> Result<Vec<f32>, ConvertError> {
+    /// What divides a frequency until nothing turns.
+    const STILL: f32 = 1e30;
+    let dim = config.of_full_layers("global_head_dim", "head_dim")?;
+    let dim = rotated(dim.map_or_else(|| config.head_dim(), Ok)?)?;
+    let share = config.rope_float("partial_rotary_factor").unwrap_or(1.0);
+    let turned = (dim as f64 * share / 2.0) as u64;
+    Ok((0..dim / 2).map(|pair| if pair < turned { 1.0 } else { STILL }).collect())
 }
 
 /// Factors of LongRoPE for long and for short contexts, and that of cosine and sine.

@@ -7,6 +7,8 @@
 //! is before it gets its name. Memory does not grow with the model: weights are read, changed and
 //! written some megabytes at a time.
 //!
+//! A folder may also hold an adapter of PEFT, which becomes an adapter in GGUF.
+//!
 //! ```no_run
 //! use std::path::Path;
 //! use std::sync::atomic::AtomicBool;
@@ -22,11 +24,15 @@ mod config;
 mod error;
 mod files;
 mod keys;
+mod lora;
 mod plan;
 mod pre;
+mod rules;
 mod safetensors;
+mod selfcheck;
 mod sentencepiece;
 mod stream;
+mod templates;
 mod vocab;
 
 pub use error::ConvertError;
@@ -34,14 +40,14 @@ pub use plan::Output;
 
 use crate::decoder::lower;
 use crate::model::checkpoint::{Checkpoint, When};
-use crate::model::{Hparams, arch};
+use crate::model::{Adapter, Hparams, arch};
 use crate::text::Tokenizer;
 use config::Config;
 use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
 use keys::Keys;
 use safetensors::{Dtype, Tensors};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use teff_kernels::KernelTable;
@@ -80,6 +86,8 @@ pub struct ConvertOptions {
     pub pre: Option<String>,
     /// Value of `general.name`; `None`: the folder's name.
     pub name: Option<String>,
+    /// Folder with the `config.json` of the model that an adapter is for; `None`: the adapter's.
+    pub base: Option<PathBuf>,
 }
 
 /// A conversion that is planned: everything but the weights has been read.
@@ -90,20 +98,25 @@ pub struct Conversion {
     left_out: Vec<String>,
     target: TargetType,
     arch: &'static str,
+    is_adapter: bool,
 }
 
 impl Conversion {
     /// Reads a folder and decides about every tensor and key of the result.
     ///
     /// # Errors
-    /// A file is missing or malformed, the class is unknown, a tensor has no place, or the
-    /// vocabulary has no form in GGUF.
+    /// A file is missing or malformed, the class is unknown, a tensor has no place, the vocabulary
+    /// has no form in GGUF, or that form cuts a text in another way than `tokenizer.json` does.
     pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
+        lora::check_base(folder, options)?;
+        if lora::is_adapter(folder) {
+            return Conversion::plan_adapter(folder, options);
+        }
         let config = Config::open(folder)?;
         check_quantization(&config)?;
         let checkpoint = find_checkpoint(&config)?;
         let tensors = Tensors::open(folder)?;
-        let planned = plan::plan(&tensors, &config, checkpoint)?;
+        let planned = plan::plan(tensors.all(), &config, checkpoint)?;
         let (mut outputs, left_out) = (planned.outputs, planned.left_out);
         add_rotation(&mut outputs, &config)?;
         check_head(&outputs, &config)?;
@@ -121,8 +134,26 @@ impl Conversion {
         let n_rows = embedding.and_then(|output| output.shape.first()).copied();
         let n_rows = n_rows.ok_or_else(|| ConvertError::MissingEntry("the embedding".into()))?;
         vocab::vocabulary(&mut keys, &config, folder, n_rows as usize, options)?;
+        selfcheck::check(&keys, folder)?;
         let arch = checkpoint.arch;
-        Ok(Conversion { tensors, keys, outputs, left_out, target, arch })
+        let is_adapter = false;
+        Ok(Conversion { tensors, keys, outputs, left_out, target, arch, is_adapter })
+    }
+
+    /// [`Conversion::plan`] of an adapter of PEFT.
+    fn plan_adapter(folder: &Path, options: &ConvertOptions) -> Result<Conversion, ConvertError> {
+        let adapter = lora::Adapter::open(folder)?;
+        let config = adapter.base(folder, options.base.as_deref())?;
+        let checkpoint = find_checkpoint(&config)?;
+        let tensors = lora::tensors(folder)?;
+        let mut outputs = adapter.plan(&tensors, &config, checkpoint)?;
+        let target = options.ty.unwrap_or_else(|| stored_type(&tensors));
+        lora::choose_types(&mut outputs, target);
+        in_order(&mut outputs);
+        let mut keys = general(checkpoint, folder, options, target);
+        lora::describe(&mut keys, &adapter);
+        let (left_out, arch, is_adapter) = (Vec::new(), checkpoint.arch, true);
+        Ok(Conversion { tensors, keys, outputs, left_out, target, arch, is_adapter })
     }
 
     /// Tensors of the result, in its order.
@@ -172,7 +203,10 @@ impl Conversion {
     ) -> Result<(), ConvertError> {
         let part = PartFile::create(path)?;
         self.write_to(&part, progress, cancel)?;
-        check(part.path())?;
+        match self.is_adapter {
+            true => check_adapter(part.path(), self.arch)?,
+            false => check(part.path())?,
+        }
         Ok(part.finish()?)
     }
 
@@ -223,6 +257,12 @@ fn check(path: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
+/// Reads the result as an adapter is read.
+fn check_adapter(path: &Path, arch: &str) -> Result<(), ConvertError> {
+    let file = Arc::new(GgufFile::open(path)?);
+    Adapter::new(file, arch, 1.0).map(drop).map_err(ConvertError::Model)
+}
+
 /// Refuses quantized checkpoints but for those whose matrices are floats or integers of 8 bits with
 /// factors beside them.
 fn check_quantization(config: &Config) -> Result<(), ConvertError> {
@@ -245,6 +285,10 @@ fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError>
             When::Always => true,
             When::Zero(entry) => config.int(&[entry])?.unwrap_or(0) == 0,
             When::Is(entry, text) => config.text(entry) == Some(text),
+            When::Without(list, texts) => {
+                let words = config.words(list).unwrap_or_default();
+                !words.iter().any(|word| texts.contains(&word.as_str()))
+            }
         })
     };
     all.find(|checkpoint| {

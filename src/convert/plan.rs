@@ -4,7 +4,8 @@
 //! checkpoint, each seen as a stack of matrices that may be transposed. Nothing is read here.
 
 use super::config::Config;
-use super::safetensors::{Tensor, Tensors};
+use super::safetensors::Tensor;
+use super::vocab::TOKENS_MAX;
 use super::{ConvertError, TargetType};
 use crate::model::checkpoint::{
     BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op, PerHead, Rows,
@@ -32,9 +33,14 @@ const ROOTS: &[&str] = &[
     "bert.",
     "roberta.",
     "nomic_bert.",
+    "distilbert.transformer.",
+    "distilbert.",
     "ernie.",
     "text_model.",
 ];
+
+/// Entries with the number of a layer's experts.
+pub(super) const EXPERT_COUNTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts"];
 
 /// Elements of a vector that says which rows are picked: more rows than any matrix has.
 const PICK_MAX: u64 = 1 << 28;
@@ -62,6 +68,11 @@ impl Output {
         let shape = vec![values.len() as u64];
         let (pieces, values) = (Vec::new(), Some(values));
         Output { name: name.into(), ty: GgmlType::F32, shape, pieces, op: Op::Same, values }
+    }
+
+    /// A tensor of these pieces, its type still to be chosen.
+    pub(super) fn laid(name: String, shape: Vec<u64>, pieces: Vec<Piece>) -> Output {
+        Output { name, ty: GgmlType::F32, shape, pieces, op: Op::Same, values: None }
     }
 
     /// Dimensions in GGUF's order.
@@ -137,6 +148,12 @@ impl Blocks {
 }
 
 impl Piece {
+    /// All of a tensor, as it is stored.
+    pub fn whole(tensor: usize, view: [u64; 3]) -> Piece {
+        let (transposed, pick, columns, blocks) = (false, None, None, None);
+        Piece { tensor, view, transposed, pick, columns, scale: 1.0, blocks }
+    }
+
     /// Rows of each matrix, once it may be transposed.
     pub fn rows(&self) -> u64 {
         if self.transposed { self.view[2] } else { self.view[1] }
@@ -179,7 +196,7 @@ impl Fit<'_> {
 /// # Errors
 /// A tensor has no place, or none of its shape; two would have one name; an expert is missing.
 pub(super) fn plan(
-    tensors: &Tensors,
+    tensors: &[Tensor],
     config: &Config,
     checkpoint: &Checkpoint,
 ) -> Result<Planned, ConvertError> {
@@ -195,7 +212,7 @@ pub(super) fn plan(
     let is_tied = config.flag(&["tie_word_embeddings"])? == Some(true);
     let scales = scales(tensors, config)?;
     planner.blocks = scales.blocks;
-    for (number, tensor) in tensors.all().iter().enumerate() {
+    for (number, tensor) in tensors.iter().enumerate() {
         if scales.other.contains(&number) {
             continue;
         }
@@ -227,6 +244,12 @@ pub(super) fn plan(
 /// A name without its root.
 fn bare(name: &str) -> &str {
     ROOTS.iter().find_map(|root| name.strip_prefix(root)).unwrap_or(name)
+}
+
+/// Whether the matrix of this name is stored with its inputs as rows.
+pub(super) fn is_stored_transposed(checkpoint: &Checkpoint, name: &str) -> bool {
+    let layout = find(checkpoint, bare(name)).map(|fit| fit.names.layout);
+    matches!(layout, Some(Layout::Transposed | Layout::TransposedSplit(_)))
 }
 
 fn find<'n>(checkpoint: &'n Checkpoint, name: &str) -> Option<Fit<'n>> {
@@ -289,19 +312,19 @@ const SCALES: &[&str] = &["_scale_inv", "_scale"];
 /// Ends of names of factors of activations, which are not quantized here.
 const ACTIVATIONS: &[&str] = &[".input_scale", ".output_scale", ".activation_scale"];
 
-fn scales(tensors: &Tensors, config: &Config) -> Result<Scales, ConvertError> {
+fn scales(tensors: &[Tensor], config: &Config) -> Result<Scales, ConvertError> {
     let mut all = Scales { blocks: HashMap::new(), other: Vec::new() };
     let Some(quantization) = config.get("quantization_config") else { return Ok(all) };
     let block = block_size(quantization);
     let places: HashMap<&str, usize> =
-        tensors.all().iter().enumerate().map(|(place, t)| (&t.name[..], place)).collect();
-    for (number, tensor) in tensors.all().iter().enumerate() {
+        tensors.iter().enumerate().map(|(place, t)| (&t.name[..], place)).collect();
+    for (number, tensor) in tensors.iter().enumerate() {
         if ACTIVATIONS.iter().any(|end| tensor.name.ends_with(end)) {
             all.other.push(number);
         }
         let weight = SCALES.iter().find_map(|end| tensor.name.strip_suffix(end));
         let Some(&place) = weight.and_then(|name| places.get(name)) else { continue };
-        let blocks = Blocks::of(number, &tensors.all()[place], tensor, block)?;
+        let blocks = Blocks::of(number, &tensors[place], tensor, block)?;
         all.blocks.insert(place, blocks);
         all.other.push(number);
     }
@@ -385,7 +408,6 @@ impl Planner<'_> {
         for &entry in fit.names.scales {
             scale *= self.config.float(&[entry])?.unwrap_or(1.0) as f32;
         }
-        let (transposed, pick, columns) = (false, None, None);
         let blocks = self.blocks.get(&number).copied();
         if blocks.is_none() && !tensor.dtype.is_float() {
             return Err(ConvertError::Type {
@@ -394,7 +416,7 @@ impl Planner<'_> {
                 problem: "no type of weights",
             });
         }
-        let piece = Piece { tensor: number, view, transposed, pick, columns, scale, blocks };
+        let piece = Piece { scale, blocks, ..Piece::whole(number, view) };
         let name = fit.name(fit.names.to) + fit.suffix;
         let one = |shape: Vec<u64>, piece: Piece| Ok(vec![(name.clone(), shape, piece)]);
         let rows = view[1];
@@ -422,7 +444,7 @@ impl Planner<'_> {
                 one(vec![rows - start, shape[1]], Piece { pick, ..piece })
             }
             Layout::Squeezed => one(squeezed(shape), piece),
-            Layout::Column => one([&shape[..], &[1]].concat(), piece),
+            Layout::Column => one([&squeezed(shape)[..], &[1]].concat(), piece),
             Layout::Groups => {
                 let groups = self.config.int(&["n_groups", "mamba_n_groups"])?.unwrap_or(1).max(1);
                 if shape.len() != 1 || !shape[0].is_multiple_of(groups) {
@@ -463,7 +485,19 @@ impl Planner<'_> {
                 one(shape.clone(), Piece { pick: Some(pick), ..piece })
             }
             Layout::Split(parts) => self.split(parts, fit, shape, piece).map_err(bad),
-            Layout::TransposedSplit(parts) => {
+            Layout::ForAllTokens => {
+                let n = self.config.need(&["vocab_size"])?;
+                if shape.len() != 2 || n > TOKENS_MAX as u64 {
+                    return Err(bad(format!("no table of {n} tokens")));
+                }
+                let pick =
+                    (0..n.max(rows) as u32).map(|row| if row < rows as u32 { row } else { 0 });
+                one(vec![n.max(rows), shape[1]], Piece { pick: Some(pick.collect()), ..piece })
+            }
+            Layout::SplitByColumns(entries, parts) if view[2] == self.config.need(entries)? => {
+                self.split(parts, fit, shape, piece).map_err(bad)
+            }
+            Layout::TransposedSplit(parts) | Layout::SplitByColumns(_, parts) => {
                 if shape.len() < 2 {
                     return Err(bad("not a matrix".into()));
                 }
@@ -510,6 +544,7 @@ impl Planner<'_> {
             if rows.is_multiple_of(2) { Ok(()) } else { Err("an odd number of rows".to_owned()) }
         };
         match part {
+            Rows::All => run(0, rows),
             Rows::Queries => self.qkv_rows(rows).and_then(|[q, ..]| run(0, q)),
             Rows::Keys => self.qkv_rows(rows).and_then(|[q, k, _]| run(q, q + k)),
             Rows::Values => self.qkv_rows(rows).and_then(|[q, k, v]| run(q + k, q + k + v)),
@@ -778,15 +813,19 @@ pub(super) fn choose_types(outputs: &mut [Output], target: TargetType) {
             || !output.name.ends_with(".weight")
             || PLAIN.iter().any(|end| output.name.ends_with(end));
         let cols = output.shape.last().copied().unwrap_or(1);
-        output.ty = match target {
-            _ if is_plain => GgmlType::F32,
-            // As in the reference: rows that blocks do not divide.
-            TargetType::Q8_0 if cols % 32 != 0 => GgmlType::F16,
-            TargetType::Q8_0 => GgmlType::Q8_0,
-            TargetType::F16 => GgmlType::F16,
-            TargetType::Bf16 => GgmlType::BF16,
-            TargetType::F32 => GgmlType::F32,
-        };
+        output.ty = if is_plain { GgmlType::F32 } else { type_of_rows(target, cols) };
+    }
+}
+
+/// The type of matrices with so many columns.
+pub(super) fn type_of_rows(target: TargetType, columns: u64) -> GgmlType {
+    match target {
+        // As in the reference: rows that blocks do not divide.
+        TargetType::Q8_0 if !columns.is_multiple_of(32) => GgmlType::F16,
+        TargetType::Q8_0 => GgmlType::Q8_0,
+        TargetType::F16 => GgmlType::F16,
+        TargetType::Bf16 => GgmlType::BF16,
+        TargetType::F32 => GgmlType::F32,
     }
 }
 

@@ -87,7 +87,7 @@ const ROWS: &[Row] = &[
             r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
             r"|\s*[\r\n]+|\s+(?!\S)|\s+"
         )],
-        None,
+        Some(true),
         false,
         "qwen35",
     ),

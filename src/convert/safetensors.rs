@@ -130,7 +130,15 @@ pub struct Tensor {
     pub bytes: u64,
 }
 
+impl Tensor {
+    /// A tensor of f32 that is in no file.
+    pub fn shaped(name: String, shape: Vec<u64>) -> Tensor {
+        Tensor { name, dtype: Dtype::F32, shape, file: 0, offset: 0, bytes: 0 }
+    }
+}
+
 /// All tensors of a checkpoint, in the order of their names within each file.
+#[derive(Default)]
 pub struct Tensors {
     files: Vec<(PathBuf, File)>,
     tensors: Vec<Tensor>,
@@ -148,7 +156,7 @@ impl Tensors {
             Some(value) => indexed(&index, &value)?,
             None => (single(folder)?, Vec::new()),
         };
-        let mut all = Tensors { files: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        let mut all = Tensors::default();
         for name in &names {
             let path = folder.join(name);
             if !path.exists() {
@@ -162,6 +170,16 @@ impl Tensors {
             let problem = format!("tensor `{tensor}` is not in {file}, as this index says");
             return Err(malformed(&index, problem));
         }
+        Ok(all)
+    }
+
+    /// Reads the header of the only file.
+    ///
+    /// # Errors
+    /// It cannot be read or is malformed.
+    pub fn of_file(path: PathBuf) -> Result<Tensors, ConvertError> {
+        let mut all = Tensors::default();
+        all.add(path)?;
         Ok(all)
     }
 

@@ -9,6 +9,7 @@ use super::files::{bytes, json, malformed, text};
 use super::keys::Keys;
 use super::pre::Cutting;
 use super::sentencepiece::{self, SentencePiece};
+use super::templates;
 use super::{ConvertError, ConvertOptions};
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::{Map, Value};
@@ -25,12 +26,15 @@ mod ty {
     pub const BYTE: i32 = 6;
 }
 
+/// The description of a whole tokenizer.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
 /// Score of tokens that were added to a vocabulary of SentencePiece, as the reference has it.
 const ADDED_SCORE: f32 = -1000.0;
 /// Score of ids without a token.
 const UNUSED_SCORE: f32 = -10_000.0;
 /// Ids that a vocabulary may have: four times the largest published one.
-const TOKENS_MAX: usize = 1 << 20;
+pub(super) const TOKENS_MAX: usize = 1 << 20;
 
 /// Files of a folder that describe its vocabulary.
 struct Files<'a> {
@@ -107,7 +111,7 @@ pub(super) fn vocabulary(
     }
     let files = Files {
         folder,
-        tokenizer: json(&folder.join("tokenizer.json"))?,
+        tokenizer: json(&folder.join(TOKENIZER))?,
         config: json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null),
     };
     let added = files.added()?;
@@ -136,7 +140,7 @@ pub(super) fn vocabulary(
         }
     }
     files.special(keys, config, &added)?;
-    files.templates(keys)?;
+    templates::add(keys, folder, &files.config)?;
     name_for_strips(keys, &added);
     Ok(())
 }
@@ -199,7 +203,7 @@ impl Files<'_> {
     }
 
     fn wrong(&self, problem: impl Into<String>) -> ConvertError {
-        malformed(&self.folder.join("tokenizer.json"), problem)
+        malformed(&self.folder.join(TOKENIZER), problem)
     }
 
     /// Tokens that were added, by the first file that has them.
@@ -419,7 +423,16 @@ impl Files<'_> {
             table.set(id, text, ty, if ty == ty::NORMAL { score } else { 0.0 });
         })?;
         table.add(added);
-        write_scored(keys, table, "llama");
+        // A family may read the merges themselves.
+        let own = match keys.get("tokenizer.ggml.model") {
+            Some(OwnedValue::Str(own)) => Some(own.clone()),
+            _ => None,
+        };
+        write_scored(keys, table, own.as_deref().unwrap_or("llama"));
+        if own.is_some() {
+            let merges: Vec<String> = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+            keys.set("tokenizer.ggml.merges", merges);
+        }
         keys.set("tokenizer.ggml.add_space_prefix", self.space_prefix().unwrap_or(true));
         Ok(())
     }
@@ -605,64 +618,6 @@ impl Files<'_> {
                 _ => {}
             }
         }
-    }
-
-    /// Chat templates, byte for byte.
-    fn templates(&self, keys: &mut Keys) -> Result<(), ConvertError> {
-        const KEY: &str = "tokenizer.chat_template";
-        let mut named: Vec<(String, String)> = Vec::new();
-        let mut push_all = |value: &Value| match value {
-            Value::String(text) => named.push(("default".into(), text.clone())),
-            Value::Array(list) => {
-                let text = |v: &Value, key: &str| v.get(key)?.as_str().map(str::to_owned);
-                named.extend(
-                    list.iter().filter_map(|v| Some((text(v, "name")?, text(v, "template")?))),
-                );
-            }
-            _ => {}
-        };
-        // transformers writes the file since it exists, and then reads nothing else.
-        let file = text(&self.folder.join("chat_template.jinja"))?;
-        let old = json(&self.folder.join("chat_template.json"))?;
-        match (&file, self.config.get("chat_template")) {
-            (Some(text), _) => push_all(&Value::String(text.clone())),
-            (None, Some(value)) => push_all(value),
-            (None, None) => {
-                if let Some(value) = old.as_ref().and_then(|v| v.get("chat_template")) {
-                    push_all(value);
-                }
-            }
-        }
-        let more = self.folder.join("additional_chat_templates");
-        if file.is_some() && more.is_dir() {
-            let io = |error| ConvertError::Io { path: more.clone(), error };
-            let mut paths = Vec::new();
-            for entry in std::fs::read_dir(&more).map_err(io)? {
-                paths.push(entry.map_err(io)?.path());
-            }
-            paths.sort();
-            for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
-                let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-                if let Some(text) = text(path)? {
-                    named.push((name.to_owned(), text));
-                }
-            }
-        }
-        let is_default = |row: &&(String, String)| row.0 == "default";
-        if let Some((_, text)) = named.iter().find(is_default) {
-            keys.set(KEY, text.clone());
-        }
-        let others: Vec<_> = named.iter().filter(|row| !is_default(row)).collect();
-        if !others.is_empty() {
-            let names: Vec<String> = others.iter().map(|row| row.0.clone()).collect();
-            keys.set("tokenizer.chat_templates", names);
-            for (name, text) in others {
-                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                let name = name.replace(|c: char| !plain(c), "_");
-                keys.set(format!("{KEY}.{name}"), text.clone());
-            }
-        }
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend::program::{
     BoundWeight, Buf, Epilogue, ExpertLowRank, Linear, Moe, Norm, Op, Output, Part, Program,
     Router, Tokens, WeightId,
 };
-use crate::model::{Adapter, LowRank, ModelError};
+use crate::model::{Adapter, EMBEDDING, LowRank, ModelError};
 use crate::tensor::Weight;
 use gguf_rs_lite::GgmlType;
 use std::collections::{HashMap, HashSet};
@@ -76,8 +76,6 @@ struct Adapting<'a> {
     /// `A` and `B` by the weights of the product that they adapt.
     pairs: HashMap<Vec<WeightId>, [BoundWeight; 2]>,
 }
-
-const EMBEDDING: &str = "token_embd.weight";
 
 impl Adapting<'_> {
     /// Operations that add adapters to the embedding, if there are any for it.

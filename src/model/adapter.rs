@@ -14,10 +14,10 @@ use teff_kernels::KernelTable;
 
 /// Largest rank: eight times what any published adapter has. Inputs and outputs of a product that
 /// is adapted take memory per token and rank.
-const RANK_MAX: u64 = 4096;
+pub(crate) const RANK_MAX: u64 = 4096;
 
 /// The tensor whose matrix `A` is a table.
-const EMBEDDING: &str = "token_embd.weight";
+pub(crate) const EMBEDDING: &str = "token_embd.weight";
 
 /// A file of low-rank matrices.
 #[derive(Debug)]

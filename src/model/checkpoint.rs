@@ -29,6 +29,8 @@ pub enum When {
     Zero(&'static str),
     /// Those where the text of an entry is this.
     Is(&'static str, &'static str),
+    /// Those where a list, the first of these entries, has none of these texts.
+    Without(&'static [&'static str], &'static [&'static str]),
 }
 
 /// One tensor, or one of each layer, in both worlds.
@@ -116,7 +118,7 @@ pub enum Layout {
     Transposed,
     /// Without dimensions of 1.
     Squeezed,
-    /// A further dimension of 1: `[n]` becomes `[n][1]`.
+    /// [`Layout::Squeezed`] with a further dimension of 1: `[n]` becomes `[n][1]`.
     Column,
     /// Rows of `[head][query, key, value][dimension]` become all queries, all keys, all values.
     HeadsQkv,
@@ -124,6 +126,11 @@ pub enum Layout {
     GroupsQkv,
     /// Runs of rows become tensors of their own; of a stack those of each matrix.
     Split(&'static [(&'static str, Rows)]),
+    /// [`Layout::Split`] behind [`Layout::Transposed`] unless there are as many columns as the first
+    /// of these entries says.
+    SplitByColumns(&'static [&'static str], &'static [(&'static str, Rows)]),
+    /// A row for each token of the vocabulary; those that the tensor lacks are as its first.
+    ForAllTokens,
     /// [`Layout::Split`] behind [`Layout::Transposed`].
     TransposedSplit(&'static [(&'static str, Rows)]),
     /// [`Layout::Split`] of columns.
@@ -154,6 +161,8 @@ pub enum PerHead {
 /// Rows of a matrix, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
+    /// All of them.
+    All,
     /// All heads of queries.
     Queries,
     /// All heads of keys.
@@ -259,6 +268,29 @@ pub enum Key {
     InverseRoot(&'static str, &'static str),
     /// Positions behind the padding's: an entry less one more than the padding's id.
     PositionsBehindPadding(&'static str, &'static str),
+    /// Length of a list.
+    Count(&'static str, &'static str),
+    /// Of each share in a list the number of deviations below which a normal distribution has it.
+    NormalQuantiles(&'static str, &'static str),
+    /// An integer of layers without windows: an entry, or one that `per_layer_config` has for the
+    /// first of them.
+    FullLayersInt(&'static str, &'static str, &'static str),
+    /// Integers, one for each layer: an entry, [`Key::FullLayersInt`] for those without windows.
+    FullLayersInts(&'static str, &'static [&'static str], &'static str, &'static str),
+    /// Integers, one for each layer, if a flag is set: an entry, twice that in as many last layers as
+    /// another entry says.
+    WiderLastLayers(&'static str, &'static str, &'static [&'static str], &'static str),
+    /// Integers, one for each layer: 1 where the first list has this text, or whose number, counted
+    /// from 1, is in the second one; else 0.
+    OneWhere(&'static str, &'static str, &'static str, &'static str),
+    /// How many elements at the start of a list are this text.
+    Leading(&'static str, &'static str, &'static str),
+    /// A number that has to be so where it is said: the architecture knows nothing else.
+    MustEqual(&'static str, f64),
+    /// A list whose elements have to be the same: the architecture knows no difference of layers.
+    MustBeUniform(&'static str),
+    /// Two numbers that have to be the same.
+    MustAgree(&'static str, &'static str),
     /// A flag that has to be so where another one is set.
     MustBeWhen(&'static str, &'static str, bool),
     /// A flag that has to be so: the architecture knows nothing else.

@@ -291,6 +291,11 @@ impl<'a> Hparams<'a> {
         self.pattern_of(name, period, |i, period| i % period != 0)
     }
 
+    /// Whether the key has an array of a flag for each layer.
+    pub fn has_pattern(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| value.as_array().is_some())
+    }
+
     fn pattern_of(
         &self,
         name: &str,

@@ -12,6 +12,9 @@ pub mod mix_exceptions;
 mod spec;
 mod weights;
 
+pub(crate) use adapter::EMBEDDING;
+#[cfg(feature = "convert")]
+pub(crate) use adapter::RANK_MAX;
 pub use adapter::{Adapter, LowRank};
 pub use error::ModelError;
 pub use hparams::Hparams;

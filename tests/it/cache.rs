@@ -15,17 +15,17 @@ use teff::cache::{ALIASES, Cache, CacheError, ModelRef, Progress, Settings, Sile
 
 /// Big enough to be cut in the middle of several reads.
 const MODEL_BYTES: usize = 3 << 20;
-static GO_ON: AtomicBool = AtomicBool::new(false);
+pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
 // ---------------------------------------------------------------- the hub
 
 /// What the server does with a request for the model's bytes.
 #[derive(Clone, Debug, Default)]
-struct Script {
+pub struct Script {
     /// Statuses to answer with, one per request, before anything else.
     refusals: Vec<(u16, &'static str)>,
     /// After how many body bytes to close the connection, one per request.
-    cuts: Vec<usize>,
+    pub cuts: Vec<usize>,
     ignores_range: bool,
     /// Answers a range with another one.
     wrong_range: bool,
@@ -42,29 +42,31 @@ struct Script {
 }
 
 #[derive(Clone, Debug)]
-struct Request {
-    path: String,
+pub struct Request {
+    pub path: String,
     headers: HashMap<String, String>,
 }
 
 impl Request {
-    fn range(&self) -> Option<usize> {
+    pub fn range(&self) -> Option<usize> {
         let range = self.headers.get("range")?.strip_prefix("bytes=")?.strip_suffix('-')?;
         range.parse().ok()
     }
 }
 
-struct Hub {
-    endpoint: String,
+pub struct Hub {
+    pub endpoint: String,
     body: Vec<u8>,
-    listing: Mutex<String>,
-    script: Mutex<Script>,
+    /// Bodies of other files, by their names.
+    pub files: Mutex<HashMap<String, Vec<u8>>>,
+    pub listing: Mutex<String>,
+    pub script: Mutex<Script>,
     requests: Mutex<Vec<Request>>,
 }
 
 impl Hub {
     /// Serves `body` as `o/r:m-Q4_0.gguf` until the test process ends.
-    fn start(body: Vec<u8>, script: Script) -> Arc<Hub> {
+    pub fn start(body: Vec<u8>, script: Script) -> Arc<Hub> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         let sha256 = hex(&body);
@@ -76,6 +78,7 @@ impl Hub {
         let hub = Arc::new(Hub {
             endpoint,
             body,
+            files: Mutex::default(),
             listing: Mutex::new(listing),
             script: Mutex::new(script),
             requests: Mutex::default(),
@@ -140,6 +143,9 @@ impl Hub {
         cut: usize,
         stream: &mut TcpStream,
     ) -> std::io::Result<()> {
+        let name = request.path.split("/resolve/main/").nth(1).unwrap_or_default();
+        let file = self.files.lock().expect("no panic").get(name).cloned();
+        let body = file.as_ref().unwrap_or(&self.body);
         let is_same = match (request.headers.get("if-range"), script.etag) {
             (Some(theirs), ours) => Some(theirs.as_str()) == ours,
             (None, _) => true,
@@ -149,15 +155,15 @@ impl Hub {
         if script.endless {
             head(stream, 200, "Connection: close\r\n")?;
             loop {
-                stream.write_all(&self.body)?;
+                stream.write_all(body)?;
             }
         }
-        let rest = &self.body[from..];
+        let rest = &body[from..];
         let len = script.announces.unwrap_or(rest.len());
         let mut headers = format!("Content-Length: {len}\r\n{etag}");
         if from > 0 {
             let first = if script.wrong_range { from - 1 } else { from };
-            let (last, total) = (self.body.len() - 1, self.body.len());
+            let (last, total) = (body.len() - 1, body.len());
             headers += &format!("Content-Range: bytes {first}-{last}/{total}\r\n");
         }
         head(stream, if from > 0 { 206 } else { 200 }, &headers)?;
@@ -168,7 +174,7 @@ impl Hub {
         stream.write_all(&rest[..cut.min(rest.len())])
     }
 
-    fn settings(&self, dir: &Dir) -> Settings {
+    pub fn settings(&self, dir: &Dir) -> Settings {
         Settings {
             hub_endpoint: self.endpoint.clone(),
             retry_pause: Duration::from_millis(1),
@@ -179,7 +185,7 @@ impl Hub {
     }
 
     /// Requests for the model's bytes so far.
-    fn transfers(&self) -> Vec<Request> {
+    pub fn transfers(&self) -> Vec<Request> {
         let all = self.requests.lock().expect("no panic").clone();
         all.into_iter().filter(|r| !r.path.starts_with("/api/")).collect()
     }
@@ -192,10 +198,10 @@ fn head(stream: &mut TcpStream, status: u16, headers: &str) -> std::io::Result<(
 // ---------------------------------------------------------------- helpers
 
 /// A folder of the test's own.
-struct Dir(PathBuf);
+pub struct Dir(pub PathBuf);
 
 impl Dir {
-    fn new() -> Dir {
+    pub fn new() -> Dir {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("teff-cache-{}-{n}", std::process::id()));
@@ -219,11 +225,11 @@ impl Drop for Dir {
 }
 
 #[derive(Default)]
-struct Recorder {
-    notes: Vec<String>,
-    seen: Vec<u64>,
+pub struct Recorder {
+    pub notes: Vec<String>,
+    pub seen: Vec<u64>,
     /// Raised once so many bytes are here.
-    cancel_at: Option<(u64, Arc<AtomicBool>)>,
+    pub cancel_at: Option<(u64, Arc<AtomicBool>)>,
 }
 
 impl Progress for Recorder {
@@ -245,7 +251,7 @@ fn gguf_bytes(len: usize) -> Vec<u8> {
     b"GGUF".iter().copied().chain(noise).take(len).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 

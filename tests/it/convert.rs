@@ -32,10 +32,10 @@ fn folders(of: &Path) -> Vec<PathBuf> {
 }
 
 /// A place for a result, which goes away with it.
-struct Scratch(PathBuf);
+pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Scratch {
+    pub fn new(name: &str) -> Scratch {
         let name = format!("teff-convert-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();
@@ -49,7 +49,7 @@ impl Drop for Scratch {
     }
 }
 
-fn json(path: &Path) -> Value {
+pub fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
@@ -58,11 +58,11 @@ fn floats(path: &Path) -> Option<Vec<f32>> {
     Some(bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect())
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-fn convert(folder: &Path, out: &Path, ty: TargetType) -> Result<(), String> {
+pub fn convert(folder: &Path, out: &Path, ty: TargetType) -> Result<(), String> {
     let options = ConvertOptions { ty: Some(ty), ..ConvertOptions::default() };
     let conversion = Conversion::plan(folder, &options).map_err(|error| error.to_string())?;
     let cancel = AtomicBool::new(false);
@@ -128,7 +128,7 @@ fn check_template(folder: &Path, model: &Model) -> Result<(), String> {
     }
 }
 
-fn check_texts(folder: &Path, model: &Model) -> Result<(), String> {
+pub fn check_texts(folder: &Path, model: &Model) -> Result<(), String> {
     let tokenizer = model.tokenizer().map_err(|error| error.to_string())?;
     let cases = json(&folder.join("tokenizer_cases.json"));
     let mut wrong = Vec::new();
@@ -178,7 +178,7 @@ fn more_folders_become_files_that_answer_alike() {
 }
 
 /// A copy of a golden folder, to be spoiled.
-fn copy_of(name: &str, scratch: &Scratch) -> PathBuf {
+pub fn copy_of(name: &str, scratch: &Scratch) -> PathBuf {
     let (from, to) = (golden().join(name), scratch.0.join("hf"));
     fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

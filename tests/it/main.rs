@@ -6,10 +6,16 @@ mod architectures;
 mod cache;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
+#[cfg(all(feature = "cli", feature = "hub"))]
+mod checkpoint;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "convert")]
 mod convert;
+#[cfg(feature = "convert")]
+mod convert_lora;
+#[cfg(feature = "convert")]
+mod convert_vocab;
 mod decoder;
 #[cfg(feature = "cli")]
 mod edit;

@@ -27,6 +27,28 @@ pub const HF: &[Checkpoint] = &[
         tensors: &[ROBERTA, NAMES],
         keys: &[KEYS, &[Key::PositionsBehindPadding("context_length", "max_position_embeddings")]],
     },
+    Checkpoint {
+        classes: &["DistilBertModel", "DistilBertForMaskedLM"],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[DISTILLED, NAMES],
+        keys: &[KEYS, &[Key::FloatIs("attention.layer_norm_epsilon", 1e-12)]],
+    },
+];
+
+/// DistilBERT (arXiv:1910.01108) names the same parts otherwise.
+const DISTILLED: &[Names] = &[
+    same("layer.#.attention.q_lin", "blk.#.attn_q"),
+    same("layer.#.attention.k_lin", "blk.#.attn_k"),
+    same("layer.#.attention.v_lin", "blk.#.attn_v"),
+    same("layer.#.attention.out_lin", "blk.#.attn_output"),
+    same("layer.#.sa_layer_norm", "blk.#.attn_output_norm"),
+    same("layer.#.ffn.lin1", "blk.#.ffn_up"),
+    same("layer.#.ffn.lin2", "blk.#.ffn_down"),
+    same("layer.#.output_layer_norm", "blk.#.layer_output_norm"),
+    dropped("vocab_transform"),
+    dropped("vocab_layer_norm"),
+    dropped("vocab_projector"),
 ];
 
 const ROBERTA: &[Names] = &[
@@ -39,13 +61,13 @@ const ROBERTA: &[Names] = &[
 ];
 
 /// Encoders of the shape of BERT.
-const KEYS: &[Key] = &[
+pub const KEYS: &[Key] = &[
     Key::FlagIs("attention.causal", false),
     Key::IntElse("tokenizer.ggml.token_type_count", &["type_vocab_size"], 1),
     Key::Pooling,
 ];
 
-const NAMES: &[Names] = &[
+pub const NAMES: &[Names] = &[
     same("embeddings.word_embeddings", "token_embd"),
     same("embeddings.position_embeddings", "position_embd"),
     same("embeddings.token_type_embeddings", "token_types"),

@@ -47,7 +47,7 @@ pub const HF: &[Checkpoint] = &[
         keys: &[VOCAB, KEYS],
     },
     Checkpoint {
-        classes: &["DeepseekV3ForCausalLM"],
+        classes: &["DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"],
         arch: "deepseek2",
         when: When::Always,
         tensors: &[LATENTS, EXPERTS, DECODER],

@@ -9,11 +9,12 @@ const LAYERS_32B: usize = 64;
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = ModelSpec::unscaled(h)?.rope(RopePairing::Neox).qk_norm().norms(NormPlacement::POST);
-    if h.n_layers == LAYERS_32B {
+    // Other models have windows if their files say which layers do.
+    if h.n_layers == LAYERS_32B || h.has_pattern("attention.sliding_window_pattern") {
         let spec = spec.sliding(h, 4, Some(4096))?;
         return Ok(spec.no_rope(|_, attention| attention.window.is_none()));
     }
-    // Written for the smaller models too, which have no windows.
+    // Written for models without windows, too.
     let _ = h.u64("attention.sliding_window")?;
     Ok(spec)
 }

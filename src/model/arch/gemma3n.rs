@@ -1,6 +1,7 @@
 //! Gemma 3n, text: four parallel streams, a low-rank branch beside attention, token embeddings of
 //! each layer, sparse activations, and last layers that read the keys and values of earlier ones.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Layout, Names, When, laid, same};
 use crate::model::{
     Activation, Ffn, Hparams, KvSource, ModelError, ModelSpec, NormPlacement, RopePairing,
 };
@@ -58,3 +59,57 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.head.softcap = Some(cap).filter(|&cap| cap != 0.0);
     Ok(spec.norms(NormPlacement::PRE_AND_POST))
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"],
+    arch: "gemma3n",
+    when: When::Always,
+    tensors: &[NAMES, NORMS, LAYER_EMBEDS, DECODER],
+    keys: &[
+        super::gemma3::KEYS,
+        LAYER_KEYS,
+        &[
+            Key::IntElse("altup.active_idx", &["altup_active_idx"], 0),
+            Key::IntElse("altup.num_inputs", &["altup_num_inputs"], 4),
+            Key::NormalQuantiles("activation_sparsity_scale", "activation_sparsity_pattern"),
+        ],
+    ],
+}];
+
+/// Parallel streams and the low-rank branch.
+const NAMES: &[Names] = &[
+    same("altup_projections.@", "altup_proj"),
+    same("altup_unembed_projections.@", "altup_unembd_proj"),
+    same("layers.#.altup.correction_coefs", "blk.#.altup_correct_coef"),
+    same("layers.#.altup.correct_output_scale", "blk.#.altup_correct_scale.weight"),
+    same("layers.#.altup.prediction_coefs", "blk.#.altup_predict_coef"),
+    same("layers.#.altup.modality_router", "blk.#.altup_router"),
+    same("layers.#.altup.router_norm", "blk.#.altup_router_norm"),
+    same("layers.#.laurel.linear_left", "blk.#.laurel_l"),
+    same("layers.#.laurel.linear_right", "blk.#.laurel_r"),
+    same("layers.#.laurel.post_laurel_norm", "blk.#.laurel_post_norm"),
+];
+
+/// Norms around everything, which multiply by their weights.
+pub const NORMS: &[Names] = &[
+    same("layers.#.post_attention_layernorm", "blk.#.post_attention_norm"),
+    same("layers.#.pre_feedforward_layernorm", "blk.#.ffn_norm"),
+    same("layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm"),
+];
+
+/// Token embeddings of the layers.
+pub const LAYER_EMBEDS: &[Names] = &[
+    laid("embed_tokens_per_layer", "per_layer_token_embd", Layout::ForAllTokens),
+    same("per_layer_model_projection", "per_layer_model_proj"),
+    same("per_layer_projection_norm", "per_layer_proj_norm"),
+    same("layers.#.per_layer_input_gate", "blk.#.inp_gate"),
+    same("layers.#.per_layer_projection", "blk.#.proj"),
+    same("layers.#.post_per_layer_input_norm", "blk.#.post_norm"),
+];
+
+/// Embeddings and shared keys of layers, and which of them have windows.
+pub const LAYER_KEYS: &[Key] = &[
+    Key::IntElse("embedding_length_per_layer_input", &["hidden_size_per_layer_input"], 0),
+    Key::IntElse("attention.shared_kv_layers", &["num_kv_shared_layers"], 0),
+    Key::Pattern("attention.sliding_window_pattern", "layer_types", "sliding_attention"),
+];

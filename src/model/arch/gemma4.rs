@@ -1,6 +1,7 @@
 //! Gemma 4, text: heads of two sizes, the last layers read the keys and values of earlier ones,
 //! layers have token embeddings of their own, or experts beside a dense part.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, Key, Names, When, same};
 use crate::model::{
     Activation, DenseSpec, Ffn, Hparams, KvSource, ModelError, ModelSpec, NormPlacement,
     OutputScale, RopePairing, RopeScaling, RouterInput,
@@ -57,3 +58,48 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     Ok(spec.norms(NormPlacement::PRE_AND_POST))
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"],
+    arch: "gemma4",
+    when: When::Always,
+    tensors: &[NAMES, super::gemma3n::NORMS, super::gemma3n::LAYER_EMBEDS, DECODER],
+    keys: &[super::gemma3::KEYS, super::gemma3n::LAYER_KEYS, KEYS],
+}];
+
+/// Experts beside the dense part, and the scale of layers.
+const NAMES: &[Names] = &[
+    same("layers.#.layer_scalar", "blk.#.layer_output_scale.weight"),
+    same("layers.#.router.proj", "blk.#.ffn_gate_inp"),
+    same("layers.#.router.scale", "blk.#.ffn_gate_inp.scale"),
+    same("layers.#.router.per_expert_scale", "blk.#.ffn_down_exps.scale"),
+    same("layers.#.experts.gate_up_proj", "blk.#.ffn_gate_up_exps.weight"),
+    same("layers.#.experts.down_proj", "blk.#.ffn_down_exps.weight"),
+    same("layers.#.pre_feedforward_layernorm_2", "blk.#.pre_ffw_norm_2"),
+    same("layers.#.post_feedforward_layernorm_1", "blk.#.post_ffw_norm_1"),
+    same("layers.#.post_feedforward_layernorm_2", "blk.#.post_ffw_norm_2"),
+];
+
+/// Heads of two sizes.
+const KEYS: &[Key] = &[
+    Key::TextIs("tokenizer.ggml.model", "gemma4"),
+    Key::FullLayersInt("attention.key_length", "global_head_dim", "head_dim"),
+    Key::FullLayersInt("attention.value_length", "global_head_dim", "head_dim"),
+    Key::FullLayersInt("rope.dimension_count", "global_head_dim", "head_dim"),
+    Key::Int("attention.key_length_swa", &["head_dim"]),
+    Key::Int("attention.value_length_swa", &["head_dim"]),
+    Key::Int("rope.dimension_count_swa", &["head_dim"]),
+    Key::FullLayersInts(
+        "attention.head_count_kv",
+        &["num_key_value_heads"],
+        "num_global_key_value_heads",
+        "num_key_value_heads",
+    ),
+    Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
+    Key::WiderLastLayers(
+        "feed_forward_length",
+        "use_double_wide_mlp",
+        &["intermediate_size"],
+        "num_kv_shared_layers",
+    ),
+];

@@ -1,6 +1,7 @@
 //! Jina's BERTs: version 2 (arXiv:2310.19923) with ALiBi to both sides and gates, version 3
 //! (arXiv:2409.10173) with rotation.
 
+use crate::model::checkpoint::{Checkpoint, Names, When, same};
 use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec, QkNorm};
 
 pub fn v2(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -24,3 +25,21 @@ pub fn v2(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 pub fn v3(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     ModelSpec::bert_like(h)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["JinaEmbeddingsV3Model"],
+    arch: "jina-bert-v3",
+    when: When::Always,
+    tensors: &[NAMES, super::bert::NAMES],
+    keys: &[super::bert::KEYS, super::nomic_bert::ROTATION],
+}];
+
+const NAMES: &[Names] = &[
+    same("emb_ln", "token_embd_norm"),
+    same("encoder.layers.#.mixer.Wqkv", "blk.#.attn_qkv"),
+    same("encoder.layers.#.mixer.out_proj", "blk.#.attn_output"),
+    same("encoder.layers.#.norm1", "blk.#.attn_output_norm"),
+    same("encoder.layers.#.mlp.fc1", "blk.#.ffn_up"),
+    same("encoder.layers.#.mlp.fc2", "blk.#.ffn_down"),
+    same("encoder.layers.#.norm2", "blk.#.layer_output_norm"),
+];

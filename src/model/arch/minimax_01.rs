@@ -1,6 +1,9 @@
 //! MiniMax-01 (arXiv:2501.08313): linear attention, every eighth layer softmax attention; the
 //! stream is replaced by its norm ahead of each part.
 
+use crate::model::checkpoint::{
+    Checkpoint, DECODER, Key, Names, ROTARY_ALL, VOCAB, When, dropped, same,
+};
 use crate::model::{
     Hparams, LightningSpec, Mixer, ModelError, ModelSpec, NormPlacement, RopePairing,
 };
@@ -34,3 +37,36 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     }
     Ok(spec)
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["MiniMaxForCausalLM"],
+    arch: "minimax-01",
+    when: When::Always,
+    tensors: &[LINEAR, super::llama::MIXTRAL, DECODER],
+    keys: &[
+        VOCAB,
+        ROTARY_ALL,
+        &[
+            Key::Int("rope.dimension_count", &["rotary_dim"]),
+            Key::Pattern("attention.recurrent_layers", "layer_types", "linear_attention"),
+            Key::FloatElse("residual_scale", &["full_attn_alpha_factor"], 1.0),
+            Key::MustAgree("full_attn_alpha_factor", "linear_attn_alpha_factor"),
+            Key::MustAgree("full_attn_alpha_factor", "mlp_alpha_factor"),
+            Key::MustEqual("full_attn_beta_factor", 1.0),
+            Key::MustEqual("linear_attn_beta_factor", 1.0),
+            Key::MustEqual("mlp_beta_factor", 1.0),
+        ],
+    ],
+}];
+
+/// Linear attention; how fast its layers forget is computed.
+const LINEAR: &[Names] = &[
+    same("layers.#.self_attn.qkv_proj", "blk.#.attn_qkv"),
+    same("layers.#.self_attn.out_proj", "blk.#.attn_output"),
+    same("layers.#.self_attn.output_gate", "blk.#.attn_gate"),
+    same("layers.#.self_attn.norm", "blk.#.attn_norm_2"),
+    dropped("layers.#.self_attn.slope_rate"),
+    dropped("layers.#.self_attn.query_decay"),
+    dropped("layers.#.self_attn.key_decay"),
+    dropped("layers.#.self_attn.diagonal_decay"),
+];

@@ -3,7 +3,8 @@
 
 use crate::model::checkpoint::{Checkpoint, Key, Layout, Names, Op, VOCAB, When, laid, same};
 use crate::model::{
-    Activation, DenseGate, ExpertGating, Ffn, Hparams, Mixer, ModelError, ModelSpec, StateSpaceSpec,
+    Activation, DenseGate, ExpertGating, Ffn, Hparams, Mixer, ModelError, ModelSpec, NormFormula,
+    StateSpaceSpec,
 };
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -24,6 +25,8 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?;
     let is_dense = |i: usize| !h.has_tensor(&format!("blk.{i}.ffn_gate_inp.weight"));
     let mut spec = spec.dense_where(h, is_dense)?.dense(Activation::ReluSqr, DenseGate::None);
+    // Files that have one epsilon mean these norms, whatever its name.
+    spec.norm = NormFormula::Rms;
     for (layer, n_ff) in spec.layers.iter_mut().zip(n_ff) {
         layer.norms.before_ffn = Some("attn_norm");
         if n_ff > 0 {
@@ -38,42 +41,92 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.attention_scale(h)
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["NemotronHForCausalLM"],
-    arch: "nemotron_h",
-    when: When::Always,
-    tensors: &[NAMES],
-    keys: &[
-        VOCAB,
-        &[
-            Key::FloatElse(
-                "attention.layer_norm_rms_epsilon",
-                &["rms_norm_eps", "norm_eps", "layer_norm_epsilon"],
-                1e-5,
-            ),
-            Key::Without("attention.layer_norm_epsilon"),
-            Key::Int("ssm.conv_kernel", &["conv_kernel", "mamba_d_conv"]),
-            Key::Int("ssm.state_size", &["ssm_state_size"]),
-            Key::Int("ssm.group_count", &["n_groups"]),
-            Key::Product("ssm.inner_size", &["mamba_num_heads"], &["mamba_head_dim"]),
-            Key::Int("ssm.time_step_rank", &["mamba_num_heads"]),
-            Key::WhereIs(
-                "attention.head_count_kv",
-                &["num_key_value_heads"],
-                LAYERS,
-                &["*", "attention", "full_attention"],
-            ),
-            Key::WhereIs("feed_forward_length", &["intermediate_size"], LAYERS, &["-", "mlp"]),
-            Key::Without("expert_count"),
-            Key::Without("expert_used_count"),
-            Key::Without("expert_group_count"),
-            Key::Without("expert_group_used_count"),
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["NemotronHForCausalLM"],
+        arch: "nemotron_h",
+        when: When::Without(LAYERS, &["E", "moe"]),
+        tensors: &[NAMES],
+        keys: &[
+            VOCAB,
+            KEYS,
+            &[
+                Key::WhereIs("feed_forward_length", &["intermediate_size"], LAYERS, &["-", "mlp"]),
+                Key::Without("expert_count"),
+                Key::Without("expert_used_count"),
+                Key::Without("expert_group_count"),
+                Key::Without("expert_group_used_count"),
+            ],
         ],
-    ],
-}];
+    },
+    Checkpoint {
+        classes: &["NemotronHForCausalLM"],
+        arch: "nemotron_h_moe",
+        when: When::Without(LAYERS, &["-", "mlp"]),
+        tensors: &[EXPERTS, NAMES],
+        keys: &[
+            VOCAB,
+            KEYS,
+            &[
+                Key::WhereIs(
+                    "feed_forward_length",
+                    &["moe_intermediate_size"],
+                    LAYERS,
+                    &["E", "moe"],
+                ),
+                Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
+                Key::Int(
+                    "expert_shared_feed_forward_length",
+                    &["moe_shared_expert_intermediate_size"],
+                ),
+                Key::Int("expert_shared_count", &["n_shared_experts"]),
+                Key::Flag("expert_weights_norm", &["norm_topk_prob"]),
+                Key::Float("expert_weights_scale", &["routed_scaling_factor"]),
+                Key::Int("moe_latent_size", &["moe_latent_size"]),
+            ],
+        ],
+    },
+];
+
+/// States, and which layers attend.
+const KEYS: &[Key] = &[
+    Key::FloatElse(
+        "attention.layer_norm_rms_epsilon",
+        &["rms_norm_eps", "norm_eps", "layer_norm_epsilon"],
+        1e-5,
+    ),
+    // Of the layers that draft; llama.cpp asks for it.
+    Key::FloatElse(
+        "attention.layer_norm_epsilon",
+        &["layer_norm_epsilon", "norm_eps", "rms_norm_eps"],
+        1e-5,
+    ),
+    Key::Int("ssm.conv_kernel", &["conv_kernel", "mamba_d_conv"]),
+    Key::Int("ssm.state_size", &["ssm_state_size"]),
+    Key::Int("ssm.group_count", &["n_groups"]),
+    Key::Product("ssm.inner_size", &["mamba_num_heads"], &["mamba_head_dim"]),
+    Key::Int("ssm.time_step_rank", &["mamba_num_heads"]),
+    Key::WhereIs(
+        "attention.head_count_kv",
+        &["num_key_value_heads"],
+        LAYERS,
+        &["*", "attention", "full_attention"],
+    ),
+];
 
 /// Entries that say what each layer is.
 const LAYERS: &[&str] = &["hybrid_override_pattern", "layers_block_type"];
+
+const EXPERTS: &[Names] = &[
+    same("layers.#.mixer.gate", "blk.#.ffn_gate_inp"),
+    same("layers.#.mixer.gate.e_score_correction_bias", "blk.#.exp_probs_b.bias"),
+    same("layers.#.mixer.experts.@.up_proj", "blk.#.ffn_up_exps"),
+    same("layers.#.mixer.experts.@.down_proj", "blk.#.ffn_down_exps"),
+    same("layers.#.mixer.shared_experts.up_proj", "blk.#.ffn_up_shexp"),
+    same("layers.#.mixer.shared_experts.down_proj", "blk.#.ffn_down_shexp"),
+    same("layers.#.mixer.fc1_latent_proj", "blk.#.ffn_latent_down"),
+    same("layers.#.mixer.fc2_latent_proj", "blk.#.ffn_latent_up"),
+];
 
 const NAMES: &[Names] = &[
     same("embeddings", "token_embd"),

@@ -15,7 +15,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
     arch: "phi3",
     when: When::Always,
     tensors: &[FUSED, DECODER],
-    keys: &[KEYS],
+    keys: &[ROTATION, KEYS],
 }];
 
 /// Products that are one.
@@ -24,12 +24,13 @@ const FUSED: &[Names] = &[
     same("layers.#.mlp.gate_up_proj", "blk.#.ffn_up"),
 ];
 
-/// Rotation and window.
-pub const KEYS: &[Key] = &[
+/// Rotation.
+const ROTATION: &[Key] = &[
     Key::RotaryShare(&[], 1.0),
     Key::Int(
         "rope.scaling.original_context_length",
         &["original_max_position_embeddings", "max_position_embeddings"],
     ),
-    Key::IntElse("attention.sliding_window", &["sliding_window"], 0),
 ];
+
+const KEYS: &[Key] = &[Key::IntElse("attention.sliding_window", &["sliding_window"], 0)];

@@ -189,6 +189,7 @@ pub(super) const PRES: &[Pre] = &[
             contraction!(),
             r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
         ))],
+        nfc: true,
         ..PLAIN
     },
     Pre {

@@ -1,0 +1,405 @@
+//! What the rules of a family make of `config.json`: one short function for each kind of rule.
+
+use super::ConvertError;
+use super::config::whole;
+use super::files::{json, malformed, text};
+use super::keys::Writer;
+use crate::model::checkpoint::Key;
+use gguf_rs_lite::{OwnedArray, OwnedValue};
+use serde_json::Value;
+use std::path::Path;
+
+/// What a rule gives: nothing but an error.
+type Done = Result<(), ConvertError>;
+
+impl Writer<'_> {
+    /// Writes what a rule says.
+    ///
+    /// # Errors
+    /// An entry is missing or not what it should be.
+    pub(super) fn rule(&mut self, key: &Key) -> Done {
+        match *key {
+            Key::Int(key, names) => self.int_or_list(key, names),
+            Key::IntElse(key, names, n) => self.int_else(key, names, n),
+            Key::Float(key, names) => self.float(key, names, None),
+            Key::FloatElse(key, names, x) => self.float(key, names, Some(x)),
+            Key::Flag(key, names) => self.flag(key, names, None),
+            Key::FlagElse(key, names, on) => self.flag(key, names, Some(on)),
+            Key::IntIs(key, n) => self.given(key, n),
+            Key::FloatIs(key, x) => self.given(key, x),
+            Key::FlagIs(key, on) => self.given(key, on),
+            Key::TextIs(key, text) => self.given(key, text),
+            Key::Without(key) => self.without(key),
+            Key::Product(key, a, b) => self.of_two(key, a, b, u64::saturating_mul),
+            Key::Sum(key, a, b) => self.of_two(key, a, b, u64::saturating_add),
+            Key::Quotient(key, a, b) => self.of_two(key, a, b, |a, b| a / b.max(1)),
+            Key::Times(key, names, n) => self.times(key, names, n),
+            Key::FlagWhen(key, entry, text) => {
+                self.given(key, self.config.text(entry) == Some(text))
+            }
+            Key::RotaryRope(default) => self.rotary_share(&[], default),
+            Key::RotaryShare(names, default) => self.rotary_share(names, default),
+            Key::Pattern(key, list, text) => self.pattern(key, list, text),
+            Key::PatternWhen(entry, key, list, text) => match self.config.get(entry) {
+                Some(_) => self.pattern(key, list, text),
+                None => Ok(()),
+            },
+            Key::WhereIs(key, names, list, texts) => self.where_is(key, names, list, texts),
+            Key::EveryNth(key, names, period, offset) => self.every_nth(key, names, period, offset),
+            Key::IntDefault(key, n) => self.int_default(key, n),
+            Key::FirstInt(key, names) => self.first_int(key, names),
+            Key::FloatWhen(key, name, flag) => self.float_when(key, name, flag),
+            Key::Ratio(key, a, b) => self.ratio(key, a, b),
+            Key::OverRootOfLayers(key, names) => self.over_root_of_layers(key, names),
+            Key::InverseRoot(key, name) => self.inverse_root(key, name),
+            Key::PositionsBehindPadding(key, name) => self.behind_padding(key, name),
+            Key::Count(key, entry) => {
+                let n = self.config.list(entry).map(Vec::len);
+                n.map_or(Ok(()), |n| self.set_int(key, n as u64))
+            }
+            Key::NormalQuantiles(key, list) => self.normal_quantiles(key, list),
+            Key::FullLayersInt(key, own, entry) => {
+                let n = self.config.of_full_layers(own, entry)?;
+                n.map_or(Ok(()), |n| self.set_int(key, n))
+            }
+            Key::FullLayersInts(key, names, own, entry) => {
+                self.full_layers_ints(key, names, own, entry)
+            }
+            Key::WiderLastLayers(key, flag, names, last) => {
+                self.wider_last_layers(key, flag, names, last)
+            }
+            Key::OneWhere(key, list, text, numbers) => self.one_where(key, list, text, numbers),
+            Key::Leading(key, list, text) => self.leading(key, list, text),
+            Key::MustEqual(entry, wanted) => self.must_equal(entry, wanted),
+            Key::MustBeUniform(entry) => self.must_be_uniform(entry),
+            Key::MustAgree(entry, other) => self.must_agree(entry, other),
+            Key::MustBe(entry, wanted) => self.must_be(entry, wanted),
+            Key::MustBeWhen(flag, entry, wanted) => match self.config.flag(&[flag])? {
+                Some(true) => self.must_be(entry, wanted),
+                _ => Ok(()),
+            },
+            Key::Text(key, name) => self.some(key, self.config.text(name).map(str::to_owned)),
+            Key::IntWhen(key, entry, text, n) => {
+                self.some(key, (self.config.text(entry) == Some(text)).then_some(n))
+            }
+            Key::Rope(key, name, factor) => {
+                let x = self.config.rope_float(name);
+                self.some(key, x.map(|x| (x * f64::from(factor)) as f32))
+            }
+            Key::AdjustedWidth(names) => self.adjusted_width(names),
+            Key::Pooling => self.pooling(),
+        }
+    }
+
+    /// A value that is given.
+    fn given(&mut self, key: &str, value: impl Into<OwnedValue>) -> Done {
+        self.set(key, value);
+        Ok(())
+    }
+
+    /// A value if there is one.
+    fn some(&mut self, key: &str, value: Option<impl Into<OwnedValue>>) -> Done {
+        value.map_or(Ok(()), |value| self.given(key, value))
+    }
+
+    fn without(&mut self, key: &str) -> Done {
+        let key = self.key(key);
+        self.keys.remove(&key);
+        Ok(())
+    }
+
+    fn int_else(&mut self, key: &str, names: &[&str], n: u32) -> Done {
+        match self.config.first(names) {
+            Some(_) => self.int_or_list(key, names),
+            None => self.given(key, n),
+        }
+    }
+
+    fn int_default(&mut self, key: &str, n: u32) -> Done {
+        match self.keys.get(&self.key(key)) {
+            Some(_) => Ok(()),
+            None => self.given(key, n),
+        }
+    }
+
+    fn float(&mut self, key: &str, names: &[&str], default: Option<f32>) -> Done {
+        let x = self.config.float(names)?.map(|x| x as f32);
+        self.some(key, x.or(default))
+    }
+
+    fn flag(&mut self, key: &str, names: &[&str], default: Option<bool>) -> Done {
+        let on = self.config.flag(names)?;
+        self.some(key, on.or(default))
+    }
+
+    fn of_two(
+        &mut self,
+        key: &str,
+        a: &[&str],
+        b: &[&str],
+        compute: impl Fn(u64, u64) -> u64,
+    ) -> Done {
+        match (self.config.int(a)?, self.config.int(b)?) {
+            (Some(a), Some(b)) => self.set_int(key, compute(a, b)),
+            _ => Ok(()),
+        }
+    }
+
+    fn times(&mut self, key: &str, names: &[&str], n: u32) -> Done {
+        let m = self.config.int(names)?;
+        m.map_or(Ok(()), |m| self.set_int(key, m.saturating_mul(n.into())))
+    }
+
+    fn rotary_share(&mut self, names: &[&str], default: f32) -> Done {
+        let own = self.config.float(names)?;
+        let share = own.or_else(|| self.config.rope_float("partial_rotary_factor"));
+        let n = share.unwrap_or(f64::from(default)) * self.config.head_dim()? as f64;
+        self.set_int("rope.dimension_count", n as u64)
+    }
+
+    fn pattern(&mut self, key: &str, list: &str, text: &str) -> Done {
+        let flags = |list: &Vec<Value>| list.iter().map(|v| v.as_str() == Some(text)).collect();
+        let flags = self.config.list(list).map(flags);
+        self.some(key, flags.map(|flags| OwnedValue::Array(OwnedArray::Bool(flags))))
+    }
+
+    fn where_is(&mut self, key: &str, names: &[&str], list: &[&str], texts: &[&str]) -> Done {
+        let (Some(n), Some(list)) = (self.config.int(names)?, self.config.words(list)) else {
+            return Ok(());
+        };
+        let each = |word: &String| if texts.contains(&word.as_str()) { n as u32 } else { 0 };
+        let each = list.iter().map(each).collect();
+        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
+    }
+
+    fn every_nth(&mut self, key: &str, names: &[&str], period: &str, offset: &str) -> Done {
+        let n = self.config.need(names)? as u32;
+        let period = self.config.need(&[period])?.max(1) as usize;
+        let offset = self.config.need(&[offset])? as usize;
+        let is_one = |i: usize| i >= offset && (i - offset).is_multiple_of(period);
+        let each = (0..self.config.n_layers).map(|i| if is_one(i) { n } else { 0 }).collect();
+        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
+    }
+
+    fn first_int(&mut self, key: &str, names: &[&str]) -> Done {
+        let value = self.config.first(names).map(|(_, value)| value.get(0).unwrap_or(value));
+        value.and_then(whole).map_or(Ok(()), |n| self.set_int(key, n))
+    }
+
+    fn float_when(&mut self, key: &str, name: &str, flag: &str) -> Done {
+        let on = self.config.flag(&[flag])?.unwrap_or(false);
+        let x = self.config.float(&[name])?.filter(|_| on).unwrap_or(0.0);
+        self.given(key, x as f32)
+    }
+
+    fn ratio(&mut self, key: &str, a: &[&str], b: &[&str]) -> Done {
+        let (a, b) = (self.config.float(a)?, self.config.float(b)?);
+        self.some(key, a.zip(b).map(|(a, b)| (a / b) as f32))
+    }
+
+    fn over_root_of_layers(&mut self, key: &str, names: &[&str]) -> Done {
+        let root = (self.config.n_layers as f64).sqrt();
+        let x = self.config.float(names)?;
+        self.some(key, x.map(|x| (x / root) as f32))
+    }
+
+    fn inverse_root(&mut self, key: &str, name: &str) -> Done {
+        let Some(x) = self.config.float(&[name])? else { return Ok(()) };
+        let is_usual = x == self.config.head_dim()? as f64;
+        self.some(key, (!is_usual).then_some((1.0 / x.sqrt()) as f32))
+    }
+
+    fn behind_padding(&mut self, key: &str, name: &str) -> Done {
+        let padding = self.config.need(&["pad_token_id"])?;
+        let n = self.config.int(&[name])?;
+        n.map_or(Ok(()), |n| self.set_int(key, n.saturating_sub(padding + 1)))
+    }
+
+    fn must_be(&self, entry: &str, wanted: bool) -> Done {
+        if self.config.flag(&[entry])?.unwrap_or(false) == wanted {
+            return Ok(());
+        }
+        let problem = format!("is not {wanted}, which is not supported");
+        Err(ConvertError::BadEntry { entry: entry.into(), problem })
+    }
+
+    fn must_equal(&self, entry: &str, wanted: f64) -> Done {
+        if self.config.float(&[entry])?.is_none_or(|x| x == wanted) {
+            return Ok(());
+        }
+        let problem = format!("is not {wanted}, which is not supported");
+        Err(ConvertError::BadEntry { entry: entry.into(), problem })
+    }
+
+    fn must_be_uniform(&self, entry: &str) -> Done {
+        let list = self.config.list(entry).map_or(&[][..], Vec::as_slice);
+        if list.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Ok(());
+        }
+        let problem = "is not the same for all layers, which is not supported".into();
+        Err(ConvertError::BadEntry { entry: entry.into(), problem })
+    }
+
+    fn must_agree(&self, entry: &str, other: &str) -> Done {
+        if self.config.float(&[entry])? == self.config.float(&[other])? {
+            return Ok(());
+        }
+        let problem = format!("is not `{other}`, which is not supported");
+        Err(ConvertError::BadEntry { entry: entry.into(), problem })
+    }
+
+    fn normal_quantiles(&mut self, key: &str, list: &str) -> Done {
+        let Some(shares) = self.config.list(list) else { return Ok(()) };
+        let quantile = |share: &Value| {
+            let share = share.as_f64().filter(|share| (0.0..1.0).contains(share));
+            share.map(|share| if share > 0.0 { normal_quantile(share) as f32 } else { 0.0 })
+        };
+        let all: Option<Vec<f32>> = shares.iter().map(quantile).collect();
+        let problem = || ConvertError::BadEntry {
+            entry: list.into(),
+            problem: "is not a list of shares from 0 on below 1".into(),
+        };
+        self.given(key, OwnedValue::Array(OwnedArray::F32(all.ok_or_else(problem)?)))
+    }
+
+    fn full_layers_ints(&mut self, key: &str, names: &[&str], own: &str, entry: &str) -> Done {
+        let (Some(n), Some(full)) =
+            (self.config.int(names)?, self.config.of_full_layers(own, entry)?)
+        else {
+            return Ok(());
+        };
+        let Some(types) = self.config.list("layer_types") else { return Ok(()) };
+        let of = |ty: &Value| if ty.as_str() == Some("full_attention") { full } else { n };
+        let each = types.iter().map(|ty| of(ty) as u32).collect();
+        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
+    }
+
+    fn wider_last_layers(&mut self, key: &str, flag: &str, names: &[&str], last: &str) -> Done {
+        if self.config.flag(&[flag])? != Some(true) {
+            return Ok(());
+        }
+        let n = self.config.need(names)? as u32;
+        let last = self.config.int(&[last])?.unwrap_or(0) as usize;
+        let first = self.config.n_layers.saturating_sub(last);
+        let of = |layer: usize| if layer < first { n } else { n.saturating_mul(2) };
+        let each = (0..self.config.n_layers).map(of).collect();
+        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
+    }
+
+    fn one_where(&mut self, key: &str, list: &str, text: &str, numbers: &str) -> Done {
+        let types = self.config.list(list);
+        let numbers = self.config.list(numbers);
+        let is_one = |layer: usize| match (types, numbers) {
+            (Some(types), _) => types.get(layer).and_then(Value::as_str) == Some(text),
+            (None, Some(all)) => all.iter().any(|n| whole(n) == Some(layer as u64 + 1)),
+            (None, None) => false,
+        };
+        let each = (0..self.config.n_layers).map(|layer| u32::from(is_one(layer))).collect();
+        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
+    }
+
+    fn leading(&mut self, key: &str, list: &str, text: &str) -> Done {
+        let Some(list) = self.config.list(list) else { return Ok(()) };
+        let n = list.iter().take_while(|element| element.as_str() == Some(text)).count();
+        self.set_int(key, n as u64)
+    }
+
+    /// An integer, or a list of them.
+    pub(super) fn int_or_list(&mut self, key: &str, names: &[&str]) -> Done {
+        let Some((entry, value)) = self.config.first(names) else { return Ok(()) };
+        let Some(list) = value.as_array() else {
+            let n = self.config.int(names)?;
+            return n.map_or(Ok(()), |n| self.set_int(key, n));
+        };
+        let problem = || ConvertError::BadEntry {
+            entry: entry.into(),
+            problem: "is not a list of non-negative integers".into(),
+        };
+        let small = |v: &Value| whole(v).and_then(|n| u32::try_from(n).ok());
+        let list: Option<Vec<u32>> = list.iter().map(small).collect();
+        self.set(key, OwnedValue::Array(OwnedArray::U32(list.ok_or_else(problem)?)));
+        Ok(())
+    }
+
+    fn adjusted_width(&mut self, names: &[&str]) -> Result<(), ConvertError> {
+        let mut n = self.config.need(names)?;
+        if self.config.flag(&["block_auto_adjust_ff_dim"])? == Some(true) {
+            n = 2 * n / 3;
+            if let Some(factor) = self.config.float(&["block_ffn_dim_multiplier"])? {
+                n = (factor * n as f64) as u64;
+            }
+            let multiple = self.config.need(&["block_multiple_of"])?.max(1);
+            n = n.checked_next_multiple_of(multiple).unwrap_or(u64::MAX);
+        }
+        self.set_int("feed_forward_length", n)
+    }
+
+    /// Sentence-transformers say in `modules.json` where their pooling is described.
+    fn pooling(&mut self) -> Result<(), ConvertError> {
+        let path = self.folder.join("modules.json");
+        let Some(text) = text(&path)? else { return Ok(()) };
+        let modules: Value =
+            serde_json::from_str(&text).map_err(|error| malformed(&path, error.to_string()))?;
+        let is_pooling = |module: &&Value| {
+            module.get("type").and_then(Value::as_str).is_some_and(|ty| ty.ends_with("Pooling"))
+        };
+        let module = modules.as_array().and_then(|list| list.iter().find(is_pooling));
+        let Some(folder) = module.and_then(|m| m.get("path")).and_then(Value::as_str) else {
+            return Ok(());
+        };
+        let is_plain = Path::new(folder).components().count() == 1 && !folder.starts_with('.');
+        if !is_plain {
+            return Err(malformed(&path, "a pooling outside of this folder"));
+        }
+        let path = self.folder.join(folder).join("config.json");
+        let Some(pooling) = json(&path)? else { return Ok(()) };
+        let modes = [
+            ("pooling_mode_mean_tokens", "mean", 1u32),
+            ("pooling_mode_cls_token", "cls", 2),
+            ("pooling_mode_lasttoken", "lasttoken", 3),
+        ];
+        let is_on = |flag: &str, name: &str| {
+            pooling.get(flag).and_then(Value::as_bool) == Some(true)
+                || pooling.get("pooling_mode").and_then(Value::as_str) == Some(name)
+        };
+        match modes.iter().find(|(flag, name, _)| is_on(flag, name)) {
+            Some(&(_, _, n)) => self.set("pooling_type", n),
+            None => return Err(malformed(&path, "a pooling that is not known")),
+        }
+        Ok(())
+    }
+}
+
+/// Deviations from the mean below which a normal distribution has this share, within (0, 1): bisection
+/// of the error function, which is summed as a series.
+fn normal_quantile(share: f64) -> f64 {
+    let below = |x: f64| {
+        // 1/2 + the density times x + x^3 / 3 + x^5 / (3 * 5) + ...
+        let (mut term, mut sum, mut n) = (x, x, 1.0);
+        while term.abs() > 1e-17 {
+            n += 2.0;
+            term *= x * x / n;
+            sum += term;
+        }
+        0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+    };
+    let (mut low, mut high) = (-9.0, 9.0);
+    for _ in 0..64 {
+        let middle = 0.5 * (low + high);
+        if below(middle) < share { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normal_quantile;
+
+    #[test]
+    fn quantiles_of_the_normal_distribution() {
+        for (share, expected) in [(0.5, 0.0), (0.95, 1.644_853_626_951), (0.025, -1.959_963_984_54)]
+        {
+            assert!((normal_quantile(share) - expected).abs() < 1e-9, "{share}");
+        }
+    }
+}
