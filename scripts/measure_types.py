@@ -3,8 +3,8 @@
 
 Each model is turned into F16 once (the source), which gives the importances of its columns on one
 text and its answers on another. Then every mix is made with those importances, and so is a file for
-each size wanted by --bits, whose types are chosen by what each tensor costs on the first text. All
-are compared with the source on the second text. teff does all of it; nothing else is needed.
+each size wanted by --bits, whose types are chosen by what each tensor loses in them (and, with
+--sensitivities, by how much that matters on the first text). All are compared with the source on the second text. teff does all of it; nothing else is needed.
 
 Results are kept in RECORD (a line for each file, appended; lines that are there are not measured
 again), and made into a table and a picture:
@@ -62,6 +62,7 @@ def parse_args():
     p.add_argument("--chunks", type=int, default=16, help="of 512 tokens, to measure with")
     p.add_argument("--types", default=",".join(TYPES), help="mixes, comma-separated")
     p.add_argument("--bits", default="", help="bits per weight to choose types for")
+    p.add_argument("--sensitivities", action="store_true", help="measure them for --bits")
     p.add_argument("--work", default=str(ROOT / "target/types"), help="folder of the files")
     p.add_argument("--draw", action="store_true")
     args = p.parse_args()
@@ -98,8 +99,8 @@ def measure(name, model, args):
              "--save-logits", logits)
     targets = [bits for bits in args.bits.split(",") if bits]
     wanted = [(t, ["--type", t]) for t in args.types.split(",") if t]
-    wanted += [(f"{bits} bits", ["--target-bpw", bits, "--calibrate", args.calibrate])
-               for bits in targets]
+    more = ["--calibrate", args.calibrate] if args.sensitivities else []
+    wanted += [(f"{bits} bits", ["--target-bpw", bits, *more]) for bits in targets]
     for label, how in wanted:
         if any(row["model"] == name and row["type"] == label for row in recorded()):
             continue

@@ -57,7 +57,7 @@ pub struct QuantizeArgs {
     #[arg(long)]
     leave_output_tensor: bool,
     /// Give all tensors the same type, no mix
-    #[arg(long, requires = "mix")]
+    #[arg(long, conflicts_with_all = ["target_size", "target_bpw"])]
     pure: bool,
     /// As many files as the input has
     #[arg(long)]

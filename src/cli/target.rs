@@ -27,7 +27,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "BITS", value_parser = parse_bits)]
     target_bpw: Option<f64>,
     /// Measure on this text how much the loss of each tensor matters, by a run of the model for each;
-    /// without it every tensor has the sensitivity that is usual for its kind
+    /// without it the same relative error counts alike in all
     #[arg(long, value_name = "TEXT", conflicts_with = "mix")]
     calibrate: Option<PathBuf>,
     /// Chunks of 256 tokens of that text that are used

@@ -550,14 +550,6 @@ pub(super) fn fixed(
     tensors.iter().map(type_of).collect()
 }
 
-/// The harm that an error of a tensor's product usually does, for a relative squared error of 1.
-pub(super) fn usual_harm(name: &str) -> f64 {
-    match Role::of(name) {
-        Role::Output | Role::Embedding => 1.0,
-        _ => 1.0,
-    }
-}
-
 /// The number in `blk.N.`; `None` sorts before all layers.
 fn layer_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("blk.")?;

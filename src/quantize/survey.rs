@@ -70,7 +70,7 @@ pub struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     /// Tries every type on every tensor that may be quantized; `step` hears of each tensor that is
-    /// done, the how manieth it is and of how many, and returns whether to go on.
+    /// done, of how many are done out of how many, and returns whether to go on.
     ///
     /// # Errors
     /// Weights cannot be read or are not finite, importances are another model's, or `step` said to
@@ -219,9 +219,10 @@ impl Surveyed<'_> {
         below.or(loses.first()).copied()
     }
 
-    /// The sensitivity that tensors of this kind usually have, where nothing was measured.
+    /// The sensitivity where nothing was measured: an error counts by its part of the product, in all
+    /// tensors alike.
     pub fn usual_sensitivity(&self) -> f64 {
-        if self.size2 > 0.0 { mix::usual_harm(&self.info.name) / self.size2 } else { 0.0 }
+        if self.size2 > 0.0 { 1.0 / self.size2 } else { 0.0 }
     }
 }
 
