@@ -83,7 +83,52 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
     let (pre, name, base) = (args.pre.clone(), args.name.clone(), args.base.clone());
     let options = ConvertOptions { ty, pre, name, base };
     let folder = folder(&args.source)?;
-    let at = |error: ConvertError| {
+    let conversion = plan(&folder, &options)?;
+    let start = Instant::now();
+    if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
+        write(&conversion, &folder, output)?;
+    }
+    Ok(tell(args, &conversion, start.elapsed(), out)?)
+}
+
+/// Reads a folder, and says what has no place in the result.
+///
+/// # Errors
+/// The folder cannot be converted.
+pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliError> {
+    if !folder.is_dir() {
+        let problem = if folder.exists() { "is no folder" } else { "there is no such folder" };
+        return Err(CliError::failed(format!("{}: {problem}", folder.display())));
+    }
+    let conversion = Conversion::plan(folder, options).map_err(at(folder))?;
+    for name in conversion.left_out() {
+        // A closed stderr is no reason to stop.
+        let _ = writeln!(stderr(), "left out: {name}");
+    }
+    Ok(conversion)
+}
+
+/// Writes the file of a folder, with progress, where there is room for it.
+///
+/// # Errors
+/// There is none, or the folder cannot be converted.
+pub fn write(conversion: &Conversion, folder: &Path, output: &Path) -> Result<(), CliError> {
+    space::check(output, conversion.bytes())?;
+    let total = conversion.bytes();
+    let mut progress = WorkProgress::begin();
+    let line = |Told { is_terminal, percent, left }| match is_terminal {
+        true => format!("{percent:3} % of {}{left}", bytes(total)),
+        false => format!("converted {percent} %{left}"),
+    };
+    interrupt::orderly(|cancel| {
+        let show = &mut |done| progress.show(done, total, line);
+        conversion.write(output, show, cancel).map_err(at(folder))
+    })
+}
+
+/// Names the folder in front of errors that do not, and the flags that help.
+fn at(folder: &Path) -> impl Fn(ConvertError) -> CliError {
+    move |error| {
         let hint = match &error {
             ConvertError::UnknownPreTokenizer { .. } => " (--pre NAME says which one it is like)",
             ConvertError::NoBase { .. } => " (--base DIR names its folder)",
@@ -95,32 +140,7 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
         let named = error.to_string().contains(&*folder.to_string_lossy());
         let colon = if named { String::new() } else { format!("{}: ", folder.display()) };
         CliError::failed(format!("{colon}{error}{hint}"))
-    };
-    if !folder.is_dir() {
-        let problem = if folder.exists() { "is no folder" } else { "there is no such folder" };
-        return Err(CliError::failed(format!("{}: {problem}", folder.display())));
     }
-    let conversion = Conversion::plan(&folder, &options).map_err(at)?;
-    for name in conversion.left_out() {
-        // A closed stderr is no reason to stop.
-        let _ = writeln!(stderr(), "left out: {name}");
-    }
-    let start = Instant::now();
-    if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
-        space::check(output, conversion.bytes())?;
-        let total = conversion.bytes();
-        let mut progress = WorkProgress::begin();
-        let line = |Told { is_terminal, percent, left }| match is_terminal {
-            true => format!("{percent:3} % of {}{left}", bytes(total)),
-            false => format!("converted {percent} %{left}"),
-        };
-        interrupt::orderly(|cancel| {
-            conversion
-                .write(output, &mut |done| progress.show(done, total, line), cancel)
-                .map_err(at)
-        })?;
-    }
-    Ok(tell(args, &conversion, start.elapsed(), out)?)
 }
 
 fn tell(

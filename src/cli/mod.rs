@@ -24,8 +24,10 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod source;
 mod space;
 mod split;
+mod target;
 mod threads;
 mod tokens;
 

@@ -1,7 +1,9 @@
 //! `teff quantize`: a model's file in other types.
 
-use super::options::{cache_of, whole_number};
-use super::progress::{StderrProgress, Told, WorkProgress};
+use super::options::whole_number;
+use super::progress::{Told, WorkProgress};
+use super::source::Source;
+use super::target::{Chosen, TargetArgs};
 use super::{CliError, interrupt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
@@ -20,15 +22,20 @@ use teff_kernels::KernelTable;
 /// `teff quantize`
 #[derive(clap::Args, Debug)]
 pub struct QuantizeArgs {
-    /// The model: a GGUF file (the first of a split one), an alias or hf:owner/repo[:file]
+    /// The model: a GGUF file (the first of a split one), an alias or hf:owner/repo[:file]; or a
+    /// Hugging Face folder, which is converted first, into a file beside OUT that goes away again
     #[arg(value_name = "IN")]
     input: ModelRef,
     /// The file to write
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY
-    #[arg(long = "type", value_name = "NAME", value_parser = parse_mix)]
-    mix: Target,
+    #[arg(long = "type", value_name = "NAME", value_parser = parse_mix,
+          required_unless_present_any = ["target_size", "target_bpw"],
+          conflicts_with_all = ["target_size", "target_bpw"])]
+    mix: Option<Named>,
+    #[command(flatten)]
+    target: TargetArgs,
     /// How codes are found: search (scales of least error), rtn (rounding to nearest) or hqq
     /// (half-quadratic, for types with a minimum)
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
@@ -50,7 +57,7 @@ pub struct QuantizeArgs {
     #[arg(long)]
     leave_output_tensor: bool,
     /// Give all tensors the same type, no mix
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["target_size", "target_bpw"])]
     pure: bool,
     /// As many files as the input has
     #[arg(long)]
@@ -74,7 +81,7 @@ pub struct QuantizeArgs {
 
 /// A mix, or none.
 #[derive(Clone, Copy, Debug)]
-struct Target(Option<Mix>);
+struct Named(Option<Mix>);
 
 /// A pattern and a type.
 #[derive(Clone, Debug)]
@@ -83,13 +90,13 @@ struct Wish {
     ty: GgmlType,
 }
 
-fn parse_mix(text: &str) -> Result<Target, String> {
+fn parse_mix(text: &str) -> Result<Named, String> {
     if text.eq_ignore_ascii_case("COPY") {
-        return Ok(Target(None));
+        return Ok(Named(None));
     }
     let names = || Mix::ALL.iter().map(|mix| mix.name()).collect::<Vec<_>>().join(", ");
     let mix = Mix::from_name(text);
-    mix.map(|mix| Target(Some(mix))).ok_or_else(|| format!("none of {}, COPY", names()))
+    mix.map(|mix| Named(Some(mix))).ok_or_else(|| format!("none of {}, COPY", names()))
 }
 
 fn parse_method(text: &str) -> Result<&'static Method, String> {
@@ -112,14 +119,15 @@ fn parse_tensor_type(text: &str) -> Result<Wish, String> {
 
 /// Quantizes a file.
 pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let cache = cache_of(&args.input)?;
-    let path = interrupt::orderly(|cancel| {
-        cache.resolve(&args.input, &mut StderrProgress::new(), cancel)
-    })?;
-    let mut file = super::header::open(&path)?;
-    file.make_little_endian().map_err(CliError::of_model(&path))?;
     let options = args.options()?;
-    let plan = Plan::new(&file, &options).map_err(at(&path))?;
+    let source = Source::open(&args.input, &args.output)?;
+    let (file, path) = (&source.file, source.path.as_path());
+    let chosen = args.target.choose(file, path, &options, &at(path))?;
+    let plan = match &chosen {
+        Some(chosen) => Plan::with_types(file, &options, &chosen.types),
+        None => Plan::new(file, &options),
+    };
+    let plan = plan.map_err(at(path))?;
     for warning in &plan.warnings {
         let is_allowed = matches!(warning, crate::quantize::Warning::Requantized { .. });
         if !(is_allowed && args.allow_requantize) {
@@ -127,7 +135,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
         }
     }
     if args.dry_run {
-        return Ok(tell(args, &plan, None, out)?);
+        return Ok(tell(args, &plan, chosen.as_ref(), None, out)?);
     }
     for output in plan.outputs(&args.output) {
         space::check_output(&output, args.imatrix.as_deref())?;
@@ -142,11 +150,11 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
         });
         written.map_err(|error| match error {
             QuantizeError::Cancelled => CliError::failed("nothing was written"),
-            error => at(&path)(error),
+            error => at(path)(error),
         })
     })?;
     drop(progress);
-    tell(args, &plan, Some((&losses, start.elapsed())), out)?;
+    tell(args, &plan, chosen.as_ref(), Some((&losses, start.elapsed())), out)?;
     Ok(())
 }
 
@@ -189,7 +197,7 @@ impl QuantizeArgs {
         let name = self.imatrix.as_ref().map(|path| path.display().to_string());
         let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Options {
-            mix: self.mix.0,
+            mix: self.mix.and_then(|named| named.0),
             wishes,
             method: self.method,
             imatrix: imatrix.transpose()?,
@@ -217,6 +225,7 @@ fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
 fn tell(
     args: &QuantizeArgs,
     plan: &Plan<'_>,
+    chosen: Option<&Chosen>,
     written: Option<(&[Loss], Duration)>,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
@@ -239,6 +248,13 @@ fn tell(
                 "method": tensor.method.name,
                 "importances": tensor.has_importances(),
             });
+            if let Some(probe) = chosen.and_then(|chosen| chosen.probes[number]) {
+                value["probe"] = json!({
+                    "type": probe.ty.name(),
+                    "relative_error": probe.relative_error,
+                    "divergence": probe.divergence,
+                });
+            }
             if let Some(loss) = loss_of(number) {
                 value["rms_error"] = json!(loss.rms_error());
                 value["relative_error"] = json!(loss.relative());
@@ -246,11 +262,12 @@ fn tell(
             value
         });
         let mut value = json!({
-            "type": args.mix.0.map_or("COPY", Mix::name),
+            "type": chosen.map_or_else(|| plan.mix().map_or("COPY", Mix::name), |_| "target"),
             "method": args.method.name,
             "tensors": tensors.collect::<Vec<_>>(),
             "bytes_before": before,
             "bytes": after,
+            "file_bytes": plan.file_bytes().ok(),
             "bits_per_weight": bits(after),
             "dry_run": args.dry_run,
         });

@@ -11,7 +11,7 @@ mod mixer;
 mod streams;
 
 pub use lora::adapt;
-pub use lower::lower;
+pub use lower::{lower, lower_with};
 
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;

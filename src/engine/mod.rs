@@ -27,10 +27,13 @@ use classifier::Classifier;
 
 use crate::backend::pages::KvType;
 use crate::backend::{CpuSet, available_bytes};
-use crate::decoder::{Decoder, DecoderError, DecoderOptions, StepError, Stepper, adapt, lower};
+use crate::decoder::{
+    Decoder, DecoderError, DecoderOptions, StepError, Stepper, adapt, lower_with,
+};
 use crate::kv::ContextTooLarge;
 use crate::model::{Adapter, Hparams, ModelError, ModelSpec, arch};
 use crate::sample::{LOGPROBS_MAX, SampleError};
+use crate::tensor::Weight;
 use crate::tensor::memory::{self, OutOfMemory};
 use crate::text::{StopError, TextError, Tokenizer};
 use gguf_rs_lite::GgufFile;
@@ -272,6 +275,8 @@ pub struct Model {
     file: Arc<GgufFile>,
     spec: ModelSpec,
     path: PathBuf,
+    /// Weights in place of the file's tensors of their names.
+    replaced: Vec<Weight>,
     adapters: Vec<Adapter>,
     /// Of the adapters.
     adapter_paths: Vec<PathBuf>,
@@ -303,7 +308,14 @@ impl Model {
         let h = Hparams::new(&file).map_err(named)?;
         let spec = arch::spec(&h).map_err(named)?;
         let (adapters, adapter_paths) = (Vec::new(), Vec::new());
-        Ok(Model { spec, path: path.to_path_buf(), file, adapters, adapter_paths })
+        let replaced = Vec::new();
+        Ok(Model { spec, path: path.to_path_buf(), file, replaced, adapters, adapter_paths })
+    }
+
+    /// Gives engines that are made from now on these weights in place of the file's tensors of their
+    /// names, and the file's own in place of those that were given before.
+    pub fn replace_weights(&mut self, weights: Vec<Weight>) {
+        self.replaced = weights;
     }
 
     /// Adds a LoRA adapter, times `scale`; `path` is for messages. Its tensors are bound by
@@ -447,7 +459,8 @@ fn make_decoder(
         repack: options.repack,
     };
     let named = |error| EngineError::Model { path: model.path.clone(), error };
-    let mut program = lower(&model.file, &model.spec, options.kernels, n_ctx).map_err(named)?;
+    let mut program = lower_with(&model.file, &model.replaced, &model.spec, options.kernels, n_ctx)
+        .map_err(named)?;
     adapt(&mut program, &model.adapters, options.kernels).map_err(|(number, error)| {
         EngineError::Model { path: model.adapter_paths[number].clone(), error }
     })?;

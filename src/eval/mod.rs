@@ -33,6 +33,7 @@ mod importance;
 mod logits_file;
 mod perplexity;
 mod rows;
+mod sensitivity;
 mod steps;
 
 pub use choices::{Accuracy, CHOICES_MAX, Question, QuestionError, choose};
@@ -42,6 +43,7 @@ pub use error::EvalError;
 pub use importance::importance;
 pub use logits_file::{LogitsFile, LogitsFileError, LogitsWriter, fingerprint};
 pub use perplexity::{Options, Perplexity, Report, Teacher, perplexity};
+pub use sensitivity::Sensitivity;
 
 use crate::engine::{EngineOptions, Model};
 

@@ -54,6 +54,8 @@ const OTHER_NAMES: &[(&str, &str)] = &[("ssm_dt.bias", "ssm_dt")];
 pub struct Binder<'a> {
     file: &'a Arc<GgufFile>,
     kernels: &'static KernelTable,
+    /// Weights in place of the file's tensors of their names.
+    replaced: &'a [Weight],
     claimed: HashSet<&'a str>,
 }
 
@@ -69,7 +71,13 @@ impl<'a> Binder<'a> {
         if file.data_order() == ByteOrder::Big {
             return Err(ModelError::BigEndian);
         }
-        Ok(Binder { file, kernels, claimed: HashSet::new() })
+        Ok(Binder { file, kernels, replaced: &[], claimed: HashSet::new() })
+    }
+
+    /// Hands out these weights in place of the file's tensors of their names, whose shapes they
+    /// have.
+    pub fn replace(&mut self, weights: &'a [Weight]) {
+        self.replaced = weights;
     }
 
     /// Whether the file has the tensor.
@@ -148,9 +156,12 @@ impl<'a> Binder<'a> {
         self.weight(info)
     }
 
-    /// The tensor as it lies in the file, or converted to f32 if its elements are plain numbers
-    /// that have no kernels.
+    /// The tensor as it lies in the file or what stands in for it; converted to f32 if its elements
+    /// are plain numbers that have no kernels.
     fn weight(&self, info: &TensorInfo) -> Result<Weight, ModelError> {
+        if let Some(weight) = self.replaced.iter().find(|weight| weight.name == info.name) {
+            return Ok(weight.clone());
+        }
         let weight = Weight::mapped(self.file, info);
         let Some((size, number)) = plain_number(info.ty) else { return Ok(weight) };
         let numbers = self.file.data(info).chunks_exact(size).map(number);

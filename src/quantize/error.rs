@@ -69,6 +69,15 @@ pub enum QuantizeError {
         /// Type that it would get.
         ty: GgmlType,
     },
+    /// A size that no choice of types comes down to.
+    Target {
+        /// Bytes that the file may have.
+        target: u64,
+        /// Bytes that it has at least.
+        least: u64,
+        /// Bits per weight that these are.
+        least_bits: f64,
+    },
     /// Tensors in the other byte order, which are to be turned first.
     BigEndian,
     /// The output is a file of the input.
@@ -161,6 +170,11 @@ impl fmt::Display for QuantizeError {
             QuantizeError::TooLarge { name, ty } => {
                 write!(f, "tensor {name:?} has weights that are too large for {ty}")
             }
+            QuantizeError::Target { target, least, least_bits } => write!(
+                f,
+                "{target} bytes are too few: with the smallest types the file has {least} bytes \
+                 ({least_bits:.3} bits per weight)"
+            ),
             QuantizeError::BigEndian => f.write_str("the tensors are big-endian"),
             QuantizeError::SameFile(path) => {
                 write!(f, "{}: the output is the input", path.display())

@@ -438,6 +438,21 @@ pub struct Wishes {
     pub leave_output: bool,
 }
 
+impl Wishes {
+    /// The type that is wanted for a tensor.
+    fn of(&self, name: &str, role: Role) -> Option<GgmlType> {
+        let named =
+            self.tensors.iter().find(|wish| wish.pattern.is_match(name)).map(|wish| wish.ty);
+        // The table of embeddings for each layer is a large one of its own, so a pattern may say it.
+        let is_own_table = name != "token_embd.weight" && named.is_some();
+        match role {
+            Role::Embedding if !is_own_table => self.token_embedding.or(named),
+            Role::Output => self.output.or(named),
+            _ => named,
+        }
+    }
+}
+
 /// A type for the tensors whose name a pattern finds.
 #[derive(Debug)]
 pub struct TensorType {
@@ -512,6 +527,27 @@ pub fn choose(
         }
     }
     Ok(choices)
+}
+
+/// The types that tensors have whatever the mix: those that are wanted, and their own where a tensor
+/// is no matrix or too sensitive; `None` where there is a choice.
+pub(super) fn fixed(
+    facts: &Facts,
+    wishes: &Wishes,
+    tensors: &[Shape<'_>],
+) -> Vec<Option<GgmlType>> {
+    let is_tied = !tensors.iter().any(|tensor| tensor.name == "output.weight");
+    let type_of = |tensor: &Shape<'_>| {
+        if !is_quantized(tensor, facts, wishes) {
+            return Some(tensor.ty);
+        }
+        let role = Role::of(tensor.name);
+        let as_head = || wishes.output.filter(|_| is_tied && role == Role::Embedding);
+        let eight_bits = facts.exceptions.eight_bits.iter().any(|part| tensor.name.contains(part));
+        let ty = wishes.of(tensor.name, role).or(eight_bits.then_some(Q8_0)).or_else(as_head);
+        ty.map(|ty| fallback(ty, tensor.dims[0]))
+    };
+    tensors.iter().map(type_of).collect()
 }
 
 /// The number in `blk.N.`; `None` sorts before all layers.
@@ -609,22 +645,8 @@ struct Chooser<'a> {
 impl Chooser<'_> {
     fn wanted(&mut self, tensor: &Shape<'_>) -> Result<GgmlType, MixError> {
         let role = Role::of(tensor.name);
-        let named = self.wishes.tensors.iter().find(|wish| wish.pattern.is_match(tensor.name));
-        // The table of embeddings for each layer is a large one of its own, so a pattern may say it.
-        let is_own_table = tensor.name != "token_embd.weight" && named.is_some();
-        if let Some(ty) = self.wishes.token_embedding
-            && role == Role::Embedding
-            && !is_own_table
-        {
+        if let Some(ty) = self.wishes.of(tensor.name, role) {
             return Ok(ty);
-        }
-        if let Some(ty) = self.wishes.output
-            && role == Role::Output
-        {
-            return Ok(ty);
-        }
-        if let Some(wish) = named {
-            return Ok(wish.ty);
         }
         if self.mix.is_float() || self.wishes.pure {
             return Ok(self.mix.base());

@@ -26,6 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod allocate;
 pub mod collect;
 mod error;
 mod hqq;
@@ -35,8 +36,10 @@ pub mod mix;
 mod output;
 mod plan;
 mod rows;
+mod survey;
 
 pub use error::QuantizeError;
 pub use method::{METHODS, Method};
 pub use plan::{Options, Plan, Planned, Warning};
 pub use rows::{Loss, Step};
+pub use survey::{Survey, Surveyed, Target};

@@ -9,6 +9,7 @@ use gguf_rs_lite::{
     DataWriter, GgufWriter, OwnedValue, PartFile, SPLIT_KEYS, shard_path, split_entries,
 };
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const FILE_TYPE: &str = "general.file_type";
@@ -37,6 +38,27 @@ impl Plan<'_> {
             _ => out.to_owned(),
         };
         (0..count).map(|no| shard_path(&stem, no, count)).collect()
+    }
+
+    /// Bytes of all files together: metadata, data and the padding between.
+    ///
+    /// # Errors
+    /// The metadata is over the format's limits.
+    pub fn file_bytes(&self) -> Result<u64, QuantizeError> {
+        let alignment = u64::from(self.file.alignment());
+        let padded = |t: &Planned<'_>| t.bytes.next_multiple_of(alignment);
+        Ok(self.header_bytes()? + self.tensors.iter().map(padded).sum::<u64>())
+    }
+
+    /// Bytes of what comes before the tensors' data.
+    pub(super) fn header_bytes(&self) -> Result<u64, QuantizeError> {
+        let mut bytes = 0;
+        for shard in 0..self.shards() {
+            let mut header = Count(0);
+            drop(self.writer(shard, &mut header)?.write_header()?);
+            bytes += header.0;
+        }
+        Ok(bytes)
     }
 
     fn shards(&self) -> usize {
@@ -79,17 +101,9 @@ impl Plan<'_> {
         progress: &mut Progress<'_>,
         losses: &mut [Loss],
     ) -> Result<(), QuantizeError> {
-        let tensors = || {
-            let numbered = self.tensors.iter().enumerate();
-            numbered.filter(move |(_, t)| self.shards() == 1 || t.info.shard == shard)
-        };
-        let mut writer = GgufWriter::new(part.file());
-        self.add_metadata(&mut writer, shard)?;
-        for (_, tensor) in tensors() {
-            writer.declare(&tensor.info.name[..], tensor.ty, &tensor.info.dims)?;
-        }
+        let writer = self.writer(shard, part.file())?;
         let mut data = writer.write_header().map_err(|error| write_error(part, error))?;
-        for (number, tensor) in tensors() {
+        for (number, tensor) in self.tensors_of(shard) {
             self.file.check_uncut()?;
             if tensor.is_copied() {
                 self.copy(tensor, &mut data, part)?;
@@ -105,6 +119,22 @@ impl Plan<'_> {
         }
         data.finish().map_err(|error| write_error(part, error))?;
         Ok(())
+    }
+
+    /// The tensors of a shard, with their numbers in the plan.
+    fn tensors_of(&self, shard: usize) -> impl Iterator<Item = (usize, &Planned<'_>)> {
+        let numbered = self.tensors.iter().enumerate();
+        numbered.filter(move |(_, t)| self.shards() == 1 || t.info.shard == shard)
+    }
+
+    /// A writer that has a shard's metadata and knows its tensors.
+    fn writer<W: Write>(&self, shard: usize, out: W) -> Result<GgufWriter<W>, QuantizeError> {
+        let mut writer = GgufWriter::new(out);
+        self.add_metadata(&mut writer, shard)?;
+        for (_, tensor) in self.tensors_of(shard) {
+            writer.declare(&tensor.info.name[..], tensor.ty, &tensor.info.dims)?;
+        }
+        Ok(writer)
     }
 
     /// Copies a tensor, once its numbers are known to be some.
@@ -134,9 +164,9 @@ impl Plan<'_> {
     }
 
     /// The metadata of a shard: all of it in the first.
-    fn add_metadata(
+    fn add_metadata<W: Write>(
         &self,
-        writer: &mut GgufWriter<&File>,
+        writer: &mut GgufWriter<W>,
         shard: usize,
     ) -> Result<(), QuantizeError> {
         let mut own = self.own_keys();
@@ -167,7 +197,7 @@ impl Plan<'_> {
     /// Keys that tell of quantization, as `llama-quantize` writes them.
     fn own_keys(&self) -> Vec<(&'static str, OwnedValue)> {
         let mut keys = vec![(VERSION, OwnedValue::U32(QUANTIZATION_VERSION))];
-        keys.extend(self.options.mix.map(|mix| (FILE_TYPE, OwnedValue::U32(mix.file_type()))));
+        keys.extend(self.file_type.map(|number| (FILE_TYPE, OwnedValue::U32(number))));
         let is_used = self.tensors.iter().any(|tensor| tensor.has_importances());
         let used = self.options.imatrix.as_ref().filter(|_| is_used);
         if let Some(imatrix) = used {
@@ -183,6 +213,20 @@ impl Plan<'_> {
             keys.extend(chunks.map(|n| (IMATRIX_CHUNKS, OwnedValue::U32(n))));
         }
         keys
+    }
+}
+
+/// Counts what is written.
+struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

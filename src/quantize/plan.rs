@@ -180,6 +180,8 @@ impl std::fmt::Display for Warning {
 pub struct Plan<'a> {
     pub(super) file: &'a GgufFile,
     pub(super) options: &'a Options,
+    /// Value of `general.file_type`; `None` leaves it as it is.
+    pub(super) file_type: Option<u32>,
     /// The tensors in the file's order.
     pub tensors: Vec<Planned<'a>>,
     /// What a user should know of.
@@ -203,26 +205,60 @@ impl<'a> Plan<'a> {
             }
             None => shapes.iter().map(|s| mix::Choice { ty: s.ty, wanted: s.ty }).collect(),
         };
-        let mut tensors = Vec::with_capacity(shapes.len());
+        let file_type = options.mix.map(Mix::file_type);
+        Plan::of_choices(file, options, file_type, &choices)
+    }
+
+    /// A plan of these types, one for each tensor of the file.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    ///
+    /// # Panics
+    /// If there are not as many types as tensors.
+    pub fn with_types(
+        file: &'a GgufFile,
+        options: &'a Options,
+        types: &[GgmlType],
+    ) -> Result<Plan<'a>, QuantizeError> {
+        if file.data_order() == ByteOrder::Big {
+            return Err(QuantizeError::BigEndian);
+        }
+        assert_eq!(types.len(), file.tensors().len(), "a type for each tensor");
+        let choices: Vec<mix::Choice> =
+            types.iter().map(|&ty| mix::Choice { ty, wanted: ty }).collect();
+        Plan::of_choices(file, options, file_type_of(file, types), &choices)
+    }
+
+    fn of_choices(
+        file: &'a GgufFile,
+        options: &'a Options,
+        file_type: Option<u32>,
+        choices: &[mix::Choice],
+    ) -> Result<Plan<'a>, QuantizeError> {
+        let mut tensors = Vec::with_capacity(choices.len());
         for (info, choice) in file.tensors().iter().zip(choices) {
             let elements: u64 = info.dims.iter().product();
-            let planned = Planned {
+            tensors.push(Planned {
                 info,
                 ty: choice.ty,
                 wanted: choice.wanted,
                 // Elements were counted without overflow when the file was opened; types have no
                 // more bytes to an element than the largest, which was counted, too.
                 bytes: choice.ty.bytes_of(elements).unwrap_or(u64::MAX),
-                method: options.method,
+                method: method_of(info, choice.ty, options)?,
                 importances: None,
-            };
-            let method = method_of(&planned, options)?;
-            tensors.push(Planned { method, ..planned });
+            });
         }
-        let mut plan = Plan { file, options, tensors, warnings: Vec::new() };
+        let mut plan = Plan { file, options, file_type, tensors, warnings: Vec::new() };
         plan.find_importances()?;
         plan.warn();
         Ok(plan)
+    }
+
+    /// The mix, if types were chosen by one.
+    pub fn mix(&self) -> Option<Mix> {
+        self.options.mix
     }
 
     /// Bytes of all tensors together.
@@ -312,25 +348,42 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The method that has a way from a tensor's type to the one it gets.
-fn method_of(tensor: &Planned<'_>, options: &Options) -> Result<&'static Method, QuantizeError> {
-    if tensor.is_copied() {
+/// The method that has a way from a tensor's type to another.
+pub(super) fn method_of(
+    info: &TensorInfo,
+    ty: GgmlType,
+    options: &Options,
+) -> Result<&'static Method, QuantizeError> {
+    if ty == info.ty {
         return Ok(options.method);
     }
-    let name = || tensor.info.name.clone();
-    if options.kernels.types(tensor.info.ty).is_none() {
-        return Err(QuantizeError::CannotRead { name: name(), ty: tensor.info.ty });
+    let name = || info.name.clone();
+    if options.kernels.types(info.ty).is_none() {
+        return Err(QuantizeError::CannotRead { name: name(), ty: info.ty });
     }
-    let kernels = options.kernels.types(tensor.ty);
+    let kernels = options.kernels.types(ty);
     let mut ways = [options.method, &METHODS[0]].into_iter();
     let way = ways.find(|method| kernels.is_some_and(|kernels| method.supports(kernels)));
-    let (ty, method) = (tensor.ty, options.method.name);
+    let method = options.method.name;
     way.ok_or_else(|| QuantizeError::NoMethod { name: name(), ty, method })
+}
+
+/// The number for metadata of a file of these types: of the mix that is named like the type of most
+/// bytes, or else has it as its base.
+fn file_type_of(file: &GgufFile, types: &[GgmlType]) -> Option<u32> {
+    let bytes_of = |wanted: GgmlType| -> u64 {
+        let own = file.tensors().iter().zip(types).filter(|(_, ty)| **ty == wanted);
+        own.map(|(info, ty)| ty.bytes_of(info.dims.iter().product()).unwrap_or(0)).sum()
+    };
+    let most = types.iter().copied().max_by_key(|&ty| bytes_of(ty))?;
+    let named = Mix::ALL.iter().find(|mix| mix.name() == most.name());
+    let mix = named.or_else(|| Mix::ALL.iter().find(|mix| mix.base() == most));
+    mix.map(|mix| mix.file_type())
 }
 
 /// Types that are of little use without importances, and two bits in a mix that is made for them; but
 /// embeddings and heads get none from a calibration.
-fn needs_importances(name: &str, ty: GgmlType, mix: Option<Mix>) -> bool {
+pub(super) fn needs_importances(name: &str, ty: GgmlType, mix: Option<Mix>) -> bool {
     use GgmlType::*;
     let is_low = match ty {
         IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS => true,

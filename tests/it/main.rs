@@ -53,6 +53,8 @@ mod sampling;
 mod scheduler;
 mod seam;
 mod sessions;
+#[cfg(feature = "cli")]
+mod target;
 mod tokenizers;
 mod twins;
 

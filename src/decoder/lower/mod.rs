@@ -27,8 +27,24 @@ pub fn lower(
     kernels: &'static KernelTable,
     n_ctx: usize,
 ) -> Result<Program, ModelError> {
+    lower_with(file, &[], spec, kernels, n_ctx)
+}
+
+/// [`lower`] with some weights in place of the file's tensors of their names, whose shapes they have.
+///
+/// # Errors
+/// As [`lower`].
+pub fn lower_with(
+    file: &Arc<GgufFile>,
+    replaced: &[Weight],
+    spec: &ModelSpec,
+    kernels: &'static KernelTable,
+    n_ctx: usize,
+) -> Result<Program, ModelError> {
+    let mut binder = Binder::new(file, kernels)?;
+    binder.replace(replaced);
     let mut lowering = Lowering {
-        binder: Binder::new(file, kernels)?,
+        binder,
         program: Program::default(),
         spec,
         n_ctx,
