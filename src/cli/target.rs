@@ -133,9 +133,8 @@ impl TargetArgs {
         let n_ctx = model.spec().n_ctx_default(N_CTX);
         let mut chunks = Chunks::of_text(&tokenizer_of(&model)?, text, n_ctx)?;
         chunks.truncate(self.calibrate_chunks as usize);
-        let mut base = EngineOptions::default();
-        base.threads = Some(survey.threads());
-        base.kernels = survey.kernels();
+        let threads = Some(survey.threads());
+        let base = EngineOptions { threads, kernels: survey.kernels(), ..EngineOptions::default() };
         let engine = eval::engine_options(&model, n_ctx, &base);
         let of_model = CliError::of_model::<crate::eval::EvalError>(path);
         let mut progress = WorkProgress::begin();
