@@ -377,6 +377,31 @@ pub(crate) const fn overlaid<const N: usize>(
     below
 }
 
+/// How a level reads and writes the blocks of a type.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    pub dequantize: fn(&[u8], &mut [f32]),
+    pub quantize: QuantizeFn,
+}
+
+/// The kernels of a level below with what reads and writes blocks in another form.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const fn overlaid_blocks<const N: usize>(
+    mut below: [TypeKernels; N],
+    blocks: &[(GgmlType, Blocks)],
+) -> [TypeKernels; N] {
+    let mut i = 0;
+    while i < blocks.len() {
+        let (ty, forms) = blocks[i];
+        let at = place_of(ty, &below);
+        below[at].dequantize = forms.dequantize;
+        below[at].quantize = Some(forms.quantize);
+        i += 1;
+    }
+    below
+}
+
 /// The matrix product of a type of a list.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const fn matmul_of(ty: GgmlType, types: &[TypeKernels]) -> MatmulFn {

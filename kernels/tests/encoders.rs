@@ -4,7 +4,7 @@
 use gguf_rs_lite::GgmlType;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use teff_kernels::{Encoder, Group, KernelTable, NoEncoder, Scales};
+use teff_kernels::{Encoder, Group, KernelTable, Level, NoEncoder, Scales};
 
 /// Elements of the tests' rows: two of the longest blocks.
 const COLS: usize = 512;
@@ -64,6 +64,57 @@ fn types_with_codes_that_can_be_written_have_an_encoder() {
     let errors = [GgmlType::IQ2_XS, GgmlType::F16].map(|ty| of(ty).unwrap_err().to_string());
     assert_eq!(errors[0], "no method to encode IQ2_XS yet");
     assert_eq!(errors[1], "F16 has no codes and scales to encode with");
+}
+
+/// Rows of all sizes of numbers, with zeros, repetitions, ties of rounding and a grid among them.
+fn rows() -> Vec<Vec<f32>> {
+    let mut state = 7u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let mut rows: Vec<Vec<f32>> = [1e-30, 1e-8, 0.05, 1.0, 3e4, 1e12]
+        .into_iter()
+        .flat_map(|size| [size; 4])
+        .map(|size| (0..COLS).map(|_| size * (next() + next() + next())).collect())
+        .collect();
+    rows.push(vec![0.0; COLS]);
+    rows.push(vec![-0.25; COLS]);
+    rows.push((0..COLS).map(|i| (i % 17) as f32 * 0.5 - 4.0).collect());
+    rows.push((0..COLS).map(|i| if i % 97 == 5 { 12.0 } else { 0.05 * next() }).collect());
+    rows.push((0..COLS).map(|i| if i / 64 % 2 == 0 { 0.0 } else { next() }).collect());
+    rows
+}
+
+#[test]
+fn levels_write_and_read_the_same_bytes() {
+    let importance: Vec<f32> = (0..COLS).map(|i| 0.01 + (i * 37 % 101) as f32 / 50.0).collect();
+    let lowest = KernelTable::at_most(Level::Scalar);
+    let mut compared = 0;
+    for ty in GgmlType::all() {
+        let Some(plain) = lowest.types(ty) else { continue };
+        let mut expected = vec![0xa5; COLS / ty.block_len() * ty.block_bytes()];
+        let (mut blocks, mut x, mut y) = (expected.clone(), vec![0.0; COLS], vec![0.0; COLS]);
+        for &level in &Level::ALL[1..] {
+            let table = KernelTable::at_most(level);
+            let kernels = table.types(ty).expect("a type of every level");
+            for (number, row) in rows().iter().enumerate() {
+                for importance in [None, Some(&importance[..])] {
+                    plain.quantize(row, importance, &mut expected).expect("a type to write");
+                    kernels.quantize(row, importance, &mut blocks).expect("a type to write");
+                    let is_weighted = importance.is_some();
+                    assert!(blocks == expected, "{ty}, {level}, {number}, {is_weighted}");
+                    plain.dequantize(&expected, &mut x);
+                    kernels.dequantize(&blocks, &mut y);
+                    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert!(bits(&y) == bits(&x), "{ty}, {level}, {number}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(compared % rows().len(), 0);
+    assert!(compared > 0 || Level::ALL.len() == 1, "levels");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`imatrix`] is how much an error in each column of a weight counts, [`collect`] how that is
 //! measured, [`mix`] which type each tensor gets, [`METHODS`] how the codes are found. A [`Plan`] says
-//! what will be in the file; [`Plan::write`] streams it, a slab of rows at a time, which threads share:
+//! what will be in the file; [`Plan::write`] streams it, some rows at a time, which threads share:
 //! the bytes are the same for any number of them, and the memory needed is a few MiB beside the
 //! importances, whatever the model's size.
 //! Files appear under their names when they are whole.

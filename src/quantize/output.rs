@@ -103,20 +103,24 @@ impl Plan<'_> {
     ) -> Result<(), QuantizeError> {
         let writer = self.writer(shard, part.file())?;
         let mut data = writer.write_header().map_err(|error| write_error(part, error))?;
-        for (number, tensor) in self.tensors_of(shard) {
-            self.file.check_uncut()?;
-            if tensor.is_copied() {
-                self.copy(tensor, &mut data, part)?;
-                progress.tell(tensor, number, tensor.info.rows(), Loss::default())?;
-            } else {
-                let mut write = |bytes: &[u8], rows, loss| {
-                    data.write_chunk(bytes).map_err(|error| write_error(part, error))?;
-                    progress.tell(tensor, number, rows, loss)
-                };
-                losses[number] = rows::quantize(self.file, tensor, self.options, &mut write)?;
+        let quantized =
+            self.tensors_of(shard).map(|(_, tensor)| tensor).filter(|tensor| !tensor.is_copied());
+        rows::quantize(self.file, quantized, self.options, |rows| {
+            for (number, tensor) in self.tensors_of(shard) {
+                if tensor.is_copied() {
+                    self.file.check_uncut()?;
+                    self.copy(tensor, &mut data, part)?;
+                    progress.tell(tensor, number, tensor.info.rows(), Loss::default())?;
+                } else {
+                    losses[number] = rows.tensor(&mut |bytes, rows, loss| {
+                        data.write_chunk(bytes).map_err(|error| write_error(part, error))?;
+                        progress.tell(tensor, number, rows, loss)
+                    })?;
+                }
+                progress.finished(tensor);
             }
-            progress.finished(tensor);
-        }
+            Ok(())
+        })?;
         data.finish().map_err(|error| write_error(part, error))?;
         Ok(())
     }

@@ -1,23 +1,33 @@
-//! Rows, dealt out to threads: a slab of a tensor's rows at a time becomes the bytes of its new type.
+//! Rows, dealt out to threads: parts of tensors become the bytes of their new types.
 //!
 //! A thread takes some rows, widens them to f32, checks that all are finite, quantizes, and reads the
-//! result back to see what was lost. Sums of errors are kept for each of these parts, and added in
-//! their order, so that they do not depend on who took what.
+//! result back to see what was lost. Threads go on with the next tensors while parts are written, which
+//! is done by the one that started them, in the order of the file; they are a few parts ahead of it at
+//! most. Sums of errors are kept for each part and added in their order, so that they do not depend on
+//! who took what.
 
 use super::error::QuantizeError;
 use super::plan::{Options, Planned};
 use crate::tensor::memory::reserve;
 use gguf_rs_lite::GgufFile;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use teff_kernels::TypeKernels;
 
-/// Elements of a slab, about: 4 MiB as F32. What is written at a time, and what is computed between
-/// two looks at whether to stop: less than a second for the slowest types.
-const SLAB_ELEMENTS: u64 = 1 << 20;
+/// Elements of a part, about: what is computed between two looks at whether to stop, less than a tenth
+/// of a second for the slowest types. Rows are taken one by one, and stay in a thread's cache.
+const PART_ELEMENTS: u64 = 128 << 10;
 
-/// Elements that a thread takes at a time, about: 64 KiB as F32 stay in its cache.
-const PART_ELEMENTS: u64 = 16 << 10;
+/// Parts for each thread that may be under way or wait to be written.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Bytes of the input that are given back to the system at a time.
+const RELEASE_BYTES: usize = 4 << 20;
 
 /// What was lost in a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -65,44 +75,179 @@ pub struct Step<'a> {
     pub total: u64,
 }
 
-/// Takes the bytes of a slab, the rows done so far and what they lost.
+/// Takes the bytes of a part, the rows of its tensor done so far and what they lost.
 type WriteFn<'a> = dyn FnMut(&[u8], u64, Loss) -> Result<(), QuantizeError> + 'a;
 
-/// Quantizes one tensor, handing over its bytes slab by slab with the rows done so far.
-pub(super) fn quantize(
-    file: &GgufFile,
-    tensor: &Planned<'_>,
-    options: &Options,
-    write: &mut WriteFn<'_>,
-) -> Result<Loss, QuantizeError> {
-    let work = Work::new(file, tensor, options)?;
-    let (cols, rows) = (tensor.info.cols(), tensor.info.rows());
-    let slab_rows = (SLAB_ELEMENTS / cols).clamp(1, rows);
-    let mut out = Vec::new();
-    let slab_bytes = slab_rows as usize * work.new_row_bytes;
-    reserve(&mut out, slab_bytes, "quantized rows")?;
-    out.resize(slab_bytes, 0);
-    let mut loss = Loss::default();
-    let mut first = 0;
-    while first < rows {
-        let n = slab_rows.min(rows - first);
-        let out = &mut out[..n as usize * work.new_row_bytes];
-        for part in work.slab(first, out, options.threads)? {
-            loss.add(part);
+/// Calls `write` with the rows of `tensors`, which threads quantize meanwhile.
+pub(super) fn quantize<'a, T>(
+    file: &'a GgufFile,
+    tensors: impl Iterator<Item = &'a Planned<'a>>,
+    options: &'a Options,
+    write: impl FnOnce(&mut Rows<'_>) -> Result<T, QuantizeError>,
+) -> Result<T, QuantizeError> {
+    let works: Vec<Work<'_>> =
+        tensors.map(|tensor| Work::new(file, tensor, options)).collect::<Result<_, _>>()?;
+    let parts = works.iter().map(Work::parts).sum::<usize>();
+    let n_threads = options.threads.clamp(1, parts.max(1));
+    let (jobs, queue) = channel();
+    let (done, results) = channel();
+    let (queue, stop) = (Mutex::new(queue), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let mut rows = Rows {
+            file,
+            works: &works,
+            jobs,
+            results,
+            ahead: VecDeque::new(),
+            ahead_max: PARTS_PER_THREAD * n_threads,
+            spare: Vec::new(),
+            next: (0, 0),
+            tensor: 0,
+            written: 0,
+            stop: &stop,
+        };
+        for _ in 0..n_threads {
+            let (works, queue, stop, done) = (&works[..], &queue, &stop, done.clone());
+            let thread = std::thread::Builder::new().name("teff-quantize".into());
+            thread
+                .spawn_scoped(scope, move || work(works, queue, &done, stop))
+                .map_err(QuantizeError::Threads)?;
         }
-        if !(loss.error2.is_finite()) {
-            let (name, ty) = (tensor.info.name.clone(), tensor.ty);
-            return Err(QuantizeError::TooLarge { name, ty });
-        }
-        let bytes = work.old_row_bytes;
-        file.release(tensor.info, first as usize * bytes..(first + n) as usize * bytes);
-        first += n;
-        write(out, first, loss)?;
-    }
-    Ok(loss)
+        drop(done);
+        write(&mut rows)
+    })
 }
 
-/// What the threads that share a tensor know.
+/// Some rows of a tensor, and memory for their blocks.
+struct Job {
+    work: usize,
+    rows: Range<u64>,
+    out: Vec<u8>,
+    /// Place among all parts of the file.
+    number: usize,
+}
+
+/// A part that was computed, what it lost or why it failed.
+struct Done {
+    job: Job,
+    result: Result<Result<Loss, QuantizeError>, Box<dyn Any + Send>>,
+}
+
+/// What a thread does: part after part until there is none.
+fn work(works: &[Work<'_>], queue: &Mutex<Receiver<Job>>, done: &Sender<Done>, stop: &AtomicBool) {
+    let mut buffers = Buffers::default();
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(mut job) = next else { break };
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let work = &works[job.work];
+        // Whoever waits for this part has to be told.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            work.part(job.rows.clone(), &mut job.out, &mut buffers)
+        }));
+        if done.send(Done { job, result }).is_err() {
+            break;
+        }
+    }
+}
+
+/// The rows of tensors in the order of the file.
+pub(super) struct Rows<'a> {
+    file: &'a GgufFile,
+    works: &'a [Work<'a>],
+    jobs: Sender<Job>,
+    results: Receiver<Done>,
+    /// Parts that were handed out and not written, in their order, as far as they are computed.
+    ahead: VecDeque<Option<Done>>,
+    ahead_max: usize,
+    /// Memory of parts that were written.
+    spare: Vec<Vec<u8>>,
+    /// Tensor and row that the next job begins with.
+    next: (usize, u64),
+    /// Tensors that were written.
+    tensor: usize,
+    /// Parts that were written.
+    written: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Rows<'_> {
+    /// Hands over the bytes of the next tensor, part by part.
+    pub(super) fn tensor(&mut self, write: &mut WriteFn<'_>) -> Result<Loss, QuantizeError> {
+        let work = &self.works[self.tensor];
+        let info = work.tensor.info;
+        let (mut loss, mut row, mut released) = (Loss::default(), 0, 0);
+        while row < info.rows() {
+            let Done { job, result } = self.part()?;
+            assert!((job.work, job.rows.start) == (self.tensor, row), "parts in their order");
+            let part = result.unwrap_or_else(|panic| resume_unwind(panic));
+            loss.add(part?);
+            if !loss.error2.is_finite() {
+                let (name, ty) = (info.name.clone(), work.tensor.ty);
+                return Err(QuantizeError::TooLarge { name, ty });
+            }
+            row = job.rows.end;
+            let read = row as usize * work.old_row_bytes;
+            if read - released >= RELEASE_BYTES || row == info.rows() {
+                self.file.release(info, released..read);
+                released = read;
+            }
+            write(&job.out, row, loss)?;
+            self.spare.push(job.out);
+        }
+        self.tensor += 1;
+        Ok(loss)
+    }
+
+    /// The next part of the file, once it is computed.
+    fn part(&mut self) -> Result<Done, QuantizeError> {
+        loop {
+            self.hand_out()?;
+            if let Some(Some(_)) = self.ahead.front() {
+                self.written += 1;
+                return Ok(self.ahead.pop_front().flatten().expect("looked at just now"));
+            }
+            let done = self.results.recv().expect("threads end when they are told to");
+            let at = done.job.number - self.written;
+            self.ahead[at] = Some(done);
+        }
+    }
+
+    /// Hands out parts as far ahead as may be.
+    fn hand_out(&mut self) -> Result<(), QuantizeError> {
+        while self.ahead.len() < self.ahead_max {
+            let (at, row) = self.next;
+            let Some(work) = self.works.get(at) else { break };
+            if row == 0 {
+                self.file.check_uncut()?;
+            }
+            let all = work.tensor.info.rows();
+            let rows = row..all.min(row + work.part_rows);
+            self.next = if rows.end == all { (at + 1, 0) } else { (at, rows.end) };
+            let mut out = self.spare.pop().unwrap_or_default();
+            let bytes = (rows.end - rows.start) as usize * work.new_row_bytes;
+            out.truncate(bytes);
+            reserve(&mut out, bytes, "quantized rows")?;
+            out.resize(bytes, 0);
+            let number = self.written + self.ahead.len();
+            self.ahead.push_back(None);
+            let job = Job { work: at, rows, out, number };
+            self.jobs.send(job).expect("the queue lives as long as this");
+        }
+        Ok(())
+    }
+}
+
+/// The threads end, however the writing did.
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What threads know of a tensor.
 struct Work<'a> {
     tensor: &'a Planned<'a>,
     /// The rows as they are.
@@ -112,7 +257,7 @@ struct Work<'a> {
     old_row_bytes: usize,
     new_row_bytes: usize,
     /// Rows that a thread takes.
-    part_rows: usize,
+    part_rows: u64,
 }
 
 impl<'a> Work<'a> {
@@ -137,72 +282,27 @@ impl<'a> Work<'a> {
             new,
             old_row_bytes: tensor.info.bytes as usize / rows,
             new_row_bytes: tensor.bytes as usize / rows,
-            part_rows: (PART_ELEMENTS / cols).max(1) as usize,
+            part_rows: (PART_ELEMENTS / cols).max(1),
         })
     }
 
-    /// Quantizes the rows from `first` on that `out` has room for; returns what each part lost.
-    fn slab(&self, first: u64, out: &mut [u8], threads: usize) -> Result<Vec<Loss>, QuantizeError> {
-        let n_parts = out.len().div_ceil(self.part_rows * self.new_row_bytes);
-        let mut losses = vec![Loss::default(); n_parts];
-        let failed: Mutex<Option<(u64, QuantizeError)>> = Mutex::new(None);
-        self.share(first, out, &mut losses, threads.clamp(1, n_parts.max(1)), &failed)?;
-        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some((_, error)) => Err(error),
-            None => Ok(losses),
-        }
+    fn parts(&self) -> usize {
+        self.tensor.info.rows().div_ceil(self.part_rows) as usize
     }
 
-    /// Has threads take part after part; `failed` is the error of the first row that has one.
-    fn share(
+    /// Quantizes rows into `out`; returns what they lost.
+    fn part(
         &self,
-        first: u64,
+        rows: Range<u64>,
         out: &mut [u8],
-        losses: &mut [Loss],
-        n_threads: usize,
-        failed: &Mutex<Option<(u64, QuantizeError)>>,
-    ) -> Result<(), QuantizeError> {
-        let parts = out.chunks_mut(self.part_rows * self.new_row_bytes);
-        let queue = Mutex::new(parts.zip(losses).enumerate());
-        let stop = AtomicBool::new(false);
-        let run = || {
-            let mut buffers = Buffers::default();
-            while !stop.load(Ordering::Relaxed) {
-                // A worker that panics takes the whole scope with it.
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((number, (out, loss))) = next else { break };
-                let row = first + (number * self.part_rows) as u64;
-                match self.part(row, out, &mut buffers) {
-                    Ok(part) => *loss = part,
-                    Err(error) => {
-                        stop.store(true, Ordering::Relaxed);
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        // The first row's error, whoever found another one meanwhile.
-                        if failed.as_ref().is_none_or(|(at, _)| row < *at) {
-                            *failed = Some((row, error));
-                        }
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..n_threads {
-                let thread = std::thread::Builder::new().name("teff-quantize".into());
-                thread.spawn_scoped(scope, run).map_err(QuantizeError::Threads)?;
-            }
-            run();
-            Ok(())
-        })
-    }
-
-    fn part(&self, row: u64, out: &mut [u8], buffers: &mut Buffers) -> Result<Loss, QuantizeError> {
+        buffers: &mut Buffers,
+    ) -> Result<Loss, QuantizeError> {
         let cols = self.tensor.info.cols() as usize;
         buffers.resize(cols)?;
         let Buffers { x, y } = buffers;
         let rows_of_matrix = self.tensor.info.dims.get(1).copied().unwrap_or(1);
         let mut loss = Loss::default();
-        for (i, out) in out.chunks_exact_mut(self.new_row_bytes).enumerate() {
-            let row = row + i as u64;
+        for (row, out) in rows.zip(out.chunks_exact_mut(self.new_row_bytes)) {
             let at = row as usize * self.old_row_bytes;
             self.old.dequantize(&self.data[at..at + self.old_row_bytes], x);
             check_finite(&self.tensor.info.name, row, x)?;
@@ -222,7 +322,6 @@ impl<'a> Work<'a> {
         Ok(loss)
     }
 }
-
 /// A row before and after.
 #[derive(Default)]
 struct Buffers {

@@ -12,12 +12,14 @@ impl Block for Bf16 {
     const TY: GgmlType = GgmlType::BF16;
     const LEN: usize = 1;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         out[0] = self.to_f32();
     }
 }
 
 impl Quantize for Bf16 {
+    #[inline(always)]
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [Bf16]) {
         for (y, &x) in out.iter_mut().zip(x) {
             *y = Bf16::from_f32(x);

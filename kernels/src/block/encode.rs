@@ -38,6 +38,7 @@ impl Scales {
     }
 
     /// The scales of a block that has a scale, and a minimum or none, and no groups.
+    #[inline(always)]
     pub fn of_block(d: F16, m: F16) -> Scales {
         Scales::new(d, m, [0; GROUPS_MAX], [0; GROUPS_MAX])
     }
@@ -48,16 +49,19 @@ impl Scales {
     }
 
     /// A block's only scale and the minimum that is added to it, rounded to halves.
+    #[inline(always)]
     pub(super) fn rounded(d: f32, m: f32) -> Scales {
         Scales::of_block(F16::from_f32(d), F16::from_f32(m))
     }
 
     /// [`Scales::rounded`], with codes chosen by the numbers before rounding, as ggml does.
+    #[inline(always)]
     pub(super) fn unrounded(d: f32, m: f32) -> Scales {
         Scales { unrounded: Some([d, m]), ..Scales::rounded(d, m) }
     }
 
     /// The scale that codes are chosen by.
+    #[inline(always)]
     pub(super) fn exact_d(&self) -> f32 {
         self.unrounded.map_or_else(|| self.d.to_f32(), |[d, _]| d)
     }
@@ -69,21 +73,25 @@ impl Scales {
     }
 
     /// The group of a block's only scale.
+    #[inline(always)]
     pub(super) fn only_group(&self) -> Group {
         Group { scale: self.d.to_f32(), min: 0.0 }
     }
 
     /// The group of a block's only scale and the minimum that is added.
+    #[inline(always)]
     pub(super) fn only_group_with_min(&self) -> Group {
         Group { scale: self.d.to_f32(), min: -self.m.to_f32() }
     }
 
     /// The group whose scale is `scale` times that of the scales.
+    #[inline(always)]
     pub(super) fn group_without_min(&self, scale: i8) -> Group {
         Group { scale: self.d.to_f32() * f32::from(scale), min: 0.0 }
     }
 
     /// Group `g` of a type with a scale and a minimum per group.
+    #[inline(always)]
     pub(super) fn group_with_min(&self, g: usize) -> Group {
         Group {
             scale: self.d.to_f32() * f32::from(self.scales[g]),
@@ -121,18 +129,21 @@ pub struct Coder {
 
 impl Coder {
     /// Multiplies by the inverse of `scale`, or by 0 if there is none.
+    #[inline(always)]
     pub(super) fn by_inverse(scale: f32, min: f32) -> Coder {
         Coder { by: if scale == 0.0 { 0.0 } else { 1.0 / scale }, min, stored: true }
     }
 
     /// Code of `x` in 0..=`code_max`, for a scale and a minimum that is added.
+    #[inline(always)]
     pub(super) fn affine_code(&self, x: f32, code_max: f32) -> u8 {
         let x = (x + self.min) * self.by;
         let code = if self.stored { search::nearest(x) } else { x + 0.5 };
-        code.clamp(0.0, code_max) as u8
+        search::whole(code.clamp(0.0, code_max))
     }
 
     /// Divides by the scale.
+    #[inline(always)]
     pub(super) fn by_scale(Group { scale, min }: Group) -> Coder {
         Coder { by: scale, min, stored: true }
     }
@@ -174,6 +185,7 @@ pub trait Encode: Block {
 
 /// One half after the other, block by block.
 impl<B: Encode> Quantize for B {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [B]) {
         let mean_square = if importance.is_some() { search::mean_square(x) } else { 0.0 };
         for (i, (x, block)) in x.chunks_exact(B::LEN).zip(out).enumerate() {
@@ -185,6 +197,7 @@ impl<B: Encode> Quantize for B {
 
 /// Scale and minimum of a block of 32 whose codes are 0..=`code_max`. Without importances the codes
 /// span least to largest; with them scale and minimum are searched.
+#[inline(always)]
 pub(super) fn fit_affine(
     x: &[f32],
     importance: Option<&[f32]>,
@@ -205,6 +218,7 @@ pub(super) fn fit_affine(
 }
 
 /// The block of the codes nearest to `x`.
+#[inline(always)]
 pub(super) fn encode<B: Encode>(x: &[f32], scales: &Scales) -> B {
     let mut codes = [0; 256];
     let codes = &mut codes[..B::LEN];
@@ -220,6 +234,7 @@ pub(super) fn encode<B: Encode>(x: &[f32], scales: &Scales) -> B {
 }
 
 /// The weights, importances or codes of a block, of whose length callers made sure.
+#[inline(always)]
 pub(super) fn all<T, const N: usize>(block: &[T]) -> &[T; N] {
     block.first_chunk().expect("the elements of a block")
 }

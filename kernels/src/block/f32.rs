@@ -12,12 +12,14 @@ impl Block for F32 {
     const TY: GgmlType = GgmlType::F32;
     const LEN: usize = 1;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         out[0] = self.to_f32();
     }
 }
 
 impl Quantize for F32 {
+    #[inline(always)]
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [F32]) {
         for (y, &x) in out.iter_mut().zip(x) {
             *y = F32::from_f32(x);

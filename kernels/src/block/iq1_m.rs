@@ -23,6 +23,7 @@ impl Block for BlockIQ1M {
     const TY: GgmlType = GgmlType::IQ1_M;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -58,6 +59,7 @@ impl BlockIQ1M {
 }
 
 impl Quantize for BlockIQ1M {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ1M]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let w = lattice::costs(x, importance, 2.0);

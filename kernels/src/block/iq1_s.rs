@@ -23,6 +23,7 @@ impl Block for BlockIQ1S {
     const TY: GgmlType = GgmlType::IQ1_S;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -50,6 +51,7 @@ impl Block256 for BlockIQ1S {
 }
 
 impl Quantize for BlockIQ1S {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ1S]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let w = lattice::costs(x, importance, 2.0);

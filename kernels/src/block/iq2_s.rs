@@ -1,8 +1,9 @@
 //! IQ2_S: 2.5625 bits per weight. As IQ2_XS with twice the points and all eight signs. Value =
 //! `d / 8 * (2 * scale + 1) * code`.
 
+use super::book::Book;
 use super::codebook::{self, IQ2_MAGNITUDES, IQ2_S_POINTS, signed};
-use super::lattice::{self, Book, Magnitudes};
+use super::lattice::{self, Magnitudes};
 use super::{Block, Block256, F16, Quantize, Unpacked256, odd_scales};
 use gguf_rs_lite::GgmlType;
 
@@ -26,6 +27,7 @@ impl Block for BlockIQ2S {
     const TY: GgmlType = GgmlType::IQ2_S;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -59,6 +61,7 @@ const METHOD: Magnitudes<Book<1024>, 8, 3> = Magnitudes {
 };
 
 impl Quantize for BlockIQ2S {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ2S]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let coded = METHOD.encode::<16>(x, &lattice::costs(x, importance, 2.0));

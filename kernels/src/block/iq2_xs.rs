@@ -1,8 +1,9 @@
 //! IQ2_XS: 2.3125 bits per weight. As IQ2_XXS with twice the points and a scale per 16. Value =
 //! `d / 8 * (2 * scale + 1) * code`.
 
+use super::book::Book;
 use super::codebook::{self, IQ2_MAGNITUDES, IQ2_XS_POINTS, even_signs, signed};
-use super::lattice::{self, Book, Magnitudes};
+use super::lattice::{self, Magnitudes};
 use super::{Block, Block256, F16, Quantize, Unpacked256, odd_scales};
 use gguf_rs_lite::GgmlType;
 
@@ -22,6 +23,7 @@ impl Block for BlockIQ2XS {
     const TY: GgmlType = GgmlType::IQ2_XS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -55,6 +57,7 @@ const METHOD: Magnitudes<Book<512>, 8, 3> = Magnitudes {
 };
 
 impl Quantize for BlockIQ2XS {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ2XS]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let coded = METHOD.encode::<16>(x, &lattice::costs(x, importance, 1.0));

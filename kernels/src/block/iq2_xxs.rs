@@ -2,8 +2,9 @@
 //! magnitudes at a time are a point of a codebook, their signs apart. Value =
 //! `d / 8 * (2 * scale + 1) * code`.
 
+use super::book::Book;
 use super::codebook::{self, IQ2_MAGNITUDES, IQ2_XXS_POINTS, even_signs, signed};
-use super::lattice::{self, Book, Magnitudes};
+use super::lattice::{self, Magnitudes};
 use super::{Block, Block256, F16, Quantize, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
@@ -22,6 +23,7 @@ impl Block for BlockIQ2XXS {
     const TY: GgmlType = GgmlType::IQ2_XXS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -59,6 +61,7 @@ const METHOD: Magnitudes<Book<256>, 8, 3> = Magnitudes {
 };
 
 impl Quantize for BlockIQ2XXS {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ2XXS]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let coded = METHOD.encode::<32>(x, &lattice::costs(x, importance, 1.0));

@@ -1,8 +1,9 @@
 //! IQ3_S: 3.4375 bits per weight. As IQ3_XXS with twice the points and all eight signs. Value =
 //! `d * (2 * scale + 1) * code`.
 
+use super::book::Book;
 use super::codebook::{self, IQ3_S_MAGNITUDES, IQ3_S_POINTS, eight, signed};
-use super::lattice::{self, Book, Magnitudes};
+use super::lattice::{self, Magnitudes};
 use super::{Block, Block256, F16, Quantize, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
@@ -26,6 +27,7 @@ impl Block for BlockIQ3S {
     const TY: GgmlType = GgmlType::IQ3_S;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -63,6 +65,7 @@ const METHOD: Magnitudes<Book<512>, 4, 8> = Magnitudes {
 };
 
 impl Quantize for BlockIQ3S {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ3S]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let coded = METHOD.encode::<32>(x, &lattice::costs(x, importance, 2.0));

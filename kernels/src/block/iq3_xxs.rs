@@ -1,8 +1,9 @@
 //! IQ3_XXS: 3.0625 bits per weight. As IQ2_XXS with points of four magnitudes. Value =
 //! `d / 4 * (2 * scale + 1) * code`.
 
+use super::book::Book;
 use super::codebook::{self, IQ3_XXS_MAGNITUDES, IQ3_XXS_POINTS, eight, even_signs, signed};
-use super::lattice::{self, Book, Magnitudes};
+use super::lattice::{self, Magnitudes};
 use super::{Block, Block256, F16, Quantize, Unpacked256, twice};
 use gguf_rs_lite::GgmlType;
 
@@ -22,6 +23,7 @@ impl Block for BlockIQ3XXS {
     const TY: GgmlType = GgmlType::IQ3_XXS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -56,6 +58,7 @@ const METHOD: Magnitudes<Book<256>, 4, 8> = Magnitudes {
 };
 
 impl Quantize for BlockIQ3XXS {
+    #[inline(always)]
     fn quantize(x: &[f32], importance: Option<&[f32]>, out: &mut [BlockIQ3XXS]) {
         lattice::blocks(x, importance, out, |x, importance| {
             let coded = METHOD.encode::<32>(x, &lattice::costs(x, importance, 2.0));

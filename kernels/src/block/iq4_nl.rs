@@ -25,6 +25,7 @@ impl Block for BlockIQ4NL {
     const TY: GgmlType = GgmlType::IQ4_NL;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let Unpacked32 { codes, d, .. } = self.unpack();
         for (y, q) in out.iter_mut().zip(codes) {
@@ -38,6 +39,7 @@ impl Encode for BlockIQ4NL {
     const CODES: usize = 16;
 
     /// Without importances errors count by the square of the weight.
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         let (x, sigma2) = (all(x), 2.0 * mean_square(x));
         Scales::unrounded(searched_scale(x, &costs(x, importance.map(all), sigma2)), 0.0)
@@ -55,10 +57,12 @@ impl Encode for BlockIQ4NL {
         VALUES[usize::from(code)]
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         nearest_code(coder.by * x) as u8
     }
@@ -68,6 +72,7 @@ impl Encode for BlockIQ4NL {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockIQ4NL {
         BlockIQ4NL { d: scales.d, qs: pack_nibbles(all(codes)) }
     }
@@ -85,6 +90,7 @@ impl Block32 for BlockIQ4NL {
 }
 
 /// What an error at each element costs.
+#[inline(always)]
 pub(super) fn costs(x: &[f32; 32], importance: Option<&[f32; 32]>, sigma2: f32) -> [f32; 32] {
     match importance {
         Some(w) => emphasize(x, w, sigma2),
@@ -93,6 +99,7 @@ pub(super) fn costs(x: &[f32; 32], importance: Option<&[f32; 32]>, sigma2: f32) 
 }
 
 /// The scale of `x ~ scale * VALUES[code]`: 16 candidates, as in [`super::search`].
+#[inline(always)]
 pub(super) fn searched_scale(x: &[f32; 32], costs: &[f32; 32]) -> f32 {
     /// Candidates take the extreme weight to `VALUES[0]` plus at most this, either way.
     const REACH: i8 = 7;
@@ -100,22 +107,13 @@ pub(super) fn searched_scale(x: &[f32; 32], costs: &[f32; 32]) -> f32 {
     if max.abs() < ZERO {
         return 0.0;
     }
-    let fit = |inverse: f32| {
-        let (mut xl, mut ll) = (0.0, 0.0);
-        for (&x, &w) in x.iter().zip(costs) {
-            let l = f32::from(VALUES[nearest_code(inverse * x)]);
-            xl += w * l * x;
-            ll += w * l * l;
-        }
-        (xl, ll)
-    };
     let least = f32::from(VALUES[0]);
     // The extreme weight to 127, then near -127.
-    let (xl, ll) = fit(1.0 / (-max / least));
+    let (xl, ll) = sums(x, costs, 1.0 / (-max / least));
     let mut scale = if ll > 0.0 { xl / ll } else { 0.0 };
     let mut best = scale * xl;
     for step in -REACH..=REACH {
-        let (xl, ll) = fit((f32::from(step) + least) / max);
+        let (xl, ll) = sums(x, costs, (f32::from(step) + least) / max);
         if ll > 0.0 && xl * xl > best * ll {
             scale = xl / ll;
             best = scale * xl;
@@ -125,10 +123,43 @@ pub(super) fn searched_scale(x: &[f32; 32], costs: &[f32; 32]) -> f32 {
 }
 
 /// The code whose value is nearest, the upper one of two.
+#[inline(always)]
 pub(super) fn nearest_code(x: f32) -> usize {
-    let above = VALUES.partition_point(|&v| f32::from(v) <= x).clamp(1, VALUES.len() - 1);
-    let (low, high) = (f32::from(VALUES[above - 1]), f32::from(VALUES[above]));
-    if x - low < high - x { above - 1 } else { above }
+    let mut code = 0;
+    for middle in MIDDLES {
+        code += usize::from(x >= middle);
+    }
+    code
+}
+
+/// Halfway from each value to the next.
+const MIDDLES: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < middles.len() {
+        middles[i] = (VALUES[i] as f32 + VALUES[i + 1] as f32) / 2.0;
+        i += 1;
+    }
+    middles
+};
+
+/// The sums of `w x value` and `w value^2` for the values nearest to `inverse * x`, one element after
+/// the other, as the reference adds: scales that fit equally well are told apart by that.
+#[inline(always)]
+fn sums(x: &[f32; 32], costs: &[f32; 32], inverse: f32) -> (f32, f32) {
+    let mut values = [f32::from(VALUES[0]); 32];
+    for (v, middle) in MIDDLES.iter().enumerate() {
+        let step = f32::from(VALUES[v + 1]) - f32::from(VALUES[v]);
+        for i in 0..32 {
+            values[i] += if inverse * x[i] >= *middle { step } else { 0.0 };
+        }
+    }
+    let (mut xl, mut ll) = (0.0, 0.0);
+    for i in 0..32 {
+        xl += costs[i] * values[i] * x[i];
+        ll += costs[i] * values[i] * values[i];
+    }
+    (xl, ll)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ impl Block for BlockIQ4XS {
     const TY: GgmlType = GgmlType::IQ4_XS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -35,6 +36,7 @@ impl Encode for BlockIQ4XS {
     const CODES: usize = 16;
 
     /// Without importances errors count by the square of the weight.
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         let sigma2 = 2.0 * mean_square(x);
         let groups = x.as_chunks::<32>().0;
@@ -57,11 +59,13 @@ impl Encode for BlockIQ4XS {
         VALUES[usize::from(code)]
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         let scale = f32::from((scales.scales[g] & 63) as i8 - 32);
         Coder::by_inverse(scales.exact_d() * scale, 0.0)
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         iq4_nl::nearest_code(coder.by * x) as u8
     }
@@ -75,6 +79,7 @@ impl Encode for BlockIQ4XS {
         scales
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockIQ4XS {
         let groups = codes.as_chunks().0;
         let (scales_l, scales_h) = pack_scales(&std::array::from_fn(|g| scales.scales[g] & 63));
@@ -84,6 +89,7 @@ impl Encode for BlockIQ4XS {
 }
 
 /// The scales of groups as 6-bit codes of a common one.
+#[inline(always)]
 fn scales_of(groups: &[f32; 8]) -> Scales {
     let d = -extreme(groups) / SCALES;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
@@ -122,6 +128,7 @@ impl BlockIQ4XS {
 }
 
 /// The inverse of [`BlockIQ4XS::scales`].
+#[inline(always)]
 fn pack_scales(scales: &[u8; 8]) -> ([u8; 4], [u8; 2]) {
     let low = std::array::from_fn(|i| scales[2 * i] & 15 | scales[2 * i + 1] << 4);
     let high = scales.iter().rev().fold(0, |bits, s| bits << 2 | u16::from(s >> 4));

@@ -1,28 +1,22 @@
 //! Encoders of the codebook types IQ1, IQ2 and IQ3: points that lose least, and scales for them.
 //!
-//! Eight (IQ3: four) weights at a time become a point of a codebook times a scale. For a scale the
-//! best point is found exactly: what each level of each coordinate costs is summed for all levels of
-//! the first half of the coordinates and of the second, and a point costs the sum of two entries.
-//! Points are sorted by their second half, so most are passed over together: those whose second half
-//! costs more than the best point, even with the cheapest first half. No lists of neighbours are
-//! needed, and no memory but the stack.
+//! Eight (IQ3: four) weights at a time become a point of a codebook times a scale; the best point for a
+//! scale is found exactly, see [`super::book`].
 //!
 //! A group's scale is searched among a few candidates around its largest weight, then refined: the
 //! best points for a scale, the best scale for the points (least squares). A super-block's scale is
 //! the one that rounds the groups' scales with least loss; at the end points are searched once more
 //! for the scales as stored. Weights of errors and the range of scales are those of ggml's reference
 //! quantizers (`ggml-quants.c`; I. Kawrakow, llama.cpp #4773, #4856, #4897, #5453, #5676, #6302).
-//! Cost: about ten searches of a point, each 0.1 to 0.3 us.
+//! Cost: about five searches of a point.
 //!
 //! NaN and infinity make useless codes but never a panic.
 
 use super::F16;
+use super::book::{Book, Choices, Points, sum_by_halves};
 use super::codebook::{IQ1, IQ1_POINTS, moved};
 use super::encode::all;
 use super::search::{ZERO, emphasize, mean_square, nearest};
-
-/// Levels of all coordinates of half a point, at most: three to the fourth, or eight squared.
-const HALVES_MAX: usize = 81;
 
 /// Rounds of refinement; few groups need a third.
 const REFINEMENTS_MAX: usize = 2;
@@ -36,169 +30,6 @@ const PLAIN_MEAN_SQUARE: f32 = 0.25;
 
 /// Candidates of a super-block's scale: the largest group's, and smaller and larger ones.
 const SCALE_STEPS: i32 = 12;
-
-/// A codebook, taken apart into halves of points.
-pub(super) struct Book<const N: usize> {
-    /// First half of each point, as the number of its levels.
-    first: [u8; N],
-    /// Number of the first point of each second half.
-    start: [u16; HALVES_MAX + 1],
-}
-
-impl<const N: usize> Book<N> {
-    /// Takes sorted points of indices of `bits` bits apart.
-    pub(super) const fn new(points: &[u16; N], bits: u32) -> Book<N> {
-        let mut book = Book { first: [0; N], start: [0; HALVES_MAX + 1] };
-        let half_bits = if bits == 2 { 8 } else { 6 };
-        let mut n = 0;
-        while n < N {
-            assert!(n == 0 || points[n - 1] < points[n]);
-            book.first[n] = half(points[n] & ((1 << half_bits) - 1), bits);
-            book.start[half(points[n] >> half_bits, bits) as usize + 1] = n as u16 + 1;
-            n += 1;
-        }
-        // Halves that no point has begin where the next one does.
-        let mut h = 1;
-        while h <= HALVES_MAX {
-            if book.start[h] < book.start[h - 1] {
-                book.start[h] = book.start[h - 1];
-            }
-            h += 1;
-        }
-        book
-    }
-
-    /// The number of the point of least cost, and that cost.
-    #[inline(always)]
-    fn cheapest<const R: usize, const H: usize>(
-        &self,
-        first: &Half<R, H>,
-        second: &Half<R, H>,
-    ) -> (usize, f32) {
-        let (mut point, mut best) = (0, f32::MAX);
-        let mut visit = |h: usize, best: &mut f32| {
-            let points = usize::from(self.start[h])..usize::from(self.start[h + 1]);
-            for (n, &half) in points.clone().zip(&self.first[points]) {
-                let cost = first.costs[usize::from(half)] + second.costs[h];
-                if cost < *best {
-                    (point, *best) = (n, cost);
-                }
-            }
-        };
-        // The cheapest second half first, so that most others are passed over.
-        visit(second.cheapest, &mut best);
-        for (r, &row) in second.rows.iter().enumerate() {
-            if row + first.least < best {
-                for (i, &cost) in second.costs[r * R..][..R].iter().enumerate() {
-                    if cost + first.least < best {
-                        visit(r * R + i, &mut best);
-                    }
-                }
-            }
-        }
-        (point, best)
-    }
-}
-
-/// Number of half a point: indices of three levels in base 3, of eight in base 8.
-const fn half(indices: u16, bits: u32) -> u8 {
-    if bits == 3 {
-        return indices as u8;
-    }
-    let (mut number, mut i) = (0, 4);
-    while i > 0 {
-        i -= 1;
-        number = 3 * number + (indices >> (2 * i) & 3);
-    }
-    number as u8
-}
-
-/// Costs of the halves of points: `R` rows of as many.
-struct Half<const R: usize, const H: usize> {
-    costs: [f32; H],
-    /// The least of each row.
-    rows: [f32; R],
-    /// The least of all, and where it is.
-    least: f32,
-    cheapest: usize,
-}
-
-/// The least number and its place, the first of equals.
-#[inline(always)]
-fn least<const N: usize>(x: &[f32; N]) -> (f32, usize) {
-    let mut least = (x[0], 0);
-    for (i, &x) in x.iter().enumerate().skip(1) {
-        if x < least.0 {
-            least = (x, i);
-        }
-    }
-    least
-}
-
-impl<const R: usize, const H: usize> Half<R, H> {
-    /// The sums of a row's cost and a column's.
-    #[inline(always)]
-    fn new(columns: &[f32; R], rows: &[f32; R]) -> Half<R, H> {
-        const { assert!(R * R == H) };
-        let mut costs = [0.0; H];
-        for (costs, row) in costs.as_chunks_mut::<R>().0.iter_mut().zip(rows) {
-            for (cost, column) in costs.iter_mut().zip(columns) {
-                *cost = column + row;
-            }
-        }
-        // Rounding keeps the order of sums, so these are entries of the table.
-        let ((column, i), (row, r)) = (least(columns), least(rows));
-        Half { costs, rows: rows.map(|row| column + row), least: column + row, cheapest: r * R + i }
-    }
-}
-
-/// Costs of the levels for a coordinate.
-#[inline(always)]
-fn level_costs<const V: usize>(x: f32, w: f32, levels: &[f32; V]) -> [f32; V] {
-    levels.map(|level| {
-        let error = x - level;
-        w * error * error
-    })
-}
-
-/// Halves of four coordinates of three levels.
-#[inline(always)]
-fn half_of_3(x: &[f32; 4], w: &[f32; 4], levels: &[f32; 3]) -> Half<9, 81> {
-    let costs: [_; 4] = std::array::from_fn(|i| level_costs(x[i], w[i], levels));
-    let columns = std::array::from_fn(|n| costs[0][n % 3] + costs[1][n / 3]);
-    let rows = std::array::from_fn(|n| costs[2][n % 3] + costs[3][n / 3]);
-    Half::new(&columns, &rows)
-}
-
-/// Halves of two coordinates of eight levels.
-#[inline(always)]
-fn half_of_8(x: &[f32; 2], w: &[f32; 2], levels: &[f32; 8]) -> Half<8, 64> {
-    Half::new(&level_costs(x[0], w[0], levels), &level_costs(x[1], w[1], levels))
-}
-
-/// Points of `P` coordinates, each one of `V` levels.
-pub(super) trait Points<const P: usize, const V: usize> {
-    /// The number of the best point for `x`, whose errors count `w`, among levels times a scale.
-    fn nearest(&self, x: &[f32; P], w: &[f32; P], levels: &[f32; V]) -> usize;
-}
-
-impl<const N: usize> Points<8, 3> for Book<N> {
-    #[inline(always)]
-    fn nearest(&self, x: &[f32; 8], w: &[f32; 8], levels: &[f32; 3]) -> usize {
-        let (x, w) = (x.as_chunks::<4>().0, w.as_chunks::<4>().0);
-        let (first, second) = (half_of_3(&x[0], &w[0], levels), half_of_3(&x[1], &w[1], levels));
-        self.cheapest(&first, &second).0
-    }
-}
-
-impl<const N: usize> Points<4, 8> for Book<N> {
-    #[inline(always)]
-    fn nearest(&self, x: &[f32; 4], w: &[f32; 4], levels: &[f32; 8]) -> usize {
-        let (x, w) = (x.as_chunks::<2>().0, w.as_chunks::<2>().0);
-        let (first, second) = (half_of_8(&x[0], &w[0], levels), half_of_8(&x[1], &w[1], levels));
-        self.cheapest(&first, &second).0
-    }
-}
 
 /// How a type's magnitudes are coded.
 pub(super) struct Magnitudes<B: 'static, const P: usize, const V: usize> {
@@ -224,6 +55,7 @@ pub(super) struct Coded {
 }
 
 /// Weights of the errors of all elements.
+#[inline(always)]
 pub(super) fn costs(
     x: &[f32; 256],
     importance: Option<&[f32; 256]>,
@@ -238,6 +70,7 @@ pub(super) fn costs(
 
 impl<B: Points<P, V>, const P: usize, const V: usize> Magnitudes<B, P, V> {
     /// Codes of the weights of a super-block, with groups of `G`; an error counts `w`.
+    #[inline(always)]
     pub(super) fn encode<const G: usize>(&self, x: &[f32; 256], w: &[f32; 256]) -> Coded {
         let (x, signs) = self.signed(x, w);
         let mut coded = Coded { d: F16::default(), scales: [0; 16], points: [0; 64], signs };
@@ -266,6 +99,7 @@ impl<B: Points<P, V>, const P: usize, const V: usize> Magnitudes<B, P, V> {
 
     /// Magnitudes and signs. Where the number of signs has to be even, the weight that it costs
     /// least has the wrong one, and a negative magnitude.
+    #[inline(always)]
     fn signed(&self, x: &[f32; 256], w: &[f32; 256]) -> ([f32; 256], [u8; 32]) {
         let (mut magnitudes, mut signs) = ([0.0; 256], [0u8; 32]);
         for (i, out) in magnitudes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -285,6 +119,7 @@ impl<B: Points<P, V>, const P: usize, const V: usize> Magnitudes<B, P, V> {
     }
 
     /// The scale of a group's levels, and the sum of squared levels.
+    #[inline(always)]
     fn fit<const G: usize>(&self, x: &[f32; G], w: &[f32; G]) -> (f32, f32) {
         let max = x.iter().fold(0.0, |max: f32, &x| if x > max { x } else { max });
         if max < ZERO {
@@ -323,27 +158,41 @@ impl<B: Points<P, V>, const P: usize, const V: usize> Magnitudes<B, P, V> {
         points: &mut [u16],
     ) -> (f32, f32) {
         let levels = self.levels.map(|level| scale * f32::from(level));
-        let (mut xl, mut ll) = (0.0, 0.0);
+        let (mut xl, mut ll) = ([0.0; P], [0.0; P]);
         let parts = x.as_chunks::<P>().0.iter().zip(w.as_chunks::<P>().0);
         for ((x, w), out) in parts.zip(points) {
-            let point = self.book.nearest(x, w, &levels);
+            let (point, _) = self.book.nearest(&Choices::new(x, w, &levels));
             *out = point as u16;
-            for ((x, w), value) in x.iter().zip(w).zip((self.values)(point)) {
-                let value = f32::from(value);
-                xl += w * x * value;
-                ll += w * value * value;
-            }
+            add_products(x, w, &(self.values)(point).map(f32::from), &mut xl, &mut ll);
         }
-        (xl, ll)
+        (sum_by_halves(&xl), sum_by_halves(&ll))
+    }
+}
+
+/// Adds `w x value` and `w value^2`.
+#[inline(always)]
+fn add_products<const P: usize>(
+    x: &[f32; P],
+    w: &[f32; P],
+    values: &[f32; P],
+    xl: &mut [f32; P],
+    ll: &mut [f32; P],
+) {
+    for i in 0..P {
+        let weighted = w[i] * values[i];
+        xl[i] += weighted * x[i];
+        ll[i] += weighted * values[i];
     }
 }
 
 /// Values of a point of [`IQ1`], an eighth down or up, in eighths.
+#[inline(always)]
 fn ternary(point: usize, down: bool) -> [f32; 8] {
     moved(IQ1[point], down).map(f32::from)
 }
 
 /// Encodes a row, super-block by super-block.
+#[inline(always)]
 pub(super) fn blocks<B>(
     x: &[f32],
     importance: Option<&[f32]>,
@@ -357,11 +206,13 @@ pub(super) fn blocks<B>(
 }
 
 /// Four-bit scales, low nibbles first.
+#[inline(always)]
 pub(super) fn pack_scales<const N: usize>(scales: &[u8; 16]) -> [u8; N] {
     std::array::from_fn(|i| scales[2 * i] | scales[2 * i + 1] << 4)
 }
 
 /// Four times seven signs, and a scale on top of them.
+#[inline(always)]
 pub(super) fn signs_and_scale(signs: &[u8; 32], j: usize, scale: u8) -> u32 {
     let seven = |l: usize| u32::from(signs[4 * j + l] & 127) << (7 * l);
     (0..4).fold(u32::from(scale) << 28, |word, l| word | seven(l))
@@ -383,6 +234,7 @@ const TERNARY_TRIES: [f32; 2] = [1.0, 1.4];
 
 /// Codes of a super-block in groups of `G`, all eight elements of which are moved alike if they are
 /// `moved_together`.
+#[inline(always)]
 pub(super) fn encode_ternary<const G: usize>(
     x: &[f32; 256],
     w: &[f32; 256],
@@ -420,6 +272,7 @@ struct TernaryGroup {
 }
 
 impl TernaryGroup {
+    #[inline(always)]
     fn fit<const G: usize>(&mut self, x: &[f32; G], w: &[f32; G]) -> (f32, f32) {
         let mean_square = mean_square(x);
         let max = x.iter().fold(0.0, |max: f32, x| if x.abs() > max { x.abs() } else { max });
@@ -447,39 +300,81 @@ impl TernaryGroup {
     }
 
     /// The points for a scale of eighths; returns the sums of `w x value` and `w value^2`.
+    #[inline(always)]
     fn code<const G: usize>(&mut self, x: &[f32; G], w: &[f32; G], scale: f32) -> (f32, f32) {
-        // Points and cost, moved up or down.
-        let mut both = [[(0, 0.0); 4]; 2];
-        for (down, parts) in both.iter_mut().enumerate() {
-            let levels = [-1.0, 0.0, 1.0]
-                .map(|code: f32| scale * (8.0 * code + if down == 1 { -1.0 } else { 1.0 }));
-            let (xs, ws) = (x.as_chunks::<8>().0, w.as_chunks::<8>().0);
-            for ((x, w), part) in xs.iter().zip(ws).zip(parts) {
-                let (x, w) = (x.as_chunks::<4>().0, w.as_chunks::<4>().0);
-                let first = half_of_3(&x[0], &w[0], &levels);
-                *part = TERNARY.cheapest(&first, &half_of_3(&x[1], &w[1], &levels));
-            }
-        }
         let n = G / 8;
-        let cost = |parts: &[(usize, f32); 4]| parts[..n].iter().map(|part| part.1).sum::<f32>();
-        let together = cost(&both[1]) < cost(&both[0]);
-        let (mut xl, mut ll) = (0.0, 0.0);
-        for i in 0..n {
-            let down = if self.moved_together { together } else { both[1][i].1 < both[0][i].1 };
-            let point = both[usize::from(down)][i].0;
-            (self.points[i], self.down[i]) = (point as u16, down);
-            for (j, value) in ternary(point, down).into_iter().enumerate() {
-                let (x, w) = (x[8 * i + j], w[8 * i + j]);
-                xl += w * x * value;
-                ll += w * value * value;
+        let (xs, ws) = (x.as_chunks::<8>().0, w.as_chunks::<8>().0);
+        if self.moved_together {
+            self.code_together(xs, ws, scale);
+        } else {
+            for i in 0..n {
+                let part = one(&xs[i], &ws[i], scale);
+                (self.points[i], self.down[i]) = (part.0 as u16, part.1);
             }
         }
-        (xl, ll)
+        let (mut xl, mut ll) = ([0.0; 8], [0.0; 8]);
+        for i in 0..n {
+            let values = ternary(self.points[i].into(), self.down[i]);
+            add_products(&xs[i], &ws[i], &values, &mut xl, &mut ll);
+        }
+        (sum_by_halves(&xl), sum_by_halves(&ll))
     }
+
+    /// The points of all eights, moved up or all moved down.
+    #[inline(always)]
+    fn code_together(&mut self, xs: &[[f32; 8]], ws: &[[f32; 8]], scale: f32) {
+        let [up, down] = [false, true].map(|down| {
+            let levels = ternary_levels(scale, down);
+            let choices: [_; 4] = std::array::from_fn(|i| Choices::new(&xs[i], &ws[i], &levels));
+            let least = choices.iter().map(|part| part.least).sum::<f32>();
+            (choices, least)
+        });
+        let is_down_first = down.1 < up.1;
+        let (first, second) = if is_down_first { (&down, &up) } else { (&up, &down) };
+        let points = |choices: &[Choices<8, 3>; 4]| {
+            let (mut points, mut cost) = ([0; 4], 0.0);
+            for (point, choices) in points.iter_mut().zip(choices) {
+                let (number, part) = TERNARY.nearest(choices);
+                (*point, cost) = (number as u16, cost + part);
+            }
+            (points, cost)
+        };
+        let (mut found, mut is_down) = (points(&first.0), is_down_first);
+        if second.1 < found.1 {
+            let other = points(&second.0);
+            if other.1 < found.1 {
+                (found, is_down) = (other, !is_down_first);
+            }
+        }
+        (self.points, self.down) = (found.0, [is_down; 4]);
+    }
+}
+
+/// The best point for eight weights, and whether it is moved down.
+#[inline(always)]
+fn one(x: &[f32; 8], w: &[f32; 8], scale: f32) -> (usize, bool) {
+    let [up, down] = [false, true].map(|down| Choices::new(x, w, &ternary_levels(scale, down)));
+    let is_down_first = down.least < up.least;
+    let (first, second) = if is_down_first { (&down, &up) } else { (&up, &down) };
+    let found = TERNARY.nearest(first);
+    if second.least < found.1 {
+        let other = TERNARY.nearest(second);
+        if other.1 < found.1 {
+            return (other.0, !is_down_first);
+        }
+    }
+    (found.0, is_down_first)
+}
+
+/// Levels of -1, 0 and 1, an eighth down or up.
+#[inline(always)]
+fn ternary_levels(scale: f32, down: bool) -> [f32; 3] {
+    [-1.0, 0.0, 1.0].map(|code: f32| scale * (8.0 * code + if down { -1.0 } else { 1.0 }))
 }
 
 /// A scale of the scales and these as odd numbers up to `2 * most + 1`, such that their errors, squared
 /// and weighed, are least; `None` if all are zero. `d` is as stored.
+#[inline(always)]
 fn round_scales(fits: &[(f32, f32)], unit: f32, most: u8) -> Option<(f32, [u8; 16])> {
     let max = fits.iter().fold(0.0, |max: f32, fit| if fit.0 > max { fit.0 } else { max });
     if max <= 0.0 {
@@ -519,6 +414,7 @@ fn round_scales(fits: &[(f32, f32)], unit: f32, most: u8) -> Option<(f32, [u8; 1
 
 /// The super-block's scale for the points that were chosen with `d`: by least squares, unless the
 /// result is no number.
+#[inline(always)]
 fn best_d(d: f32, xl: f32, ll: f32, unit: f32) -> F16 {
     let fitted = xl / ll / unit;
     F16::from_f32(if fitted.is_finite() && fitted > 0.0 { fitted } else { d })

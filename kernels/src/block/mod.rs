@@ -15,6 +15,7 @@ use crate::float::fma;
 use gguf_rs_lite::GgmlType;
 
 pub mod bf16;
+mod book;
 pub(crate) mod codebook;
 pub mod encode;
 pub(crate) mod expanded;
@@ -51,6 +52,7 @@ pub mod q8_0;
 pub mod q8_1;
 pub mod q8_k;
 mod search;
+mod side_by_side;
 pub mod tq1_0;
 pub mod tq2_0;
 
@@ -145,6 +147,7 @@ pub trait Block16: Block {
     fn unpack(&self, j: usize) -> Unpacked16;
 
     /// [`Block::dequantize`] by [`Block16::unpack`].
+    #[inline(always)]
     fn dequantize_parts(&self, out: &mut [f32]) {
         for (j, out) in out.chunks_exact_mut(32).enumerate() {
             let Unpacked16 { codes, d } = self.unpack(j);
@@ -296,6 +299,7 @@ impl Unpacked256 {
 
     /// The 256 values, with the roundings of ggml's loops: `(d * scale) * code`, and with minimums
     /// `- (dmin * min)`.
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32], has_min: bool) {
         let groups = out.chunks_exact_mut(16).zip(self.codes.chunks_exact(16));
         for (i, (out, codes)) in groups.enumerate() {
@@ -343,6 +347,7 @@ pub fn dot_float<W: Float>(row: &[W], x: &[f32]) -> f32 {
 }
 
 /// The values of whole blocks given as bytes.
+#[inline(always)]
 pub fn dequantize_row<B: Block>(bytes: &[u8], out: &mut [f32]) {
     let row = as_blocks::<B>(bytes);
     assert!(out.len() == B::LEN * row.len(), "the output has the blocks' length");
@@ -352,6 +357,7 @@ pub fn dequantize_row<B: Block>(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// The row `x` quantized to whole blocks as bytes; `importance` has a value per column.
+#[inline(always)]
 pub fn quantize_row<B: Quantize>(x: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
     let row = as_blocks_mut::<B>(bytes);
     assert!(x.len() == B::LEN * row.len(), "the output has the row's length");
@@ -409,7 +415,7 @@ mod plain {
 }
 
 /// The 32 codes of 16 bytes: low nibbles first, then high ones.
-#[inline]
+#[inline(always)]
 pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
     let mut codes = [0; 32];
     let (low, high) = codes.split_at_mut(16);
@@ -420,7 +426,7 @@ pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
 }
 
 /// [`nibbles`] with the bits of `qh` above them: bit `i` belongs to element `i`.
-#[inline]
+#[inline(always)]
 pub(crate) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [u8; 32] {
     let mut codes = nibbles(qs);
     for (codes, &high) in codes.as_chunks_mut().0.iter_mut().zip(qh) {
@@ -430,7 +436,7 @@ pub(crate) fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [u8; 32] {
 }
 
 /// Byte `i` is 1 if bit `i` is set, else 0.
-#[inline]
+#[inline(always)]
 pub(crate) fn bytes_of_bits(bits: u8) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // Byte i keeps bit i alone, and 127 more carry into the top one.
@@ -440,11 +446,13 @@ pub(crate) fn bytes_of_bits(bits: u8) -> u64 {
 }
 
 /// The inverse of [`nibbles`].
+#[inline(always)]
 pub(crate) fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|i| codes[i] & 15 | codes[i + 16] << 4)
 }
 
 /// The inverse of [`nibbles_and_fifth`].
+#[inline(always)]
 pub(crate) fn pack_nibbles_and_fifth(codes: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
     let high = codes.iter().rev().fold(0, |bits, code| bits << 1 | u32::from(code >> 4));
     (pack_nibbles(codes), high.to_le_bytes())
@@ -465,6 +473,7 @@ pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> [(u8, u8); 8] {
 }
 
 /// The inverse of [`scales_and_mins`].
+#[inline(always)]
 pub(crate) fn pack_scales_and_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     std::array::from_fn(|i| match i {
         0..4 => scales[i] | scales[i + 4] >> 4 << 6,

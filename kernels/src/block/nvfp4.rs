@@ -22,6 +22,7 @@ impl Block for BlockNVFP4 {
     const TY: GgmlType = GgmlType::NVFP4;
     const LEN: usize = 64;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         Self::dequantize_parts(self, out);
     }
@@ -32,6 +33,7 @@ impl Encode for BlockNVFP4 {
     const CODES: usize = 16;
 
     /// The largest magnitude becomes 6, the largest float; importances are ignored.
+    #[inline(always)]
     fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
         scales_of(|g| nearest_scale(extreme(&x[16 * g..][..16]).abs() / 6.0))
     }
@@ -48,10 +50,12 @@ impl Encode for BlockNVFP4 {
         VALUES[usize::from(code)]
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         Coder::by_scale(Self::group(scales, g))
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         if coder.by == 0.0 { 0 } else { nearest_code(x / coder.by) }
     }
@@ -63,6 +67,7 @@ impl Encode for BlockNVFP4 {
         scales_of(|g| self.d[g])
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockNVFP4 {
         let groups = codes.as_chunks::<16>().0;
         let pack = |codes: &[u8; 16]| std::array::from_fn(|i| codes[i] | codes[i + 8] << 4);
@@ -73,6 +78,7 @@ impl Encode for BlockNVFP4 {
     }
 }
 
+#[inline(always)]
 fn scales_of(code: impl Fn(usize) -> u8) -> Scales {
     let mut scales = Scales::default();
     for (g, scale) in scales.scales[..4].iter_mut().enumerate() {
@@ -114,6 +120,7 @@ static SCALES: [f32; 256] = {
 };
 
 /// The code of the scale nearest to `x >= 0`, the upper one of two; at most 448.
+#[inline(always)]
 fn nearest_scale(x: f32) -> u8 {
     /// 448, the largest.
     const MAX: u8 = 0x7e;

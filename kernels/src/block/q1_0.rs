@@ -19,6 +19,7 @@ impl Block for BlockQ1_0 {
     const TY: GgmlType = GgmlType::Q1_0;
     const LEN: usize = 128;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         Self::dequantize_parts(self, out);
     }
@@ -29,6 +30,7 @@ impl Encode for BlockQ1_0 {
     const CODES: usize = 2;
 
     /// The mean magnitude is the scale, which loses least; importances are ignored.
+    #[inline(always)]
     fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
         Scales::rounded(sum(x.iter().map(|x| x.abs())) / 128.0, 0.0)
     }
@@ -45,11 +47,13 @@ impl Encode for BlockQ1_0 {
         2 * code as i8 - 1
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
     /// Zero is positive, and so it is under a scale that is not negative.
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         u8::from(if coder.by < 0.0 { x < 0.0 } else { x >= 0.0 })
     }
@@ -61,6 +65,7 @@ impl Encode for BlockQ1_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ1_0 {
         let byte = |i: usize| (0..8).fold(0, |byte, k| byte | codes[8 * i + k] << k);
         let qs = std::array::from_fn(|j| std::array::from_fn(|i| byte(4 * j + i)));

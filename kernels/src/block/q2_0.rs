@@ -1,7 +1,7 @@
 //! Q2_0: 2.25 bits per weight, a scale per 64. Value = `d * (code - 1)`.
 
 use super::encode::{Coder, Encode, Group, Scales};
-use super::search::extreme;
+use super::search::{away_from_zero, extreme, whole};
 use super::{Block, Block16, F16, Unpacked16};
 use gguf_rs_lite::GgmlType;
 
@@ -19,6 +19,7 @@ impl Block for BlockQ2_0 {
     const TY: GgmlType = GgmlType::Q2_0;
     const LEN: usize = 64;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         Self::dequantize_parts(self, out);
     }
@@ -29,6 +30,7 @@ impl Encode for BlockQ2_0 {
     const CODES: usize = 4;
 
     /// The largest magnitude is the scale; importances are ignored.
+    #[inline(always)]
     fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
         Scales::unrounded(extreme(x).abs(), 0.0)
     }
@@ -45,12 +47,14 @@ impl Encode for BlockQ2_0 {
         code as i8 - 1
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
-        ((x * coder.by).round() + 1.0).clamp(0.0, 3.0) as u8
+        whole((away_from_zero(x * coder.by) + 1.0).clamp(0.0, 3.0))
     }
 
     fn take_apart(&self, codes: &mut [u8]) -> Scales {
@@ -60,6 +64,7 @@ impl Encode for BlockQ2_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ2_0 {
         let byte = |i: usize| (0..4).fold(0, |byte, k| byte | codes[4 * i + k] << (2 * k));
         let qs = std::array::from_fn(|j| std::array::from_fn(|i| byte(8 * j + i)));

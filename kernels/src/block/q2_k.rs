@@ -24,6 +24,7 @@ impl Block for BlockQ2K {
     const TY: GgmlType = GgmlType::Q2_K;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -33,6 +34,7 @@ impl Encode for BlockQ2K {
     const GROUP: usize = 16;
     const CODES: usize = 4;
 
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         METHOD.fit::<16, 16>(all(x), importance.map(all))
     }
@@ -49,10 +51,12 @@ impl Encode for BlockQ2K {
         code as i8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         Coder::by_scale(scales.group_with_min(g))
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         METHOD.code(coder, x)
     }
@@ -63,6 +67,7 @@ impl Encode for BlockQ2K {
         Scales::new(self.d, self.dmin, scales, mins)
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ2K {
         BlockQ2K {
             scales: std::array::from_fn(|i| scales.scales[i] & 15 | scales.mins[i] << 4),
@@ -107,6 +112,7 @@ const METHOD: AffineMethod = AffineMethod {
 };
 
 /// The low two bits of 256 codes: bits `2j` of byte `32h + l` are element `128h + 32j + l`.
+#[inline(always)]
 pub(crate) fn pack_pairs(codes: &[u8; 256]) -> [u8; 64] {
     std::array::from_fn(|i| {
         let (h, l) = (i / 32, i % 32);

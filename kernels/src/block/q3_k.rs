@@ -4,6 +4,7 @@
 use super::encode::{Coder, Encode, Group, Scales, all};
 use super::q2_k::pack_pairs;
 use super::search;
+use super::side_by_side;
 use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
@@ -25,6 +26,7 @@ impl Block for BlockQ3K {
     const TY: GgmlType = GgmlType::Q3_K;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -35,6 +37,7 @@ impl Encode for BlockQ3K {
     const CODES: usize = 8;
 
     /// Without importances errors count by the square of the weight.
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         let groups = x.as_chunks::<16>().0;
         let Some(importance) = importance else {
@@ -48,7 +51,7 @@ impl Encode for BlockQ3K {
         let importance = importance.as_chunks().0;
         let costs: [[f32; 16]; 16] =
             std::array::from_fn(|g| search::emphasize(&groups[g], &importance[g], sigma2));
-        let scales = search::symmetric_groups(groups, &costs, CODES);
+        let scales = side_by_side::symmetric_groups(groups, &costs, CODES);
         let weights = costs.map(|costs| search::sum(costs.into_iter()));
         let d = F16::from_f32(search::symmetric(&scales, &weights, SCALES));
         scales_of((search::symmetric_scales_of(&scales, d, SCALES), d))
@@ -67,10 +70,12 @@ impl Encode for BlockQ3K {
         code as i8 - 4
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         Coder::by_scale(Self::group(scales, g))
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         search::symmetric_code(coder, x, CODES)
     }
@@ -80,6 +85,7 @@ impl Encode for BlockQ3K {
         Scales::new(self.d, F16::default(), unpack_scales(&self.scales), [0; 16])
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ3K {
         let codes = all(codes);
         let hmask =
@@ -90,6 +96,7 @@ impl Encode for BlockQ3K {
 }
 
 /// Signed scales as stored.
+#[inline(always)]
 fn scales_of((scales, d): ([i8; 16], F16)) -> Scales {
     Scales::new(d, F16::default(), scales.map(|s| (s + 32) as u8), [0; 16])
 }
@@ -129,6 +136,7 @@ fn unpack_scales(packed: &[u8; 12]) -> [u8; 16] {
 }
 
 /// The inverse of [`unpack_scales`].
+#[inline(always)]
 fn pack_scales(scales: &[u8; 16]) -> [u8; 12] {
     std::array::from_fn(|i| match i {
         0..8 => scales[i] & 15 | scales[i + 8] << 4,

@@ -3,7 +3,7 @@
 //! clips.
 
 use super::encode::{Coder, Encode, Group, Scales, all};
-use super::search::{emphasize, extreme, nearest, symmetric};
+use super::search::{emphasize, extreme, nearest, symmetric, whole};
 use super::{Block, Block32, F16, Unpacked32, nibbles, pack_nibbles};
 use gguf_rs_lite::GgmlType;
 
@@ -21,6 +21,7 @@ impl Block for BlockQ4_0 {
     const TY: GgmlType = GgmlType::Q4_0;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let Unpacked32 { codes, d, .. } = self.unpack();
         for (y, q) in out.iter_mut().zip(codes) {
@@ -35,6 +36,7 @@ impl Encode for BlockQ4_0 {
 
     /// Without importances the weight of largest magnitude becomes code -8, exactly; with them the
     /// scale is searched.
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
         match importance {
             None => Scales::unrounded(extreme(x) / -8.0, 0.0),
@@ -57,15 +59,17 @@ impl Encode for BlockQ4_0 {
         code as i8 - 8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         if coder.stored {
-            (nearest(x * coder.by) + 8.0).clamp(0.0, 15.0) as u8
+            whole((nearest(x * coder.by) + 8.0).clamp(0.0, 15.0))
         } else {
-            (x * coder.by + 8.5).clamp(0.0, 15.0) as u8
+            whole((x * coder.by + 8.5).clamp(0.0, 15.0))
         }
     }
 
@@ -74,6 +78,7 @@ impl Encode for BlockQ4_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ4_0 {
         BlockQ4_0 { d: scales.d, qs: pack_nibbles(all(codes)) }
     }

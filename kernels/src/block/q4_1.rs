@@ -20,6 +20,7 @@ impl Block for BlockQ4_1 {
     const TY: GgmlType = GgmlType::Q4_1;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let Unpacked32 { codes, d, m } = self.unpack();
         for (y, q) in out.iter_mut().zip(codes) {
@@ -32,6 +33,7 @@ impl Encode for BlockQ4_1 {
     const GROUP: usize = 32;
     const CODES: usize = 16;
 
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
         fit_affine(x, importance, mean_square, 15.0)
     }
@@ -48,10 +50,12 @@ impl Encode for BlockQ4_1 {
         code as i8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         coder.affine_code(x, 15.0)
     }
@@ -61,6 +65,7 @@ impl Encode for BlockQ4_1 {
         Scales::of_block(self.d, self.m)
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ4_1 {
         BlockQ4_1 { d: scales.d, m: scales.m, qs: pack_nibbles(all(codes)) }
     }

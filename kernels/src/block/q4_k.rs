@@ -24,6 +24,7 @@ impl Block for BlockQ4K {
     const TY: GgmlType = GgmlType::Q4_K;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -33,6 +34,7 @@ impl Encode for BlockQ4K {
     const GROUP: usize = 32;
     const CODES: usize = 16;
 
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         METHOD.fit::<32, 8>(all(x), importance.map(all))
     }
@@ -49,10 +51,12 @@ impl Encode for BlockQ4K {
         code as i8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         Coder::by_scale(scales.group_with_min(g))
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         METHOD.code(coder, x)
     }
@@ -62,6 +66,7 @@ impl Encode for BlockQ4K {
         scales_of_eight(self.d, self.dmin, &self.scales)
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ4K {
         let (d, dmin, qs) = (scales.d, scales.m, pack_low(all(codes)));
         BlockQ4K { d, dmin, scales: pack_eight(scales), qs }
@@ -78,6 +83,7 @@ pub(super) fn scales_of_eight(d: F16, dmin: F16, packed: &[u8; 12]) -> Scales {
 }
 
 /// The packed half of [`scales_of_eight`].
+#[inline(always)]
 pub(super) fn pack_eight(scales: &Scales) -> [u8; 12] {
     let eight = |six_bits: &[u8; GROUPS_MAX]| std::array::from_fn(|g| six_bits[g] & 63);
     pack_scales_and_mins(&eight(&scales.scales), &eight(&scales.mins))
@@ -118,6 +124,7 @@ const METHOD: AffineMethod = AffineMethod {
 };
 
 /// The low four bits of 256 codes: byte `32p + l` holds elements `64p + l` and `64p + 32 + l`.
+#[inline(always)]
 pub(crate) fn pack_low(codes: &[u8; 256]) -> [u8; 128] {
     std::array::from_fn(|i| {
         let low = 64 * (i / 32) + i % 32;

@@ -2,7 +2,7 @@
 //! of 256. Value = `d * (code - 16)`.
 
 use super::encode::{Coder, Encode, Group, Scales, all};
-use super::search::{emphasize, extreme, nearest, symmetric};
+use super::search::{emphasize, extreme, nearest, symmetric, whole};
 use super::{Block, Block32, F16, Unpacked32, nibbles_and_fifth, pack_nibbles_and_fifth};
 use gguf_rs_lite::GgmlType;
 
@@ -22,6 +22,7 @@ impl Block for BlockQ5_0 {
     const TY: GgmlType = GgmlType::Q5_0;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let Unpacked32 { codes, d, .. } = self.unpack();
         for (y, q) in out.iter_mut().zip(codes) {
@@ -36,6 +37,7 @@ impl Encode for BlockQ5_0 {
 
     /// Without importances the weight of largest magnitude becomes code -16, exactly; with them the
     /// scale is searched.
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
         match importance {
             None => Scales::unrounded(extreme(x) / -16.0, 0.0),
@@ -58,15 +60,17 @@ impl Encode for BlockQ5_0 {
         code as i8 - 16
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         if coder.stored {
-            (nearest(x * coder.by) + 16.0).clamp(0.0, 31.0) as u8
+            whole((nearest(x * coder.by) + 16.0).clamp(0.0, 31.0))
         } else {
-            (x * coder.by + 16.5).clamp(0.0, 31.0) as u8
+            whole((x * coder.by + 16.5).clamp(0.0, 31.0))
         }
     }
 
@@ -75,6 +79,7 @@ impl Encode for BlockQ5_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ5_0 {
         let (qs, qh) = pack_nibbles_and_fifth(all(codes));
         BlockQ5_0 { d: scales.d, qh, qs }

@@ -23,6 +23,7 @@ impl Block for BlockQ5_1 {
     const TY: GgmlType = GgmlType::Q5_1;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let Unpacked32 { codes, d, m } = self.unpack();
         for (y, q) in out.iter_mut().zip(codes) {
@@ -35,6 +36,7 @@ impl Encode for BlockQ5_1 {
     const GROUP: usize = 32;
     const CODES: usize = 32;
 
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, mean_square: f32) -> Scales {
         fit_affine(x, importance, mean_square, 31.0)
     }
@@ -51,10 +53,12 @@ impl Encode for BlockQ5_1 {
         code as i8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         coder.affine_code(x, 31.0)
     }
@@ -64,6 +68,7 @@ impl Encode for BlockQ5_1 {
         Scales::of_block(self.d, self.m)
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ5_1 {
         let (qs, qh) = pack_nibbles_and_fifth(all(codes));
         BlockQ5_1 { d: scales.d, m: scales.m, qh, qs }

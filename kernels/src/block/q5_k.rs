@@ -27,6 +27,7 @@ impl Block for BlockQ5K {
     const TY: GgmlType = GgmlType::Q5_K;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -36,6 +37,7 @@ impl Encode for BlockQ5K {
     const GROUP: usize = 32;
     const CODES: usize = 32;
 
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         METHOD.fit::<32, 8>(all(x), importance.map(all))
     }
@@ -52,10 +54,12 @@ impl Encode for BlockQ5K {
         code as i8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         Coder::by_scale(scales.group_with_min(g))
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         METHOD.code(coder, x)
     }
@@ -65,6 +69,7 @@ impl Encode for BlockQ5K {
         scales_of_eight(self.d, self.dmin, &self.scales)
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ5K {
         let (qs, qh) = (pack_low(all(codes)), pack_fifth(all(codes)));
         BlockQ5K { d: scales.d, dmin: scales.m, scales: pack_eight(scales), qh, qs }

@@ -3,6 +3,7 @@
 
 use super::encode::{Coder, Encode, Group, Scales, all};
 use super::search;
+use super::side_by_side;
 use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
@@ -24,6 +25,7 @@ impl Block for BlockQ6K {
     const TY: GgmlType = GgmlType::Q6_K;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -34,13 +36,14 @@ impl Encode for BlockQ6K {
     const CODES: usize = 64;
 
     /// Without importances errors count by the square of the weight.
+    #[inline(always)]
     fn fit(x: &[f32], importance: Option<&[f32]>, _: f32) -> Scales {
         let groups = x.as_chunks::<16>().0;
         let costs = std::array::from_fn(|g| match importance {
             Some(importance) => importance.as_chunks().0[g],
             None => groups[g].map(|x| x * x),
         });
-        let scales = search::symmetric_groups(groups, &costs, CODES);
+        let scales = side_by_side::symmetric_groups(groups, &costs, CODES);
         scales_of(search::symmetric_scales(&scales, SCALES))
     }
 
@@ -57,10 +60,12 @@ impl Encode for BlockQ6K {
         code as i8 - 32
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, g: usize) -> Coder {
         Coder::by_scale(Self::group(scales, g))
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         search::symmetric_code(coder, x, CODES)
     }
@@ -70,6 +75,7 @@ impl Encode for BlockQ6K {
         scales_of((self.scales, self.d))
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ6K {
         let codes = all(codes);
         let scale = scales.scales.map(|s| s as i8);
@@ -78,6 +84,7 @@ impl Encode for BlockQ6K {
 }
 
 /// Signed scales as stored.
+#[inline(always)]
 fn scales_of((scales, d): ([i8; 16], F16)) -> Scales {
     Scales::new(d, F16::default(), scales.map(|s| s as u8), [0; 16])
 }
@@ -108,6 +115,7 @@ impl Block256 for BlockQ6K {
 }
 
 /// See [`BlockQ6K::unpack`].
+#[inline(always)]
 fn pack_low(codes: &[u8; 256]) -> [u8; 128] {
     std::array::from_fn(|i| {
         let low = 128 * (i / 64) + i % 64;
@@ -116,6 +124,7 @@ fn pack_low(codes: &[u8; 256]) -> [u8; 128] {
 }
 
 /// See [`BlockQ6K::unpack`].
+#[inline(always)]
 fn pack_high(codes: &[u8; 256]) -> [u8; 64] {
     std::array::from_fn(|i| {
         let (h, l) = (i / 32, i % 32);

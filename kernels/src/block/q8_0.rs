@@ -2,7 +2,8 @@
 //! are no multiple of 256. Value = `d * code`.
 
 use super::encode::{Coder, Encode, Group, Scales, all};
-use super::{Block, Block32, F16, Unpacked32, search::extreme};
+use super::search::{away_from_zero, extreme, whole};
+use super::{Block, Block32, F16, Unpacked32};
 use gguf_rs_lite::GgmlType;
 
 /// One block of Q8_0: 32 elements in 34 bytes.
@@ -19,6 +20,7 @@ impl Block for BlockQ8_0 {
     const TY: GgmlType = GgmlType::Q8_0;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (y, q) in out.iter_mut().zip(self.qs) {
@@ -33,6 +35,7 @@ impl Encode for BlockQ8_0 {
 
     /// The weight of largest magnitude becomes 127 or -127; importances are ignored, at this
     /// precision they gain nothing.
+    #[inline(always)]
     fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
         Scales::unrounded(extreme(x).abs() / 127.0, 0.0)
     }
@@ -50,12 +53,14 @@ impl Encode for BlockQ8_0 {
         code as i8
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
-        (x * coder.by).round() as i8 as u8
+        whole(away_from_zero(x * coder.by).clamp(-128.0, 127.0))
     }
 
     fn take_apart(&self, codes: &mut [u8]) -> Scales {
@@ -63,6 +68,7 @@ impl Encode for BlockQ8_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockQ8_0 {
         BlockQ8_0 { d: scales.d, qs: all::<_, 32>(codes).map(|q| q as i8) }
     }

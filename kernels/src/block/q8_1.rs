@@ -20,6 +20,7 @@ impl Block for BlockQ8_1 {
     const TY: GgmlType = GgmlType::Q8_1;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (y, q) in out.iter_mut().zip(self.qs) {
@@ -30,6 +31,7 @@ impl Block for BlockQ8_1 {
 
 impl Quantize for BlockQ8_1 {
     /// As Q8_0, with the sum.
+    #[inline(always)]
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8_1]) {
         for (x, block) in x.as_chunks::<32>().0.iter().zip(out) {
             let d = extreme(x).abs() / 127.0;

@@ -21,6 +21,7 @@ impl Block for BlockQ8K {
     const TY: GgmlType = GgmlType::Q8_K;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let d = f32::from_le_bytes(self.d);
         for (y, q) in out.iter_mut().zip(self.qs) {
@@ -31,6 +32,7 @@ impl Block for BlockQ8K {
 
 impl Quantize for BlockQ8K {
     /// The weight of largest magnitude becomes -127, so the scale may be negative.
+    #[inline(always)]
     fn quantize(x: &[f32], _: Option<&[f32]>, out: &mut [BlockQ8K]) {
         for (x, block) in x.as_chunks::<256>().0.iter().zip(out) {
             let max = extreme(x);

@@ -28,6 +28,7 @@ impl Block for BlockTQ1_0 {
     const TY: GgmlType = GgmlType::TQ1_0;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -39,6 +40,7 @@ impl Encode for BlockTQ1_0 {
 
     /// The largest magnitude is the scale; importances are ignored, in a ternary row they gain
     /// nothing.
+    #[inline(always)]
     fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
         Scales::unrounded(extreme(x).abs(), 0.0)
     }
@@ -55,10 +57,12 @@ impl Encode for BlockTQ1_0 {
         code as i8 - 1
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         ternary(coder, x)
     }
@@ -68,6 +72,7 @@ impl Encode for BlockTQ1_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockTQ1_0 {
         BlockTQ1_0 {
             first: pack_trits(&codes[..160]),
@@ -96,6 +101,7 @@ impl Block256 for BlockTQ1_0 {
 /// Powers of three, modulo 256.
 pub(crate) const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
+#[inline(always)]
 fn unpack_trits<const N: usize>(bytes: &[u8; N], codes: &mut [i8]) {
     for (codes, power) in codes.as_chunks_mut::<N>().0.iter_mut().zip(POWERS) {
         *codes = bytes.map(|byte| {
@@ -106,6 +112,7 @@ fn unpack_trits<const N: usize>(bytes: &[u8; N], codes: &mut [i8]) {
 }
 
 /// The inverse of [`unpack_trits`]; trits that are missing are zero.
+#[inline(always)]
 fn pack_trits<const N: usize>(codes: &[u8]) -> [u8; N] {
     std::array::from_fn(|l| {
         let trit = |n: usize| codes.get(n * N + l).copied().unwrap_or(0);

@@ -2,7 +2,7 @@
 //! code, 2). Value = `d * (code - 1)`.
 
 use super::encode::{Coder, Encode, Group, Scales};
-use super::search::extreme;
+use super::search::{away_from_zero, extreme, whole};
 use super::{Block, Block256, F16, Unpacked256};
 use gguf_rs_lite::GgmlType;
 
@@ -20,6 +20,7 @@ impl Block for BlockTQ2_0 {
     const TY: GgmlType = GgmlType::TQ2_0;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         self.unpack().dequantize(out, Self::HAS_MIN);
     }
@@ -31,6 +32,7 @@ impl Encode for BlockTQ2_0 {
 
     /// The largest magnitude is the scale; importances are ignored, in a ternary row they gain
     /// nothing.
+    #[inline(always)]
     fn fit(x: &[f32], _: Option<&[f32]>, _: f32) -> Scales {
         Scales::unrounded(extreme(x).abs(), 0.0)
     }
@@ -47,10 +49,12 @@ impl Encode for BlockTQ2_0 {
         code as i8 - 1
     }
 
+    #[inline(always)]
     fn coder(scales: &Scales, _: usize) -> Coder {
         scales.coder()
     }
 
+    #[inline(always)]
     fn code(coder: &Coder, x: f32) -> u8 {
         ternary(coder, x)
     }
@@ -60,6 +64,7 @@ impl Encode for BlockTQ2_0 {
         Scales::of_block(self.d, F16::default())
     }
 
+    #[inline(always)]
     fn assemble(codes: &[u8], scales: &Scales) -> BlockTQ2_0 {
         let qs = std::array::from_fn(|h| {
             std::array::from_fn(|l| {
@@ -88,6 +93,7 @@ impl Block256 for BlockTQ2_0 {
 }
 
 /// Codes 0, 1, 2 of -1, 0, 1; never the fourth, which is not ternary.
+#[inline(always)]
 pub(super) fn ternary(coder: &Coder, x: f32) -> u8 {
-    ((x * coder.by).round() + 1.0).clamp(0.0, 2.0) as u8
+    whole((away_from_zero(x * coder.by) + 1.0).clamp(0.0, 2.0))
 }

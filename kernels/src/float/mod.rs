@@ -33,7 +33,7 @@ pub(crate) mod softmax;
 pub use activation::{Activation, act, erf, glu};
 pub use attention::{Ahead, add_product_f16, add_product_f32, soft_cap};
 pub use block_max::{BlockMax, MAX_BLOCK, block_max};
-pub use convert::{f16_to_f32, f32_to_f16, half_to_f32};
+pub use convert::{f16_to_f32, f32_to_f16, half_of_f32, half_to_f32};
 pub use fma::fma;
 pub use linear::{add, add_scaled, dot, scale};
 pub use norm::{layer_norm, rms_norm};

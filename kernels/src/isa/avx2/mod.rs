@@ -10,6 +10,7 @@
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
 mod attention;
+mod blocks;
 pub(in crate::isa) mod codebook;
 pub(in crate::isa) mod dense;
 pub(in crate::isa) mod dot;
@@ -35,7 +36,8 @@ use crate::interleave::{Parts, groups};
 use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
-    ExpandedRows, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, overlaid,
+    ExpandedRows, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels,
+    overlaid, overlaid_blocks,
 };
 use dense::DenseScratch;
 use dot::{Dot, MulAdd};
@@ -63,7 +65,8 @@ static TABLE: KernelTable = KernelTable {
 const INTERLEAVED_ROWS_MAX: usize = 12;
 
 pub(in crate::isa) const TYPES: [TypeKernels; N_TYPES] = {
-    let floats = overlaid(Level::Avx2, sse41::TYPES, FLOATS, &[]);
+    let below = overlaid_blocks(sse41::TYPES, blocks::BLOCKS);
+    let floats = overlaid(Level::Avx2, below, FLOATS, &[]);
     overlaid(Level::Avx2, floats, Kernels::<MulAdd>::MATMULS, Kernels::<MulAdd>::INTERLEAVED)
 };
 
