@@ -3,7 +3,7 @@
 //! The offers of a tensor are thinned to their lower convex hull, and the steps of all hulls taken by
 //! what they gain for a byte, dearest last, as long as there is room; what is left then goes to
 //! whatever still gains most. Where few tensors are most of a model, one step too large for the
-//! room is far from the best: each offer of the [`PINNED`] largest is tried in turn, with the rest
+//! room is far from the best: each offer of the `PINNED` largest is tried in turn, with the rest
 //! as above. The result depends on nothing but the offers and the room.
 
 use gguf_rs_lite::GgmlType;
