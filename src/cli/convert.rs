@@ -68,7 +68,7 @@ fn folder(source: &Path) -> Result<PathBuf, CliError> {
     let model: ModelRef = name.parse()?;
     let cache = cache_of(&model)?;
     let mut progress = StderrProgress::new();
-    Ok(interrupt::orderly(|cancel| cache.checkpoint(&model, &mut progress, cancel))?)
+    interrupt::orderly(|cancel| cache.checkpoint(&model, &mut progress, cancel))
 }
 
 /// Converts a folder.
