@@ -8,7 +8,7 @@ use crate::convert::{Conversion, ConvertError, ConvertOptions, TargetType};
 use crate::model::describe::bytes;
 use crate::text::is_pre_tokenizer;
 use serde_json::json;
-use std::io::{Write, stderr};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -103,9 +103,19 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
     let conversion = Conversion::plan(folder, options).map_err(at(folder))?;
     for name in conversion.left_out() {
         // A closed stderr is no reason to stop.
-        let _ = writeln!(stderr(), "left out: {name}");
+        super::note(format_args!("left out: {name}"));
     }
     Ok(conversion)
+}
+
+/// Refuses an output that is a file of the folder.
+///
+/// # Errors
+/// It is, or it cannot be written.
+pub fn check_output(folder: &Path, output: &Path) -> Result<(), CliError> {
+    let files = folder.read_dir().into_iter().flatten().flatten();
+    let files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
+    space::check_output(output, files.iter().map(PathBuf::as_path).filter(|path| !path.is_dir()))
 }
 
 /// Writes the file of a folder, with progress, where there is room for it.
@@ -113,6 +123,7 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
 /// # Errors
 /// There is none, or the folder cannot be converted.
 pub fn write(conversion: &Conversion, folder: &Path, output: &Path) -> Result<(), CliError> {
+    check_output(folder, output)?;
     space::check(output, conversion.bytes())?;
     let total = conversion.bytes();
     let mut progress = WorkProgress::begin();

@@ -8,7 +8,7 @@
 use super::{CliError, interrupt};
 use gguf_rs_lite::GgufFile;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write, stderr};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// First and last bytes of a journal.
@@ -27,7 +27,7 @@ pub fn open(path: &Path) -> Result<GgufFile, CliError> {
         && recover(&path, &mut System)?
     {
         let path = path.display();
-        writeln!(stderr(), "note: {path}: an edit that was not finished is undone")?;
+        super::note(format_args!("note: {path}: an edit that was not finished is undone"));
     }
     if path.is_dir() {
         let hint = "a model is a GGUF file, which `teff convert` makes of a Hugging Face folder";

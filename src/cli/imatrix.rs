@@ -14,7 +14,7 @@ use crate::eval::{self, Chunks, EvalError};
 use crate::quantize::collect::{RareExperts, rare_experts};
 use crate::quantize::imatrix::Imatrix;
 use gguf_rs_lite::PartFile;
-use std::io::{BufWriter, Write, stderr};
+use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,14 +96,13 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
     let imatrix = shared.lock().unwrap_or_else(PoisonError::into_inner);
     write(&imatrix, &args.output, args.output_format)?;
     warn_of_experts(&imatrix)?;
-    writeln!(
-        stderr(),
+    super::note(format_args!(
         "{}: {} weights, {} chunks of {} tokens",
         args.output.display(),
         imatrix.weights().len(),
         imatrix.chunk_count,
         imatrix.chunk_size
-    )?;
+    ));
     Ok(())
 }
 
@@ -213,15 +212,14 @@ fn warn_of_experts(imatrix: &Imatrix) -> std::io::Result<()> {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        writeln!(
-            stderr(),
+        super::note(format_args!(
             "warning: {layer}: of {n_experts} experts the text hardly chose {}{more}: their \
              importances rest on few tokens, or are 1 throughout where there are none",
             told.collect::<Vec<_>>().join(", ")
-        )?;
+        ));
     }
     if let Some(more) = rare.len().checked_sub(RARE_LAYERS_TOLD).filter(|&n| n > 0) {
-        writeln!(stderr(), "warning: so it is in {more} more layers")?;
+        super::note(format_args!("warning: so it is in {more} more layers"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing.
 
 use super::{CliError, threads};
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{IsTerminal, stderr, stdout};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
@@ -78,7 +78,7 @@ fn tell(done: String) {
     let line_break = if is_terminal { "\n" } else { "" };
     let colon = if done.is_empty() { "" } else { ": " };
     // A closed stderr leaves nobody to tell.
-    let _ = writeln!(stderr(), "{line_break}interrupted{colon}{done}");
+    super::note(format_args!("{line_break}interrupted{colon}{done}"));
 }
 
 /// From now on `tell` says what was done, if Ctrl-C comes. It must not block.

@@ -10,7 +10,7 @@ use crate::engine::EngineError;
 use crate::text::TEXT_BYTES_MAX;
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stderr, stdin};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -223,7 +223,7 @@ impl Batch<'_> {
         let (n_tokens, vectors) = match result {
             Ok((n_tokens, vectors)) => (n_tokens, Some(vectors)),
             Err(problem) if self.bad.skip_bad => {
-                writeln!(stderr(), "warning: {place}: {problem}: skipped")?;
+                super::note(format_args!("warning: {place}: {problem}: skipped"));
                 (0, None)
             }
             Err(problem) => return Err(CliError::failed(format!("{place}: {problem}"))),
@@ -257,7 +257,9 @@ impl<'a> Lines<'a> {
             None => (Box::new(stdin().lock()), Path::new("standard input")),
         };
         if file.is_none() && stdin().is_terminal() {
-            writeln!(stderr(), "Type one text on each line, then Ctrl-D on a line of its own.")?;
+            super::note(format_args!(
+                "Type one text on each line, then Ctrl-D on a line of its own."
+            ));
         }
         let reader = BufReader::with_capacity(READ_BYTES, input);
         Ok(Lines { reader, name, number: 0, truncate })

@@ -121,12 +121,16 @@ pub fn main() -> ExitCode {
         Err(error) if !error.is_broken_pipe() => {
             // What was done before the error stands; a closed stdout was no error either.
             let _ = out.flush();
-            // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "error: {}", error.one_line());
+            note(format_args!("error: {}", error.one_line()));
             error.exit_code()
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// A line on standard error. Where that is closed nobody is told, which is no reason to stop.
+pub fn note(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Standard output, which its errors name: the disk may be full behind it.

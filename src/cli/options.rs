@@ -13,7 +13,6 @@ use crate::text::Tokenizer;
 use gguf_rs_lite::{GgufFile, Scalar};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
-use std::io::{Write, stderr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -161,17 +160,21 @@ impl ModelArgs {
         let mut file = super::header::open(&path)?;
         for key in &self.ignore_key {
             if !file.ignore(key).map_err(CliError::of_model(&path))? {
-                writeln!(stderr(), "warning: --ignore-key names key `{key}`, which is not there")?;
+                super::note(format_args!(
+                    "warning: --ignore-key names key `{key}`, which is not there"
+                ));
             }
         }
         for Override { key, value } in &self.override_kv {
             if !file.set(key, value.clone()).map_err(CliError::of_model(&path))? {
-                writeln!(stderr(), "warning: --override-kv adds key `{key}`, which is not there")?;
+                super::note(format_args!(
+                    "warning: --override-kv adds key `{key}`, which is not there"
+                ));
             }
         }
         for (key, _) in file.entries().filter(|(_, value)| !value.is_clean_text()) {
             let problem = "has text that is not UTF-8 or ends in zero bytes: it is read as bytes";
-            writeln!(stderr(), "warning: {}: key `{key}` {problem}", path.display())?;
+            super::note(format_args!("warning: {}: key `{key}` {problem}", path.display()));
         }
         Ok((file, path))
     }
@@ -187,7 +190,7 @@ impl ModelArgs {
         let (mut file, path) = self.file()?;
         file.make_little_endian().map_err(CliError::of_model(&path))?;
         for part in unused_parts(&file) {
-            writeln!(stderr(), "note: {part}")?;
+            super::note(format_args!("note: {part}"));
         }
         Ok(Model::from_file(Arc::new(file), &path)?)
     }
@@ -260,7 +263,7 @@ impl EngineArgs {
         let engine = Engine::new(&model, &options).map_err(CliError::of_model(model.path()))?;
         self.lock(&model, &engine)?;
         for warning in tokenizer.warnings() {
-            writeln!(stderr(), "warning: {warning}")?;
+            super::note(format_args!("warning: {warning}"));
         }
         Ok((model, tokenizer, engine))
     }
@@ -275,7 +278,7 @@ impl EngineArgs {
         if self.mlock
             && let Err(error) = engine.lock_weights(model)
         {
-            writeln!(stderr(), "warning: the weights are not locked in memory: {error}")?;
+            super::note(format_args!("warning: the weights are not locked in memory: {error}"));
         }
         Ok(())
     }
@@ -370,11 +373,10 @@ pub fn check_context(
         return Err(CliError::of_model(model.path())(shortage));
     }
     if n_ctx > n_ctx_train {
-        writeln!(
-            stderr(),
+        super::note(format_args!(
             "warning: {path}: a context of {n_ctx} tokens, but the model was trained with \
              {n_ctx_train}: what lies behind them may be nonsense"
-        )?;
+        ));
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ impl Progress for StderrProgress {
         let is_terminal = self.is_terminal;
         *self = StderrProgress { what: what.to_owned(), total_bytes, ..StderrProgress::new() };
         if !is_terminal {
-            let _ = writeln!(stderr(), "downloading {what}, {}", bytes(total_bytes));
+            super::note(format_args!("downloading {what}, {}", bytes(total_bytes)));
         }
     }
 
@@ -116,7 +116,7 @@ impl Progress for StderrProgress {
             let tenths = done_bytes * 10 / self.total_bytes.max(1);
             if tenths > self.tenths_told {
                 self.tenths_told = tenths;
-                let _ = writeln!(stderr(), "{} {} %", self.what, tenths * 10);
+                super::note(format_args!("{} {} %", self.what, tenths * 10));
             }
         }
     }
@@ -130,7 +130,7 @@ impl Progress for StderrProgress {
     }
 
     fn note(&mut self, line: &str) {
-        let _ = writeln!(stderr(), "{line}");
+        super::note(format_args!("{line}"));
     }
 }
 
@@ -184,7 +184,7 @@ impl WorkProgress {
         } else {
             self.tenths_told = tenths;
             // A closed stderr is no reason to stop.
-            let _ = writeln!(stderr(), "{line}");
+            super::note(format_args!("{line}"));
         }
     }
 }

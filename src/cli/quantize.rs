@@ -13,7 +13,7 @@ use crate::quantize::mix::{Mix, TensorType, Wishes};
 use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step};
 use gguf_rs_lite::GgmlType;
 use serde_json::json;
-use std::io::{Write, stderr};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -71,7 +71,8 @@ pub struct QuantizeArgs {
     /// Threads [default: as many as there are CPUs]
     #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
     threads: Option<u16>,
-    /// Say what would be written, and write nothing
+    /// Say what would be written, and write nothing that stays: a Hugging Face folder is converted
+    /// all the same
     #[arg(long)]
     dry_run: bool,
     /// One JSON object instead of a table
@@ -120,6 +121,10 @@ fn parse_tensor_type(text: &str) -> Result<Wish, String> {
 /// Quantizes a file.
 pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let options = args.options()?;
+    if !args.dry_run && !args.keep_split {
+        // Better now than behind a conversion and trials; again below for each file.
+        space::check_output(&args.output, args.inputs())?;
+    }
     let source = Source::open(&args.input, &args.output)?;
     let (file, path) = (&source.file, source.path.as_path());
     let chosen = args.target.choose(file, path, &options, &at(path))?;
@@ -131,14 +136,14 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     for warning in &plan.warnings {
         let is_allowed = matches!(warning, crate::quantize::Warning::Requantized { .. });
         if !(is_allowed && args.allow_requantize) {
-            writeln!(stderr(), "warning: {warning}")?;
+            super::note(format_args!("warning: {warning}"));
         }
     }
     if args.dry_run {
         return Ok(tell(args, &plan, chosen.as_ref(), None, out)?);
     }
     for output in plan.outputs(&args.output) {
-        space::check_output(&output, args.imatrix.as_deref())?;
+        space::check_output(&output, args.inputs())?;
     }
     space::check(&args.output, plan.data_bytes())?;
     let start = Instant::now();
@@ -178,6 +183,11 @@ fn at(path: &Path) -> impl Fn(QuantizeError) -> CliError {
 }
 
 impl QuantizeArgs {
+    /// Files that are read beside the model.
+    fn inputs(&self) -> impl Iterator<Item = &Path> {
+        self.imatrix.as_deref().into_iter().chain(self.target.text())
+    }
+
     fn options(&self) -> Result<Options, CliError> {
         let wishes = Wishes {
             output: self.output_tensor_type,

@@ -9,7 +9,7 @@ use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
 use crate::engine::{CancelToken, Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
 use crate::text::{Message, Prompter, StopStrings, TextError, Tokenizer};
-use std::io::{IsTerminal, Read, Write, stderr, stdin};
+use std::io::{IsTerminal, Read, Write, stdin};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let mut engine = engine.map_err(&at)?;
     args.engine.lock(&model, &engine)?;
     for warning in tokenizer.warnings() {
-        writeln!(stderr(), "warning: {warning}")?;
+        super::note(format_args!("warning: {warning}"));
     }
     let prompt = prompt_tokens(args, &tokenizer, &text).map_err(|error| {
         let hint = prompt_hint(&error);
@@ -147,7 +147,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         return Err(error);
     }
     written?;
-    let _ = writeln!(stderr(), "{}", statistics(&stats));
+    super::note(format_args!("{}", statistics(&stats)));
     Ok(())
 }
 
@@ -219,7 +219,7 @@ fn given_prompt(args: &RunArgs) -> Result<Option<String>, CliError> {
 /// The prompt on standard input.
 fn typed_prompt() -> Result<String, CliError> {
     if stdin().is_terminal() {
-        let _ = writeln!(stderr(), "Type the prompt, then Ctrl-D on a line of its own.");
+        super::note(format_args!("Type the prompt, then Ctrl-D on a line of its own."));
     }
     read_prompt(stdin().lock(), Path::new("standard input"))
 }
@@ -251,7 +251,7 @@ fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Ve
     match prompter.messages(&messages) {
         // With `-n 0` the user asks for the prompt's figures, not for an answer.
         Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {
-            let _ = writeln!(stderr(), "warning: {error}");
+            super::note(format_args!("warning: {error}"));
             Ok(prompter.lossy().messages(&messages)?.ids)
         }
         prompt => Ok(prompt?.ids),

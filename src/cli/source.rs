@@ -56,6 +56,7 @@ impl Source {
     }
 
     fn convert(folder: &Path, output: &Path) -> Result<Source, CliError> {
+        convert::check_output(folder, output)?;
         let conversion = convert::plan(folder, &ConvertOptions::default())?;
         let name = output.file_name().unwrap_or_default().to_string_lossy();
         let made = output.with_file_name(format!(".{name}.{}.converted", std::process::id()));

@@ -78,6 +78,11 @@ pub struct Probe {
 }
 
 impl TargetArgs {
+    /// The text that sensitivities are measured on.
+    pub fn text(&self) -> Option<&Path> {
+        self.calibrate.as_deref()
+    }
+
     fn target(&self) -> Option<Target> {
         let bits = self.target_bpw.map(Target::BitsPerWeight);
         self.target_size.map(Target::FileBytes).or(bits)

@@ -5,7 +5,7 @@ use super::options::{ModelArgs, parse_ids};
 use super::{CliError, interrupt};
 use crate::text::{EncodeOptions, Tokenizer};
 use std::fmt::Display;
-use std::io::{Read, Write, stderr, stdin};
+use std::io::{Read, Write, stdin};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -40,7 +40,7 @@ fn tokenizer(model: &ModelArgs) -> Result<Tokenizer, CliError> {
     let (file, path) = model.file()?;
     let tokenizer = Tokenizer::from_gguf(&file).map_err(CliError::of_model(&path))?;
     for warning in tokenizer.warnings() {
-        writeln!(stderr(), "warning: {warning}")?;
+        super::note(format_args!("warning: {warning}"));
     }
     Ok(tokenizer)
 }

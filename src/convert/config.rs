@@ -18,6 +18,25 @@ const LAYERS_MAX: u64 = 1024;
 /// Largest whole number: a hundred times the longest context, and no product of two of them overflows.
 const INT_MAX: u64 = 1 << 30;
 
+/// Activations that transformers knows and no family here has.
+const FOREIGN_ACTIVATIONS: &[&str] = &[
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "prelu",
+    "elu",
+    "selu",
+    "celu",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "hardswish",
+    "hardtanh",
+    "softplus",
+    "linear",
+    "laplace",
+];
+
 /// The configuration of a checkpoint.
 pub struct Config {
     root: Map<String, Value>,
@@ -63,14 +82,37 @@ impl Config {
             return Err(ConvertError::BadEntry { entry: names[0].into(), problem });
         }
         config.n_layers = n_layers as usize;
-        config.read_rope();
+        config.check_activation()?;
+        config.read_rope()?;
         Ok(config)
     }
 
+    /// Refuses activations that no family has: descriptions fix theirs, and do not look.
+    fn check_activation(&self) -> Result<(), ConvertError> {
+        for entry in ["hidden_act", "hidden_activation", "activation_function", "activation"] {
+            if let Some(name) = self.text(entry).filter(|name| FOREIGN_ACTIVATIONS.contains(name)) {
+                let problem = format!("is {name}, an activation that is not supported");
+                return Err(ConvertError::BadEntry { entry: entry.into(), problem });
+            }
+        }
+        Ok(())
+    }
+
     /// Brings both forms of the description of rotation into the new one.
-    fn read_rope(&mut self) {
+    fn read_rope(&mut self) -> Result<(), ConvertError> {
         let object = |name: &str| self.get(name).and_then(Value::as_object).cloned();
-        let all = object("rope_parameters").or_else(|| object("rope_scaling")).unwrap_or_default();
+        let (new, old) = (object("rope_parameters"), object("rope_scaling"));
+        if let (Some(new), Some(old)) = (&new, &old) {
+            let same = |(key, value): (&String, &Value)| match key.as_str() {
+                "type" => new.get("rope_type") == Some(value),
+                key => new.get(key) == Some(value),
+            };
+            if !old.iter().all(same) {
+                let problem = "says something else than `rope_parameters`".to_owned();
+                return Err(ConvertError::BadEntry { entry: "rope_scaling".into(), problem });
+            }
+        }
+        let all = new.or(old).unwrap_or_default();
         let part = |name: &str| all.get(name).and_then(Value::as_object).cloned();
         let mut rope = part("full_attention").unwrap_or_else(|| match part("sliding_attention") {
             Some(_) => Map::new(),
@@ -97,6 +139,7 @@ impl Config {
             rope.insert("rope_type".into(), ty);
         }
         (self.rope, self.rope_local) = (rope, local);
+        Ok(())
     }
 
     /// An entry that is not null; a dot leads to an entry, or a place, within one.
@@ -303,6 +346,21 @@ mod tests {
         let base = json!({"architectures": ["A"], "num_hidden_layers": "x"});
         assert!(error(base).contains("`num_hidden_layers` is not a non-negative integer"));
         assert!(error(json!({"architectures": ["A"], "n_layer": 5000})).contains("1..=1024"));
+        let both = |new: &str, old: &str| {
+            config(
+                json!({"architectures": ["A"], "n_layer": 1, "rope_parameters": {"rope_type": new},
+                "rope_scaling": {"type": old}}),
+            )
+        };
+        assert!(both("yarn", "yarn").is_ok());
+        let error_of =
+            |result: Result<Config, ConvertError>| result.err().expect("an error").to_string();
+        let error = error_of(both("default", "yarn"));
+        assert!(error.contains("`rope_scaling` says something else"), "{error}");
+        let act =
+            |name: &str| config(json!({"architectures": ["A"], "n_layer": 1, "hidden_act": name}));
+        assert!(act("silu").is_ok());
+        assert!(error_of(act("relu")).contains("`hidden_act` is relu, an activation that is not"));
         let huge = json!({"architectures": ["A"], "n_layer": 1, "n_head": 1_u64 << 40});
         let error = config(huge).expect("it reads").heads().unwrap_err().to_string();
         assert!(error.contains("`n_head` is 1099511627776, more than"), "{error}");

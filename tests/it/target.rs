@@ -6,7 +6,7 @@ use gguf_rs_lite::GgufFile;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 /// A model of three layers in F32 without a vocabulary.
 fn model(folder: &Folder) -> PathBuf {
@@ -173,4 +173,43 @@ fn folders_are_converted_on_the_way() {
     fs::create_dir(&empty).unwrap();
     let error = error_of(&teff(&["quantize", text(&empty), text(&one), "--type", "Q8_0"], ""));
     assert!(error.contains("config.json"), "{error}");
+}
+
+#[test]
+fn a_file_of_the_folder_is_no_output() {
+    let scratch = Folder::new("target-folder-output");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hf/nemotron-h-moe");
+    for entry in golden.read_dir().unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), scratch.0.join(entry.file_name())).unwrap();
+    }
+    for name in ["model.safetensors", "config.json"] {
+        let (folder, out) = (text(&scratch.0), scratch.0.join(name));
+        let before = fs::read(&out).unwrap();
+        for args in [
+            &["convert", folder, "-o", text(&out)][..],
+            &["quantize", folder, text(&out), "--type", "Q8_0"],
+        ] {
+            let error = error_of(&teff(args, ""));
+            assert!(error.contains("is the input too"), "{error}");
+            assert!(fs::read(&out).unwrap() == before, "{args:?}");
+        }
+    }
+}
+
+/// Warnings that nobody reads keep nothing from being done.
+#[test]
+fn a_closed_standard_error_stops_nothing() {
+    let folder = Folder::new("target-closed");
+    let (input, out) = (model(&folder), folder.0.join("out.gguf"));
+    let args = ["quantize", text(&input), text(&out), "--type", "Q4_K_M"];
+    let told = String::from_utf8(teff(&args, "").stderr).unwrap();
+    assert!(told.contains("warning: "), "{told}");
+    let whole = fs::read(&out).unwrap();
+    fs::remove_file(&out).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_teff"));
+    let status = command.args(args).stdout(Stdio::null()).stderr(writer).status().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(fs::read(&out).unwrap() == whole);
 }

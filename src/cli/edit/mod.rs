@@ -14,7 +14,7 @@ use super::{CliError, interrupt, space};
 use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, TensorInfo};
 use settings::{Setting, parse_setting, told, type_name};
 use std::fs::File;
-use std::io::{Read, Write, stderr};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,7 +94,7 @@ pub fn edit(args: &EditArgs, out: &mut dyn Write) -> Result<(), CliError> {
         }
         None => {
             let path = args.output.as_deref().unwrap_or(&input);
-            space::check_output(path, [])?;
+            space::check_output(path, args.template.as_deref())?;
             copy::write(&file, &entries, tensors, path)
         }
     }
@@ -134,7 +134,7 @@ fn changed(args: &EditArgs, file: &GgufFile) -> Result<(Entries, Vec<String>), C
         entries.retain(|(other, _)| other != key);
         match entries.len() < before {
             true => changes.push(format!("{key}: removed")),
-            false => writeln!(stderr(), "warning: key `{key}` is not there")?,
+            false => crate::cli::note(format_args!("warning: key `{key}` is not there")),
         }
     }
     for Setting { key, value } in settings {
@@ -143,7 +143,9 @@ fn changed(args: &EditArgs, file: &GgufFile) -> Result<(Entries, Vec<String>), C
             Some((_, own)) => {
                 let (from, to) = (type_name(own), type_name(&value));
                 if from != to {
-                    writeln!(stderr(), "warning: key `{key}` was of type {from} and becomes {to}")?;
+                    crate::cli::note(format_args!(
+                        "warning: key `{key}` was of type {from} and becomes {to}"
+                    ));
                 }
                 changes.push(format!("{key}: {} instead of {}", told(&value), told(own)));
                 *own = value;
