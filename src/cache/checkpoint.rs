@@ -32,7 +32,7 @@ const NAMES: &[&str] = &[
 ];
 /// Folders whose templates belong to a checkpoint.
 const TEMPLATES: &[&str] = &["additional_chat_templates/", "chat_templates/"];
-/// Which tensor is in which file.
+/// Name of the index, which says which file holds which tensor.
 const INDEX: &str = "model.safetensors.index.json";
 /// Weights of a checkpoint in one file.
 const WEIGHTS: &str = "model.safetensors";

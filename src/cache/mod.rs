@@ -460,9 +460,9 @@ struct Fetch<'a> {
     hub: hub::Hub<'a>,
     repo: &'a str,
     folder: PathBuf,
-    /// What the hub says that the repository holds.
+    /// Files of the repository, as the hub lists them now.
     listed: Vec<HubFile>,
-    /// What it said when files were fetched before.
+    /// Files of the repository, as the hub listed them at an earlier download.
     described_before: Vec<HubFile>,
     progress: &'a mut dyn Progress,
     cancel: &'a AtomicBool,

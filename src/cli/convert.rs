@@ -102,7 +102,6 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
     }
     let conversion = Conversion::plan(folder, options).map_err(at(folder))?;
     for name in conversion.left_out() {
-        // A closed stderr is no reason to stop.
         super::note(format_args!("left out: {name}"));
     }
     Ok(conversion)
@@ -111,7 +110,7 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
 /// Refuses an output that is a file of the folder.
 ///
 /// # Errors
-/// It is, or it cannot be written.
+/// The output is a file of the folder, or cannot be written.
 pub fn check_output(folder: &Path, output: &Path) -> Result<(), CliError> {
     let files = folder.read_dir().into_iter().flatten().flatten();
     let files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();

@@ -45,7 +45,7 @@ pub fn replace(path: &Path, new: &[u8]) -> Result<(), CliError> {
     interrupt::whole(|| replace_on(path, new, &mut System))
 }
 
-/// What is done to disks, which tests cut short.
+/// Writes of an edit to the disk, which tests cut short.
 trait Disk {
     fn write(&mut self, file: &mut File, at: u64, bytes: &[u8]) -> io::Result<()>;
     fn sync(&mut self, file: &File) -> io::Result<()>;

@@ -183,7 +183,6 @@ impl WorkProgress {
             show_line(&line);
         } else {
             self.tenths_told = tenths;
-            // A closed stderr is no reason to stop.
             super::note(format_args!("{line}"));
         }
     }

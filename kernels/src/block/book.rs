@@ -1,6 +1,6 @@
 //! Points of codebooks that lose least: what the encoders of [`super::lattice`] ask for.
 //!
-//! What each level of each coordinate costs is known. If the levels that are best for each coordinate
+//! Costs of each level of each coordinate are known. If the levels that are best for each coordinate
 //! alone make a point, it is the best one, which is so for every second search. Else the costs are
 //! summed for all levels of the first half of the coordinates and of the second, and a point costs the
 //! sum of two entries. Points are sorted by their second half, so most are passed over together: those
@@ -132,7 +132,7 @@ impl<const R: usize, const H: usize> Half<R, H> {
     }
 }
 
-/// What the levels of coordinates cost, and the levels that are best for each coordinate alone.
+/// Costs of the levels of coordinates, and the levels that are best for each coordinate alone.
 pub(super) struct Choices<const P: usize, const V: usize> {
     /// By level, then coordinate.
     costs: [[f32; P]; V],

@@ -23,7 +23,7 @@ pub struct Setting {
 /// Parses `key=type:value`; the value of a list is `a,b,c` or a JSON array.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// A sentence that says what is wrong with the text.
 pub fn parse_setting(text: &str) -> Result<Setting, String> {
     let parts = text.split_once('=').and_then(|(key, typed)| Some((key, typed.split_once(':')?)));
     let (key, (ty, value)) =
