@@ -4,7 +4,8 @@
 //! the other threads do: they may wait for a terminal, for a pipe, or be inside a long step. Two
 //! things are kept whole. Output is written in records ([`whole`]), none of which is cut. A
 //! download ends by itself ([`orderly`]), so that its helpers and files go away with it; one that
-//! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing.
+//! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing. A chat ends its answer instead
+//! ([`instead`]).
 
 use super::{CliError, threads};
 use std::io::{IsTerminal, stderr, stdout};
@@ -35,12 +36,21 @@ static DONE: Mutex<Option<Tell>> = Mutex::new(None);
 
 type Tell = Box<dyn Fn() -> String + Send>;
 
+/// What Ctrl-C does in the place of ending the process, once.
+static INSTEAD: Mutex<Option<Act>> = Mutex::new(None);
+
+type Act = Box<dyn FnOnce() + Send>;
+
 /// Watches for Ctrl-C from now on.
 ///
 /// # Errors
 /// The system lets nobody watch for signals.
 pub fn watch() -> Result<(), CliError> {
     let on_signal = || {
+        let instead = INSTEAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(act) = instead {
+            return act();
+        }
         let end = || std::thread::Builder::new().name("teff-interrupt".into()).spawn(end);
         if CAME.swap(true, Ordering::SeqCst) || end().is_err() {
             exit(INTERRUPTED.into());
@@ -49,6 +59,23 @@ pub fn watch() -> Result<(), CliError> {
     threads::check_room()?;
     ctrlc::set_handler(on_signal)
         .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}")))
+}
+
+/// Has the next Ctrl-C do this instead of ending the process, until the guard is dropped. One after
+/// it ends the process.
+pub fn instead(act: impl FnOnce() + Send + 'static) -> Instead {
+    *INSTEAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
+    Instead
+}
+
+/// Guard of [`instead`].
+#[must_use]
+pub struct Instead;
+
+impl Drop for Instead {
+    fn drop(&mut self) {
+        *INSTEAD.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// Ends the process, saying what was done.

@@ -1,6 +1,7 @@
 //! The command line: one file per verb. The only room that prints.
 
 mod bench;
+mod chat;
 pub mod choices_file;
 mod convert;
 mod copy;
@@ -24,6 +25,7 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+mod shown;
 mod source;
 mod space;
 mod split;
@@ -44,6 +46,7 @@ pub use error::CliError;
     max_term_width = 100,
     after_help = "Examples:
   teff run -p \"Why is the sky blue?\"        the default model, fetched on first use
+  teff chat                                 a conversation
   teff run -m gemma3:270m --raw -p \"Once\"   continue a text
   echo \"Hello\" | teff run -m model.gguf     a prompt from standard input
   teff inspect model.gguf                   what a file holds and what it needs
@@ -60,6 +63,8 @@ struct Cli {
 enum Command {
     /// Answer a prompt, or continue a text with --raw
     Run(run::RunArgs),
+    /// Talk with a model
+    Chat(chat::ChatArgs),
     /// Turn texts into embeddings: vectors by which their meanings can be compared
     Embed(embed::EmbedArgs),
     /// Score documents by how well they answer a query, with a reranker
@@ -153,6 +158,7 @@ impl<W: Write> Write for Named<W> {
 fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
     match command {
         Command::Run(args) => run::run(args, out),
+        Command::Chat(args) => chat::chat(args, out),
         Command::Embed(args) => embed::embed(args, out),
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),

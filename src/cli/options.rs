@@ -1,7 +1,7 @@
 //! Options that several verbs share.
 
 use super::progress::StderrProgress;
-use super::{CliError, interrupt};
+use super::{CliError, interrupt, threads};
 use crate::backend::CpuSet;
 use crate::backend::MAX_THREADS;
 use crate::backend::pages::KvType;
@@ -242,6 +242,32 @@ impl EngineArgs {
             true => Ok(model),
             false => Err(CliError::of_model(model.path())(EngineError::NoLogits)),
         }
+    }
+
+    /// Vocabulary and engine of a model that continues texts.
+    pub fn ready(
+        &self,
+        model: &Model,
+        context: &ContextArgs,
+        kv_type: KvType,
+    ) -> Result<(Tokenizer, Engine), CliError> {
+        context.check(model, self, kv_type)?;
+        let n_ctx = context.ctx.map(|n| n as usize);
+        let options = EngineOptions { n_ctx, ..self.options(kv_type)? };
+        // Building the vocabulary takes as long as binding the weights: both are done at once.
+        let (tokenizer, engine) = std::thread::scope(|scope| {
+            let tokenizer = threads::spawn(scope, || tokenizer_of(model))?;
+            let engine = Engine::new(model, &options);
+            Ok::<_, CliError>((tokenizer.join(), engine))
+        })?;
+        let died = |_| CliError::failed("the vocabulary's thread died");
+        let tokenizer = tokenizer.map_err(died)??;
+        let engine = engine.map_err(CliError::of_model(model.path()))?;
+        self.lock(model, &engine)?;
+        for warning in tokenizer.warnings() {
+            super::note(format_args!("warning: {warning}"));
+        }
+        Ok((tokenizer, engine))
     }
 
     /// A model that reads texts and gives vectors or scores, with what that takes.

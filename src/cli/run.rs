@@ -1,13 +1,11 @@
 //! `teff run`: answers a prompt, streaming.
 
 use super::lines::without_bom;
-use super::options::{
-    ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, tokenizer_of, whole_number,
-};
+use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, whole_number};
 use super::sampling::SamplingArgs;
 use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
-use crate::engine::{CancelToken, Engine, EngineOptions, FinishReason, Request, Stats, TokenEvent};
+use crate::engine::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use crate::text::{Message, Prompter, StopStrings, TextError, Tokenizer};
 use std::io::{IsTerminal, Read, Write, stdin};
 use std::ops::ControlFlow;
@@ -52,7 +50,7 @@ pub struct RunArgs {
 /// Streams the answer to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let sampling = args.sampling.params()?;
-    let options = args.engine.options(KvType::F16)?;
+    args.engine.options(KvType::F16)?;
     StopStrings::new(args.stop.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     interrupt::done(|| "nothing was answered".into());
     // What cannot be read is told before a model is fetched; nobody types a prompt for a model that
@@ -61,21 +59,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let model = args.engine.open_generator(&args.model)?;
     let at = CliError::of_model(model.path());
     let text = given.map_or_else(typed_prompt, Ok)?;
-    args.context.check(&model, &args.engine, KvType::F16)?;
-    // Building the vocabulary takes as long as binding the weights: both are done at once.
-    let n_ctx = args.context.ctx.map(|n| n as usize);
-    let options = EngineOptions { n_ctx, ..options };
-    let (tokenizer, engine) = std::thread::scope(|scope| {
-        let tokenizer = threads::spawn(scope, || tokenizer_of(&model))?;
-        let engine = Engine::new(&model, &options);
-        Ok::<_, CliError>((tokenizer.join(), engine))
-    })?;
-    let tokenizer = tokenizer.map_err(|_| CliError::failed("the vocabulary's thread died"))??;
-    let mut engine = engine.map_err(&at)?;
-    args.engine.lock(&model, &engine)?;
-    for warning in tokenizer.warnings() {
-        super::note(format_args!("warning: {warning}"));
-    }
+    let (tokenizer, mut engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
     let prompt = prompt_tokens(args, &tokenizer, &text).map_err(|error| {
         let hint = prompt_hint(&error);
         CliError::of_model(model.path())(format!("{error}{hint}"))

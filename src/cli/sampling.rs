@@ -80,15 +80,24 @@ impl SamplingArgs {
     /// # Errors
     /// Values that do not go together are wrong usage, told with the flags' names.
     pub fn params(&self) -> Result<SampleParams, CliError> {
-        let seed = self.seed.unwrap_or_else(random_seed);
+        let seed = random_seed();
         let mut params = SampleParams { seed, ..SampleParams::default() };
+        self.apply(&mut params)?;
+        Ok(params)
+    }
+
+    /// Sets what the flags set.
+    ///
+    /// # Errors
+    /// As [`params`](Self::params).
+    pub fn apply(&self, params: &mut SampleParams) -> Result<(), CliError> {
         for (param, value) in sample::params().zip(&self.values) {
             if let Some(value) = value {
-                param.assign(&mut params, value.clone()).map_err(with_flag)?;
+                param.assign(params, value.clone()).map_err(with_flag)?;
             }
         }
-        params.validate().map_err(with_flag)?;
-        Ok(params)
+        params.seed = self.seed.unwrap_or(params.seed);
+        params.validate().map_err(with_flag)
     }
 }
 

@@ -6,6 +6,8 @@
 //! thread, a [`Session`] a conversation of such requests.
 
 mod batch;
+#[cfg(feature = "chat-template")]
+mod chat;
 mod classifier;
 mod embed;
 mod generate;
@@ -17,6 +19,8 @@ mod scheduler;
 mod session;
 mod task;
 
+#[cfg(feature = "chat-template")]
+pub use chat::Chat;
 pub use embed::normalize;
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 pub use runner::{Answer, AnswerEvent, Runner, Status};

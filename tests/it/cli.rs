@@ -56,6 +56,19 @@ pub fn teff(args: &[&str], stdin: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// What a terminal shows of a program at which `keys` are typed: see `terminal.py`.
+#[cfg(unix)]
+pub fn at_terminal(keys: &str, args: &[&str], vars: &[(&str, &str)]) -> (Option<i64>, String) {
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/terminal.py");
+    let program = program();
+    let words = std::iter::once(program.get_program()).chain(program.get_args());
+    let mut python = Command::new("python3");
+    python.args([driver, "20", keys]).args(words).args(args).envs(vars.iter().copied());
+    let output = python.output().expect("python3, which these tests need");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    (object["code"].as_i64(), object["text"].as_str().unwrap().to_string())
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -45,7 +45,7 @@ impl Folder {
     }
 
     /// The tiny model with keys that replace its own or are added.
-    fn tiny_with(&self, name: &str, keys: Vec<(&str, OwnedValue)>) -> PathBuf {
+    pub fn tiny_with(&self, name: &str, keys: Vec<(&str, OwnedValue)>) -> PathBuf {
         let change = |entries: &mut Entries| {
             for (key, value) in keys {
                 match entries.iter_mut().find(|entry| entry.0 == key) {
@@ -373,6 +373,7 @@ fn the_cache_of_keys_and_values_has_a_budget() {
 #[cfg(unix)]
 mod interrupts {
     use super::*;
+    use crate::cli::at_terminal;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::process::{Child, ChildStdin, Stdio};
     use std::time::{Duration, Instant};
@@ -510,25 +511,13 @@ mod interrupts {
         assert!(!alive.unwrap().success(), "pip went away with it");
     }
 
-    /// What a terminal shows of a program at which `keys` are typed.
-    fn at_terminal(keys: &str, args: &[&str]) -> (Option<i64>, String) {
-        let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/terminal.py");
-        let program = program();
-        let words = std::iter::once(program.get_program()).chain(program.get_args());
-        let mut python = Command::new("python3");
-        python.args([driver, "20", keys]).args(words).args(args);
-        let output = python.output().expect("python3, which these tests need");
-        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        (object["code"].as_i64(), object["text"].as_str().unwrap().to_string())
-    }
-
     #[test]
     fn at_a_terminal_too() {
         let folder = Folder::new("ctrl-c-terminal");
         let model = folder.tiny_with("m", vec![]);
         for verb in ["run", "embed", "tokenize"] {
             let args = [verb, text(&model), "--ignore-key", "no.such.key"];
-            let (code, shown) = at_terminal(r#"b"\x03""#, &args);
+            let (code, shown) = at_terminal(r#"b"\x03""#, &args, &[]);
             assert_eq!(code, Some(130), "{verb}: {shown:?}");
             assert!(shown.contains("interrupted"), "{verb}: {shown:?}");
         }
@@ -541,7 +530,7 @@ mod interrupts {
         let prompt = folder.0.join("prompt");
         std::fs::write(&prompt, "a".repeat(1500)).unwrap();
         let args = ["run", text(&model), "-f", text(&prompt), "--raw", "-n", "3", "--ctx", "4000"];
-        let (code, shown) = at_terminal(r#"b"""#, &args);
+        let (code, shown) = at_terminal(r#"b"""#, &args, &[]);
         assert_eq!(code, Some(0), "{shown:?}");
         let (_, behind) = shown.rsplit_once("reading the prompt: ").expect("a line of progress");
         let (_, behind) = behind.split_once(" tokens").unwrap();

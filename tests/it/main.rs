@@ -4,6 +4,8 @@
 mod architectures;
 #[cfg(feature = "cache")]
 mod cache;
+#[cfg(feature = "cli")]
+mod chat;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
 #[cfg(all(feature = "cli", feature = "hub"))]

@@ -1,8 +1,9 @@
-"""What a person sees at a terminal, which tests/it/faults.rs asks for: `terminal.py SECONDS KEYS PROGRAM
-ARG...` runs a program on a terminal of its own, types KEYS (an expression of Python, such as
-'b"\\x03"') once the program has written something and been quiet for half a second, and prints one JSON
-object: the exit code (null for a signal or a program that SECONDS did not see the end of) and all that
-was written."""
+"""What a person sees at a terminal: `terminal.py SECONDS KEYS PROGRAM ARG...` runs a program on a terminal
+of its own, types KEYS, answers when it asks where the cursor is, and prints one JSON object: the exit code
+(null for a signal or a program that SECONDS did not see the end of) and all that was written. KEYS is an
+expression of Python: bytes such as 'b"\\x03"', which are typed once the program has written something and
+been quiet for half a second, or a list of such, one after the other, or of pairs of seconds to wait,
+whatever the program does, and bytes."""
 
 import ast
 import json
@@ -14,10 +15,12 @@ import sys
 import time
 
 limit, keys, argv = float(sys.argv[1]), ast.literal_eval(sys.argv[2]), sys.argv[3:]
+keys = keys if isinstance(keys, list) else [keys]
 pid, fd = pty.fork()
 if pid == 0:
     os.execv(argv[0], argv)
 out, quiet_since, end = b"", None, time.monotonic() + limit
+typed = time.monotonic()
 while time.monotonic() < end:
     ready, _, _ = select.select([fd], [], [], 0.05)
     if ready:
@@ -28,9 +31,17 @@ while time.monotonic() < end:
         if not chunk:
             break
         out, quiet_since = out + chunk, time.monotonic()
-    elif keys and quiet_since and time.monotonic() - quiet_since > 0.5:
-        os.write(fd, keys)
-        keys = b""
+        if b"\x1b[6n" in chunk:
+            os.write(fd, b"\x1b[1;1R")
+    now = time.monotonic()
+    if keys and isinstance(keys[0], tuple):
+        due = now - typed > keys[0][0]
+    else:
+        due = keys and quiet_since and now - quiet_since > 0.5
+    if due:
+        key = keys.pop(0)
+        os.write(fd, key[1] if isinstance(key, tuple) else key)
+        quiet_since, typed = None, now
 ended = 0
 while not ended and time.monotonic() < end:
     ended, status = os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,226 @@
+//! The editor of a terminal: `reedline` with history, completion and messages of several lines.
+
+use super::super::CliError;
+use super::commands;
+use super::history::History;
+use super::input::{Input, Typed, is_open_block, typed};
+use reedline::{
+    Color, ColumnarMenu, Completer, CompletionResult, EditCommand, Emacs, Highlighter, KeyCode,
+    KeyModifiers, MenuBuilder, Prompt, PromptEditMode, PromptHistorySearch, Reedline,
+    ReedlineEvent, ReedlineMenu, Signal, Span, StyledText, Suggestion, ValidationResult, Validator,
+    default_emacs_keybindings,
+};
+use std::borrow::Cow;
+use std::path::{MAIN_SEPARATOR, Path};
+use std::time::{Duration, Instant};
+
+/// Two Ctrl-C within this time leave the chat.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// Name of the menu of completions.
+const MENU: &str = "completions";
+/// Files that a completion lists, most.
+const FILES_MAX: usize = 200;
+
+/// The editor.
+pub struct Editor {
+    reedline: Reedline,
+    history: History,
+    /// Time of the last Ctrl-C at an empty or abandoned line.
+    interrupted: Option<Instant>,
+}
+
+impl Editor {
+    /// An editor with colours or without.
+    pub fn new(colours: bool) -> Editor {
+        let menu = ColumnarMenu::default().with_name(MENU);
+        let mut keys = default_emacs_keybindings();
+        let next = vec![ReedlineEvent::Menu(MENU.into()), ReedlineEvent::MenuNext];
+        keys.add_binding(KeyModifiers::NONE, KeyCode::Tab, ReedlineEvent::UntilFound(next));
+        let line_break = ReedlineEvent::Edit(vec![EditCommand::InsertNewline]);
+        keys.add_binding(KeyModifiers::ALT, KeyCode::Enter, line_break);
+        let reedline = Reedline::create()
+            .with_ansi_colors(colours)
+            .use_bracketed_paste(true)
+            .with_edit_mode(Box::new(Emacs::new(keys)))
+            .with_menu(ReedlineMenu::EngineCompleter(Box::new(menu)))
+            .with_completer(Box::new(Words))
+            .with_quick_completions(true)
+            .with_partial_completions(true)
+            .with_highlighter(Box::new(Unstyled))
+            .with_validator(Box::new(Blocks));
+        let mut history = History::new();
+        let reedline = history.attach(reedline);
+        Editor { reedline, history, interrupted: None }
+    }
+
+    /// What Ctrl-C at the prompt means: the second within [`LEAVE_WITHIN`] leaves.
+    fn interrupt(&mut self) -> Typed {
+        match self.interrupted.replace(Instant::now()) {
+            Some(before) if before.elapsed() < LEAVE_WITHIN => Typed::End,
+            _ => Typed::Interrupted,
+        }
+    }
+}
+
+impl Input for Editor {
+    fn next(&mut self, begun: &str) -> Result<Typed, CliError> {
+        if !begun.is_empty() {
+            self.reedline.run_edit_commands(&[EditCommand::InsertString(begun.to_owned())]);
+        }
+        loop {
+            let signal = self.reedline.read_line(&Prompts);
+            let signal = signal.map_err(|error| CliError::failed(format!("terminal: {error}")))?;
+            match signal {
+                Signal::Success(text) => {
+                    self.interrupted = None;
+                    if let Some(typed) = typed(&text) {
+                        return Ok(typed);
+                    }
+                }
+                Signal::CtrlD => return Ok(Typed::End),
+                _ => return Ok(self.interrupt()),
+            }
+        }
+    }
+
+    fn remember(&mut self, on: bool) -> Result<(), String> {
+        let reedline = std::mem::replace(&mut self.reedline, Reedline::create());
+        let result = self.history.set(on);
+        self.reedline = self.history.attach(reedline);
+        result
+    }
+
+    fn remembers(&self) -> bool {
+        self.history.is_saved()
+    }
+}
+
+/// What stands before the lines.
+struct Prompts;
+
+impl Prompt for Prompts {
+    fn render_prompt_left(&self) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn render_prompt_right(&self) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn render_prompt_indicator(&self, _: PromptEditMode) -> Cow<'_, str> {
+        super::PROMPT.into()
+    }
+
+    fn render_prompt_multiline_indicator(&self) -> Cow<'_, str> {
+        ". ".into()
+    }
+
+    fn render_prompt_history_search_indicator(&self, search: PromptHistorySearch) -> Cow<'_, str> {
+        format!("search `{}`: ", search.term).into()
+    }
+}
+
+/// Shows what is typed in the terminal's own colour.
+struct Unstyled;
+
+impl Highlighter for Unstyled {
+    fn highlight(&self, line: &str, _: usize) -> StyledText {
+        let mut text = StyledText::new();
+        text.push((Color::Default.normal(), line.to_owned()));
+        text
+    }
+}
+
+/// Enter goes on with an open block, and ends anything else.
+struct Blocks;
+
+impl Validator for Blocks {
+    fn validate(&self, text: &str) -> ValidationResult {
+        match is_open_block(text) {
+            true => ValidationResult::Incomplete,
+            false => ValidationResult::Complete,
+        }
+    }
+}
+
+/// Completions of commands, of the names that `/set` knows, and of files.
+struct Words;
+
+impl Completer for Words {
+    fn complete(&mut self, line: &str, at: usize) -> CompletionResult {
+        let typed = line.get(..at).unwrap_or(line);
+        let start = typed.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+        let found = candidates(&typed[..start], &typed[start..]);
+        let suggestions: Vec<Suggestion> = found
+            .into_iter()
+            .map(|(value, description)| Suggestion {
+                append_whitespace: !value.ends_with(MAIN_SEPARATOR),
+                value,
+                description,
+                span: Span::new(start, at),
+                ..Suggestion::default()
+            })
+            .collect();
+        CompletionResult::fresh(suggestions)
+    }
+}
+
+/// Words that may stand in the place of the last one, with what they mean.
+fn candidates(before: &str, word: &str) -> Vec<(String, Option<String>)> {
+    let Some(command) = before.trim().strip_prefix('/') else {
+        let names = commands::COMMANDS.iter().filter(|_| before.is_empty());
+        let all = names.map(|row| (format!("/{}", row.name), Some(row.help.to_owned())));
+        return all.filter(|(name, _)| word.starts_with('/') && name.starts_with(word)).collect();
+    };
+    match command {
+        "set" => {
+            let names = super::settings::names();
+            names.filter(|name| name.starts_with(word)).map(|name| (name, None)).collect()
+        }
+        "save" | "load" | "export" | "model" => {
+            files(word).into_iter().map(|f| (f, None)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Files whose paths begin with `word`.
+fn files(word: &str) -> Vec<String> {
+    let split = word.rfind(['/', MAIN_SEPARATOR]).map_or(0, |at| at + 1);
+    let (folder, begun) = word.split_at(split);
+    let here = Path::new(if folder.is_empty() { "." } else { folder });
+    let Ok(entries) = std::fs::read_dir(here) else { return Vec::new() };
+    let name = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let end = if entry.path().is_dir() { MAIN_SEPARATOR.to_string() } else { String::new() };
+        let hidden = name.starts_with('.') && !begun.starts_with('.');
+        (name.starts_with(begun) && !hidden).then(|| format!("{folder}{name}{end}"))
+    };
+    let mut found: Vec<String> = entries.flatten().take(FILES_MAX).filter_map(name).collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_completed_by_what_stands_before_them() {
+        let of = |before, word| -> Vec<String> {
+            candidates(before, word).into_iter().map(|(word, _)| word).collect()
+        };
+        assert_eq!(of("", "/he"), ["/help"]);
+        assert!(of("", "he").is_empty() && of("say ", "/he").is_empty());
+        assert!(of("/set ", "temp").contains(&"temp".to_owned()), "{:?}", of("/set ", "temp"));
+        let folder = std::env::temp_dir().join(format!("teff-words-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("notes")).unwrap();
+        std::fs::write(folder.join("note.json"), "").unwrap();
+        std::fs::write(folder.join(".hidden"), "").unwrap();
+        let path = |name: &str| format!("{}{MAIN_SEPARATOR}{name}", folder.display());
+        let notes = path("notes") + &MAIN_SEPARATOR.to_string();
+        assert_eq!(of("/load ", &path("no")), [path("note.json"), notes]);
+        assert_eq!(of("/load ", &path("")).len(), 2);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,155 @@
+//! `teff chat`: an interactive conversation.
+//!
+//! On a terminal messages come from an editor and answers are styled; through a pipe each line is a
+//! turn and answers are plain text. Answers go to standard output, all else to standard error.
+
+mod commands;
+mod editor;
+mod history;
+mod input;
+mod markdown;
+mod saved;
+mod screen;
+mod settings;
+mod talk;
+
+use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, whole_number};
+use super::sampling::SamplingArgs;
+use super::{CliError, note};
+use commands::{Desk, Next};
+use editor::Editor;
+use input::{Input, Lines, Typed};
+use screen::{Look, Screen};
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::path::PathBuf;
+use talk::Talk;
+
+/// What stands before a line that is to be typed.
+const PROMPT: &str = "> ";
+
+/// `teff chat`
+#[derive(clap::Args, Debug)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Instructions that come before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Open this conversation if the file is there, and save to it after each answer. It holds what
+    /// was said
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
+    /// Tokens of an answer, most [default: until the model ends or the context is full]
+    #[arg(short, long, value_name = "TOKENS", value_parser = whole_number(1..=TOKENS_MAX as usize))]
+    n_predict: Option<usize>,
+    /// What happens when the context is full: the answer ends, or the oldest turns are left out
+    /// [default: stop]
+    #[arg(long, value_name = "stop|shift")]
+    context_full: Option<OnFull>,
+    #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+impl ChatArgs {
+    /// Has what was given count more than what a session has saved.
+    fn override_saved(&self, talk: &mut Talk) -> Result<(), CliError> {
+        self.sampling.apply(&mut talk.params)?;
+        talk.n_predict = self.n_predict.or(talk.n_predict);
+        talk.on_full = self.context_full.unwrap_or(talk.on_full);
+        if self.system.is_some() {
+            talk.chat.set_system(self.system.clone());
+        }
+        Ok(())
+    }
+}
+
+/// What happens when the context is full.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum OnFull {
+    /// The answer ends.
+    Stop,
+    /// The oldest turns are left out.
+    Shift,
+}
+
+impl OnFull {
+    fn name(self) -> &'static str {
+        match self {
+            OnFull::Stop => "stop",
+            OnFull::Shift => "shift",
+        }
+    }
+}
+
+/// Talks until the user leaves.
+pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    args.sampling.params()?;
+    let is_terminal = stdin().is_terminal() && stdout().is_terminal();
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let is_dumb = set("TERM").is_some_and(|term| term == "dumb");
+    let look = match is_terminal {
+        false => Look::Plain,
+        true if is_dumb || set("NO_COLOR").is_some() => Look::Terminal,
+        true => Look::Styled,
+    };
+    let model = args.engine.open_generator(&args.model)?;
+    let mut talk = Talk::new(args, model, is_terminal)?;
+    if let Some(path) = args.session.as_deref().filter(|path| path.exists()) {
+        saved::load(&mut talk, path).map_err(CliError::failed)?;
+        args.override_saved(&mut talk)?;
+        note(format_args!("{} messages from {}", talk.chat.messages().len(), path.display()));
+    }
+    let mut input: Box<dyn Input> = match is_terminal {
+        true if is_dumb => Box::new(Lines::new(PROMPT)),
+        true => Box::new(Editor::new(look == Look::Styled)),
+        false => Box::new(Lines::new("")),
+    };
+    if is_terminal {
+        note(format_args!(
+            "{}, a context of {} tokens. /help lists the commands, Ctrl-C stops an answer, Ctrl-D \
+             leaves.",
+            talk.path().display(),
+            talk.chat.n_ctx()
+        ));
+    }
+    let mut screen = Screen::new(out, look);
+    converse(args, &mut talk, &mut *input, &mut screen)
+}
+
+/// Turn by turn, until the input ends or a command does.
+fn converse(
+    args: &ChatArgs,
+    talk: &mut Talk,
+    input: &mut dyn Input,
+    screen: &mut Screen<'_>,
+) -> Result<(), CliError> {
+    let mut begun = String::new();
+    loop {
+        let typed = input.next(&std::mem::take(&mut begun))?;
+        let n_before = talk.chat.messages().len();
+        match typed {
+            Typed::End => return Ok(()),
+            Typed::Interrupted => {
+                note(format_args!("Ctrl-C once more, or Ctrl-D, leaves"));
+            }
+            Typed::Message(text) => talk.say(text, screen)?,
+            Typed::Command(line) => {
+                let mut desk = Desk { args, talk, input, screen };
+                match commands::run(&mut desk, &line)? {
+                    Next::Line => {}
+                    Next::Begun(text) => begun = text,
+                    Next::Leave => return Ok(()),
+                }
+            }
+        }
+        if let Some(path) = &args.session
+            && talk.chat.messages().len() != n_before
+        {
+            saved::save(talk, path).map_err(CliError::failed)?;
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Conversations in files: saved to go on with, or exported to be read.
+//!
+//! Both hold what was said, so nobody but the user may read them. They appear under their names
+//! when they are whole.
+
+use super::OnFull;
+use super::talk::Talk;
+use crate::sample::{self, Field, Value as Setting};
+use crate::text::Message;
+use clap::ValueEnum;
+use gguf_rs_lite::PartFile;
+use serde_json::{Map, Value, json};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// Key of the form's version, by which a file is known.
+const VERSION_KEY: &str = "teff_chat";
+/// Version of the form.
+const VERSION: u64 = 1;
+/// Largest file that is read: longer than any context holds.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Saves the conversation and how answers are made.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save(talk: &Talk, path: &Path) -> Result<(), String> {
+    let mut saved = conversation(talk);
+    let sampling: Map<String, Value> = sample::params()
+        .map(|param| (param.name.to_owned(), json_of(&param.get(&talk.params))))
+        .collect();
+    saved.insert(VERSION_KEY.into(), VERSION.into());
+    saved.insert("model".into(), talk.path().display().to_string().into());
+    saved.insert("sampling".into(), sampling.into());
+    // A string, as programs read numbers of 64 bits as doubles.
+    saved.insert("seed".into(), talk.params.seed.to_string().into());
+    saved.insert("n_predict".into(), talk.n_predict.into());
+    saved.insert("context_full".into(), talk.on_full.name().into());
+    write(path, &Value::Object(saved).to_string())
+}
+
+/// Instructions and messages.
+fn conversation(talk: &Talk) -> Map<String, Value> {
+    let turn = |m: &Message| json!({ "role": m.role, "content": m.content });
+    let system = talk.chat.system().map(|text| Message::new("system", text));
+    let messages: Vec<Value> = system.iter().chain(talk.chat.messages()).map(turn).collect();
+    Map::from_iter([("messages".to_owned(), messages.into())])
+}
+
+/// Goes on with a saved conversation in the place of the one under way, which an error leaves as
+/// it was.
+///
+/// # Errors
+/// The file cannot be read, or is no saved conversation of this version.
+pub fn load(talk: &mut Talk, path: &Path) -> Result<(), String> {
+    let at = |problem: String| format!("{}: {problem}", path.display());
+    let text = read(path).map_err(at)?;
+    let saved: Value = serde_json::from_str(&text)
+        .map_err(|error| at(format!("is no saved conversation: {error}")))?;
+    match saved[VERSION_KEY].as_u64() {
+        Some(VERSION) => {}
+        Some(newer) => return Err(at(format!("is of version {newer}; this is {VERSION}"))),
+        None => return Err(at(format!("is no saved conversation: it has no `{VERSION_KEY}`"))),
+    }
+    let (system, messages) = messages_of(&saved).map_err(at)?;
+    let mut params = talk.params.clone();
+    for param in sample::params() {
+        let Some(value) = saved["sampling"].get(param.name) else { continue };
+        let value = setting_of(&param.field, value)
+            .ok_or_else(|| at(format!("sampling.{}: must be {}", param.name, param.need())))?;
+        param.assign(&mut params, value).map_err(|error| at(error.to_string()))?;
+    }
+    params.validate().map_err(|error| at(error.to_string()))?;
+    if let Some(seed) = saved["seed"].as_str() {
+        params.seed = seed.parse().map_err(|_| at("seed: must be a whole number".into()))?;
+    }
+    let on_full = saved["context_full"].as_str().unwrap_or(talk.on_full.name());
+    talk.on_full = OnFull::from_str(on_full, false)
+        .map_err(|_| at("context_full: must be stop or shift".into()))?;
+    talk.n_predict = saved["n_predict"].as_u64().and_then(|n| usize::try_from(n).ok());
+    talk.params = params;
+    talk.chat.set_system(system);
+    talk.chat.set_messages(messages);
+    talk.last = None;
+    Ok(())
+}
+
+/// The instructions and the other messages of a file.
+fn messages_of(saved: &Value) -> Result<(Option<String>, Vec<Message>), String> {
+    let turns = saved["messages"].as_array().ok_or("has no list of `messages`")?;
+    let mut system = None;
+    let mut messages = Vec::with_capacity(turns.len());
+    for (i, turn) in turns.iter().enumerate() {
+        let (Some(role), Some(content)) = (turn["role"].as_str(), turn["content"].as_str()) else {
+            return Err(format!("messages[{i}] needs a `role` and a `content`, both texts"));
+        };
+        match role {
+            "system" if i == 0 => system = Some(content.to_owned()),
+            "user" | "assistant" => messages.push(Message::new(role, content)),
+            _ => return Err(format!("messages[{i}]: role `{role}` is none of a chat")),
+        }
+    }
+    Ok((system, messages))
+}
+
+/// Writes the conversation as Markdown or as JSON, which the file's name says.
+///
+/// # Errors
+/// The name says neither, or the file cannot be written.
+pub fn export(talk: &Talk, path: &Path) -> Result<(), String> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => {
+            let text = serde_json::to_string_pretty(&Value::Object(conversation(talk)));
+            write(path, &(text.map_err(|error| error.to_string())? + "\n"))
+        }
+        Some("md") => {
+            let system = talk.chat.system().map(|text| Message::new("system", text));
+            let section = |message: &Message| {
+                let title = match &*message.role {
+                    "system" => "Instructions",
+                    "user" => "You",
+                    _ => "Answer",
+                };
+                format!("## {title}\n\n{}\n", message.content.trim())
+            };
+            let all = system.iter().chain(talk.chat.messages());
+            write(path, &all.map(section).collect::<Vec<_>>().join("\n"))
+        }
+        _ => Err("needs a FILE whose name ends in .md or .json".into()),
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    let n_bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    match n_bytes.map_err(|error| error.to_string())? as u64 {
+        n if n > FILE_BYTES_MAX => Err(format!("longer than {FILE_BYTES_MAX} bytes")),
+        _ => Ok(text),
+    }
+}
+
+/// Writes a file that only the user may read.
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    let part = PartFile::create(path).map_err(|error| error.to_string())?;
+    #[cfg(unix)]
+    {
+        let only_user = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        part.file().set_permissions(only_user).map_err(|e| part.error(e).to_string())?;
+    }
+    part.file().write_all(text.as_bytes()).map_err(|error| part.error(error).to_string())?;
+    part.finish().map_err(|error| error.to_string())
+}
+
+fn json_of(setting: &Setting) -> Value {
+    match setting {
+        Setting::Number(x) => json!(x),
+        Setting::Integer(n) => json!(n),
+        Setting::Bool(yes) => json!(yes),
+        Setting::Text(text) => json!(text),
+        Setting::List(texts) => json!(texts),
+    }
+}
+
+/// A value of the kind that the field has.
+fn setting_of(field: &Field, value: &Value) -> Option<Setting> {
+    Some(match field {
+        Field::Number { .. } => Setting::Number(value.as_f64()?),
+        Field::Integer { .. } => Setting::Integer(value.as_i64()?),
+        Field::Bool { .. } => Setting::Bool(value.as_bool()?),
+        Field::Text { .. } => Setting::Text(value.as_str()?.to_owned()),
+        Field::List { .. } => {
+            let texts = value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned));
+            Setting::List(texts.collect::<Option<_>>()?)
+        }
+    })
+}

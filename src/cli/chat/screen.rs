@@ -1,0 +1,79 @@
+//! Answers on their way out: styled and made safe on a terminal, bytes as they are elsewhere.
+
+use super::super::shown::shown;
+use super::super::{CliError, interrupt, progress};
+use super::markdown::Markdown;
+use std::io::Write;
+
+/// How answers are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// To a file or a pipe: the text as it is, a blank line between answers.
+    Plain,
+    /// To a terminal without styles.
+    Terminal,
+    /// To a terminal with styles.
+    Styled,
+}
+
+/// Standard output.
+pub struct Screen<'o> {
+    out: &'o mut dyn Write,
+    look: Look,
+    markdown: Markdown,
+    n_answers: usize,
+    /// Whether the answer has text that does not end in a line break.
+    is_line_open: bool,
+}
+
+impl<'o> Screen<'o> {
+    /// A screen without an answer.
+    pub fn new(out: &'o mut dyn Write, look: Look) -> Screen<'o> {
+        let markdown = Markdown::default();
+        Screen { out, look, markdown, n_answers: 0, is_line_open: false }
+    }
+
+    /// Begins an answer.
+    ///
+    /// # Errors
+    /// Those of the output, here as below.
+    pub fn begin(&mut self) -> Result<(), CliError> {
+        self.n_answers += 1;
+        match self.look {
+            Look::Plain if self.n_answers > 1 => self.write("\n"),
+            _ => Ok(()),
+        }
+    }
+
+    /// A piece of the answer.
+    pub fn text(&mut self, text: &str) -> Result<(), CliError> {
+        let Some(last) = text.chars().next_back() else { return Ok(()) };
+        self.is_line_open = last != '\n';
+        match self.look {
+            Look::Plain => self.write(text),
+            Look::Terminal => self.write(&shown(text)),
+            Look::Styled => {
+                let styled = self.markdown.push(&shown(text));
+                self.write(&styled)
+            }
+        }
+    }
+
+    /// Ends the answer, and its line.
+    pub fn end(&mut self) -> Result<(), CliError> {
+        let mut rest = self.markdown.finish();
+        // An empty answer is an empty line.
+        if self.is_line_open || self.look == Look::Plain {
+            rest.push('\n');
+        }
+        self.is_line_open = false;
+        self.write(&rest)
+    }
+
+    /// Writes and flushes.
+    fn write(&mut self, text: &str) -> Result<(), CliError> {
+        progress::clear_line();
+        interrupt::whole(|| self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()))?;
+        Ok(())
+    }
+}

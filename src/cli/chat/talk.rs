@@ -1,0 +1,284 @@
+//! The conversation under way: one model, its messages, and how they are answered.
+
+use super::super::{CliError, interrupt, note, progress};
+use super::screen::Screen;
+use super::{ChatArgs, OnFull};
+use crate::backend::pages::KvType;
+use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request, Runner};
+use crate::engine::{Stats, TokenEvent};
+use crate::sample::SampleParams;
+use crate::text::{Message, Prompter, TextError, Tokenizer};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Share of the context from which on the user is told that it fills.
+const NEARLY_FULL: f64 = 0.8;
+
+/// A conversation with a model.
+pub struct Talk {
+    pub model: Model,
+    pub chat: Chat,
+    runner: Runner,
+    tokenizer: Arc<Tokenizer>,
+    pub params: SampleParams,
+    pub n_predict: Option<usize>,
+    pub on_full: OnFull,
+    /// Whether Ctrl-C ends the answer rather than the program.
+    pub catches: bool,
+    /// Answers so far, of which each has a seed of its own.
+    n_answers: u64,
+    /// Figures of the last answer.
+    pub last: Option<Stats>,
+    is_told: bool,
+}
+
+/// Why there is no answer, though the chat goes on.
+pub enum Refusal {
+    /// In words.
+    Problem(String),
+    /// The program cannot go on.
+    Fatal(CliError),
+}
+
+impl<E: Into<CliError>> From<E> for Refusal {
+    fn from(error: E) -> Refusal {
+        Refusal::Fatal(error.into())
+    }
+}
+
+impl Talk {
+    /// A conversation without a message with a model that is made ready.
+    pub fn new(args: &ChatArgs, model: Model, catches: bool) -> Result<Talk, CliError> {
+        let (tokenizer, engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
+        let prompter = Prompter::new(&tokenizer).map_err(CliError::of_model(model.path()))?;
+        if !prompter.has_template() {
+            return Err(CliError::of_model(model.path())(
+                "it has no chat template, as models that only continue texts: `teff run --raw` does \
+                 that",
+            ));
+        }
+        let n_ctx = engine.decoder().kv().n_ctx();
+        let tokenizer = Arc::new(tokenizer);
+        let runner = Runner::start(engine, Some(tokenizer.clone()), 1);
+        let runner = runner.map_err(CliError::of_model(model.path()))?;
+        let mut chat = Chat::new(runner.session(), tokenizer.clone(), n_ctx);
+        chat.set_system(args.system.clone());
+        Ok(Talk {
+            model,
+            chat,
+            runner,
+            tokenizer,
+            params: args.sampling.params()?,
+            n_predict: args.n_predict,
+            on_full: args.context_full.unwrap_or(OnFull::Stop),
+            catches,
+            n_answers: 0,
+            last: None,
+            is_told: false,
+        })
+    }
+
+    /// The same conversation with another model.
+    pub fn move_to(&mut self, other: Talk) {
+        let (system, messages) = (self.chat.system().map(str::to_owned), self.chat.messages());
+        let messages = messages.to_vec();
+        let Talk { model, chat, runner, tokenizer, .. } = other;
+        (self.model, self.chat, self.runner, self.tokenizer) = (model, chat, runner, tokenizer);
+        self.chat.set_system(system);
+        self.chat.set_messages(messages);
+        (self.last, self.is_told) = (None, false);
+    }
+
+    /// Path of the model's file.
+    pub fn path(&self) -> PathBuf {
+        self.model.path().to_owned()
+    }
+
+    /// Bytes of the KV cache that are in use or kept.
+    pub fn kv_bytes(&self) -> usize {
+        self.runner.status().kv_bytes
+    }
+
+    /// The model's vocabulary.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Adds a message and answers it. A message that cannot be answered is taken back.
+    ///
+    /// # Errors
+    /// Only those after which the program cannot go on.
+    pub fn say(&mut self, text: String, screen: &mut Screen<'_>) -> Result<(), CliError> {
+        self.chat.push(Message::new("user", text));
+        self.answer(screen)
+    }
+
+    /// Answers the last message, see [`say`](Self::say).
+    pub fn answer(&mut self, screen: &mut Screen<'_>) -> Result<(), CliError> {
+        screen.begin()?;
+        let result = self.try_answer(screen);
+        progress::clear_line();
+        screen.end()?;
+        match result {
+            Ok(content) if content.is_empty() && self.was_cancelled() => {
+                self.chat.pop();
+                note(format_args!("stopped before the answer began: your message is taken back"));
+            }
+            Ok(content) => {
+                self.chat.push(Message::new("assistant", content));
+                self.tell_how_it_ended();
+            }
+            Err(Refusal::Problem(problem)) => {
+                self.chat.pop();
+                note(format_args!("{problem}; your message is taken back"));
+            }
+            Err(Refusal::Fatal(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn was_cancelled(&self) -> bool {
+        self.last.is_some_and(|stats| stats.finish == FinishReason::Cancelled)
+    }
+
+    /// The answer's text.
+    fn try_answer(&mut self, screen: &mut Screen<'_>) -> Result<String, Refusal> {
+        self.n_answers += 1;
+        let (mut begun, mut content) = (Vec::new(), String::new());
+        // Figures of the parts of an answer that a full context has cut.
+        let mut whole: Option<Stats> = None;
+        loop {
+            let stats = match self.part(&mut begun, &mut content, screen) {
+                Err(Refusal::Problem(problem)) => {
+                    // A prompt that is too long, or whose answer has no room.
+                    if self.on_full == OnFull::Shift && self.drop_turns(begun.len())? {
+                        continue;
+                    }
+                    return Err(Refusal::Problem(problem));
+                }
+                part => part?,
+            };
+            let stats = whole.map_or(stats, |before| joined(before, stats));
+            (whole, self.last) = (Some(stats), Some(stats));
+            let is_full =
+                matches!(stats.finish, FinishReason::ContextFull | FinishReason::OutOfMemory);
+            if !(is_full && self.on_full == OnFull::Shift && self.drop_turns(begun.len())?) {
+                return Ok(content);
+            }
+        }
+    }
+
+    /// Drops the oldest turns and says so; `false` if there is only one.
+    fn drop_turns(&mut self, n_more: usize) -> Result<bool, Refusal> {
+        let n = self.chat.make_room(n_more).map_err(|error| self.problem(&error))?;
+        if n > 0 {
+            let s = if n == 1 { "" } else { "s" };
+            note(format_args!(
+                "\nthe context is full: the oldest {n} message{s} left out from now on"
+            ));
+        }
+        Ok(n > 0)
+    }
+
+    /// The answer, or what comes of it until the context is full.
+    fn part(
+        &mut self,
+        begun: &mut Vec<u32>,
+        content: &mut String,
+        screen: &mut Screen<'_>,
+    ) -> Result<Stats, Refusal> {
+        let mut sampling = self.params.clone();
+        sampling.seed = sampling.seed.wrapping_add(self.n_answers - 1);
+        let mut request = Request::default();
+        request.sampling = sampling;
+        request.max_tokens = self.n_predict.map(|n| n.saturating_sub(begun.len()));
+        let file = self.model.file().clone();
+        let turn = self.chat.answer(request, begun);
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(error) => return Err(Refusal::Problem(template_problem(&error))),
+        };
+        let cancel = turn.cancel_token().clone();
+        let _caught = self.catches.then(|| interrupt::instead(move || cancel.cancel()));
+        for event in turn {
+            file.check_uncut()?;
+            match event {
+                AnswerEvent::Token(TokenEvent::Token { id, text, .. }) => {
+                    begun.push(id);
+                    content.push_str(&text);
+                    screen.text(&text)?;
+                }
+                AnswerEvent::Token(TokenEvent::Rest(text)) => {
+                    content.push_str(&text);
+                    screen.text(&text)?;
+                }
+                AnswerEvent::Token(TokenEvent::Prompt { done, total }) => {
+                    progress::show_line(&format!("reading: {done} of {total} tokens"));
+                }
+                AnswerEvent::End(Ok(stats)) => return Ok(stats),
+                AnswerEvent::End(Err(error @ EngineError::PromptTooLong { .. })) => {
+                    let error = CliError::from(error);
+                    return Err(Refusal::Problem(error.one_line()));
+                }
+                AnswerEvent::End(Err(error)) => {
+                    return Err(CliError::of_model(self.model.path())(error).into());
+                }
+            }
+        }
+        Err(EngineError::Stopped.into())
+    }
+
+    fn problem(&self, error: &TextError) -> Refusal {
+        Refusal::Problem(template_problem(error))
+    }
+
+    /// Notes about the last answer: a limit that ended it, a context that fills.
+    fn tell_how_it_ended(&mut self) {
+        let Some(stats) = self.last else { return };
+        match stats.finish {
+            FinishReason::ContextFull => note(format_args!(
+                "the context of {} tokens is full: /undo takes turns back, /clear begins anew, \
+                 `/set context-full shift` drops the oldest turns",
+                self.chat.n_ctx()
+            )),
+            FinishReason::OutOfMemory => note(format_args!(
+                "the memory of the KV cache is used up: allow more by --kv-bytes"
+            )),
+            _ => {}
+        }
+        let (used, n_ctx) = (self.n_used(), self.chat.n_ctx());
+        let is_nearly_full = used as f64 >= NEARLY_FULL * n_ctx as f64;
+        if is_nearly_full && !self.is_told && stats.finish != FinishReason::ContextFull {
+            note(format_args!("the context is nearly full: {used} of {n_ctx} tokens"));
+        }
+        self.is_told = is_nearly_full;
+    }
+
+    /// Tokens of the conversation.
+    pub fn n_used(&self) -> usize {
+        self.chat.session().tokens().len()
+    }
+}
+
+/// Figures of two parts of one answer.
+fn joined(first: Stats, second: Stats) -> Stats {
+    let mut stats = second;
+    stats.n_prompt = first.n_prompt;
+    stats.n_cached = first.n_cached;
+    stats.prompt_time += first.prompt_time;
+    stats.n_generated += first.n_generated;
+    stats.generate_time += first.generate_time;
+    stats
+}
+
+/// An error of the template, with what helps.
+fn template_problem(error: &TextError) -> String {
+    let hint = match error {
+        TextError::NoTemplate => ": `teff run --raw` continues texts without one",
+        TextError::MessageLost { role, .. } if role == "system" => {
+            ": `/system` without a text takes the instructions away"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
+}

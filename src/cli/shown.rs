@@ -1,0 +1,60 @@
+//! Text of models and files on its way to a terminal.
+//!
+//! Characters that act on a terminal (escape sequences, C1 controls) or on the order in which text
+//! is read (bidirectional overrides) are shown as symbols, so that no answer moves the cursor, sets
+//! a title or hides what it says. Line breaks and tabs stay.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// Distance from a C0 control to its picture, U+2400 to U+241F.
+const PICTURES: u32 = 0x2400;
+/// Picture of DEL.
+const PICTURE_OF_DELETE: char = '\u{2421}';
+
+/// The text with symbols in the place of what must not be sent.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            _ if !acts(c) => safe.push(c),
+            '\0'..='\x1f' => safe.extend(char::from_u32(PICTURES + u32::from(c))),
+            '\x7f' => safe.push(PICTURE_OF_DELETE),
+            // Writing to a string cannot fail.
+            _ => drop(write!(safe, "<U+{:04X}>", u32::from(c))),
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Whether a character acts where it should only be seen.
+fn acts(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        // Bidirectional embeddings, overrides and isolates.
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_shown_as_a_symbol() {
+        for (text, expected) in [
+            ("plain, tab\tand\nbreak, ü 日 👩‍👩‍👧", "plain, tab\tand\nbreak, ü 日 👩‍👩‍👧"),
+            ("\x1b[31mred\x1b[0m", "␛[31mred␛[0m"),
+            ("title\x1b]0;x\x07", "title␛]0;x␇"),
+            ("over\rwritten\x08\0\x7f", "over␍written␈␀␡"),
+            ("c1 \u{9b}31m \u{85}", "c1 <U+009B>31m <U+0085>"),
+            ("bidi \u{202e}txt\u{2069}", "bidi <U+202E>txt<U+2069>"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+    }
+}

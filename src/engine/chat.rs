@@ -1,0 +1,128 @@
+//! A chat: messages that the model's chat template turns into prompts, and answers to them.
+//!
+//! Messages are the truth, tokens follow from them: before each answer the template renders the
+//! whole conversation anew, and what the KV cache has of those tokens is not computed again. So
+//! messages can be changed at will, and templates may drop from earlier turns what they like, as
+//! reasoning.
+
+use super::request::Request;
+use super::session::{Session, Turn};
+use crate::text::{Message, Prompt, Prompter, TextError, Tokenizer};
+use std::sync::Arc;
+
+/// Share of the context that is left to a conversation once its oldest turns are dropped: the rest
+/// is for what comes, as every drop computes what stays anew.
+const KEPT_SHARE: f64 = 0.75;
+
+/// A conversation in messages.
+pub struct Chat {
+    session: Session,
+    tokenizer: Arc<Tokenizer>,
+    n_ctx: usize,
+    system: Option<String>,
+    messages: Vec<Message>,
+    /// Number of the oldest messages that prompts leave out.
+    n_dropped: usize,
+}
+
+impl Chat {
+    /// A conversation without a message. `n_ctx` is the context's length in tokens.
+    pub fn new(session: Session, tokenizer: Arc<Tokenizer>, n_ctx: usize) -> Chat {
+        Chat { session, tokenizer, n_ctx, system: None, messages: Vec::new(), n_dropped: 0 }
+    }
+
+    /// Instructions that come before all messages.
+    pub fn system(&self) -> Option<&str> {
+        self.system.as_deref()
+    }
+
+    /// Sets the instructions; `None`: no system message.
+    pub fn set_system(&mut self, system: Option<String>) {
+        self.system = system;
+    }
+
+    /// Messages, without the system's.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Replaces all messages.
+    pub fn set_messages(&mut self, messages: Vec<Message>) {
+        (self.messages, self.n_dropped) = (messages, 0);
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+
+    /// Takes the last message away.
+    pub fn pop(&mut self) -> Option<Message> {
+        let message = self.messages.pop();
+        self.n_dropped = self.n_dropped.min(self.messages.len());
+        message
+    }
+
+    /// Number of the oldest messages that prompts leave out since [`make_room`](Self::make_room).
+    pub fn n_dropped(&self) -> usize {
+        self.n_dropped
+    }
+
+    /// Length of the context in tokens.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Tokens of the conversation so far, as the last answer left them.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The prompt up to where the model is to answer.
+    ///
+    /// # Errors
+    /// What the template refuses, and those of the tokenizer.
+    pub fn prompt(&self) -> Result<Prompt, TextError> {
+        let system = self.system.iter().map(|text| Message::new("system", text.as_str()));
+        let kept = self.messages[self.n_dropped..].iter().cloned();
+        let messages: Vec<Message> = system.chain(kept).collect();
+        Prompter::new(&self.tokenizer)?.messages(&messages)
+    }
+
+    /// Drops the oldest turns until the prompt and `n_more` tokens behind it leave a quarter of the
+    /// context free, or one turn is left. The system's instructions stay. Returns the number of
+    /// messages that were dropped now.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn make_room(&mut self, n_more: usize) -> Result<usize, TextError> {
+        let before = self.n_dropped;
+        let bound = (self.n_ctx as f64 * KEPT_SHARE) as usize;
+        while let Some(next) = self.next_turn() {
+            self.n_dropped = next;
+            if self.prompt()?.ids.len() + n_more <= bound {
+                break;
+            }
+        }
+        Ok(self.n_dropped - before)
+    }
+
+    /// Index of the second user message that prompts still have.
+    fn next_turn(&self) -> Option<usize> {
+        let first = self.n_dropped + 1;
+        let rest = self.messages.get(first..)?;
+        rest.iter().position(|message| message.role == "user").map(|at| first + at)
+    }
+
+    /// Answers the messages, as the request says; `begun` are tokens that the answer has already.
+    /// The request's own prompt is not used. The answer does not become a message by itself.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn answer(&mut self, request: Request, begun: &[u32]) -> Result<Turn<'_>, TextError> {
+        let mut tokens = self.prompt()?.ids;
+        tokens.extend_from_slice(begun);
+        self.session.set_tokens(&tokens);
+        Ok(self.session.generate(Request { prompt: Vec::new(), ..request }))
+    }
+}

@@ -1,0 +1,255 @@
+//! `teff chat` as scripts and people see it.
+
+use crate::cli::{Folder, error_of, teff, text};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+/// A template whose roles are told apart.
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}a:";
+/// Context that the model says it was trained with, longer than that of any test.
+const N_CTX_TRAIN: u32 = 200_000;
+/// Short answers of a model that babbles, where a test says nothing else.
+const SHORT: [[&str; 2]; 4] = [["-n", "4"], ["--temp", "0"], ["--ctx", "200"], ["-t", "1"]];
+
+impl Folder {
+    /// The tiny model with a chat template.
+    fn talker(&self) -> PathBuf {
+        let keys = vec![
+            ("tokenizer.chat_template", TEMPLATE.into()),
+            ("llama.context_length", N_CTX_TRAIN.into()),
+        ];
+        self.tiny_with("talker", keys)
+    }
+}
+
+fn chat(model: &Path, args: &[&str], lines: &str) -> Output {
+    let short = SHORT.iter().filter(|[flag, _]| !args.contains(flag)).flatten();
+    let args: Vec<&str> =
+        ["chat", "-m", text(model)].iter().chain(short).chain(args).copied().collect();
+    teff(&args, lines)
+}
+
+/// What was answered and what was told, of a chat that ended well.
+fn told(output: Output) -> (String, String) {
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), stderr)
+}
+
+/// The answer that the model gives to a whole prompt.
+fn answer_to(model: &Path, prompt: &str) -> String {
+    let args = [&["run", "-m", text(model), "--raw", "-p", prompt], SHORT.as_flattened()].concat();
+    let output = teff(&args, "");
+    assert!(output.status.success());
+    String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
+}
+
+#[test]
+fn each_line_is_a_turn_and_answers_are_separated_by_a_blank_line() {
+    let folder = Folder::new("chat-lines");
+    let model = folder.talker();
+    let first = answer_to(&model, "u:one\na:");
+    let second = answer_to(&model, &format!("u:one\na:{first}\nu:two\n\"three\"\na:"));
+    let lines = "one\n\n\"\"\"\ntwo\n\"three\"\n\"\"\"\n";
+    let (answers, notes) = told(chat(&model, &[], lines));
+    assert_eq!(answers, format!("{first}\n\n{second}\n"));
+    assert_eq!(notes, "", "nothing but answers");
+}
+
+#[test]
+fn a_model_without_a_template_is_no_chat_model() {
+    let folder = Folder::new("chat-base");
+    let keys = vec![("llama.context_length", N_CTX_TRAIN.into())];
+    let model = folder.tiny_with("base", keys);
+    let error = error_of(&chat(&model, &[], "hello\n"), 1);
+    assert!(error.contains("base.gguf") && error.contains("no chat template"), "{error}");
+}
+
+#[test]
+fn commands_are_done_or_named() {
+    let folder = Folder::new("chat-commands");
+    let model = folder.talker();
+    for (lines, expected) in [
+        ("/regnerate\n", "there is no command /regnerate: did you mean /regenerate?"),
+        ("/set temp 5000\n", "/set temp 5000: must be a number from 0 to 1000"),
+        ("/set top_k 7\n", "top-k 7"),
+        ("/set tmp 1\n", "there is no setting `tmp`: did you mean `temp`?"),
+        ("/set context-full never\n", "must be stop or shift"),
+        ("/set save-history on\n", "only an editor on a terminal has a history"),
+        ("/set\n", "min-p"),
+        ("/undo\n", "/undo: there is no turn to take back"),
+        ("a\nb\nc\n/undo 2\n", "2 turns are taken back"),
+        ("/undo 0\n", "/undo: must be a whole number from 1"),
+        ("/stats\n", "/stats: there was no answer yet"),
+        ("one\n/stats\n", "context 14 of 200, KV "),
+        ("one\n/tokens\n", "4 of yours"),
+        ("/system\n", "there are no instructions"),
+        ("/image cat.png\n", "images are not supported"),
+        ("/model\n", "talker.gguf"),
+        ("/model no/such.gguf\n", "no/such.gguf"),
+        ("/load no/such.chat\n", "no/such.chat"),
+        ("/save\n", "needs a FILE"),
+        ("/export notes.txt\n", "ends in .md or .json"),
+        ("/help\n", "/regenerate"),
+    ] {
+        let (_, notes) = told(chat(&model, &[], lines));
+        assert!(notes.contains(expected), "{lines}: {notes}");
+    }
+    let (answers, _) = told(chat(&model, &[], "/exit\nnever\n"));
+    assert_eq!(answers, "");
+}
+
+#[test]
+fn turns_can_be_changed() {
+    let folder = Folder::new("chat-changes");
+    let model = folder.talker();
+    let plain = answer_to(&model, "u:one\na:");
+    let with_system = answer_to(&model, "s:be brief\nu:one\na:");
+    let edited = answer_to(&model, "s:be brief\nu:two\na:");
+    let slash = answer_to(&model, "s:be brief\nu:/three\na:");
+    let lines = "one\n/clear\n/system be brief\none\n/regenerate\n/edit two\n/undo\n//three\n";
+    let (answers, _) = told(chat(&model, &[], lines));
+    let expected = [&plain, &with_system, &with_system, &edited, &slash];
+    assert_eq!(answers.trim_end_matches('\n'), expected.map(String::as_str).join("\n\n"));
+}
+
+#[test]
+fn a_saved_conversation_goes_on_as_if_nothing_had_happened() {
+    let folder = Folder::new("chat-saved");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let hot = ["--temp", "3", "--seed", "7", "--system", "be brief"];
+    let (whole, _) = told(chat(&model, &hot, "one\ntwo\nthree\n"));
+    let args = [&hot[..], &["--session", text(&session)]].concat();
+    let (first, _) = told(chat(&model, &args, "one\ntwo\n"));
+    // What is given counts more than what was saved.
+    let args = ["--session", text(&session), "--temp", "3"];
+    let (rest, notes) = told(chat(&model, &args, "three\n"));
+    assert_eq!(format!("{first}\n{rest}"), whole);
+    assert!(notes.contains("4 messages from "), "{notes}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&session).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    for (bytes, problem) in [
+        (&b"{}"[..], "is no saved conversation"),
+        (b"\xff", "UTF-8"),
+        (b"{\"teff_chat\": 99}", "version 99"),
+        (b"{\"teff_chat\": 1}", "messages"),
+        (b"{\"teff_chat\": 1, \"messages\": [{\"role\": \"user\"}]}", "messages[0]"),
+        (b"{\"teff_chat\": 1, \"messages\": [], \"sampling\": {\"top_k\": -1}}", "top_k"),
+    ] {
+        std::fs::write(&session, bytes).unwrap();
+        let error = error_of(&chat(&model, &args, "x\n"), 1);
+        assert!(error.contains("s.chat") && error.contains(problem), "{error}");
+        assert_eq!(std::fs::read(&session).unwrap(), bytes, "what cannot be read stays");
+    }
+}
+
+#[test]
+fn exports_are_for_people_and_programs() {
+    let folder = Folder::new("chat-export");
+    let model = folder.talker();
+    let first = answer_to(&model, "s:be brief\nu:one\na:");
+    let path = |name: &str| folder.0.join(name);
+    let (md, json) = (path("c.md"), path("c.json"));
+    let lines = format!("one\n/export {}\n/export {}\n", md.display(), json.display());
+    told(chat(&model, &["--system", "be brief"], &lines));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let expected =
+        format!("## Instructions\n\nbe brief\n\n## You\n\none\n\n## Answer\n\n{}\n", first.trim());
+    assert_eq!(read(&md), expected);
+    let value: serde_json::Value = serde_json::from_str(&read(&json)).unwrap();
+    assert_eq!(value["messages"][2]["role"], "assistant");
+    assert_eq!(value["messages"][2]["content"], first.as_str());
+}
+
+#[test]
+fn a_full_context_stops_the_turn_or_drops_the_oldest() {
+    let folder = Folder::new("chat-full");
+    let model = folder.talker();
+    let long = "x".repeat(40);
+    let lines = format!("{long}\n{long}\n{long}\nlast\n");
+    let small = ["--ctx", "100", "-n", "8", "--system", "brief"];
+    let (answers, notes) = told(chat(&model, &small, &lines));
+    assert!(notes.contains("your message is taken back"), "{notes}");
+    assert!(notes.contains("the context is nearly full"), "{notes}");
+    assert!(!answers.is_empty());
+
+    let args = [&small[..], &["--context-full", "shift"]].concat();
+    let (answers, notes) = told(chat(&model, &args, &lines));
+    assert!(notes.contains("left out from now on"), "{notes}");
+    assert!(!notes.contains("taken back"), "{notes}");
+    // The last turn is answered as in a conversation that begins with what was kept.
+    let last = answers.trim_end_matches('\n').rsplit("\n\n").next().unwrap().to_owned();
+    assert!(!last.is_empty());
+    let too_long = format!("{}\nshort\n", "y".repeat(300));
+    let (answers, notes) = told(chat(&model, &args, &too_long));
+    assert!(notes.contains("taken back") && !answers.trim().is_empty(), "{notes}");
+}
+
+/// What a person does at a terminal.
+#[cfg(unix)]
+mod terminal {
+    use super::*;
+    use crate::cli::at_terminal;
+
+    /// Nothing of the tests' goes into the user's history.
+    fn at(folder: &Folder, keys: &str, args: &[&str]) -> (Option<i64>, String) {
+        let model = folder.talker();
+        let home = folder.0.join("data");
+        let vars = [("XDG_DATA_HOME", text(&home)), ("TERM", "xterm-256color")];
+        let args = [&["chat", "-m", text(&model), "-t", "1", "--temp", "0"], args].concat();
+        at_terminal(keys, &args, &vars)
+    }
+
+    #[test]
+    fn ctrl_c_stops_the_answer_and_not_the_program() {
+        let folder = Folder::new("chat-ctrl-c");
+        let keys = r#"[b"on and on\r", (1.5, b"\x03"), b"/stats\r", b"\x04"]"#;
+        let (code, shown) = at(&folder, keys, &["--ctx", "100000"]);
+        assert_eq!(code, Some(0), "{shown:?}");
+        let stats = shown.rsplit_once("cached), answer ").map(|(_, rest)| rest);
+        let n: usize = stats.unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!((1..99_000).contains(&n), "stopped, and what came is kept: {shown:?}");
+    }
+
+    #[test]
+    fn two_ctrl_c_at_the_prompt_leave_as_ctrl_d_does() {
+        let folder = Folder::new("chat-leave");
+        for keys in [r#"[b"typed", (0.4, b"\x03"), (0.4, b"\x03")]"#, r#"[b"\x04"]"#] {
+            let (code, shown) = at(&folder, keys, &["-n", "2"]);
+            assert_eq!(code, Some(0), "{keys}: {shown:?}");
+            assert!(!shown.contains("error"), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_typed_is_remembered_for_the_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = Folder::new("chat-history");
+        let keys = r#"[b"remember me\r", b"/set save-history off\r", b"forget me\r", b"\x04"]"#;
+        let (code, shown) = at(&folder, keys, &["-n", "2"]);
+        assert_eq!(code, Some(0), "{shown:?}");
+        let file = folder.0.join("data/teff/history");
+        let kept = std::fs::read_to_string(&file).unwrap();
+        assert!(kept.contains("remember me") && !kept.contains("forget me"), "{kept}");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        // The arrow brings it back.
+        let (_, shown) =
+            at(&folder, r#"[b"\x1b[A\x1b[A", b"\r", b"/tokens\r", b"\x04"]"#, &["-n", "2"]);
+        assert!(shown.contains("12 of yours"), "{shown:?}");
+    }
+
+    #[test]
+    fn a_paste_is_one_message_and_alt_enter_a_line_break() {
+        let folder = Folder::new("chat-paste");
+        let keys = r#"[b"\x1b[200~ab\ncd\x1b[201~", b"\x1b\rxyz\r", b"/tokens\r", b"\x04"]"#;
+        let (code, shown) = at(&folder, keys, &["-n", "2"]);
+        assert_eq!(code, Some(0), "{shown:?}");
+        // `ab`, `cd`, `xyz` and two line breaks.
+        assert!(shown.contains(" 9 of yours"), "{shown:?}");
+    }
+}
