@@ -155,6 +155,35 @@ pub trait Executor {
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished>;
 
+    /// Appends what a page holds of its first `n` tokens to `out`, and zeros for the others: layer
+    /// by layer of the group the keys, `[kv heads][k_dim][PAGE_TOKENS]`, then the values,
+    /// `[kv heads][PAGE_TOKENS][v_dim]`. Numbers are little-endian; of the quantized types, the bytes
+    /// of codes come before the scales, each in this order. So the bytes are the same on every
+    /// machine, [`LayerGroup::page_bytes`](super::pages::LayerGroup::page_bytes) of them.
+    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>);
+
+    /// Makes a page hold what [`Executor::read_page`] gave.
+    ///
+    /// # Errors
+    /// The system has no memory for the page.
+    ///
+    /// # Panics
+    /// If these are not the bytes of a page.
+    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), OutOfMemory>;
+
+    /// Appends the states of a slot to `out`, one after the other, in little-endian f32. The order
+    /// within a state is the backend's, whatever the machine.
+    fn read_states(&mut self, slot: StateSlot, out: &mut Vec<u8>);
+
+    /// Makes a slot hold what [`Executor::read_states`] gave.
+    ///
+    /// # Errors
+    /// The system has no memory for the slot.
+    ///
+    /// # Panics
+    /// If these are not the bytes of a slot.
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory>;
+
     /// Results of the last step that ran to the end of the program.
     fn results(&mut self) -> Results<'_>;
 

@@ -5,11 +5,13 @@
 //! caller makes: [`Decoder::lead`] hands out a [`Stepper`].
 
 mod ffn;
+mod kept;
 mod lora;
 mod lower;
 mod mixer;
 mod streams;
 
+pub use kept::KeptBytes;
 pub use lora::adapt;
 pub use lower::{lower, lower_with};
 

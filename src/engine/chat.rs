@@ -78,6 +78,12 @@ impl Chat {
         &self.session
     }
 
+    /// Puts another session in the place of this one's, as one that was saved with these messages:
+    /// what its cache has is not computed again.
+    pub fn set_session(&mut self, session: Session) {
+        self.session = session;
+    }
+
     /// The prompt up to where the model is to answer.
     ///
     /// # Errors

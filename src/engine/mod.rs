@@ -15,6 +15,7 @@ mod guard;
 pub mod report;
 mod request;
 mod runner;
+mod saved;
 mod scheduler;
 mod session;
 mod task;
@@ -24,10 +25,15 @@ pub use chat::Chat;
 pub use embed::normalize;
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 pub use runner::{Answer, AnswerEvent, Runner, Status};
+pub use saved::{
+    EXTRA_BYTES_MAX, LoadReport, LoadedSession, Part, SaveReport, SavedText, SessionFault,
+    SessionFileError,
+};
 pub use scheduler::{ANSWERS_MAX, Counters, Listener, RUNNING_DEFAULT, Scheduler, WAITING_MAX};
 pub use session::{Session, Turn};
 
 use classifier::Classifier;
+use saved::Origin;
 
 use crate::backend::pages::KvType;
 use crate::backend::{CpuSet, available_bytes};
@@ -379,6 +385,7 @@ impl Model {
 pub struct Engine {
     decoder: Decoder,
     classifier: Option<Arc<Classifier>>,
+    origin: Arc<Origin>,
 }
 
 impl Engine {
@@ -410,7 +417,8 @@ impl Engine {
             }
             _ => None,
         };
-        Ok(Engine { decoder, classifier: classifier.map(Arc::new) })
+        let origin = Arc::new(Origin::new(model, options, &decoder));
+        Ok(Engine { decoder, classifier: classifier.map(Arc::new), origin })
     }
 
     /// Number of worker threads.

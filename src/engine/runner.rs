@@ -4,10 +4,13 @@
 //! two steps, news goes out through a channel for each request. Neither waits for a slow reader; a
 //! request's news is bounded by the tokens of its context.
 
+use super::guard::guarded;
 use super::request::{CancelToken, Request, Stats, TokenEvent};
+use super::saved::Origin;
 use super::scheduler::{Counters, Listener, Scheduler};
 use super::session::Session;
 use super::{Engine, EngineError};
+use crate::decoder::Stepper;
 use crate::tensor::memory;
 use crate::text::Tokenizer;
 use std::ops::ControlFlow;
@@ -16,10 +19,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Order to the thread.
+enum Order {
+    Answer(Job),
+    /// Work between two steps.
+    Call(Box<Call>),
+}
+
+/// A request, and who hears its answers.
 struct Job {
     request: Request,
     answers: Vec<(CancelToken, Box<dyn Listener>)>,
 }
+
+type Call = dyn FnOnce(&mut Stepper<'_>) + Send;
 
 /// News of a request that a [`Runner`] answers.
 #[derive(Debug)]
@@ -40,9 +52,10 @@ pub struct Runner {
 
 struct Shared {
     /// `None` when the thread is to end.
-    jobs: Option<Sender<Job>>,
+    orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     status: Arc<Mutex<Status>>,
+    origin: Arc<Origin>,
 }
 
 /// State of a runner behind its last step.
@@ -73,14 +86,16 @@ impl Runner {
         n_running_max: usize,
     ) -> Result<Runner, EngineError> {
         engine.check_generates()?;
-        let (jobs, orders) = channel();
+        let (sender, orders) = channel();
+        let origin = engine.origin.clone();
         let status = Arc::new(Mutex::new(Status::default()));
         let told = status.clone();
         let thread = memory::spawn("teff-runner", move || {
             work(&mut engine, Scheduler::new(tokenizer, n_running_max), orders, &told);
         });
         let thread = Some(thread.map_err(EngineError::Threads)?);
-        Ok(Runner { shared: Arc::new(Shared { jobs: Some(jobs), thread, status }) })
+        let orders = Some(sender);
+        Ok(Runner { shared: Arc::new(Shared { orders, thread, status, origin }) })
     }
 
     /// Hands a request over; its events come through the answer.
@@ -108,12 +123,40 @@ impl Runner {
     /// Hands a request over with a listener for each answer, which is called on the runner's thread
     /// and must not block.
     pub fn submit_to(&self, request: Request, answers: Vec<(CancelToken, Box<dyn Listener>)>) {
-        let Some(jobs) = &self.shared.jobs else { return };
-        if let Err(refused) = jobs.send(Job { request, answers }) {
-            for (_, listener) in refused.0.answers {
+        let Some(orders) = &self.shared.orders else { return };
+        if let Err(refused) = orders.send(Order::Answer(Job { request, answers }))
+            && let Order::Answer(job) = refused.0
+        {
+            for (_, listener) in job.answers {
                 listener.end(Err(EngineError::Stopped));
             }
         }
+    }
+
+    /// Has the thread do `work` between two steps, when requests that are cancelled by now have
+    /// ended, and waits for it. Not for the runner's own thread, which would wait for itself.
+    ///
+    /// # Errors
+    /// The thread has ended, or the work panicked.
+    pub(super) fn call<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Stepper<'_>) -> R + Send + 'static,
+    ) -> Result<R, EngineError> {
+        let (sender, result) = channel();
+        let call = move |stepper: &mut Stepper<'_>| {
+            // Whoever asked for the result waits for it.
+            let _ = sender.send(guarded(|| work(stepper)));
+        };
+        if let Some(orders) = &self.shared.orders {
+            // A refused order is dropped with its sender, as one that is never done.
+            let _ = orders.send(Order::Call(Box::new(call)));
+        }
+        result.recv().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// Where the engine's numbers come from.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.shared.origin
     }
 
     /// A conversation without a token.
@@ -129,7 +172,7 @@ impl Runner {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take()
             // A listener may hold the last handle: the thread cannot wait for itself.
             && thread.thread().id() != std::thread::current().id()
@@ -144,7 +187,7 @@ impl Drop for Shared {
 fn work(
     engine: &mut Engine,
     mut scheduler: Scheduler<'static>,
-    orders: Receiver<Job>,
+    orders: Receiver<Order>,
     status: &Mutex<Status>,
 ) {
     engine.lead(move |stepper| {
@@ -155,7 +198,13 @@ fn work(
                 _ => orders.try_recv(),
             };
             match order {
-                Ok(Job { request, answers }) => scheduler.submit_answers(request, answers),
+                Ok(Order::Answer(Job { request, answers })) => {
+                    scheduler.submit_answers(request, answers);
+                }
+                Ok(Order::Call(call)) => {
+                    scheduler.end_cancelled(stepper);
+                    call(stepper);
+                }
                 Err(TryRecvError::Empty) => scheduler.step(stepper),
                 Err(TryRecvError::Disconnected) => break,
             }

@@ -241,7 +241,8 @@ impl<'l> Scheduler<'l> {
         }
     }
 
-    fn end_cancelled(&mut self, stepper: &mut Stepper<'_>) {
+    /// Ends requests that are cancelled.
+    pub(super) fn end_cancelled(&mut self, stepper: &mut Stepper<'_>) {
         for task in self.running.iter_mut().chain(&mut self.waiting) {
             let cancelled = task.siblings.extract_if(.., |task| task.is_cancelled());
             cancelled.for_each(|task| task.end(Ok(FinishReason::Cancelled)));

@@ -23,6 +23,16 @@ impl Session {
         Session { runner, tokens: Vec::new(), answers: Vec::new() }
     }
 
+    /// A conversation of tokens and places of answers that were another's.
+    pub(super) fn of_tokens(runner: Runner, tokens: Vec<u32>, answers: Vec<usize>) -> Session {
+        Session { runner, tokens, answers }
+    }
+
+    /// The runner that answers.
+    pub fn runner(&self) -> &Runner {
+        &self.runner
+    }
+
     /// Tokens of all prompts and answers so far. The token that ends an answer is not among them, as
     /// the next prompt brings its own end of a turn.
     pub fn tokens(&self) -> &[u32] {

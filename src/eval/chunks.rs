@@ -3,7 +3,7 @@
 //! chunk dropped.
 
 use super::EvalError;
-use super::logits_file::Fnv;
+use crate::model::Fnv;
 use crate::text::{EncodeOptions, Tokenizer};
 
 /// Tokens in a chunk, at least: the second half has a token that is predicted then.

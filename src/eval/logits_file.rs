@@ -10,6 +10,7 @@
 //! about 1e-8.
 
 use super::Chunks;
+use crate::model::fingerprint;
 use gguf_rs_lite::{GgufFile, PartFile, PartFileError};
 use std::fmt;
 use std::fs::File;
@@ -24,42 +25,6 @@ const HEADER_BYTES: u64 = 40;
 const RANGE: f32 = 24.0;
 /// The largest code.
 const CODE_MAX: f32 = u16::MAX as f32;
-/// Bytes of a tensor, at each of its ends, that a fingerprint sees: a file of gigabytes is not read
-/// for it.
-const SAMPLE_BYTES: usize = 4096;
-
-/// FNV-1a (Fowler, Noll, Vo) of 64 bits: tells files apart that differ by chance.
-pub(super) struct Fnv(pub u64);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    pub fn update(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
-/// Number by which a model's file is recognised: a hash of its tensors' names, types, shapes and first
-/// and last bytes.
-pub fn fingerprint(file: &GgufFile) -> u64 {
-    let mut hash = Fnv::default();
-    for info in file.tensors() {
-        hash.update(info.name.as_bytes());
-        hash.update(info.ty.to_string().as_bytes());
-        info.dims.iter().for_each(|dim| hash.update(&dim.to_le_bytes()));
-        let data = file.data(info);
-        let n = data.len().min(SAMPLE_BYTES);
-        hash.update(&data[..n]);
-        hash.update(&data[data.len() - n..]);
-    }
-    hash.0
-}
 
 /// Error of a file of logits.
 #[derive(Debug)]

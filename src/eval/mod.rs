@@ -41,7 +41,7 @@ pub use chunks::{Chunks, N_CTX_MIN};
 pub use divergence::Divergence;
 pub use error::EvalError;
 pub use importance::importance;
-pub use logits_file::{LogitsFile, LogitsFileError, LogitsWriter, fingerprint};
+pub use logits_file::{LogitsFile, LogitsFileError, LogitsWriter};
 pub use perplexity::{Options, Perplexity, Report, Teacher, perplexity};
 pub use sensitivity::Sensitivity;
 

@@ -32,6 +32,7 @@ use crate::backend::pages::{
 };
 use crate::backend::program::KvShape;
 use prefix::PrefixTree;
+pub use prefix::{KeptAt, KeptId, KeptKind};
 use std::collections::HashMap;
 use std::fmt;
 use store::{Holder, Kind, Store};

@@ -12,6 +12,11 @@
 //! The memory is part of the cache's budget: where room is short, what no sequence uses is evicted,
 //! the least recently used leaf first.
 
+mod fitting;
+mod kept;
+
+pub use kept::{KeptAt, KeptId, KeptKind};
+
 use super::store::{Holder, Kind, Store};
 use super::{PagePool, SeqId, Sequence, first_page};
 use crate::backend::pages::{LayerGroup, PAGE_TOKENS, PageId, PageTable, StateSlot};
@@ -115,17 +120,26 @@ impl PrefixTree {
 
     /// Evicts what no sequence uses until so many bytes are free, or nothing is left.
     pub fn evict(&mut self, bytes: usize, store: &mut Store, groups: &[LayerGroup]) {
+        self.evict_before(u64::MAX, bytes, store, groups);
+    }
+
+    /// [`PrefixTree::evict`] that leaves what was used at time `until` or later.
+    fn evict_before(&mut self, until: u64, bytes: usize, store: &mut Store, groups: &[LayerGroup]) {
         let target = store.bytes().saturating_sub(bytes);
         while store.bytes() > target && store.cached_bytes() > 0 {
-            let mut leaves = self.leaves.iter().map(|leaf| leaf.1);
+            let older = self.leaves.iter().take_while(|leaf| leaf.0 < until);
+            let mut leaves = older.map(|leaf| leaf.1);
             let is_idle = |leaf: &NodeId| {
                 !self.nodes[*leaf].things().any(|(kind, id)| store.is_in_use(kind, id))
             };
             if let Some(leaf) = leaves.find(is_idle) {
                 self.remove(leaf, store);
-            } else if !self.strip(target, store, groups) {
+            } else if !self.strip(until, target, store, groups) {
                 // What is left lies above leaves in use, which are only forgotten here.
-                let Some(&(_, leaf)) = self.leaves.first() else { return };
+                let Some(&(used, leaf)) = self.leaves.first() else { return };
+                if used >= until {
+                    return;
+                }
                 self.remove(leaf, store);
             }
         }
@@ -138,10 +152,17 @@ impl PrefixTree {
         }
     }
 
-    /// Gives back pages of windows and states, of nodes that have others below or in use, until
-    /// the store is down to `target` bytes. Says whether there were any.
-    fn strip(&mut self, target: usize, store: &mut Store, groups: &[LayerGroup]) -> bool {
-        let mut order: Vec<NodeId> = (1..self.nodes.len()).collect();
+    /// Gives back pages of windows and states, of nodes that have others below or in use and were
+    /// used before `until`, until the store is down to `target` bytes. Says whether there were any.
+    fn strip(
+        &mut self,
+        until: u64,
+        target: usize,
+        store: &mut Store,
+        groups: &[LayerGroup],
+    ) -> bool {
+        let nodes = 1..self.nodes.len();
+        let mut order: Vec<NodeId> = nodes.filter(|&node| self.nodes[node].used < until).collect();
         order.sort_by_key(|&node| self.nodes[node].used);
         let mut found = false;
         for node in order {

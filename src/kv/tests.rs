@@ -1,5 +1,6 @@
 //! Tests of the cache's bookkeeping; those of the numbers that come out are in `tests/it`.
 
+mod kept;
 mod random;
 
 use super::*;

@@ -106,6 +106,16 @@ impl Adapter {
         Ok(Adapter { file, scale, has_alpha, pairs })
     }
 
+    /// The file.
+    pub fn file(&self) -> &Arc<GgufFile> {
+        &self.file
+    }
+
+    /// Factor of its products, but for the rank.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// The tensors of the model that are adapted.
     pub fn targets(&self) -> impl Iterator<Item = &str> {
         self.pairs.keys().map(String::as_str)

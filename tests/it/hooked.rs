@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use teff::backend::pages::CacheOp;
+use teff::backend::pages::{CacheOp, PageId, StateSlot};
 use teff::backend::program::Program;
 use teff::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
 use teff::tensor::memory::OutOfMemory;
@@ -76,6 +76,22 @@ impl Executor for HookedExecutor<'_> {
     ) -> Result<(), Unfinished> {
         self.hook.before_run(self.inner, ops.clone(), input)?;
         self.inner.run(ops, input, cancel, observer)
+    }
+
+    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>) {
+        self.inner.read_page(group, page, n, out);
+    }
+
+    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.inner.write_page(group, page, bytes)
+    }
+
+    fn read_states(&mut self, slot: StateSlot, out: &mut Vec<u8>) {
+        self.inner.read_states(slot, out);
+    }
+
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.inner.write_states(slot, bytes)
     }
 
     fn results(&mut self) -> Results<'_> {

@@ -131,6 +131,14 @@ fn merged(gguf: &[u8], adapters: &[(&Spec, f64)]) -> Vec<u8> {
     data.finish().unwrap()
 }
 
+/// An adapter of one tensor of a fixture.
+pub fn adapter_of(gguf: &[u8], tensor: &str) -> GgufFile {
+    let architecture = open(gguf).get("general.architecture").unwrap().as_str().unwrap().to_owned();
+    let mut spec = spec(&architecture, 4.0, 7);
+    pairs(&mut spec, gguf, 4, |name| name == tensor);
+    open(&spec.gguf(GgmlType::F32))
+}
+
 /// Adapts the matrices of a file that `wanted` names.
 fn pairs(spec: &mut Spec, gguf: &[u8], rank: u64, wanted: impl Fn(&str) -> bool) {
     for tensor in open(gguf).tensors().iter().filter(|tensor| wanted(&tensor.name)) {

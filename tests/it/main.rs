@@ -52,6 +52,7 @@ mod real_models;
 mod reference;
 mod require;
 mod sampling;
+mod saved;
 mod scheduler;
 mod seam;
 mod sessions;

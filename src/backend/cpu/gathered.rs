@@ -2,7 +2,7 @@
 
 use super::pool::{Leader, Pool};
 use super::{CpuBackend, topology};
-use crate::backend::pages::CacheOp;
+use crate::backend::pages::{CacheOp, PageId, StateSlot};
 use crate::backend::program::Program;
 use crate::backend::{
     Backend, BackendOptions, Executor, Observer, Results, StartError, StepInput, Unfinished,
@@ -82,6 +82,22 @@ impl Executor for Gathered<'_> {
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished> {
         self.backend.run(self.leader, ops, input, cancel, observer)
+    }
+
+    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>) {
+        self.backend.arena.store(group, page, n, out);
+    }
+
+    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.backend.arena.restore(group, page, bytes)
+    }
+
+    fn read_states(&mut self, slot: StateSlot, out: &mut Vec<u8>) {
+        self.backend.states.store(slot, out);
+    }
+
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.backend.states.restore(slot, bytes)
     }
 
     fn results(&mut self) -> Results<'_> {

@@ -15,6 +15,10 @@
 //!
 //! Which sequence a page belongs to is the business of [`crate::kv`].
 
+mod stored;
+
+pub(super) use stored::Number;
+
 use super::pool::{Fill, PageSpace, Phase, SlotMemory, Ticket};
 use crate::backend::pages::{
     BLOCK, KvType, LayerGroup, PAGE_TOKENS, PageFill, PageId, SCALE_BYTES,

@@ -1,6 +1,7 @@
 //! Memory of recurrent states: slots, each of which holds all states of one sequence. Which
 //! sequence a slot belongs to is the business of [`crate::kv`].
 
+use super::pages::Number;
 use super::pool::Shared;
 use crate::backend::pages::StateSlot;
 use crate::backend::program::StateId;
@@ -56,6 +57,29 @@ impl States {
     pub fn clear(&mut self, slot: StateSlot) -> Result<(), OutOfMemory> {
         let Some(states) = self.slots.get_mut(slot.0 as usize) else { return self.make(slot) };
         states.iter_mut().for_each(|state| state.get_mut().fill(0.0));
+        Ok(())
+    }
+
+    /// Appends all states of a slot, in little-endian order.
+    pub fn store(&mut self, slot: StateSlot, out: &mut Vec<u8>) {
+        for state in &mut self.slots[slot.0 as usize] {
+            f32::append(state.get_mut(), out);
+        }
+    }
+
+    /// Makes a slot hold what was appended.
+    ///
+    /// # Errors
+    /// The system has no memory for the slot.
+    ///
+    /// # Panics
+    /// If these are not the bytes of a slot.
+    pub fn restore(&mut self, slot: StateSlot, mut bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.make(slot)?;
+        for state in &mut self.slots[slot.0 as usize] {
+            f32::take(&mut bytes, state.get_mut());
+        }
+        assert!(bytes.is_empty(), "the bytes of a slot");
         Ok(())
     }
 }

@@ -38,6 +38,21 @@ fn widths(shape: &KvShape) -> [usize; 2] {
     [shape.n_kv_heads * shape.k_dim, shape.n_kv_heads * shape.v_dim]
 }
 
+/// Places of a page's keys in the order `[n_kv_heads][k_dim][slots]`, each with its slot.
+fn lanes(shape: &KvShape) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let n = shape.n_kv_heads * shape.k_dim;
+    (0..n).flat_map(move |i| (0..PAGE_TOKENS).map(move |slot| (slot * n + i, slot)))
+}
+
+/// Places of a page's values in the order `[n_kv_heads][slots][v_dim]`, each with its slot.
+fn rows(shape: &KvShape) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let (n, dim) = (shape.n_kv_heads * shape.v_dim, shape.v_dim);
+    let heads = 0..shape.n_kv_heads;
+    heads.flat_map(move |head| {
+        (0..PAGE_TOKENS * dim).map(move |i| (i / dim * n + head * dim + i % dim, i / dim))
+    })
+}
+
 /// A program that is run in plain loops, with the memory of its cache.
 pub struct RefBackend {
     program: Arc<Program>,
@@ -279,6 +294,51 @@ impl Executor for RefExecutor<'_> {
     fn results(&mut self) -> Results<'_> {
         let RefBackend { results, maxima, .. } = &mut *self.backend;
         Results { rows: results, maxima, n_out: self.program.n_out }
+    }
+
+    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>) {
+        let backend = &*self.backend;
+        for &layer in &backend.groups[group].layers {
+            let shape = &backend.program.kv[layer];
+            let page = &backend.pages[&(layer, page)];
+            let kept = |x: f32, slot: usize| if slot < n { x } else { 0.0 };
+            for (i, slot) in lanes(shape) {
+                out.extend(kept(page.keys[i], slot).to_le_bytes());
+            }
+            for (i, slot) in rows(shape) {
+                out.extend(kept(page.values[i], slot).to_le_bytes());
+            }
+        }
+    }
+
+    fn write_page(&mut self, group: usize, id: PageId, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        let backend = &mut *self.backend;
+        let mut numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        for &layer in &backend.groups[group].layers {
+            let shape = &backend.program.kv[layer];
+            let mut page = Page::new(shape);
+            for ((i, _), x) in lanes(shape).zip(&mut numbers) {
+                page.keys[i] = x;
+            }
+            for ((i, _), x) in rows(shape).zip(&mut numbers) {
+                page.values[i] = x;
+            }
+            backend.pages.insert((layer, id), page);
+        }
+        Ok(())
+    }
+
+    fn read_states(&mut self, slot: StateSlot, out: &mut Vec<u8>) {
+        let states = self.backend.states[&slot].iter().flatten();
+        states.for_each(|x| out.extend(x.to_le_bytes()));
+    }
+
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        let mut numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        let lens = self.program.states.iter();
+        let states = lens.map(|&len| numbers.by_ref().take(len).collect()).collect();
+        self.backend.states.insert(slot, states);
+        Ok(())
     }
 
     /// Weights stay as they are.

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn words_are_completed_by_what_stands_before_them() {
-        let of = |before, word| -> Vec<String> {
+        let of = |before: &str, word: &str| -> Vec<String> {
             candidates(before, word).into_iter().map(|(word, _)| word).collect()
         };
         assert_eq!(of("", "/he"), ["/help"]);

@@ -1,6 +1,7 @@
 //! Conversations in files: saved to go on with, or exported to be read.
 //!
-//! Both hold what was said, so nobody but the user may read them. They appear under their names
+//! A saved one is a session's file, whose caller's part is a JSON object: messages, and how answers
+//! are made. Both kinds hold what was said, so nobody but the user may read them. They appear under their names
 //! when they are whole.
 
 use super::OnFull;
@@ -10,16 +11,13 @@ use crate::text::Message;
 use clap::ValueEnum;
 use gguf_rs_lite::PartFile;
 use serde_json::{Map, Value, json};
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 /// Key of the form's version, by which a file is known.
 const VERSION_KEY: &str = "teff_chat";
 /// Version of the form.
 const VERSION: u64 = 1;
-/// Largest file that is read: longer than any context holds.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Saves the conversation and how answers are made.
 ///
@@ -31,13 +29,15 @@ pub fn save(talk: &Talk, path: &Path) -> Result<(), String> {
         .map(|param| (param.name.to_owned(), json_of(&param.get(&talk.params))))
         .collect();
     saved.insert(VERSION_KEY.into(), VERSION.into());
-    saved.insert("model".into(), talk.path().display().to_string().into());
     saved.insert("sampling".into(), sampling.into());
     // A string, as programs read numbers of 64 bits as doubles.
     saved.insert("seed".into(), talk.params.seed.to_string().into());
+    saved.insert("n_answers".into(), talk.n_answers.into());
     saved.insert("n_predict".into(), talk.n_predict.into());
     saved.insert("context_full".into(), talk.on_full.name().into());
-    write(path, &Value::Object(saved).to_string())
+    let extra = Value::Object(saved).to_string();
+    talk.chat.session().save(path, extra.as_bytes()).map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 /// Instructions and messages.
@@ -55,8 +55,8 @@ fn conversation(talk: &Talk) -> Map<String, Value> {
 /// The file cannot be read, or is no saved conversation of this version.
 pub fn load(talk: &mut Talk, path: &Path) -> Result<(), String> {
     let at = |problem: String| format!("{}: {problem}", path.display());
-    let text = read(path).map_err(at)?;
-    let saved: Value = serde_json::from_str(&text)
+    let loaded = talk.runner().load_session(path).map_err(|error| error.to_string())?;
+    let saved: Value = serde_json::from_slice(&loaded.extra)
         .map_err(|error| at(format!("is no saved conversation: {error}")))?;
     match saved[VERSION_KEY].as_u64() {
         Some(VERSION) => {}
@@ -78,10 +78,12 @@ pub fn load(talk: &mut Talk, path: &Path) -> Result<(), String> {
     let on_full = saved["context_full"].as_str().unwrap_or(talk.on_full.name());
     talk.on_full = OnFull::from_str(on_full, false)
         .map_err(|_| at("context_full: must be stop or shift".into()))?;
+    talk.n_answers = saved["n_answers"].as_u64().unwrap_or_default();
     talk.n_predict = saved["n_predict"].as_u64().and_then(|n| usize::try_from(n).ok());
     talk.params = params;
     talk.chat.set_system(system);
     talk.chat.set_messages(messages);
+    talk.chat.set_session(loaded.session);
     talk.last = None;
     Ok(())
 }
@@ -128,16 +130,6 @@ pub fn export(talk: &Talk, path: &Path) -> Result<(), String> {
             write(path, &all.map(section).collect::<Vec<_>>().join("\n"))
         }
         _ => Err("needs a FILE whose name ends in .md or .json".into()),
-    }
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    let n_bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
-    match n_bytes.map_err(|error| error.to_string())? as u64 {
-        n if n > FILE_BYTES_MAX => Err(format!("longer than {FILE_BYTES_MAX} bytes")),
-        _ => Ok(text),
     }
 }
 

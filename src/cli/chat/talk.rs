@@ -26,7 +26,7 @@ pub struct Talk {
     /// Whether Ctrl-C ends the answer rather than the program.
     pub catches: bool,
     /// Answers so far, of which each has a seed of its own.
-    n_answers: u64,
+    pub n_answers: u64,
     /// Figures of the last answer.
     pub last: Option<Stats>,
     is_told: bool,
@@ -97,6 +97,11 @@ impl Talk {
     /// Bytes of the KV cache that are in use or kept.
     pub fn kv_bytes(&self) -> usize {
         self.runner.status().kv_bytes
+    }
+
+    /// The thread that answers.
+    pub fn runner(&self) -> &Runner {
+        &self.runner
     }
 
     /// The model's vocabulary.
