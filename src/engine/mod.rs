@@ -16,6 +16,7 @@ mod runner;
 mod scheduler;
 mod session;
 mod task;
+mod vocabulary;
 
 pub use embed::normalize;
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
