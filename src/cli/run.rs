@@ -49,7 +49,7 @@ pub struct RunArgs {
 
 /// Streams the answer to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let sampling = args.sampling.params()?;
+    args.sampling.params()?;
     args.engine.options(KvType::F16)?;
     StopStrings::new(args.stop.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     interrupt::done(|| "nothing was answered".into());
@@ -58,6 +58,9 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let given = given_prompt(args)?;
     let model = args.engine.open_generator(&args.model)?;
     let at = CliError::of_model(model.path());
+    let sampling = args.sampling.params_of(model.file())?;
+    // A text that chance had a part in can be made again.
+    let seed = (args.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
     let text = given.map_or_else(typed_prompt, Ok)?;
     let (tokenizer, mut engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
     let prompt = prompt_tokens(args, &tokenizer, &text).map_err(|error| {
@@ -132,6 +135,9 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     written?;
     super::note(format_args!("{}", statistics(&stats)));
+    if let Some(seed) = seed {
+        super::note(format_args!("seed {seed}"));
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use super::CliError;
 use super::options::whole_number;
 use crate::sample::{self, Field, SampleError, SampleParams, Value};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use gguf_rs_lite::GgufFile;
 
 /// Parameters of sampling: a flag for every row of the sampler's table.
 #[derive(Debug)]
@@ -80,30 +81,70 @@ impl SamplingArgs {
     /// # Errors
     /// Values that do not go together are wrong usage, told with the flags' names.
     pub fn params(&self) -> Result<SampleParams, CliError> {
-        let seed = random_seed();
-        let mut params = SampleParams { seed, ..SampleParams::default() };
-        self.apply(&mut params)?;
-        Ok(params)
+        self.over(fresh(SampleParams::default()))
     }
 
-    /// Sets what the flags set.
+    /// The parameters that the flags set, and otherwise the model's file.
+    ///
+    /// # Errors
+    /// As [`params`](Self::params), and values of the file that are none.
+    pub fn params_of(&self, file: &GgufFile) -> Result<SampleParams, CliError> {
+        let base = SampleParams::of_file(file, |param| self.has(param.name));
+        let hint = |error: SampleError| match &error {
+            SampleError::File { .. } => {
+                let hint = "pass its flag to have another value, or change the key by `teff edit`";
+                CliError::failed(format!("{error}; {hint}",))
+            }
+            _ => with_flag(error),
+        };
+        self.over(fresh(base.map_err(hint)?))
+    }
+
+    /// Whether the flags say nothing of a seed.
+    pub fn draws_seed(&self) -> bool {
+        self.seed.is_none()
+    }
+
+    /// Parameters with what the flags set in the place of theirs.
     ///
     /// # Errors
     /// As [`params`](Self::params).
-    pub fn apply(&self, params: &mut SampleParams) -> Result<(), CliError> {
+    pub fn over(&self, base: SampleParams) -> Result<SampleParams, CliError> {
+        let seed = self.seed.unwrap_or(base.seed);
+        let mut params = SampleParams { seed, ..base };
         for (param, value) in sample::params().zip(&self.values) {
             if let Some(value) = value {
-                param.assign(params, value.clone()).map_err(with_flag)?;
+                param.assign(&mut params, value.clone()).map_err(with_flag)?;
             }
         }
-        params.seed = self.seed.unwrap_or(params.seed);
-        params.validate().map_err(with_flag)
+        params.forget_unused(|param| self.has(param.name)).map_err(with_flag)?;
+        let replaced = ["top_k", "typical_p", "top_p", "min_p"];
+        if params.mirostat > 0
+            && let Some(name) = replaced.into_iter().find(|name| self.has(name))
+        {
+            let problem = format!("--{} has no effect: mirostat replaces it", flag_of(name));
+            return Err(CliError::usage(problem));
+        }
+        params.validate().map_err(with_flag)?;
+        Ok(params)
     }
+
+    /// Whether a parameter's flag is given.
+    fn has(&self, name: &str) -> bool {
+        sample::params()
+            .zip(&self.values)
+            .any(|(param, value)| param.name == name && value.is_some())
+    }
+}
+
+/// The flag of a parameter.
+fn flag_of(name: &'static str) -> &'static str {
+    sample::params().find(|param| param.name == name).map_or(name, |param| param.flag)
 }
 
 /// An error of the sampler in the words of the command line.
 fn with_flag(error: SampleError) -> CliError {
-    let flag = |name| sample::params().find(|param| param.name == name).map_or(name, |p| p.flag);
+    let flag = flag_of;
     CliError::usage(match &error {
         SampleError::Param { name, value, need } => {
             format!("--{} {value}: must be {need}", flag(name))
@@ -111,8 +152,16 @@ fn with_flag(error: SampleError) -> CliError {
         SampleError::Unused { name, filter } => {
             format!("--{} has no effect: --samplers does not name `{filter}`", flag(name))
         }
+        SampleError::Together { names: [a, b] } => {
+            format!("--{} and --{} exclude each other", flag(a), flag(b))
+        }
         _ => error.to_string(),
     })
+}
+
+/// Parameters with a seed of their own.
+fn fresh(base: SampleParams) -> SampleParams {
+    SampleParams { seed: random_seed(), ..base }
 }
 
 /// A seed that differs from run to run.
@@ -144,7 +193,9 @@ mod tests {
             assert!(help(flag).ends_with(&format!("[default: {default}]")), "{}", help(flag));
         }
         let order = SampleParams::default().samplers.join(";");
-        assert!(order.starts_with("penalties;top-k;"), "{order}");
+        let expected = "penalties;dry;top-nsigma;top-k;typical;top-p;min-p;xtc;temperature;dist";
+        assert_eq!(order, expected);
+        assert!(help("dry-sequence-breaker").ends_with("[default: \\n;:;\";*]"));
         let told = format!("[default: {order}]");
         assert!(help("samplers").ends_with(&told), "{}", help("samplers"));
     }
@@ -166,7 +217,13 @@ mod tests {
             (&["--top-k", "x"], "must be a whole number from 0 to 4294967295"),
             (&["--top-p", "1.5"], "must be a number from 0 to 1"),
             (&["--temp", "nan"], "must be a number from 0 to 1000"),
-            (&["--samplers", "top-q"], "--samplers top-q: must be some of penalties, top-k"),
+            (&["--samplers", "top-q"], "--samplers top-q: must be some of penalties, dry"),
+            (&["--logit-bias", "5"], "--logit-bias 5: must be a token's number"),
+            (&["--min-p", "0.1", "--mirostat", "2"], "--min-p has no effect: mirostat replaces it"),
+            (
+                &["--adaptive-target", "0.5", "--mirostat", "1"],
+                "--mirostat and --adaptive-target exclude each other",
+            ),
             (&["--samplers", "top-k;top-k"], "each once"),
             (&["--samplers", "top-k", "--temp", "0"], "--temp has no effect: --samplers does not"),
         ] {

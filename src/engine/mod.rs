@@ -19,6 +19,7 @@ mod saved;
 mod scheduler;
 mod session;
 mod task;
+mod vocabulary;
 
 #[cfg(feature = "chat-template")]
 pub use chat::Chat;

@@ -4,6 +4,7 @@ use super::EngineError;
 use super::guard::guarded;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::scheduler::Listener;
+use super::vocabulary::Texts;
 use crate::decoder::{StepError, Stepper};
 use crate::kv::{PagePool, SeqId};
 use crate::sample::{LOGPROBS_MAX, Logprobs, SamplerChain};
@@ -70,7 +71,7 @@ impl<'l> Task<'l> {
         listener: Box<dyn Listener + 'l>,
         tokenizer: Option<&Arc<Tokenizer>>,
     ) -> Result<Task<'l>, (Box<dyn Listener + 'l>, EngineError)> {
-        let parts = guarded(|| parts(&mut request, tokenizer.is_some()));
+        let parts = guarded(|| parts(&mut request, tokenizer));
         let Parts { sampler, stop } = match parts.and_then(|parts| parts) {
             Ok(parts) => parts,
             Err(error) => return Err((listener, error)),
@@ -325,7 +326,7 @@ impl<'l> Task<'l> {
 }
 
 /// Makes the parts of a request that may be wrong, whatever the model.
-fn parts(request: &mut Request, has_tokenizer: bool) -> Result<Parts, EngineError> {
+fn parts(request: &mut Request, tokenizer: Option<&Arc<Tokenizer>>) -> Result<Parts, EngineError> {
     if request.prompt.is_empty() {
         return Err(EngineError::EmptyPrompt);
     }
@@ -333,11 +334,13 @@ fn parts(request: &mut Request, has_tokenizer: bool) -> Result<Parts, EngineErro
         return Err(EngineError::TooManyLogprobs { n_top });
     }
     let stop = std::mem::take(&mut request.stop);
-    if !stop.is_empty() && !has_tokenizer {
+    if !stop.is_empty() && tokenizer.is_none() {
         return Err(EngineError::NoTokenizer);
     }
     let stop = StopStrings::new(stop).map_err(EngineError::Stop)?;
     let filters = std::mem::take(&mut request.filters);
-    let sampler = SamplerChain::with_first(request.sampling.clone(), filters);
+    let vocabulary = tokenizer.map(Texts::of);
+    let sampler =
+        SamplerChain::of_vocabulary(request.sampling.clone(), filters, vocabulary.as_ref());
     Ok(Parts { sampler: sampler.map_err(EngineError::Sample)?, stop })
 }

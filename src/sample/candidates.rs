@@ -2,13 +2,12 @@
 //! filter has chosen, a short list. Order is by logit, highest first, then by token id.
 //!
 //! Selection instead of sorting: the best k of n by a heap of k (k small), which looks only into
-//! blocks of tokens whose bound is above the worst one kept, or by quickselect; top-p
-//! drops what is too light to matter, finds the end of the nucleus by halving, and sorts that.
+//! blocks of tokens whose bound is above the worst one kept, or by quickselect. What goes by
+//! probability is in `mass.rs`.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use super::math::exp;
 use teff_kernels::BlockMax;
 
 /// One token and its logit.
@@ -24,16 +23,14 @@ pub struct Candidate {
 /// among the candidates, but are never the best one and never drawn.
 #[derive(Debug)]
 pub struct Candidates<'a> {
-    logits: BlockMax<'a>,
-    list: &'a mut Vec<Candidate>,
+    pub(super) logits: BlockMax<'a>,
+    pub(super) list: &'a mut Vec<Candidate>,
     /// Whether `list` holds the set; before that it is all of `logits`.
-    listed: bool,
+    pub(super) listed: bool,
 }
 
 /// Up to this k one pass with a heap beats quickselect over the whole vocabulary.
 const HEAP_K_MAX: usize = 512;
-/// Up to this many, sorting is cheaper than halving.
-const SORTED_MAX: usize = 64;
 /// A mask that leaves less than this share of the vocabulary makes a list: a look at some bits
 /// instead of a write for most logits.
 const LISTED_SHARE: usize = 4;
@@ -149,7 +146,9 @@ impl<'a> Candidates<'a> {
             return;
         }
         if !self.listed && k <= HEAP_K_MAX {
-            self.list_best(k);
+            let top = self.dense_top(k);
+            self.list.extend(top);
+            self.listed = true;
             return;
         }
         self.list_all();
@@ -160,64 +159,64 @@ impl<'a> Candidates<'a> {
         self.list.sort_unstable_by(order);
     }
 
-    /// Keeps those whose probability is at least `share` of the best one's.
-    pub fn keep_relative(&mut self, share: f32) {
-        let Some(best) = self.best() else { return };
-        let keep =
-            |c: &Candidate| c.id == best.id || relative(c.logit, best.logit) >= f64::from(share);
-        self.list_where(keep);
+    /// Keeps those whose logit is at least `bound`, in their present order.
+    pub fn keep_above(&mut self, bound: f32) {
+        self.list_of_blocks(|max| max >= bound, |c| c.logit >= bound);
     }
 
-    /// Keeps the fewest best ones that together hold `share` of the probability, best first.
-    pub fn keep_mass(&mut self, share: f32) {
-        let Some(Candidate { logit: best, .. }) = self.best() else { return };
-        let total: f64 = self.iter().map(|c| relative(c.logit, best)).sum();
-        let wanted = f64::from(share) * total;
-        // All tokens lighter than this together weigh less than half of what may be left out.
-        let light = 0.5 * (total - wanted) / self.len() as f64;
-        self.list_where(|c| relative(c.logit, best) >= light);
-        let mass_of =
-            |part: &[Candidate]| -> f64 { part.iter().map(|c| relative(c.logit, best)).sum() };
-        // Halve the range that holds the end of the nucleus; what is before it is inside.
-        let (mut start, mut end, mut mass) = (0, self.list.len(), 0.0);
-        while end - start > SORTED_MAX {
-            let middle = (end - start) / 2;
-            self.list[start..end].select_nth_unstable_by(middle - 1, order);
-            let upper = mass_of(&self.list[start..start + middle]);
-            if mass + upper >= wanted {
-                end = start + middle;
-            } else {
-                (start, mass) = (start + middle, mass + upper);
-            }
-        }
-        self.list.truncate(end);
-        self.list.sort_unstable_by(order);
-        let mut mass = 0.0;
-        let enough = self.list.iter().position(|c| {
-            mass += relative(c.logit, best);
-            mass >= wanted
-        });
-        self.list.truncate(enough.map_or(end, |last| last + 1));
+    /// Keeps one, if it is a candidate.
+    pub fn keep_only(&mut self, token: u32) {
+        let kept = self.logit(token).map(|logit| Candidate { id: token, logit });
+        self.list.clear();
+        self.list.extend(kept);
+        self.listed = true;
     }
 
-    /// The candidate at `unit` (in `[0, 1)`) of the cumulated probabilities, in present order;
-    /// `None` if all are forbidden or none is left.
-    pub fn draw(&self, unit: f64) -> Option<u32> {
-        let best = self.best()?;
-        let total: f64 = self.iter().map(|c| relative(c.logit, best.logit)).sum();
-        let mut left = unit * total;
-        for candidate in self.iter() {
-            left -= relative(candidate.logit, best.logit);
-            if left < 0.0 {
-                return Some(candidate.id);
-            }
+    /// Forbids tokens, whose ids ascend.
+    pub fn forbid(&mut self, tokens: &[u32]) {
+        if self.listed {
+            self.list.retain(|c| tokens.binary_search(&c.id).is_err());
+            return;
         }
-        // Only rounding of the sums gets here.
-        Some(best.id)
+        let n = self.len();
+        for &token in tokens.iter().filter(|&&token| (token as usize) < n) {
+            self.logits.set(token as usize, f32::NEG_INFINITY);
+        }
+    }
+
+    /// Replaces the logit of each candidate that is not forbidden by `f`, which may reverse their
+    /// order. Cost: a list of all that are left.
+    pub fn reweight(&mut self, mut f: impl FnMut(Candidate) -> f32) {
+        self.list_where(|c| c.logit > f32::NEG_INFINITY);
+        self.list.iter_mut().for_each(|c| c.logit = f(*c));
+    }
+
+    /// Number of tokens of the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        self.logits.values().len()
+    }
+
+    /// The logits of the whole vocabulary, as long as no filter has made a list.
+    pub fn dense(&self) -> Option<&[f32]> {
+        (!self.listed).then(|| self.logits.values())
+    }
+
+    /// The best `k`, best first.
+    pub fn top(&self, k: usize) -> Vec<Candidate> {
+        if !self.listed && k <= HEAP_K_MAX {
+            return self.dense_top(k);
+        }
+        let mut all: Vec<Candidate> = self.iter().collect();
+        if k < all.len() && k > 0 {
+            all.select_nth_unstable_by(k - 1, order);
+        }
+        all.truncate(k);
+        all.sort_unstable_by(order);
+        all
     }
 
     /// The tokens of a block of the dense logits.
-    fn block(&self, block: usize) -> impl Iterator<Item = Candidate> {
+    pub(super) fn block(&self, block: usize) -> impl Iterator<Item = Candidate> {
         self.logits.block(block).map(|(id, logit)| Candidate { id: id as u32, logit })
     }
 
@@ -227,7 +226,7 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    fn list_where(&mut self, keep: impl Fn(&Candidate) -> bool) {
+    pub(super) fn list_where(&mut self, keep: impl Fn(&Candidate) -> bool) {
         if self.listed {
             self.list.retain(keep);
             return;
@@ -235,6 +234,24 @@ impl<'a> Candidates<'a> {
         let Self { logits, list, .. } = self;
         let all = logits.values().iter().zip(0..).map(|(&logit, id)| Candidate { id, logit });
         list.extend(all.filter(keep));
+        self.listed = true;
+    }
+
+    /// Keeps those for which `keep` holds, looking only into blocks whose bound is `worth` it.
+    pub(super) fn list_of_blocks(
+        &mut self,
+        worth: impl Fn(f32) -> bool,
+        keep: impl Fn(&Candidate) -> bool,
+    ) {
+        if self.listed {
+            self.list.retain(keep);
+            return;
+        }
+        let mut list = std::mem::take(self.list);
+        for (i, _) in self.logits.bounds().iter().enumerate().filter(|(_, max)| worth(**max)) {
+            list.extend(self.block(i).filter(&keep));
+        }
+        *self.list = list;
         self.listed = true;
     }
 
@@ -254,7 +271,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The best `k` of the dense logits through a heap whose top is the worst kept so far.
-    fn list_best(&mut self, k: usize) {
+    fn dense_top(&self, k: usize) -> Vec<Candidate> {
         let mut heap: BinaryHeap<Ranked> = BinaryHeap::with_capacity(k);
         let mut worst = f32::NEG_INFINITY;
         for (i, &bound) in self.logits.bounds().iter().enumerate() {
@@ -278,19 +295,13 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        self.list.extend(heap.into_sorted_vec().into_iter().map(|ranked| ranked.0));
-        self.listed = true;
+        heap.into_sorted_vec().into_iter().map(|ranked| ranked.0).collect()
     }
 }
 
 /// Best first: higher logit, then lower id.
-fn order(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn order(a: &Candidate, b: &Candidate) -> Ordering {
     (Reverse(Logit(a.logit)), a.id).cmp(&(Reverse(Logit(b.logit)), b.id))
-}
-
-/// Probability relative to the best candidate's.
-fn relative(logit: f32, best: f32) -> f64 {
-    exp(f64::from(logit) - f64::from(best))
 }
 
 /// A logit without NaN; the two zeros are equal.

@@ -1,6 +1,9 @@
 //! The chain of one sequence: its filters with their states, its random generator, and the draw.
 
-use super::{Candidate, Candidates, Filter, SampleError, SampleParams, rng::Rng};
+use super::{
+    Candidate, Candidates, Filter, Place, SampleError, SampleParams, Vocabulary, rng::Rng,
+};
+use std::sync::Arc;
 use teff_kernels::BlockMax;
 
 /// Filters in their order, then one draw. A copy goes on from the same state, for a forked sequence.
@@ -31,7 +34,7 @@ impl SamplerChain {
     }
 
     /// A chain in which `first` run before those that the parameters name: what a request brings
-    /// along and no parameter describes, as a grammar or a bias of logits.
+    /// along and no parameter describes, as a grammar.
     ///
     /// # Errors
     /// As [`SampleParams::validate`].
@@ -39,9 +42,29 @@ impl SamplerChain {
         params: SampleParams,
         first: Vec<Box<dyn Filter>>,
     ) -> Result<Self, SampleError> {
+        Self::of_vocabulary(params, first, None)
+    }
+
+    /// Such a chain for a vocabulary, where the texts of tokens are known.
+    ///
+    /// # Errors
+    /// As [`SampleParams::validate`], and [`SampleError::NoVocabulary`] where a filter needs one.
+    pub fn of_vocabulary(
+        params: SampleParams,
+        first: Vec<Box<dyn Filter>>,
+        vocabulary: Option<&Arc<dyn Vocabulary>>,
+    ) -> Result<Self, SampleError> {
         params.validate()?;
-        let mut filters = first;
-        filters.extend(params.filters()?.into_iter().filter_map(|row| (row.build)(&params)));
+        let mut filters = Vec::new();
+        let (before, behind): (Vec<_>, Vec<_>) =
+            params.filters()?.into_iter().partition(|row| row.place == Place::First);
+        for row in before {
+            filters.extend((row.build)(&params, vocabulary)?);
+        }
+        filters.extend(first);
+        for row in behind {
+            filters.extend((row.build)(&params, vocabulary)?);
+        }
         leave_out_idle(&mut filters);
         let rng = Rng::new(params.seed);
         Ok(Self { params, filters, rng, list: Vec::new() })
@@ -81,7 +104,11 @@ impl SamplerChain {
 fn leave_out_idle(filters: &mut Vec<Box<dyn Filter>>) {
     let Some(end) = filters.iter().rposition(|filter| filter.takes_best()) else { return };
     let needed = filters[..end].iter().rposition(|filter| !filter.keeps_best());
-    filters.drain(needed.map_or(0, |last| last + 1)..end);
+    let next = needed.map_or(0, |last| last + 1);
+    filters.drain(next..end);
+    if let Some(last) = needed {
+        filters[last].only_best_matters();
+    }
 }
 
 /// Logits come from a model file, so nonsense in them is input, not a bug.
@@ -100,7 +127,6 @@ fn check_logits(logits: &BlockMax<'_>) -> Result<(), SampleError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::math::exp;
     use super::*;
 
     fn sample(chain: &mut SamplerChain, logits: &[f32]) -> Result<u32, SampleError> {
@@ -217,71 +243,6 @@ mod tests {
             };
             assert_eq!((last, end), (Some(99), SampleError::NothingLeft));
         }
-    }
-
-    /// Mirostat 2 (Basu et al. 2020): keeps tokens no more surprising than `mu` bits, draws, and
-    /// moves `mu` so that the mean surprise of what is accepted nears `tau`.
-    #[derive(Clone, Debug)]
-    struct Mirostat {
-        tau: f64,
-        eta: f64,
-        mu: f64,
-        drawn: Option<(u32, f64)>,
-        surprises: Vec<f64>,
-    }
-
-    impl Filter for Mirostat {
-        fn apply(
-            &mut self,
-            candidates: &mut Candidates<'_>,
-            rng: &mut Rng,
-        ) -> Result<(), SampleError> {
-            let Some(best) = candidates.best() else { return Ok(()) };
-            let weight = |c: Candidate| exp(f64::from(c.logit) - f64::from(best.logit));
-            let total: f64 = candidates.iter().map(weight).sum();
-            let mu = self.mu;
-            candidates.retain(|c| c.id == best.id || -(weight(*c) / total).log2() <= mu);
-            let token = candidates.draw(rng.unit_f64()).ok_or(SampleError::NothingLeft)?;
-            let logit = candidates.logit(token).expect("what is drawn is a candidate");
-            self.drawn = Some((token, -(weight(Candidate { id: token, logit }) / total).log2()));
-            candidates.retain(|c| c.id == token);
-            Ok(())
-        }
-
-        fn accept(&mut self, token: u32) {
-            if let Some((drawn, surprise)) = self.drawn.take()
-                && drawn == token
-            {
-                self.mu -= self.eta * (surprise - self.tau);
-                self.surprises.push(surprise);
-            }
-        }
-    }
-
-    #[test]
-    fn a_filter_may_draw_for_itself_and_learn_from_what_is_accepted() {
-        // 64 tokens whose surprises go from 1 to about 12 bits.
-        let logits: Vec<f32> = (0..64).map(|i| -0.12 * i as f32).collect();
-        let run = |seed| {
-            let params = SampleParams { seed, samplers: Vec::new(), ..SampleParams::default() };
-            let mirostat =
-                Mirostat { tau: 3.5, eta: 0.1, mu: 7.0, drawn: None, surprises: Vec::new() };
-            let mut chain = SamplerChain::with_first(params, vec![Box::new(mirostat)]).unwrap();
-            (0..2000)
-                .map(|_| {
-                    let token = sample(&mut chain, &logits).unwrap();
-                    chain.accept(token);
-                    token
-                })
-                .collect::<Vec<_>>()
-        };
-        let tokens = run(1);
-        assert_eq!(tokens, run(1));
-        assert_ne!(tokens, run(2));
-        let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
-        let surprise = |&id: &u32| -(f64::from(logits[id as usize]).exp() / total).log2();
-        let mean = tokens[500..].iter().map(surprise).sum::<f64>() / 1500.0;
-        assert!((mean - 3.5).abs() < 0.1, "mean surprise {mean}");
     }
 
     /// A filter whose state is spent.

@@ -32,6 +32,25 @@ pub enum SampleError {
     /// There are no logits, or all of them are negative infinity: the model or a mask forbids every
     /// token.
     NothingLeft,
+    /// Two parameters are set of which each would draw the token.
+    Together {
+        /// [`Param::name`](super::Param::name) of each.
+        names: [&'static str; 2],
+    },
+    /// A default that the model's file brings along cannot be one.
+    File {
+        /// Its key.
+        key: &'static str,
+        /// What it says, in words.
+        value: String,
+        /// What it must be.
+        need: String,
+    },
+    /// A filter needs the texts of tokens, and there are none.
+    NoVocabulary {
+        /// Its name.
+        filter: &'static str,
+    },
     /// A filter cannot go on.
     Filter {
         /// Its name.
@@ -52,6 +71,11 @@ impl fmt::Display for SampleError {
                 write!(f, "the model's logit of token {token} is not a finite number")
             }
             Self::NothingLeft => f.write_str("no token is allowed: nothing is left to choose from"),
+            Self::Together { names: [a, b] } => write!(f, "`{a}` and `{b}` exclude each other"),
+            Self::File { key, value, need } => write!(f, "`{key}` is {value}: must be {need}"),
+            Self::NoVocabulary { filter } => {
+                write!(f, "{filter}: the texts of tokens are not known")
+            }
             Self::Filter { filter, reason } => write!(f, "{filter}: {reason}"),
         }
     }

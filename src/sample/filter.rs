@@ -5,8 +5,9 @@
 //! and learns which token was taken by [`Filter::accept`].
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::{Candidates, Param, SampleError, SampleParams, rng::Rng};
+use super::{Candidates, Param, SampleError, SampleParams, Vocabulary, rng::Rng};
 
 /// One step of a [`SamplerChain`](super::SamplerChain) for one sequence.
 ///
@@ -34,6 +35,10 @@ pub trait Filter: CloneFilter + fmt::Debug + Send + Sync {
     fn takes_best(&self) -> bool {
         false
     }
+
+    /// Takes note that only the likeliest of the candidates that it leaves matters, as the next filter
+    /// takes that one.
+    fn only_best_matters(&mut self) {}
 }
 
 /// Copies of boxed filters; every filter that is `Clone` has it.
@@ -58,8 +63,49 @@ impl Clone for Box<dyn Filter> {
 pub struct FilterDef {
     /// Name in [`SampleParams::samplers`], messages and documentation.
     pub name: &'static str,
+    /// Names that other programs use. `-` and `_` are the same, and so is the case of letters.
+    pub other_names: &'static [&'static str],
+    /// When it runs.
+    pub place: Place,
     /// What the user can set.
     pub params: &'static [Param],
     /// Makes the filter of one sequence; `None` if the parameters turn it off.
-    pub build: fn(&SampleParams) -> Option<Box<dyn Filter>>,
+    pub build: Build,
+}
+
+/// Makes a filter of parameters, for a vocabulary where the texts of tokens are known.
+pub type Build =
+    fn(&SampleParams, Option<&Arc<dyn Vocabulary>>) -> Result<Option<Box<dyn Filter>>, SampleError>;
+
+/// When a filter runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// Before all others, whatever [`SampleParams::samplers`] says, even before what a request brings
+    /// along.
+    First,
+    /// Where [`SampleParams::samplers`] names it, and by default.
+    Listed,
+    /// Where [`SampleParams::samplers`] names it.
+    Named,
+    /// Behind all others, as it draws for itself.
+    Last,
+}
+
+impl FilterDef {
+    /// Whether a text names this row.
+    pub fn has_name(&self, text: &str) -> bool {
+        let plain = |c: u8| if c == b'_' { b'-' } else { c.to_ascii_lowercase() };
+        let text = text.trim().bytes().map(plain);
+        let mut names = [self.name].into_iter().chain(self.other_names.iter().copied());
+        names.any(|name| text.clone().eq(name.bytes()))
+    }
+
+    /// The vocabulary that the filter cannot do without.
+    pub(super) fn need<'v>(
+        &self,
+        vocabulary: Option<&'v Arc<dyn Vocabulary>>,
+    ) -> Result<&'v Arc<dyn Vocabulary>, SampleError> {
+        vocabulary.ok_or(SampleError::NoVocabulary { filter: self.name })
+    }
 }

@@ -1,9 +1,11 @@
 //! Min-p (Nguyen et al. 2024): only tokens at least p times as likely as the likeliest.
 
-use super::{Candidates, Field, Filter, FilterDef, Param, Rng, SampleError, SampleParams};
+use super::{Candidates, Field, Filter, FilterDef, Param, Place, Rng, SampleError, SampleParams};
 
 pub(super) const FILTER: FilterDef = FilterDef {
     name: "min-p",
+    other_names: &[],
+    place: Place::Listed,
     params: &[Param {
         name: "min_p",
         flag: "min-p",
@@ -15,7 +17,7 @@ pub(super) const FILTER: FilterDef = FilterDef {
             set: |p, value| p.min_p = value as f32,
         },
     }],
-    build,
+    build: |params, _| Ok(build(params)),
 };
 
 fn build(params: &SampleParams) -> Option<Box<dyn Filter>> {

@@ -1,10 +1,7 @@
 //! What the user can set: typed fields in [`SampleParams`], and rows that describe them, from which
 //! the command line gets its flags and a server its JSON fields.
 
-use std::fmt;
-use std::str::FromStr;
-
-use super::{FILTERS, FilterDef, SampleError};
+use super::{FILTERS, Field, FilterDef, Param, Place, SampleError, logit_bias, mirostat};
 
 /// Parameters of a sampler. The defaults are llama.cpp's; fields are set one by one:
 ///
@@ -17,12 +14,34 @@ use super::{FILTERS, FilterDef, SampleError};
 pub struct SampleParams {
     /// Divides the logits; 0 is greedy.
     pub temperature: f32,
+    /// How far the temperature goes up and down with the entropy; 0 keeps it as it is.
+    pub dynatemp_range: f32,
+    /// Power of the entropy's share that the temperature follows.
+    pub dynatemp_exponent: f32,
     /// Keeps this many tokens; 0 keeps all.
     pub top_k: usize,
     /// Keeps the fewest tokens that hold this much probability; 1 keeps all.
     pub top_p: f32,
     /// Keeps tokens at least this likely relative to the likeliest; 0 keeps all.
     pub min_p: f32,
+    /// Keeps the most typical tokens that hold this much probability; 1 keeps all.
+    pub typical_p: f32,
+    /// Keeps tokens within this many standard deviations of the best logit; 0 or less keeps all.
+    pub top_n_sigma: f32,
+    /// Chance that the likely tokens but the least of them are left out; 0 is off.
+    pub xtc_probability: f32,
+    /// Probability from which on a token is likely for that.
+    pub xtc_threshold: f32,
+    /// Version of mirostat, which replaces top-k, typical, top-p and min-p; 0 is off.
+    pub mirostat: u8,
+    /// Surprise of a token, in bits, that mirostat keeps to.
+    pub mirostat_tau: f32,
+    /// Rate at which mirostat learns.
+    pub mirostat_eta: f32,
+    /// Probability near which tokens are chosen; negative is off.
+    pub adaptive_target: f32,
+    /// Weight of earlier tokens in the mean that the target follows.
+    pub adaptive_decay: f32,
     /// Divides positive and multiplies negative logits of recent tokens; 1 is off.
     pub repeat_penalty: f32,
     /// Subtracted once per recent occurrence; 0 is off.
@@ -31,6 +50,20 @@ pub struct SampleParams {
     pub presence_penalty: f32,
     /// How many tokens back the three penalties look; 0 turns them off.
     pub repeat_last_n: usize,
+    /// Subtracted, times a power, from a token that would go on with a repetition; 0 is off.
+    pub dry_multiplier: f32,
+    /// Base of that power.
+    pub dry_base: f32,
+    /// Length of a repetition from which on it costs.
+    pub dry_allowed_length: usize,
+    /// How many tokens back repetitions are looked for; -1 is all of them, 0 none.
+    pub dry_penalty_last_n: i64,
+    /// Texts across which no repetition goes.
+    pub dry_sequence_breakers: Vec<String>,
+    /// Tokens and what is added to their logits, each as `15-2.5` or `" text"+1`.
+    pub logit_bias: Vec<String>,
+    /// Texts that the answer never has.
+    pub ban: Vec<String>,
     /// Names of the filters in the order in which they run; others do not run.
     pub samplers: Vec<String>,
     /// Seed of the draw. Callers who want variety choose a fresh one.
@@ -41,14 +74,32 @@ impl Default for SampleParams {
     fn default() -> Self {
         Self {
             temperature: 0.8,
+            dynatemp_range: 0.0,
+            dynatemp_exponent: 1.0,
             top_k: 40,
             top_p: 0.95,
             min_p: 0.05,
+            typical_p: 1.0,
+            top_n_sigma: -1.0,
+            xtc_probability: 0.0,
+            xtc_threshold: 0.1,
+            mirostat: 0,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
+            adaptive_target: -1.0,
+            adaptive_decay: 0.9,
             repeat_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             repeat_last_n: 64,
-            samplers: FILTERS.iter().map(|filter| filter.name.to_owned()).collect(),
+            dry_multiplier: 0.0,
+            dry_base: 1.75,
+            dry_allowed_length: 2,
+            dry_penalty_last_n: -1,
+            dry_sequence_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
+            logit_bias: Vec::new(),
+            ban: Vec::new(),
+            samplers: at(Place::Listed).map(|filter| filter.name.to_owned()).collect(),
             seed: 0,
         }
     }
@@ -63,40 +114,90 @@ impl SampleParams {
     /// Checks every field against its row, and that a filter runs for each that is set.
     ///
     /// # Errors
-    /// [`SampleError::Param`] and [`SampleError::Unused`].
+    /// [`SampleError::Param`], [`SampleError::Unused`] and [`SampleError::Together`].
     pub fn validate(&self) -> Result<(), SampleError> {
         params().try_for_each(|param| param.check(&param.get(self)))?;
-        let chosen = self.filters()?;
         let default = Self::default();
-        for filter in FILTERS.iter().filter(|row| !chosen.iter().any(|c| c.name == row.name)) {
+        for filter in self.left_out()? {
             let set = |param: &&Param| param.get(self) != param.get(&default);
             if let Some(param) = filter.params.iter().find(set) {
                 return Err(SampleError::Unused { name: param.name, filter: filter.name });
             }
         }
+        if self.mirostat > 0 && self.adaptive_target >= 0.0 {
+            let names = ["mirostat", "adaptive_target"];
+            return Err(SampleError::Together { names });
+        }
+        self.logit_bias.iter().try_for_each(|text| logit_bias::parse(text).map(drop))?;
         Ok(())
     }
 
-    /// The rows that `samplers` names, in its order.
-    pub(super) fn filters(&self) -> Result<Vec<&'static FilterDef>, SampleError> {
-        let mut chosen: Vec<&FilterDef> = Vec::new();
-        for name in &self.samplers {
-            let row = FILTERS.iter().find(|row| same_name(row.name, name));
-            let row = row.filter(|row| !chosen.iter().any(|c| c.name == row.name));
-            chosen.push(row.ok_or_else(|| SAMPLERS.refusal(&SAMPLERS.get(self)))?);
+    /// Gives parameters of filters that `samplers` leaves out their defaults again, but for those
+    /// that a user has `given`, which [`validate`](Self::validate) refuses.
+    ///
+    /// # Errors
+    /// [`SampleError::Param`] for `samplers` itself.
+    pub fn forget_unused(&mut self, given: impl Fn(&Param) -> bool) -> Result<(), SampleError> {
+        let default = Self::default();
+        let left_out: Vec<&FilterDef> = self.left_out()?.collect();
+        let idle = left_out.into_iter().flat_map(|filter| filter.params);
+        for param in idle.filter(|param| !given(param)) {
+            param.assign(self, param.get(&default))?;
         }
-        Ok(chosen)
+        Ok(())
+    }
+
+    /// The rows of the filters that run, in their order.
+    pub(super) fn filters(&self) -> Result<Vec<&'static FilterDef>, SampleError> {
+        let is_replaced =
+            |row: &&FilterDef| self.mirostat > 0 && mirostat::REPLACED.contains(&row.name);
+        let named = self.named()?.into_iter().filter(|row| row.place != Place::Last);
+        let named = named.filter(|row| !is_replaced(row));
+        Ok(at(Place::First).chain(named).chain(at(Place::Last)).collect())
+    }
+
+    /// The rows that `samplers` names, in its order.
+    fn named(&self) -> Result<Vec<&'static FilterDef>, SampleError> {
+        let refusal = || SAMPLERS.refusal(&SAMPLERS.get(self));
+        let mut named: Vec<&FilterDef> = Vec::new();
+        for name in &self.samplers {
+            let row = FILTERS.iter().find(|row| row.place != Place::First && row.has_name(name));
+            let row = row.filter(|row| !named.iter().any(|other| other.name == row.name));
+            named.push(row.ok_or_else(refusal)?);
+        }
+        let draw = named.iter().position(|row| row.name == DIST.name);
+        match draw.is_none_or(|at| at + 1 == named.len()) {
+            true => Ok(named),
+            false => Err(refusal()),
+        }
+    }
+
+    /// The rows that run only if they are named, and are not.
+    fn left_out(&self) -> Result<impl Iterator<Item = &'static FilterDef> + use<>, SampleError> {
+        let named = self.named()?;
+        let is_named = move |row: &FilterDef| named.iter().any(|other| other.name == row.name);
+        Ok(FILTERS
+            .iter()
+            .filter(move |row| matches!(row.place, Place::Listed | Place::Named) && !is_named(row)))
     }
 }
 
-/// Whether two names of filters differ in `-`, `_` and case only: other programs' spellings count.
-fn same_name(a: &str, b: &str) -> bool {
-    let plain = |c: u8| if c == b'_' { b'-' } else { c.to_ascii_lowercase() };
-    a.bytes().map(plain).eq(b.trim().bytes().map(plain))
+/// The rows that have this place.
+fn at(place: Place) -> impl Iterator<Item = &'static FilterDef> {
+    FILTERS.iter().filter(move |row| row.place == place)
 }
 
+/// The draw that ends every chain, which other programs name among the filters.
+pub(super) const DIST: FilterDef = FilterDef {
+    name: "dist",
+    other_names: &[],
+    place: Place::Listed,
+    params: &[],
+    build: |_, _| Ok(None),
+};
+
 /// The order of the filters, which belongs to no one of them.
-const SAMPLERS: Param = Param {
+pub(super) const SAMPLERS: Param = Param {
     name: "samplers",
     flag: "samplers",
     help: "Which filters run, in this order",
@@ -114,198 +215,11 @@ pub fn params() -> impl Iterator<Item = &'static Param> {
     FILTERS.iter().flat_map(|filter| filter.params).chain(CHAIN_PARAMS)
 }
 
-/// One thing that the user can set: a CLI flag, a JSON field.
-pub struct Param {
-    /// JSON field and field of [`SampleParams`].
-    pub name: &'static str,
-    /// CLI flag, without the two dashes.
-    pub flag: &'static str,
-    /// One line of help.
-    pub help: &'static str,
-    /// Kind of its value, and where that is.
-    pub field: Field,
-}
-
-/// Kind of a parameter: its bounds, and how its field of [`SampleParams`] is read and written.
-/// `set` gets values that were checked against the bounds.
-#[non_exhaustive]
-pub enum Field {
-    /// A number; none is NaN.
-    Number {
-        /// Smallest value that is accepted.
-        min: f64,
-        /// Largest value that is accepted.
-        max: f64,
-        /// Reads the field.
-        get: fn(&SampleParams) -> f64,
-        /// Writes the field.
-        set: fn(&mut SampleParams, f64),
-    },
-    /// A whole number.
-    Integer {
-        /// Smallest value that is accepted.
-        min: i64,
-        /// Largest value that is accepted.
-        max: i64,
-        /// Reads the field.
-        get: fn(&SampleParams) -> i64,
-        /// Writes the field.
-        set: fn(&mut SampleParams, i64),
-    },
-    /// Yes or no.
-    Bool {
-        /// Reads the field.
-        get: fn(&SampleParams) -> bool,
-        /// Writes the field.
-        set: fn(&mut SampleParams, bool),
-    },
-    /// A text.
-    Text {
-        /// Reads the field.
-        get: fn(&SampleParams) -> String,
-        /// Writes the field.
-        set: fn(&mut SampleParams, String),
-    },
-    /// Texts.
-    List {
-        /// What parts them in one argument; `None`: the flag is given once for each.
-        delimiter: Option<char>,
-        /// Reads the field.
-        get: fn(&SampleParams) -> Vec<String>,
-        /// Writes the field.
-        set: fn(&mut SampleParams, Vec<String>),
-    },
-}
-
-/// Value of a parameter.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Value {
-    /// A number.
-    Number(f64),
-    /// A whole number.
-    Integer(i64),
-    /// Yes or no.
-    Bool(bool),
-    /// A text.
-    Text(String),
-    /// Texts.
-    List(Vec<String>),
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // Fields are f32: in f64 0.8 has seventeen digits.
-            Self::Number(x) if f64::from(*x as f32) == *x => write!(f, "{}", *x as f32),
-            Self::Number(x) => write!(f, "{x}"),
-            Self::Integer(n) => write!(f, "{n}"),
-            Self::Bool(yes) => write!(f, "{yes}"),
-            Self::Text(text) => f.write_str(text),
-            Self::List(texts) => f.write_str(&texts.join(";")),
-        }
-    }
-}
-
-impl Param {
-    /// The field's value.
-    pub fn get(&self, params: &SampleParams) -> Value {
-        match &self.field {
-            Field::Number { get, .. } => Value::Number(get(params)),
-            Field::Integer { get, .. } => Value::Integer(get(params)),
-            Field::Bool { get, .. } => Value::Bool(get(params)),
-            Field::Text { get, .. } => Value::Text(get(params)),
-            Field::List { get, .. } => Value::List(get(params)),
-        }
-    }
-
-    /// Sets the field after checking kind and bounds. A whole number is a number.
-    ///
-    /// # Errors
-    /// [`SampleError::Param`]; nothing is changed then.
-    pub fn assign(&self, params: &mut SampleParams, value: Value) -> Result<(), SampleError> {
-        let value = match (&self.field, value) {
-            (Field::Number { .. }, Value::Integer(n)) => Value::Number(n as f64),
-            // As JSON writes whole numbers now and then; 2^53 is the last one that is exact.
-            (Field::Integer { .. }, Value::Number(x))
-                if x.fract() == 0.0 && x.abs() <= (1i64 << 53) as f64 =>
-            {
-                Value::Integer(x as i64)
-            }
-            (_, value) => value,
-        };
-        self.check(&value)?;
-        match (&self.field, value) {
-            (Field::Number { set, .. }, Value::Number(x)) => set(params, x),
-            (Field::Integer { set, .. }, Value::Integer(n)) => set(params, n),
-            (Field::Bool { set, .. }, Value::Bool(yes)) => set(params, yes),
-            (Field::Text { set, .. }, Value::Text(text)) => set(params, text),
-            (Field::List { set, .. }, Value::List(texts)) => set(params, texts),
-            (_, value) => return Err(self.refusal(&value)),
-        }
-        Ok(())
-    }
-
-    /// The value that a text spells, as an argument does.
-    ///
-    /// # Errors
-    /// [`SampleError::Param`] if it spells none of this kind and within the bounds.
-    pub fn parse(&self, text: &str) -> Result<Value, SampleError> {
-        let refused = || self.refusal(&Value::Text(text.to_owned()));
-        fn read<T: FromStr>(text: &str, kind: fn(T) -> Value) -> Option<Value> {
-            text.trim().parse().ok().map(kind)
-        }
-        let value = match &self.field {
-            Field::Number { .. } => read(text, Value::Number),
-            Field::Integer { .. } => read(text, Value::Integer),
-            Field::Bool { .. } => read(text, Value::Bool),
-            Field::Text { .. } => Some(Value::Text(text.to_owned())),
-            Field::List { delimiter: Some(delimiter), .. } => {
-                Some(Value::List(text.split(*delimiter).map(str::to_owned).collect()))
-            }
-            Field::List { delimiter: None, .. } => Some(Value::List(vec![text.to_owned()])),
-        };
-        let value = value.ok_or_else(refused)?;
-        self.check(&value).map_err(|_| refused())?;
-        Ok(value)
-    }
-
-    /// What a value must be, as in "a number from 0 to 1".
-    pub fn need(&self) -> String {
-        match &self.field {
-            Field::Number { min, max, .. } => format!("a number from {min} to {max}"),
-            Field::Integer { min, max, .. } => format!("a whole number from {min} to {max}"),
-            Field::Bool { .. } => "true or false".to_owned(),
-            Field::Text { .. } => "a text".to_owned(),
-            Field::List { .. } if self.name == SAMPLERS.name => {
-                let names: Vec<_> = FILTERS.iter().map(|filter| filter.name).collect();
-                format!("some of {}, each once", names.join(", "))
-            }
-            Field::List { .. } => "a list of texts".to_owned(),
-        }
-    }
-
-    fn check(&self, value: &Value) -> Result<(), SampleError> {
-        let fits = match (&self.field, value) {
-            // A NaN is in no range.
-            (Field::Number { min, max, .. }, Value::Number(x)) => (*min..=*max).contains(x),
-            (Field::Integer { min, max, .. }, Value::Integer(n)) => (*min..=*max).contains(n),
-            (Field::Bool { .. }, Value::Bool(_))
-            | (Field::Text { .. }, Value::Text(_))
-            | (Field::List { .. }, Value::List(_)) => true,
-            _ => false,
-        };
-        if fits { Ok(()) } else { Err(self.refusal(value)) }
-    }
-
-    fn refusal(&self, value: &Value) -> SampleError {
-        SampleError::Param { name: self.name, value: value.clone(), need: self.need() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::Value;
+    use std::collections::BTreeSet;
 
     #[test]
     fn default_parameters_are_valid() {
@@ -345,10 +259,10 @@ mod tests {
 
     #[test]
     fn rows_read_what_they_write_and_names_and_flags_are_unique() {
-        let mut seen = std::collections::BTreeSet::new();
+        let (mut flags, mut names) = (BTreeSet::new(), BTreeSet::new());
         for param in params() {
-            assert!(seen.insert(param.flag), "{} twice", param.flag);
-            assert_eq!(seen.contains(param.name), param.name == param.flag, "{}", param.name);
+            assert!(flags.insert(param.flag), "{} twice", param.flag);
+            assert!(names.insert(param.name), "{} twice", param.name);
             let mut chosen = SampleParams::default();
             let now = param.get(&chosen);
             let value = match &param.field {
@@ -408,8 +322,12 @@ mod tests {
         };
         // Other programs' spelling.
         assert_eq!(with(&["top_k", " Temperature"]).validate(), Ok(()));
+        assert_eq!(
+            with(&["top_n_sigma", "typ_p", "temp", "adaptive_p", "dist"]).validate(),
+            Ok(())
+        );
         assert_eq!(with(&[]).validate(), Ok(()));
-        for names in [&["top-k", "top_k"][..], &["top-q"], &[""]] {
+        for names in [&["top-k", "top_k"][..], &["top-q"], &[""], &["dist", "top-k"], &["ban"]] {
             let error = with(names).validate().unwrap_err().to_string();
             let value = names.join(";");
             assert!(
@@ -420,5 +338,14 @@ mod tests {
         let unused = SampleParams { temperature: 0.0, ..with(&["top-k"]) };
         let error = unused.validate().unwrap_err();
         assert_eq!(error, SampleError::Unused { name: "temperature", filter: "temperature" });
+        let mut forgotten = unused.clone();
+        forgotten.forget_unused(|_| false).unwrap();
+        assert_eq!(forgotten, with(&["top-k"]));
+        let mut given = unused.clone();
+        given.forget_unused(|param| param.name == "temperature").unwrap();
+        assert_eq!(given, unused);
+        let both = SampleParams { mirostat: 2, adaptive_target: 0.5, ..SampleParams::default() };
+        let text = both.validate().unwrap_err().to_string();
+        assert_eq!(text, "`mirostat` and `adaptive_target` exclude each other");
     }
 }

@@ -4,12 +4,14 @@
 //! frequency and presence are OpenAI's. Cost: one update per distinct recent token.
 
 use super::{
-    Candidates, Field, Filter, FilterDef, History, Param, REPEAT_LAST_N_MAX, Rng, SampleError,
-    SampleParams,
+    Candidates, Field, Filter, FilterDef, History, Param, Place, REPEAT_LAST_N_MAX, Rng,
+    SampleError, SampleParams,
 };
 
 pub(super) const FILTER: FilterDef = FilterDef {
     name: "penalties",
+    other_names: &[],
+    place: Place::Listed,
     params: &[
         Param {
             name: "repeat_penalty",
@@ -56,7 +58,7 @@ pub(super) const FILTER: FilterDef = FilterDef {
             },
         },
     ],
-    build,
+    build: |params, _| Ok(build(params)),
 };
 
 fn build(params: &SampleParams) -> Option<Box<dyn Filter>> {

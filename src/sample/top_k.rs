@@ -1,9 +1,11 @@
 //! Top-k (Fan et al. 2018): only the k likeliest tokens.
 
-use super::{Candidates, Field, Filter, FilterDef, Param, Rng, SampleError, SampleParams};
+use super::{Candidates, Field, Filter, FilterDef, Param, Place, Rng, SampleError, SampleParams};
 
 pub(super) const FILTER: FilterDef = FilterDef {
     name: "top-k",
+    other_names: &[],
+    place: Place::Listed,
     params: &[Param {
         name: "top_k",
         flag: "top-k",
@@ -15,7 +17,7 @@ pub(super) const FILTER: FilterDef = FilterDef {
             set: |p, value| p.top_k = value as usize,
         },
     }],
-    build,
+    build: |params, _| Ok(build(params)),
 };
 
 fn build(params: &SampleParams) -> Option<Box<dyn Filter>> {

@@ -1,9 +1,11 @@
 //! Top-p, or nucleus sampling (Holtzman et al. 2019): the fewest tokens that hold p of the mass.
 
-use super::{Candidates, Field, Filter, FilterDef, Param, Rng, SampleError, SampleParams};
+use super::{Candidates, Field, Filter, FilterDef, Param, Place, Rng, SampleError, SampleParams};
 
 pub(super) const FILTER: FilterDef = FilterDef {
     name: "top-p",
+    other_names: &["nucleus"],
+    place: Place::Listed,
     params: &[Param {
         name: "top_p",
         flag: "top-p",
@@ -15,7 +17,7 @@ pub(super) const FILTER: FilterDef = FilterDef {
             set: |p, value| p.top_p = value as f32,
         },
     }],
-    build,
+    build: |params, _| Ok(build(params)),
 };
 
 fn build(params: &SampleParams) -> Option<Box<dyn Filter>> {

@@ -36,6 +36,15 @@ fn naive(params: &SampleParams, logits: &[f32]) -> Vec<f64> {
     }
     let best = f64::from(logits[ids[0]]);
     let weight = |id: usize| (f64::from(logits[id]) - best).exp();
+    if params.top_n_sigma > 0.0 {
+        let n = logits.len() as f64;
+        let mean = logits.iter().map(|&l| f64::from(l)).sum::<f64>() / n;
+        let square = |l: f32| (f64::from(l) - mean) * (f64::from(l) - mean);
+        let deviation = (logits.iter().map(|&l| square(l)).sum::<f64>() / n).sqrt();
+        let bound = best - f64::from(params.top_n_sigma) * deviation;
+        // Both this and top-k keep the best ones: it does not matter which comes first.
+        ids.retain(|&id| f64::from(logits[id]) >= bound);
+    }
     if params.top_p < 1.0 {
         let total: f64 = ids.iter().map(|&id| weight(id)).sum();
         let mut mass = 0.0;
@@ -47,6 +56,12 @@ fn naive(params: &SampleParams, logits: &[f32]) -> Vec<f64> {
     }
     let first = ids[0];
     ids.retain(|&id| id == first || weight(id) >= f64::from(params.min_p));
+    if params.xtc_probability > 0.0 {
+        let total: f64 = ids.iter().map(|&id| weight(id)).sum();
+        let likely = |&&id: &&usize| weight(id) / total >= f64::from(params.xtc_threshold);
+        let n_likely = ids.iter().filter(likely).count();
+        ids.drain(..n_likely.saturating_sub(1));
+    }
     let tempered = |id: usize| weight(id).powf(1.0 / f64::from(params.temperature));
     let total: f64 = ids.iter().map(|&id| tempered(id)).sum();
     let mut probabilities = vec![0.0; logits.len()];
@@ -69,6 +84,8 @@ fn frequencies_are_the_probabilities() {
         changed(plain(), |p| (p.temperature, p.top_k) = (2.0, 7)),
         changed(plain(), |p| p.top_p = 0.7),
         changed(plain(), |p| p.min_p = 0.1),
+        changed(plain(), |p| p.top_n_sigma = 1.3),
+        changed(plain(), |p| (p.top_p, p.xtc_probability) = (0.9, 1.0)),
         changed(SampleParams::default(), |p| p.seed = 9),
     ]
     .into_iter()
@@ -149,10 +166,13 @@ proptest! {
         top_k in 0usize..1200,
         top_p in 0.0f32..=1.0,
         min_p in 0.0f32..=1.0,
+        top_n_sigma in -1.0f32..4.0,
+        xtc in 0u8..2,
     ) {
         let logits = logits(n, seed);
         let params = changed(SampleParams::default(), |p| {
             (p.temperature, p.top_k, p.top_p, p.min_p) = (temperature, top_k, top_p, min_p);
+            (p.top_n_sigma, p.xtc_probability) = (top_n_sigma, f32::from(xtc));
             p.seed = seed;
         });
         let allowed = naive(&params, &logits);

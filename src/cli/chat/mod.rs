@@ -57,7 +57,7 @@ pub struct ChatArgs {
 impl ChatArgs {
     /// Has what was given count more than what a session has saved.
     fn override_saved(&self, talk: &mut Talk) -> Result<(), CliError> {
-        self.sampling.apply(&mut talk.params)?;
+        talk.params = self.sampling.over(talk.params.clone())?;
         talk.n_predict = self.n_predict.or(talk.n_predict);
         talk.on_full = self.context_full.unwrap_or(talk.on_full);
         if self.system.is_some() {

@@ -61,6 +61,7 @@ impl Talk {
         let tokenizer = Arc::new(tokenizer);
         let runner = Runner::start(engine, Some(tokenizer.clone()), 1);
         let runner = runner.map_err(CliError::of_model(model.path()))?;
+        let params = args.sampling.params_of(model.file())?;
         let mut chat = Chat::new(runner.session(), tokenizer.clone(), n_ctx);
         chat.set_system(args.system.clone());
         Ok(Talk {
@@ -68,7 +69,7 @@ impl Talk {
             chat,
             runner,
             tokenizer,
-            params: args.sampling.params()?,
+            params,
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
             catches,
