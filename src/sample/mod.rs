@@ -25,6 +25,7 @@ pub mod math;
 mod min_p;
 mod params;
 mod penalties;
+mod reasoning_budget;
 pub mod rng;
 mod temperature;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use filter::{CloneFilter, Filter, FilterDef};
 pub use history::{History, REPEAT_LAST_N_MAX};
 pub use logprobs::{LOGPROBS_MAX, Logprobs};
 pub use params::{Field, Param, SampleParams, Value, params};
+pub use reasoning_budget::ReasoningBudget;
 use rng::Rng;
 
 /// Every filter that parameters describe, in the default order.
