@@ -1,5 +1,6 @@
 //! The command line: one file per verb. The only room that prints.
 
+mod answer_view;
 mod bench;
 mod chat;
 pub mod choices_file;
@@ -17,6 +18,7 @@ pub mod lines;
 mod list;
 mod logits;
 mod options;
+mod parse;
 mod perplexity;
 pub mod progress;
 pub mod pull;
@@ -30,6 +32,8 @@ mod source;
 mod space;
 mod split;
 mod target;
+mod template;
+mod template_args;
 mod threads;
 mod tokens;
 
@@ -81,6 +85,10 @@ enum Command {
     Tokenize(tokens::TokenizeArgs),
     /// Turn token ids, a JSON array, into text
     Detokenize(tokens::DetokenizeArgs),
+    /// Make the prompt of a conversation with a chat template
+    Template(template::TemplateVerbArgs),
+    /// Tell reasoning, text and tool calls of a model's raw answer apart
+    Parse(parse::ParseArgs),
     /// Explain a GGUF file
     Inspect(inspect::InspectArgs),
     /// Make a GGUF file of a Hugging Face folder
@@ -167,6 +175,8 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Logits(args) => logits::logits(args, out),
         Command::Tokenize(args) => tokens::tokenize(args, out),
         Command::Detokenize(args) => tokens::detokenize(args, out),
+        Command::Template(args) => template::template(args, out),
+        Command::Parse(args) => parse::parse(args, out),
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),

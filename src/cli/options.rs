@@ -151,6 +151,11 @@ fn parse_override(text: &str) -> Result<Override, String> {
 }
 
 impl ModelArgs {
+    /// Whether a model was named.
+    pub fn is_given(&self) -> bool {
+        self.name.given().is_some()
+    }
+
     /// The model's file, fetched if need be, and where it is.
     pub fn file(&self) -> Result<(GgufFile, PathBuf), CliError> {
         let model = self.name.or_default();

@@ -1,12 +1,16 @@
 //! `teff run`: answers a prompt, streaming.
 
+use super::answer_view::{self, AnswerView, ReasoningShow};
 use super::lines::without_bom;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, whole_number};
 use super::sampling::SamplingArgs;
+use super::template_args::{TemplateArgs, builtin_names};
 use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
-use crate::engine::{CancelToken, FinishReason, Request, Stats, TokenEvent};
-use crate::text::{Message, Prompter, StopStrings, TextError, Tokenizer};
+use crate::engine::{CancelToken, FinishReason, Model, Request, Stats, TokenEvent};
+use crate::sample::Filter;
+use crate::text::{AnswerFormat, Message, Prompt, Prompter, StopStrings, TextError, Tokenizer};
+use serde_json::{Value as Json, json};
 use std::io::{IsTerminal, Read, Write, stdin};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -37,8 +41,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Continue the text as it is, without the model's chat template
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["chat_template", "template_arg", "think", "reasoning"])]
     raw: bool,
+    #[command(flatten)]
+    template: TemplateArgs,
+    /// What to do with the reasoning of models that think before they answer
+    #[arg(long, value_name = "HOW", default_value = "show")]
+    reasoning: ReasoningShow,
     #[command(flatten)]
     context: ContextArgs,
     #[command(flatten)]
@@ -56,6 +65,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     // What cannot be read is told before a model is fetched; nobody types a prompt for a model that
     // is not there.
     let given = given_prompt(args)?;
+    let source = args.template.source()?;
     let model = args.engine.open_generator(&args.model)?;
     let at = CliError::of_model(model.path());
     let sampling = args.sampling.params_of(model.file())?;
@@ -63,14 +73,21 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let seed = (args.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
     let text = given.map_or_else(typed_prompt, Ok)?;
     let (tokenizer, mut engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
-    let prompt = prompt_tokens(args, &tokenizer, &text).map_err(|error| {
-        let hint = prompt_hint(&error);
-        CliError::of_model(model.path())(format!("{error}{hint}"))
-    })?;
+    let Prepared { prompt, format, filters } =
+        prepare(args, &model, &tokenizer, source.as_deref(), &text)
+            .map_err(CliError::of_model(model.path()))?;
     let tokenizer = Arc::new(tokenizer);
-    let watch = Watch::new(prompt.len());
+    let watch = Watch::new(prompt.ids.len());
+    let mut view = AnswerView::new(
+        format,
+        &prompt.rendered.text,
+        tokenizer.clone(),
+        args.reasoning,
+        answer_view::stdout_dims(),
+    );
     let request = Request {
-        prompt,
+        prompt: prompt.ids,
+        filters,
         max_tokens: args.n_predict,
         sampling,
         stop: args.stop.clone(),
@@ -106,15 +123,15 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
                 break;
             }
             match event {
-                TokenEvent::Token { text, .. } => {
+                TokenEvent::Token { id, text, .. } => {
                     progress::clear_line();
-                    if let Err(error) = write(&text, true) {
+                    if let Err(error) = write(&view.token(id, text), true) {
                         failure = Some(error.into());
                         break;
                     }
                 }
                 TokenEvent::Rest(text) => {
-                    if let Err(error) = write(&text, false) {
+                    if let Err(error) = write(&view.rest(text), false) {
                         failure = Some(error.into());
                         break;
                     }
@@ -129,11 +146,15 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     })?;
     progress::clear_line();
     let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))?.map_err(&at)?;
-    let written = interrupt::whole(|| out.write_all(b"\n").and_then(|()| out.flush()));
+    let end = view.finish() + "\n";
+    let written = interrupt::whole(|| out.write_all(end.as_bytes()).and_then(|()| out.flush()));
     if let Some(error) = failure {
         return Err(error);
     }
     written?;
+    if view.n_hidden() > 0 {
+        super::note(format_args!("thinking: {} tokens, not shown", view.n_hidden()));
+    }
     super::note(format_args!("{}", statistics(&stats)));
     if let Some(seed) = seed {
         super::note(format_args!("seed {seed}"));
@@ -230,28 +251,62 @@ fn read_prompt(input: impl Read, name: &Path) -> Result<String, CliError> {
     Ok(without_bom(&text).to_string())
 }
 
-/// Tokens of the prompt, rendered by the model's chat template if there is one.
-fn prompt_tokens(args: &RunArgs, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
+/// A prompt, and what its answer will be like.
+struct Prepared {
+    prompt: Prompt,
+    /// Format of the answer; `None` where no template tells.
+    format: Option<&'static AnswerFormat>,
+    filters: Vec<Box<dyn Filter>>,
+}
+
+/// The prompt, rendered by the model's chat template or the one that stands in for it.
+fn prepare(
+    args: &RunArgs,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    source: Option<&str>,
+    text: &str,
+) -> Result<Prepared, CliError> {
+    let told = |error: TextError| {
+        let hint = prompt_hint(&error);
+        CliError::failed(format!("{error}{hint}"))
+    };
     if args.raw {
-        return Ok(Prompter::with_template(tokenizer, None).text(text)?.ids);
+        let prompt = Prompter::with_template(tokenizer, None).text(text).map_err(told)?;
+        return Ok(Prepared { prompt, format: None, filters: Vec::new() });
     }
+    let prompter = args.template.prompter(tokenizer, source).map_err(told)?;
     let system = args.system.iter().map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-    let prompter = Prompter::new(tokenizer)?;
-    match prompter.messages(&messages) {
+    if !prompter.has_template() {
+        let prompt = prompter.messages(&messages).map_err(told)?;
+        super::note(format_args!(
+            "note: the model has no chat template, so the text is continued; --chat-template takes a \
+             file or one of {}",
+            builtin_names()
+        ));
+        return Ok(Prepared { prompt, format: None, filters: Vec::new() });
+    }
+    let turns: Vec<Json> = messages.iter().map(Message::to_json).collect();
+    let mut input = json!({ "messages": turns, "add_generation_prompt": true });
+    let format = args.template.format(model, source, tokenizer);
+    let filters = args.template.budget(format, tokenizer)?.into_iter().collect();
+    args.template.complete(&prompter, &mut input)?;
+    let prompt = match prompter.conversation(&input) {
         // With `-n 0` the user asks for the prompt's figures, not for an answer.
         Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {
             super::note(format_args!("warning: {error}"));
-            Ok(prompter.lossy().messages(&messages)?.ids)
+            prompter.lossy().conversation(&input)
         }
-        prompt => Ok(prompt?.ids),
-    }
+        prompt => prompt,
+    };
+    Ok(Prepared { prompt: prompt.map_err(told)?, format: Some(format), filters })
 }
 
 /// Advice about a prompt that cannot be made; empty if there is none.
 fn prompt_hint(error: &TextError) -> &'static str {
     match error {
-        TextError::NoTemplate => "; --system needs one",
+        TextError::NoTemplate => "; --system needs one, which --chat-template can name",
         TextError::MessageLost { role, .. } if role == "system" => {
             "; leave out --system and put it into the prompt"
         }

@@ -7,7 +7,8 @@
 
 use super::request::Request;
 use super::session::{Session, Turn};
-use crate::text::{Message, Prompt, Prompter, TextError, Tokenizer};
+use crate::text::{ChatTemplate, Message, Prompt, Prompter, TextError, Tokenizer};
+use serde_json::{Map, Value as Json};
 use std::sync::Arc;
 
 /// Share of the context that is left to a conversation once its oldest turns are dropped: the rest
@@ -19,6 +20,10 @@ pub struct Chat {
     session: Session,
     tokenizer: Arc<Tokenizer>,
     n_ctx: usize,
+    /// Source of a template in the place of the file's.
+    template: Option<String>,
+    /// Variables of the template, beside the messages.
+    variables: Map<String, Json>,
     system: Option<String>,
     messages: Vec<Message>,
     /// Number of the oldest messages that prompts leave out.
@@ -28,7 +33,22 @@ pub struct Chat {
 impl Chat {
     /// A conversation without a message. `n_ctx` is the context's length in tokens.
     pub fn new(session: Session, tokenizer: Arc<Tokenizer>, n_ctx: usize) -> Chat {
-        Chat { session, tokenizer, n_ctx, system: None, messages: Vec::new(), n_dropped: 0 }
+        Chat {
+            session,
+            tokenizer,
+            n_ctx,
+            template: None,
+            variables: Map::new(),
+            system: None,
+            messages: Vec::new(),
+            n_dropped: 0,
+        }
+    }
+
+    /// Has prompts rendered by this template, or the file's, and gives it these variables beside the
+    /// messages.
+    pub fn set_template(&mut self, source: Option<String>, variables: Map<String, Json>) {
+        (self.template, self.variables) = (source, variables);
     }
 
     /// Instructions that come before all messages.
@@ -91,8 +111,17 @@ impl Chat {
     pub fn prompt(&self) -> Result<Prompt, TextError> {
         let system = self.system.iter().map(|text| Message::new("system", text.as_str()));
         let kept = self.messages[self.n_dropped..].iter().cloned();
-        let messages: Vec<Message> = system.chain(kept).collect();
-        Prompter::new(&self.tokenizer)?.messages(&messages)
+        let messages: Vec<Json> = system.chain(kept).map(|message| message.to_json()).collect();
+        let mut input = self.variables.clone();
+        input.insert("messages".into(), messages.into());
+        input.insert("add_generation_prompt".into(), true.into());
+        let prompter = match &self.template {
+            Some(source) => {
+                Prompter::with_template(&self.tokenizer, Some(ChatTemplate::new(source)?))
+            }
+            None => Prompter::new(&self.tokenizer)?,
+        };
+        prompter.conversation(&Json::Object(input))
     }
 
     /// Drops the oldest turns until the prompt and `n_more` tokens behind it leave a quarter of the
@@ -120,15 +149,11 @@ impl Chat {
         rest.iter().position(|message| message.role == "user").map(|at| first + at)
     }
 
-    /// Answers the messages, as the request says; `begun` are tokens that the answer has already.
-    /// The request's own prompt is not used. The answer does not become a message by itself.
-    ///
-    /// # Errors
-    /// As [`prompt`](Self::prompt).
-    pub fn answer(&mut self, request: Request, begun: &[u32]) -> Result<Turn<'_>, TextError> {
-        let mut tokens = self.prompt()?.ids;
-        tokens.extend_from_slice(begun);
-        self.session.set_tokens(&tokens);
-        Ok(self.session.generate(Request { prompt: Vec::new(), ..request }))
+    /// Answers the messages, whose [`prompt`](Self::prompt) it is given, as the request says; `begun`
+    /// are tokens that the answer has already. The request's own prompt is not used. The answer does
+    /// not become a message by itself.
+    pub fn answer(&mut self, prompt: &Prompt, request: Request, begun: &[u32]) -> Turn<'_> {
+        self.session.set_tokens(&[&prompt.ids[..], begun].concat());
+        self.session.generate(Request { prompt: Vec::new(), ..request })
     }
 }

@@ -37,6 +37,7 @@ mod mirostat;
 mod param;
 mod params;
 mod penalties;
+mod reasoning_budget;
 pub mod rng;
 mod temperature;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub use history::{History, REPEAT_LAST_N_MAX};
 pub use logprobs::{LOGPROBS_MAX, Logprobs};
 pub use param::{Field, Param, Value};
 pub use params::{SampleParams, params};
+pub use reasoning_budget::ReasoningBudget;
 use rng::Rng;
 pub use vocabulary::Vocabulary;
 

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::TextError;
 use super::jinja::{Dict, JinjaError, Template, Text, Value};
@@ -26,12 +26,28 @@ pub struct Message {
     pub role: String,
     /// Text of the message.
     pub content: String,
+    /// Reasoning before the text of an answer; most templates leave that of earlier turns out.
+    pub reasoning: String,
 }
 
 impl Message {
     /// A turn.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), reasoning: String::new() }
+    }
+
+    /// An answer with the reasoning before it.
+    pub fn answer(reasoning: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { reasoning: reasoning.into(), ..Self::new("assistant", content) }
+    }
+
+    /// The turn as templates read it.
+    pub fn to_json(&self) -> Json {
+        let mut turn = json!({ "role": self.role, "content": self.content });
+        if !self.reasoning.is_empty() {
+            turn["reasoning_content"] = self.reasoning.as_str().into();
+        }
+        turn
     }
 }
 
@@ -188,7 +204,6 @@ fn is_name(role: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     /// 2026-11-21 12:00:00 UTC.
     const NOON: u64 = 1_795_262_400;

@@ -5,6 +5,8 @@
 //! keyed, pattern matching is linear-time, templates run on fuel.
 
 #[cfg(feature = "chat-template")]
+mod answer;
+#[cfg(feature = "chat-template")]
 mod chat_template;
 mod error;
 #[cfg(feature = "chat-template")]
@@ -13,8 +15,14 @@ mod jinja;
 mod prompt;
 mod stop;
 mod stream;
+#[cfg(feature = "chat-template")]
+mod templates;
+#[cfg(feature = "chat-template")]
+mod thinking;
 mod tokenizer;
 
+#[cfg(feature = "chat-template")]
+pub use answer::{Answer, AnswerDelta, AnswerFormat, AnswerParser, ToolCall, Tools, on_one_line};
 #[cfg(feature = "chat-template")]
 pub use chat_template::{ChatTemplate, Message, Rendered, TEMPLATE_BYTES_MAX};
 pub use error::TextError;
@@ -24,4 +32,8 @@ pub use jinja::{JinjaError, JinjaErrorKind};
 pub use prompt::{Prompt, Prompter};
 pub use stop::{Released, STOP_BYTES_MAX, STOP_STRINGS_MAX, StopError, StopStrings};
 pub use stream::{TextStream, Utf8Buffer};
+#[cfg(feature = "chat-template")]
+pub use templates::{BUILTIN_TEMPLATES, BuiltinTemplate, builtin_template};
+#[cfg(feature = "chat-template")]
+pub use thinking::thinking_variables;
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer, is_pre_tokenizer};

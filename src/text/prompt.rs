@@ -81,13 +81,12 @@ impl<'a> Prompter<'a> {
     /// # Errors
     /// As [`conversation`](Self::conversation).
     pub fn messages(&self, messages: &[Message]) -> Result<Prompt, TextError> {
-        if let (None, [Message { role, content }]) = (&self.template, messages)
+        if let (None, [Message { role, content, .. }]) = (&self.template, messages)
             && role == "user"
         {
             return self.text(content);
         }
-        let turn = |m: &Message| json!({ "role": m.role, "content": m.content });
-        let messages: Vec<Json> = messages.iter().map(turn).collect();
+        let messages: Vec<Json> = messages.iter().map(Message::to_json).collect();
         self.conversation(&json!({ "messages": messages, "add_generation_prompt": true }))
     }
 

@@ -20,7 +20,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets: [(&str, fn(&Path) -> Outcome); 7] = [
+    let targets: [(&str, fn(&Path) -> Outcome); 8] = [
         ("open", open),
         ("safetensors", safetensors),
         ("checkpoint", checkpoint),
@@ -28,6 +28,7 @@ fn main() -> Outcome {
         ("imatrix", imatrix),
         ("logits_file", logits_file),
         ("choices", choices),
+        ("answers", answers),
     ];
     for (target, write) in targets {
         let folder = corpus.join(target);
@@ -138,6 +139,36 @@ fn choices(folder: &Path) -> Outcome {
         fs::write(folder.join(number.to_string()), line.replace('\n', ""))?;
     }
     fs::write(folder.join("all"), lines.map(|line| line.replace('\n', "")).join("\n"))?;
+    Ok(())
+}
+
+/// An answer for every format: its number, the size of pieces, the text.
+fn answers(folder: &Path) -> Outcome {
+    let json = "{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 2}}";
+    let texts = [
+        format!("<think>x</think>y<tool_call>{json}</tool_call>"),
+        format!("[TOOL_CALLS][{json}]</s>"),
+        "[TOOL_CALLS]now[ARGS]{}".into(),
+        format!("<|python_tag|>{json}; {json}"),
+        "```tool_code\nadd(a=1, b='x')\n```".into(),
+        "<|tool_call>call:set{city:<|\"|>x<|\"|>,tags:[1,{a:true}]}<tool_call|>".into(),
+        "<|tool_call_start|>[now(), add(a=1, b=-2)]<|tool_call_end|>".into(),
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{}\n```\
+         <｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            .into(),
+        "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>commentary \
+         to=functions.now <|constrain|>json<|message|>{}<|call|>"
+            .into(),
+        "<tool_call><function=add><parameter=a>\n1\n</parameter></function></tool_call>".into(),
+        "<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>".into(),
+        format!("{{\"tool_calls\": [{json}]}}"),
+    ];
+    for format in 0..32_u8 {
+        for (number, text) in texts.iter().enumerate() {
+            let bytes = [&[format, number as u8][..], text.as_bytes()].concat();
+            fs::write(folder.join(format!("{format}-{number}")), bytes)?;
+        }
+    }
     Ok(())
 }
 

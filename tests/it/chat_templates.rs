@@ -104,3 +104,30 @@ fn committed_templates_are_those_with_a_licence() {
         assert!(licensed(&published.name), "NOTICE.md has no licence of {}", published.name);
     }
 }
+
+/// Built-in templates beside the published ones of their families, on conversations without tools that
+/// the published ones accept.
+#[test]
+fn built_in_templates_write_what_published_ones_do() {
+    let published: Vec<Published> =
+        committed().into_iter().chain(more().into_iter().flatten()).collect();
+    for (family, name, cases) in [
+        ("chatml", "Qwen-Qwen2.5-7B-Instruct", &["system_and_turns"][..]),
+        ("phi3", "microsoft-Phi-3.5-mini-instruct", &["one_user", "system_and_turns"]),
+        ("mistral", "unsloth-mistral-Devstral-Small-2507", &["system_and_turns"]),
+        ("deepseek", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", &["no_generation_prompt"]),
+        ("gemma", "google-gemma-2-2b-it", &["one_user", "no_generation_prompt"]),
+    ] {
+        let source = teff::text::builtin_template(family).unwrap().source;
+        let template = ChatTemplate::new(source).unwrap();
+        let Some(published) = published.iter().find(|published| published.name == name) else {
+            assert_eq!(family, "gemma", "{name} is not among the goldens");
+            continue;
+        };
+        for case in cases {
+            let case = published.cases.iter().find(|c| c["case"] == *case).unwrap();
+            let rendered = template.render_json(&case["input"]).unwrap();
+            assert_eq!(rendered, case["expected"].as_str().unwrap(), "{family} {}", case["case"]);
+        }
+    }
+}

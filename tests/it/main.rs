@@ -1,6 +1,8 @@
 //! One integration binary: it links once, and its parts share their helpers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[cfg(feature = "chat-template")]
+mod answers;
 mod architectures;
 #[cfg(feature = "cache")]
 mod cache;
@@ -12,6 +14,8 @@ mod chat_templates;
 mod checkpoint;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod cli_answers;
 #[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]

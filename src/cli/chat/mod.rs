@@ -13,8 +13,10 @@ mod screen;
 mod settings;
 mod talk;
 
+use super::answer_view::ReasoningShow;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, whole_number};
 use super::sampling::SamplingArgs;
+use super::template_args::TemplateArgs;
 use super::{CliError, note};
 use commands::{Desk, Next};
 use editor::Editor;
@@ -46,6 +48,11 @@ pub struct ChatArgs {
     /// [default: stop]
     #[arg(long, value_name = "stop|shift")]
     context_full: Option<OnFull>,
+    #[command(flatten)]
+    template: TemplateArgs,
+    /// What to do with the reasoning of models that think before they answer
+    #[arg(long, value_name = "HOW", default_value = "show")]
+    reasoning: ReasoningShow,
     #[command(flatten)]
     context: ContextArgs,
     #[command(flatten)]

@@ -42,9 +42,9 @@ pub fn save(talk: &Talk, path: &Path) -> Result<(), String> {
 
 /// Instructions and messages.
 fn conversation(talk: &Talk) -> Map<String, Value> {
-    let turn = |m: &Message| json!({ "role": m.role, "content": m.content });
     let system = talk.chat.system().map(|text| Message::new("system", text));
-    let messages: Vec<Value> = system.iter().chain(talk.chat.messages()).map(turn).collect();
+    let messages: Vec<Value> =
+        system.iter().chain(talk.chat.messages()).map(Message::to_json).collect();
     Map::from_iter([("messages".to_owned(), messages.into())])
 }
 
@@ -99,7 +99,11 @@ fn messages_of(saved: &Value) -> Result<(Option<String>, Vec<Message>), String> 
         };
         match role {
             "system" if i == 0 => system = Some(content.to_owned()),
-            "user" | "assistant" => messages.push(Message::new(role, content)),
+            "user" => messages.push(Message::new(role, content)),
+            "assistant" => {
+                let reasoning = turn["reasoning_content"].as_str().unwrap_or_default();
+                messages.push(Message::answer(reasoning, content));
+            }
             _ => return Err(format!("messages[{i}]: role `{role}` is none of a chat")),
         }
     }

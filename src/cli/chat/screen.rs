@@ -5,6 +5,9 @@ use super::super::{CliError, interrupt, progress};
 use super::markdown::Markdown;
 use std::io::Write;
 
+/// Begins and ends the dimmed text of reasoning.
+const DIM: (&str, &str) = ("\x1b[2m", "\x1b[0m");
+
 /// How answers are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -22,6 +25,8 @@ pub struct Screen<'o> {
     look: Look,
     markdown: Markdown,
     n_answers: usize,
+    /// Whether reasoning came and its answer did not.
+    in_reasoning: bool,
     /// Whether the answer has text that does not end in a line break.
     is_line_open: bool,
 }
@@ -30,7 +35,7 @@ impl<'o> Screen<'o> {
     /// A screen without an answer.
     pub fn new(out: &'o mut dyn Write, look: Look) -> Screen<'o> {
         let markdown = Markdown::default();
-        Screen { out, look, markdown, n_answers: 0, is_line_open: false }
+        Screen { out, look, markdown, n_answers: 0, in_reasoning: false, is_line_open: false }
     }
 
     /// Begins an answer.
@@ -48,6 +53,9 @@ impl<'o> Screen<'o> {
     /// A piece of the answer.
     pub fn text(&mut self, text: &str) -> Result<(), CliError> {
         let Some(last) = text.chars().next_back() else { return Ok(()) };
+        if std::mem::take(&mut self.in_reasoning) {
+            self.write("\n\n")?;
+        }
         self.is_line_open = last != '\n';
         match self.look {
             Look::Plain => self.write(text),
@@ -59,6 +67,19 @@ impl<'o> Screen<'o> {
         }
     }
 
+    /// A piece of the reasoning before the answer.
+    pub fn reasoning(&mut self, text: &str) -> Result<(), CliError> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        (self.in_reasoning, self.is_line_open) = (true, !text.ends_with('\n'));
+        match self.look {
+            Look::Plain => self.write(text),
+            Look::Terminal => self.write(&shown(text)),
+            Look::Styled => self.write(&[DIM.0, &shown(text), DIM.1].concat()),
+        }
+    }
+
     /// Ends the answer, and its line.
     pub fn end(&mut self) -> Result<(), CliError> {
         let mut rest = self.markdown.finish();
@@ -66,7 +87,7 @@ impl<'o> Screen<'o> {
         if self.is_line_open || self.look == Look::Plain {
             rest.push('\n');
         }
-        self.is_line_open = false;
+        (self.in_reasoning, self.is_line_open) = (false, false);
         self.write(&rest)
     }
 

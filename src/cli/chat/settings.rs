@@ -1,5 +1,6 @@
 //! `/set`: what can be changed within a chat. Each setting says its value and its default.
 
+use super::super::answer_view::ReasoningShow;
 use super::OnFull;
 use super::input::Input;
 use super::talk::Talk;
@@ -44,10 +45,21 @@ const SETTINGS: &[Setting] = &[
         name: "context-full",
         default: "stop",
         help: "stop: the answer ends; shift: the oldest turns are left out",
-        get: |talk, _| talk.on_full.name().into(),
+        get: |talk, _| name_of(talk.on_full),
         set: |talk, _, value| {
             let wrong = |_| "must be stop or shift".to_owned();
             talk.on_full = OnFull::from_str(value, true).map_err(wrong)?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "reasoning",
+        default: "show",
+        help: "show: reasoning comes before its answer; hide: it is counted; off: all is text",
+        get: |talk, _| name_of(talk.reasoning),
+        set: |talk, _, value| {
+            let wrong = |_| "must be show, hide or off".to_owned();
+            talk.reasoning = ReasoningShow::from_str(value, true).map_err(wrong)?;
             Ok(())
         },
     },
@@ -63,6 +75,11 @@ const SETTINGS: &[Setting] = &[
         },
     },
 ];
+
+/// Name of a choice.
+fn name_of(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
 
 /// Names of all settings.
 pub fn names() -> impl Iterator<Item = String> {

@@ -1,13 +1,18 @@
 //! The conversation under way: one model, its messages, and how they are answered.
 
+use super::super::answer_view::ReasoningShow;
+use super::super::template_args::builtin_names;
 use super::super::{CliError, interrupt, note, progress};
 use super::screen::Screen;
 use super::{ChatArgs, OnFull};
 use crate::backend::pages::KvType;
 use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request, Runner};
 use crate::engine::{Stats, TokenEvent};
-use crate::sample::SampleParams;
-use crate::text::{Message, Prompter, TextError, Tokenizer};
+use crate::sample::{Filter, SampleParams};
+use crate::text::{
+    Answer, AnswerDelta, AnswerFormat, AnswerParser, Message, TextError, Tokenizer, Tools,
+};
+use serde_json::{Map, Value as Json, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,7 +25,12 @@ pub struct Talk {
     pub chat: Chat,
     runner: Runner,
     tokenizer: Arc<Tokenizer>,
+    /// Form in which the model marks reasoning.
+    format: &'static AnswerFormat,
+    /// What comes before the sampler, for each answer anew.
+    filters: Vec<Box<dyn Filter>>,
     pub params: SampleParams,
+    pub reasoning: ReasoningShow,
     pub n_predict: Option<usize>,
     pub on_full: OnFull,
     /// Whether Ctrl-C ends the answer rather than the program.
@@ -50,13 +60,11 @@ impl Talk {
     /// A conversation without a message with a model that is made ready.
     pub fn new(args: &ChatArgs, model: Model, catches: bool) -> Result<Talk, CliError> {
         let (tokenizer, engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
-        let prompter = Prompter::new(&tokenizer).map_err(CliError::of_model(model.path()))?;
-        if !prompter.has_template() {
-            return Err(CliError::of_model(model.path())(
-                "it has no chat template, as models that only continue texts: `teff run --raw` does \
-                 that",
-            ));
-        }
+        let at = CliError::of_model(model.path());
+        let source = args.template.source()?;
+        let variables = variables(args, &tokenizer, source.as_deref()).map_err(at)?;
+        let format = args.template.format(&model, source.as_deref(), &tokenizer);
+        let filters = args.template.budget(format, &tokenizer)?.into_iter().collect();
         let n_ctx = engine.decoder().kv().n_ctx();
         let tokenizer = Arc::new(tokenizer);
         let runner = Runner::start(engine, Some(tokenizer.clone()), 1);
@@ -64,12 +72,16 @@ impl Talk {
         let params = args.sampling.params_of(model.file())?;
         let mut chat = Chat::new(runner.session(), tokenizer.clone(), n_ctx);
         chat.set_system(args.system.clone());
+        chat.set_template(source, variables);
         Ok(Talk {
             model,
             chat,
             runner,
             tokenizer,
+            format,
+            filters,
             params,
+            reasoning: args.reasoning,
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
             catches,
@@ -83,8 +95,9 @@ impl Talk {
     pub fn move_to(&mut self, other: Talk) {
         let (system, messages) = (self.chat.system().map(str::to_owned), self.chat.messages());
         let messages = messages.to_vec();
-        let Talk { model, chat, runner, tokenizer, .. } = other;
+        let Talk { model, chat, runner, tokenizer, format, filters, .. } = other;
         (self.model, self.chat, self.runner, self.tokenizer) = (model, chat, runner, tokenizer);
+        (self.format, self.filters) = (format, filters);
         self.chat.set_system(system);
         self.chat.set_messages(messages);
         (self.last, self.is_told) = (None, false);
@@ -126,12 +139,14 @@ impl Talk {
         progress::clear_line();
         screen.end()?;
         match result {
-            Ok(content) if content.is_empty() && self.was_cancelled() => {
+            Ok(Answer { content, reasoning, .. })
+                if content.is_empty() && reasoning.is_empty() && self.was_cancelled() =>
+            {
                 self.chat.pop();
                 note(format_args!("stopped before the answer began: your message is taken back"));
             }
-            Ok(content) => {
-                self.chat.push(Message::new("assistant", content));
+            Ok(answer) => {
+                self.chat.push(Message::answer(answer.reasoning, answer.content));
                 self.tell_how_it_ended();
             }
             Err(Refusal::Problem(problem)) => {
@@ -147,17 +162,17 @@ impl Talk {
         self.last.is_some_and(|stats| stats.finish == FinishReason::Cancelled)
     }
 
-    /// The answer's text.
-    fn try_answer(&mut self, screen: &mut Screen<'_>) -> Result<String, Refusal> {
+    /// The answer, in as many parts as a context that shifts makes of it.
+    fn try_answer(&mut self, screen: &mut Screen<'_>) -> Result<Answer, Refusal> {
         self.n_answers += 1;
-        let (mut begun, mut content) = (Vec::new(), String::new());
-        // Figures of the parts of an answer that a full context has cut.
+        let mut coming = Coming::new(self);
+        // Figures of the parts so far.
         let mut whole: Option<Stats> = None;
         loop {
-            let stats = match self.part(&mut begun, &mut content, screen) {
+            let stats = match self.part(&mut coming, screen) {
                 Err(Refusal::Problem(problem)) => {
                     // A prompt that is too long, or whose answer has no room.
-                    if self.on_full == OnFull::Shift && self.drop_turns(begun.len())? {
+                    if self.on_full == OnFull::Shift && self.drop_turns(coming.tokens.len())? {
                         continue;
                     }
                     return Err(Refusal::Problem(problem));
@@ -168,10 +183,17 @@ impl Talk {
             (whole, self.last) = (Some(stats), Some(stats));
             let is_full =
                 matches!(stats.finish, FinishReason::ContextFull | FinishReason::OutOfMemory);
-            if !(is_full && self.on_full == OnFull::Shift && self.drop_turns(begun.len())?) {
-                return Ok(content);
+            let goes_on = is_full && self.on_full == OnFull::Shift;
+            if !(goes_on && self.drop_turns(coming.tokens.len())?) {
+                break;
             }
         }
+        let rest = coming.parser.as_mut().map(AnswerParser::finish).unwrap_or_default();
+        coming.take(rest, screen)?;
+        if coming.n_hidden > 0 {
+            note(format_args!("thinking: {} tokens", coming.n_hidden));
+        }
+        Ok(coming.answer)
     }
 
     /// Drops the oldest turns and says so; `false` if there is only one.
@@ -187,44 +209,34 @@ impl Talk {
     }
 
     /// The answer, or what comes of it until the context is full.
-    fn part(
-        &mut self,
-        begun: &mut Vec<u32>,
-        content: &mut String,
-        screen: &mut Screen<'_>,
-    ) -> Result<Stats, Refusal> {
-        let mut sampling = self.params.clone();
-        sampling.seed = sampling.seed.wrapping_add(self.n_answers - 1);
+    fn part(&mut self, coming: &mut Coming, screen: &mut Screen<'_>) -> Result<Stats, Refusal> {
+        let prompt = self.chat.prompt().map_err(|error| self.problem(&error))?;
+        coming.begin(&prompt.rendered.text);
         let mut request = Request::default();
-        request.sampling = sampling;
-        request.max_tokens = self.n_predict.map(|n| n.saturating_sub(begun.len()));
-        let file = self.model.file().clone();
-        let turn = self.chat.answer(request, begun);
-        let turn = match turn {
-            Ok(turn) => turn,
-            Err(error) => return Err(Refusal::Problem(template_problem(&error))),
-        };
+        request.sampling = self.params.clone();
+        request.sampling.seed = self.params.seed.wrapping_add(self.n_answers - 1);
+        request.max_tokens = self.n_predict.map(|n| n.saturating_sub(coming.tokens.len()));
+        request.filters.clone_from(&self.filters);
+        let (file, tokenizer) = (self.model.file(), &self.tokenizer);
+        let turn = self.chat.answer(&prompt, request, &coming.tokens);
         let cancel = turn.cancel_token().clone();
         let _caught = self.catches.then(|| interrupt::instead(move || cancel.cancel()));
         for event in turn {
             file.check_uncut()?;
             match event {
                 AnswerEvent::Token(TokenEvent::Token { id, text, .. }) => {
-                    begun.push(id);
-                    content.push_str(&text);
-                    screen.text(&text)?;
+                    coming.token(id, text, tokenizer, screen)?;
                 }
                 AnswerEvent::Token(TokenEvent::Rest(text)) => {
-                    content.push_str(&text);
-                    screen.text(&text)?;
+                    let deltas = coming.parse(text);
+                    coming.take(deltas, screen)?;
                 }
                 AnswerEvent::Token(TokenEvent::Prompt { done, total }) => {
                     progress::show_line(&format!("reading: {done} of {total} tokens"));
                 }
                 AnswerEvent::End(Ok(stats)) => return Ok(stats),
                 AnswerEvent::End(Err(error @ EngineError::PromptTooLong { .. })) => {
-                    let error = CliError::from(error);
-                    return Err(Refusal::Problem(error.one_line()));
+                    return Err(Refusal::Problem(CliError::from(error).one_line()));
                 }
                 AnswerEvent::End(Err(error)) => {
                     return Err(CliError::of_model(self.model.path())(error).into());
@@ -264,6 +276,105 @@ impl Talk {
     pub fn n_used(&self) -> usize {
         self.chat.session().tokens().len()
     }
+}
+
+/// An answer that is under way.
+struct Coming {
+    tokens: Vec<u32>,
+    answer: Answer,
+    /// `None`: all is text.
+    parser: Option<AnswerParser>,
+    has_begun: bool,
+    shows_reasoning: bool,
+    /// Tokens of reasoning that are not shown.
+    n_hidden: usize,
+}
+
+impl Coming {
+    fn new(talk: &Talk) -> Coming {
+        let parsed = talk.reasoning != ReasoningShow::Off;
+        let parser = parsed.then(|| {
+            AnswerParser::new(talk.format, Tools::none()).with_vocabulary(&talk.tokenizer)
+        });
+        let shows_reasoning = talk.reasoning == ReasoningShow::Show;
+        let (tokens, answer) = (Vec::new(), Answer::default());
+        Coming { tokens, answer, parser, has_begun: false, shows_reasoning, n_hidden: 0 }
+    }
+
+    /// Looks at the prompt once: it may have opened reasoning.
+    fn begin(&mut self, prompt: &str) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.parser = self.parser.take().map(|parser| parser.after_prompt(prompt));
+        }
+    }
+
+    /// A token with the text that may be shown since it.
+    fn token(
+        &mut self,
+        id: u32,
+        text: String,
+        tokenizer: &Tokenizer,
+        screen: &mut Screen<'_>,
+    ) -> Result<(), CliError> {
+        self.tokens.push(id);
+        let deltas = match &mut self.parser {
+            Some(parser) => {
+                let is_hidden = !self.shows_reasoning && parser.in_reasoning();
+                self.n_hidden += usize::from(is_hidden);
+                parser.push_id(tokenizer, id, &text)
+            }
+            None => vec![AnswerDelta::Text(text)],
+        };
+        if self.n_hidden > 0 && self.answer.content.is_empty() {
+            progress::show_line(&format!("thinking: {} tokens", self.n_hidden));
+        }
+        self.take(deltas, screen)
+    }
+
+    fn parse(&mut self, text: String) -> Vec<AnswerDelta> {
+        match &mut self.parser {
+            Some(parser) => parser.push(&text),
+            None => vec![AnswerDelta::Text(text)],
+        }
+    }
+
+    /// Shows what is new, and keeps it.
+    fn take(&mut self, deltas: Vec<AnswerDelta>, screen: &mut Screen<'_>) -> Result<(), CliError> {
+        for delta in deltas {
+            match &delta {
+                AnswerDelta::Text(text) => screen.text(text)?,
+                AnswerDelta::Reasoning(text) if self.shows_reasoning => screen.reasoning(text)?,
+                _ => {}
+            }
+            self.answer.add(delta);
+        }
+        Ok(())
+    }
+}
+
+/// Variables of the template that the user wants.
+fn variables(
+    args: &ChatArgs,
+    tokenizer: &Tokenizer,
+    source: Option<&str>,
+) -> Result<Map<String, Json>, CliError> {
+    let prompter = args.template.prompter(tokenizer, source)?;
+    if !prompter.has_template() {
+        return Err(CliError::failed(format!(
+            "it has no chat template, as models that only continue texts (`teff run --raw`); \
+             --chat-template takes a file or one of {}",
+            builtin_names()
+        )));
+    }
+    // Switches are tried on a conversation.
+    let mut input = json!({
+        "messages": [{ "role": "user", "content": "Hello" }],
+        "add_generation_prompt": true,
+    });
+    args.template.complete(&prompter, &mut input)?;
+    let Json::Object(mut fields) = input else { return Ok(Map::new()) };
+    fields.retain(|name, _| name != "messages" && name != "add_generation_prompt");
+    Ok(fields)
 }
 
 /// Figures of two parts of one answer.

@@ -316,6 +316,12 @@ impl Tokenizer {
         self.vocab().is_some_and(|vocab| vocab.is_control(id))
     }
 
+    /// Whether the token has a meaning of its own: control and unknown tokens, and user-defined ones,
+    /// which are text at the same time.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.vocab().is_some_and(|vocab| vocab.is_special(id))
+    }
+
     /// Name of the algorithm, for people.
     pub fn kind(&self) -> &'static str {
         self.text_kind().map_or("token ids without texts", |kind| kind.pipeline.algorithm())

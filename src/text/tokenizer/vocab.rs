@@ -104,6 +104,11 @@ impl Vocab {
         self.attr(id) & (attr::CONTROL | attr::UNKNOWN) != 0
     }
 
+    /// Whether the token is found in texts before they are cut (control, unknown, user-defined).
+    pub fn is_special(&self, id: u32) -> bool {
+        self.attr(id) & (attr::CONTROL | attr::UNKNOWN | attr::USER) != 0
+    }
+
     /// A token as a model of the `tokenizers` crate gives it.
     pub fn token(&self, id: u32, offsets: (usize, usize)) -> Token {
         Token::new(id, self.str(id).unwrap_or_default().to_owned(), offsets)

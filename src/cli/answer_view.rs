@@ -1,0 +1,161 @@
+//! An answer as people see it: reasoning told apart from the answer itself.
+
+use crate::text::{AnswerDelta, AnswerFormat, AnswerParser, Tokenizer, Tools};
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+/// Begins and ends dimmed text on a terminal.
+const DIM: (&str, &str) = ("\x1b[2m", "\x1b[22m");
+
+/// What to do with reasoning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReasoningShow {
+    /// Show it before the answer, dimmed on a terminal
+    #[default]
+    Show,
+    /// Leave it out, and tell how long it was
+    Hide,
+    /// Show all text as the model writes it, marks included
+    Off,
+}
+
+/// Turns tokens into the text to be written.
+#[derive(Debug)]
+pub struct AnswerView {
+    parser: Option<AnswerParser>,
+    tokenizer: Arc<Tokenizer>,
+    show: ReasoningShow,
+    dims: bool,
+    /// What was written last.
+    last: Last,
+    n_reasoning: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Nothing,
+    Reasoning,
+    Text,
+}
+
+/// Whether standard output is a terminal that shows dimmed text.
+pub fn stdout_dims() -> bool {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stdout().is_terminal() && !plain
+}
+
+impl AnswerView {
+    /// A view of an answer in `format` to `prompt`; without a format, or with
+    /// [`ReasoningShow::Off`], the text is written as it comes.
+    pub fn new(
+        format: Option<&'static AnswerFormat>,
+        prompt: &str,
+        tokenizer: Arc<Tokenizer>,
+        show: ReasoningShow,
+        dims: bool,
+    ) -> AnswerView {
+        let format = format.filter(|_| show != ReasoningShow::Off);
+        let parser = format.map(|format| {
+            AnswerParser::new(format, Tools::none())
+                .with_vocabulary(&tokenizer)
+                .after_prompt(prompt)
+        });
+        AnswerView { parser, tokenizer, show, dims, last: Last::Nothing, n_reasoning: 0 }
+    }
+
+    /// The text to be written after a token with its text.
+    pub fn token(&mut self, id: u32, text: String) -> String {
+        let Some(parser) = &mut self.parser else { return text };
+        self.n_reasoning += usize::from(parser.in_reasoning());
+        let deltas = parser.push_id(&self.tokenizer, id, &text);
+        self.write(deltas)
+    }
+
+    /// The text to be written after text that was held back.
+    pub fn rest(&mut self, text: String) -> String {
+        let Some(parser) = &mut self.parser else { return text };
+        let deltas = parser.push(&text);
+        self.write(deltas)
+    }
+
+    /// The text to be written at the end.
+    pub fn finish(&mut self) -> String {
+        let Some(parser) = &mut self.parser else { return String::new() };
+        let deltas = parser.finish();
+        let mut text = self.write(deltas);
+        if self.last == Last::Reasoning && self.dims && self.show == ReasoningShow::Show {
+            text.push_str(DIM.1);
+        }
+        text
+    }
+
+    /// Tokens of reasoning that are not shown.
+    pub fn n_hidden(&self) -> usize {
+        if self.show == ReasoningShow::Hide { self.n_reasoning } else { 0 }
+    }
+
+    fn write(&mut self, deltas: Vec<AnswerDelta>) -> String {
+        let mut out = String::new();
+        for delta in deltas {
+            match delta {
+                AnswerDelta::Reasoning(text) if self.show == ReasoningShow::Show => {
+                    if self.last != Last::Reasoning && self.dims {
+                        out.push_str(DIM.0);
+                    }
+                    out.push_str(&text);
+                    self.last = Last::Reasoning;
+                }
+                AnswerDelta::Text(text) => {
+                    if self.last == Last::Reasoning {
+                        out.push_str(if self.dims { DIM.1 } else { "" });
+                        out.push_str("\n\n");
+                    }
+                    out.push_str(&text);
+                    self.last = Last::Text;
+                }
+                _ => {}
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(show: ReasoningShow, dims: bool) -> String {
+        let deltas = || {
+            ["Hm", "m."]
+                .map(|text| AnswerDelta::Reasoning(text.into()))
+                .into_iter()
+                .chain([AnswerDelta::Text("Three.".into())])
+        };
+        let mut view = AnswerView {
+            parser: None,
+            tokenizer: Arc::new(crate::text::Tokenizer::from_gguf(&file()).unwrap()),
+            show,
+            dims,
+            last: Last::Nothing,
+            n_reasoning: 0,
+        };
+        deltas().map(|delta| view.write(vec![delta])).collect()
+    }
+
+    /// A file without a vocabulary.
+    fn file() -> gguf_rs_lite::GgufFile {
+        let mut writer = gguf_rs_lite::GgufWriter::new(Vec::new());
+        writer.add("general.architecture", "llama").unwrap();
+        writer.add("tokenizer.ggml.model", "none").unwrap();
+        let bytes = writer.write_header().unwrap().finish().unwrap();
+        gguf_rs_lite::GgufFile::from_bytes(bytes).unwrap()
+    }
+
+    #[test]
+    fn reasoning_is_dimmed_hidden_or_plain() {
+        assert_eq!(shown(ReasoningShow::Show, true), "\x1b[2mHmm.\x1b[22m\n\nThree.");
+        assert_eq!(shown(ReasoningShow::Show, false), "Hmm.\n\nThree.");
+        assert_eq!(shown(ReasoningShow::Hide, true), "Three.");
+    }
+}

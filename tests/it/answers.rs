@@ -1,0 +1,183 @@
+//! Raw outputs of model families against what they mean: the cases of `tests/golden/tool_calls.json.xz`
+//! and of a larger folder where there is one, whole and in every two and many pieces.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use teff::text::{Answer, AnswerFormat, AnswerParser, Tools};
+
+use crate::require::fixtures;
+use crate::tokenizers::unpacked;
+
+/// A family's cases: `family`, `tools` and `cases`.
+fn committed() -> Vec<Value> {
+    let packed: Value = serde_json::from_slice(&unpacked("tool_calls.json.xz")).unwrap();
+    packed.as_array().unwrap().clone()
+}
+
+fn more() -> Option<Vec<Value>> {
+    let folder = fixtures("tool_calls")?;
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let read = files.map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap());
+    Some(read.filter(|file: &Value| file.get("cases").is_some()).collect())
+}
+
+/// The answer of a text in pieces.
+fn streamed<'t>(
+    format: &'static AnswerFormat,
+    tools: &Tools,
+    pieces: impl IntoIterator<Item = &'t str>,
+) -> Answer {
+    let mut parser = AnswerParser::new(format, tools.clone()).after_unknown_prompt();
+    let mut answer = Answer::default();
+    for piece in pieces {
+        parser.push(piece).into_iter().for_each(|delta| answer.add(delta));
+    }
+    parser.finish().into_iter().for_each(|delta| answer.add(delta));
+    answer
+}
+
+/// The answer in the form of the fixtures.
+fn spelled(answer: &Answer) -> Value {
+    let call = |call: &teff::text::ToolCall| {
+        let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
+        let mut spelled = json!({ "name": call.name, "arguments": arguments });
+        if call.id_is_models {
+            spelled["id"] = Value::from(call.id.as_str());
+        }
+        spelled
+    };
+    let calls: Vec<Value> = answer.tool_calls.iter().map(call).collect();
+    json!({ "content": answer.content, "reasoning": answer.reasoning, "tool_calls": calls })
+}
+
+/// Cuts a text into pieces of `n` characters.
+fn pieces(text: &str, n: usize) -> Vec<&str> {
+    let mut starts: Vec<usize> = text.char_indices().map(|(at, _)| at).step_by(n).collect();
+    starts.push(text.len());
+    starts.windows(2).map(|w| &text[w[0]..w[1]]).collect()
+}
+
+/// Checks a file's cases; the number of those.
+fn check(file: &Value) -> usize {
+    let family = file["family"].as_str().unwrap();
+    let format = AnswerFormat::by_name(family).unwrap_or_else(|| panic!("{family}"));
+    let tools = Tools::from_json(&file["tools"]);
+    let cases = file["cases"].as_array().unwrap();
+    for case in cases {
+        let (raw, name) = (case["raw"].as_str().unwrap(), &case["case"]);
+        let whole = Answer::parse(format, tools.clone(), raw);
+        let mut expected = case.clone();
+        expected
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| matches!(key.as_str(), "content" | "reasoning" | "tool_calls"));
+        assert_eq!(spelled(&whole), expected, "{family}: {name}");
+        for (cut, _) in raw.char_indices() {
+            let halves = [&raw[..cut], &raw[cut..]];
+            assert_eq!(streamed(format, &tools, halves), whole, "{family}: {name}: cut at {cut}");
+        }
+        for n in 1..9 {
+            let parts = pieces(raw, n);
+            assert_eq!(streamed(format, &tools, parts), whole, "{family}: {name}: {n} at a time");
+        }
+    }
+    cases.len()
+}
+
+#[test]
+fn raw_outputs_mean_what_the_goldens_say() {
+    let n: usize = committed().iter().map(check).sum();
+    assert!(n >= 40, "{n} cases");
+}
+
+#[test]
+fn more_raw_outputs_mean_what_the_fixtures_say() {
+    let Some(files) = more() else { return };
+    assert!(files.iter().map(check).sum::<usize>() >= 40);
+}
+
+#[test]
+fn without_tools_no_golden_makes_a_call() {
+    for file in committed() {
+        let format = AnswerFormat::by_name(file["family"].as_str().unwrap()).unwrap();
+        for case in file["cases"].as_array().unwrap() {
+            let answer = Answer::parse(format, Tools::none(), case["raw"].as_str().unwrap());
+            assert!(answer.tool_calls.is_empty(), "{}", case["case"]);
+        }
+    }
+}
+
+/// Ten megabytes of what opens and never closes take as long as ten megabytes do: a quadratic parser
+/// would take hours, so this test ends or does not.
+#[test]
+fn hostile_text_is_read_once() {
+    let tools = Tools::from_json(&json!([{ "function": { "name": "f" } }]));
+    let n_bytes = 10 << 20;
+    for format in AnswerFormat::all() {
+        let mut units: Vec<String> = format.triggers().map(str::to_owned).collect();
+        units.extend(format.triggers().map(|open| format!("{open}{{\"name\":\"")));
+        units.extend(format.reasoning_marks().map(|(open, close)| format!("{close}{open}")));
+        units.push("<tool_call><function=f><parameter=a>".to_owned());
+        units.push("<|channel|>commentary to=functions.f<|message|>{\"a\":\"".to_owned());
+        units.push("{\"[(".to_owned());
+        units.push(" ".to_owned());
+        for unit in units {
+            let text = unit.repeat(n_bytes / unit.len() / 16);
+            let mut answer = streamed(format, &tools, [&text[..]]);
+            answer = match text.len() < 1 << 20 {
+                true => answer,
+                false => streamed(format, &tools, pieces(&text, 7)),
+            };
+            assert!(answer.content.len() + answer.reasoning.len() <= text.len());
+            assert!(answer.tool_calls.is_empty());
+        }
+    }
+}
+
+/// The goldens with bytes taken away, doubled and swapped: nothing panics, cuts change nothing, and no
+/// text comes from nowhere.
+#[test]
+fn mangled_outputs_are_read_alike_in_any_pieces() {
+    let mut state = 7_u64;
+    let mut draw = |n: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n.max(1)
+    };
+    for file in committed() {
+        let tools = Tools::from_json(&file["tools"]);
+        let cases = file["cases"].as_array().unwrap();
+        for case in cases.iter().cycle().take(200) {
+            let mut chars: Vec<char> = case["raw"].as_str().unwrap().chars().collect();
+            for _ in 0..=draw(4) {
+                let (at, to) = (draw(chars.len()), draw(chars.len()));
+                match draw(4) {
+                    0 => drop(chars.drain(at.min(to)..at.max(to))),
+                    1 => chars.extend_from_within(at.min(to)..at.max(to)),
+                    2 if !chars.is_empty() => chars.swap(at, to),
+                    _ => chars.insert(at, ['é', '"', '{', '}', '<', '\n', ' ', '>'][draw(8)]),
+                }
+                chars.truncate(2000);
+            }
+            let raw: String = chars.into_iter().collect();
+            let all = AnswerFormat::all();
+            let own = AnswerFormat::by_name(file["family"].as_str().unwrap()).unwrap();
+            for format in [own, &all[draw(all.len())]] {
+                let whole = Answer::parse(format, tools.clone(), &raw);
+                for n in [1, 2, 3, 1 + draw(20)] {
+                    let parts = pieces(&raw, n);
+                    let streamed = streamed(format, &tools, parts);
+                    assert_eq!(streamed, whole, "{}: {n} at a time: {raw}", format.name);
+                }
+                let shown = whole.content.len() + whole.reasoning.len();
+                assert!(shown <= raw.len(), "{}: {raw}", format.name);
+                for call in &whole.tool_calls {
+                    let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
+                    assert!(arguments.is_object(), "{}: {raw}", format.name);
+                }
+            }
+        }
+    }
+}
