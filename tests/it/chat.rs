@@ -144,7 +144,11 @@ fn a_saved_conversation_goes_on_as_if_nothing_had_happened() {
         assert_eq!(std::fs::read(&session).unwrap(), bytes, "what cannot be read stays");
     }
     std::fs::write(&session, &whole).unwrap();
-    let keys = vec![("tokenizer.chat_template", TEMPLATE.into()), ("general.name", "other".into())];
+    let keys = vec![
+        ("tokenizer.chat_template", TEMPLATE.into()),
+        ("llama.context_length", N_CTX_TRAIN.into()),
+        ("general.name", "other".into()),
+    ];
     let other = folder.tiny_with("other", keys);
     let error = error_of(&chat(&other, &args, "x\n"), 1);
     assert!(error.contains("s.chat") && error.contains("model"), "{error}");
