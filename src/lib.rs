@@ -23,6 +23,8 @@ pub mod sample;
 pub mod tensor;
 pub mod text;
 
+#[cfg(feature = "chat-template")]
+pub use engine::Chat;
 pub use engine::{
     Answer, AnswerEvent, CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model,
     Request, Runner, Scheduler, Session, Stats, TokenEvent,

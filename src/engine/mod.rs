@@ -422,6 +422,11 @@ impl Engine {
         Ok(Engine { decoder, classifier: classifier.map(Arc::new), origin })
     }
 
+    /// Length of the context in tokens.
+    pub fn n_ctx(&self) -> usize {
+        self.decoder.kv().n_ctx()
+    }
+
     /// Number of worker threads.
     pub fn n_threads(&self) -> usize {
         self.decoder.n_threads()

@@ -65,7 +65,7 @@ impl Talk {
         let variables = variables(args, &tokenizer, source.as_deref()).map_err(at)?;
         let format = args.template.format(&model, source.as_deref(), &tokenizer);
         let filters = args.template.budget(format, &tokenizer)?.into_iter().collect();
-        let n_ctx = engine.decoder().kv().n_ctx();
+        let n_ctx = engine.n_ctx();
         let tokenizer = Arc::new(tokenizer);
         let runner = Runner::start(engine, Some(tokenizer.clone()), 1);
         let runner = runner.map_err(CliError::of_model(model.path()))?;
