@@ -30,6 +30,7 @@ mod sampling;
 mod shown;
 mod source;
 mod space;
+mod speculate;
 mod split;
 mod target;
 mod template;

@@ -249,16 +249,17 @@ impl EngineArgs {
         }
     }
 
-    /// Vocabulary and engine of a model that continues texts.
+    /// Vocabulary and engine of a model that continues texts, with as many rows of logits.
     pub fn ready(
         &self,
         model: &Model,
         context: &ContextArgs,
         kv_type: KvType,
+        max_outputs: usize,
     ) -> Result<(Tokenizer, Engine), CliError> {
         context.check(model, self, kv_type)?;
         let n_ctx = context.ctx.map(|n| n as usize);
-        let options = EngineOptions { n_ctx, ..self.options(kv_type)? };
+        let options = EngineOptions { n_ctx, max_outputs, ..self.options(kv_type)? };
         // Building the vocabulary takes as long as binding the weights: both are done at once.
         let (tokenizer, engine) = std::thread::scope(|scope| {
             let tokenizer = threads::spawn(scope, || tokenizer_of(model))?;

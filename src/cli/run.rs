@@ -4,6 +4,7 @@ use super::answer_view::{self, AnswerView, ReasoningShow};
 use super::lines::without_bom;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, whole_number};
 use super::sampling::SamplingArgs;
+use super::speculate::SpeculateArgs;
 use super::template_args::{TemplateArgs, builtin_names};
 use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
@@ -53,6 +54,8 @@ pub struct RunArgs {
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
+    speculate: SpeculateArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
 }
 
@@ -72,7 +75,8 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     // A text that chance had a part in can be made again.
     let seed = (args.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
     let text = given.map_or_else(typed_prompt, Ok)?;
-    let (tokenizer, mut engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
+    let (tokenizer, mut engine) =
+        args.engine.ready(&model, &args.context, KvType::F16, args.speculate.n_rows())?;
     let Prepared { prompt, format, filters } =
         prepare(args, &model, &tokenizer, source.as_deref(), &text)
             .map_err(CliError::of_model(model.path()))?;
@@ -93,6 +97,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         stop: args.stop.clone(),
         // Nobody comes after it.
         cache_prefix: false,
+        speculation: args.speculate.speculation(),
         ..Request::default()
     };
     let mut failure: Option<CliError> = None;

@@ -9,6 +9,7 @@ mod batch;
 #[cfg(feature = "chat-template")]
 mod chat;
 mod classifier;
+mod draft;
 mod embed;
 mod generate;
 mod guard;
@@ -23,6 +24,7 @@ mod vocabulary;
 
 #[cfg(feature = "chat-template")]
 pub use chat::Chat;
+pub use draft::{DRAFT_MAX, Speculation};
 pub use embed::normalize;
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 pub use runner::{Answer, AnswerEvent, Runner, Status};

@@ -1,5 +1,6 @@
 //! Request and answer: what a caller asks of a model, and what it is told.
 
+use super::draft::Speculation;
 use crate::sample::{Filter, Logprobs, SampleParams};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +25,9 @@ pub struct Request {
     /// Whether the request may start from a prefix that another one left in the KV cache, and
     /// leaves its own tokens there. Neither changes a token.
     pub cache_prefix: bool,
+    /// Whether a request that runs alone checks drafts of several tokens at a time, as far as the engine
+    /// gives rows of logits for them. It changes no token.
+    pub speculation: Speculation,
 }
 
 impl Default for Request {
@@ -36,6 +40,7 @@ impl Default for Request {
             stop: Vec::new(),
             logprobs: None,
             cache_prefix: true,
+            speculation: Speculation::Off,
         }
     }
 }
@@ -106,6 +111,10 @@ pub struct Stats {
     pub prompt_time: Duration,
     /// Tokens generated, the ending one included.
     pub n_generated: usize,
+    /// Tokens of drafts that were checked.
+    pub n_drafted: usize,
+    /// Tokens of drafts that came true.
+    pub n_accepted: usize,
     /// Time for all generated tokens but the first, which the prompt's logits gave.
     pub generate_time: Duration,
     /// Reason for the end.

@@ -1,6 +1,7 @@
 //! One request while it is answered: its tokens, its sampler, and what its listener has heard.
 
 use super::EngineError;
+use super::draft::{Drafter, Speculation};
 use super::guard::guarded;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::scheduler::Listener;
@@ -30,6 +31,9 @@ pub(super) struct Task<'l> {
     tokenizer: Option<Arc<Tokenizer>>,
     stream: Option<TextStream>,
     stop: StopStrings,
+    drafter: Drafter,
+    /// Tokens that the step under way computes behind those that are known.
+    draft: Vec<u32>,
     /// Prompt and drawn tokens that the model is to see.
     tokens: Vec<u32>,
     /// Tokens at the front that are computed.
@@ -82,11 +86,16 @@ impl<'l> Task<'l> {
             n_cached: 0,
             prompt_time: Duration::ZERO,
             n_generated: 0,
+            n_drafted: 0,
+            n_accepted: 0,
             generate_time: Duration::ZERO,
             finish: FinishReason::Cancelled,
         };
+        let drafter = Drafter::new(request.speculation);
         Ok(Task {
             arrival,
+            drafter,
+            draft: Vec::new(),
             siblings: Vec::new(),
             request,
             cancel,
@@ -115,6 +124,52 @@ impl<'l> Task<'l> {
     /// Tokens that are yet to be computed.
     pub fn left(&self) -> &[u32] {
         &self.tokens[self.n_done..]
+    }
+
+    /// Drafts at most `n_max` tokens for the next step.
+    pub fn make_draft(&mut self, n_max: usize) {
+        let n_answer = self.request.max_tokens.unwrap_or(usize::MAX) - self.stats.n_generated;
+        // Behind the last token of an answer, or of the context, none is wanted.
+        let n_max = n_max.min(n_answer.saturating_sub(1)).min(self.n_ctx - self.tokens.len());
+        self.draft = self.drafter.draft(&self.tokens, n_max);
+    }
+
+    /// Tokens of the draft for the step under way.
+    pub fn draft(&self) -> &[u32] {
+        &self.draft
+    }
+
+    /// Gives the draft up.
+    pub fn drop_draft(&mut self) {
+        self.draft.clear();
+    }
+
+    /// Gives the draft up, and all that may come where there is no memory for them.
+    pub fn give_drafts_up(&mut self, for_good: bool) {
+        self.draft.clear();
+        if for_good {
+            self.drafter = Drafter::new(Speculation::Off);
+        }
+    }
+
+    /// Number of tokens that were generated.
+    pub fn n_generated(&self) -> usize {
+        self.stats.n_generated
+    }
+
+    /// Takes note of the time of a step with this task alone, which led to `n_new` tokens.
+    pub fn learn(&mut self, n_new: usize, time: Duration) {
+        let n_draft = self.draft.len();
+        self.stats.n_drafted += n_draft;
+        self.stats.n_accepted += n_new.saturating_sub(1);
+        self.drafter.learn(n_draft, n_new, time);
+        self.draft.clear();
+    }
+
+    /// Puts the task on another sequence, which has its first `n` tokens. Returns the one before.
+    pub fn go_back_to(&mut self, sequence: SeqId, n: usize) -> Option<SeqId> {
+        self.n_done = n;
+        self.sequence.replace(sequence)
     }
 
     /// Number of tokens of the prompt that were in the cache.
@@ -226,6 +281,23 @@ impl<'l> Task<'l> {
             kv.remove(sequence);
         }
         self.n_done = 0;
+    }
+
+    /// Draws from the rows of a step that computed the last token and the draft, as long as the draft
+    /// comes true. A panic ends the task.
+    pub fn check_draft<'s>(&mut self, rows: impl Iterator<Item = BlockMax<'s>>) -> Drawn {
+        let draft = std::mem::take(&mut self.draft);
+        let mut expected = draft.iter();
+        let mut drawn = Drawn::Next;
+        for row in rows.take(draft.len() + 1) {
+            drawn = self.advance_guarded(1, Some(row));
+            let came_true = expected.next().is_some_and(|id| self.tokens.last() == Some(id));
+            if !(came_true && matches!(drawn, Drawn::Next)) {
+                break;
+            }
+        }
+        self.draft = draft;
+        drawn
     }
 
     /// Takes note of `n` computed tokens; draws the next one from `row` if they were the last. A

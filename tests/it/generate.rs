@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use teff::decoder::{Outputs, SequenceChunk};
 use teff::engine::{
-    CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Stats,
-    TokenEvent,
+    CancelToken, Engine, EngineError, EngineOptions, FinishReason, Model, Request, Speculation,
+    Stats, TokenEvent,
 };
 
 fn engine(options: &EngineOptions) -> Engine {
@@ -60,6 +60,45 @@ fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
     assert_ne!(answer(&mut engine, request(8, Some(30))).0, first);
     let kv = engine.decoder().kv();
     assert_eq!(kv.kv_bytes(), kv.cached_bytes(), "answers give their pages back");
+}
+
+/// Models whose sequences go back in different ways: plain pages, windows, recurrent states, experts.
+#[test]
+fn drafts_change_no_token() {
+    let names = [
+        "llama-dense",
+        "gemma3-dense",
+        "gpt-oss-moe",
+        "llama-moe",
+        "mamba2-dense",
+        "lfm2-dense",
+        "qwen35-dense",
+    ];
+    for name in names {
+        let file = Arc::new(GgufFile::from_bytes(fixture_model::load(name).gguf).unwrap());
+        let model = Model::from_file(file, Path::new(name)).unwrap();
+        let options = changed(options(), |o| (o.n_ctx, o.max_outputs) = (Some(120), 9));
+        let mut engine = Engine::new(&model, &options).unwrap();
+        let mut n_drafted = 0;
+        for (temperature, max_tokens) in [(0.0, Some(60)), (0.0, None), (1.5, None)] {
+            let mut request = Request::new((0..40).map(|i| 1 + i % 7).collect());
+            request.sampling.temperature = temperature;
+            request.sampling.repeat_penalty = 1.1;
+            request.max_tokens = max_tokens;
+            let (plain, stats) = answer(&mut engine, request.clone());
+            assert_eq!(stats.n_drafted, 0, "{name}: nobody asked for drafts");
+            for speculation in [Speculation::Always, Speculation::Auto] {
+                request.speculation = speculation;
+                let (tokens, stats) = answer(&mut engine, request.clone());
+                assert_eq!(tokens, plain, "{name} {temperature} {max_tokens:?} {speculation:?}");
+                assert!(stats.n_accepted <= stats.n_drafted);
+                n_drafted += stats.n_drafted;
+            }
+        }
+        assert!(n_drafted > 0, "{name}: nothing was drafted");
+        let kv = engine.decoder().kv();
+        assert_eq!(kv.kv_bytes(), kv.cached_bytes(), "{name}: every page is given back");
+    }
 }
 
 #[test]

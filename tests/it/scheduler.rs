@@ -15,8 +15,8 @@ use teff::backend::pages::KvType;
 use teff::backend::{BackendOptions, Executor, StepInput, Unfinished, start};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::{
-    CancelToken, Counters, EngineError, FinishReason, Listener, Model, Request, Scheduler, Stats,
-    TokenEvent,
+    CancelToken, Counters, EngineError, FinishReason, Listener, Model, Request, Scheduler,
+    Speculation, Stats, TokenEvent,
 };
 use teff::sample::rng::Rng;
 use teff::sample::{Candidates, Filter, Logprobs, SampleError, SamplerChain};
@@ -159,6 +159,8 @@ fn request(kind: usize, stop: &[String]) -> Request {
     request.sampling.temperature = [0.0, 50.0, 5.0][kind % 3];
     (request.sampling.top_k, request.sampling.top_p, request.sampling.min_p) = (0, 1.0, 0.0);
     request.cache_prefix = kind != 4;
+    // Drafts change nothing, whatever else happens.
+    request.speculation = [Speculation::Always, Speculation::Off][kind % 2];
     request.logprobs = (kind == 3).then_some(4);
     request.filters = vec![Box::new(Harmless)];
     if kind == PANICKING {

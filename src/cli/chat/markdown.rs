@@ -103,7 +103,14 @@ impl Markdown {
                 out.extend([MARK, &held, RESET]);
                 return;
             }
-            None => return self.first_word(&held, out),
+            None => {
+                self.first_word(&held, out);
+                if next.is_none() {
+                    let stars = std::mem::take(&mut self.held);
+                    self.stars(&stars, false, out);
+                }
+                return;
+            }
         };
         self.line = style;
         out.extend([style, &held]);

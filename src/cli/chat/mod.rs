@@ -16,6 +16,7 @@ mod talk;
 use super::answer_view::ReasoningShow;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, whole_number};
 use super::sampling::SamplingArgs;
+use super::speculate::SpeculateArgs;
 use super::template_args::TemplateArgs;
 use super::{CliError, note};
 use commands::{Desk, Next};
@@ -57,6 +58,8 @@ pub struct ChatArgs {
     context: ContextArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }

@@ -7,7 +7,7 @@ use super::screen::Screen;
 use super::{ChatArgs, OnFull};
 use crate::backend::pages::KvType;
 use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request, Runner};
-use crate::engine::{Stats, TokenEvent};
+use crate::engine::{Speculation, Stats, TokenEvent};
 use crate::sample::{Filter, SampleParams};
 use crate::text::{
     Answer, AnswerDelta, AnswerFormat, AnswerParser, Message, TextError, Tokenizer, Tools,
@@ -30,6 +30,7 @@ pub struct Talk {
     /// What comes before the sampler, for each answer anew.
     filters: Vec<Box<dyn Filter>>,
     pub params: SampleParams,
+    speculation: Speculation,
     pub reasoning: ReasoningShow,
     pub n_predict: Option<usize>,
     pub on_full: OnFull,
@@ -59,7 +60,8 @@ impl<E: Into<CliError>> From<E> for Refusal {
 impl Talk {
     /// A conversation without a message with a model that is made ready.
     pub fn new(args: &ChatArgs, model: Model, catches: bool) -> Result<Talk, CliError> {
-        let (tokenizer, engine) = args.engine.ready(&model, &args.context, KvType::F16)?;
+        let (tokenizer, engine) =
+            args.engine.ready(&model, &args.context, KvType::F16, args.speculate.n_rows())?;
         let at = CliError::of_model(model.path());
         let source = args.template.source()?;
         let variables = variables(args, &tokenizer, source.as_deref()).map_err(at)?;
@@ -81,6 +83,7 @@ impl Talk {
             format,
             filters,
             params,
+            speculation: args.speculate.speculation(),
             reasoning: args.reasoning,
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
@@ -217,6 +220,7 @@ impl Talk {
         request.sampling.seed = self.params.seed.wrapping_add(self.n_answers - 1);
         request.max_tokens = self.n_predict.map(|n| n.saturating_sub(coming.tokens.len()));
         request.filters.clone_from(&self.filters);
+        request.speculation = self.speculation;
         let (file, tokenizer) = (self.model.file(), &self.tokenizer);
         let turn = self.chat.answer(&prompt, request, &coming.tokens);
         let cancel = turn.cancel_token().clone();
@@ -384,6 +388,8 @@ fn joined(first: Stats, second: Stats) -> Stats {
     stats.n_cached = first.n_cached;
     stats.prompt_time += first.prompt_time;
     stats.n_generated += first.n_generated;
+    stats.n_drafted += first.n_drafted;
+    stats.n_accepted += first.n_accepted;
     stats.generate_time += first.generate_time;
     stats
 }

@@ -1,0 +1,204 @@
+//! Drafts: tokens that may come next, so that one step checks several.
+//!
+//! A draft is what followed the last time the same few tokens stood in the prompt or the answer
+//! (prompt lookup). A step computes it behind the last token, and the sampler draws from each row of
+//! logits as if it had come alone; the first token that is not the draft's ends the check, and the
+//! rest is taken back. As logits have the same bits however tokens are cut into steps, and every
+//! token is the sampler's own, with its own random number, the answer is the one without drafts, bit
+//! by bit, at any temperature.
+//!
+//! Cost: a step of several tokens takes longer than a step of one, how much longer depends on model and
+//! machine. So the gain is measured ([`Speculation::Auto`]): drafts begin short, grow when they come
+//! true, and stop for a while when they do not pay.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Tokens of a draft, most.
+pub const DRAFT_MAX: usize = 8;
+/// Tokens of a draft that nothing speaks for yet.
+const DRAFT_FIRST: usize = 2;
+/// Tokens without a draft, after drafts did not pay.
+const PAUSE_TOKENS: usize = 64;
+/// Least gain for which drafts go on.
+const GAIN_MIN: f64 = 1.03;
+/// Share of the newest step in moving averages.
+const NEWEST: f64 = 0.25;
+/// Tokens that have to be the same, for a first draft and behind one that came true.
+const SAME: [usize; 2] = [3, 2];
+
+/// Whether a request checks drafts. It never changes the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Speculation {
+    /// No drafts.
+    #[default]
+    Off,
+    /// Drafts as long as they make the answer faster, by the clock.
+    Auto,
+    /// Drafts wherever there is one.
+    Always,
+}
+
+/// Drafts of one request.
+#[derive(Debug)]
+pub(super) struct Drafter {
+    speculation: Speculation,
+    /// Positions behind the last places of tokens that stand together, for each of [`SAME`].
+    places: [HashMap<[u32; 3], u32>; 2],
+    /// Positions that `places` knows.
+    n_known: usize,
+    /// Tokens of the next draft, most.
+    len: usize,
+    /// Whether the last draft came true at least in part.
+    came_true: bool,
+    /// Tokens until the next draft.
+    pause: usize,
+    /// Moving averages in seconds: of steps without a draft, and of steps with one for each token that
+    /// they led to.
+    plain: Option<f64>,
+    drafted: Option<f64>,
+}
+
+impl Drafter {
+    pub fn new(speculation: Speculation) -> Drafter {
+        Drafter {
+            speculation,
+            places: [HashMap::new(), HashMap::new()],
+            n_known: 0,
+            len: DRAFT_FIRST,
+            came_true: false,
+            pause: 0,
+            plain: None,
+            drafted: None,
+        }
+    }
+
+    /// A draft of at most `n_max` tokens that may follow `tokens`; empty if there is none.
+    pub fn draft(&mut self, tokens: &[u32], n_max: usize) -> Vec<u32> {
+        if self.speculation == Speculation::Off {
+            return Vec::new();
+        }
+        self.learn_places(tokens);
+        let n_max = match self.speculation {
+            Speculation::Always => n_max.min(DRAFT_MAX),
+            _ if self.pause > 0 => 0,
+            // The gain is measured against steps without a draft.
+            _ if self.plain.is_none() => 0,
+            _ => n_max.min(self.len),
+        };
+        let Some(from) = self.last_place(tokens).filter(|_| n_max > 0) else { return Vec::new() };
+        let mut draft = Vec::with_capacity(n_max);
+        for at in from..from + n_max {
+            // What repeats itself is drafted beyond the end.
+            let token = tokens.get(at).or_else(|| draft.get(at - tokens.len())).copied();
+            draft.extend(token);
+        }
+        draft
+    }
+
+    /// Takes note of a step that led to `n_new` tokens, behind a draft of `n_draft`.
+    pub fn learn(&mut self, n_draft: usize, n_new: usize, time: Duration) {
+        let moved = |average: Option<f64>, newest: f64| {
+            Some(average.map_or(newest, |average| average + NEWEST * (newest - average)))
+        };
+        let seconds = time.as_secs_f64();
+        self.pause = self.pause.saturating_sub(n_new);
+        if n_draft == 0 {
+            self.plain = moved(self.plain, seconds);
+            return;
+        }
+        self.came_true = n_new > 1;
+        self.len = match n_new > n_draft {
+            true => (2 * self.len).min(DRAFT_MAX),
+            false => n_new.clamp(DRAFT_FIRST, DRAFT_MAX),
+        };
+        self.drafted = moved(self.drafted, seconds / n_new.max(1) as f64);
+        let gain = self.plain.zip(self.drafted).map(|(plain, drafted)| plain / drafted);
+        if gain.is_some_and(|gain| gain < GAIN_MIN) {
+            (self.pause, self.drafted, self.len) = (PAUSE_TOKENS, None, DRAFT_FIRST);
+        }
+    }
+
+    /// Learns where tokens stand together, but for those at the end.
+    fn learn_places(&mut self, tokens: &[u32]) {
+        for end in self.n_known.max(1)..tokens.len() {
+            for (places, n) in self.places.iter_mut().zip(SAME) {
+                if let Some(key) = key(&tokens[..end], n) {
+                    places.insert(key, end as u32);
+                }
+            }
+        }
+        self.n_known = self.n_known.max(tokens.len());
+    }
+
+    /// Position behind the last place where the tokens stood that are at the end now.
+    fn last_place(&self, tokens: &[u32]) -> Option<usize> {
+        let any = self.came_true || self.speculation == Speculation::Always;
+        let n_kinds = if any { SAME.len() } else { 1 };
+        let mut kinds = self.places.iter().zip(SAME).take(n_kinds);
+        kinds.find_map(|(places, n)| places.get(&key(tokens, n)?).map(|&at| at as usize))
+    }
+}
+
+/// The last `n` tokens.
+fn key(tokens: &[u32], n: usize) -> Option<[u32; 3]> {
+    let last = tokens.get(tokens.len().checked_sub(n)?..)?;
+    let mut key = [u32::MAX; 3];
+    key[..n].copy_from_slice(last);
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(10);
+
+    fn draft(speculation: Speculation, tokens: &[u32], n_max: usize) -> Vec<u32> {
+        let mut drafter = Drafter::new(speculation);
+        drafter.learn(0, 1, STEP);
+        drafter.draft(tokens, n_max)
+    }
+
+    #[test]
+    fn drafts_are_what_followed_the_same_tokens_last_time() {
+        let tokens = [1, 2, 3, 4, 5, 9, 2, 3, 4, 7, 8, 2, 3, 4];
+        assert_eq!(draft(Speculation::Always, &tokens, 3), [7, 8, 2]);
+        assert_eq!(draft(Speculation::Auto, &tokens, 8), [7, 8], "short at first");
+        assert!(draft(Speculation::Off, &tokens, 3).is_empty());
+        assert!(draft(Speculation::Always, &[1, 2, 3, 4], 3).is_empty());
+        assert!(draft(Speculation::Always, &[1], 3).is_empty());
+        // Two tokens do for those who always draft.
+        assert_eq!(draft(Speculation::Always, &[1, 2, 5, 6, 1, 2], 2), [5, 6]);
+        assert!(draft(Speculation::Auto, &[1, 2, 5, 6, 1, 2], 2).is_empty());
+        // A loop goes on.
+        assert_eq!(draft(Speculation::Always, &[4, 5, 4, 5, 4, 5], 5), [4, 5, 4, 5, 4]);
+        assert_eq!(draft(Speculation::Always, &[7, 7, 7, 7], 4), [7; 4]);
+    }
+
+    #[test]
+    fn drafts_grow_when_they_come_true_and_stop_when_they_do_not_pay() {
+        let tokens: Vec<u32> = (0..50).chain(0..3).collect();
+        let mut drafter = Drafter::new(Speculation::Auto);
+        assert!(drafter.draft(&tokens, 8).is_empty(), "the gain cannot be known yet");
+        drafter.learn(0, 1, STEP);
+        for n in [2, 4, 8, 8] {
+            assert_eq!(drafter.draft(&tokens, 8).len(), n);
+            drafter.learn(n, n + 1, STEP + STEP / 2);
+        }
+        // Nothing comes true any more, at three times the cost.
+        for _ in 0..20 {
+            let n = drafter.draft(&tokens, 8).len();
+            drafter.learn(n, 1, if n > 0 { 3 * STEP } else { STEP });
+        }
+        assert!(drafter.pause > 0 && drafter.draft(&tokens, 8).is_empty());
+        for _ in 0..PAUSE_TOKENS {
+            drafter.learn(0, 1, STEP);
+        }
+        assert_eq!(drafter.draft(&tokens, 8).len(), DRAFT_FIRST, "another try");
+        // One try that fails is enough.
+        drafter.learn(DRAFT_FIRST, 1, 2 * STEP);
+        assert!(drafter.draft(&tokens, 8).is_empty());
+    }
+}
