@@ -146,7 +146,6 @@ mod tests {
     /// A file without a vocabulary.
     fn file() -> gguf_rs_lite::GgufFile {
         let mut writer = gguf_rs_lite::GgufWriter::new(Vec::new());
-        writer.add("general.architecture", "llama").unwrap();
         writer.add("tokenizer.ggml.model", "none").unwrap();
         let bytes = writer.write_header().unwrap().finish().unwrap();
         gguf_rs_lite::GgufFile::from_bytes(bytes).unwrap()

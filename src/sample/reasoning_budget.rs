@@ -50,10 +50,6 @@ impl Filter for ReasoningBudget {
             None => {}
         }
     }
-
-    fn keeps_best(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]

@@ -109,29 +109,37 @@ fn without_tools_no_golden_makes_a_call() {
     }
 }
 
-/// Ten megabytes of what opens and never closes take as long as ten megabytes do: a quadratic parser
-/// would take hours, so this test ends or does not.
+/// Text that opens and never closes, whole and in small pieces: a parser that reads it again and again
+/// would take hours for it, so this test ends or does not.
 #[test]
 fn hostile_text_is_read_once() {
     let tools = Tools::from_json(&json!([{ "function": { "name": "f" } }]));
-    let n_bytes = 10 << 20;
     for format in AnswerFormat::all() {
-        let mut units: Vec<String> = format.triggers().map(str::to_owned).collect();
-        units.extend(format.triggers().map(|open| format!("{open}{{\"name\":\"")));
-        units.extend(format.reasoning_marks().map(|(open, close)| format!("{close}{open}")));
-        units.push("<tool_call><function=f><parameter=a>".to_owned());
-        units.push("<|channel|>commentary to=functions.f<|message|>{\"a\":\"".to_owned());
-        units.push("{\"[(".to_owned());
-        units.push(" ".to_owned());
-        for unit in units {
-            let text = unit.repeat(n_bytes / unit.len() / 16);
-            let mut answer = streamed(format, &tools, [&text[..]]);
-            answer = match text.len() < 1 << 20 {
-                true => answer,
-                false => streamed(format, &tools, pieces(&text, 7)),
-            };
-            assert!(answer.content.len() + answer.reasoning.len() <= text.len());
-            assert!(answer.tool_calls.is_empty());
+        let opens: Vec<&str> =
+            format.triggers().chain(format.reasoning_marks().map(|(open, _)| open)).collect();
+        let mut texts: Vec<(String, String)> = Vec::new();
+        for open in &opens {
+            texts.push((String::new(), (*open).to_owned()));
+            texts.push((String::new(), format!("{open}{{\"name\":\"")));
+            texts.extend([" ", "[", "a", "\"", "<"].map(|unit| ((*open).into(), unit.to_owned())));
+        }
+        texts.extend(format.reasoning_marks().map(|(o, c)| (String::new(), format!("{c}{o}"))));
+        for unit in [
+            "<tool_call><function=f><parameter=a>",
+            "<|channel|>commentary to=functions.f<|message|>{\"a\":\"",
+            "{\"[(",
+            " <",
+        ] {
+            texts.push((String::new(), unit.to_owned()));
+        }
+        texts.push(("[".to_owned(), " ".to_owned()));
+        for (start, unit) in texts {
+            let text = start + &unit.repeat((1 << 19) / unit.len());
+            for pieces in [vec![&text[..]], pieces(&text[..text.floor_char_boundary(1 << 16)], 3)] {
+                let answer = streamed(format, &tools, pieces);
+                assert!(answer.content.len() + answer.reasoning.len() <= text.len());
+                assert!(answer.tool_calls.is_empty());
+            }
         }
     }
 }

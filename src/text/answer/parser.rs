@@ -281,8 +281,8 @@ impl AnswerParser {
         self.mode = Mode::Reasoning(reasoning);
         if self.seam {
             // Some models open what their prompt has opened.
-            let first = self.held.space_end(self.at);
-            match self.held.find(first, reasoning.open) {
+            self.skip_to(self.held.space_end(self.at));
+            match self.held.find(self.at, reasoning.open) {
                 Found::Yes(end) => self.skip_to(end),
                 Found::Part => return false,
                 Found::No => {}

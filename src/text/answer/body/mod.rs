@@ -7,11 +7,13 @@ mod python;
 mod tagged;
 
 use super::format::{Body, CallForm};
-use super::held::Held;
+use super::held::{Held, is_space};
 use super::tools::Tools;
 
 /// Bytes of a name, at most; a longer one is none.
 const NAME_BYTES_MAX: usize = 256;
+/// White space before the first element of an array, at most, where it tells JSON from Python.
+const SPACE_BYTES_MAX: usize = 64;
 
 /// A call as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,8 +71,11 @@ impl Reader {
         let python = form.bodies.iter().any(|body| matches!(body, Body::Python));
         let mut json = matches!(first, b'{' | b'[');
         if json && python && first == b'[' {
-            match held.byte(held.space_end(at + 1)) {
-                Some(second) => json = second == b'{',
+            let behind = &held.text.as_bytes()[at + 1..];
+            let seen = &behind[..behind.len().min(SPACE_BYTES_MAX)];
+            match seen.iter().find(|byte| !is_space(**byte)) {
+                Some(second) => json = *second == b'{',
+                None if seen.len() == SPACE_BYTES_MAX => json = false,
                 None if held.ended => return Err(()),
                 None => return Ok(None),
             }
