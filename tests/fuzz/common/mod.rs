@@ -82,7 +82,7 @@ pub fn tiny_folder() -> PathBuf {
 }
 
 /// Weights of that Llama, all alike.
-fn tiny_weights() -> Vec<u8> {
+pub fn tiny_weights() -> Vec<u8> {
     let layer = |name: &str| format!("model.layers.0.{name}.weight");
     let tensors = [
         ("model.embed_tokens.weight".to_owned(), vec![64, 16]),
