@@ -3,7 +3,7 @@
 use super::observer::Observer;
 use super::pages::{CacheOp, PageFill, PageId, StateSlot};
 use super::program::Program;
-use crate::tensor::memory::OutOfMemory;
+use crate::tensor::memory::{NoThreads, OutOfMemory};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            StartError::Threads(error) => NoThreads(error).fmt(f),
             StartError::Memory(error) => error.fmt(f),
         }
     }

@@ -75,6 +75,9 @@ impl fmt::Display for CacheError {
         use CacheError as E;
         match self {
             E::BadRef { given, reason } => write!(f, "model `{given}`: {reason}"),
+            E::NoSuchModel { given, .. } if given.contains(std::path::is_separator) => {
+                write!(f, "{given}: there is no such file")
+            }
             E::NoSuchModel { given, aliases } => write!(
                 f,
                 "no file and no alias `{given}` (aliases: {aliases}; a hub model is \

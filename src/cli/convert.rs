@@ -1,15 +1,18 @@
 //! `teff convert`: a Hugging Face folder, or a repository of the hub, as one GGUF file.
 
+use super::edit::told;
 use super::options::cache_of;
 use super::progress::{StderrProgress, Told, WorkProgress};
 use super::{CliError, interrupt, space};
 use crate::cache::ModelRef;
-use crate::convert::{Conversion, ConvertError, ConvertOptions, TargetType};
+use crate::convert::{Conversion, ConvertError, ConvertOptions, Place, TargetType};
 use crate::model::describe::bytes;
 use crate::text::is_pre_tokenizer;
+use gguf_rs_lite::GgufFile;
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// `teff convert`
@@ -18,7 +21,7 @@ pub struct ConvertArgs {
     /// The folder: config.json, *.safetensors and the files of the tokenizer; hf:owner/repo
     /// downloads one
     #[arg(value_name = "DIR")]
-    source: PathBuf,
+    source: ModelRef,
     /// The file to write
     #[arg(short, long, value_name = "OUT.gguf", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
@@ -61,14 +64,17 @@ fn parse_pre(text: &str) -> Result<String, String> {
 }
 
 /// The folder, fetched if need be.
-fn folder(source: &Path) -> Result<PathBuf, CliError> {
-    let Some(name) = source.to_str().filter(|name| name.starts_with("hf:")) else {
-        return Ok(source.to_owned());
-    };
-    let model: ModelRef = name.parse()?;
-    let cache = cache_of(&model)?;
-    let mut progress = StderrProgress::new();
-    interrupt::orderly(|cancel| cache.checkpoint(&model, &mut progress, cancel))
+fn folder(source: &ModelRef) -> Result<PathBuf, CliError> {
+    match source {
+        ModelRef::Path(path) => Ok(path.clone()),
+        // Nothing is to be converted there; a folder of the name may be.
+        ModelRef::Alias(alias) => Ok(PathBuf::from(alias.name)),
+        ModelRef::Hub { .. } => {
+            let cache = cache_of(source)?;
+            let mut progress = StderrProgress::new();
+            interrupt::orderly(|cancel| cache.checkpoint(source, &mut progress, cancel))
+        }
+    }
 }
 
 /// Converts a folder.
@@ -83,10 +89,16 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
     let (pre, name, base) = (args.pre.clone(), args.name.clone(), args.base.clone());
     let options = ConvertOptions { ty, pre, name, base };
     let folder = folder(&args.source)?;
+    let output = args.output.as_ref().filter(|_| !args.dry_run);
+    if let Some(output) = output {
+        let files = files_of(&folder);
+        space::check_output(output, files.iter().map(PathBuf::as_path), &[])?;
+    }
     let conversion = plan(&folder, &options)?;
     let start = Instant::now();
-    if let Some(output) = args.output.as_ref().filter(|_| !args.dry_run) {
-        write(&conversion, &folder, output)?;
+    match output {
+        Some(output) => write(&conversion, &folder, output)?,
+        None => drop(outline(&conversion, &folder)?),
     }
     Ok(tell(args, &conversion, start.elapsed(), out)?)
 }
@@ -107,14 +119,18 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
     Ok(conversion)
 }
 
-/// Refuses an output that is a file of the folder.
+/// The files of a folder.
+pub fn files_of(folder: &Path) -> Vec<PathBuf> {
+    let files = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| !path.is_dir()).collect()
+}
+
+/// The file of a folder without its weights.
 ///
 /// # Errors
-/// The output is a file of the folder, or cannot be written.
-pub fn check_output(folder: &Path, output: &Path) -> Result<(), CliError> {
-    let files = folder.read_dir().into_iter().flatten().flatten();
-    let files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
-    space::check_output(output, files.iter().map(PathBuf::as_path).filter(|path| !path.is_dir()))
+/// It would not run, or there is no place for it.
+pub fn outline(conversion: &Conversion, folder: &Path) -> Result<(Arc<GgufFile>, Place), CliError> {
+    conversion.outline().map_err(at(folder))
 }
 
 /// Writes the file of a folder, with progress, where there is room for it.
@@ -122,7 +138,6 @@ pub fn check_output(folder: &Path, output: &Path) -> Result<(), CliError> {
 /// # Errors
 /// There is none, or the folder cannot be converted.
 pub fn write(conversion: &Conversion, folder: &Path, output: &Path) -> Result<(), CliError> {
-    check_output(folder, output)?;
     space::check(output, conversion.bytes())?;
     let total = conversion.bytes();
     let mut progress = WorkProgress::begin();
@@ -176,31 +191,16 @@ fn tell(
     }
     if args.dry_run {
         for (key, value) in conversion.entries() {
-            writeln!(out, "{key} = {}", short(value))?;
+            writeln!(out, "{key} = {}", told(value))?;
         }
         let width = all.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
         for tensor in all {
             let (name, ty) = (&tensor.name, tensor.ty.name());
-            writeln!(out, "{name:width$}  {ty:>5}  {:?}", tensor.dims())?;
+            let dims: Vec<String> = tensor.dims().iter().map(u64::to_string).collect();
+            writeln!(out, "{name:width$}  {ty:>5}  {}", dims.join(" x "))?;
         }
     }
     let (arch, n, size) = (conversion.arch(), all.len(), bytes(conversion.bytes()));
     let path = args.output.as_ref().map_or_else(String::new, |p| format!("{}: ", p.display()));
-    writeln!(out, "{path}{arch}, {n} tensors, {size}")
-}
-
-/// A value of metadata in a few words.
-fn short(value: &gguf_rs_lite::OwnedValue) -> String {
-    /// Characters of a value that are shown.
-    const CHARS_MAX: usize = 80;
-    if let gguf_rs_lite::OwnedValue::Array(array) = value
-        && array.len() > 8
-    {
-        return format!("{} elements", array.len());
-    }
-    let text = format!("{value:?}");
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    writeln!(out, "{path}{arch}, {n} tensors of {size}")
 }

@@ -131,9 +131,11 @@ impl Copies {
             part.file().sync_all().map_err(|error| part.error(error))?;
         }
         interrupt::whole(|| {
+            // Some may have their names, and some not.
             interrupt::done(String::new);
-            PartFile::finish_all(parts)
-        })?;
-        Ok(())
+            PartFile::finish_all(parts)?;
+            interrupt::done(|| "all was written".into());
+            Ok(())
+        })
     }
 }

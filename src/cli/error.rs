@@ -76,6 +76,9 @@ impl CliError {
     pub fn at(path: &std::path::Path) -> impl Fn(std::io::Error) -> CliError {
         move |error| match error.kind() {
             std::io::ErrorKind::BrokenPipe => error.into(),
+            std::io::ErrorKind::NotFound => {
+                CliError::failed(format!("{}: there is no such file", path.display()))
+            }
             _ => CliError::failed(format!("{}: {error}", path.display())),
         }
     }

@@ -33,6 +33,7 @@ pub fn open(path: &Path) -> Result<GgufFile, CliError> {
         let hint = "a model is a GGUF file, which `teff convert` makes of a Hugging Face folder";
         return Err(CliError::failed(format!("{}: is a folder: {hint}", path.display())));
     }
+    path.metadata().map_err(CliError::at(path))?;
     Ok(GgufFile::open(path)?)
 }
 
@@ -42,7 +43,11 @@ pub fn open(path: &Path) -> Result<GgufFile, CliError> {
 /// The system refuses, or another process is changing the file. The old header stays, or is put back by
 /// [`open`].
 pub fn replace(path: &Path, new: &[u8]) -> Result<(), CliError> {
-    interrupt::whole(|| replace_on(path, new, &mut System))
+    interrupt::whole(|| {
+        replace_on(path, new, &mut System)?;
+        interrupt::done(|| "the change was made".into());
+        Ok(())
+    })
 }
 
 /// Writes of an edit to the disk, which tests cut short.

@@ -1,7 +1,7 @@
 //! `teff imatrix`: an importance matrix from a calibration text, or from several such files.
 //!
-//! Ctrl-C writes what the chunks so far have given. The next start goes on behind them with `--merge`
-//! and `--from-chunk`.
+//! Ctrl-C writes what the chunks so far have given to a file of its own beside the output, where an
+//! older one stays. The next start goes on behind them with `--merge` and `--from-chunk`.
 
 use super::corpus::{ChunkArgs, ChunkProgress, read_text};
 use super::options::{
@@ -12,7 +12,7 @@ use crate::backend::pages::KvType;
 use crate::engine::{Engine, Model};
 use crate::eval::{self, Chunks, EvalError};
 use crate::quantize::collect::{RareExperts, rare_experts};
-use crate::quantize::imatrix::Imatrix;
+use crate::quantize::imatrix::{Imatrix, ImatrixError};
 use gguf_rs_lite::PartFile;
 use std::io::BufWriter;
 use std::ops::ControlFlow;
@@ -66,19 +66,20 @@ enum Form {
 /// Writes the importance matrix.
 pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
     interrupt::done(|| "nothing was written".into());
-    space::check_output(&args.output, args.file.as_deref())?;
+    space::check_output(&args.output, args.file.as_deref(), &[])?;
     let text = args.file.as_deref().map(read_text).transpose()?;
     let mut imatrix = Imatrix::new(Vec::new(), 0, 0);
     let mut merged = Vec::new();
     for path in &args.merge {
-        let named = |error| CliError::failed(format!("{}: {error}", path.display()));
-        merged.push((path, Imatrix::open(path).map_err(named)?));
+        merged.push((path, open_imatrix(path)?));
     }
     let model = match &text {
         Some(_) => Some(open_model(args)?),
         None => None,
     };
-    space::check_output(&args.output, model.as_ref().map(Model::path))?;
+    if let Some(model) = &model {
+        space::check_output(&args.output, [], &[model.file()])?;
+    }
     let n_ctx = model.as_ref().map(|model| args.chunks.n_ctx(model)).or(args.chunks.ctx());
     // Files of the old form do not say how long their chunks were.
     let size_known = merged.iter().map(|(_, other)| other.chunk_size as usize).find(|&n| n != 0);
@@ -104,6 +105,17 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
         imatrix.chunk_size
     ));
     Ok(())
+}
+
+/// An importance matrix.
+///
+/// # Errors
+/// The file cannot be read, or is none.
+pub fn open_imatrix(path: &Path) -> Result<Imatrix, CliError> {
+    Imatrix::open(path).map_err(|error| match error {
+        ImatrixError::Io { path, source } => CliError::at(&path)(source),
+        error => CliError::failed(format!("{}: {error}", path.display())),
+    })
 }
 
 /// The model; without the product with the vocabulary where nothing is to be learned of that.
@@ -149,7 +161,11 @@ fn collect(
     args.engine.lock(model, &engine)?;
     {
         let name = path.display().to_string();
-        shared.lock().unwrap_or_else(PoisonError::into_inner).datasets.push(name);
+        let mut imatrix = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // What goes on is the text that is there already.
+        if first == 0 || !imatrix.datasets.contains(&name) {
+            imatrix.datasets.push(name);
+        }
     }
     save_at_interrupt(args, shared, first);
     let mut progress = ChunkProgress::new(chunks.len(), "chunks");
@@ -166,9 +182,16 @@ fn collect(
     collected.map_err(at)
 }
 
+/// Where an interrupted run leaves what it has.
+fn unfinished(output: &Path) -> PathBuf {
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(".unfinished");
+    output.with_file_name(name)
+}
+
 /// Lets Ctrl-C write what there is.
 fn save_at_interrupt(args: &ImatrixArgs, shared: &Arc<Mutex<Imatrix>>, first: usize) {
-    let (shared, path, form) = (shared.clone(), args.output.clone(), args.output_format);
+    let (shared, path, form) = (shared.clone(), unfinished(&args.output), args.output_format);
     let before = shared.lock().unwrap_or_else(PoisonError::into_inner).chunk_count;
     interrupt::done(move || {
         // Held by others for as long as a chunk's sums are added, or the file is written.

@@ -215,7 +215,7 @@ pub struct EngineArgs {
     kv_type: Option<KvType>,
     /// Memory that the cache of keys and values may take, as in 500M or 2G
     #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes)]
-    kv_bytes: Option<usize>,
+    kv_bytes: Option<u64>,
     /// Do not repack the weights for decoding: slower, but saves the repacked copy
     #[arg(long)]
     no_repack: bool,
@@ -234,7 +234,7 @@ impl EngineArgs {
         let mut model = model.open()?;
         for text in &self.lora {
             let (path, scale) = adapter_of(text);
-            let added = model.add_adapter(GgufFile::open(&path)?, &path, scale);
+            let added = model.add_adapter(super::header::open(&path)?, &path, scale);
             added.map_err(CliError::of_model(&path))?;
         }
         Ok(model)
@@ -302,7 +302,8 @@ impl EngineArgs {
 
     /// Memory that keys and values may take, if the user says.
     pub fn kv_bytes(&self) -> Option<usize> {
-        self.kv_bytes
+        // More than there can be addresses is as good as all of them.
+        self.kv_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Locks memory if the user wants that; a warning tells if it cannot be done.
@@ -321,7 +322,7 @@ impl EngineArgs {
             threads: self.threads.map(usize::from),
             cpus: self.cpu_list,
             kv_type: self.kv_type.unwrap_or(kv_type),
-            kv_bytes_max: self.kv_bytes,
+            kv_bytes_max: self.kv_bytes(),
             repack: !self.no_repack,
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
             ..EngineOptions::default()
@@ -339,20 +340,25 @@ fn adapter_of(given: &OsStr) -> (PathBuf, f32) {
     (path.into(), scale)
 }
 
-/// Parses a number of bytes: a whole number, in units of 1024 with K, of 1024^2 with M, of 1024^3
-/// with G.
-pub fn parse_bytes(text: &str) -> Result<usize, String> {
+/// Most bytes that an option may name: beyond them, fractions are no whole bytes any more.
+const BYTES_MAX: f64 = (1_u64 << 53) as f64;
+
+/// Parses a number of bytes, in units of 1024 with K, of 1024^2 with M, of 1024^3 with G, which may be
+/// fractions.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let (number, unit) = match text.char_indices().next_back() {
-        Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),
+        Some((at, 'K' | 'k')) => (&text[..at], 1_u64 << 10),
         Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
         Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
         _ => (text, 1),
     };
-    let bytes = number.parse().ok().and_then(|n: usize| n.checked_mul(unit)).filter(|&n| n > 0);
-    bytes.ok_or_else(|| {
-        format!("must be a whole number from 1 to {} bytes, as in 1000000, 500M or 2G", usize::MAX)
-    })
+    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let bytes = number.parse().ok().filter(|_| is_plain).map(|n: f64| n * unit as f64);
+    match bytes.filter(|bytes| (1.0..BYTES_MAX).contains(bytes)) {
+        Some(bytes) => Ok(bytes as u64),
+        None => Err(format!("must be a number of bytes from 1 to {BYTES_MAX}, as in 500M or 2.5G")),
+    }
 }
 
 /// The context's length.
@@ -440,10 +446,12 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (text, bytes) in [("1", 1), ("2K", 2 << 10), ("500m", 500 << 20), (" 3G", 3 << 30)] {
+        for (text, bytes) in
+            [("1", 1), ("2K", 2 << 10), ("500m", 500 << 20), (" 3G", 3 << 30), ("2.5K", 2560)]
+        {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in ["", "K", "0", "-1", "1.5G", "2T", "99999999999999999999", "99999999999999999G"]
+        for text in ["", "K", "0", "-1", "2T", "1e3", "inf", "99999999999999999999", "9999999999G"]
         {
             assert!(parse_bytes(text).unwrap_err().starts_with("must be"), "{text}");
         }

@@ -55,7 +55,7 @@ pub fn perplexity(args: &PerplexityArgs, out: &mut dyn Write) -> Result<(), CliE
     let model = args.engine.open_generator(&args.model)?;
     if let Some(path) = &args.save_logits {
         let inputs = [&args.file, &args.teacher_logits, &args.choices].into_iter().flatten();
-        space::check_output(path, inputs.map(PathBuf::as_path).chain([model.path()]))?;
+        space::check_output(path, inputs.map(PathBuf::as_path), &[model.file()])?;
     }
     let tokenizer = tokenizer_of(&model)?;
     let questions =

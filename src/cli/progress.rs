@@ -10,6 +10,8 @@ use crate::model::describe::bytes;
 
 /// Shortest time between two drawings.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
+/// Time before the first line of work that has no terminal: what is done by then needs none.
+const QUIET: Duration = Duration::from_secs(2);
 /// Width of the bar itself, in characters.
 const BAR_CHARS: u64 = 24;
 
@@ -134,8 +136,8 @@ impl Progress for StderrProgress {
     }
 }
 
-/// Work of known length on stderr: a line that redraws itself on a terminal, one every tenth elsewhere.
-/// The line goes away with this.
+/// Work of known length on stderr: a line that redraws itself on a terminal, one every tenth elsewhere,
+/// none where all is done at once. The line goes away with this.
 pub struct WorkProgress {
     began: Instant,
     drawn: Option<Instant>,
@@ -165,7 +167,7 @@ impl WorkProgress {
         let tenths = done * 10 / total.max(1);
         let is_due = match self.is_terminal {
             true => self.drawn.is_none_or(|at| at.elapsed() >= REDRAW_EVERY),
-            false => tenths > self.tenths_told,
+            false => tenths > self.tenths_told && self.began.elapsed() >= QUIET,
         };
         if !is_due {
             return;

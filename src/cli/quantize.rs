@@ -1,5 +1,6 @@
 //! `teff quantize`: a model's file in other types.
 
+use super::imatrix::open_imatrix;
 use super::options::whole_number;
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
@@ -8,10 +9,9 @@ use super::{CliError, interrupt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::model::describe::bytes;
-use crate::quantize::imatrix::Imatrix;
-use crate::quantize::mix::{Mix, TensorType, Wishes};
-use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step};
-use gguf_rs_lite::GgmlType;
+use crate::quantize::mix::{Mix, MixError, TensorType, Wishes};
+use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step, outputs};
+use gguf_rs_lite::{GgmlType, GgufFile};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use teff_kernels::KernelTable;
 
 /// `teff quantize`
 #[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("types").required(true)))]
 pub struct QuantizeArgs {
     /// The model: a GGUF file (the first of a split one), an alias or hf:owner/repo[:file]; or a
     /// Hugging Face folder, which is converted first, into a file beside OUT that goes away again
@@ -30,9 +31,7 @@ pub struct QuantizeArgs {
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY
-    #[arg(long = "type", value_name = "NAME", value_parser = parse_mix,
-          required_unless_present_any = ["target_size", "target_bpw"],
-          conflicts_with_all = ["target_size", "target_bpw"])]
+    #[arg(long = "type", value_name = "NAME", value_parser = parse_mix, group = "types")]
     mix: Option<Named>,
     #[command(flatten)]
     target: TargetArgs,
@@ -71,8 +70,8 @@ pub struct QuantizeArgs {
     /// Threads [default: as many as there are CPUs]
     #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
     threads: Option<u16>,
-    /// Say what would be written, and write nothing that stays: a Hugging Face folder is converted
-    /// all the same
+    /// Say what would be written, and write nothing that stays; a size is met by trials all the
+    /// same, for which a Hugging Face folder is converted
     #[arg(long)]
     dry_run: bool,
     /// One JSON object instead of a table
@@ -121,18 +120,31 @@ fn parse_tensor_type(text: &str) -> Result<Wish, String> {
 /// Quantizes a file.
 pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let options = args.options()?;
-    if !args.dry_run && !args.keep_split {
-        // Better now than behind a conversion and trials; again below for each file.
-        space::check_output(&args.output, args.inputs())?;
+    let source = Source::open(&args.input)?;
+    let (path, at) = (source.path().to_owned(), args.at(source.path()));
+    let needs_weights = !args.dry_run || args.target.is_given();
+    if needs_weights {
+        args.check_outputs(&source)?;
     }
-    let source = Source::open(&args.input, &args.output)?;
-    let (file, path) = (&source.file, source.path.as_path());
-    let chosen = args.target.choose(file, path, &options, &at(path))?;
-    let plan = match &chosen {
-        Some(chosen) => Plan::with_types(file, &options, &chosen.types),
-        None => Plan::new(file, &options),
+    let preview = source.preview()?;
+    if let Some(file) = preview.as_ref().map(|opened| &*opened.file).or(source.file()) {
+        options.wishes.check(file).map_err(|error| at(error.into()))?;
+    }
+    if let Some(preview) = preview.as_ref().filter(|_| !args.target.is_given()) {
+        // What stands in the way is said before a folder is converted.
+        Plan::new(&preview.file, &options).map_err(&at)?;
+    }
+    let opened = match preview.filter(|_| !needs_weights) {
+        Some(preview) => preview,
+        None => source.into_file(&args.output)?,
     };
-    let plan = plan.map_err(at(path))?;
+    let file = opened.file.clone();
+    let chosen = args.target.choose(&file, &path, &options, &at)?;
+    let plan = match &chosen {
+        Some(chosen) => Plan::with_types(&file, &options, &chosen.types),
+        None => Plan::new(&file, &options),
+    };
+    let plan = plan.map_err(&at)?;
     for warning in &plan.warnings {
         let is_allowed = matches!(warning, crate::quantize::Warning::Requantized { .. });
         if !(is_allowed && args.allow_requantize) {
@@ -141,9 +153,6 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     }
     if args.dry_run {
         return Ok(tell(args, &plan, chosen.as_ref(), None, out)?);
-    }
-    for output in plan.outputs(&args.output) {
-        space::check_output(&output, args.inputs())?;
     }
     space::check(&args.output, plan.data_bytes())?;
     let start = Instant::now();
@@ -155,7 +164,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
         });
         written.map_err(|error| match error {
             QuantizeError::Cancelled => CliError::failed("nothing was written"),
-            error => at(path)(error),
+            error => at(error),
         })
     })?;
     drop(progress);
@@ -163,29 +172,45 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     Ok(())
 }
 
-/// Names the input in front of errors that do not name a file themselves.
-fn at(path: &Path) -> impl Fn(QuantizeError) -> CliError {
-    move |error| {
-        let hint = match &error {
-            QuantizeError::NeedsImportances { .. } => {
-                " (--imatrix FILE has them, --force goes on without)"
+impl QuantizeArgs {
+    /// Names the input in front of errors that do not name a file themselves, and the flags that help.
+    fn at(&self, path: &Path) -> impl Fn(QuantizeError) -> CliError + use<> {
+        let (path, has_imatrix) = (path.to_owned(), self.imatrix.is_some());
+        move |error| {
+            let hint = match &error {
+                QuantizeError::NeedsImportances { .. } => {
+                    " (--imatrix FILE has them, --force goes on without)"
+                }
+                QuantizeError::ForeignImportances { .. } => {
+                    " (--force goes on without importances)"
+                }
+                QuantizeError::Target { .. } if !has_imatrix => {
+                    "; importances (--imatrix FILE) let types of fewer bits be used"
+                }
+                QuantizeError::Mix(MixError::NoTensor(_)) => " (--tensor-type)",
+                _ => "",
+            };
+            match error {
+                QuantizeError::Output(_) | QuantizeError::SameFile(_) => {
+                    CliError::failed(error.to_string())
+                }
+                error => CliError::failed(format!("{}: {error}{hint}", path.display())),
             }
-            QuantizeError::ForeignImportances { .. } => " (--force goes on without importances)",
-            _ => "",
-        };
-        match error {
-            QuantizeError::Output(_) | QuantizeError::SameFile(_) => {
-                CliError::failed(error.to_string())
-            }
-            error => CliError::failed(format!("{}: {error}{hint}", path.display())),
         }
     }
-}
 
-impl QuantizeArgs {
-    /// Files that are read beside the model.
-    fn inputs(&self) -> impl Iterator<Item = &Path> {
-        self.imatrix.as_deref().into_iter().chain(self.target.text())
+    /// Refuses outputs that are inputs or cannot be written, before work begins.
+    fn check_outputs(&self, source: &Source) -> Result<(), CliError> {
+        let files = source.files();
+        let models: Vec<&GgufFile> = source.file().into_iter().collect();
+        let count = match models.first().filter(|_| self.keep_split) {
+            Some(file) => file.shard_count(),
+            None => 1,
+        };
+        outputs(&self.output, count).iter().try_for_each(|output| {
+            let beside = self.imatrix.as_deref().into_iter().chain(self.target.text());
+            space::check_output(output, beside.chain(files.iter().map(PathBuf::as_path)), &models)
+        })
     }
 
     fn options(&self) -> Result<Options, CliError> {
@@ -200,10 +225,7 @@ impl QuantizeArgs {
             pure: self.pure,
             leave_output: self.leave_output_tensor,
         };
-        let imatrix = self.imatrix.as_ref().map(|path| {
-            Imatrix::open(path)
-                .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
-        });
+        let imatrix = self.imatrix.as_deref().map(open_imatrix);
         let name = self.imatrix.as_ref().map(|path| path.display().to_string());
         let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Options {
@@ -212,8 +234,7 @@ impl QuantizeArgs {
             method: self.method,
             imatrix: imatrix.transpose()?,
             imatrix_name: name.unwrap_or_default(),
-            // Sizes need no importances.
-            force: self.force || self.dry_run,
+            force: self.force,
             keep_split: self.keep_split,
             threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,

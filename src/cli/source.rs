@@ -5,18 +5,17 @@ use super::options::cache_of;
 use super::progress::StderrProgress;
 use super::{CliError, convert, interrupt};
 use crate::cache::ModelRef;
-use crate::convert::ConvertOptions;
+use crate::convert::{Conversion, ConvertOptions, Place};
 use gguf_rs_lite::GgufFile;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An open file, and what messages call it.
-pub struct Source {
-    /// The file, little-endian.
-    pub file: Arc<GgufFile>,
-    /// Its path, or the folder that it is made of.
-    pub path: PathBuf,
-    _made: Option<Made>,
+/// What a verb's input is.
+pub enum Source {
+    /// A file, little-endian, and its path.
+    File(GgufFile, PathBuf),
+    /// A folder, read but for its weights.
+    Folder(Box<Conversion>, PathBuf),
 }
 
 /// A file that is there for as long as this.
@@ -29,43 +28,96 @@ impl Drop for Made {
     }
 }
 
+/// The file of a source.
+pub struct Opened {
+    /// The file, little-endian.
+    pub file: Arc<GgufFile>,
+    _made: Option<Made>,
+    _place: Option<Place>,
+}
+
+impl From<GgufFile> for Opened {
+    fn from(file: GgufFile) -> Opened {
+        Opened { file: Arc::new(file), _made: None, _place: None }
+    }
+}
+
 impl Source {
-    /// Opens a file, fetched first if need be; a folder is converted into a file beside `output`, in
-    /// the types that it is stored in.
+    /// Finds a file, fetched first if need be, or reads a folder.
     ///
     /// # Errors
-    /// The file cannot be had, or the folder not converted.
-    pub fn open(input: &ModelRef, output: &Path) -> Result<Source, CliError> {
-        let folder = match input {
-            ModelRef::Path(path) => Some(path).filter(|path| path.is_dir()),
-            ModelRef::Alias(_) | ModelRef::Hub { .. } => None,
-        };
-        if let Some(folder) = folder {
-            return Source::convert(folder, output);
+    /// The file cannot be had, or the folder not be converted.
+    pub fn open(input: &ModelRef) -> Result<Source, CliError> {
+        if let ModelRef::Path(path) = input
+            && path.is_dir()
+        {
+            let conversion = convert::plan(path, &ConvertOptions::default())?;
+            return Ok(Source::Folder(Box::new(conversion), path.clone()));
         }
         let cache = cache_of(input)?;
         let path =
             interrupt::orderly(|cancel| cache.resolve(input, &mut StderrProgress::new(), cancel))?;
-        Source::of_file(path.clone(), path, None)
+        Ok(Source::File(open(&path, &path)?, path))
     }
 
-    fn of_file(file: PathBuf, path: PathBuf, made: Option<Made>) -> Result<Source, CliError> {
-        let mut file = super::header::open(&file)?;
-        file.make_little_endian().map_err(CliError::of_model(&path))?;
-        Ok(Source { file: Arc::new(file), path, _made: made })
+    /// What messages call it.
+    pub fn path(&self) -> &Path {
+        match self {
+            Source::File(_, path) | Source::Folder(_, path) => path,
+        }
     }
 
-    fn convert(folder: &Path, output: &Path) -> Result<Source, CliError> {
-        convert::check_output(folder, output)?;
-        let conversion = convert::plan(folder, &ConvertOptions::default())?;
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&GgufFile> {
+        match self {
+            Source::File(file, _) => Some(file),
+            Source::Folder(..) => None,
+        }
+    }
+
+    /// The files of the folder, if it is one.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Source::File(..) => Vec::new(),
+            Source::Folder(_, folder) => convert::files_of(folder),
+        }
+    }
+
+    /// Of a folder the file without its weights, which are not read.
+    ///
+    /// # Errors
+    /// It would not run, or there is no place for it.
+    pub fn preview(&self) -> Result<Option<Opened>, CliError> {
+        let Source::Folder(conversion, folder) = self else { return Ok(None) };
+        let (file, place) = convert::outline(conversion, folder)?;
+        Ok(Some(Opened { file, _made: None, _place: Some(place) }))
+    }
+
+    /// The file; that of a folder is made beside `output`, in the types that it is stored in. What a
+    /// process that was killed has left of one is written over.
+    ///
+    /// # Errors
+    /// The folder cannot be converted.
+    pub fn into_file(self, output: &Path) -> Result<Opened, CliError> {
+        let (conversion, folder) = match self {
+            Source::File(file, _) => return Ok(file.into()),
+            Source::Folder(conversion, folder) => (conversion, folder),
+        };
         let name = output.file_name().unwrap_or_default().to_string_lossy();
-        let made = output.with_file_name(format!(".{name}.{}.converted", std::process::id()));
-        convert::write(&conversion, folder, &made)?;
+        let made = output.with_file_name(format!(".{name}.converted"));
+        convert::write(&conversion, &folder, &made)?;
         let guard = Made(made.clone());
-        let source = Source::of_file(made.clone(), folder.to_path_buf(), Some(guard));
+        let file = open(&made, &folder)?;
         // Where the system lets a file be read on without a name, nothing is left of it whatever
         // becomes of this process; elsewhere it goes away at the end.
         let _ = std::fs::remove_file(made);
-        source
+        Ok(Opened { _made: Some(guard), ..file.into() })
     }
+}
+
+/// Opens a file that messages call `path`.
+fn open(file: &Path, path: &Path) -> Result<GgufFile, CliError> {
+    let mut file = super::header::open(file)?;
+    file.make_little_endian().map_err(CliError::of_model(path))?;
+    Ok(file)
 }

@@ -2,7 +2,7 @@
 
 use super::CliError;
 use crate::model::describe::bytes;
-use gguf_rs_lite::PartFile;
+use gguf_rs_lite::{GgufFile, PartFile};
 use std::path::Path;
 
 /// Space that is to be left on a disk: others write there, too.
@@ -16,14 +16,17 @@ fn folder_of(path: &Path) -> &Path {
 /// Refuses an output that would take the place of an input, or cannot be written.
 ///
 /// # Errors
-/// Two paths lead to one file, the folder is not there, or [`PartFile::create`] fails.
+/// It leads to one of the inputs, which are files and models, it names a folder, its own is not
+/// there, or [`PartFile::create`] fails.
 pub fn check_output<'p>(
     output: &Path,
     inputs: impl IntoIterator<Item = &'p Path>,
+    models: &[&GgufFile],
 ) -> Result<(), CliError> {
+    check_name(output)?;
     let real = output.canonicalize().ok();
     let is_output = |path: &Path| real.is_some() && path.canonicalize().ok() == real;
-    if inputs.into_iter().any(is_output) {
+    if inputs.into_iter().any(is_output) || models.iter().any(|model| model.is_at(output)) {
         return Err(CliError::failed(format!("{}: is the input too", output.display())));
     }
     // What a link leads to is anywhere.
@@ -34,6 +37,18 @@ pub fn check_output<'p>(
     // Made and removed: better now than behind hours of work.
     drop(PartFile::create(output)?);
     Ok(())
+}
+
+/// Refuses the name of a folder, which paths lose.
+///
+/// # Errors
+/// The name ends in a separator.
+pub fn check_name(output: &Path) -> Result<(), CliError> {
+    let last = output.as_os_str().as_encoded_bytes().last();
+    match last.is_some_and(|&byte| std::path::is_separator(char::from(byte))) {
+        true => Err(CliError::failed(format!("{}: names a folder, no file", output.display()))),
+        false => Ok(()),
+    }
 }
 
 /// Refuses to begin what the disk has no room for, where the system tells.
@@ -76,7 +91,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let (input, output) = (folder.join("in"), folder.join("out"));
         std::fs::write(&input, "x").unwrap();
-        let check = |path: &Path| check_output(path, [&input, &output].map(|p| p.as_path()));
+        let check = |path: &Path| check_output(path, [&input, &output].map(|p| p.as_path()), &[]);
         check(&output).unwrap();
         assert!(!output.exists());
         let error = |path: &Path| check(path).unwrap_err().to_string();
@@ -86,6 +101,7 @@ mod tests {
         );
         assert!(error(&folder.join("no/x")).ends_with("no: there is no such folder"));
         assert!(error(&folder).ends_with(": is a folder"));
+        assert!(error(&folder.join("new/")).ends_with("new/: names a folder, no file"));
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
         std::fs::remove_dir_all(&folder).unwrap();
     }

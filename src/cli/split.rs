@@ -17,9 +17,9 @@ pub struct SplitArgs {
     /// Beginning of the parts' names: NAME-00001-of-00003.gguf and so on
     #[arg(value_name = "NAME")]
     output: PathBuf,
-    /// Bytes of tensors in a part, at most, as in 500M or 2G; a larger tensor has a part of its own
+    /// Bytes of tensors in a part, at most, as in 500M or 2.5G; a larger tensor has a part of its own
     #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes, conflicts_with = "max_tensors")]
-    max_size: Option<usize>,
+    max_size: Option<u64>,
     /// Tensors in a part, at most
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole_number(1..=u32::MAX))]
     max_tensors: u32,
@@ -50,7 +50,7 @@ fn parts<'t>(tensors: &'t [TensorInfo], args: &SplitArgs) -> Vec<&'t [TensorInfo
     let (mut parts, mut first, mut bytes) = (Vec::new(), 0, 0_u64);
     for (i, info) in tensors.iter().enumerate() {
         let is_full = match args.max_size {
-            Some(max) => bytes.saturating_add(info.bytes) > max as u64,
+            Some(max) => bytes.saturating_add(info.bytes) > max,
             None => i - first >= args.max_tensors as usize,
         };
         if is_full && i > first {
@@ -77,15 +77,13 @@ pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
     if n as u64 > most {
         return Err(at_input(format!("{n} parts are more than the {most} that a model may have")));
     }
+    space::check_name(&args.output)?;
     if args.output.file_name().and_then(|name| name.to_str()).is_none() {
         return Err(CliError::usage("the parts' name is not UTF-8, or none"));
     }
     let path_of = |i| shard_path(&args.output, i, n);
-    if let Some(path) = (0..n).map(path_of).find(|path| file.is_at(path)) {
-        return Err(CliError::failed(format!("{}: is the input too", path.display())));
-    }
     if !args.dry_run {
-        space::check_output(&path_of(0), [])?;
+        (0..n).try_for_each(|i| space::check_output(&path_of(i), [], &[&file]))?;
         write_parts(&file, &parts, &path_of)?;
     }
     for (i, tensors) in parts.iter().enumerate() {
@@ -118,11 +116,7 @@ fn write_parts(
 /// Writes the whole.
 pub fn merge(args: &MergeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let file = header::open(&args.input)?;
-    if file.is_at(&args.output) {
-        let output = args.output.display();
-        return Err(CliError::failed(format!("{output}: is the input too")));
-    }
-    space::check_output(&args.output, [])?;
+    space::check_output(&args.output, [], &[&file])?;
     copy::write(&file, &entries_of(&file), file.tensors(), &args.output)?;
     let n = file.shard_count();
     let files = if n == 1 { "file" } else { "files" };

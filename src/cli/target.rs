@@ -1,11 +1,11 @@
 //! `--target-size` and `--target-bpw`: types by what they cost, for a size.
 
 use super::corpus::read_text;
-use super::options::{TOKENS_MAX, tokenizer_of, whole_number};
+use super::options::{TOKENS_MAX, parse_bytes, tokenizer_of, whole_number};
 use super::progress::{Told, WorkProgress};
 use super::{CliError, interrupt};
 use crate::engine::{EngineError, EngineOptions, Model};
-use crate::eval::{self, Chunks, Sensitivity};
+use crate::eval::{self, Chunks, EvalError, Sensitivity};
 use crate::quantize::{Options, QuantizeError, Survey, Surveyed, Target};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ const N_CTX: usize = 256;
 pub struct TargetArgs {
     /// In place of --type: the types that lose least in a file of at most this size, in bytes or
     /// units of 1024 (2.5G)
-    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size, conflicts_with = "target_bpw")]
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_bytes, group = "types")]
     target_size: Option<u64>,
     /// The same for a number of bits per weight
-    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
+    #[arg(long, value_name = "BITS", value_parser = parse_bits, group = "types")]
     target_bpw: Option<f64>,
     /// Measure on this text how much the loss of each tensor matters, by a run of the model for each;
     /// without it the same relative error counts alike in all
@@ -34,21 +34,6 @@ pub struct TargetArgs {
     #[arg(long, value_name = "N", default_value_t = 2, requires = "calibrate",
           value_parser = whole_number(1..=TOKENS_MAX))]
     calibrate_chunks: u32,
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let (number, unit) = match text.char_indices().next_back() {
-        Some((at, 'K' | 'k')) => (&text[..at], 1_u64 << 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
-        _ => (text, 1),
-    };
-    let bytes = number.parse().ok().map(|n: f64| n * unit as f64);
-    match bytes.filter(|bytes| (1.0..1e15).contains(bytes)) {
-        Some(bytes) => Ok(bytes as u64),
-        None => Err("must be a number of bytes up to 1e15, as in 900M or 2.5G".into()),
-    }
 }
 
 fn parse_bits(text: &str) -> Result<f64, String> {
@@ -83,6 +68,11 @@ impl TargetArgs {
         self.calibrate.as_deref()
     }
 
+    /// Whether there is a size.
+    pub fn is_given(&self) -> bool {
+        self.target().is_some()
+    }
+
     fn target(&self) -> Option<Target> {
         let bits = self.target_bpw.map(Target::BitsPerWeight);
         self.target_size.map(Target::FileBytes).or(bits)
@@ -100,18 +90,19 @@ impl TargetArgs {
         at: &dyn Fn(QuantizeError) -> CliError,
     ) -> Result<Option<Chosen>, CliError> {
         let Some(target) = self.target() else { return Ok(None) };
-        let text = self.calibrate.as_deref().map(read_text).transpose()?;
+        let probing =
+            self.calibrate.as_deref().map(|text| self.probing(text, file, path)).transpose()?;
         let survey = survey(file, options, at)?;
         // Before anything is measured: whether the size can be met.
         let usual: Vec<f64> = survey.tensors.iter().map(Surveyed::usual_sensitivity).collect();
         let mut types = survey.types(&usual, target).map_err(at)?;
         let mut probes = vec![None; types.len()];
-        if let Some(text) = text {
+        if let Some(probing) = probing {
             let bits = match target {
                 Target::BitsPerWeight(bits) => bits,
                 Target::FileBytes(bytes) => survey.bits_of(bytes).map_err(at)?,
             };
-            let found = self.measure(&survey, file, path, &text, bits, at)?;
+            let found = measure(&survey, probing, path, bits, at)?;
             let own = found.iter().map(|probe| probe.map_or(0.0, |probe| probe.sensitivity));
             types = survey.types(&own.collect::<Vec<f64>>(), target).map_err(at)?;
             for (tensor, probe) in survey.tensors.iter().zip(found) {
@@ -121,57 +112,70 @@ impl TargetArgs {
         Ok(Some(Chosen { types, probes }))
     }
 
-    /// The divergence that comes of each tensor in one type.
-    fn measure(
-        &self,
-        survey: &Survey<'_>,
-        file: &Arc<GgufFile>,
-        path: &Path,
-        text: &str,
-        bits: f64,
-        at: &dyn Fn(QuantizeError) -> CliError,
-    ) -> Result<Vec<Option<Probe>>, CliError> {
-        let mut model = Model::from_file(file.clone(), path)?;
+    /// What sensitivities are measured with, once it is known that they can be.
+    fn probing(&self, text: &Path, file: &Arc<GgufFile>, path: &Path) -> Result<Probing, CliError> {
+        let model = Model::from_file(file.clone(), path)?;
         if !model.spec().generates() {
             return Err(CliError::of_model(path)(EngineError::NoLogits));
         }
         let n_ctx = model.spec().n_ctx_default(N_CTX);
-        let mut chunks = Chunks::of_text(&tokenizer_of(&model)?, text, n_ctx)?;
+        // No option cuts other chunks, which is what a hint of ours would speak of.
+        let at = |error: EvalError| CliError::failed(format!("{}: {error}", text.display()));
+        let mut chunks =
+            Chunks::of_text(&tokenizer_of(&model)?, &read_text(text)?, n_ctx).map_err(at)?;
         chunks.truncate(self.calibrate_chunks as usize);
-        let threads = Some(survey.threads());
-        let base = EngineOptions { threads, kernels: survey.kernels(), ..EngineOptions::default() };
-        let engine = eval::engine_options(&model, n_ctx, &base);
-        let of_model = CliError::of_model::<crate::eval::EvalError>(path);
-        let mut progress = WorkProgress::begin();
-        interrupt::orderly(|cancel| {
-            let mut sensitivity =
-                Sensitivity::new(&mut model, &chunks, engine).map_err(&of_model)?;
-            let total = survey.tensors.len();
-            let mut found = Vec::with_capacity(total);
-            for tensor in &survey.tensors {
-                stop_if(cancel)?;
-                file.check_uncut()?;
-                found.push(match tensor.probe(bits) {
-                    Some(offer) => {
-                        let weight = survey.changed(tensor, offer.ty).map_err(at)?;
-                        // Rounding may take a divergence of nothing below zero.
-                        let kl = sensitivity.divergence(vec![weight]).map_err(&of_model)?.max(0.0);
-                        Some(Probe {
-                            ty: offer.ty,
-                            relative_error: (offer.cost / tensor.size2).sqrt(),
-                            divergence: kl,
-                            sensitivity: kl / offer.cost,
-                        })
-                    }
-                    // Nothing is lost in any type that may be chosen.
-                    None => None,
-                });
-                let line = |told| line("measured", &tensor.info.name, found.len(), total, &told);
-                progress.show(found.len() as u64, total as u64, line);
-            }
-            Ok::<_, CliError>(found)
-        })
+        Ok(Probing { model, chunks })
     }
+}
+
+/// A model, and the text that it is run on.
+struct Probing {
+    model: Model,
+    chunks: Chunks,
+}
+
+/// The divergence that comes of each tensor in one type.
+fn measure(
+    survey: &Survey<'_>,
+    probing: Probing,
+    path: &Path,
+    bits: f64,
+    at: &dyn Fn(QuantizeError) -> CliError,
+) -> Result<Vec<Option<Probe>>, CliError> {
+    let Probing { mut model, chunks } = probing;
+    let threads = Some(survey.threads());
+    let base = EngineOptions { threads, kernels: survey.kernels(), ..EngineOptions::default() };
+    let engine = eval::engine_options(&model, chunks.n_ctx(), &base);
+    let of_model = CliError::of_model::<EvalError>(path);
+    let file = model.file().clone();
+    let mut progress = WorkProgress::begin();
+    interrupt::orderly(|cancel| {
+        let mut sensitivity = Sensitivity::new(&mut model, &chunks, engine).map_err(&of_model)?;
+        let total = survey.tensors.len();
+        let mut found = Vec::with_capacity(total);
+        for tensor in &survey.tensors {
+            stop_if(cancel)?;
+            file.check_uncut()?;
+            found.push(match tensor.probe(bits) {
+                Some(offer) => {
+                    let weight = survey.changed(tensor, offer.ty).map_err(at)?;
+                    // Rounding may take a divergence of nothing below zero.
+                    let kl = sensitivity.divergence(vec![weight]).map_err(&of_model)?.max(0.0);
+                    Some(Probe {
+                        ty: offer.ty,
+                        relative_error: (offer.cost / tensor.size2).sqrt(),
+                        divergence: kl,
+                        sensitivity: kl / offer.cost,
+                    })
+                }
+                // Nothing is lost in any type that may be chosen.
+                None => None,
+            });
+            let line = |told| line("measured", &tensor.info.name, found.len(), total, &told);
+            progress.show(found.len() as u64, total as u64, line);
+        }
+        Ok::<_, CliError>(found)
+    })
 }
 
 /// What each tensor loses in each type.
@@ -215,13 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_units_and_parts() {
-        for (text, bytes) in [("1", 1), ("2.5K", 2560), ("900m", 900 << 20), (" 0.5G", 1 << 29)] {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "G", "0", "-1", "nan", "inf", "1e99G", "2T"] {
-            assert!(parse_size(text).unwrap_err().starts_with("must be"), "{text}");
-        }
+    fn bits_are_within_reason() {
         assert_eq!(parse_bits("4.5"), Ok(4.5));
         for text in ["", "0", "33", "nan", "-4"] {
             assert!(parse_bits(text).unwrap_err().starts_with("must be"), "{text}");

@@ -18,25 +18,6 @@ const LAYERS_MAX: u64 = 1024;
 /// Largest whole number: a hundred times the longest context, and no product of two of them overflows.
 const INT_MAX: u64 = 1 << 30;
 
-/// Activations that transformers knows and no family here has.
-const FOREIGN_ACTIVATIONS: &[&str] = &[
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "prelu",
-    "elu",
-    "selu",
-    "celu",
-    "mish",
-    "tanh",
-    "sigmoid",
-    "hardswish",
-    "hardtanh",
-    "softplus",
-    "linear",
-    "laplace",
-];
-
 /// The configuration of a checkpoint.
 pub struct Config {
     root: Map<String, Value>,
@@ -82,20 +63,8 @@ impl Config {
             return Err(ConvertError::BadEntry { entry: names[0].into(), problem });
         }
         config.n_layers = n_layers as usize;
-        config.check_activation()?;
         config.read_rope()?;
         Ok(config)
-    }
-
-    /// Refuses activations that no family has: descriptions fix theirs, and do not look.
-    fn check_activation(&self) -> Result<(), ConvertError> {
-        for entry in ["hidden_act", "hidden_activation", "activation_function", "activation"] {
-            if let Some(name) = self.text(entry).filter(|name| FOREIGN_ACTIVATIONS.contains(name)) {
-                let problem = format!("is {name}, an activation that is not supported");
-                return Err(ConvertError::BadEntry { entry: entry.into(), problem });
-            }
-        }
-        Ok(())
     }
 
     /// Brings both forms of the description of rotation into the new one.
@@ -213,6 +182,22 @@ impl Config {
     /// It is something else.
     pub fn float(&self, names: &[&str]) -> Result<Option<f64>, ConvertError> {
         self.typed(names, Value::as_f64, "a number")
+    }
+
+    /// A number that is added before a root is taken, the first of these entries: above 0, in 32
+    /// bits, too.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn epsilon(&self, names: &[&str]) -> Result<Option<f32>, ConvertError> {
+        let x = self.typed(names, |value| value.as_f64().map(|x| x as f32), "a number")?;
+        match x.filter(|x| !(x.is_finite() && *x > 0.0)).zip(self.first(names)) {
+            Some((_, (entry, value))) => {
+                let problem = format!("is {value}, not above 0");
+                Err(ConvertError::BadEntry { entry: entry.into(), problem })
+            }
+            None => Ok(x),
+        }
     }
 
     /// A boolean, the first of these entries.
@@ -357,10 +342,11 @@ mod tests {
             |result: Result<Config, ConvertError>| result.err().expect("an error").to_string();
         let error = error_of(both("default", "yarn"));
         assert!(error.contains("`rope_scaling` says something else"), "{error}");
-        let act =
-            |name: &str| config(json!({"architectures": ["A"], "n_layer": 1, "hidden_act": name}));
-        assert!(act("silu").is_ok());
-        assert!(error_of(act("relu")).contains("`hidden_act` is relu, an activation that is not"));
+        for bad in [json!(0), json!(-1e-5), json!(1e-60), json!("x")] {
+            let all = json!({"architectures": ["A"], "n_layer": 1, "norm_eps": bad});
+            let error = config(all).expect("it reads").epsilon(&["a", "norm_eps"]).unwrap_err();
+            assert!(error.to_string().contains("`norm_eps` is "), "{error}");
+        }
         let huge = json!({"architectures": ["A"], "n_layer": 1, "n_head": 1_u64 << 40});
         let error = config(huge).expect("it reads").heads().unwrap_err().to_string();
         assert!(error.contains("`n_head` is 1099511627776, more than"), "{error}");

@@ -80,8 +80,8 @@ const INTS: &[(&str, &[&str])] = &[
     ("expert_group_count", &["n_group"]),
     ("expert_group_used_count", &["topk_group"]),
 ];
-/// Floats likewise.
-const FLOATS: &[(&str, &[&str])] = &[
+/// Epsilons of norms likewise.
+const EPSILONS: &[(&str, &[&str])] = &[
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]),
     ("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]),
 ];
@@ -119,9 +119,9 @@ impl Writer<'_> {
         if self.config.int(INTS[3].1)?.is_some() {
             self.set_int("attention.head_count_kv", self.config.kv_heads()?)?;
         }
-        for (key, names) in FLOATS {
-            if let Some(x) = self.config.float(names)? {
-                self.set(key, x as f32);
+        for (key, names) in EPSILONS {
+            if let Some(x) = self.config.epsilon(names)? {
+                self.set(key, x);
             }
         }
         if let Some(n) = self.config.int(&["head_dim"])? {

@@ -4,7 +4,7 @@
 //! Families are described in [`crate::model::arch`], beside what they compute: names of classes and
 //! tensors, and rules for metadata ([`crate::model::checkpoint`]). Here is what reads them.
 //! Every tensor of a folder gets a place or the conversion fails; the result is loaded as a model
-//! is before it gets its name. Memory does not grow with the model: weights are read, changed and
+//! is before weights are written, and again before it gets its name. Memory does not grow with the model: weights are read, changed and
 //! written some megabytes at a time.
 //!
 //! A folder may also hold an adapter of PEFT, which becomes an adapter in GGUF.
@@ -20,11 +20,13 @@
 //! # Ok::<(), teff::convert::ConvertError>(())
 //! ```
 
+mod agree;
 mod config;
 mod error;
 mod files;
 mod keys;
 mod lora;
+mod outline;
 mod plan;
 mod pre;
 mod rules;
@@ -36,6 +38,7 @@ mod templates;
 mod vocab;
 
 pub use error::ConvertError;
+pub use outline::{Place, outline};
 pub use plan::Output;
 
 use crate::decoder::lower;
@@ -47,6 +50,7 @@ use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
 use keys::Keys;
 use safetensors::{Dtype, Tensors};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,12 +97,13 @@ pub struct ConvertOptions {
 /// A conversion that is planned: everything but the weights has been read.
 pub struct Conversion {
     tensors: Tensors,
+    /// Of a model; an adapter is none.
+    config: Option<Config>,
     keys: Keys,
     outputs: Vec<Output>,
     left_out: Vec<String>,
     target: TargetType,
     arch: &'static str,
-    is_adapter: bool,
 }
 
 impl Conversion {
@@ -133,11 +138,11 @@ impl Conversion {
         let embedding = outputs.iter().find(|output| output.name == "token_embd.weight");
         let n_rows = embedding.and_then(|output| output.shape.first()).copied();
         let n_rows = n_rows.ok_or_else(|| ConvertError::MissingEntry("the embedding".into()))?;
+        agree::with_tensors(&config, &outputs, n_rows)?;
         vocab::vocabulary(&mut keys, &config, folder, n_rows as usize, options)?;
         selfcheck::check(&keys, folder)?;
-        let arch = checkpoint.arch;
-        let is_adapter = false;
-        Ok(Conversion { tensors, keys, outputs, left_out, target, arch, is_adapter })
+        let (config, arch) = (Some(config), checkpoint.arch);
+        Ok(Conversion { tensors, config, keys, outputs, left_out, target, arch })
     }
 
     /// [`Conversion::plan`] of an adapter of PEFT.
@@ -152,8 +157,8 @@ impl Conversion {
         in_order(&mut outputs);
         let mut keys = general(checkpoint, folder, options, target);
         lora::describe(&mut keys, &adapter);
-        let (left_out, arch, is_adapter) = (Vec::new(), checkpoint.arch, true);
-        Ok(Conversion { tensors, keys, outputs, left_out, target, arch, is_adapter })
+        let (config, left_out, arch) = (None, Vec::new(), checkpoint.arch);
+        Ok(Conversion { tensors, config, keys, outputs, left_out, target, arch })
     }
 
     /// Tensors of the result, in its order.
@@ -184,8 +189,25 @@ impl Conversion {
 
     /// Bytes of all tensors of the result.
     pub fn bytes(&self) -> u64 {
+        self.tensor_bytes().fold(0, u64::saturating_add)
+    }
+
+    fn tensor_bytes(&self) -> impl Iterator<Item = u64> {
         let of_one = |output: &Output| output.ty.bytes_of(output.elements()).unwrap_or(u64::MAX);
-        self.outputs.iter().map(of_one).fold(0, u64::saturating_add)
+        self.outputs.iter().map(of_one)
+    }
+
+    /// The result without its weights, checked as [`Conversion::write`] does before it writes them; it is
+    /// there for as long as its place.
+    ///
+    /// # Errors
+    /// The result would not load, or computes something else than the configuration says; or the
+    /// folder for temporary files has no room for its header.
+    pub fn outline(&self) -> Result<(Arc<GgufFile>, Place), ConvertError> {
+        let (file, place) = outline::outline(|out| self.writer(out), self.tensor_bytes())?;
+        let file = Arc::new(file);
+        self.check(&file)?;
+        Ok((file, place))
     }
 
     /// Writes the result: first under another name beside `path`, then, once it has been loaded as
@@ -193,8 +215,8 @@ impl Conversion {
     /// behind if it fails or `cancel` becomes true.
     ///
     /// # Errors
-    /// A file cannot be read or written, a number is not finite or too large, or the result would
-    /// not load.
+    /// Those of [`Conversion::outline`], before a weight is read; then, a file cannot be read or
+    /// written, or a number is not finite or too large.
     pub fn write(
         &self,
         path: &Path,
@@ -202,12 +224,27 @@ impl Conversion {
         cancel: &AtomicBool,
     ) -> Result<(), ConvertError> {
         let part = PartFile::create(path)?;
+        let file = part.file();
+        outline::write(file, self.writer(file)?, self.tensor_bytes())
+            .map_err(|error| named(&part, error))?
+            .map_err(|error| part.error(error))?;
+        self.check(&Arc::new(GgufFile::open(part.path())?))?;
+        outline::clear(file).map_err(|error| part.error(error))?;
         self.write_to(&part, progress, cancel)?;
-        match self.is_adapter {
-            true => check_adapter(part.path(), self.arch)?,
-            false => check(part.path())?,
-        }
+        self.check(&Arc::new(GgufFile::open(part.path())?))?;
         Ok(part.finish()?)
+    }
+
+    /// A writer that has all metadata and knows all tensors.
+    fn writer<W: Write>(&self, out: W) -> Result<GgufWriter<W>, ConvertError> {
+        let mut writer = GgufWriter::new(out);
+        for (key, value) in &self.keys.entries {
+            writer.add(key.clone(), value.clone())?;
+        }
+        for output in &self.outputs {
+            writer.declare(output.name.clone(), output.ty, &output.dims())?;
+        }
+        Ok(writer)
     }
 
     fn write_to(
@@ -216,19 +253,8 @@ impl Conversion {
         progress: &mut dyn FnMut(u64),
         cancel: &AtomicBool,
     ) -> Result<(), ConvertError> {
-        // A disk that is full is an error of the file.
-        let named = |error| match error {
-            gguf_rs_lite::Error::Write(error) => part.error(error).into(),
-            error => ConvertError::Gguf(error),
-        };
-        let mut writer = GgufWriter::new(part.file());
-        for (key, value) in &self.keys.entries {
-            writer.add(key.clone(), value.clone())?;
-        }
-        for output in &self.outputs {
-            writer.declare(output.name.clone(), output.ty, &output.dims())?;
-        }
-        let mut data = writer.write_header().map_err(named)?;
+        let named = |error| named(part, error);
+        let mut data = self.writer(part.file())?.write_header().map_err(named)?;
         let mut done = 0;
         for output in &self.outputs {
             stream::stream(&self.tensors, output, &mut |bytes| {
@@ -244,23 +270,31 @@ impl Conversion {
         data.finish().map_err(named)?;
         Ok(())
     }
+
+    /// Loads the result as it is loaded to be run: every tensor and key has a meaning, and the one that
+    /// the configuration gives it.
+    fn check(&self, file: &Arc<GgufFile>) -> Result<(), ConvertError> {
+        let Some(config) = &self.config else {
+            return Adapter::new(file.clone(), self.arch, 1.0)
+                .map(drop)
+                .map_err(ConvertError::Model);
+        };
+        let hparams = Hparams::new(file).map_err(ConvertError::Model)?;
+        let spec = arch::spec(&hparams).map_err(ConvertError::Model)?;
+        agree::with_spec(config, &spec)?;
+        let n_ctx = hparams.n_ctx_train.min(512);
+        lower(file, &spec, KernelTable::detect(), n_ctx).map_err(ConvertError::Model)?;
+        Tokenizer::from_gguf(file).map_err(ConvertError::Text)?;
+        Ok(())
+    }
 }
 
-/// Loads the result as a model is loaded: every tensor and key has a meaning.
-fn check(path: &Path) -> Result<(), ConvertError> {
-    let file = Arc::new(GgufFile::open(path)?);
-    let hparams = Hparams::new(&file).map_err(ConvertError::Model)?;
-    let spec = arch::spec(&hparams).map_err(ConvertError::Model)?;
-    let n_ctx = hparams.n_ctx_train.min(512);
-    lower(&file, &spec, KernelTable::detect(), n_ctx).map_err(ConvertError::Model)?;
-    Tokenizer::from_gguf(&file).map_err(ConvertError::Text)?;
-    Ok(())
-}
-
-/// Reads the result as an adapter is read.
-fn check_adapter(path: &Path, arch: &str) -> Result<(), ConvertError> {
-    let file = Arc::new(GgufFile::open(path)?);
-    Adapter::new(file, arch, 1.0).map(drop).map_err(ConvertError::Model)
+/// Names the file of an error of writing it, such as that of a full disk.
+fn named(part: &PartFile, error: gguf_rs_lite::Error) -> ConvertError {
+    match error {
+        gguf_rs_lite::Error::Write(error) => part.error(error).into(),
+        error => ConvertError::Gguf(error),
+    }
 }
 
 /// Refuses quantized checkpoints but for those whose matrices are floats or integers of 8 bits with

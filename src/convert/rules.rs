@@ -123,7 +123,10 @@ impl Writer<'_> {
     }
 
     fn float(&mut self, key: &str, names: &[&str], default: Option<f32>) -> Done {
-        let x = self.config.float(names)?.map(|x| x as f32);
+        let x = match key.ends_with("epsilon") {
+            true => self.config.epsilon(names)?,
+            false => self.config.float(names)?.map(|x| x as f32),
+        };
         self.some(key, x.or(default))
     }
 

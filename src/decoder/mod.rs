@@ -22,7 +22,7 @@ use crate::backend::{
 };
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
-use crate::tensor::memory::OutOfMemory;
+use crate::tensor::memory::{NoThreads, OutOfMemory};
 use gguf_rs_lite::GgufFile;
 use std::ops::Range;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl std::fmt::Display for DecoderError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DecoderError::Model(error) => error.fmt(f),
-            DecoderError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            DecoderError::Threads(error) => NoThreads(error).fmt(f),
             DecoderError::Context(error) => error.fmt(f),
             DecoderError::Memory(error) => error.fmt(f),
         }

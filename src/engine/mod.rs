@@ -215,7 +215,7 @@ impl fmt::Display for EngineError {
             EngineError::File(error) => error.fmt(f),
             EngineError::Model { path, error } => write!(f, "{}: {error}", path.display()),
             EngineError::Text { path, error } => write!(f, "{}: {error}", path.display()),
-            EngineError::Threads(error) => write!(f, "cannot start worker threads: {error}"),
+            EngineError::Threads(error) => memory::NoThreads(error).fmt(f),
             EngineError::Context(error) => error.fmt(f),
             EngineError::Memory(error) => error.fmt(f),
             EngineError::Step(error) => error.fmt(f),

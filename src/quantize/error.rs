@@ -2,7 +2,7 @@
 
 use super::imatrix::ImatrixError;
 use super::mix::MixError;
-use crate::tensor::memory::OutOfMemory;
+use crate::tensor::memory::{NoThreads, OutOfMemory};
 use gguf_rs_lite::{Error as GgufError, GgmlType, PartFileError};
 use std::fmt;
 use std::io;
@@ -182,7 +182,7 @@ impl fmt::Display for QuantizeError {
             QuantizeError::Output(source) => source.fmt(f),
             QuantizeError::Gguf(source) => source.fmt(f),
             QuantizeError::Memory(source) => source.fmt(f),
-            QuantizeError::Threads(source) => write!(f, "cannot start a thread: {source}"),
+            QuantizeError::Threads(source) => NoThreads(source).fmt(f),
             QuantizeError::Cancelled => f.write_str("cancelled"),
         }
     }

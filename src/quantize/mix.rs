@@ -439,6 +439,18 @@ pub struct Wishes {
 }
 
 impl Wishes {
+    /// Refuses patterns that find nothing.
+    ///
+    /// # Errors
+    /// The first such pattern.
+    pub fn check(&self, file: &GgufFile) -> Result<(), MixError> {
+        let is_idle = |wish: &&TensorType| {
+            !file.tensors().iter().any(|tensor| wish.pattern.is_match(&tensor.name))
+        };
+        let idle = self.tensors.iter().find(is_idle);
+        idle.map_or(Ok(()), |wish| Err(MixError::NoTensor(wish.text.clone())))
+    }
+
     /// The type that is wanted for a tensor.
     fn of(&self, name: &str, role: Role) -> Option<GgmlType> {
         let named =
@@ -457,6 +469,8 @@ impl Wishes {
 #[derive(Debug)]
 pub struct TensorType {
     pattern: Regex,
+    /// The pattern as it was given.
+    text: String,
     ty: GgmlType,
 }
 
@@ -470,7 +484,7 @@ impl TensorType {
             pattern: pattern.to_owned(),
             reason: error.syntax_error().map_or_else(|| error.to_string(), |e| e.to_string()),
         };
-        Ok(TensorType { pattern: Regex::new(pattern).map_err(bad)?, ty })
+        Ok(TensorType { pattern: Regex::new(pattern).map_err(bad)?, text: pattern.to_owned(), ty })
     }
 }
 
@@ -717,6 +731,8 @@ pub enum MixError {
         /// Layers of the model.
         layers: u64,
     },
+    /// A pattern that finds none of the model's tensors.
+    NoTensor(String),
     /// A pattern that is no regular expression.
     Pattern {
         /// The pattern.
@@ -736,6 +752,9 @@ impl fmt::Display for MixError {
             }
             MixError::Layer { name, layers } => {
                 write!(f, "tensor {name:?} is in none of the model's {layers} layers")
+            }
+            MixError::NoTensor(pattern) => {
+                write!(f, "the model has no tensor whose name {pattern:?} finds")
             }
             MixError::Pattern { pattern, reason } => {
                 write!(f, "{pattern:?} is no regular expression: {reason}")

@@ -40,6 +40,7 @@ mod survey;
 
 pub use error::QuantizeError;
 pub use method::{METHODS, Method};
+pub use output::outputs;
 pub use plan::{Options, Plan, Planned, Warning};
 pub use rows::{Loss, Step};
 pub use survey::{Survey, Surveyed, Target};

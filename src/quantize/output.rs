@@ -26,20 +26,20 @@ const STRING_BYTES_MAX: usize = 127;
 /// Bytes that are copied at a time.
 const COPY_BYTES: usize = 4 << 20;
 
-impl Plan<'_> {
-    /// The files that [`Plan::write`] makes for `out`: itself, or one for each of the input's.
-    pub fn outputs(&self, out: &Path) -> Vec<PathBuf> {
-        let count = self.shards();
-        if count == 1 {
-            return vec![out.to_owned()];
-        }
-        let stem = match out.extension() {
-            Some(extension) if extension == "gguf" => out.with_extension(""),
-            _ => out.to_owned(),
-        };
-        (0..count).map(|no| shard_path(&stem, no, count)).collect()
+/// The files that [`Plan::write`] makes for `out`, `count` in number: itself, or one for each of the
+/// input's.
+pub fn outputs(out: &Path, count: usize) -> Vec<PathBuf> {
+    if count == 1 {
+        return vec![out.to_owned()];
     }
+    let stem = match out.extension() {
+        Some(extension) if extension == "gguf" => out.with_extension(""),
+        _ => out.to_owned(),
+    };
+    (0..count).map(|no| shard_path(&stem, no, count)).collect()
+}
 
+impl Plan<'_> {
     /// Bytes of all files together: metadata, data and the padding between.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Plan<'_> {
         out: &Path,
         step: &mut dyn FnMut(Step<'_>) -> bool,
     ) -> Result<Vec<Loss>, QuantizeError> {
-        let paths = self.outputs(out);
+        let paths = outputs(out, self.shards());
         if let Some(path) = paths.iter().find(|path| self.file.is_at(path)) {
             return Err(QuantizeError::SameFile(path.clone()));
         }

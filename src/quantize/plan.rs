@@ -98,6 +98,14 @@ pub enum Warning {
         /// Type that it gets.
         ty: GgmlType,
     },
+    /// No tensor gets the type that the mix is named after: it has that for parts that the model
+    /// lacks.
+    NoBase {
+        /// The mix.
+        mix: Mix,
+        /// Types that tensors get, and how many of them.
+        types: Vec<(GgmlType, usize)>,
+    },
     /// The method has no way to types, which the default one makes.
     OtherMethod {
         /// Number of tensors.
@@ -150,6 +158,16 @@ impl std::fmt::Display for Warning {
                  {ty} for {wanted}",
                 many(tensors)
             ),
+            Warning::NoBase { mix, types } => {
+                let told = types.iter().map(|(ty, n)| format!("{n} {} {ty}", many(n)));
+                let told = told.collect::<Vec<_>>().join(", ");
+                write!(
+                    f,
+                    "mix {mix} has {} for experts only, of which there are none: ",
+                    mix.base()
+                )?;
+                write!(f, "{told}")
+            }
             Warning::OtherMethod { tensors, name, ty, method } => write!(
                 f,
                 "method {method} has no way to {tensors} {}, such as {name:?} ({ty}): {} makes them",
@@ -192,11 +210,13 @@ impl<'a> Plan<'a> {
     /// Chooses types and checks that nothing stands in the way.
     ///
     /// # Errors
-    /// Types cannot be chosen or made, a type needs importances, or these are another model's.
+    /// Types cannot be chosen or made, a pattern finds no tensor, a type needs importances, or these
+    /// are another model's.
     pub fn new(file: &'a GgufFile, options: &'a Options) -> Result<Plan<'a>, QuantizeError> {
         if file.data_order() == ByteOrder::Big {
             return Err(QuantizeError::BigEndian);
         }
+        options.wishes.check(file)?;
         let shapes: Vec<Shape<'_>> = file.tensors().iter().map(Shape::from).collect();
         let choices = match options.mix {
             Some(mix) => {
@@ -339,11 +359,26 @@ impl<'a> Plan<'a> {
             let method = self.options.method.name;
             self.warnings.push(Warning::OtherMethod { tensors, name, ty, method });
         }
+        self.warn_of_mix();
         let fallen: Vec<&Planned<'_>> = self.tensors.iter().filter(|t| t.ty != t.wanted).collect();
         if let Some(first) = fallen.first() {
             let (name, wanted, ty) = (first.info.name.clone(), first.wanted, first.ty);
             let tensors = fallen.len();
             self.warnings.push(Warning::Fallback { tensors, name, wanted, ty });
+        }
+    }
+
+    fn warn_of_mix(&mut self) {
+        let Some(mix) = self.options.mix else { return };
+        let mut types: Vec<(GgmlType, usize)> = Vec::new();
+        for tensor in self.tensors.iter().filter(|tensor| !tensor.is_copied()) {
+            match types.iter_mut().find(|(ty, _)| *ty == tensor.wanted) {
+                Some((_, n)) => *n += 1,
+                None => types.push((tensor.wanted, 1)),
+            }
+        }
+        if !types.is_empty() && types.iter().all(|(ty, _)| *ty != mix.base()) {
+            self.warnings.push(Warning::NoBase { mix, types });
         }
     }
 }

@@ -46,6 +46,24 @@ impl From<OutOfMemory> for io::Error {
     }
 }
 
+/// The system's refusal of threads, in words: it says "try again" where there is no memory for their
+/// stacks, or where it allows no more of them.
+#[derive(Debug)]
+pub struct NoThreads<'a>(pub &'a io::Error);
+
+impl fmt::Display for NoThreads<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NoThreads(error) = self;
+        let cause = match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                "not enough memory for their stacks, or too many threads: "
+            }
+            _ => "",
+        };
+        write!(f, "cannot start worker threads: {cause}{error}")
+    }
+}
+
 /// Whether this thread takes a refusal of memory as an error, see [`ask`].
 #[must_use]
 pub fn may_refuse() -> bool {

@@ -12,13 +12,7 @@ use std::sync::LazyLock;
 #[global_allocator]
 static ALLOCATOR: common::Bounded = common::Bounded;
 
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = common::folder();
-    std::fs::write(folder.join("config.json"), common::TINY_CONFIG).expect("a file");
-    let vocabulary = common::golden("hf/llama-spm/tokenizer.model");
-    std::fs::copy(vocabulary, folder.join("tokenizer.model")).expect("a vocabulary");
-    folder
-});
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(common::tiny_folder);
 
 fuzz_target!(|data: &[u8]| {
     std::fs::write(FOLDER.join("model.safetensors"), data).expect("a file");

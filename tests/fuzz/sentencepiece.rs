@@ -12,12 +12,7 @@ use std::sync::LazyLock;
 #[global_allocator]
 static ALLOCATOR: common::Bounded = common::Bounded;
 
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = common::folder();
-    std::fs::write(folder.join("config.json"), common::TINY_CONFIG).expect("a file");
-    std::fs::write(folder.join("model.safetensors"), common::tiny_weights()).expect("weights");
-    folder
-});
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(common::tiny_folder);
 
 fuzz_target!(|data: &[u8]| {
     std::fs::write(FOLDER.join("tokenizer.model"), data).expect("a file");

@@ -589,7 +589,10 @@ fn a_path_is_used_as_it_is_or_refused_with_the_aliases() {
     let file = dir.0.join("m.gguf");
     let resolve = || cache.resolve(&ModelRef::Path(file.clone()), &mut Silent, &GO_ON);
     let error = resolve().expect_err("absent").to_string();
-    assert!(error.contains("m.gguf") && error.contains(ALIASES[0].name), "{error}");
+    assert_eq!(error, format!("{}: there is no such file", file.display()));
+    let bare = ModelRef::Path("no-such-model.gguf".into());
+    let error = cache.resolve(&bare, &mut Silent, &GO_ON).expect_err("absent").to_string();
+    assert!(error.contains("no-such-model.gguf") && error.contains(ALIASES[0].name), "{error}");
     fs::write(&file, "any").expect("own folder");
     assert_eq!(resolve().expect("there"), file);
     assert!(!cache.dir().exists(), "looking creates nothing");

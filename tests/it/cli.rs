@@ -163,11 +163,14 @@ fn outputs_that_destroy_are_refused() {
     let cases = [
         (vec!["imatrix", "-m", m, "-f", i, "-o", m], "is the input too"),
         (vec!["imatrix", "-m", m, "-f", i, "-o", i], "is the input too"),
-        (vec!["quantize", m, m, "--type", "Q8_0"], "the output is the input"),
+        (vec!["quantize", m, m, "--type", "Q8_0"], "is the input too"),
         (vec!["quantize", m, text(&folder.0), "--type", "Q8_0"], "is a folder"),
         (vec!["quantize", m, "/no/such/x.gguf", "--type", "Q8_0"], "there is no such folder"),
         (vec!["merge", m, text(&folder.0)], "is a folder"),
+        (vec!["merge", m, m], "is the input too"),
         (vec!["merge", text(&folder.0), "x.gguf"], "teff convert"),
+        (vec!["merge", m, "/no/such/"], "/no/such/: names a folder"),
+        (vec!["split", m, "/no/such/", "--max-size", "1.5K"], "/no/such/: names a folder"),
         (vec!["convert", m, "-o", "x.gguf"], "is no folder"),
     ];
     for (args, expected) in cases {
@@ -180,6 +183,35 @@ fn outputs_that_destroy_are_refused() {
     }
     assert!(std::fs::read(&model).unwrap() == before);
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 2);
+}
+
+/// One wording for what is not there, whatever the verb.
+#[test]
+fn what_is_missing_is_told_alike() {
+    let folder = Folder::new("missing");
+    let (model, words) = (folder.0.join("m.gguf"), folder.0.join("text.txt"));
+    std::fs::write(&model, include_bytes!("../golden/faults/tiny.gguf")).unwrap();
+    std::fs::write(&words, "a text ".repeat(99)).unwrap();
+    let (m, t) = (text(&model), text(&words));
+    for args in [
+        &["run", "-m", "/no/x", "-p", "x"][..],
+        &["run", "-m", m, "-f", "/no/x"],
+        &["run", "-m", m, "-p", "x", "--lora", "/no/x"],
+        &["inspect", "/no/x"],
+        &["quantize", "/no/x", "out", "--type", "Q4_0"],
+        &["quantize", m, "out", "--type", "Q4_0", "--imatrix", "/no/x"],
+        &["imatrix", "-m", m, "-f", "/no/x", "-o", "out"],
+        &["imatrix", "--merge", "/no/x", "-o", "out"],
+        &["perplexity", "-m", m, "-f", "/no/x"],
+        &["perplexity", "-m", m, "-f", t, "--teacher", "/no/x"],
+        &["edit", "/no/x", "--remove", "a"],
+        &["edit", m, "--template", "/no/x"],
+        &["split", "/no/x", "out"],
+        &["merge", "/no/x", "out"],
+    ] {
+        let told = error_of(&teff(args, ""), 1);
+        assert_eq!(told, "error: /no/x: there is no such file\n", "{args:?}");
+    }
 }
 
 #[test]
@@ -196,6 +228,8 @@ fn wrong_usage_is_told_with_code_2() {
         &["logits", "--tokens", "1,b", "-o", "x"],
         &["embed", "--pooling", "median", "-p", "x"],
         &["embed", "-f", "x", "-p", "x"],
+        &["convert", "hf:x", "--dry-run"],
+        &["quantize", "hf:x", "y", "--type", "Q4_0"],
     ] {
         let output = teff(args, "");
         let stderr = String::from_utf8_lossy(&output.stderr);

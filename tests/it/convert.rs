@@ -271,6 +271,115 @@ fn folders_that_lie_are_refused_by_name() {
     }
 }
 
+/// Changes entries of a folder's `config.json`.
+pub fn configure(folder: &Path, entries: &Value) {
+    let path = folder.join("config.json");
+    let mut config = json(&path);
+    let own = config.as_object_mut().unwrap();
+    own.extend(entries.as_object().unwrap().clone());
+    fs::write(path, config.to_string()).unwrap();
+}
+
+#[test]
+fn configurations_that_say_otherwise_are_refused_by_name() {
+    use serde_json::json;
+    let cases = [
+        ("gpt2", json!({"vocab_size": 383}), "`vocab_size` is 383, and the embedding has 384 rows"),
+        ("llama-spm", json!({"rms_norm_eps": 0}), "`rms_norm_eps` is 0, not above 0"),
+        (
+            "gpt2",
+            json!({"layer_norm_epsilon": -1e-5}),
+            "`layer_norm_epsilon` is -0.00001, not above",
+        ),
+        ("deepseek2-lite", json!({"rms_norm_eps": 1e-60}), "`rms_norm_eps` is 1"),
+        (
+            "llama-spm",
+            json!({"attention_bias": true}),
+            "`attention_bias` is true, but tensor `blk.0.attn_k.bias` is not there",
+        ),
+        (
+            "llama-spm",
+            json!({"mlp_bias": true}),
+            "`mlp_bias` is true, but tensor `blk.0.ffn_down.bias` is not there",
+        ),
+        (
+            "gpt2",
+            json!({"mlp_bias": false}),
+            "`mlp_bias` is false, but tensor `blk.0.ffn_down.bias` is there",
+        ),
+        (
+            "llama-spm",
+            json!({"hidden_act": "gelu"}),
+            "`hidden_act` is gelu, and this architecture computes silu",
+        ),
+        (
+            "gpt2",
+            json!({"activation_function": "relu"}),
+            "`activation_function` is relu, and this architecture computes gelu",
+        ),
+        ("mamba2", json!({"hidden_act": "mish"}), "`hidden_act` is mish, and"),
+        (
+            "llama-spm",
+            json!({"use_sliding_window": true, "sliding_window": 4, "max_window_layers": 1}),
+            "`use_sliding_window` gives layer 1 a window of 4 tokens",
+        ),
+        (
+            "llama-spm",
+            json!({"layer_types": vec!["sliding_attention"; 9], "sliding_window": 4}),
+            "`layer_types` gives layer 0 a window of 4 tokens",
+        ),
+    ];
+    for (golden, entries, expected) in cases {
+        let scratch = Scratch::new("configuration");
+        let folder = copy_of(golden, &scratch);
+        configure(&folder, &entries);
+        let error = error_of(&folder, &scratch);
+        assert!(error.contains(expected), "{golden}, {entries}: {error}");
+    }
+    // What says the same in other words, or nothing.
+    for (golden, entries) in [
+        ("gpt2", json!({"activation_function": "gelu"})),
+        ("llama-spm", json!({"hidden_act": "swish", "attention_bias": null})),
+        ("llama-spm", json!({"use_sliding_window": false, "sliding_window": 4})),
+        (
+            "llama-spm",
+            json!({"use_sliding_window": true, "sliding_window": 4, "max_window_layers": 99}),
+        ),
+        ("llama-spm", json!({"use_sliding_window": true, "sliding_window": 1 << 20})),
+        ("mamba2", json!({"vocab_size": 377, "pad_vocab_size_multiple": 8})),
+    ] {
+        let scratch = Scratch::new("configuration");
+        let folder = copy_of(golden, &scratch);
+        configure(&folder, &entries);
+        let converted = convert(&folder, &scratch.0.join("model.gguf"), TargetType::F32);
+        assert!(converted.is_ok(), "{golden}, {entries}: {converted:?}");
+    }
+}
+
+/// What only shapes tell is told before a weight is read, and leaves nothing behind.
+#[test]
+fn what_would_not_run_is_told_before_weights_are_read() {
+    let scratch = Scratch::new("early");
+    let folder = copy_of("llama-spm", &scratch);
+    configure(&folder, &serde_json::json!({"intermediate_size": 77}));
+    let options = ConvertOptions { ty: Some(TargetType::F32), ..ConvertOptions::default() };
+    let conversion = Conversion::plan(&folder, &options).unwrap();
+    let error = conversion.outline().map(drop).unwrap_err().to_string();
+    assert!(error.contains("would not run") && error.contains("ffn_"), "{error}");
+    let mut done = 0;
+    let cancel = AtomicBool::new(false);
+    let written = conversion.write(&scratch.0.join("x.gguf"), &mut |n| done = n, &cancel);
+    assert_eq!((written.unwrap_err().to_string(), done), (error, 0));
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
+    // Of a folder that is fine there is a file without weights, which goes away.
+    let whole = Conversion::plan(&golden().join("llama-spm"), &options).unwrap();
+    let (file, place) = whole.outline().unwrap();
+    assert_eq!(file.tensors().len(), whole.tensors().len());
+    let path = file.path().unwrap().to_owned();
+    drop((file, place));
+    assert!(!path.exists());
+}
+
 #[test]
 fn a_cancelled_conversion_leaves_what_was_there() {
     let scratch = Scratch::new("cancelled");

@@ -78,6 +78,41 @@ fn metadata_is_changed_in_place_where_it_fits() {
     assert!(error_of(&refused, 1).contains("how the file is laid out"));
 }
 
+/// A model that could be loaded can be so afterwards; what could not, may be changed as one likes.
+#[test]
+fn models_are_not_broken() {
+    let folder = Folder::new("edit-broken");
+    let path = folder.0.join("m.gguf");
+    std::fs::write(&path, include_bytes!("../golden/faults/tiny.gguf")).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let out = folder.0.join("out.gguf");
+    for (args, part) in [
+        (&["--set", "llama.block_count=u32:9"][..], "blk."),
+        (&["--set", "llama.block_count=u32:9", "--dry-run"], "blk."),
+        (&["--set", "llama.new_key=u32:1", "-o", text(&out)], "llama.new_key"),
+        (&["--remove", "general.architecture"], "general.architecture"),
+        (&["--remove", "tokenizer.ggml.tokens"], "tokenizer.ggml.tokens"),
+        (&["--set", "tokenizer.chat_template=str:{% for"], "template"),
+    ] {
+        let told = error_of(&teff(&[&["edit", text(&path)][..], args].concat(), ""), 1);
+        let is_told = told.contains("m.gguf: the result would not load: ") && told.contains(part);
+        assert!(is_told, "{args:?}: {told}");
+        assert!(std::fs::read(&path).unwrap() == before, "{args:?}");
+        assert_eq!(names(&folder), ["m.gguf"], "{args:?}");
+    }
+    let broken = fixture_model::load("llama-dense").gguf;
+    let mut writer = gguf_rs_lite::GgufWriter::new(std::fs::File::create(&path).unwrap());
+    let file = GgufFile::from_bytes(broken).unwrap();
+    let own = file.entries().filter(|(key, _)| *key != "llama.block_count");
+    own.for_each(|(key, value)| writer.add(key, value).unwrap());
+    file.tensors().iter().for_each(|t| writer.declare(&t.name[..], t.ty, &t.dims).unwrap());
+    let mut data = writer.write_header().unwrap();
+    file.tensors().iter().for_each(|t| data.write_tensor(file.data(t)).unwrap());
+    data.finish().unwrap();
+    ok(&["edit", text(&path), "--set", "llama.block_count=u32:9"]);
+    assert_eq!(value(&path, "llama.block_count").as_deref(), Some("9"));
+}
+
 #[test]
 fn lists_are_set_and_told() {
     let folder = Folder::new("edit-lists");

@@ -165,7 +165,7 @@ fn logits_of_a_teacher() {
     }
 }
 
-/// Ctrl-C writes the chunks that are done, and says how to go on behind them.
+/// Ctrl-C writes the chunks that are done beside an older file, and says how to go on behind them.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_imatrix_goes_on() {
@@ -182,7 +182,7 @@ fn an_interrupted_imatrix_goes_on() {
     let time = start.elapsed();
     let whole = Imatrix::open(&out).unwrap();
     for part in [0.2, 0.4, 0.6, 0.8] {
-        fs::remove_file(&out).unwrap_or_default();
+        fs::write(&out, "older").unwrap();
         let mut child = program().args(&case.args).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(time.mul_f64(part));
         let command = format!("kill -INT {}", child.id());
@@ -194,17 +194,24 @@ fn an_interrupted_imatrix_goes_on() {
             continue;
         }
         let Some((_, next)) = told.trim_end().rsplit_once("--from-chunk ") else {
-            assert!(told.contains("nothing was written") && !out.exists(), "{told}");
+            assert!(told.contains("nothing was written"), "{told}");
+            assert_eq!(fs::read(&out).unwrap(), b"older");
             continue;
         };
-        assert_eq!(Imatrix::open(&out).unwrap().chunk_count.to_string(), next, "{told}");
-        let rest = ["--merge", text(&out), "--from-chunk", next, "-o", text(&out)];
-        if next != whole.chunk_count.to_string() {
+        assert_eq!(fs::read(&out).unwrap(), b"older");
+        let so_far = folder.0.join("out.gguf.unfinished");
+        assert!(told.contains(&format!("--merge {}", text(&so_far))), "{told}");
+        assert_eq!(Imatrix::open(&so_far).unwrap().chunk_count.to_string(), next, "{told}");
+        let rest = ["--merge", text(&so_far), "--from-chunk", next, "-o", text(&out)];
+        if next == whole.chunk_count.to_string() {
+            fs::rename(&so_far, &out).unwrap();
+        } else {
             let output = teff(&[&base[..], &rest].concat(), "");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         let found = Imatrix::open(&out).unwrap();
         assert_eq!(found.chunk_count, whole.chunk_count);
+        assert_eq!(found.datasets, whole.datasets);
         for ((name, found), (_, whole)) in found.weights().zip(whole.weights()) {
             assert_eq!(found.counts(), whole.counts(), "{name}");
         }

@@ -286,15 +286,30 @@ mod program {
             assert!(!out.exists() && !folder.0.join("out.gguf.part").exists(), "{args:?}");
         };
         let (i, o) = (text(&input), text(&out));
-        fails(&[i, i, "--type", "Q4_0"], 1, &["the output is the input"]);
+        fails(&[i, i, "--type", "Q4_0"], 1, &["is the input too"]);
         let linked = folder.0.join("linked.gguf");
         #[cfg(unix)]
         {
             std::os::unix::fs::symlink(&input, &linked).unwrap();
-            fails(&[i, text(&linked), "--type", "Q4_0"], 1, &["the output is the input"]);
+            fails(&[i, text(&linked), "--type", "Q4_0"], 1, &["is the input too"]);
         }
         let low = ["blk.0.attn_q.weight", "IQ2_XXS", "--imatrix", "--force"];
         fails(&[i, o, "--type", "IQ2_XXS", "--pure"], 1, &low);
+        // A dry run says what the run would.
+        fails(&[i, o, "--type", "IQ2_XXS", "--pure", "--dry-run"], 1, &low);
+        let idle = ["--tensor-type", r"blk\.9\.=Q8_0"];
+        for more in
+            [&["--type", "Q4_0"][..], &["--type", "Q4_0", "--dry-run"], &["--target-bpw", "5"]]
+        {
+            fails(
+                &[&[i, o], more, &idle].concat(),
+                1,
+                &[r"blk\\.9\\.", "no tensor", "--tensor-type"],
+            );
+        }
+        fails(&[i, o], 2, &["--type", "--target-size", "--target-bpw"]);
+        fails(&[i, "new/", "--type", "Q4_0"], 1, &["new/: names a folder"]);
+        fails(&[i, o, "--target-bpw", "0.6"], 1, &["are too few", "--imatrix"]);
         fails(&[i, o, "--type", "Q9_K"], 2, &["Q9_K", "Q4_K_M"]);
         fails(&[i, o, "--type", "Q4_0", "--method", "gptq"], 2, &["gptq", "search, rtn, hqq"]);
         fails(
@@ -333,6 +348,22 @@ mod program {
             fs::write(&path, bytes).unwrap();
             fails(&[text(&path), o, "--type", "Q4_0"], 1, &[name, "row 0, column 5"]);
         }
+    }
+
+    /// A mix for experts says what it gives a model without any.
+    #[test]
+    fn mixes_for_experts_tell_what_others_get() {
+        let folder = Folder::new("quantize-experts");
+        let told = |name: &str| {
+            let input = model(&folder, name);
+            ok(&[text(&input), "out", "--type", "MXFP4", "--dry-run"]).1
+        };
+        let dense = told("llama-dense");
+        let line =
+            "mix MXFP4_MOE has MXFP4 for experts only, of which there are none: 23 tensors Q8_0";
+        assert!(dense.contains(line), "{dense}");
+        let experts = told("llama-moe");
+        assert!(!experts.contains("for experts only"), "{experts}");
     }
 
     #[test]
@@ -397,7 +428,7 @@ mod program {
             ]),
             1,
         );
-        assert!(error.contains("the output is the input"), "{error}");
+        assert!(error.contains("is the input too"), "{error}");
     }
 
     /// Ctrl-C and a kill at several moments: the old file stays, and nothing half-made has its name.

@@ -155,6 +155,18 @@ fn sensitivities_are_measured() {
     assert!(all[0] == all[1]);
 }
 
+/// What sensitivities cannot be measured with is told before anything is tried, by its name.
+#[test]
+fn what_cannot_be_calibrated_is_told_first() {
+    let folder = Folder::new("target-blank");
+    let [input, words] = speaking(&folder);
+    fs::write(&words, " \n").unwrap();
+    let out = folder.0.join("out.gguf");
+    let args = ["quantize", text(&input), text(&out), "--target-bpw", "6", "--calibrate"];
+    let told = crate::cli::error_of(&teff(&[&args[..], &[text(&words)]].concat(), ""), 1);
+    assert!(told.contains("text.txt: the text has") && !told.contains("--ctx"), "{told}");
+}
+
 #[test]
 fn folders_are_converted_on_the_way() {
     let folder = Folder::new("target-folder");
@@ -164,7 +176,15 @@ fn folders_are_converted_on_the_way() {
     quantize(&[text(&converted), text(&two), "--type", "Q8_0"]);
     quantize(&[text(&source), text(&one), "--type", "Q8_0"]);
     assert_eq!(fs::read(&one).unwrap(), fs::read(&two).unwrap());
-    quantize(&[text(&source), text(&folder.0.join("none.gguf")), "--type", "Q4_0", "--dry-run"]);
+    // What a process that was killed left is written over, and a plan needs nothing converted.
+    let part = folder.0.join(".one.gguf.converted.part");
+    fs::write(&part, "left over").unwrap();
+    quantize(&[text(&source), text(&one), "--type", "Q8_0"]);
+    assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap() && !part.exists());
+    let plan = ["--type", "Q4_0", "--dry-run"];
+    let planned = quantize(&[&[text(&source), "/no/such/none.gguf"], &plan[..]].concat());
+    let of_file = quantize(&[&[text(&converted), "/no/such/none.gguf"], &plan[..]].concat());
+    assert_eq!(planned, of_file);
     let mut left: Vec<_> =
         fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();

@@ -2,6 +2,8 @@
 //! else by a copy that takes the file's place when it is whole. Of a model in several files the first is
 //! changed, which has the metadata.
 //!
+//! What could be loaded as a model before can be so afterwards, or nothing is changed.
+//!
 //! Room that a shorter header leaves over is filled by the key `teff.padding`, which nobody reads and
 //! later edits use. How headers are replaced, and what becomes of that if the process dies:
 //! [`super::header`].
@@ -11,8 +13,11 @@ mod settings;
 use super::copy::{self, Entries};
 use super::header::{self, HEADER_BYTES_MAX};
 use super::{CliError, interrupt, space};
-use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, TensorInfo};
-use settings::{Setting, parse_setting, told, type_name};
+use crate::convert::outline;
+use crate::engine::report::{Problem, Report, ReportOptions};
+use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, TensorInfo, WriteOptions};
+pub use settings::told;
+use settings::{Setting, parse_setting, type_name};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -66,6 +71,7 @@ pub fn edit(args: &EditArgs, out: &mut dyn Write) -> Result<(), CliError> {
         )));
     }
     let (entries, changes) = changed(args, &file)?;
+    check_loads(&file, &entries).map_err(CliError::of_model(&input))?;
     changes.iter().try_for_each(|change| writeln!(out, "{change}"))?;
     if changes.is_empty() && args.output.is_none() {
         writeln!(out, "nothing to change")?;
@@ -94,10 +100,43 @@ pub fn edit(args: &EditArgs, out: &mut dyn Write) -> Result<(), CliError> {
         }
         None => {
             let path = args.output.as_deref().unwrap_or(&input);
-            space::check_output(path, args.template.as_deref())?;
+            space::check_output(path, args.template.as_deref(), &[])?;
             copy::write(&file, &entries, tensors, path)
         }
     }
+}
+
+/// Refuses metadata that keeps the file from being loaded as a model, where the old one does not.
+fn check_loads(file: &GgufFile, entries: &Entries) -> Result<(), CliError> {
+    let new = problems(file, entries)?;
+    if new.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let old = file.entries().map(|(key, value)| (key.to_owned(), OwnedValue::from(value)));
+    let old = problems(file, &old.collect())?;
+    let found = new.into_iter().zip(old).find(|(new, old)| new.is_some() && old.is_none());
+    match found.and_then(|(new, _)| new) {
+        Some(problem) => Err(CliError::failed(format!("the result would not load: {problem}"))),
+        None => Ok(()),
+    }
+}
+
+/// What keeps the tensors with this metadata from being loaded: of the description, and of the
+/// vocabulary. Weights are not looked at.
+fn problems(file: &GgufFile, entries: &Entries) -> Result<[Option<String>; 2], CliError> {
+    let own: Entries =
+        entries.iter().filter(|(key, _)| !key.starts_with("split.")).cloned().collect();
+    let padded = |info: &TensorInfo| info.bytes.saturating_add(file.alignment().into());
+    let bytes = file.tensors().iter().map(padded);
+    let (outline, _place) =
+        outline(|out| copy::writer(out, WriteOptions::default(), &own, file.tensors()), bytes)?;
+    let report = Report::new(outline, &ReportOptions::default());
+    let mut found = [None, None];
+    for problem in &report.problems {
+        let is_of_text = matches!(problem, Problem::Text(_) | Problem::Vocabulary(_));
+        found[usize::from(is_of_text)].get_or_insert_with(|| problem.to_string());
+    }
+    Ok(found)
 }
 
 /// The tensors of the file itself; further files have their own.

@@ -66,10 +66,20 @@ pub fn convert(folder: &Path, turn: u8) {
 }
 
 /// Configuration of a Llama of one layer.
-pub const TINY_CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+const TINY_CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 16,
 "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1,
 "num_hidden_layers": 1, "vocab_size": 64, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
 "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2}"#;
+
+/// A folder of that Llama, of whose files a target replaces one.
+pub fn tiny_folder() -> PathBuf {
+    let folder = folder();
+    fs::write(folder.join("config.json"), TINY_CONFIG).expect("a file");
+    fs::write(folder.join("model.safetensors"), tiny_weights()).expect("weights");
+    let vocabulary = golden("hf/llama-spm/tokenizer.model");
+    fs::copy(vocabulary, folder.join("tokenizer.model")).expect("a vocabulary");
+    folder
+}
 
 /// Weights of that Llama, all alike.
 pub fn tiny_weights() -> Vec<u8> {
