@@ -10,6 +10,7 @@ use libfuzzer_sys as _;
 use gguf_rs_lite::{ByteOrder, Error, GgmlType, GgufWriter, OwnedArray, OwnedValue, WriteOptions};
 use std::fs;
 use std::path::{Path, PathBuf};
+use teff::Request;
 use teff::eval::{self, Chunks, LogitsWriter, Options};
 use teff::quantize::imatrix::{Imatrix, Statistics};
 
@@ -20,7 +21,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets: [(&str, fn(&Path) -> Outcome); 7] = [
+    let targets: [(&str, fn(&Path) -> Outcome); 8] = [
         ("open", open),
         ("safetensors", safetensors),
         ("checkpoint", checkpoint),
@@ -28,6 +29,7 @@ fn main() -> Outcome {
         ("imatrix", imatrix),
         ("logits_file", logits_file),
         ("choices", choices),
+        ("session", session),
     ];
     for (target, write) in targets {
         let folder = corpus.join(target);
@@ -138,6 +140,18 @@ fn choices(folder: &Path) -> Outcome {
         fs::write(folder.join(number.to_string()), line.replace('\n', ""))?;
     }
     fs::write(folder.join("all"), lines.map(|line| line.replace('\n', "")).join("\n"))?;
+    Ok(())
+}
+
+fn session(folder: &Path) -> Outcome {
+    let runner = common::tiny_runner();
+    let mut session = runner.session();
+    session.save(&folder.join("empty"), b"")?;
+    let mut request = Request::new((3..43).collect());
+    request.max_tokens = Some(5);
+    session.generate(request).for_each(drop);
+    session.save(&folder.join("pages"), br#"{"messages": []}"#)?;
+    session.save_without_kv(&folder.join("text"), b"{}")?;
     Ok(())
 }
 
