@@ -34,7 +34,6 @@ const PART_AGE_MAX: Duration = Duration::from_secs(3600);
 ///
 /// ```
 /// use teff::engine::DiskCache;
-/// # use std::sync::Arc;
 /// # use teff::{Engine, EngineOptions, Model, Request, Runner};
 /// # let path = "tests/golden/faults/tiny.gguf";
 /// # let model = Model::open(path.as_ref())?;
