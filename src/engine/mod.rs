@@ -29,8 +29,8 @@ pub use embed::normalize;
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 pub use runner::{Answer, AnswerEvent, Runner, Status};
 pub use saved::{
-    EXTRA_BYTES_MAX, LoadReport, LoadedSession, Part, SaveReport, SavedText, SessionFault,
-    SessionFileError,
+    DISK_TOKENS_MIN, DiskCache, EXTRA_BYTES_MAX, LoadReport, LoadedSession, Part, SaveReport,
+    SavedText, SessionFault, SessionFileError,
 };
 pub use scheduler::{ANSWERS_MAX, Counters, Listener, RUNNING_DEFAULT, Scheduler, WAITING_MAX};
 pub use session::{Session, Turn};

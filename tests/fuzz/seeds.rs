@@ -10,6 +10,7 @@ use libfuzzer_sys as _;
 use gguf_rs_lite::{ByteOrder, Error, GgmlType, GgufWriter, OwnedArray, OwnedValue, WriteOptions};
 use std::fs;
 use std::path::{Path, PathBuf};
+use teff::Request;
 use teff::eval::{self, Chunks, LogitsWriter, Options};
 use teff::quantize::imatrix::{Imatrix, Statistics};
 
@@ -29,6 +30,7 @@ fn main() -> Outcome {
         ("logits_file", logits_file),
         ("choices", choices),
         ("answers", answers),
+        ("session", session),
     ];
     for (target, write) in targets {
         let folder = corpus.join(target);
@@ -169,6 +171,18 @@ fn answers(folder: &Path) -> Outcome {
             fs::write(folder.join(format!("{format}-{number}")), bytes)?;
         }
     }
+    Ok(())
+}
+
+fn session(folder: &Path) -> Outcome {
+    let runner = common::tiny_runner();
+    let mut session = runner.session();
+    session.save(&folder.join("empty"), b"")?;
+    let mut request = Request::new((3..43).collect());
+    request.max_tokens = Some(5);
+    session.generate(request).for_each(drop);
+    session.save(&folder.join("pages"), br#"{"messages": []}"#)?;
+    session.save_without_kv(&folder.join("text"), b"{}")?;
     Ok(())
 }
 

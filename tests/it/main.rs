@@ -23,6 +23,7 @@ mod convert_lora;
 #[cfg(feature = "convert")]
 mod convert_vocab;
 mod decoder;
+mod disk_cache;
 #[cfg(feature = "cli")]
 mod edit;
 mod embeddings;

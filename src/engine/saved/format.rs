@@ -206,3 +206,50 @@ impl RecordHead {
         RecordHead { kind: n as u32, group: (n >> 32) as u32, len: (n >> 64) as u64 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_they_were_written_and_not_otherwise() {
+        let header = Header {
+            teff: "1.2.3".into(),
+            model: "Modèle".into(),
+            model_bytes: 1 << 40,
+            model_hash: 7,
+            adapters: vec![Adapted { name: "a".into(), hash: 8, scale_bits: 1_f32.to_bits() }],
+            kv_type: "q8_0".into(),
+            n_ctx: 4096,
+            positions: 9,
+            page_bytes: vec![100, 200],
+            state_bytes: 10,
+            has_kv: true,
+            n_tokens: 11,
+            n_answers: 12,
+            extra_bytes: 13,
+        };
+        let bytes = header.to_bytes();
+        assert_eq!(bytes[..8], MAGIC);
+        assert_eq!(bytes[8..16], [1, 0, 0, 0, bytes.len() as u8, 0, 0, 0]);
+        let fields = &bytes[PREFIX_BYTES..];
+        assert_eq!(Header::from_fields(fields).unwrap(), header);
+        for n in 0..fields.len() {
+            assert!(Header::from_fields(&fields[..n]).is_err(), "{n} bytes");
+        }
+        assert!(Header::from_fields(&[fields, &[0]].concat()).is_err());
+        // No text, and neither true nor false.
+        let no_text = [&fields[..4], &[0xff], &fields[5..]].concat();
+        assert!(Header::from_fields(&no_text).is_err());
+        let mut neither = fields.to_vec();
+        neither[fields.len() - 28] = 2;
+        assert!(Header::from_fields(&neither).is_err());
+    }
+
+    #[test]
+    fn heads_of_records_are_read_as_they_were_written() {
+        let head = RecordHead { kind: PAGE, group: 0x0102_0304, len: 0x0506_0708_090a_0b0c };
+        assert_eq!(RecordHead::from_bytes(head.to_bytes()), head);
+        assert_eq!(head.to_bytes()[..8], [1, 0, 0, 0, 4, 3, 2, 1]);
+    }
+}

@@ -47,6 +47,7 @@
 //! **Nothing here is secret**: the file holds what was said, in plain tokens. It is written for its
 //! owner's eyes only, where the system has such permissions.
 
+mod disk;
 mod error;
 mod format;
 mod origin;
@@ -54,6 +55,7 @@ mod reader;
 mod writer;
 mod xxh64;
 
+pub use disk::{DISK_TOKENS_MIN, DiskCache};
 pub use error::{Part, SessionFault, SessionFileError};
 
 pub(super) use origin::Origin;
@@ -64,6 +66,7 @@ use crate::decoder::KeptBytes;
 use reader::{Reader, Text};
 use std::path::Path;
 use std::sync::Arc;
+use writer::Content;
 
 /// Bytes of the caller's part, at most: a conversation as long as any context, as text, many times.
 pub const EXTRA_BYTES_MAX: u64 = 64 << 20;
@@ -149,13 +152,13 @@ impl Session {
     /// Saves the session with what the cache keeps of its tokens, and `extra`, in which the caller
     /// has what he needs to go on: messages, parameters of the sampler, the state of its generator.
     /// The file gets its name when it is whole, and only its owner may read it. Requests of others
-    /// go on meanwhile.
+    /// go on meanwhile. Not for a [`Listener`](super::Listener), on whose thread the cache is read.
     ///
     /// # Errors
     /// The file cannot be written, `extra` is longer than [`EXTRA_BYTES_MAX`], or the runner's thread
     /// has ended. An older file of the name stays as it was.
     pub fn save(&self, path: &Path, extra: &[u8]) -> Result<SaveReport, SessionFileError> {
-        named(path, || writer::save(self, path, extra, true))
+        named(path, || self.write(path, extra, true))
     }
 
     /// [`Session::save`] without pages and states: a small file, whose session computes its tokens
@@ -168,7 +171,12 @@ impl Session {
         path: &Path,
         extra: &[u8],
     ) -> Result<SaveReport, SessionFileError> {
-        named(path, || writer::save(self, path, extra, false))
+        named(path, || self.write(path, extra, false))
+    }
+
+    fn write(&self, path: &Path, extra: &[u8], has_kv: bool) -> Result<SaveReport, SessionFault> {
+        let content = Content { tokens: self.tokens(), answers: self.answers(), extra, has_kv };
+        writer::save(self.runner(), path, content)
     }
 }
 
@@ -199,12 +207,9 @@ fn load(runner: &Runner, path: &Path) -> Result<LoadedSession, SessionFault> {
     let mut reader = Reader::open(path)?;
     origin.check(reader.header())?;
     let Text { tokens, answers, extra } = reader.text()?;
-    if let Some(id) = tokens.iter().find(|&&id| id as usize >= origin.n_vocab()) {
-        let problem = format!("token {id} is not in the vocabulary");
-        return Err(SessionFault::Malformed { part: Part::Tokens, problem });
-    }
+    origin.check_tokens(&tokens)?;
     let tokens: Arc<[u32]> = tokens.into();
-    let left_out_bytes = put_records(runner, &mut reader, &tokens)?;
+    let left_out_bytes = put_records(runner, &mut reader, &tokens, tokens.len())?;
     let known = tokens.clone();
     let n_cached = runner.call(move |stepper| stepper.kv().known(&known))?;
     let (n_tokens, has_kv) = (tokens.len(), reader.header().has_kv);
@@ -213,18 +218,21 @@ fn load(runner: &Runner, path: &Path) -> Result<LoadedSession, SessionFault> {
     Ok(LoadedSession { session, extra, report })
 }
 
-/// Puts the pages and states of a file into the cache, as many as there is room for, and checks the
-/// others. Returns the bytes of those.
+/// Puts the pages and states of a file's first `n` tokens into the cache, as many as there is room for,
+/// and checks the others of those. Returns the bytes of the others.
 fn put_records(
     runner: &Runner,
     reader: &mut Reader,
     tokens: &Arc<[u32]>,
+    n: usize,
 ) -> Result<u64, SessionFault> {
-    let records = reader.records()?;
-    let (places, text) =
-        (records.iter().map(|record| record.at).collect::<Vec<_>>(), tokens.clone());
+    let mut records = reader.records()?;
+    records.retain(|record| record.at.len <= n);
+    let places: Vec<_> = records.iter().map(|record| record.at).collect();
+    let text = tokens.clone();
     let (since, fitting) = runner.call(move |stepper| {
-        (stepper.kv_mut().begin_put(), stepper.kv().fitting(&text, &places))
+        let since = stepper.kv_mut().begin_put();
+        (since, stepper.kv().fitting(&text, &places))
     })?;
     let (mut chunk, mut chunk_bytes, mut left_out) = (Vec::new(), 0, 0);
     for (i, (record, fits)) in records.iter().zip(fitting).enumerate() {

@@ -1,7 +1,7 @@
 //! What keys, values and states depend on beside the tokens: the model's files, the type of the
 //! cache, and the angles of positions.
 
-use super::error::SessionFault;
+use super::error::{Part, SessionFault};
 use super::format::{Adapted, Header};
 use crate::backend::pages::{KvType, LayerGroup};
 use crate::backend::program::Rope;
@@ -56,11 +56,6 @@ impl Origin {
             n_ctx: decoder.kv().n_ctx(),
             hashes: OnceLock::new(),
         }
-    }
-
-    /// Number of token ids.
-    pub fn n_vocab(&self) -> usize {
-        self.n_vocab
     }
 
     fn hashes(&self) -> &(u64, Vec<u64>) {
@@ -127,12 +122,25 @@ impl Origin {
                 return Err(SessionFault::OtherLayout);
             }
         }
-        // An answer that fills a context is one token longer.
-        if header.n_tokens > self.n_ctx as u64 + 1 {
-            let n_tokens = usize::try_from(header.n_tokens).unwrap_or(usize::MAX);
-            return Err(SessionFault::TooLong { n_tokens, n_ctx: self.n_ctx });
-        }
         Ok(())
+    }
+
+    /// Checks that a session's tokens fit the context and are of the vocabulary.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), SessionFault> {
+        // An answer that fills a context is one token longer.
+        if tokens.len() > self.n_ctx + 1 {
+            return Err(SessionFault::TooLong { n_tokens: tokens.len(), n_ctx: self.n_ctx });
+        }
+        match tokens.iter().find(|&&id| id as usize >= self.n_vocab) {
+            None => Ok(()),
+            Some(id) => {
+                let problem = format!("token {id} is not in the vocabulary");
+                Err(SessionFault::Malformed { part: Part::Tokens, problem })
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::reader::record_seed;
 use super::xxh64::xxh64;
 use super::{CHUNK_BYTES, EXTRA_BYTES_MAX, SaveReport};
 use crate::decoder::KeptBytes;
-use crate::engine::session::Session;
+use crate::engine::runner::Runner;
 use crate::kv::KeptKind;
 use gguf_rs_lite::PartFile;
 use std::fs::File;
@@ -14,23 +14,42 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Saves a session.
+/// What is saved.
+#[derive(Clone, Copy)]
+pub struct Content<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Number of tokens before each answer.
+    pub answers: &'a [usize],
+    /// The caller's part.
+    pub extra: &'a [u8],
+    /// Whether pages and states are saved, too.
+    pub has_kv: bool,
+}
+
+/// Saves what was said to a runner.
 pub fn save(
-    session: &Session,
+    runner: &Runner,
     path: &Path,
-    extra: &[u8],
-    has_kv: bool,
+    content: Content<'_>,
 ) -> Result<SaveReport, SessionFault> {
-    let (runner, bytes) = (session.runner(), extra.len() as u64);
+    let bytes = content.extra.len() as u64;
     if bytes > EXTRA_BYTES_MAX {
         return Err(SessionFault::TooMuchExtra { bytes });
     }
     let part = PartFile::create(path)?;
-    let written = |result: std::io::Result<()>| {
-        result.map_err(|error| SessionFault::Output(part.error(error)))
-    };
-    written(make_private(part.file()))?;
-    let (tokens, answers) = (session.tokens(), session.answers());
+    let report = write(runner, part.file(), content).map_err(|fault| match fault {
+        SessionFault::Io(error) => SessionFault::Output(part.error(error)),
+        other => other,
+    })?;
+    part.finish()?;
+    Ok(report)
+}
+
+/// Writes all parts.
+fn write(runner: &Runner, file: &File, content: Content<'_>) -> Result<SaveReport, SessionFault> {
+    let Content { tokens, answers, extra, has_kv } = content;
+    make_private(file)?;
     let header = Header {
         has_kv,
         n_tokens: tokens.len() as u64,
@@ -38,34 +57,43 @@ pub fn save(
         extra_bytes: extra.len() as u64,
         ..runner.origin().header()
     };
-    let mut file = Sums { file: BufWriter::new(part.file()), n_bytes: 0 };
-    let seed = file.part(&header.to_bytes(), 0);
-    let seed = seed.map_err(|error| SessionFault::Output(part.error(error)))?;
+    let mut file = Sums { file: BufWriter::new(file), n_bytes: 0 };
+    let seed = file.part(&header.to_bytes(), 0)?;
     let words = tokens.iter().copied().chain(answers.iter().map(|&start| start as u32));
-    let words: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
-    written(file.part(&words, seed).map(drop))?;
-    written(file.part(extra, seed).map(drop))?;
-    let (tokens, mut after, mut n_records): (Arc<[u32]>, _, u64) = (tokens.into(), None, 0);
-    let (known, mut more) = (tokens.clone(), has_kv);
-    let n_cached = runner.call(move |stepper| stepper.kv().known(&known))?;
-    while more {
-        let tokens = tokens.clone();
-        let things =
-            runner.call(move |stepper| stepper.read_kept(&tokens, after, CHUNK_BYTES))??;
-        for thing in &things {
-            written(file.record(head_of(thing), &thing.bytes, record_seed(seed, n_records)))?;
-            (after, n_records) = (Some(thing.at), n_records + 1);
-        }
-        more = !things.is_empty();
+    file.part(&words.flat_map(u32::to_le_bytes).collect::<Vec<u8>>(), seed)?;
+    file.part(extra, seed)?;
+    let (mut n_records, mut n_cached) = (0, 0);
+    if has_kv {
+        let text: Arc<[u32]> = tokens.into();
+        let known = text.clone();
+        n_cached = runner.call(move |stepper| stepper.kv().known(&known))?;
+        n_records = write_kept(runner, &mut file, &text, seed)?;
     }
     let end = RecordHead { kind: END, group: 0, len: n_records };
-    written(file.record(end, &[], record_seed(seed, n_records)))?;
-    written(file.file.flush())?;
-    let bytes = file.n_bytes;
-    drop(file);
-    part.finish()?;
-    let n_cached = if has_kv { n_cached } else { 0 };
-    Ok(SaveReport { n_tokens: tokens.len(), n_cached, bytes })
+    file.record(end, &[], record_seed(seed, n_records))?;
+    file.file.flush()?;
+    Ok(SaveReport { n_tokens: tokens.len(), n_cached, bytes: file.n_bytes })
+}
+
+/// Writes what the cache keeps, in parts between which others are answered. Returns the number of
+/// records.
+fn write_kept(
+    runner: &Runner,
+    file: &mut Sums<'_>,
+    text: &Arc<[u32]>,
+    seed: u64,
+) -> Result<u64, SessionFault> {
+    let (mut after, mut n_records) = (None, 0);
+    loop {
+        let text = text.clone();
+        let things = runner.call(move |stepper| stepper.read_kept(&text, after, CHUNK_BYTES))??;
+        let Some(last) = things.last() else { return Ok(n_records) };
+        after = Some(last.at);
+        for thing in &things {
+            file.record(head_of(thing), &thing.bytes, record_seed(seed, n_records))?;
+            n_records += 1;
+        }
+    }
 }
 
 fn head_of(thing: &KeptBytes) -> RecordHead {

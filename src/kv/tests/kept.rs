@@ -57,7 +57,7 @@ fn without_room_the_deepest_start_that_fits_is_put_back() {
         let things = filled(&mut there, &tokens);
         let (known, bytes) = (there.known(&tokens), there.kv_bytes());
         let mut before = 0;
-        for room in (0..=bytes).step_by(40) {
+        for room in (0..bytes).step_by(40).chain([bytes]) {
             let mut here = pools(states, room);
             let fitting = here.fitting(&tokens, &things);
             let wanted = things.iter().zip(&fitting).filter(|thing| *thing.1);

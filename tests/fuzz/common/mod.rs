@@ -2,12 +2,14 @@
 
 #![allow(dead_code, reason = "each target uses a part")]
 
+pub mod sums;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use teff::convert::{Conversion, ConvertOptions, TargetType};
-use teff::engine::{Engine, EngineOptions, Model};
+use teff::engine::{Engine, EngineOptions, Model, Runner};
 
 /// Bytes that Rust code may hold at a time. Inputs have kilobytes, so this is a length that was
 /// believed.
@@ -125,4 +127,14 @@ pub fn tiny_model(n_ctx: usize) -> (Model, Engine) {
     let options = teff::eval::engine_options(&model, n_ctx, &base);
     let engine = Engine::new(&model, &options).expect("an engine");
     (model, engine)
+}
+
+/// Answers of a model of 290 tokens, with room for a few sequences of 64 tokens.
+pub fn tiny_runner() -> Runner {
+    let model = Model::open(&golden("faults/tiny.gguf")).expect("a model");
+    let mut options = EngineOptions::default();
+    options.threads = Some(1);
+    options.n_ctx = Some(64);
+    options.kv_bytes_max = Some(1 << 20);
+    Runner::start(Engine::new(&model, &options).expect("an engine"), None, 1).expect("a thread")
 }
