@@ -8,6 +8,7 @@ mod corpus;
 mod edit;
 mod embed;
 mod error;
+mod grammar;
 mod header;
 mod imatrix;
 mod inspect;

@@ -1,5 +1,6 @@
 //! `teff run`: answers a prompt, streaming.
 
+use super::grammar::GrammarArgs;
 use super::lines::without_bom;
 use super::options::{
     ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, tokenizer_of, whole_number,
@@ -47,11 +48,14 @@ pub struct RunArgs {
     engine: EngineArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    grammar: GrammarArgs,
 }
 
 /// Streams the answer to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     args.sampling.params()?;
+    let grammar = args.grammar.read()?;
     let options = args.engine.options(KvType::F16)?;
     StopStrings::new(args.stop.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     interrupt::done(|| "nothing was answered".into());
@@ -84,11 +88,13 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         CliError::of_model(model.path())(format!("{error}{hint}"))
     })?;
     let tokenizer = Arc::new(tokenizer);
+    let filters = grammar.map(|grammar| grammar.filter(&tokenizer)).transpose()?;
     let watch = Watch::new(prompt.len());
     let request = Request {
         prompt,
         max_tokens: args.n_predict,
         sampling,
+        filters: filters.into_iter().collect(),
         stop: args.stop.clone(),
         // Nobody comes after it.
         cache_prefix: false,

@@ -9,6 +9,8 @@ mod batch;
 mod classifier;
 mod embed;
 mod generate;
+#[cfg(feature = "grammar")]
+pub mod grammar;
 mod guard;
 pub mod report;
 mod request;
