@@ -198,6 +198,24 @@ fn regular_expressions_match_the_whole_answer() {
     }
 }
 
+/// JSON as llama.cpp's examples have it.
+const JSON_GBNF: &str = r#"root   ::= value
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::=
+  "{" ws (
+            string ":" ws value
+    ("," ws string ":" ws value)*
+  )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::=
+  "\"" (
+    [^"\\\x7F\x00-\x1F] |
+    "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) # escapes
+  )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"#;
+
 #[test]
 fn grammars_of_llama_cpp_mean_what_they_say() {
     let rig = Rig::new();
@@ -223,6 +241,28 @@ fn grammars_of_llama_cpp_mean_what_they_say() {
         ),
         ("root ::= \"\" | \"[\" root \"]\"", &["", "[]", "[[]]"], &["[", "]"]),
         ("root ::= \"a\"{0} \"b\"{2,}", &["bb", "bbbb"], &["b", "abb"]),
+        (
+            JSON_GBNF,
+            &["{}", "[1,{\"a\": \"x\\\"y\"} , true]", "-0.5", "[ ]"],
+            &["{\"a\"}", "[1,]", "tru", "\"\n\""],
+        ),
+        // Words that begin alike: none of them is a lexeme.
+        (
+            "root ::= \"(\" root \")\" | \"true\" | \"trust\" | [a-s]+ \"!\"",
+            &["(true)", "trust", "bad!", "(ass!)"],
+            &["tru", "(trust", "true!"],
+        ),
+        // One that begins as nothing else does, and twice one behind the other.
+        (
+            "root ::= \"<\" root \">\" | q q\nq ::= \"/\" [^/]* \"/\"",
+            &["////", "<///ab/>"],
+            &["//", "/a/b/", "<////"],
+        ),
+        (
+            "root ::= \"[\" root \"]\" | \"ab\"{1,2} \"c\"?",
+            &["ab", "[abab]", "ababc"],
+            &["abc]", "a", "ababab"],
+        ),
     ];
     for (text, yes, no) in cases {
         for answer in *yes {

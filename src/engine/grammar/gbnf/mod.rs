@@ -1,12 +1,10 @@
-//! GBNF, llama.cpp's notation of grammars, into the Lark that the engine reads.
-//!
-//! A grammar whose rules do not come back to themselves becomes one lexeme: its rules are terminals.
-//! Otherwise every character is a lexeme, as the engine's lexer takes the longest match and would lose
-//! other ways to cut a text. Both accept exactly what the grammar says.
+//! GBNF, llama.cpp's notation of grammars: its parser. `lark.rs` writes what the engine reads.
+
+mod chars;
+mod lark;
 
 use super::GrammarError;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// Groups in groups, at most.
 const DEPTH_MAX: usize = 64;
@@ -27,7 +25,7 @@ enum Item {
     Token(String),
     Group(Alternatives),
     Repeat {
-        item: Box<Item>,
+        body: Alternatives,
         min: u32,
         max: Option<u32>,
     },
@@ -75,121 +73,7 @@ pub(super) fn to_lark(text: &str) -> Result<String, GrammarError> {
             parser.error_at(places[number], format!("no rule `{name}`"))
         })?);
     }
-    let used = reachable(&defined, root);
-    let has_tokens = used.iter().any(|&n| defined[n].iter().flatten().any(has_token));
-    let is_regular = !has_tokens && !is_recursive(&defined, &used);
-    let names = if is_regular { "T" } else { "r" };
-    let mut lark = format!("start: {names}{root}\n");
-    for number in used {
-        let _ = write!(lark, "{names}{number}: ");
-        write_alternatives(&mut lark, &defined[number], names);
-        lark.push('\n');
-    }
-    Ok(lark)
-}
-
-fn rules_in(item: &Item, found: &mut Vec<usize>) {
-    match item {
-        Item::Rule(number) => found.push(*number),
-        Item::Group(body) => body.iter().flatten().for_each(|item| rules_in(item, found)),
-        Item::Repeat { item, .. } => rules_in(item, found),
-        Item::Class { .. } | Item::Token(_) => {}
-    }
-}
-
-fn has_token(item: &Item) -> bool {
-    match item {
-        Item::Token(_) => true,
-        Item::Group(body) => body.iter().flatten().any(has_token),
-        Item::Repeat { item, .. } => has_token(item),
-        Item::Class { .. } | Item::Rule(_) => false,
-    }
-}
-
-/// Rules that a rule leads to, itself among them, by number.
-fn reachable(bodies: &[Alternatives], from: usize) -> Vec<usize> {
-    let mut is_found = vec![false; bodies.len()];
-    let mut open = vec![from];
-    while let Some(number) = open.pop() {
-        if !std::mem::replace(&mut is_found[number], true) {
-            bodies[number].iter().flatten().for_each(|item| rules_in(item, &mut open));
-        }
-    }
-    (0..bodies.len()).filter(|&number| is_found[number]).collect()
-}
-
-/// Whether some rule comes back to itself: then not all of them can be taken away one by one, each
-/// when nothing names it any more.
-fn is_recursive(bodies: &[Alternatives], used: &[usize]) -> bool {
-    let named_by = |number: usize| {
-        let mut named = Vec::new();
-        bodies[number].iter().flatten().for_each(|item| rules_in(item, &mut named));
-        named
-    };
-    let mut n_names = vec![0; bodies.len()];
-    used.iter().flat_map(|&number| named_by(number)).for_each(|number| n_names[number] += 1);
-    let mut open: Vec<usize> =
-        used.iter().copied().filter(|&number| n_names[number] == 0).collect();
-    let mut n_taken = 0;
-    while let Some(number) = open.pop() {
-        n_taken += 1;
-        for named in named_by(number) {
-            n_names[named] -= 1;
-            if n_names[named] == 0 {
-                open.push(named);
-            }
-        }
-    }
-    n_taken < used.len()
-}
-
-fn write_alternatives(lark: &mut String, body: &Alternatives, names: &str) {
-    for (i, items) in body.iter().enumerate() {
-        if i > 0 {
-            lark.push_str(" | ");
-        }
-        if items.is_empty() {
-            lark.push_str("\"\"");
-        }
-        for (i, item) in items.iter().enumerate() {
-            if i > 0 {
-                lark.push(' ');
-            }
-            write_item(lark, item, names);
-        }
-    }
-}
-
-fn write_item(lark: &mut String, item: &Item, names: &str) {
-    // Writing to a string cannot fail.
-    let _ = match item {
-        Item::Class { is_negated, ranges } => {
-            lark.push_str(if *is_negated { "/[^" } else { "/[" });
-            for &(first, last) in ranges {
-                let _ = write!(lark, "\\x{{{:X}}}-\\x{{{:X}}}", first as u32, last as u32);
-            }
-            write!(lark, "]/")
-        }
-        Item::Rule(number) => write!(lark, "{names}{number}"),
-        Item::Token(token) => write!(lark, "{token}"),
-        Item::Group(body) => {
-            lark.push('(');
-            write_alternatives(lark, body, names);
-            write!(lark, ")")
-        }
-        Item::Repeat { max: Some(0), .. } => write!(lark, "\"\""),
-        Item::Repeat { item, min, max } => {
-            lark.push('(');
-            write_item(lark, item, names);
-            match (min, max) {
-                (0, None) => write!(lark, ")*"),
-                (1, None) => write!(lark, ")+"),
-                (0, Some(1)) => write!(lark, ")?"),
-                (min, None) => write!(lark, "){{{min},}}"),
-                (min, Some(max)) => write!(lark, "){{{min},{max}}}"),
-            }
-        }
-    };
+    Ok(lark::write(&defined, root))
 }
 
 struct Parser {
@@ -253,8 +137,7 @@ impl Parser {
                     };
                     let (min, max) = self.repetition()?;
                     let repeated: Vec<Item> = items.drain(start..).collect();
-                    let item = Box::new(Item::Group(vec![repeated]));
-                    items.push(Item::Repeat { item, min, max });
+                    items.push(Item::Repeat { body: vec![repeated], min, max });
                     self.space(in_group);
                     continue;
                 }
