@@ -10,6 +10,7 @@ mod corpus;
 mod edit;
 mod embed;
 mod error;
+mod grammar;
 mod header;
 mod imatrix;
 mod inspect;
@@ -142,9 +143,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A line on standard error. Where that is closed nobody is told, which is no reason to stop.
+/// A line on standard error, safe for terminals. Where that is closed nobody is told, which is no reason
+/// to stop.
 pub fn note(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let line = line.to_string();
+    let _ = writeln!(io::stderr(), "{}", shown::shown(&line));
 }
 
 /// Standard output, which its errors name: the disk may be full behind it.

@@ -1,6 +1,7 @@
 //! `teff run`: answers a prompt, streaming.
 
 use super::answer_view::{self, AnswerView, ReasoningShow};
+use super::grammar::GrammarArgs;
 use super::lines::without_bom;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, whole_number};
 use super::sampling::SamplingArgs;
@@ -57,11 +58,14 @@ pub struct RunArgs {
     speculate: SpeculateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    grammar: GrammarArgs,
 }
 
 /// Streams the answer to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     args.sampling.params()?;
+    let grammar = args.grammar.read()?;
     args.engine.options(KvType::F16)?;
     StopStrings::new(args.stop.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     interrupt::done(|| "nothing was answered".into());
@@ -77,10 +81,11 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let text = given.map_or_else(typed_prompt, Ok)?;
     let (tokenizer, mut engine) =
         args.engine.ready(&model, &args.context, KvType::F16, args.speculate.n_rows())?;
-    let Prepared { prompt, format, filters } =
+    let Prepared { prompt, format, mut filters } =
         prepare(args, &model, &tokenizer, source.as_deref(), &text)
             .map_err(CliError::of_model(model.path()))?;
     let tokenizer = Arc::new(tokenizer);
+    filters.extend(grammar.map(|grammar| grammar.filter(&tokenizer)).transpose()?);
     let watch = Watch::new(prompt.ids.len());
     let mut view = AnswerView::new(
         format,

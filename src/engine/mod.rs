@@ -12,6 +12,8 @@ mod classifier;
 mod draft;
 mod embed;
 mod generate;
+#[cfg(feature = "grammar")]
+pub mod grammar;
 mod guard;
 pub mod report;
 mod request;

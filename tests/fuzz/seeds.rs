@@ -31,6 +31,7 @@ fn main() -> Outcome {
         ("choices", choices),
         ("answers", answers),
         ("session", session),
+        ("grammars", grammars),
     ];
     for (target, write) in targets {
         let folder = corpus.join(target);
@@ -251,4 +252,24 @@ fn shard(no: u16) -> Result<Vec<u8>, Error> {
     ];
     let name = ["first.weight", "second.weight"][usize::from(no)];
     model(WriteOptions::default(), &values, &[(name, GgmlType::I8, &[4])])
+}
+
+fn grammars(folder: &Path) -> Outcome {
+    let cases: serde_json::Value =
+        serde_json::from_slice(&fs::read(common::golden("schemas.json"))?)?;
+    for (number, case) in cases.as_array().into_iter().flatten().enumerate() {
+        fs::write(folder.join(format!("schema-{number}")), format!("\0{}", case["schema"]))?;
+    }
+    let others = [
+        (1, "root ::= \"a\" | \"(\" root \")\" [^\\n-z]{2,3} # x"),
+        (1, "root ::= x+ .\nx ::= (\"\\u00e9\" | [a-c])?"),
+        (2, "(yes|no)[0-9]{1,3}\\.?"),
+        (2, "[^\"\\\\]*\\p{L}+"),
+        (3, "start: \"[\" [N (\",\" N)*] \"]\"\nN: /[0-9]+/"),
+        (3, "start: %json {\"type\": \"integer\"} | start \"+\""),
+    ];
+    for (number, (kind, text)) in others.into_iter().enumerate() {
+        fs::write(folder.join(format!("{kind}-{number}")), [&[kind], text.as_bytes()].concat())?;
+    }
+    Ok(())
 }

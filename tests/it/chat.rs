@@ -71,7 +71,7 @@ fn commands_are_done_or_named() {
     let model = folder.talker();
     for (lines, expected) in [
         ("/regnerate\n", "there is no command /regnerate: did you mean /regenerate?"),
-        ("/set temp 5000\n", "/set temp 5000: must be a number from 0 to 1000"),
+        ("/set temp 5000\n", "/set: temp 5000: must be a number from 0 to 1000"),
         ("/set top_k 7\n", "top-k 7"),
         ("/set tmp 1\n", "there is no setting `tmp`: did you mean `temp`?"),
         ("/set context-full never\n", "must be stop or shift"),
@@ -84,6 +84,8 @@ fn commands_are_done_or_named() {
         ("one\n/stats\n", "context 14 of 200, KV "),
         ("one\n/tokens\n", "4 of yours"),
         ("/system\n", "there are no instructions"),
+        ("/system be brief\n/system\n", "be brief"),
+        ("/regen\n", "did you mean /regenerate?"),
         ("/image cat.png\n", "images are not supported"),
         ("/model\n", "talker.gguf"),
         ("/model no/such.gguf\n", "no/such.gguf"),
@@ -155,6 +157,22 @@ fn a_saved_conversation_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn files_of_others_are_not_written_over() {
+    let folder = Folder::new("chat-others");
+    let model = folder.talker();
+    let notes = folder.0.join("notes.txt");
+    std::fs::write(&notes, "important").unwrap();
+    let error = error_of(&chat(&model, &["--session", text(&notes)], "x\n"), 1);
+    assert!(error.contains("notes.txt"), "{error}");
+    let nowhere = folder.0.join("no/such/s.chat");
+    let error = error_of(&chat(&model, &["--session", text(&nowhere)], "x\n"), 1);
+    assert!(error.contains("there is no folder"), "{error}");
+    let lines = format!("one\n/save {}\n/export {0}\n", notes.display());
+    told(chat(&model, &[], &lines));
+    assert_eq!(std::fs::read(&notes).unwrap(), b"important");
+}
+
+#[test]
 fn exports_are_for_people_and_programs() {
     let folder = Folder::new("chat-export");
     let model = folder.talker();
@@ -179,7 +197,11 @@ fn a_full_context_stops_the_turn_or_drops_the_oldest() {
     let long = "x".repeat(40);
     let lines = format!("{long}\n{long}\n{long}\nlast\n");
     let small = ["--ctx", "100", "-n", "8", "--system", "brief"];
-    let (answers, notes) = told(chat(&model, &small, &lines));
+    let output = chat(&model, &small, &lines);
+    let notes = String::from_utf8(output.stderr).unwrap();
+    let answers = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "a script is told: {notes}");
+    assert!(notes.contains("/set context-full shift"), "{notes}");
     assert!(notes.contains("your message is taken back"), "{notes}");
     assert!(notes.contains("the context is nearly full"), "{notes}");
     assert!(!answers.is_empty());
@@ -192,8 +214,11 @@ fn a_full_context_stops_the_turn_or_drops_the_oldest() {
     let last = answers.trim_end_matches('\n').rsplit("\n\n").next().unwrap().to_owned();
     assert!(!last.is_empty());
     let too_long = format!("{}\nshort\n", "y".repeat(300));
-    let (answers, notes) = told(chat(&model, &args, &too_long));
-    assert!(notes.contains("taken back") && !answers.trim().is_empty(), "{notes}");
+    let output = chat(&model, &args, &too_long);
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(notes.contains("taken back"), "{notes}");
+    assert!(notes.contains("error: 1 of the messages were not answered"), "{notes}");
+    assert!(!String::from_utf8_lossy(&output.stdout).trim().is_empty(), "the next one is answered");
 }
 
 /// What a person does at a terminal.

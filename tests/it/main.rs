@@ -35,6 +35,8 @@ mod files;
 mod fixture_model;
 mod generate;
 mod goldens;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod hooked;
 mod hostile_models;
 mod imatrix;

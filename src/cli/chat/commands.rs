@@ -78,8 +78,8 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "clear", args: "", help: "Begin anew, with the same instructions", run: clear },
     Command {
         name: "system",
-        args: "[TEXT]",
-        help: "Set the instructions, or take them away",
+        args: "[TEXT|-]",
+        help: "Show the instructions, set them, or take them away",
         run: system,
     },
     Command {
@@ -131,10 +131,11 @@ pub const COMMANDS: &[Command] = &[
 /// Only those after which the program cannot go on.
 pub fn run(desk: &mut Desk<'_, '_>, line: &str) -> Result<Next, CliError> {
     let (name, args) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+    let Some(command) = COMMANDS.iter().find(|command| command.name.eq_ignore_ascii_case(name))
+    else {
         let near = nearest(name, COMMANDS.iter().map(|command| command.name));
         let near = near.map_or(String::new(), |near| format!(": did you mean /{near}?"));
-        note(format_args!("there is no command /{name}{near} /help lists all"));
+        note(format_args!("there is no command /{name}{near} (/help lists all)"));
         return Ok(Next::Line);
     };
     match (command.run)(desk, args.trim()) {
@@ -149,8 +150,13 @@ pub fn run(desk: &mut Desk<'_, '_>, line: &str) -> Result<Next, CliError> {
 
 /// The name that is most like an unknown one, if any is.
 pub fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let all = names.map(|other| (strsim::damerau_levenshtein(name, other), other));
-    all.filter(|&(edits, other)| edits <= EDITS_MAX && edits < other.len()).min().map(|(_, o)| o)
+    let begins = |other: &str| !name.is_empty() && other.starts_with(name);
+    // What begins so is nearer than any other.
+    let edits = |other| if begins(other) { 0 } else { strsim::damerau_levenshtein(name, other) };
+    let all = names.map(|other| (edits(other), other));
+    all.filter(|&(edits, other)| edits <= EDITS_MAX && edits < other.len() / 2 + 1)
+        .min()
+        .map(|(_, other)| other)
 }
 
 fn help(_: &mut Desk<'_, '_>, _: &str) -> Result<Next, Failure> {
@@ -177,14 +183,16 @@ fn clear(desk: &mut Desk<'_, '_>, _: &str) -> Result<Next, Failure> {
 }
 
 fn system(desk: &mut Desk<'_, '_>, text: &str) -> Result<Next, Failure> {
-    let before = desk.talk.chat.system().map(str::to_owned);
-    let new = (!text.is_empty()).then(|| text.to_owned());
-    match (&before, &new) {
-        (Some(_), None) => note(format_args!("the instructions are taken away")),
-        (None, None) => note(format_args!("there are no instructions")),
-        (_, Some(_)) => {}
+    let chat = &mut desk.talk.chat;
+    match (text, chat.system()) {
+        ("" | "-", None) => note(format_args!("there are no instructions")),
+        ("", Some(system)) => note(format_args!("{system}")),
+        ("-", Some(_)) => {
+            chat.set_system(None);
+            note(format_args!("the instructions are taken away"));
+        }
+        (text, _) => chat.set_system(Some(text.to_owned())),
     }
-    desk.talk.chat.set_system(new);
     Ok(Next::Line)
 }
 
@@ -221,6 +229,7 @@ fn undo(desk: &mut Desk<'_, '_>, n: &str) -> Result<Next, Failure> {
 
 /// Takes the last turn away; the text of its message.
 fn take_turn(talk: &mut Talk) -> Option<String> {
+    talk.last = None;
     while let Some(message) = talk.chat.pop() {
         if message.role == "user" {
             return Some(message.content);

@@ -1,6 +1,6 @@
 //! The editor of a terminal: `reedline` with history, completion and messages of several lines.
 
-use super::super::CliError;
+use super::super::{CliError, interrupt};
 use super::commands;
 use super::history::History;
 use super::input::{Input, Typed, is_open_block, typed};
@@ -12,6 +12,8 @@ use reedline::{
 };
 use std::borrow::Cow;
 use std::path::{MAIN_SEPARATOR, Path};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Two Ctrl-C within this time leave the chat.
@@ -25,6 +27,8 @@ const FILES_MAX: usize = 200;
 pub struct Editor {
     reedline: Reedline,
     history: History,
+    /// Whether an interruption came by a signal.
+    signal: Arc<AtomicBool>,
     /// Time of the last Ctrl-C at an empty or abandoned line.
     interrupted: Option<Instant>,
 }
@@ -38,7 +42,9 @@ impl Editor {
         keys.add_binding(KeyModifiers::NONE, KeyCode::Tab, ReedlineEvent::UntilFound(next));
         let line_break = ReedlineEvent::Edit(vec![EditCommand::InsertNewline]);
         keys.add_binding(KeyModifiers::ALT, KeyCode::Enter, line_break);
+        let signal = Arc::<AtomicBool>::default();
         let reedline = Reedline::create()
+            .with_break_signal(signal.clone())
             .with_ansi_colors(colours)
             .use_bracketed_paste(true)
             .with_edit_mode(Box::new(Emacs::new(keys)))
@@ -50,7 +56,7 @@ impl Editor {
             .with_validator(Box::new(Blocks));
         let mut history = History::new();
         let reedline = history.attach(reedline);
-        Editor { reedline, history, interrupted: None }
+        Editor { reedline, history, signal, interrupted: None }
     }
 
     /// What Ctrl-C at the prompt means: the second within [`LEAVE_WITHIN`] leaves.
@@ -68,7 +74,11 @@ impl Input for Editor {
             self.reedline.run_edit_commands(&[EditCommand::InsertString(begun.to_owned())]);
         }
         loop {
+            // The terminal sends none while a line is edited; others may, and it has to be put in order.
+            let came = self.signal.clone();
+            let caught = interrupt::instead(move || came.store(true, Ordering::SeqCst));
             let signal = self.reedline.read_line(&Prompts);
+            drop(caught);
             let signal = signal.map_err(|error| CliError::failed(format!("terminal: {error}")))?;
             match signal {
                 Signal::Success(text) => {

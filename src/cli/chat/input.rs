@@ -55,9 +55,15 @@ pub fn typed(text: &str) -> Option<Typed> {
         _ if text.trim().is_empty() => None,
         // Two slashes are one at the beginning of a message.
         Some(rest) if rest.starts_with('/') => Some(Typed::Message(rest.to_owned())),
-        Some(command) => Some(Typed::Command(command.trim_end().to_owned())),
-        None => Some(Typed::Message(text.to_owned())),
+        Some(command) if is_command(command) => Some(Typed::Command(command.trim_end().to_owned())),
+        Some(_) | None => Some(Typed::Message(text.to_owned())),
     }
+}
+
+/// Whether what follows a slash is a command: texts of several lines and paths are none.
+fn is_command(text: &str) -> bool {
+    let name = text.split_whitespace().next().unwrap_or_default();
+    !text.contains('\n') && !name.contains('/') && !text.starts_with(char::is_whitespace)
 }
 
 /// Whether a text begins a block that it does not end.
@@ -147,6 +153,9 @@ mod tests {
             ("hello\n", message("hello")),
             ("  indented\r\n", message("  indented")),
             ("/set temp 0 \n", Some(Typed::Command("set temp 0".into()))),
+            ("/clear\nas a heading", message("/clear\nas a heading")),
+            ("/usr/bin/ls fails", message("/usr/bin/ls fails")),
+            ("/ nothing", message("/ nothing")),
             ("//etc is a folder", message("/etc is a folder")),
             ("\"\"\"\n/not a command\nsecond\n\"\"\"\n", message("/not a command\nsecond")),
             ("\"\"\"one line\"\"\"", message("one line")),

@@ -14,6 +14,7 @@ mod settings;
 mod talk;
 
 use super::answer_view::ReasoningShow;
+use super::grammar::GrammarArgs;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, whole_number};
 use super::sampling::SamplingArgs;
 use super::speculate::SpeculateArgs;
@@ -62,6 +63,8 @@ pub struct ChatArgs {
     speculate: SpeculateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    grammar: GrammarArgs,
 }
 
 impl ChatArgs {
@@ -98,6 +101,10 @@ impl OnFull {
 /// Talks until the user leaves.
 pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
     args.sampling.params()?;
+    args.grammar.read()?;
+    if let Some(path) = &args.session {
+        saved::check_place(path).map_err(CliError::failed)?;
+    }
     let is_terminal = stdin().is_terminal() && stdout().is_terminal();
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let is_dumb = set("TERM").is_some_and(|term| term == "dumb");
@@ -127,7 +134,14 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
         ));
     }
     let mut screen = Screen::new(out, look);
-    converse(args, &mut talk, &mut *input, &mut screen)
+    converse(args, &mut talk, &mut *input, &mut screen)?;
+    // A person has seen it; a script looks at the code.
+    match talk.n_refused {
+        n if n > 0 && !is_terminal => {
+            Err(CliError::failed(format!("{n} of the messages were not answered")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Turn by turn, until the input ends or a command does.
@@ -140,7 +154,7 @@ fn converse(
     let mut begun = String::new();
     loop {
         let typed = input.next(&std::mem::take(&mut begun))?;
-        let n_before = talk.chat.messages().len();
+        let n_before = talk.n_answers;
         match typed {
             Typed::End => return Ok(()),
             Typed::Interrupted => {
@@ -157,9 +171,10 @@ fn converse(
             }
         }
         if let Some(path) = &args.session
-            && talk.chat.messages().len() != n_before
+            && talk.n_answers != n_before
+            && let Err(problem) = saved::save(talk, path)
         {
-            saved::save(talk, path).map_err(CliError::failed)?;
+            note(format_args!("not saved: {problem}; /save takes another file"));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::OnFull;
 use super::talk::Talk;
+use crate::engine::SavedText;
 use crate::sample::{self, Field, Value as Setting};
 use crate::text::Message;
 use clap::ValueEnum;
@@ -19,11 +20,27 @@ const VERSION_KEY: &str = "teff_chat";
 /// Version of the form.
 const VERSION: u64 = 1;
 
+/// Checks that a conversation may be saved under a name, before there is anything to be saved.
+///
+/// # Errors
+/// Something else than a saved conversation has the name, or there is no such folder.
+pub fn check_place(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(format!("{}: there is no folder {}", path.display(), folder.display()));
+    }
+    match path.exists() {
+        true => SavedText::read(path).map(drop).map_err(|error| error.to_string()),
+        false => Ok(()),
+    }
+}
+
 /// Saves the conversation and how answers are made.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written, or is there and no saved conversation.
 pub fn save(talk: &Talk, path: &Path) -> Result<(), String> {
+    check_place(path)?;
     let mut saved = conversation(talk);
     let sampling: Map<String, Value> = sample::params()
         .map(|param| (param.name.to_owned(), json_of(&param.get(&talk.params))))
@@ -113,8 +130,11 @@ fn messages_of(saved: &Value) -> Result<(Option<String>, Vec<Message>), String> 
 /// Writes the conversation as Markdown or as JSON, which the file's name says.
 ///
 /// # Errors
-/// The name says neither, or the file cannot be written.
+/// The name says neither, the file is there already, or it cannot be written.
 pub fn export(talk: &Talk, path: &Path) -> Result<(), String> {
+    if path.exists() {
+        return Err(format!("{}: is there already", path.display()));
+    }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => {
             let text = serde_json::to_string_pretty(&Value::Object(conversation(talk)));

@@ -122,7 +122,7 @@ pub fn set(
     let same = |other: &str| other.replace('_', "-") == name.replace('_', "-");
     let param = sample::params().find(|param| same(param.flag) || same(param.name));
     let own = SETTINGS.iter().find(|row| same(row.name));
-    let refused = |need: &str| format!("/set {name} {}: {need}", value.unwrap_or_default());
+    let refused = |need: &str| format!("{name} {}: {need}", value.unwrap_or_default());
     match (param, own, value) {
         (Some(param), _, Some(text)) => {
             let mut changed = talk.params.clone();
@@ -144,8 +144,13 @@ pub fn set(
         (_, _, None) => {}
     }
     Ok(match (param, own) {
-        (Some(param), _) => format!("{} {}", param.flag, param.get(&talk.params)),
-        (_, Some(row)) => format!("{} {}", row.name, (row.get)(talk, input)),
+        (Some(param), _) => {
+            let default = param.get(&SampleParams::default());
+            format!("{} {} [default: {default}]", param.flag, param.get(&talk.params))
+        }
+        (_, Some(row)) => {
+            format!("{} {} [default: {}]", row.name, (row.get)(talk, input), row.default)
+        }
         (None, None) => String::new(),
     })
 }

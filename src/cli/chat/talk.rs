@@ -19,6 +19,10 @@ use std::sync::Arc;
 /// Share of the context from which on the user is told that it fills.
 const NEARLY_FULL: f64 = 0.8;
 
+/// What a user can do about a context that is full.
+const WAYS_ON: &str = "/undo takes turns back, /clear begins anew, `/set context-full shift` leaves the \
+                       oldest turns out";
+
 /// A conversation with a model.
 pub struct Talk {
     pub model: Model,
@@ -36,6 +40,8 @@ pub struct Talk {
     pub on_full: OnFull,
     /// Whether Ctrl-C ends the answer rather than the program.
     pub catches: bool,
+    /// Messages that could not be answered.
+    pub n_refused: usize,
     /// Answers so far, of which each has a seed of its own.
     pub n_answers: u64,
     /// Figures of the last answer.
@@ -62,13 +68,15 @@ impl Talk {
     pub fn new(args: &ChatArgs, model: Model, catches: bool) -> Result<Talk, CliError> {
         let (tokenizer, engine) =
             args.engine.ready(&model, &args.context, KvType::F16, args.speculate.n_rows())?;
+        let tokenizer = Arc::new(tokenizer);
         let at = CliError::of_model(model.path());
         let source = args.template.source()?;
         let variables = variables(args, &tokenizer, source.as_deref()).map_err(at)?;
         let format = args.template.format(&model, source.as_deref(), &tokenizer);
-        let filters = args.template.budget(format, &tokenizer)?.into_iter().collect();
+        let mut filters: Vec<_> = args.template.budget(format, &tokenizer)?.into_iter().collect();
+        let grammar = args.grammar.read()?.map(|grammar| grammar.filter(&tokenizer));
+        filters.extend(grammar.transpose()?);
         let n_ctx = engine.n_ctx();
-        let tokenizer = Arc::new(tokenizer);
         let runner = Runner::start(engine, Some(tokenizer.clone()), 1);
         let runner = runner.map_err(CliError::of_model(model.path()))?;
         let params = args.sampling.params_of(model.file())?;
@@ -88,6 +96,7 @@ impl Talk {
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
             catches,
+            n_refused: 0,
             n_answers: 0,
             last: None,
             is_told: false,
@@ -154,6 +163,7 @@ impl Talk {
             }
             Err(Refusal::Problem(problem)) => {
                 self.chat.pop();
+                self.n_refused += 1;
                 note(format_args!("{problem}; your message is taken back"));
             }
             Err(Refusal::Fatal(error)) => return Err(error),
@@ -239,8 +249,11 @@ impl Talk {
                     progress::show_line(&format!("reading: {done} of {total} tokens"));
                 }
                 AnswerEvent::End(Ok(stats)) => return Ok(stats),
-                AnswerEvent::End(Err(error @ EngineError::PromptTooLong { .. })) => {
-                    return Err(Refusal::Problem(CliError::from(error).one_line()));
+                AnswerEvent::End(Err(EngineError::PromptTooLong { n_prompt, n_ctx })) => {
+                    return Err(Refusal::Problem(format!(
+                        "the conversation would have {n_prompt} tokens and the context holds \
+                         {n_ctx}: {WAYS_ON}"
+                    )));
                 }
                 AnswerEvent::End(Err(error)) => {
                     return Err(CliError::of_model(self.model.path())(error).into());
@@ -258,11 +271,13 @@ impl Talk {
     fn tell_how_it_ended(&mut self) {
         let Some(stats) = self.last else { return };
         match stats.finish {
-            FinishReason::ContextFull => note(format_args!(
-                "the context of {} tokens is full: /undo takes turns back, /clear begins anew, \
-                 `/set context-full shift` drops the oldest turns",
-                self.chat.n_ctx()
-            )),
+            FinishReason::ContextFull => {
+                note(format_args!(
+                    "the context of {} tokens is full: {WAYS_ON}",
+                    self.chat.n_ctx()
+                ));
+            }
+            FinishReason::MaxTokens if self.catches => note(format_args!("cut at n-predict")),
             FinishReason::OutOfMemory => note(format_args!(
                 "the memory of the KV cache is used up: allow more by --kv-bytes"
             )),

@@ -1,0 +1,136 @@
+//! A grammar as a filter of one sequence.
+
+use crate::sample::rng::Rng;
+use crate::sample::{Candidates, Filter, SampleError};
+use llguidance::Matcher;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where a sequence is in a grammar.
+pub(super) struct GrammarFilter {
+    /// Only ever used through `&mut`; the lock is for its caches, which are not shared between threads.
+    matcher: Mutex<Matcher>,
+    /// Tokens that end an answer.
+    ends: Arc<[u32]>,
+    /// Whether tokens are the answer's, no more the prompt's.
+    is_in_answer: bool,
+    only_best_matters: bool,
+    /// What went wrong when a token was taken.
+    failure: Option<String>,
+}
+
+impl GrammarFilter {
+    pub fn new(matcher: Matcher, ends: Arc<[u32]>) -> GrammarFilter {
+        GrammarFilter {
+            matcher: Mutex::new(matcher),
+            ends,
+            is_in_answer: false,
+            only_best_matters: false,
+            failure: None,
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Matcher> {
+        self.matcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the grammar goes on with a token, or may end where the token ends the answer.
+    fn allows(&self, token: u32) -> Result<bool, String> {
+        let mut matcher = self.locked();
+        let allowed = match (self.ends.contains(&token), matcher.is_stopped()) {
+            (true, true) => return Ok(true),
+            (false, true) => return Ok(false),
+            (true, false) => matcher.is_accepting(),
+            (false, false) => matcher.validate_tokens(&[token]).map(|n| n == 1),
+        };
+        allowed.map_err(|error| error.to_string())
+    }
+}
+
+impl Clone for GrammarFilter {
+    fn clone(&self) -> GrammarFilter {
+        GrammarFilter {
+            // Apart from this one's caches, too: forks run on other threads.
+            matcher: Mutex::new(self.locked().deep_clone()),
+            ends: self.ends.clone(),
+            failure: self.failure.clone(),
+            ..*self
+        }
+    }
+}
+
+impl fmt::Debug for GrammarFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrammarFilter").field("failure", &self.failure).finish_non_exhaustive()
+    }
+}
+
+impl Filter for GrammarFilter {
+    fn apply(&mut self, candidates: &mut Candidates<'_>, _: &mut Rng) -> Result<(), SampleError> {
+        self.is_in_answer = true;
+        let failed = |reason| SampleError::Filter { filter: "grammar", reason };
+        if let Some(failure) = &self.failure {
+            return Err(failed(failure.clone()));
+        }
+        if self.only_best_matters
+            && let Some(best) = candidates.best()
+            && self.allows(best.id).map_err(failed)?
+        {
+            candidates.keep_only(best.id);
+            return Ok(());
+        }
+        let mask = self.locked().compute_mask_or_eos();
+        candidates.mask(mask.map_err(|error| failed(error.to_string()))?.as_slice());
+        Ok(())
+    }
+
+    fn accept(&mut self, token: u32) {
+        if self.is_in_answer && self.failure.is_none() && !self.ends.contains(&token) {
+            let taken = self.locked().consume_token(token);
+            self.failure = taken.err().map(|error| error.to_string());
+        }
+    }
+
+    fn only_best_matters(&mut self) {
+        self.only_best_matters = true;
+    }
+}
+
+/// Token behind which a lazy grammar begins, as a tool call's tag is.
+pub type Trigger = u32;
+
+/// A grammar that begins behind a trigger; until then the answer is free.
+#[derive(Clone, Debug)]
+pub(super) struct Lazy {
+    grammar: GrammarFilter,
+    triggers: Vec<Trigger>,
+    is_in_answer: bool,
+    is_on: bool,
+}
+
+impl Lazy {
+    pub fn new(grammar: GrammarFilter, triggers: Vec<Trigger>) -> Lazy {
+        Lazy { grammar, triggers, is_in_answer: false, is_on: false }
+    }
+}
+
+impl Filter for Lazy {
+    fn apply(&mut self, candidates: &mut Candidates<'_>, rng: &mut Rng) -> Result<(), SampleError> {
+        self.is_in_answer = true;
+        if self.is_on { self.grammar.apply(candidates, rng) } else { Ok(()) }
+    }
+
+    fn accept(&mut self, token: u32) {
+        match self.is_on {
+            true => self.grammar.accept(token),
+            false => {
+                self.is_on = self.is_in_answer && self.triggers.contains(&token);
+                self.grammar.is_in_answer = self.is_on;
+            }
+        }
+    }
+
+    fn only_best_matters(&mut self) {
+        self.grammar.only_best_matters();
+    }
+}
