@@ -5,13 +5,13 @@ use crate::backend::pages::KvType;
 use crate::engine::EngineError;
 use gguf_rs_lite::PartFileError;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Error of a session's file.
 #[derive(Debug)]
 pub struct SessionFileError {
     /// The file.
-    pub path: PathBuf,
+    pub path: Box<Path>,
     /// What is wrong.
     pub fault: SessionFault,
 }

@@ -199,7 +199,7 @@ fn named<R>(
     path: &Path,
     work: impl FnOnce() -> Result<R, SessionFault>,
 ) -> Result<R, SessionFileError> {
-    work().map_err(|fault| SessionFileError { path: path.to_owned(), fault })
+    work().map_err(|fault| SessionFileError { path: path.into(), fault })
 }
 
 fn load(runner: &Runner, path: &Path) -> Result<LoadedSession, SessionFault> {
