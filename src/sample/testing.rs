@@ -29,7 +29,7 @@ pub fn draw_logits(seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);
     let n = [1, 2, 15, 40, 300, 2000][seed as usize % 6];
     let scale = [0.5, 3.0, 12.0][seed as usize / 6 % 3];
-    let coarse = seed % 5 == 0;
+    let coarse = seed.is_multiple_of(5);
     let mut draw = || {
         let normal = (0..6).map(|_| rng.unit_f64()).sum::<f64>() - 3.0;
         let logit = (scale * normal) as f32;

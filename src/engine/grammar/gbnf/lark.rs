@@ -220,7 +220,8 @@ impl Shape {
         };
         let first =
             if self.is_nullable { self.first.with(&other.first) } else { self.first.clone() };
-        is_seen.then(|| Shape { is_nullable: self.is_nullable && other.is_nullable, first, next })
+        let is_nullable = self.is_nullable && other.is_nullable;
+        is_seen.then_some(Shape { is_nullable, first, next })
     }
 
     /// One or another; `None` if which of them it is is not seen by the first character.
