@@ -283,6 +283,7 @@ fn tell(
                 value["probe"] = json!({
                     "type": probe.ty.name(),
                     "relative_error": probe.relative_error,
+                    "together": probe.together,
                     "divergence": probe.divergence,
                 });
             }

@@ -6,8 +6,10 @@ use super::progress::{Told, WorkProgress};
 use super::{CliError, interrupt};
 use crate::engine::{EngineError, EngineOptions, Model};
 use crate::eval::{self, Chunks, EvalError, Sensitivity};
+use crate::quantize::allocate::Offer;
 use crate::quantize::{Options, QuantizeError, Survey, Surveyed, Target};
 use gguf_rs_lite::{GgmlType, GgufFile};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Tokens in a chunk of the text that sensitivities are measured on: enough for answers to depend on
 /// more than the last few words, few enough for several passages.
 const N_CTX: usize = 256;
+
+/// Groups of layers in which each kind of tensor is measured: runs of the model do not grow with its depth.
+const GROUPS: usize = 8;
+
+/// Memory that the changed weights of a group may take, unless one alone takes more.
+const GROUP_BYTES: u64 = 1 << 30;
 
 /// A size in place of a mix.
 #[derive(clap::Args, Debug)]
@@ -26,8 +34,9 @@ pub struct TargetArgs {
     /// The same for a number of bits per weight
     #[arg(long, value_name = "BITS", value_parser = parse_bits, group = "types")]
     target_bpw: Option<f64>,
-    /// Measure on this text how much the loss of each tensor matters, by a run of the model for each;
-    /// without it the same relative error counts alike in all
+    /// Measure on this text how much losses matter, by runs of the model with neighbouring layers'
+    /// tensors of one kind changed; without it the same relative error counts alike in
+    /// all but the head, where it counts forty times
     #[arg(long, value_name = "TEXT", conflicts_with = "mix")]
     calibrate: Option<PathBuf>,
     /// Chunks of 256 tokens of that text that are used
@@ -56,9 +65,11 @@ pub struct Probe {
     pub ty: GgmlType,
     /// Root of the weighted squared error by the size of the weights.
     pub relative_error: f64,
-    /// Divergence of the model from the one that it was, in nats.
+    /// Tensors that were changed together.
+    pub together: usize,
+    /// Divergence of the model with all of them from the one that it was, in nats.
     pub divergence: f64,
-    /// The divergence by the weighted squared error.
+    /// The tensor's part of the divergence by its weighted squared error.
     sensitivity: f64,
 }
 
@@ -151,31 +162,67 @@ fn measure(
     let mut progress = WorkProgress::begin();
     interrupt::orderly(|cancel| {
         let mut sensitivity = Sensitivity::new(&mut model, &chunks, engine).map_err(&of_model)?;
-        let total = survey.tensors.len();
-        let mut found = Vec::with_capacity(total);
-        for tensor in &survey.tensors {
+        let groups = groups(&survey.tensors, bits);
+        let mut found = vec![None; survey.tensors.len()];
+        for (done, group) in groups.iter().enumerate() {
             stop_if(cancel)?;
             file.check_uncut()?;
-            found.push(match tensor.probe(bits) {
-                Some(offer) => {
-                    let weight = survey.changed(tensor, offer.ty).map_err(at)?;
-                    // Rounding may take a divergence of nothing below zero.
-                    let kl = sensitivity.divergence(vec![weight]).map_err(&of_model)?.max(0.0);
-                    Some(Probe {
-                        ty: offer.ty,
-                        relative_error: (offer.cost / tensor.size2).sqrt(),
-                        divergence: kl,
-                        sensitivity: kl / offer.cost,
-                    })
-                }
-                // Nothing is lost in any type that may be chosen.
-                None => None,
+            let weights = group.iter().map(|(number, offer)| {
+                survey.changed(&survey.tensors[*number], offer.ty).map_err(at)
             });
-            let line = |told| line("measured", &tensor.info.name, found.len(), total, &told);
-            progress.show(found.len() as u64, total as u64, line);
+            let weights = weights.collect::<Result<Vec<_>, CliError>>()?;
+            // Rounding may take a divergence of nothing below zero.
+            let divergence = sensitivity.divergence(weights).map_err(&of_model)?.max(0.0);
+            let part = |&(number, offer): &Member<'_>| offer.cost / survey.tensors[number].size2;
+            let parts: f64 = group.iter().map(part).sum();
+            for member @ &(number, offer) in group {
+                found[number] = Some(Probe {
+                    ty: offer.ty,
+                    relative_error: part(member).sqrt(),
+                    together: group.len(),
+                    divergence,
+                    sensitivity: divergence / parts / survey.tensors[number].size2,
+                });
+            }
+            let name = group.first().map_or("", |&(number, _)| &survey.tensors[number].info.name);
+            let line = |told| line("measured", name, done + 1, groups.len(), &told);
+            progress.show(done as u64 + 1, groups.len() as u64, line);
         }
         Ok::<_, CliError>(found)
     })
+}
+
+/// A tensor, by its number in a survey, and the offer that it is changed to.
+type Member<'a> = (usize, &'a Offer);
+
+/// Tensors that are changed together: those of one kind in neighbouring layers, [`GROUPS`] groups of each
+/// kind, more where a group would be too large. Tensors that lose nothing in any type are left out.
+fn groups<'a>(tensors: &'a [Surveyed<'_>], bits: f64) -> Vec<Vec<Member<'a>>> {
+    let mut kinds: Vec<(&str, Vec<Member<'a>>)> = Vec::new();
+    for (number, tensor) in tensors.iter().enumerate() {
+        let Some(offer) = tensor.probe(bits) else { continue };
+        let name = tensor.info.name.as_str();
+        let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        let kind = in_layer.map_or(name, |(_, kind)| kind);
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, members)) => members.push((number, offer)),
+            None => kinds.push((kind, vec![(number, offer)])),
+        }
+    }
+    let bytes = |&(number, _): &Member<'_>| 2 * tensors[number].info.dims.iter().product::<u64>();
+    let mut groups = Vec::new();
+    for (_, members) in kinds {
+        let largest = members.iter().map(bytes).max().unwrap_or(0);
+        groups.extend(parts(members.len(), largest).map(|part| members[part].to_vec()));
+    }
+    groups
+}
+
+/// Cuts `n` tensors of at most so many bytes into groups, of the same size or one tensor more.
+fn parts(n: usize, bytes: u64) -> impl Iterator<Item = Range<usize>> {
+    let most = usize::try_from(GROUP_BYTES / bytes.max(1)).unwrap_or(usize::MAX).max(1);
+    let n_parts = n.div_ceil(n.div_ceil(GROUPS).clamp(1, most));
+    (0..n_parts).map(move |i| i * n / n_parts..(i + 1) * n / n_parts)
 }
 
 /// What each tensor loses in each type.
@@ -217,6 +264,24 @@ fn line(what: &str, name: &str, done: usize, total: usize, told: &Told) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_as_many_for_a_deep_model_and_small_enough() {
+        let sizes = |n, bytes| parts(n, bytes).map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(1, 1 << 40), [1]);
+        assert_eq!(sizes(3, 1), [1; 3]);
+        assert_eq!(sizes(8, 1), [1; 8]);
+        assert_eq!(sizes(30, 1), [3, 4, 4, 4, 3, 4, 4, 4]);
+        for n in 0..100 {
+            for bytes in [0, 1, GROUP_BYTES / 3, GROUP_BYTES, 2 * GROUP_BYTES] {
+                let all: Vec<usize> = parts(n, bytes).flatten().collect();
+                assert!(all.into_iter().eq(0..n), "{n} of {bytes}");
+                let largest = sizes(n, bytes).into_iter().max().unwrap_or(0) as u64;
+                assert!(largest <= 1 || largest * bytes <= GROUP_BYTES, "{n} of {bytes}");
+                assert!(bytes > 1 || sizes(n, bytes).len() <= GROUPS, "{n} of {bytes}");
+            }
+        }
+    }
 
     #[test]
     fn bits_are_within_reason() {
