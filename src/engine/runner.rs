@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 
 /// Order to the thread.
 enum Order {
-    Answer(Job),
+    Answer(Box<Job>),
     /// Work between two steps.
     Call(Box<Call>),
 }
@@ -124,7 +124,7 @@ impl Runner {
     /// and must not block.
     pub fn submit_to(&self, request: Request, answers: Vec<(CancelToken, Box<dyn Listener>)>) {
         let Some(orders) = &self.shared.orders else { return };
-        if let Err(refused) = orders.send(Order::Answer(Job { request, answers }))
+        if let Err(refused) = orders.send(Order::Answer(Box::new(Job { request, answers })))
             && let Order::Answer(job) = refused.0
         {
             for (_, listener) in job.answers {
@@ -198,7 +198,8 @@ fn work(
                 _ => orders.try_recv(),
             };
             match order {
-                Ok(Order::Answer(Job { request, answers })) => {
+                Ok(Order::Answer(job)) => {
+                    let Job { request, answers } = *job;
                     scheduler.submit_answers(request, answers);
                 }
                 Ok(Order::Call(call)) => {

@@ -4,8 +4,10 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{Prompter, TextError};
 
-/// Variables of templates, with their values for on and off.
-const SWITCHES: &[(&str, fn(bool) -> Json)] = &[
+/// A variable of templates, with its value for on and off.
+type Switch = (&'static str, fn(bool) -> Json);
+
+const SWITCHES: &[Switch] = &[
     ("enable_thinking", |on| json!(on)),
     ("thinking", |on| json!(on)),
     ("thinking_option", |on| json!(if on { "on" } else { "off" })),

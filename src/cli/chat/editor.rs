@@ -228,7 +228,7 @@ mod tests {
         std::fs::write(folder.join("note.json"), "").unwrap();
         std::fs::write(folder.join(".hidden"), "").unwrap();
         let path = |name: &str| format!("{}{MAIN_SEPARATOR}{name}", folder.display());
-        let notes = path("notes") + &MAIN_SEPARATOR.to_string();
+        let notes = path("notes") + std::path::MAIN_SEPARATOR_STR;
         assert_eq!(of("/load ", &path("no")), [path("note.json"), notes]);
         assert_eq!(of("/load ", &path("")).len(), 2);
         std::fs::remove_dir_all(folder).unwrap();

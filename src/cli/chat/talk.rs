@@ -225,12 +225,14 @@ impl Talk {
     fn part(&mut self, coming: &mut Coming, screen: &mut Screen<'_>) -> Result<Stats, Refusal> {
         let prompt = self.chat.prompt().map_err(|error| self.problem(&error))?;
         coming.begin(&prompt.rendered.text);
-        let mut request = Request::default();
-        request.sampling = self.params.clone();
-        request.sampling.seed = self.params.seed.wrapping_add(self.n_answers - 1);
-        request.max_tokens = self.n_predict.map(|n| n.saturating_sub(coming.tokens.len()));
-        request.filters.clone_from(&self.filters);
-        request.speculation = self.speculation;
+        let seed = self.params.seed.wrapping_add(self.n_answers - 1);
+        let request = Request {
+            sampling: SampleParams { seed, ..self.params.clone() },
+            max_tokens: self.n_predict.map(|n| n.saturating_sub(coming.tokens.len())),
+            filters: self.filters.clone(),
+            speculation: self.speculation,
+            ..Request::default()
+        };
         let (file, tokenizer) = (self.model.file(), &self.tokenizer);
         let turn = self.chat.answer(&prompt, request, &coming.tokens);
         let cancel = turn.cancel_token().clone();

@@ -123,8 +123,8 @@ impl AnswerFormat {
     /// has none, that of the architecture; else the generic one.
     pub fn of_template(source: Option<&str>, architecture: &str) -> &'static AnswerFormat {
         let source = source.unwrap_or_default();
-        let has = |signs: &&[&str]| signs.iter().all(|sign| source.contains(sign));
-        let by_sign = || FORMATS.iter().find(|format| format.signs.iter().any(|signs| has(&signs)));
+        let has = |signs: &[&str]| signs.iter().all(|sign| source.contains(sign));
+        let by_sign = || FORMATS.iter().find(|format| format.signs.iter().any(|signs| has(signs)));
         let by_architecture =
             || FORMATS.iter().find(|format| format.architectures.contains(&architecture));
         by_sign().or_else(by_architecture).unwrap_or_else(AnswerFormat::generic)

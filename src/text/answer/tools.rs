@@ -54,7 +54,7 @@ impl Tools {
 
     /// The JSON of a parameter that was written as bare text, by its schema. A parameter that the
     /// tool does not have is a string.
-    pub(super) fn from_text(&self, tool: &str, parameter: &str, text: &str) -> String {
+    pub(super) fn json_of_text(&self, tool: &str, parameter: &str, text: &str) -> String {
         match self.types(tool, parameter) {
             Some(types) => types.read(text),
             None => quoted(text),
@@ -63,7 +63,7 @@ impl Tools {
 
     /// The JSON of a parameter that was written as a literal: as it is where its schema allows its
     /// type, else read from its text.
-    pub(super) fn from_literal(
+    pub(super) fn json_of_literal(
         &self,
         tool: &str,
         parameter: &str,
@@ -263,7 +263,7 @@ mod tests {
             ("unknown", "1", r#""1""#),
             ("cycle", "1", "1"),
         ] {
-            assert_eq!(tools.from_text("f", parameter, text), expected, "{parameter} {text}");
+            assert_eq!(tools.json_of_text("f", parameter, text), expected, "{parameter} {text}");
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
             ("s", "[1]", "[1]", "[1]"),
             ("unknown", "1", "1", "1"),
         ] {
-            let read = tools.from_literal("f", parameter, json, source);
+            let read = tools.json_of_literal("f", parameter, json, source);
             assert_eq!(read, expected, "{parameter} {json}");
         }
     }

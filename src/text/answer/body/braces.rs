@@ -78,7 +78,7 @@ impl BracesBody {
         let call = |members: Vec<(&str, String, &str)>| {
             let values: Vec<String> = members
                 .iter()
-                .map(|(key, json, source)| tools.from_literal(&self.name, key, json, source))
+                .map(|(key, json, source)| tools.json_of_literal(&self.name, key, json, source))
                 .collect();
             let keys = members.iter().map(|(key, ..)| *key);
             let arguments = object(keys.zip(values.iter().map(String::as_str)));

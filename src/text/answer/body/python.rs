@@ -50,7 +50,7 @@ impl PythonBody {
     fn whole(&self, end: usize, held: &Held, tools: &Tools) -> Read {
         let call = |call: super::super::python::PythonCall<'_>| {
             let read = |(key, json, source): &(&str, String, &str)| {
-                tools.from_literal(call.name, key, json, source)
+                tools.json_of_literal(call.name, key, json, source)
             };
             let values: Vec<String> = call.arguments.iter().map(read).collect();
             let keys = call.arguments.iter().map(|(key, ..)| *key);

@@ -252,7 +252,7 @@ impl TaggedBody {
         }
         let key = std::mem::take(&mut self.key);
         let json = match self.reading {
-            Reading::BySchema => tools.from_text(&self.name, &key, text),
+            Reading::BySchema => tools.json_of_text(&self.name, &key, text),
             Reading::AsText => quoted(text),
             Reading::AsJson => {
                 let json = serde_json::from_str::<serde_json::Value>(text.trim());
