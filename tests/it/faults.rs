@@ -180,7 +180,8 @@ fn keys_that_change_nothing_pass() {
     assert_eq!(unsupported(&model), "[]");
     let (found, told) = answer(&[text(&model)]);
     assert_eq!(found, expected);
-    assert!(told.lines().count() == 1 && told.starts_with("prompt"), "they pass silently: {told}");
+    let told: Vec<&str> = told.lines().filter(|line| !line.contains("no chat template")).collect();
+    assert!(told.len() == 1 && told[0].starts_with("prompt"), "they pass silently: {told:?}");
 }
 
 #[test]
@@ -810,7 +811,7 @@ mod memory_limits {
         let folder = Folder::new("ulimit");
         let model = folder.tiny_with("m", vec![]);
         let model = text(&model);
-        sweep(&["run", model, "-p", "x", "-n", "3", "-t", "2", "--temp", "0"], "");
+        sweep(&["run", model, "--raw", "-p", "x", "-n", "3", "-t", "2", "--temp", "0"], "");
         sweep(&["embed", model, "-t", "2"], "one text\nanother\n");
     }
 
