@@ -18,8 +18,10 @@ use std::time::Duration;
 pub const DRAFT_MAX: usize = 8;
 /// Tokens of a draft that nothing speaks for yet.
 const DRAFT_FIRST: usize = 2;
-/// Tokens without a draft, after drafts did not pay.
+/// Tokens without a draft, after drafts did not pay: twice as many each time in a row.
 const PAUSE_TOKENS: usize = 64;
+/// Tokens without a draft, most.
+const PAUSE_TOKENS_MAX: usize = 512;
 /// Least gain for which drafts go on.
 const GAIN_MIN: f64 = 1.03;
 /// Share of the newest step in moving averages.
@@ -54,6 +56,8 @@ pub(super) struct Drafter {
     came_true: bool,
     /// Tokens until the next draft.
     pause: usize,
+    /// Tokens of the next pause.
+    next_pause: usize,
     /// Moving averages in seconds: of steps without a draft, and of steps with one for each token that
     /// they led to.
     plain: Option<f64>,
@@ -69,6 +73,7 @@ impl Drafter {
             len: DRAFT_FIRST,
             came_true: false,
             pause: 0,
+            next_pause: PAUSE_TOKENS,
             plain: None,
             drafted: None,
         }
@@ -116,7 +121,10 @@ impl Drafter {
         self.drafted = moved(self.drafted, seconds / n_new.max(1) as f64);
         let gain = self.plain.zip(self.drafted).map(|(plain, drafted)| plain / drafted);
         if gain.is_some_and(|gain| gain < GAIN_MIN) {
-            (self.pause, self.drafted, self.len) = (PAUSE_TOKENS, None, DRAFT_FIRST);
+            (self.pause, self.drafted, self.len) = (self.next_pause, None, DRAFT_FIRST);
+            self.next_pause = (2 * self.next_pause).min(PAUSE_TOKENS_MAX);
+        } else if self.came_true {
+            self.next_pause = PAUSE_TOKENS;
         }
     }
 
@@ -197,8 +205,9 @@ mod tests {
             drafter.learn(0, 1, STEP);
         }
         assert_eq!(drafter.draft(&tokens, 8).len(), DRAFT_FIRST, "another try");
-        // One try that fails is enough.
+        // One try that fails is enough, and the next one comes later.
         drafter.learn(DRAFT_FIRST, 1, 2 * STEP);
         assert!(drafter.draft(&tokens, 8).is_empty());
+        assert_eq!(drafter.pause, 2 * PAUSE_TOKENS);
     }
 }
