@@ -63,7 +63,7 @@ pub fn at_terminal(keys: &str, args: &[&str], vars: &[(&str, &str)]) -> (Option<
     let program = program();
     let words = std::iter::once(program.get_program()).chain(program.get_args());
     let mut python = Command::new("python3");
-    python.args([driver, "20", keys]).args(words).args(args).envs(vars.iter().copied());
+    python.args([driver, "60", keys]).args(words).args(args).envs(vars.iter().copied());
     let output = python.output().expect("python3, which these tests need");
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     (object["code"].as_i64(), object["text"].as_str().unwrap().to_string())
