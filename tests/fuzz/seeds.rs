@@ -21,7 +21,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets: [(&str, fn(&Path) -> Outcome); 8] = [
+    let targets: [(&str, fn(&Path) -> Outcome); 10] = [
         ("open", open),
         ("safetensors", safetensors),
         ("checkpoint", checkpoint),
