@@ -21,9 +21,10 @@
 //! [`Scheduler::step`] decides by requests alone, never by clocks: equal calls make equal steps, unless
 //! a request asks for drafts by the clock (see [`Speculation`](super::Speculation)).
 
+mod check;
+
 use super::EngineError;
 use super::batch::{Limits, Share, shares};
-use super::draft::DRAFT_MAX;
 use super::guard::guarded;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::task::{Drawn, Task};
@@ -31,11 +32,11 @@ use crate::backend::pages::PAGE_TOKENS;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::kv::{KvError, SeqId};
 use crate::text::Tokenizer;
+use check::Check;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 use teff_kernels::BlockMax;
 
 /// Requests that are computed at a time when nobody says: more hardly share weights better.
@@ -104,19 +105,6 @@ struct Fork<'l> {
     siblings: Vec<Task<'l>>,
     /// Outputs behind the prompt.
     logits: Vec<f32>,
-}
-
-/// A step of a request that generates alone.
-struct Check {
-    /// The last token, and the draft behind it.
-    tokens: Vec<u32>,
-    /// Tokens of the sequence before the step.
-    n_before: usize,
-    /// The sequence as it was, where recurrent states may have to go back.
-    fork: Option<SeqId>,
-    /// Tokens that were generated before the step.
-    n_generated: usize,
-    start: Instant,
 }
 
 /// What a step has led to.
@@ -362,75 +350,6 @@ impl<'l> Scheduler<'l> {
         let interrupt = self.interrupt.clone();
         let rows = guarded(move || stepper.step_with_maxima(&chunks, Some(&interrupt)))?;
         Ok(rows.map(|rows| self.draw(shares, rows)))
-    }
-
-    /// Has the request that generates alone draft what its next step checks; `None` if there is no such
-    /// request.
-    fn make_draft(&mut self, stepper: &mut Stepper<'_>, shares: &[Share]) -> Option<Check> {
-        let is_alone = self.running.len() == 1 && self.suspects.is_empty();
-        let ([Share { n_tokens: 1, draws: true, .. }], true) = (shares, is_alone) else {
-            return None;
-        };
-        let has_states = !stepper.program().states.is_empty();
-        let n_max = DRAFT_MAX.min(stepper.max_outputs().min(stepper.max_batch()) - 1);
-        let task = &mut self.running[0];
-        let sequence = task.sequence().filter(|_| !task.is_reading())?;
-        task.make_draft(n_max);
-        let (kv, mut fork) = (stepper.kv_mut(), None);
-        if has_states && !task.draft().is_empty() {
-            fork = kv.fork(sequence, kv.len(sequence));
-            if fork.is_none() {
-                task.drop_draft();
-            }
-        }
-        let tokens = [task.left(), task.draft()].concat();
-        let n_generated = task.n_generated();
-        Some(Check { tokens, n_before: kv.len(sequence), fork, n_generated, start: Instant::now() })
-    }
-
-    /// Takes back what a draft has added in vain, behind its step. `true`: the step was refused for
-    /// want of memory, which it may not want without a draft.
-    fn settle_draft(
-        &mut self,
-        stepper: &mut Stepper<'_>,
-        mut check: Check,
-        result: &Result<Result<Outcome<'l>, StepError>, EngineError>,
-    ) -> bool {
-        let time = check.start.elapsed();
-        let task = &mut self.running[0];
-        let (kv, n_draft) = (stepper.kv_mut(), task.draft().len());
-        if matches!(result, Ok(Ok(_))) {
-            let n_done = task.tokens().len() - task.left().len();
-            if let Some(sequence) = task.sequence()
-                && !kv.truncate(sequence, n_done)
-                // Recurrent states cannot be cut: those before the step are gone on from.
-                && let Some(fork) = check.fork.take()
-            {
-                task.go_back_to(fork, check.n_before);
-                kv.remove(sequence);
-            }
-            let n_new = task.n_generated() - check.n_generated;
-            task.learn(n_new, time);
-            (self.counters.n_drafted, self.counters.n_accepted) = (
-                self.counters.n_drafted + n_draft as u64,
-                self.counters.n_accepted + n_new.saturating_sub(1) as u64,
-            );
-        }
-        if let Some(fork) = check.fork {
-            kv.remove(fork);
-        }
-        let refused = matches!(
-            result,
-            Ok(Err(StepError::Memory(_) | StepError::Kv(KvError::OutOfBudget { .. })))
-        );
-        if n_draft > 0 && !matches!(result, Ok(Ok(_))) {
-            self.running[0].give_drafts_up(refused);
-        }
-        if refused && n_draft > 0 {
-            self.restore(stepper);
-            return true;
-        }
-        false
     }
 
     fn chunk_of(&self, share: Share) -> SequenceChunk<'_> {
