@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// Begins and ends dimmed text on a terminal.
 const DIM: (&str, &str) = ("\x1b[2m", "\x1b[22m");
 
-/// What to do with reasoning.
+/// Treatment of reasoning in the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReasoningShow {
     /// Show it before the answer, dimmed on a terminal
@@ -26,7 +26,7 @@ pub struct AnswerView {
     tokenizer: Arc<Tokenizer>,
     show: ReasoningShow,
     dims: bool,
-    /// What was written last.
+    /// Kind of the text that was written last.
     last: Last,
     n_reasoning: usize,
 }

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What the answer has to follow.
+/// Grammar that the answer has to follow.
 #[derive(clap::Args, Debug, Default)]
 #[group(multiple = false)]
 pub struct GrammarArgs {

@@ -11,7 +11,7 @@ pub struct SpeculateArgs {
     speculate: Speculate,
 }
 
-/// What to do with drafts.
+/// Use of drafts.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Speculate {
     /// As long as they make the answer faster
@@ -23,7 +23,7 @@ enum Speculate {
 }
 
 impl SpeculateArgs {
-    /// What requests are to say.
+    /// Value for [`Request::speculation`](crate::engine::Request::speculation).
     pub fn speculation(self) -> Speculation {
         match self.speculate {
             Speculate::Auto => Speculation::Auto,

@@ -15,7 +15,7 @@ use std::str::FromStr;
 /// Longest distance, in edits, of a name that is offered in the place of an unknown one.
 const EDITS_MAX: usize = 3;
 
-/// What a command works on.
+/// Parts of a chat that commands work on.
 pub struct Desk<'d, 'o> {
     pub args: &'d ChatArgs,
     pub talk: &'d mut Talk,
@@ -23,7 +23,7 @@ pub struct Desk<'d, 'o> {
     pub screen: &'d mut Screen<'o>,
 }
 
-/// What comes after a command.
+/// Continuation of the chat after a command.
 pub enum Next {
     /// The next line.
     Line,
@@ -60,7 +60,7 @@ impl From<CliError> for Failure {
 /// A command.
 pub struct Command {
     pub name: &'static str,
-    /// Its arguments, as help shows them.
+    /// Arguments, as help shows them.
     args: &'static str,
     pub help: &'static str,
     run: fn(&mut Desk<'_, '_>, &str) -> Result<Next, Failure>,

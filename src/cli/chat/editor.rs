@@ -59,7 +59,7 @@ impl Editor {
         Editor { reedline, history, signal, interrupted: None }
     }
 
-    /// What Ctrl-C at the prompt means: the second within [`LEAVE_WITHIN`] leaves.
+    /// Meaning of Ctrl-C at the prompt: the second within [`LEAVE_WITHIN`] leaves.
     fn interrupt(&mut self) -> Typed {
         match self.interrupted.replace(Instant::now()) {
             Some(before) if before.elapsed() < LEAVE_WITHIN => Typed::End,
@@ -105,7 +105,7 @@ impl Input for Editor {
     }
 }
 
-/// What stands before the lines.
+/// Prompts before the lines of the editor.
 struct Prompts;
 
 impl Prompt for Prompts {

@@ -1,4 +1,5 @@
-//! What was typed, kept for later starts in the user's data folder, which nobody else may read.
+//! History of what was typed, kept for later starts in a file of the user's data folder that nobody else
+//! may read.
 
 use reedline::{FileBackedHistory, Reedline};
 use std::fs::OpenOptions;

@@ -11,7 +11,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Begins and ends a message of several lines.
 pub const BLOCK: &str = "\"\"\"";
 
-/// What was typed.
+/// Line or message that was typed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Typed {
     /// A command, with its arguments and without its slash.
@@ -42,7 +42,7 @@ pub trait Input {
     fn remembers(&self) -> bool;
 }
 
-/// What a text means; `None` for a blank one.
+/// Meaning of a text; `None` for a blank one.
 pub fn typed(text: &str) -> Option<Typed> {
     let text = text.trim_end_matches(['\n', '\r']);
     if let Some(inner) = text.trim().strip_prefix(BLOCK) {
@@ -73,7 +73,7 @@ pub fn is_open_block(text: &str) -> bool {
 
 /// Lines of standard input.
 pub struct Lines {
-    /// What is written before each line, for people.
+    /// Prompt before each line, for people.
     prompt: &'static str,
     n_lines: u64,
 }

@@ -17,7 +17,7 @@ const MARK_BYTES_MAX: usize = 16;
 /// Styles of one answer.
 #[derive(Debug, Default)]
 pub struct Markdown {
-    /// What is held back: the mark at a line's start, or `*`s within a line.
+    /// Text that is held back: the mark at a line's start, or `*`s within a line.
     held: String,
     /// Whether the line's first word has begun.
     in_line: bool,
@@ -43,7 +43,7 @@ impl Markdown {
         out
     }
 
-    /// What was held back, at the end of the text.
+    /// Text that was held back, at the end.
     pub fn finish(&mut self) -> String {
         let mut out = String::new();
         self.end_mark(None, &mut out);

@@ -28,7 +28,7 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::PathBuf;
 use talk::Talk;
 
-/// What stands before a line that is to be typed.
+/// Prompt before a line that is to be typed.
 const PROMPT: &str = "> ";
 
 /// `teff chat`
@@ -80,7 +80,7 @@ impl ChatArgs {
     }
 }
 
-/// What happens when the context is full.
+/// Policy for a context that is full.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum OnFull {
     /// The answer ends.

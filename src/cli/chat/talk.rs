@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Share of the context from which on the user is told that it fills.
 const NEARLY_FULL: f64 = 0.8;
 
-/// What a user can do about a context that is full.
+/// Advice for a context that is full.
 const WAYS_ON: &str = "/undo takes turns back, /clear begins anew, `/set context-full shift` leaves the \
                        oldest turns out";
 
@@ -31,7 +31,7 @@ pub struct Talk {
     tokenizer: Arc<Tokenizer>,
     /// Form in which the model marks reasoning.
     format: &'static AnswerFormat,
-    /// What comes before the sampler, for each answer anew.
+    /// Filters before the sampler, for each answer anew.
     filters: Vec<Box<dyn Filter>>,
     pub params: SampleParams,
     speculation: Speculation,
