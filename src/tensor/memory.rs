@@ -54,11 +54,18 @@ pub struct NoThreads<'a>(pub &'a io::Error);
 impl fmt::Display for NoThreads<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NoThreads(error) = self;
-        let cause = match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                "not enough memory for their stacks, or too many threads: "
-            }
-            _ => "",
+        // Thread pools wrap the system's error.
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(*error);
+        let mut is_refused = false;
+        while let Some(cause) = source {
+            let io = cause.downcast_ref::<io::Error>();
+            is_refused |= io.is_some_and(|io| io.kind() == io::ErrorKind::WouldBlock);
+            let inner = io.and_then(io::Error::get_ref);
+            source = inner.map_or_else(|| cause.source(), |inner| Some(inner));
+        }
+        let cause = match is_refused {
+            true => "not enough memory for their stacks, or too many threads: ",
+            false => "",
         };
         write!(f, "cannot start worker threads: {cause}{error}")
     }
