@@ -1,5 +1,6 @@
 //! The command line: one file per verb. The only room that prints.
 
+mod answer_args;
 mod answer_view;
 mod bench;
 mod chat;

@@ -1,12 +1,10 @@
 //! `teff run`: answers a prompt, streaming.
 
-use super::answer_view::{self, AnswerView, ReasoningShow};
-use super::grammar::GrammarArgs;
+use super::answer_args::AnswerArgs;
+use super::answer_view::{self, AnswerView};
 use super::lines::without_bom;
-use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, input_file, whole_number};
-use super::sampling::SamplingArgs;
-use super::speculate::SpeculateArgs;
-use super::template_args::{TemplateArgs, builtin_names};
+use super::options::{ModelArgs, TOKENS_MAX, input_file, whole_number};
+use super::template_args::builtin_names;
 use super::{CliError, interrupt, progress, threads};
 use crate::backend::pages::KvType;
 use crate::engine::{CancelToken, FinishReason, Model, Request, Stats, TokenEvent};
@@ -46,41 +44,33 @@ pub struct RunArgs {
     #[arg(long, conflicts_with_all = ["chat_template", "template_arg", "think", "reasoning"])]
     raw: bool,
     #[command(flatten)]
-    template: TemplateArgs,
-    /// What to do with the reasoning of models that think before they answer
-    #[arg(long, value_name = "HOW", default_value = "show")]
-    reasoning: ReasoningShow,
-    #[command(flatten)]
-    context: ContextArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    speculate: SpeculateArgs,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    grammar: GrammarArgs,
+    answer: AnswerArgs,
 }
 
 /// Streams the answer to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    args.sampling.params()?;
-    let grammar = args.grammar.read()?;
-    args.engine.options(KvType::F16)?;
+    args.answer.sampling.params()?;
+    let grammar = args.answer.grammar.read()?;
+    args.answer.engine.options(KvType::F16)?;
     StopStrings::new(args.stop.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     interrupt::done(|| "nothing was answered".into());
     // What cannot be read is told before a model is fetched; nobody types a prompt for a model that
     // is not there.
     let given = given_prompt(args)?;
-    let source = args.template.source()?;
-    let model = args.engine.open_generator(&args.model)?;
+    let source = args.answer.template.source()?;
+    let model = args.answer.engine.open_generator(&args.model)?;
     let at = CliError::of_model(model.path());
-    let sampling = args.sampling.params_of(model.file())?;
+    let sampling = args.answer.sampling.params_of(model.file())?;
     // A text that chance had a part in can be made again.
-    let seed = (args.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
+    let seed =
+        (args.answer.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
     let text = given.map_or_else(typed_prompt, Ok)?;
-    let (tokenizer, mut engine) =
-        args.engine.ready(&model, &args.context, KvType::F16, args.speculate.n_rows())?;
+    let (tokenizer, mut engine) = args.answer.engine.ready(
+        &model,
+        &args.answer.context,
+        KvType::F16,
+        args.answer.speculate.n_rows(),
+    )?;
     let Prepared { prompt, format, mut filters } =
         prepare(args, &model, &tokenizer, source.as_deref(), &text)
             .map_err(CliError::of_model(model.path()))?;
@@ -91,7 +81,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         format,
         &prompt.rendered.text,
         tokenizer.clone(),
-        args.reasoning,
+        args.answer.reasoning,
         answer_view::stdout_dims(),
     );
     let request = Request {
@@ -102,7 +92,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         stop: args.stop.clone(),
         // Nobody comes after it.
         cache_prefix: false,
-        speculation: args.speculate.speculation(),
+        speculation: args.answer.speculate.speculation(),
         ..Request::default()
     };
     let mut failure: Option<CliError> = None;
@@ -285,7 +275,7 @@ fn prepare(
         let prompt = Prompter::with_template(tokenizer, None).text(text).map_err(told)?;
         return Ok(Prepared { prompt, format: None, filters: Vec::new() });
     }
-    let prompter = args.template.prompter(tokenizer, source).map_err(told)?;
+    let prompter = args.answer.template.prompter(tokenizer, source).map_err(told)?;
     let system = args.system.iter().map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     if !prompter.has_template() {
@@ -299,9 +289,9 @@ fn prepare(
     }
     let turns: Vec<Json> = messages.iter().map(Message::to_json).collect();
     let mut input = json!({ "messages": turns, "add_generation_prompt": true });
-    let format = args.template.format(model, source, tokenizer);
-    let filters = args.template.budget(format, tokenizer)?.into_iter().collect();
-    args.template.complete(&prompter, &mut input)?;
+    let format = args.answer.template.format(model, source, tokenizer);
+    let filters = args.answer.template.budget(format, tokenizer)?.into_iter().collect();
+    args.answer.template.complete(&prompter, &mut input)?;
     let prompt = match prompter.conversation(&input) {
         // With `-n 0` the user asks for the prompt's figures, not for an answer.
         Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {

@@ -334,7 +334,7 @@ fn model(desk: &mut Desk<'_, '_>, name: &str) -> Result<Next, Failure> {
     }
     let name = ModelRef::from_str(name).map_err(|error| error.to_string())?;
     let named = ModelArgs::named(name);
-    let other = desk.args.engine.open_generator(&named);
+    let other = desk.args.answer.engine.open_generator(&named);
     let other = other.and_then(|model| Talk::new(desk.args, model, desk.talk.catches));
     desk.talk.move_to(other.map_err(|error| error.one_line())?);
     note(format_args!("going on with {}", desk.talk.path().display()));

@@ -13,12 +13,8 @@ mod screen;
 mod settings;
 mod talk;
 
-use super::answer_view::ReasoningShow;
-use super::grammar::GrammarArgs;
-use super::options::{ContextArgs, EngineArgs, ModelArgs, TOKENS_MAX, whole_number};
-use super::sampling::SamplingArgs;
-use super::speculate::SpeculateArgs;
-use super::template_args::TemplateArgs;
+use super::answer_args::AnswerArgs;
+use super::options::{ModelArgs, TOKENS_MAX, whole_number};
 use super::{CliError, note};
 use commands::{Desk, Next};
 use editor::Editor;
@@ -51,26 +47,13 @@ pub struct ChatArgs {
     #[arg(long, value_name = "stop|shift")]
     context_full: Option<OnFull>,
     #[command(flatten)]
-    template: TemplateArgs,
-    /// What to do with the reasoning of models that think before they answer
-    #[arg(long, value_name = "HOW", default_value = "show")]
-    reasoning: ReasoningShow,
-    #[command(flatten)]
-    context: ContextArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    speculate: SpeculateArgs,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    grammar: GrammarArgs,
+    answer: AnswerArgs,
 }
 
 impl ChatArgs {
     /// Has what was given count more than what a session has saved.
     fn override_saved(&self, talk: &mut Talk) -> Result<(), CliError> {
-        talk.params = self.sampling.over(talk.params.clone())?;
+        talk.params = self.answer.sampling.over(talk.params.clone())?;
         talk.n_predict = self.n_predict.or(talk.n_predict);
         talk.on_full = self.context_full.unwrap_or(talk.on_full);
         if self.system.is_some() {
@@ -100,8 +83,8 @@ impl OnFull {
 
 /// Talks until the user leaves.
 pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    args.sampling.params()?;
-    args.grammar.read()?;
+    args.answer.sampling.params()?;
+    args.answer.grammar.read()?;
     if let Some(path) = &args.session {
         saved::check_place(path).map_err(CliError::failed)?;
     }
@@ -113,7 +96,7 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
         true if is_dumb || set("NO_COLOR").is_some() => Look::Terminal,
         true => Look::Styled,
     };
-    let model = args.engine.open_generator(&args.model)?;
+    let model = args.answer.engine.open_generator(&args.model)?;
     let mut talk = Talk::new(args, model, is_terminal)?;
     if let Some(path) = args.session.as_deref().filter(|path| path.exists()) {
         saved::load(&mut talk, path).map_err(CliError::failed)?;

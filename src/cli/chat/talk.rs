@@ -66,20 +66,25 @@ impl<E: Into<CliError>> From<E> for Refusal {
 impl Talk {
     /// A conversation without a message with a model that is made ready.
     pub fn new(args: &ChatArgs, model: Model, catches: bool) -> Result<Talk, CliError> {
-        let (tokenizer, engine) =
-            args.engine.ready(&model, &args.context, KvType::F16, args.speculate.n_rows())?;
+        let (tokenizer, engine) = args.answer.engine.ready(
+            &model,
+            &args.answer.context,
+            KvType::F16,
+            args.answer.speculate.n_rows(),
+        )?;
         let tokenizer = Arc::new(tokenizer);
         let at = CliError::of_model(model.path());
-        let source = args.template.source()?;
+        let source = args.answer.template.source()?;
         let variables = variables(args, &tokenizer, source.as_deref()).map_err(at)?;
-        let format = args.template.format(&model, source.as_deref(), &tokenizer);
-        let mut filters: Vec<_> = args.template.budget(format, &tokenizer)?.into_iter().collect();
-        let grammar = args.grammar.read()?.map(|grammar| grammar.filter(&tokenizer));
+        let format = args.answer.template.format(&model, source.as_deref(), &tokenizer);
+        let mut filters: Vec<_> =
+            args.answer.template.budget(format, &tokenizer)?.into_iter().collect();
+        let grammar = args.answer.grammar.read()?.map(|grammar| grammar.filter(&tokenizer));
         filters.extend(grammar.transpose()?);
         let n_ctx = engine.n_ctx();
         let runner = Runner::start(engine, Some(tokenizer.clone()), 1);
         let runner = runner.map_err(CliError::of_model(model.path()))?;
-        let params = args.sampling.params_of(model.file())?;
+        let params = args.answer.sampling.params_of(model.file())?;
         let mut chat = Chat::new(runner.session(), tokenizer.clone(), n_ctx);
         chat.set_system(args.system.clone());
         chat.set_template(source, variables);
@@ -91,8 +96,8 @@ impl Talk {
             format,
             filters,
             params,
-            speculation: args.speculate.speculation(),
-            reasoning: args.reasoning,
+            speculation: args.answer.speculate.speculation(),
+            reasoning: args.answer.reasoning,
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
             catches,
@@ -379,7 +384,7 @@ fn variables(
     tokenizer: &Tokenizer,
     source: Option<&str>,
 ) -> Result<Map<String, Json>, CliError> {
-    let prompter = args.template.prompter(tokenizer, source)?;
+    let prompter = args.answer.template.prompter(tokenizer, source)?;
     if !prompter.has_template() {
         return Err(CliError::failed(format!(
             "it has no chat template, as models that only continue texts (`teff run --raw`); \
@@ -392,7 +397,7 @@ fn variables(
         "messages": [{ "role": "user", "content": "Hello" }],
         "add_generation_prompt": true,
     });
-    args.template.complete(&prompter, &mut input)?;
+    args.answer.template.complete(&prompter, &mut input)?;
     let Json::Object(mut fields) = input else { return Ok(Map::new()) };
     fields.retain(|name, _| name != "messages" && name != "add_generation_prompt");
     Ok(fields)
