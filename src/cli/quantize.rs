@@ -30,7 +30,8 @@ pub struct QuantizeArgs {
     /// The file to write
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY
+    /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY: all as they are but
+    /// for those that --tensor-type and its kin name
     #[arg(long = "type", value_name = "NAME", value_parser = parse_mix, group = "types")]
     mix: Option<Named>,
     #[command(flatten)]

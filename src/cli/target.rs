@@ -103,19 +103,16 @@ impl TargetArgs {
         let Some(target) = self.target() else { return Ok(None) };
         let probing =
             self.calibrate.as_deref().map(|text| self.probing(text, file, path)).transpose()?;
-        let survey = survey(file, options, at)?;
+        let survey = survey(file, options, target, at)?;
         // Before anything is measured: whether the size can be met.
         let usual: Vec<f64> = survey.tensors.iter().map(Surveyed::usual_sensitivity).collect();
-        let mut types = survey.types(&usual, target).map_err(at)?;
+        let mut types = survey.types(&usual).map_err(at)?;
         let mut probes = vec![None; types.len()];
         if let Some(probing) = probing {
-            let bits = match target {
-                Target::BitsPerWeight(bits) => bits,
-                Target::FileBytes(bytes) => survey.bits_of(bytes).map_err(at)?,
-            };
+            let bits = survey.target_bits().map_err(at)?;
             let found = measure(&survey, probing, path, bits, at)?;
             let own = found.iter().map(|probe| probe.map_or(0.0, |probe| probe.sensitivity));
-            types = survey.types(&own.collect::<Vec<f64>>(), target).map_err(at)?;
+            types = survey.types(&own.collect::<Vec<f64>>()).map_err(at)?;
             for (tensor, probe) in survey.tensors.iter().zip(found) {
                 probes[tensor.number] = probe;
             }
@@ -229,11 +226,12 @@ fn parts(n: usize, bytes: u64) -> impl Iterator<Item = Range<usize>> {
 fn survey<'a>(
     file: &'a GgufFile,
     options: &'a Options,
+    target: Target,
     at: &dyn Fn(QuantizeError) -> CliError,
 ) -> Result<Survey<'a>, CliError> {
     let mut progress = WorkProgress::begin();
     interrupt::orderly(|cancel| {
-        let surveyed = Survey::new(file, options, &mut |info, done, total| {
+        let surveyed = Survey::new(file, options, target, &mut |info, done, total| {
             let told = |told| line("tried", &info.name, done, total, &told);
             progress.show(done as u64, total as u64, told);
             !cancel.load(Ordering::Relaxed)

@@ -223,9 +223,18 @@ impl<'a> Plan<'a> {
                 let facts = Facts::of(file)?;
                 mix::choose(mix, &facts, options.imatrix.is_some(), &options.wishes, &shapes)?
             }
+            None if options.wishes.has_types() => {
+                mix::copied(&Facts::of(file)?, &options.wishes, &shapes)
+            }
             None => shapes.iter().map(|s| mix::Choice { ty: s.ty, wanted: s.ty }).collect(),
         };
-        let file_type = options.mix.map(Mix::file_type);
+        let types: Vec<GgmlType> = choices.iter().map(|choice| choice.ty).collect();
+        let is_copy = types.iter().zip(&shapes).all(|(ty, shape)| *ty == shape.ty);
+        let file_type = match options.mix {
+            Some(mix) => Some(mix.file_type()),
+            None if is_copy => None,
+            None => file_type_of(file, &types),
+        };
         Plan::of_choices(file, options, file_type, &choices)
     }
 

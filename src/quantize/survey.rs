@@ -61,11 +61,12 @@ pub struct Surveyed<'a> {
     importances: Option<Vec<f32>>,
 }
 
-/// What the tensors of a file would lose.
+/// What the tensors of a file would lose, and the size that the file is to come to.
 #[derive(Debug)]
 pub struct Survey<'a> {
     file: &'a GgufFile,
     options: &'a Options,
+    target: Target,
     /// Types of the tensors that have no choice.
     fixed: Vec<Option<GgmlType>>,
     /// The tensors that have one, in the file's order.
@@ -77,12 +78,35 @@ impl<'a> Survey<'a> {
     /// done, of how many are done out of how many, and returns whether to go on.
     ///
     /// # Errors
-    /// Weights cannot be read or are not finite, importances are another model's, or `step` said to
-    /// stop.
+    /// No choice of types comes down to the target, which is said before anything is tried; weights
+    /// cannot be read or are not finite, importances are another model's, or `step` said to stop.
     pub fn new(
         file: &'a GgufFile,
         options: &'a Options,
+        target: Target,
         step: &mut dyn FnMut(&TensorInfo, usize, usize) -> bool,
+    ) -> Result<Survey<'a>, QuantizeError> {
+        let mut survey = Survey::untried(file, options, target)?;
+        survey.check_least()?;
+        let total = survey.tensors.len();
+        for done in 1..=total {
+            file.check_uncut()?;
+            let tensor = &mut survey.tensors[done - 1];
+            let trial = Trial::new(file, tensor.info, options, tensor.importances.as_deref())?;
+            let (offers, size2) = trial.run(file.alignment().into(), options.threads)?;
+            (tensor.offers, tensor.size2) = (offers, size2);
+            if !step(tensor.info, done, total) {
+                return Err(QuantizeError::Cancelled);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// All offers, without costs.
+    fn untried(
+        file: &'a GgufFile,
+        options: &'a Options,
+        target: Target,
     ) -> Result<Survey<'a>, QuantizeError> {
         let shapes: Vec<Shape<'_>> = file.tensors().iter().map(Shape::from).collect();
         let fixed = mix::fixed(&Facts::of(file)?, &options.wishes, &shapes);
@@ -96,24 +120,33 @@ impl<'a> Survey<'a> {
         let plan = Plan::with_types(file, options, &any)?;
         let has_head = file.tensor("output.weight").is_some();
         let head = if has_head { "output.weight" } else { "token_embd.weight" };
-        let total = fixed.iter().filter(|ty| ty.is_none()).count();
-        let mut tensors = Vec::with_capacity(total);
+        let mut tensors = Vec::new();
         for (number, planned) in plan.tensors.into_iter().enumerate() {
             if fixed[number].is_some() {
                 continue;
             }
-            file.check_uncut()?;
-            let importances = planned.importances;
-            let trial = Trial::new(file, planned.info, options, importances.as_deref())?;
-            let (offers, size2) = trial.run(file.alignment().into(), options.threads)?;
-            let info = planned.info;
+            let (info, importances) = (planned.info, planned.importances);
+            let trial = Trial::new(file, info, options, importances.as_deref())?;
+            let offers = trial.offers(file.alignment().into());
             let is_head = info.name == head;
-            tensors.push(Surveyed { info, number, offers, size2, is_head, importances });
-            if !step(info, tensors.len(), total) {
-                return Err(QuantizeError::Cancelled);
-            }
+            tensors.push(Surveyed { info, number, offers, size2: 0.0, is_head, importances });
         }
-        Ok(Survey { file, options, fixed, tensors })
+        Ok(Survey { file, options, target, fixed, tensors })
+    }
+
+    /// Refuses a target below the least bytes of all offers.
+    fn check_least(&self) -> Result<(), QuantizeError> {
+        let least = |tensor: &Surveyed<'_>| {
+            tensor.offers.iter().map(|offer| offer.bytes).min().unwrap_or(0)
+        };
+        let least = self.rest()? + self.tensors.iter().map(least).sum::<u64>();
+        let target = self.target_bytes()?;
+        if least > target { Err(self.too_small(target, least)) } else { Ok(()) }
+    }
+
+    fn too_small(&self, target: u64, least: u64) -> QuantizeError {
+        let least_bits = self.bits_of(least).unwrap_or(f64::INFINITY);
+        QuantizeError::Target { target, least, least_bits }
     }
 
     /// A type for each tensor of the file, so that it comes to no more than the target and the sum of
@@ -121,27 +154,19 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// No choice of types comes down to that size.
-    pub fn types(
-        &self,
-        sensitivities: &[f64],
-        target: Target,
-    ) -> Result<Vec<GgmlType>, QuantizeError> {
+    pub fn types(&self, sensitivities: &[f64]) -> Result<Vec<GgmlType>, QuantizeError> {
         let costs = |(tensor, &sensitivity): (&Surveyed<'_>, &f64)| -> Vec<Offer> {
             let cost = |offer: &Offer| Offer { cost: offer.cost * sensitivity, ..*offer };
             tensor.offers.iter().map(cost).collect()
         };
         let tensors: Vec<Vec<Offer>> = self.tensors.iter().zip(sensitivities).map(costs).collect();
-        let (rest, target) = (self.rest()?, self.bytes_of(target)?);
-        let too_few = |least| QuantizeError::Target {
-            target,
-            least,
-            least_bits: self.bits_of(least).unwrap_or(f64::INFINITY),
-        };
+        let (rest, target) = (self.rest()?, self.target_bytes()?);
         // Without room for anything, the error says how much is needed.
         let room = target.saturating_sub(rest);
-        let chosen = allocate::allocate(&tensors, room).map_err(|least| too_few(least + rest))?;
+        let chosen = allocate::allocate(&tensors, room)
+            .map_err(|least| self.too_small(target, least + rest))?;
         if target < rest {
-            return Err(too_few(rest));
+            return Err(self.too_small(target, rest));
         }
         let mut types: Vec<GgmlType> =
             self.fixed.iter().map(|fixed| fixed.unwrap_or(F32)).collect();
@@ -151,18 +176,26 @@ impl<'a> Survey<'a> {
         Ok(types)
     }
 
-    /// Bits per weight of a file of this size.
+    /// Bits per weight of the target.
     ///
     /// # Errors
     /// The metadata cannot be written.
-    pub fn bits_of(&self, file_bytes: u64) -> Result<f64, QuantizeError> {
+    pub fn target_bits(&self) -> Result<f64, QuantizeError> {
+        match self.target {
+            Target::BitsPerWeight(bits) => Ok(bits),
+            Target::FileBytes(bytes) => self.bits_of(bytes),
+        }
+    }
+
+    /// Bits per weight of a file of this size.
+    fn bits_of(&self, file_bytes: u64) -> Result<f64, QuantizeError> {
         let data = file_bytes.saturating_sub(self.plan()?.header_bytes()?);
         Ok(data as f64 * 8.0 / self.elements() as f64)
     }
 
-    /// Bytes that a file may have.
-    fn bytes_of(&self, target: Target) -> Result<u64, QuantizeError> {
-        match target {
+    /// Bytes that the file may have.
+    fn target_bytes(&self) -> Result<u64, QuantizeError> {
+        match self.target {
             Target::FileBytes(bytes) => Ok(bytes),
             Target::BitsPerWeight(bits) => {
                 let data = (bits * self.elements() as f64 / 8.0) as u64;
@@ -274,7 +307,17 @@ impl<'a> Trial<'a> {
         Ok(Trial { info, data: file.data(info), importances, options, old, ways })
     }
 
-    /// The offers, the tensor's own type among them, and the size of the weights.
+    /// The offers without costs, the tensor's own type as the last, which has none.
+    fn offers(&self, alignment: u64) -> Vec<Offer> {
+        let elements: u64 = self.info.dims.iter().product();
+        let offer = |ty: GgmlType| {
+            let bytes = ty.bytes_of(elements).unwrap_or(u64::MAX).next_multiple_of(alignment);
+            Offer { ty, bytes, cost: 0.0 }
+        };
+        self.ways.iter().map(|way| way.ty).chain([self.info.ty]).map(offer).collect()
+    }
+
+    /// The offers with what each costs, and the size of the weights.
     fn run(&self, alignment: u64, threads: usize) -> Result<(Vec<Offer>, f64), QuantizeError> {
         let rows = self.info.rows();
         let wanted = (SAMPLE_ELEMENTS / self.info.cols()).clamp(SAMPLE_ROWS_MIN.min(rows), rows);
@@ -288,15 +331,10 @@ impl<'a> Trial<'a> {
         share(parts.into_iter().zip(&mut sums).collect(), threads, &work)?;
         let factor = rows as f64 / wanted as f64;
         let sum = |i: usize| factor * sums.iter().map(|sums| sums[i]).sum::<f64>();
-        let elements: u64 = self.info.dims.iter().product();
-        let bytes =
-            |ty: GgmlType| ty.bytes_of(elements).unwrap_or(u64::MAX).next_multiple_of(alignment);
-        let offer =
-            |(i, way): (usize, &Way<'_>)| Offer { ty: way.ty, bytes: bytes(way.ty), cost: sum(i) };
-        let mut offers: Vec<Offer> = self.ways.iter().enumerate().map(offer).collect();
+        let mut offers = self.offers(alignment);
+        offers.iter_mut().zip(0..self.ways.len()).for_each(|(offer, i)| offer.cost = sum(i));
         // Infinite where weights are too large for a type.
         offers.retain(|offer| offer.cost.is_finite());
-        offers.push(Offer { ty: self.info.ty, bytes: bytes(self.info.ty), cost: 0.0 });
         Ok((offers, sum(n - 1)))
     }
 

@@ -356,6 +356,28 @@ fn configurations_that_say_otherwise_are_refused_by_name() {
     }
 }
 
+/// Mistral's first models see 4096 tokens back in every layer, whatever `layer_types` and its kin say.
+#[test]
+fn windows_of_all_layers_are_kept() {
+    let scratch = Scratch::new("windows");
+    let folder = copy_of("llama-spm", &scratch);
+    for (entry, expected) in [(serde_json::json!(5), Some(5)), (Value::Null, None)] {
+        let entries = serde_json::json!({
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": entry,
+        });
+        configure(&folder, &entries);
+        let path = scratch.0.join("model.gguf");
+        convert(&folder, &path, TargetType::F32).unwrap();
+        let model = Model::open(&path).unwrap();
+        for layer in &model.spec().layers {
+            let teff::model::Mixer::Attention(attention) = &layer.mixer else {
+                panic!("attention")
+            };
+            assert_eq!(attention.window, expected);
+        }
+    }
+}
+
 /// What only shapes tell is told before a weight is read, and leaves nothing behind.
 #[test]
 fn what_would_not_run_is_told_before_weights_are_read() {

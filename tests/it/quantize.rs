@@ -189,6 +189,14 @@ mod program {
         let (_, told) = ok(&[text(&out), text(&copy), "--type", "COPY"]);
         assert_eq!(told, "");
         assert!(fs::read(&out).unwrap() == fs::read(&copy).unwrap());
+        // All but what is wanted otherwise.
+        let wish = ["--type", "COPY", "--tensor-type", "ffn_up.weight=Q8_0", "--allow-requantize"];
+        ok(&[&[text(&out), text(&copy)], &wish[..]].concat());
+        let copy = GgufFile::open(&copy).unwrap();
+        for (old, new) in after.tensors().iter().zip(copy.tensors()) {
+            let ty = if old.name.ends_with("ffn_up.weight") { GgmlType::Q8_0 } else { old.ty };
+            assert_eq!((&new.name, new.ty), (&old.name, ty));
+        }
     }
 
     #[test]

@@ -109,7 +109,10 @@ fn sizes_that_cannot_be_are_refused_with_the_least() {
     let folder = Folder::new("target-least");
     let (input, out) = (model(&folder), folder.0.join("out.gguf"));
     let run = |args: &[&str]| teff(&[&["quantize", text(&input), text(&out)], args].concat(), "");
-    let error = error_of(&run(&["--target-size", "10K"]));
+    let output = run(&["--target-size", "10K"]);
+    let error = error_of(&output);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told.lines().count(), 1, "said before anything is tried: {told}");
     let least = error.split("has ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     let least: u64 = least.parse().unwrap();
     assert!(error.contains("10240 bytes are too few"), "{error}");

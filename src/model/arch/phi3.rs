@@ -5,9 +5,7 @@ use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec, RopePa
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = ModelSpec::unscaled(h)?.dense(Activation::Silu, DenseGate::InUp);
-    let window = h.u64("attention.sliding_window")?.filter(|&n| n > 0).map(|n| n as usize);
-    let spec = spec.each_attention(|_, attention| attention.window = window);
-    Ok(spec.rope(RopePairing::Neox))
+    Ok(spec.window_everywhere(h)?.rope(RopePairing::Neox))
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {

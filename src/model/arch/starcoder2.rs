@@ -1,10 +1,11 @@
 //! StarCoder 2 (arXiv:2402.19173).
 
+use super::llama::WINDOW;
 use crate::model::checkpoint::{Checkpoint, DECODER, Names, When, same};
 use crate::model::{Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
-    Ok(ModelSpec::gpt_like(h)?.rope(RopePairing::Neox))
+    Ok(ModelSpec::gpt_like(h)?.window_everywhere(h)?.rope(RopePairing::Neox))
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
@@ -12,7 +13,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
     arch: "starcoder2",
     when: When::Always,
     tensors: &[NAMES, DECODER],
-    keys: &[],
+    keys: &[WINDOW],
 }];
 
 const NAMES: &[Names] =

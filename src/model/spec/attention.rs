@@ -293,6 +293,15 @@ impl ModelSpec {
         }
     }
 
+    /// A window in every layer, where the metadata gives one.
+    ///
+    /// # Errors
+    /// The key is of a wrong type.
+    pub fn window_everywhere(self, h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
+        let window = h.u64("attention.sliding_window")?.filter(|&n| n > 0).map(|n| n as usize);
+        Ok(self.each_attention(|_, attention| attention.window = window))
+    }
+
     /// Windows of an encoder, which reach as far behind a token as before it, in the marked layers:
     /// these have a rotation of their own.
     ///

@@ -4,6 +4,9 @@
 //! The kind is told by the contents, not by the model's class: byte-level BPE (`gpt2`), BPE of
 //! SentencePiece (`llama`), Unigram (`t5`), WordPiece (`bert`).
 
+mod special;
+mod table;
+
 use super::config::Config;
 use super::files::{bytes, json, malformed, text};
 use super::keys::Keys;
@@ -15,24 +18,11 @@ use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// Types of tokens in GGUF.
-mod ty {
-    pub const NORMAL: i32 = 1;
-    pub const UNKNOWN: i32 = 2;
-    pub const CONTROL: i32 = 3;
-    pub const USER: i32 = 4;
-    pub const UNUSED: i32 = 5;
-    pub const BYTE: i32 = 6;
-}
+use table::{Added, Table, ty, write_bpe, write_scored};
 
 /// The description of a whole tokenizer.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
-/// Score of tokens that were added to a vocabulary of SentencePiece, as the reference has it.
-const ADDED_SCORE: f32 = -1000.0;
-/// Score of ids without a token.
-const UNUSED_SCORE: f32 = -10_000.0;
 /// Ids that a vocabulary may have: four times the largest published one.
 pub(super) const TOKENS_MAX: usize = 1 << 20;
 
@@ -41,58 +31,6 @@ struct Files<'a> {
     folder: &'a Path,
     tokenizer: Option<Value>,
     config: Value,
-}
-
-/// A token that was added to a vocabulary.
-#[derive(Clone, Debug)]
-struct Added {
-    id: usize,
-    text: String,
-    special: bool,
-    strips_right: bool,
-}
-
-/// Tokens of the result.
-struct Table {
-    tokens: Vec<String>,
-    types: Vec<i32>,
-    scores: Vec<f32>,
-}
-
-impl Table {
-    /// As many unused tokens.
-    fn new(n: usize) -> Table {
-        let tokens = (0..n).map(|id| format!("[PAD{id}]")).collect();
-        Table { tokens, types: vec![ty::UNUSED; n], scores: vec![UNUSED_SCORE; n] }
-    }
-
-    fn set(&mut self, id: usize, text: &str, ty: i32, score: f32) {
-        if id < self.tokens.len() {
-            text.clone_into(&mut self.tokens[id]);
-            (self.types[id], self.scores[id]) = (ty, score);
-        }
-    }
-
-    /// Puts added tokens in their places.
-    fn add(&mut self, added: &[Added]) {
-        for token in added {
-            match token.special || looks_special(&token.text) {
-                true => self.set(token.id, &token.text, ty::CONTROL, ADDED_SCORE),
-                false => {
-                    let text = token.text.replace('▁', " ");
-                    self.set(token.id, &text, ty::USER, ADDED_SCORE);
-                }
-            }
-        }
-    }
-}
-
-/// Whether a token is structure, though its file does not say so: the reference's rule.
-fn looks_special(text: &str) -> bool {
-    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
-        || (text.starts_with("<|") && text.ends_with("|>"))
-        || (text.starts_with("<｜") && text.ends_with("｜>"))
-        || (text.starts_with("<unused") && text.ends_with('>'))
 }
 
 /// Adds the vocabulary: `n_rows` is how many tokens the embedding has.
@@ -502,154 +440,6 @@ impl Files<'_> {
         }
         Ok(())
     }
-
-    /// Tokens with roles, and which of them are added to texts.
-    fn special(
-        &self,
-        keys: &mut Keys,
-        config: &Config,
-        added: &[Added],
-    ) -> Result<(), ConvertError> {
-        let named = |key: &str| self.config.get(key).and_then(content).map(str::to_owned);
-        let mut names: HashMap<&str, Option<String>> =
-            ROLES.iter().map(|(role, _)| (*role, named(&format!("{role}_token")))).collect();
-        if self.tokenizer.is_some() {
-            let name = |names: &HashMap<&str, Option<String>>, role| names[role].clone();
-            if name(&names, "bos").is_none() {
-                names.insert("bos", name(&names, "cls"));
-            }
-            if name(&names, "eos").is_none() {
-                names.insert("eos", name(&names, "sep"));
-            }
-        }
-        let mut adds: HashMap<&str, bool> = HashMap::new();
-        self.post_processor(&mut names, &mut adds);
-        for role in ["bos", "eos", "sep"] {
-            let key = format!("add_{role}_token");
-            if let Some(on) = self.config.get(&key).and_then(Value::as_bool) {
-                adds.entry(role).or_insert(on);
-            }
-        }
-        let n = match keys.get("tokenizer.ggml.tokens") {
-            Some(OwnedValue::Array(OwnedArray::Str(tokens))) => tokens.len(),
-            _ => 0,
-        };
-        for (role, key) in ROLES {
-            let name = names[role].as_deref();
-            let by_name = name.and_then(|name| added.iter().find(|token| token.text == name));
-            let by_name = by_name.map(|token| token.id as u64);
-            let entry = format!("{role}_token_id");
-            let by_config = config.get(&entry).and_then(Value::as_u64);
-            if let Some(id) = by_name.or(by_config).filter(|&id| id < n as u64) {
-                keys.set(format!("tokenizer.ggml.{key}_token_id"), id as u32);
-            }
-        }
-        let is_bpe = keys.get("tokenizer.ggml.model") == Some(&OwnedValue::Str("gpt2".into()));
-        if is_bpe {
-            adds.entry("bos").or_insert(false);
-        }
-        for role in ["bos", "eos", "sep"] {
-            if let Some(&on) = adds.get(role) {
-                keys.set(format!("tokenizer.ggml.add_{role}_token"), on);
-            }
-        }
-        self.ends(keys, n)
-    }
-
-    /// All tokens that end an answer, where there are several.
-    fn ends(&self, keys: &mut Keys, n: usize) -> Result<(), ConvertError> {
-        let Some(generation) = json(&self.folder.join("generation_config.json"))? else {
-            return Ok(());
-        };
-        let Some(list) = generation.get("eos_token_id").and_then(Value::as_array) else {
-            return Ok(());
-        };
-        let ids = list.iter().filter_map(Value::as_u64).filter(|&id| id < n as u64);
-        let ids: Vec<u32> = ids.map(|id| id as u32).collect();
-        if ids.len() > 1 {
-            let ids = OwnedValue::Array(OwnedArray::U32(ids));
-            keys.set("tokenizer.ggml.eos_token_ids", ids);
-        }
-        Ok(())
-    }
-
-    /// What the post-processor adds to texts.
-    fn post_processor<'r>(
-        &self,
-        names: &mut HashMap<&'r str, Option<String>>,
-        adds: &mut HashMap<&'r str, bool>,
-    ) {
-        let processor = self.tokenizer().get("post_processor");
-        for step in steps(processor, "processors") {
-            match ty_of(step) {
-                "ByteLevel" => {
-                    adds.entry("bos").or_insert(false);
-                    adds.entry("eos").or_insert(false);
-                }
-                "RobertaProcessing" | "BertProcessing" => {
-                    let text = |key: &str| Some(step.get(key)?.get(0)?.as_str()?.to_owned());
-                    for (role, own, key) in [("bos", "cls", "cls"), ("eos", "sep", "sep")] {
-                        adds.insert(role, true);
-                        if let Some(text) = text(key) {
-                            names.insert(role, Some(text.clone()));
-                            names.insert(own, Some(text));
-                        }
-                    }
-                    if ty_of(step) == "RobertaProcessing" {
-                        adds.insert("sep", true);
-                    }
-                }
-                "TemplateProcessing" => {
-                    let single = step.get("single").and_then(Value::as_array);
-                    let Some(single) = single else { continue };
-                    let special = |part: Option<&Value>| {
-                        Some(part?.pointer("/SpecialToken/id")?.as_str()?.to_owned())
-                    };
-                    let (first, last) = (special(single.first()), special(single.last()));
-                    adds.insert("bos", first.is_some());
-                    adds.insert("eos", last.is_some());
-                    if let Some(first) = first {
-                        names.insert("bos", Some(first));
-                    }
-                    if let Some(last) = last {
-                        names.insert("eos", Some(last));
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Roles of tokens, and their names in GGUF (`seperator` is how files spell it).
-const ROLES: &[(&str, &str)] = &[
-    ("bos", "bos"),
-    ("eos", "eos"),
-    ("unk", "unknown"),
-    ("sep", "seperator"),
-    ("pad", "padding"),
-    ("cls", "cls"),
-    ("mask", "mask"),
-];
-
-fn write_bpe(keys: &mut Keys, table: Table, pre: &str, merges: &[(String, String)]) {
-    keys.set("tokenizer.ggml.model", "gpt2");
-    keys.set("tokenizer.ggml.pre", pre);
-    keys.set("tokenizer.ggml.tokens", table.tokens);
-    keys.set("tokenizer.ggml.token_type", OwnedValue::Array(OwnedArray::I32(table.types)));
-    // A space within a token is spelled as bytes are.
-    let spelled = |text: &str| text.replace(' ', "Ġ");
-    let merges: Vec<String> =
-        merges.iter().map(|(a, b)| format!("{} {}", spelled(a), spelled(b))).collect();
-    keys.set("tokenizer.ggml.merges", merges);
-}
-
-fn write_scored(keys: &mut Keys, table: Table, model: &str) {
-    keys.set("tokenizer.ggml.model", model);
-    keys.set("tokenizer.ggml.pre", "default");
-    keys.set("tokenizer.ggml.tokens", table.tokens);
-    keys.set("tokenizer.ggml.scores", OwnedValue::Array(OwnedArray::F32(table.scores)));
-    keys.set("tokenizer.ggml.token_type", OwnedValue::Array(OwnedArray::I32(table.types)));
 }
 
 /// Bytes of a text in base64.

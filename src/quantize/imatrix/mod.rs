@@ -9,23 +9,18 @@
 //! Files are not trusted: lengths are held against the bytes that are left, shapes against each
 //! other, and numbers that no activations have (negative, NaN, infinite) are named errors.
 
-use gguf_rs_lite::{Error as GgufError, GgmlType, GgufFile, GgufWriter, OwnedArray, OwnedValue};
+mod error;
+mod read;
+
+pub use error::{ImatrixError, StatisticsFault};
+
+use gguf_rs_lite::{Error as GgufError, GgmlType, GgufWriter, OwnedArray, OwnedValue};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes of a `.dat` file at most: the widest known models have about 100 MB of importances.
 const DAT_BYTES_MAX: u64 = 1 << 30;
-
-/// Entries of a file at most: half of the tensors that a GGUF file may have.
-const ENTRIES_MAX: usize = 1 << 15;
-
-/// Bytes of a weight's name at most, in a `.dat` file; GGUF has a limit of its own.
-const NAME_BYTES_MAX: usize = 128;
-
-/// Datasets of a file at most: each merge adds those of the other file.
-const DATASETS_MAX: usize = 1 << 16;
 
 const TYPE_KEY: &str = "general.type";
 const TYPE: &str = "imatrix";
@@ -150,7 +145,7 @@ impl Imatrix {
     /// # Errors
     /// The bytes are no importance matrix.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Imatrix, ImatrixError> {
-        if bytes.starts_with(b"GGUF") { from_gguf(bytes) } else { from_dat(&bytes) }
+        if bytes.starts_with(b"GGUF") { read::gguf(bytes) } else { read::dat(&bytes) }
     }
 
     /// The statistics of a weight, `blk.0.attn_q.weight` for example.
@@ -280,359 +275,15 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn from_gguf(bytes: Vec<u8>) -> Result<Imatrix, ImatrixError> {
-    let mut file = GgufFile::from_bytes(bytes)?;
-    file.make_little_endian()?;
-    match file.get(TYPE_KEY).map(|value| value.as_str()) {
-        Some(Some(TYPE)) => {}
-        other => return Err(ImatrixError::Kind(other.flatten().map(str::to_owned))),
-    }
-    let number = |key| match file.get(key) {
-        None => Err(ImatrixError::Key { key, problem: "is missing" }),
-        Some(value) => value
-            .as_u64()
-            .and_then(|value| u32::try_from(value).ok())
-            .ok_or(ImatrixError::Key { key, problem: "is no count" }),
-    };
-    let mut imatrix =
-        Imatrix::new(datasets(&file)?, number(CHUNK_COUNT_KEY)?, number(CHUNK_SIZE_KEY)?);
-    for tensor in file.tensors() {
-        if let Some(name) = tensor.name.strip_suffix(COUNTS_SUFFIX) {
-            // Its sums, which have the counts looked up.
-            if file.tensor(&format!("{name}{SUMS_SUFFIX}")).is_none() {
-                return Err(ImatrixError::NoPartner(tensor.name.clone()));
-            }
-            continue;
-        }
-        let Some(name) = tensor.name.strip_suffix(SUMS_SUFFIX).filter(|name| !name.is_empty())
-        else {
-            return Err(ImatrixError::UnknownTensor(tensor.name.clone()));
-        };
-        let counts = file
-            .tensor(&format!("{name}{COUNTS_SUFFIX}"))
-            .ok_or_else(|| ImatrixError::NoPartner(tensor.name.clone()))?;
-        let fault = |fault| ImatrixError::Weight { name: name.to_owned(), fault };
-        if let Some(other) = [tensor, counts].iter().find(|t| t.ty != GgmlType::F32) {
-            return Err(fault(StatisticsFault::Type(other.ty)));
-        }
-        let shape = [tensor.rows(), counts.cols(), counts.rows()];
-        if shape != [counts.rows(), 1, tensor.rows()] {
-            let (sums, matrices) = (floats(&file, tensor).len(), floats(&file, counts).len());
-            return Err(fault(StatisticsFault::Shape { sums, matrices }));
-        }
-        let statistics = Statistics::new(floats(&file, tensor), floats(&file, counts));
-        imatrix.weights.insert(name.to_owned(), statistics.map_err(fault)?);
-    }
-    Ok(imatrix)
-}
-
-fn datasets(file: &GgufFile) -> Result<Vec<String>, ImatrixError> {
-    const KEY: &str = DATASETS_KEY;
-    let problem = |problem| ImatrixError::Key { key: KEY, problem };
-    let Some(value) = file.get(KEY) else { return Ok(Vec::new()) };
-    let array = value.as_array().ok_or_else(|| problem("is no array"))?;
-    if array.len() > DATASETS_MAX {
-        return Err(problem("has more names than any file"));
-    }
-    match array.strs() {
-        Some(names) => Ok(names.map(str::to_owned).collect()),
-        // An empty array may be of any type.
-        None if array.is_empty() => Ok(Vec::new()),
-        None => Err(problem("is no array of strings")),
-    }
-}
-
-fn floats(file: &GgufFile, tensor: &gguf_rs_lite::TensorInfo) -> Vec<f32> {
-    file.data(tensor).as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-}
-
-/// What is left of a `.dat` file.
-struct Dat<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Dat<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], ImatrixError> {
-        let left = self.bytes.len() - self.at;
-        if n > left {
-            return Err(ImatrixError::Truncated { offset: self.at, needed: n, left });
-        }
-        self.at += n;
-        Ok(&self.bytes[self.at - n..self.at])
-    }
-
-    /// A number of things from 0 to `max`, stored as an `i32`.
-    fn count(&mut self, what: &'static str, max: usize) -> Result<usize, ImatrixError> {
-        let offset = self.at;
-        let bytes = self.take(4)?.first_chunk().copied().unwrap_or_default();
-        let value = i32::from_le_bytes(bytes);
-        usize::try_from(value).ok().filter(|&n| n <= max).ok_or(ImatrixError::Count {
-            offset,
-            what,
-            value,
-            max,
-        })
-    }
-
-    fn string(&mut self, what: &'static str, max: usize) -> Result<String, ImatrixError> {
-        let bytes = self.count(what, max)?;
-        let offset = self.at;
-        let text = str::from_utf8(self.take(bytes)?).map_err(|_| ImatrixError::Utf8 { offset })?;
-        Ok(text.to_owned())
-    }
-}
-
-fn from_dat(bytes: &[u8]) -> Result<Imatrix, ImatrixError> {
-    let mut dat = Dat { bytes, at: 0 };
-    let mut imatrix = Imatrix::default();
-    let entries = dat.count("entries", ENTRIES_MAX)?;
-    if entries == 0 {
-        return Err(ImatrixError::Count { offset: 0, what: "entries", value: 0, max: ENTRIES_MAX });
-    }
-    for _ in 0..entries {
-        let offset = dat.at;
-        let name = dat.string("bytes of a name", NAME_BYTES_MAX)?;
-        if name.is_empty() {
-            return Err(ImatrixError::NoName { offset });
-        }
-        // Files of the first version, before March 2024, may say 0 where they mean 1.
-        let calls = dat.count("calls", i32::MAX as usize)?.max(1);
-        let values = dat.count("values", i32::MAX as usize)?;
-        let values = dat.take(values * 4)?.as_chunks().0;
-        let sums = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        let statistics = Statistics::new(sums, vec![calls as f32])
-            .map_err(|fault| ImatrixError::Weight { name: name.clone(), fault })?;
-        if imatrix.weights.insert(name.clone(), statistics).is_some() {
-            return Err(ImatrixError::Duplicate(name));
-        }
-    }
-    // The first files end here.
-    if dat.at < bytes.len() {
-        imatrix.chunk_count = dat.count("chunks", i32::MAX as usize)? as u32;
-        let dataset = dat.string("bytes of a dataset's name", bytes.len())?;
-        imatrix.datasets.extend(Some(dataset).filter(|name| !name.is_empty()));
-    }
-    match bytes.len() - dat.at {
-        0 => Ok(imatrix),
-        bytes => Err(ImatrixError::Trailing { offset: dat.at, bytes }),
-    }
-}
-
-/// Error of statistics that are none.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum StatisticsFault {
-    /// Sums that are not the same number for each matrix.
-    Shape {
-        /// Number of sums.
-        sums: usize,
-        /// Number of counts.
-        matrices: usize,
-    },
-    /// Another shape than the statistics they are to be added to.
-    Other {
-        /// Matrices and columns of what is there.
-        expected: [usize; 2],
-        /// Matrices and columns of what is added.
-        found: [usize; 2],
-    },
-    /// A sum of squares that is negative or not finite.
-    Sum {
-        /// Index among all sums.
-        column: usize,
-        /// The sum.
-        value: f32,
-    },
-    /// A count that is negative or not finite.
-    Count {
-        /// The matrix.
-        matrix: usize,
-        /// The count.
-        value: f32,
-    },
-    /// Numbers of another type than F32.
-    Type(GgmlType),
-}
-
-impl fmt::Display for StatisticsFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StatisticsFault::Shape { sums, matrices } => {
-                write!(f, "{sums} sums of squares for {matrices} matrices")
-            }
-            StatisticsFault::Other { expected, found } => write!(
-                f,
-                "{} matrices of {} columns are to be added to {} of {}",
-                found[0], found[1], expected[0], expected[1]
-            ),
-            StatisticsFault::Sum { column, value } => {
-                write!(f, "sum of squares {column} is {value}")
-            }
-            StatisticsFault::Count { matrix, value } => {
-                write!(f, "the count of matrix {matrix} is {value}")
-            }
-            StatisticsFault::Type(ty) => write!(f, "its numbers are {ty}, not F32"),
-        }
-    }
-}
-
-impl std::error::Error for StatisticsFault {}
-
-/// Error of a file that is no importance matrix, or of two that do not belong together.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ImatrixError {
-    /// The file cannot be read.
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The file is larger than any importance matrix.
-    TooLarge {
-        /// Bytes of the file.
-        bytes: u64,
-    },
-    /// The bytes are no valid GGUF, or writing failed.
-    Gguf(GgufError),
-    /// A GGUF file of another kind; its `general.type`, if it has one.
-    Kind(Option<String>),
-    /// A key is missing or has a value that cannot be used.
-    Key {
-        /// The key.
-        key: &'static str,
-        /// Description of what is wrong, continuing "key `..`".
-        problem: &'static str,
-    },
-    /// A tensor that is neither sums nor counts.
-    UnknownTensor(String),
-    /// Sums without counts, or counts without sums.
-    NoPartner(String),
-    /// A weight with statistics that are none.
-    Weight {
-        /// The weight.
-        name: String,
-        /// What is wrong.
-        fault: StatisticsFault,
-    },
-    /// A weight that comes twice.
-    Duplicate(String),
-    /// The old binary form ends too early.
-    Truncated {
-        /// Byte of the file.
-        offset: usize,
-        /// Bytes needed there.
-        needed: usize,
-        /// Bytes that are left.
-        left: usize,
-    },
-    /// Bytes behind the end of the old binary form.
-    Trailing {
-        /// Byte of the file.
-        offset: usize,
-        /// Bytes left over.
-        bytes: usize,
-    },
-    /// A number of things in the old binary form that it cannot have.
-    Count {
-        /// Byte of the file.
-        offset: usize,
-        /// What is counted.
-        what: &'static str,
-        /// The number.
-        value: i32,
-        /// Most that there may be.
-        max: usize,
-    },
-    /// A weight in the old binary form has a name of no bytes.
-    NoName {
-        /// Byte of the file.
-        offset: usize,
-    },
-    /// A name in the old binary form is not UTF-8.
-    Utf8 {
-        /// Byte of the file.
-        offset: usize,
-    },
-    /// One of two importance matrices does not know how many tokens its chunks have.
-    ChunkSizeUnknown,
-}
-
-impl From<GgufError> for ImatrixError {
-    fn from(error: GgufError) -> ImatrixError {
-        ImatrixError::Gguf(error)
-    }
-}
-
-impl std::error::Error for ImatrixError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            ImatrixError::Io { source, .. } => Some(source),
-            ImatrixError::Gguf(source) => Some(source),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for ImatrixError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ImatrixError::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            ImatrixError::TooLarge { bytes } => {
-                write!(f, "{bytes} bytes are more than any importance matrix has")
-            }
-            ImatrixError::Gguf(source) => source.fmt(f),
-            ImatrixError::Kind(None) => {
-                write!(f, "not an importance matrix: no key `{TYPE_KEY}`")
-            }
-            ImatrixError::Kind(Some(kind)) => {
-                write!(f, "not an importance matrix: key `{TYPE_KEY}` is {kind:?}")
-            }
-            ImatrixError::Key { key, problem } => write!(f, "key `{key}` {problem}"),
-            ImatrixError::UnknownTensor(name) => {
-                write!(f, "tensor {name:?} is neither `*{SUMS_SUFFIX}` nor `*{COUNTS_SUFFIX}`")
-            }
-            ImatrixError::NoPartner(name) => {
-                write!(f, "tensor {name:?} has no partner: sums and counts come in pairs")
-            }
-            ImatrixError::Weight { name, fault } => write!(f, "weight {name:?}: {fault}"),
-            ImatrixError::Duplicate(name) => write!(f, "weight {name:?} comes twice"),
-            ImatrixError::Truncated { offset, needed, left } => {
-                write!(
-                    f,
-                    "offset {offset}: the file is cut off: {needed} bytes needed, {left} left"
-                )
-            }
-            ImatrixError::Trailing { offset, bytes } => {
-                write!(f, "offset {offset}: {bytes} bytes behind the end of the importance matrix")
-            }
-            ImatrixError::Count { offset: 0, .. } => f.write_str(
-                "not an importance matrix: it begins neither as GGUF nor with the number of entries \
-                 that the old form has there",
-            ),
-            ImatrixError::Count { offset, what, value, max } => {
-                write!(f, "offset {offset}: {value} {what}, 0 to {max} are allowed")
-            }
-            ImatrixError::NoName { offset } => write!(f, "offset {offset}: a weight without a name"),
-            ImatrixError::Utf8 { offset } => write!(f, "offset {offset}: the name is not UTF-8"),
-            ImatrixError::ChunkSizeUnknown => f.write_str(
-                "importance matrices with and without a known chunk size cannot be merged",
-            ),
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 
     /// Files by `llama-imatrix` (llama.cpp 0.5.0).
-    const DENSE: &[u8] = include_bytes!("../../tests/golden/imatrix/dense.gguf");
-    const DENSE_DAT: &[u8] = include_bytes!("../../tests/golden/imatrix/dense.dat");
-    const EXPERTS: &[u8] = include_bytes!("../../tests/golden/imatrix/experts.gguf");
+    const DENSE: &[u8] = include_bytes!("../../../tests/golden/imatrix/dense.gguf");
+    const DENSE_DAT: &[u8] = include_bytes!("../../../tests/golden/imatrix/dense.dat");
+    const EXPERTS: &[u8] = include_bytes!("../../../tests/golden/imatrix/experts.gguf");
 
     fn read(bytes: &[u8]) -> Result<Imatrix, ImatrixError> {
         Imatrix::from_bytes(bytes.to_vec())
