@@ -5,7 +5,7 @@ use super::options::cache_of;
 use super::progress::{StderrProgress, Told, WorkProgress};
 use super::{CliError, interrupt, space};
 use crate::cache::ModelRef;
-use crate::convert::{Conversion, ConvertError, ConvertOptions, Place, TargetType};
+use crate::convert::{Conversion, ConvertError, ConvertOptions, Output, Place, TargetType};
 use crate::model::describe::bytes;
 use crate::text::is_pre_tokenizer;
 use gguf_rs_lite::GgufFile;
@@ -25,7 +25,8 @@ pub struct ConvertArgs {
     /// The file to write
     #[arg(short, long, value_name = "OUT.gguf", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Type of the matrices; auto is the one that they are stored in
+    /// Type of the matrices; auto is the one that they are stored in, and that of their codes where
+    /// they are quantized
     #[arg(long = "type", value_name = "TYPE", default_value = "auto")]
     ty: Type,
     /// Name of the model in the file [default: the folder's]
@@ -176,7 +177,10 @@ fn tell(
 ) -> std::io::Result<()> {
     let all = conversion.tensors();
     if args.json {
-        let row = |t: &crate::convert::Output| json!({"name": t.name, "type": t.ty.name(), "dims": t.dims()});
+        let row = |t: &Output| {
+            let codes = t.keeps_codes().map(|keeps| if keeps { "kept" } else { "rounded" });
+            json!({"name": t.name, "type": t.ty.name(), "dims": t.dims(), "codes": codes})
+        };
         let tensors: Vec<_> = all.iter().map(row).collect();
         let value = json!({
             "architecture": conversion.arch(),
@@ -197,10 +201,25 @@ fn tell(
         for tensor in all {
             let (name, ty) = (&tensor.name, tensor.ty.name());
             let dims: Vec<String> = tensor.dims().iter().map(u64::to_string).collect();
-            writeln!(out, "{name:width$}  {ty:>5}  {}", dims.join(" x "))?;
+            let codes = match tensor.keeps_codes() {
+                Some(true) => "  codes as they are",
+                Some(false) => "  values rounded: no type has the grid",
+                None => "",
+            };
+            writeln!(out, "{name:width$}  {ty:>5}  {}{codes}", dims.join(" x "))?;
         }
     }
     let (arch, n, size) = (conversion.arch(), all.len(), bytes(conversion.bytes()));
     let path = args.output.as_ref().map_or_else(String::new, |p| format!("{}: ", p.display()));
-    writeln!(out, "{path}{arch}, {n} tensors of {size}")
+    writeln!(out, "{path}{arch}, {n} tensors of {size}")?;
+    let count = |keeps| all.iter().filter(|output| output.keeps_codes() == Some(keeps)).count();
+    match (count(true), count(false)) {
+        (0, 0) => Ok(()),
+        (kept, 0) => writeln!(out, "the codes of all {kept} quantized tensors are as they were"),
+        (kept, rounded) => writeln!(
+            out,
+            "the codes of {kept} quantized tensors are as they were, the values of {rounded} rounded, whose \
+             grid no type has"
+        ),
+    }
 }

@@ -127,6 +127,13 @@ pub enum ConvertError {
     },
     /// The checkpoint is quantized in a form that is not read.
     Quantized(String),
+    /// A quantized matrix is not what its tensors say.
+    Unpackable {
+        /// One of its tensors, or its module.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The result's file cannot be made or finished.
     Output(PartFileError),
     /// Somebody wanted it to end.
@@ -200,6 +207,7 @@ impl fmt::Display for ConvertError {
             ConvertError::Quantized(method) => {
                 write!(f, "config.json: checkpoints quantized by {method} are not read")
             }
+            ConvertError::Unpackable { tensor, problem } => write!(f, "`{tensor}`: {problem}"),
             ConvertError::Output(error) => error.fmt(f),
             ConvertError::Cancelled => f.write_str("nothing was written"),
             ConvertError::Gguf(error) => error.fmt(f),

@@ -27,6 +27,7 @@ mod files;
 mod keys;
 mod lora;
 mod outline;
+mod packed;
 mod plan;
 mod pre;
 mod rules;
@@ -46,8 +47,9 @@ use crate::model::checkpoint::{Checkpoint, When};
 use crate::model::{Adapter, Hparams, arch};
 use crate::text::Tokenizer;
 use config::Config;
-use gguf_rs_lite::{GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
+use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
 use keys::Keys;
+use packed::Repack;
 use safetensors::{Dtype, Tensors};
 use std::fs;
 use std::io::Write;
@@ -70,6 +72,15 @@ pub enum TargetType {
 }
 
 impl TargetType {
+    /// The type for values that eight bits do not hold.
+    fn floats(self) -> GgmlType {
+        match self {
+            TargetType::F32 => GgmlType::F32,
+            TargetType::Bf16 => GgmlType::BF16,
+            TargetType::F16 | TargetType::Q8_0 => GgmlType::F16,
+        }
+    }
+
     /// Value of `general.file_type`.
     fn file_type(self) -> u32 {
         match self {
@@ -118,17 +129,20 @@ impl Conversion {
             return Conversion::plan_adapter(folder, options);
         }
         let config = Config::open(folder)?;
-        check_quantization(&config)?;
         let checkpoint = find_checkpoint(&config)?;
-        let tensors = Tensors::open(folder)?;
+        let mut tensors = Tensors::open(folder)?;
+        packed::unpack(&mut tensors, &config)?;
         let planned = plan::plan(tensors.all(), &config, checkpoint)?;
         let (mut outputs, left_out) = (planned.outputs, planned.left_out);
         add_rotation(&mut outputs, &config)?;
         check_head(&outputs, &config)?;
         let target = options.ty.unwrap_or_else(|| stored_type(&tensors));
         plan::choose_types(&mut outputs, target);
+        if options.ty.is_none() {
+            keep_codes(&tensors, &mut outputs, target)?;
+        }
         in_order(&mut outputs);
-        let mut keys = general(checkpoint, folder, options, target);
+        let mut keys = general(checkpoint, folder, options, file_type(&outputs, target));
         keys::hyperparameters(&mut keys, &config, checkpoint, folder)?;
         if let Some((.., Some(factor))) = keys::long_rope(&config)? {
             keys.set(format!("{}.rope.scaling.attn_factor", checkpoint.arch), factor);
@@ -155,7 +169,7 @@ impl Conversion {
         let target = options.ty.unwrap_or_else(|| stored_type(&tensors));
         lora::choose_types(&mut outputs, target);
         in_order(&mut outputs);
-        let mut keys = general(checkpoint, folder, options, target);
+        let mut keys = general(checkpoint, folder, options, target.file_type());
         lora::describe(&mut keys, &adapter);
         let (config, left_out, arch) = (None, Vec::new(), checkpoint.arch);
         Ok(Conversion { tensors, config, keys, outputs, left_out, target, arch })
@@ -297,18 +311,37 @@ fn named(part: &PartFile, error: gguf_rs_lite::Error) -> ConvertError {
     }
 }
 
-/// Refuses quantized checkpoints but for those whose matrices are floats or integers of 8 bits with
-/// factors beside them.
-fn check_quantization(config: &Config) -> Result<(), ConvertError> {
-    let Some(quantization) = config.get("quantization_config") else { return Ok(()) };
-    let text = |key: &str| quantization.get(key).and_then(|value| value.as_str());
-    let method = text("quant_method").unwrap_or("an unknown method");
-    match (method, text("format").unwrap_or_default()) {
-        ("fp8", _)
-        | ("compressed-tensors", "float-quantized" | "int-quantized" | "naive-quantized") => Ok(()),
-        (method, "") => Err(ConvertError::Quantized(method.into())),
-        (method, format) => Err(ConvertError::Quantized(format!("{method} ({format})"))),
+/// Has matrices whose codes are in the checkpoint keep them, where a type has their grid.
+fn keep_codes(
+    tensors: &Tensors,
+    outputs: &mut [Output],
+    target: TargetType,
+) -> Result<(), ConvertError> {
+    for output in outputs {
+        output.repack = packed::repack(tensors, output, target.floats())?;
+        if let Some(Repack::Codes(ty) | Repack::Rounded(ty)) = output.repack {
+            output.ty = ty;
+        }
     }
+    Ok(())
+}
+
+/// Value of `general.file_type`: of the type that most bytes have.
+fn file_type(outputs: &[Output], target: TargetType) -> u32 {
+    const QUANTIZED: &[(GgmlType, u32)] = &[
+        (GgmlType::Q4_0, 2),
+        (GgmlType::Q4_1, 3),
+        (GgmlType::Q8_0, 7),
+        (GgmlType::TQ2_0, 37),
+        (GgmlType::MXFP4, 38),
+    ];
+    let codes = |(ty, _): &&(GgmlType, u32)| -> u64 {
+        let own = outputs.iter().filter(|output| output.repack.is_some() && output.ty == *ty);
+        own.map(Output::elements).sum()
+    };
+    let all: u64 = outputs.iter().map(Output::elements).sum();
+    let most = QUANTIZED.iter().max_by_key(codes).filter(|row| codes(row) > all / 2);
+    most.map_or_else(|| target.file_type(), |&(_, number)| number)
 }
 
 fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError> {
@@ -418,7 +451,7 @@ fn general(
     checkpoint: &Checkpoint,
     folder: &Path,
     options: &ConvertOptions,
-    target: TargetType,
+    file_type: u32,
 ) -> Keys {
     let mut keys = Keys::default();
     keys.set("general.architecture", checkpoint.arch);
@@ -428,7 +461,7 @@ fn general(
         path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
     };
     keys.set("general.name", options.name.clone().unwrap_or_else(folder_name));
-    keys.set("general.file_type", target.file_type());
+    keys.set("general.file_type", file_type);
     keys.set("general.quantization_version", 2u32);
     keys
 }

@@ -8,11 +8,13 @@
 
 use super::ConvertError;
 use super::files::{json, malformed};
+use super::packed::{Grid, Packed};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of a header: the limit of the reference's reader.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -37,6 +39,8 @@ pub enum Dtype {
     I8,
     U8,
     Bool,
+    /// Codes of a quantized matrix; no name of the format.
+    Packed,
 }
 
 impl Dtype {
@@ -64,14 +68,15 @@ impl Dtype {
             Dtype::F64 | Dtype::I64 => 8,
             Dtype::F32 | Dtype::I32 => 4,
             Dtype::F16 | Dtype::BF16 | Dtype::I16 => 2,
-            Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
+            Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::I8 | Dtype::U8 => 1,
+            Dtype::Bool | Dtype::Packed => 1,
         }
     }
 
-    /// Whether elements are floats.
+    /// Whether elements are floats, or read as such.
     pub fn is_float(self) -> bool {
-        use Dtype::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
-        matches!(self, F64 | F32 | F16 | BF16 | F8E4M3 | F8E5M2)
+        use Dtype::{BF16, F8E4M3, F8E5M2, F16, F32, F64, Packed};
+        matches!(self, F64 | F32 | F16 | BF16 | F8E4M3 | F8E5M2 | Packed)
     }
 
     /// Elements in f32, exactly but for those of 64 bits, behind those that are in `out`; `false`
@@ -143,6 +148,10 @@ pub struct Tensors {
     files: Vec<(PathBuf, File)>,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
+    /// Quantized matrices, each of which is a tensor, too.
+    packed: Vec<Packed>,
+    /// The matrix that was read last, by its place: its rows may be asked for in several parts.
+    last: Mutex<Option<(usize, Arc<Grid>)>>,
 }
 
 impl Tensors {
@@ -223,11 +232,133 @@ impl Tensors {
         &self.tensors
     }
 
+    /// The tensor of a name.
+    pub fn named(&self, name: &str) -> Option<&Tensor> {
+        self.by_name.get(name).map(|&place| &self.tensors[place])
+    }
+
+    /// Puts quantized matrices in the places of the tensors that they are kept in, all of
+    /// their modules but for biases.
+    ///
+    /// # Errors
+    /// A weight has the place of two.
+    pub fn replace(&mut self, packed: Vec<Packed>) -> Result<(), ConvertError> {
+        let modules: HashSet<&str> = packed.iter().map(Packed::module).collect();
+        self.tensors.retain(|tensor| {
+            let of_module = tensor.name.rsplit_once('.').filter(|(_, part)| *part != "bias");
+            let of_experts =
+                ["_blocks", "_scales"].iter().find_map(|e| tensor.name.strip_suffix(e));
+            let owners = of_module.map(|(module, _)| module).into_iter().chain(of_experts);
+            !owners.into_iter().any(|module| modules.contains(module))
+        });
+        for (place, packed) in packed.iter().enumerate() {
+            let (name, shape) = (packed.name.clone(), packed.shape.clone());
+            let bytes = shape.iter().product();
+            let dtype = Dtype::Packed;
+            self.tensors.push(Tensor { name, dtype, shape, file: 0, offset: place as u64, bytes });
+        }
+        self.packed = packed;
+        self.by_name =
+            self.tensors.iter().enumerate().map(|(place, t)| (t.name.clone(), place)).collect();
+        match self.tensors.iter().enumerate().find(|(place, t)| self.by_name[&t.name] != *place) {
+            None => Ok(()),
+            Some((_, twice)) => Err(ConvertError::Unpackable {
+                tensor: twice.name.clone(),
+                problem: "it is there twice".into(),
+            }),
+        }
+    }
+
+    /// The quantized matrix that a tensor is.
+    pub fn packed(&self, tensor: &Tensor) -> Option<&Packed> {
+        let is_packed = tensor.dtype == Dtype::Packed;
+        self.packed.get(tensor.offset as usize).filter(|_| is_packed)
+    }
+
+    /// All of a quantized matrix.
+    ///
+    /// # Errors
+    /// It is none, or cannot be read.
+    pub fn grid(&self, tensor: &Tensor) -> Result<Arc<Grid>, ConvertError> {
+        let none = || ConvertError::Unpackable {
+            tensor: tensor.name.clone(),
+            problem: "no quantized matrix".into(),
+        };
+        let (packed, place) = (self.packed(tensor).ok_or_else(none)?, tensor.offset as usize);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, grid)) = last.as_ref().filter(|(known, _)| *known == place) {
+            return Ok(grid.clone());
+        }
+        // Two need not be in memory.
+        *last = None;
+        let grid = Arc::new(packed.grid(self)?);
+        *last = Some((place, grid.clone()));
+        Ok(grid)
+    }
+
+    /// All bytes of a tensor.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn whole(&self, tensor: &Tensor) -> Result<Vec<u8>, ConvertError> {
+        let mut bytes = vec![0; tensor.bytes as usize];
+        self.read(tensor, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// All elements of a tensor as floats.
+    ///
+    /// # Errors
+    /// The file cannot be read, or they are no floats.
+    pub fn floats(&self, tensor: &Tensor) -> Result<Vec<f32>, ConvertError> {
+        let mut values = Vec::new();
+        match tensor.dtype.widen(&self.whole(tensor)?, &mut values) {
+            true => Ok(values),
+            false => Err(self.wrong_type(tensor)),
+        }
+    }
+
+    /// All elements of a tensor of words of 32 bits.
+    ///
+    /// # Errors
+    /// The file cannot be read, or they are none.
+    pub fn words(&self, tensor: &Tensor) -> Result<Vec<u32>, ConvertError> {
+        if tensor.dtype != Dtype::I32 {
+            return Err(self.wrong_type(tensor));
+        }
+        let bytes = self.whole(tensor)?;
+        Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    }
+
+    /// All elements of a tensor of integers that count something.
+    ///
+    /// # Errors
+    /// The file cannot be read, or they are none.
+    pub fn integers(&self, tensor: &Tensor) -> Result<Vec<usize>, ConvertError> {
+        let bytes = self.whole(tensor)?;
+        let number = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            usize::try_from(u64::from_le_bytes(word)).ok()
+        };
+        let is_integer = matches!(tensor.dtype, Dtype::I64 | Dtype::I32 | Dtype::U8);
+        let all = bytes.chunks_exact(tensor.dtype.bytes()).map(number);
+        all.collect::<Option<_>>().filter(|_| is_integer).ok_or_else(|| self.wrong_type(tensor))
+    }
+
+    fn wrong_type(&self, tensor: &Tensor) -> ConvertError {
+        let (tensor, ty) = (tensor.name.clone(), format!("{:?}", tensor.dtype));
+        ConvertError::Type { tensor, ty, problem: "not what its name says" }
+    }
+
     /// Reads a part of a tensor's bytes into `out`.
     ///
     /// # Errors
-    /// The file cannot be read, or has shrunk.
+    /// The file cannot be read, or has shrunk; or the tensor is a quantized matrix.
     pub fn read(&self, tensor: &Tensor, at: u64, out: &mut [u8]) -> Result<(), ConvertError> {
+        if tensor.dtype == Dtype::Packed {
+            return Err(self.wrong_type(tensor));
+        }
         let (path, file) = &self.files[tensor.file];
         let mut file = file;
         file.seek(SeekFrom::Start(tensor.offset + at))

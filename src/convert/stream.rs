@@ -3,6 +3,7 @@
 //! that memory does not grow with tensors. Only a matrix that is transposed is held whole.
 
 use super::ConvertError;
+use super::packed::{self, Repack};
 use super::plan::{Output, Piece};
 use super::safetensors::{Tensor, Tensors};
 use crate::model::checkpoint::Op;
@@ -26,6 +27,9 @@ pub(super) fn stream(
 ) -> Result<(), ConvertError> {
     let (row, bytes) = (Vec::new(), Vec::new());
     let mut encoder = Encoder { output, scale: 1.0, row, bytes, done: 0 };
+    if let Some(Repack::Codes(_)) = output.repack {
+        return packed::stream(tensors, output, sink);
+    }
     if let Some(values) = &output.values {
         return encoder.take(values, &output.name, sink);
     }
@@ -125,6 +129,9 @@ fn read_piece(
     piece: &Piece,
     take: &mut Rows<'_>,
 ) -> Result<(), ConvertError> {
+    if tensors.packed(tensor).is_some() {
+        return read_grid(tensors, tensor, piece, take);
+    }
     let [mats, rows, cols] = piece.view.map(|n| n as usize);
     let no_weights = || ConvertError::Type {
         tensor: tensor.name.clone(),
@@ -191,6 +198,32 @@ fn read_piece(
         }
     }
     if values.is_empty() { Ok(()) } else { give(&mut values, cols, piece, &mut picked, take) }
+}
+
+/// The rows of a matrix of codes.
+fn read_grid(
+    tensors: &Tensors,
+    tensor: &Tensor,
+    piece: &Piece,
+    take: &mut Rows<'_>,
+) -> Result<(), ConvertError> {
+    let grid = tensors.grid(tensor)?;
+    let is_turned = tensors.packed(tensor).is_some_and(|packed| packed.turned);
+    if is_turned != piece.transposed {
+        return Err(ConvertError::Shape {
+            tensor: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            problem: "codes are not transposed".into(),
+        });
+    }
+    let all: Vec<u32> = (0..grid.rows as u32).collect();
+    let rows = piece.pick.as_ref().unwrap_or(&all);
+    let (mut values, mut picked) = (Vec::new(), Vec::new());
+    for some in rows.chunks((CHUNK_ELEMENTS / grid.cols).max(1)) {
+        some.iter().for_each(|&row| grid.widen(row as usize, &mut values));
+        give(&mut values, grid.cols, piece, &mut picked, take)?;
+    }
+    Ok(())
 }
 
 /// The factors of a quantized matrix's blocks.

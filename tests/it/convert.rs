@@ -53,7 +53,7 @@ pub fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-fn floats(path: &Path) -> Option<Vec<f32>> {
+pub fn floats(path: &Path) -> Option<Vec<f32>> {
     let bytes = fs::read(path).ok()?;
     Some(bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect())
 }
@@ -63,10 +63,40 @@ pub fn ids(value: &Value) -> Vec<u32> {
 }
 
 pub fn convert(folder: &Path, out: &Path, ty: TargetType) -> Result<(), String> {
-    let options = ConvertOptions { ty: Some(ty), ..ConvertOptions::default() };
+    convert_with(folder, out, Some(ty)).map(drop)
+}
+
+pub fn convert_as_stored(folder: &Path, out: &Path) -> Result<Conversion, String> {
+    convert_with(folder, out, None)
+}
+
+fn convert_with(folder: &Path, out: &Path, ty: Option<TargetType>) -> Result<Conversion, String> {
+    let options = ConvertOptions { ty, ..ConvertOptions::default() };
     let conversion = Conversion::plan(folder, &options).map_err(|error| error.to_string())?;
     let cancel = AtomicBool::new(false);
-    conversion.write(out, &mut |_| {}, &cancel).map_err(|error| error.to_string())
+    conversion.write(out, &mut |_| {}, &cancel).map_err(|error| error.to_string())?;
+    Ok(conversion)
+}
+
+fn engine_options() -> EngineOptions {
+    crate::changed(EngineOptions::default(), |options| {
+        options.threads = Some(2);
+        options.n_ctx = Some(64);
+        options.max_batch = 64;
+        options.max_outputs = 64;
+        options.kv_type = teff::backend::pages::KvType::F32;
+    })
+}
+
+/// Logits of all tokens.
+pub fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let mut engine = Engine::new(model, &engine_options()).unwrap();
+    let found = engine.lead(|decoder| {
+        let sequence = decoder.kv_mut().create();
+        let chunk = SequenceChunk { sequence, tokens, outputs: Outputs::All };
+        decoder.step(&[chunk]).map(|rows| rows.to_vec())
+    });
+    found.unwrap()
 }
 
 /// The problem of a folder, if there is one.
@@ -80,29 +110,17 @@ fn check(folder: &Path) -> Result<f64, String> {
     check_texts(folder, &model)?;
     let tokens = ids(&json(&folder.join("tokens.json"))["tokens"]);
     let hidden = floats(&folder.join("hidden.f32"));
-    let options = crate::changed(EngineOptions::default(), |options| {
-        options.threads = Some(2);
-        options.n_ctx = Some(64);
-        options.max_batch = 64;
-        options.max_outputs = 64;
-        options.kv_type = teff::backend::pages::KvType::F32;
-    });
     let (found, truth) = match hidden {
         Some(truth) => {
             model.output_embeddings();
-            let mut engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
+            let engine = Engine::new(&model, &engine_options());
+            let mut engine = engine.map_err(|error| error.to_string())?;
             let found = engine.embed(std::slice::from_ref(&tokens), Pooling::None);
             (found.map_err(|error| error.to_string())?.remove(0), truth)
         }
         None => {
-            let mut engine = Engine::new(&model, &options).map_err(|error| error.to_string())?;
-            let found = engine.lead(|decoder| {
-                let sequence = decoder.kv_mut().create();
-                let chunk = SequenceChunk { sequence, tokens: &tokens, outputs: Outputs::All };
-                decoder.step(&[chunk]).map(|rows| rows.to_vec())
-            });
             let truth = floats(&folder.join("logits.f32")).ok_or("no logits")?;
-            (found.map_err(|error| error.to_string())?, truth)
+            (logits(&model, &tokens), truth)
         }
     };
     if found.len() != truth.len() {
@@ -179,7 +197,11 @@ fn more_folders_become_files_that_answer_alike() {
 
 /// A copy of a golden folder, to be spoiled.
 pub fn copy_of(name: &str, scratch: &Scratch) -> PathBuf {
-    let (from, to) = (golden().join(name), scratch.0.join("hf"));
+    copy_folder(&golden().join(name), scratch)
+}
+
+pub fn copy_folder(from: &Path, scratch: &Scratch) -> PathBuf {
+    let to = scratch.0.join("hf");
     fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

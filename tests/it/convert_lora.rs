@@ -17,10 +17,10 @@ const RANK: u64 = 4;
 const ALPHA: f64 = 6.0;
 
 /// A tensor in f32.
-struct Tensor {
-    name: String,
+pub struct Tensor {
+    pub name: String,
     shape: Vec<u64>,
-    values: Vec<f32>,
+    pub values: Vec<f32>,
 }
 
 fn tensor(name: &str, shape: &[u64]) -> Tensor {
@@ -29,7 +29,7 @@ fn tensor(name: &str, shape: &[u64]) -> Tensor {
     Tensor { name: name.to_owned(), shape: shape.to_vec(), values }
 }
 
-fn read(path: &Path) -> Vec<Tensor> {
+pub fn read(path: &Path) -> Vec<Tensor> {
     let bytes = fs::read(path).unwrap();
     let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + n]).unwrap();

@@ -21,6 +21,8 @@ mod convert;
 #[cfg(feature = "convert")]
 mod convert_lora;
 #[cfg(feature = "convert")]
+mod convert_packed;
+#[cfg(feature = "convert")]
 mod convert_vocab;
 mod decoder;
 mod disk_cache;

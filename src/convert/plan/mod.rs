@@ -7,6 +7,7 @@
 mod layout;
 
 use super::config::Config;
+use super::packed::Repack;
 use super::safetensors::Tensor;
 use super::{ConvertError, TargetType};
 use crate::model::checkpoint::{BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op};
@@ -57,6 +58,8 @@ pub struct Output {
     pub(super) op: Op,
     /// Numbers that are no tensor of the checkpoint, instead of pieces.
     pub(super) values: Option<Vec<f32>>,
+    /// Fate of the checkpoint's codes, if it has them as codes.
+    pub(super) repack: Option<Repack>,
 }
 
 impl Output {
@@ -64,18 +67,25 @@ impl Output {
     pub(super) fn computed(name: &str, values: Vec<f32>) -> Output {
         let shape = vec![values.len() as u64];
         let (pieces, values) = (Vec::new(), Some(values));
-        Output { name: name.into(), ty: GgmlType::F32, shape, pieces, op: Op::Same, values }
+        let ty = GgmlType::F32;
+        Output { name: name.into(), ty, shape, pieces, op: Op::Same, values, repack: None }
     }
 
     /// A tensor of these pieces, its type still to be chosen.
     pub(super) fn laid(name: String, shape: Vec<u64>, pieces: Vec<Piece>) -> Output {
-        Output { name, ty: GgmlType::F32, shape, pieces, op: Op::Same, values: None }
+        let (ty, op) = (GgmlType::F32, Op::Same);
+        Output { name, ty, shape, pieces, op, values: None, repack: None }
     }
 
     /// Dimensions in GGUF's order.
     pub fn dims(&self) -> Vec<u64> {
         let dims: Vec<u64> = self.shape.iter().rev().copied().collect();
         if dims.is_empty() { vec![1] } else { dims }
+    }
+
+    /// Whether it was codes in the checkpoint: then, whether they stay as they are.
+    pub fn keeps_codes(&self) -> Option<bool> {
+        self.repack.map(|repack| matches!(repack, Repack::Codes(_)))
     }
 
     /// Number of elements.
@@ -376,7 +386,8 @@ impl Planner<'_> {
                 })?,
                 _ => vec![piece],
             };
-            self.outputs.push(Output { name, ty, shape, pieces, op, values: None });
+            let (values, repack) = (None, None);
+            self.outputs.push(Output { name, ty, shape, pieces, op, values, repack });
         }
         Ok(())
     }

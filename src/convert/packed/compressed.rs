@@ -1,0 +1,193 @@
+//! compressed-tensors, as llm-compressor writes it: integers packed into words, integers of eight bits,
+//! and floats of four. Floats of eight bits have factors beside them and are read as such.
+
+use super::fields::{Fields, mask};
+use super::fp4::Fp4;
+use super::grid::{Groups, Kind, Place, Zeros};
+use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, refuse, two};
+use crate::convert::safetensors::Dtype;
+use serde_json::Value;
+
+/// Integers of a matrix, packed or bytes.
+struct Integers {
+    rows: usize,
+    cols: usize,
+    bits: usize,
+    /// Columns of a group.
+    group: usize,
+    across: usize,
+    /// Codes that a word has; `None`: they cross words.
+    in_word: Option<usize>,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Option<Tensor>,
+}
+
+/// Matrices of all formats, by the tensors that modules have.
+pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
+    let mut all = Vec::new();
+    for base in parts.bases("weight_packed") {
+        if parts.part(base, "weight_g_idx").is_some() {
+            let problem = "groups in the order of activations (`weight_g_idx`)".into();
+            return Err(ConvertError::Unpackable { tensor: base.into(), problem });
+        }
+        let is_global = parts.part(base, "weight_global_scale").is_some();
+        let packed = parts.need(base, "weight_packed")?;
+        all.push(match packed.dtype {
+            Dtype::I32 => Packed::matrix(base, Integers::packed(parts, base, packed)?),
+            _ if is_global => Packed::matrix(base, Fp4::nv(parts, base)?),
+            _ => Packed::matrix(base, Fp4::mx(parts, base)?),
+        });
+    }
+    for base in parts.bases("weight_scale") {
+        if let Some(weight) = parts.part(base, "weight").filter(|w| w.dtype == Dtype::I8) {
+            all.push(Packed::matrix(base, Integers::bytes(parts, base, weight)?));
+        }
+    }
+    Ok(all)
+}
+
+/// A number that all groups of the configuration have.
+fn number(parts: &Parts<'_>, name: &str) -> Option<usize> {
+    let groups = parts.quantization.get("config_groups").and_then(Value::as_object)?;
+    let mut numbers = groups.values().map(|group| group.pointer(&format!("/weights/{name}")));
+    let first = numbers.next()?;
+    let is_one = numbers.all(|number| number == first);
+    first.filter(|_| is_one)?.as_u64().and_then(|n| usize::try_from(n).ok())
+}
+
+impl Integers {
+    fn packed(parts: &Parts<'_>, base: &str, weight: Tensor) -> Result<Integers, ConvertError> {
+        let [rows, words] = two(&weight)?;
+        let shape = parts.need(base, "weight_shape")?;
+        let shape = parts.tensors.integers(&shape)?;
+        let &[outputs, cols] = &shape[..] else {
+            return Err(refuse(&weight, "`weight_shape` has no two dimensions"));
+        };
+        // A word has 32 codes at most.
+        if outputs != rows || cols == 0 || cols.div_ceil(32) > words {
+            return Err(refuse(&weight, format!("`weight_shape` is {shape:?}")));
+        }
+        let said = number(parts, "num_bits");
+        // Where modules differ, the width tells.
+        let dense = |bits: usize| Fields::words_of(cols, bits) == words;
+        let bits = said.or_else(|| (1..=8).find(|&bits| dense(bits)));
+        let bits = bits.filter(|bits| (1..=8).contains(bits));
+        let bits = bits.ok_or_else(|| refuse(&weight, "unknown bits"))?;
+        let in_word = 32 / bits;
+        let in_word = match () {
+            () if dense(bits) => None,
+            // As older releases did with 3, 5, 6 and 7 bits.
+            () if cols.div_ceil(in_word) == words => Some(in_word),
+            () => return Err(refuse(&weight, format!("not {cols} codes of {bits} bits in a row"))),
+        };
+        let zero = parts.part(base, "weight_zero_point");
+        Integers::of(parts, base, [rows, cols], bits, in_word, weight, zero)
+    }
+
+    fn bytes(parts: &Parts<'_>, base: &str, weight: Tensor) -> Result<Integers, ConvertError> {
+        let size = two(&weight)?;
+        let zero = parts.part(base, "weight_zero_point");
+        Integers::of(parts, base, size, 8, None, weight, zero)
+    }
+
+    fn of(
+        parts: &Parts<'_>,
+        base: &str,
+        [rows, cols]: [usize; 2],
+        bits: usize,
+        in_word: Option<usize>,
+        weight: Tensor,
+        zero: Option<Tensor>,
+    ) -> Result<Integers, ConvertError> {
+        let scale = parts.need(base, "weight_scale")?;
+        let n: u64 = scale.shape.iter().product();
+        let across = match scale.shape[..] {
+            _ if n == 1 => 1,
+            [down] | [down, 1] if down as usize == rows => 1,
+            [down, across] if down as usize == rows && across > 0 => across as usize,
+            _ => return Err(refuse(&scale, format!("no scales for {rows} rows"))),
+        };
+        let group = match across {
+            1 => cols,
+            _ => number(parts, "group_size").unwrap_or(cols.div_ceil(across)),
+        };
+        if group == 0 || cols.div_ceil(group) != across {
+            return Err(refuse(&scale, format!("no groups of {group} of {cols} columns")));
+        }
+        let own = Integers { rows, cols, bits, group, across, in_word, weight, scale, zero };
+        own.check_zeros()?;
+        Ok(own)
+    }
+
+    /// Zero points have a shape that belongs to the scales'.
+    fn check_zeros(&self) -> Result<(), ConvertError> {
+        let Some(zero) = &self.zero else { return Ok(()) };
+        let n: u64 = zero.shape.iter().product();
+        let expected = match zero.dtype {
+            Dtype::I32 => Fields::words_of(self.rows, self.bits) * self.across,
+            Dtype::I8 if n == 1 => 1,
+            _ => self.rows * self.across,
+        };
+        match n == expected as u64 {
+            true => Ok(()),
+            false => Err(refuse(zero, format!("no zero points of {} rows", self.rows))),
+        }
+    }
+
+    /// What is added to all integers, so that none is negative.
+    fn offset(&self) -> u8 {
+        1 << (self.bits - 1)
+    }
+
+    /// Zero points, `offset` added; those in words lie below each other.
+    fn zeros(&self, tensors: &Tensors) -> Result<Zeros, ConvertError> {
+        let Some(zero) = &self.zero else { return Ok(Zeros::All(f32::from(self.offset()))) };
+        let all = || (0..self.rows).flat_map(|row| (0..self.across).map(move |g| (row, g)));
+        Ok(Zeros::Each(if zero.dtype == Dtype::I32 {
+            let words = tensors.words(zero)?;
+            let (step, bits) = (self.across, self.bits);
+            let field = |(row, first)| Fields { words: &words, first, step, bits }.get(row);
+            all().map(|at| f32::from(field(at))).collect()
+        } else {
+            let numbers = tensors.floats(zero)?;
+            let at = |(row, g)| if numbers.len() == 1 { 0 } else { row * self.across + g };
+            all().map(|place| numbers[at(place)] + f32::from(self.offset())).collect()
+        }))
+    }
+}
+
+impl Codes for Integers {
+    fn size(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    fn groups(&self, tensors: &Tensors) -> Result<Groups, ConvertError> {
+        let scales = tensors.floats(&self.scale)?;
+        let n = self.rows * self.across;
+        Ok(Groups {
+            kind: Kind::Integers(mask(self.bits)),
+            place: Place::Rows { len: self.group, across: self.across },
+            scales: if scales.len() == 1 { vec![scales[0]; n] } else { scales },
+            zeros: self.zeros(tensors)?,
+        })
+    }
+
+    fn codes(&self, tensors: &Tensors) -> Result<Vec<u8>, ConvertError> {
+        if self.weight.dtype == Dtype::I8 {
+            let bytes = tensors.whole(&self.weight)?;
+            return Ok(bytes.into_iter().map(|byte| byte ^ self.offset()).collect());
+        }
+        let words = tensors.words(&self.weight)?;
+        let (line, bits) = (words.len() / self.rows, self.bits);
+        let mut codes = Vec::with_capacity(self.rows * self.cols);
+        for row in 0..self.rows {
+            let fields = Fields { words: &words, first: row * line, step: 1, bits };
+            codes.extend((0..self.cols).map(|col| match self.in_word {
+                None => fields.get(col),
+                Some(n) => (words[row * line + col / n] >> (col % n * bits)) as u8 & mask(bits),
+            }));
+        }
+        Ok(codes)
+    }
+}

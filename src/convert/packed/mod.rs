@@ -1,0 +1,177 @@
+//! Matrices of quantized checkpoints: GPTQ, AWQ, HQQ, compressed-tensors, MXFP4 and ternary ones.
+//!
+//! A tool keeps such a matrix in several tensors: codes, packed in its own way, and what they stand
+//! for. Here they become one tensor that reads like any other ([`Packed`]), and whose codes go into the
+//! file as they are where a type of GGUF has their grid ([`repack`]); nothing is rounded twice.
+//!
+//! A way of packing is a file that implements [`Codes`], and a row in [`METHODS`].
+
+mod awq;
+mod compressed;
+mod fields;
+mod fp4;
+mod gptq;
+mod grid;
+mod hqq;
+mod repack;
+mod ternary;
+
+pub(super) use grid::Grid;
+pub(super) use repack::{Repack, repack, stream};
+
+use super::ConvertError;
+use super::config::Config;
+use super::safetensors::{Tensor, Tensors};
+use grid::Groups;
+use serde_json::Value;
+
+/// Codes of a matrix, or of a stack of them, and what they stand for.
+pub(super) trait Codes: Send + Sync {
+    /// Rows of all matrices, and columns.
+    fn size(&self) -> [usize; 2];
+
+    /// Scales and zero points, which are few.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a number is none.
+    fn groups(&self, tensors: &Tensors) -> Result<Groups, ConvertError>;
+
+    /// A code for each element, row by row.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    fn codes(&self, tensors: &Tensors) -> Result<Vec<u8>, ConvertError>;
+}
+
+/// A quantized matrix in the place of the tensors that it is kept in.
+pub(super) struct Packed {
+    /// Name of the weight, as an unquantized checkpoint has it.
+    pub name: String,
+    /// Its shape, likewise.
+    pub shape: Vec<u64>,
+    /// Whether that shape has rows where the codes have columns.
+    pub turned: bool,
+    codes: Box<dyn Codes>,
+}
+
+impl Packed {
+    /// A matrix whose weight has its own shape.
+    fn matrix(base: &str, codes: impl Codes + 'static) -> Packed {
+        let shape = codes.size().map(|n| n as u64).to_vec();
+        Packed { name: format!("{base}.weight"), shape, turned: false, codes: Box::new(codes) }
+    }
+
+    /// Name of the module that all its tensors belong to.
+    pub fn module(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+
+    /// What its codes stand for.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a number is none.
+    pub fn groups(&self, tensors: &Tensors) -> Result<Groups, ConvertError> {
+        self.codes.groups(tensors)
+    }
+
+    /// The whole matrix in memory.
+    ///
+    /// # Errors
+    /// As [`Packed::groups`].
+    pub fn grid(&self, tensors: &Tensors) -> Result<Grid, ConvertError> {
+        let [rows, cols] = self.codes.size();
+        let (groups, codes) = (self.groups(tensors)?, self.codes.codes(tensors)?);
+        Ok(Grid { rows, cols, groups, codes })
+    }
+}
+
+/// Finds the matrices of a method among the tensors.
+type Find = fn(&Parts<'_>) -> Result<Vec<Packed>, ConvertError>;
+
+/// `quant_method`, and who knows it.
+const METHODS: &[(&str, Find)] = &[
+    ("gptq", gptq::find),
+    ("awq", awq::find),
+    ("hqq", hqq::find),
+    ("bitnet", ternary::find),
+    ("mxfp4", fp4::find_experts),
+    ("compressed-tensors", compressed::find),
+    // Floats with factors beside them, which are read as such.
+    ("fp8", |_| Ok(Vec::new())),
+];
+
+/// Puts quantized matrices in the places of the tensors that they are kept in.
+///
+/// # Errors
+/// The method is not known, or tensors are missing or of other shapes than it says.
+pub(super) fn unpack(tensors: &mut Tensors, config: &Config) -> Result<(), ConvertError> {
+    let Some(quantization) = config.get("quantization_config").filter(|q| q.is_object()) else {
+        return Ok(());
+    };
+    let method = quantization.get("quant_method").and_then(Value::as_str);
+    let method = method.unwrap_or("an unknown method");
+    let find = METHODS.iter().find(|(name, _)| *name == method);
+    let (_, find) = find.ok_or_else(|| ConvertError::Quantized(method.into()))?;
+    let packed = find(&Parts { tensors, quantization })?;
+    tensors.replace(packed)
+}
+
+/// The tensors of a checkpoint, and what its configuration says of how they are quantized.
+struct Parts<'t> {
+    tensors: &'t Tensors,
+    quantization: &'t Value,
+}
+
+impl Parts<'_> {
+    /// Names of modules that have a tensor of this name.
+    fn bases(&self, part: &str) -> impl Iterator<Item = &str> {
+        let end = format!(".{part}");
+        let all = self.tensors.all().iter();
+        all.filter_map(move |tensor| tensor.name.strip_suffix(&*end))
+    }
+
+    /// A tensor of a module.
+    fn part(&self, base: &str, part: &str) -> Option<Tensor> {
+        self.tensors.named(&format!("{base}.{part}")).cloned()
+    }
+
+    /// A tensor that a module must have.
+    fn need(&self, base: &str, part: &str) -> Result<Tensor, ConvertError> {
+        let missing = || ConvertError::Unpackable {
+            tensor: base.into(),
+            problem: format!("`{part}` is missing"),
+        };
+        self.part(base, part).ok_or_else(missing)
+    }
+
+    /// An integer of the configuration.
+    fn int(&self, names: &[&str]) -> Option<usize> {
+        let found = names.iter().find_map(|name| self.quantization.get(name)?.as_u64());
+        found.and_then(|n| usize::try_from(n).ok())
+    }
+
+    /// A text of the configuration.
+    fn text(&self, names: &[&str]) -> Option<&str> {
+        names.iter().find_map(|name| self.quantization.get(name)?.as_str())
+    }
+}
+
+/// Refuses a tensor.
+fn refuse(tensor: &Tensor, problem: impl Into<String>) -> ConvertError {
+    let problem = format!("{} (its shape is {:?})", problem.into(), tensor.shape);
+    ConvertError::Unpackable { tensor: tensor.name.clone(), problem }
+}
+
+/// Two dimensions of a tensor.
+fn two(tensor: &Tensor) -> Result<[usize; 2], ConvertError> {
+    match tensor.shape[..] {
+        [rows, cols] if rows > 0 && cols > 0 => Ok([rows as usize, cols as usize]),
+        _ => Err(refuse(tensor, "no matrix")),
+    }
+}
+
+/// Refuses a tensor of another shape.
+fn must_be(tensor: &Tensor, shape: &[usize]) -> Result<(), ConvertError> {
+    let is = tensor.shape.iter().copied().eq(shape.iter().map(|&n| n as u64));
+    if is { Ok(()) } else { Err(refuse(tensor, format!("{shape:?} is expected"))) }
+}
