@@ -19,6 +19,7 @@ pub mod eval;
 pub mod kv;
 pub mod model;
 pub mod quantize;
+mod random;
 pub mod sample;
 pub mod tensor;
 pub mod text;

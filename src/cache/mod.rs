@@ -27,6 +27,7 @@ mod partial;
 #[cfg(feature = "pypi")]
 mod pypi;
 mod store;
+pub mod user_folder;
 
 use std::env;
 use std::fs;
@@ -70,7 +71,7 @@ impl Settings {
             hub_endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
             hub_token: text("HF_TOKEN"),
             python: env::var_os("TEFF_PYTHON").filter(|p| !p.is_empty()).map(PathBuf::from),
-            ..Settings::in_dir(store::default_dir()?)
+            ..Settings::in_dir(user_folder::cache()?)
         })
     }
 

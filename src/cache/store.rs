@@ -8,7 +8,6 @@
 //! ```
 //! The names are the publishers' own, so any other program can be pointed at the files.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -25,23 +24,6 @@ const REPO_PATH_MAX: usize = 1024;
 const NAME_MAX: usize = 255 - 16;
 /// Time between looks of a waiting process at the other one.
 const LOCK_POLL: Duration = Duration::from_millis(100);
-
-/// The user's cache folder for teff: `TEFF_CACHE`, or what the platform prescribes.
-pub(super) fn default_dir() -> Result<PathBuf, CacheError> {
-    let set = |name| env::var_os(name).filter(|v: &OsString| !v.is_empty()).map(PathBuf::from);
-    if let Some(dir) = set("TEFF_CACHE") {
-        return Ok(dir);
-    }
-    let parent = set("XDG_CACHE_HOME").filter(|dir| dir.is_absolute()).or_else(|| {
-        if cfg!(windows) {
-            set("LOCALAPPDATA")
-        } else {
-            let below = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
-            set("HOME").map(|home| home.join(below))
-        }
-    });
-    parent.map(|dir| dir.join("teff")).ok_or(CacheError::NoCacheDir)
-}
 
 /// Whether `name` can be the owner or the name of a repository: the hub's own alphabet, which
 /// holds nothing a file system could take for anything but a name.
@@ -214,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_file_has_one_writer() {
-        let dir = env::temp_dir().join(format!("teff-lock-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("teff-lock-{}", std::process::id()));
         let file = dir.join("m.gguf");
         let first = Lock::attempt(&file).expect("free");
         assert!(matches!(Lock::attempt(&file), Err(CacheError::Busy { .. })));

@@ -3,6 +3,7 @@
 use super::answer_view::ReasoningShow;
 use super::grammar::GrammarArgs;
 use super::options::{ContextArgs, EngineArgs};
+use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
 use super::speculate::SpeculateArgs;
 use super::template_args::TemplateArgs;
@@ -19,6 +20,8 @@ pub struct AnswerArgs {
     pub context: ContextArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub prefixes: PrefixCacheArgs,
     #[command(flatten)]
     pub speculate: SpeculateArgs,
     #[command(flatten)]

@@ -19,16 +19,77 @@ pub enum ReasoningShow {
     Off,
 }
 
-/// Turns tokens into the text to be written.
+/// Reads an answer as it comes, and leaves out what is not to be shown.
 #[derive(Debug)]
-pub struct AnswerView {
+pub struct AnswerReader {
+    /// `None`: all is text.
     parser: Option<AnswerParser>,
     tokenizer: Arc<Tokenizer>,
     show: ReasoningShow,
+    n_reasoning: usize,
+}
+
+impl AnswerReader {
+    /// A reader of an answer in `format`; without a format, or with [`ReasoningShow::Off`], all of it is
+    /// text.
+    pub fn new(
+        format: Option<&'static AnswerFormat>,
+        tokenizer: Arc<Tokenizer>,
+        show: ReasoningShow,
+    ) -> AnswerReader {
+        let format = format.filter(|_| show != ReasoningShow::Off);
+        let parser = format
+            .map(|format| AnswerParser::new(format, Tools::none()).with_vocabulary(&tokenizer));
+        AnswerReader { parser, tokenizer, show, n_reasoning: 0 }
+    }
+
+    /// Looks at the prompt, before the first token: it may have opened reasoning.
+    pub fn begin(&mut self, prompt: &str) {
+        self.parser = self.parser.take().map(|parser| parser.after_prompt(prompt));
+    }
+
+    /// What is read with a token and its text.
+    pub fn token(&mut self, id: u32, text: String) -> Vec<AnswerDelta> {
+        let Some(parser) = &mut self.parser else { return vec![AnswerDelta::Text(text)] };
+        self.n_reasoning += usize::from(parser.in_reasoning());
+        parser.push_id(&self.tokenizer, id, &text)
+    }
+
+    /// What is read with text that was held back.
+    pub fn rest(&mut self, text: String) -> Vec<AnswerDelta> {
+        match &mut self.parser {
+            Some(parser) => parser.push(&text),
+            None => vec![AnswerDelta::Text(text)],
+        }
+    }
+
+    /// What is read at the end.
+    pub fn finish(&mut self) -> Vec<AnswerDelta> {
+        self.parser.as_mut().map(AnswerParser::finish).unwrap_or_default()
+    }
+
+    /// Whether a part of the answer is for people to see.
+    pub fn shows(&self, delta: &AnswerDelta) -> bool {
+        match delta {
+            AnswerDelta::Text(_) => true,
+            AnswerDelta::Reasoning(_) => self.show == ReasoningShow::Show,
+            _ => false,
+        }
+    }
+
+    /// Tokens of reasoning that are not shown.
+    pub fn n_hidden(&self) -> usize {
+        if self.show == ReasoningShow::Hide { self.n_reasoning } else { 0 }
+    }
+}
+
+/// Turns tokens into the text to be written.
+#[derive(Debug)]
+pub struct AnswerView {
+    reader: AnswerReader,
     dims: bool,
     /// Kind of the text that was written last.
     last: Last,
-    n_reasoning: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,45 +107,29 @@ pub fn stdout_dims() -> bool {
 }
 
 impl AnswerView {
-    /// A view of an answer in `format` to `prompt`; without a format, or with
-    /// [`ReasoningShow::Off`], the text is written as it comes.
-    pub fn new(
-        format: Option<&'static AnswerFormat>,
-        prompt: &str,
-        tokenizer: Arc<Tokenizer>,
-        show: ReasoningShow,
-        dims: bool,
-    ) -> AnswerView {
-        let format = format.filter(|_| show != ReasoningShow::Off);
-        let parser = format.map(|format| {
-            AnswerParser::new(format, Tools::none())
-                .with_vocabulary(&tokenizer)
-                .after_prompt(prompt)
-        });
-        AnswerView { parser, tokenizer, show, dims, last: Last::Nothing, n_reasoning: 0 }
+    /// A view of an answer to `prompt`.
+    pub fn new(mut reader: AnswerReader, prompt: &str, dims: bool) -> AnswerView {
+        reader.begin(prompt);
+        AnswerView { reader, dims, last: Last::Nothing }
     }
 
     /// The text to be written after a token with its text.
     pub fn token(&mut self, id: u32, text: String) -> String {
-        let Some(parser) = &mut self.parser else { return text };
-        self.n_reasoning += usize::from(parser.in_reasoning());
-        let deltas = parser.push_id(&self.tokenizer, id, &text);
+        let deltas = self.reader.token(id, text);
         self.write(deltas)
     }
 
     /// The text to be written after text that was held back.
     pub fn rest(&mut self, text: String) -> String {
-        let Some(parser) = &mut self.parser else { return text };
-        let deltas = parser.push(&text);
+        let deltas = self.reader.rest(text);
         self.write(deltas)
     }
 
     /// The text to be written at the end.
     pub fn finish(&mut self) -> String {
-        let Some(parser) = &mut self.parser else { return String::new() };
-        let deltas = parser.finish();
+        let deltas = self.reader.finish();
         let mut text = self.write(deltas);
-        if self.last == Last::Reasoning && self.dims && self.show == ReasoningShow::Show {
+        if self.last == Last::Reasoning && self.dims {
             text.push_str(DIM.1);
         }
         text
@@ -92,14 +137,14 @@ impl AnswerView {
 
     /// Tokens of reasoning that are not shown.
     pub fn n_hidden(&self) -> usize {
-        if self.show == ReasoningShow::Hide { self.n_reasoning } else { 0 }
+        self.reader.n_hidden()
     }
 
     fn write(&mut self, deltas: Vec<AnswerDelta>) -> String {
         let mut out = String::new();
-        for delta in deltas {
+        for delta in deltas.into_iter().filter(|delta| self.reader.shows(delta)) {
             match delta {
-                AnswerDelta::Reasoning(text) if self.show == ReasoningShow::Show => {
+                AnswerDelta::Reasoning(text) => {
                     if self.last != Last::Reasoning && self.dims {
                         out.push_str(DIM.0);
                     }
@@ -132,14 +177,8 @@ mod tests {
                 .into_iter()
                 .chain([AnswerDelta::Text("Three.".into())])
         };
-        let mut view = AnswerView {
-            parser: None,
-            tokenizer: Arc::new(crate::text::Tokenizer::from_gguf(&file()).unwrap()),
-            show,
-            dims,
-            last: Last::Nothing,
-            n_reasoning: 0,
-        };
+        let tokenizer = Arc::new(crate::text::Tokenizer::from_gguf(&file()).unwrap());
+        let mut view = AnswerView::new(AnswerReader::new(None, tokenizer, show), "", dims);
         deltas().map(|delta| view.write(vec![delta])).collect()
     }
 

@@ -8,6 +8,7 @@ use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
 use crate::kv::SeqId;
+use crate::random::SplitMix64;
 use crate::tensor::memory;
 use serde_json::json;
 use std::io::Write;
@@ -66,7 +67,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let reps = args.reps;
     let times = engine.lead(|decoder| {
-        let mut random = Random(1);
+        let mut random = SplitMix64::new(1);
         let mut best = (Duration::MAX, Duration::MAX);
         interrupt::done(|| "nothing was measured".into());
         for rep in 0..=args.reps {
@@ -127,13 +128,14 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
 /// Times of a prompt and of the tokens after it, in so many sequences side by side.
 fn measure(
     decoder: &mut Stepper<'_>,
-    random: &mut Random,
+    random: &mut SplitMix64,
     [depth, n_prompt, n_gen]: [usize; 3],
     parallel: usize,
 ) -> Result<(Duration, Duration), StepError> {
     let sequences: Vec<SeqId> = (0..parallel).map(|_| decoder.kv_mut().create()).collect();
     let n_vocab = decoder.n_vocab();
-    let mut draw = |n: usize| -> Vec<u32> { (0..n).map(|_| random.below(n_vocab)).collect() };
+    let mut draw =
+        |n: usize| -> Vec<u32> { (0..n).map(|_| random.below(n_vocab) as u32).collect() };
     let mut prompt_time = Duration::ZERO;
     for (i, &sequence) in sequences.iter().enumerate() {
         let mut feed = |n: usize| {
@@ -193,19 +195,6 @@ fn stream_gbps(threads: usize) -> Option<f64> {
         best = best.min(start.elapsed());
     }
     Some(STREAM_BYTES as f64 / best.as_secs_f64() / 1e9)
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): token ids need no better.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as u32
-    }
 }
 
 /// Peak resident memory of this process as Linux accounts it; `None` on other systems.

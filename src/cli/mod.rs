@@ -22,6 +22,7 @@ mod logits;
 mod options;
 mod parse;
 mod perplexity;
+mod prefix_cache;
 pub mod progress;
 pub mod pull;
 mod quantize;

@@ -1,18 +1,20 @@
 //! `teff run`: answers a prompt, streaming.
 
 use super::answer_args::AnswerArgs;
-use super::answer_view::{self, AnswerView};
+use super::answer_view::{self, AnswerReader, AnswerView};
 use super::lines::without_bom;
 use super::options::{ModelArgs, TOKENS_MAX, input_file, whole_number};
+use super::prefix_cache::PrefixCache;
 use super::template_args::builtin_names;
-use super::{CliError, interrupt, progress, threads};
+use super::{CliError, interrupt, progress};
 use crate::backend::pages::KvType;
-use crate::engine::{CancelToken, FinishReason, Model, Request, Stats, TokenEvent};
+use crate::engine::{
+    AnswerEvent, EngineError, FinishReason, Model, Request, Runner, Stats, TokenEvent,
+};
 use crate::sample::Filter;
 use crate::text::{AnswerFormat, Message, Prompt, Prompter, StopStrings, TextError, Tokenizer};
 use serde_json::{Value as Json, json};
 use std::io::{IsTerminal, Read, Write, stdin};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,32 +61,28 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let given = given_prompt(args)?;
     let source = args.answer.template.source()?;
     let model = args.answer.engine.open_generator(&args.model)?;
-    let at = CliError::of_model(model.path());
     let sampling = args.answer.sampling.params_of(model.file())?;
     // A text that chance had a part in can be made again.
     let seed =
         (args.answer.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
     let text = given.map_or_else(typed_prompt, Ok)?;
-    let (tokenizer, mut engine) = args.answer.engine.ready(
+    let (tokenizer, engine) = args.answer.engine.ready(
         &model,
         &args.answer.context,
         KvType::F16,
         args.answer.speculate.n_rows(),
     )?;
-    let Prepared { prompt, format, mut filters } =
-        prepare(args, &model, &tokenizer, source.as_deref(), &text)
-            .map_err(CliError::of_model(model.path()))?;
     let tokenizer = Arc::new(tokenizer);
+    let prefixes = args.answer.prefixes.open();
+    let Prepared { prompt, n_shared, format, mut filters } =
+        prepare(args, &model, &tokenizer, source.as_deref(), &text, &prefixes)
+            .map_err(CliError::of_model(model.path()))?;
     filters.extend(grammar.map(|grammar| grammar.filter(&tokenizer)).transpose()?);
     let watch = Watch::new(prompt.ids.len());
-    let mut view = AnswerView::new(
-        format,
-        &prompt.rendered.text,
-        tokenizer.clone(),
-        args.answer.reasoning,
-        answer_view::stdout_dims(),
-    );
-    let request = Request {
+    let reader = AnswerReader::new(format, tokenizer.clone(), args.answer.reasoning);
+    let mut view = AnswerView::new(reader, &prompt.rendered.text, answer_view::stdout_dims());
+    let shared = prompt.ids[..n_shared].to_vec();
+    let mut request = Request {
         prompt: prompt.ids,
         filters,
         max_tokens: args.n_predict,
@@ -95,63 +93,15 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         speculation: args.answer.speculate.speculation(),
         ..Request::default()
     };
-    let mut failure: Option<CliError> = None;
-    let mut write = |text: &str, is_token: bool| {
-        interrupt::whole(|| {
-            if is_token {
-                watch.token();
-            }
-            out.write_all(text.as_bytes()).and_then(|()| out.flush())
-        })
-    };
-    // The request needs no switch: Ctrl-C ends the process.
-    let cancel = CancelToken::default();
-    // Tokens are drawn on a worker thread and the writer is not `Send`: events come over here.
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<TokenEvent>(1);
-    let stats = std::thread::scope(|scope| {
-        let worker = threads::spawn(scope, || {
-            let sender = sender;
-            let mut tell = |event| match sender.send(event) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            };
-            engine.generate(request, Some(tokenizer), &cancel, &mut tell)
-        })?;
-        for event in receiver {
-            if let Err(error) = model.file().check_uncut() {
-                failure = Some(error.into());
-                break;
-            }
-            match event {
-                TokenEvent::Token { id, text, .. } => {
-                    progress::clear_line();
-                    if let Err(error) = write(&view.token(id, text), true) {
-                        failure = Some(error.into());
-                        break;
-                    }
-                }
-                TokenEvent::Rest(text) => {
-                    if let Err(error) = write(&view.rest(text), false) {
-                        failure = Some(error.into());
-                        break;
-                    }
-                }
-                TokenEvent::Prompt { done, total } => {
-                    watch.prompt(done);
-                    progress::show_line(&format!("reading the prompt: {done} of {total} tokens"));
-                }
-            }
-        }
-        Ok::<_, CliError>(worker.join())
-    })?;
-    progress::clear_line();
-    let stats = stats.map_err(|_| CliError::failed("the decoder's thread died"))?.map_err(&at)?;
+    let runner =
+        Runner::start(engine, Some(tokenizer), 1).map_err(CliError::of_model(model.path()))?;
+    prefixes.fetch(&runner, &mut request, &shared);
+    let answered = answer(&runner, request, &model, &mut view, &watch, out);
     let end = view.finish() + "\n";
     let written = interrupt::whole(|| out.write_all(end.as_bytes()).and_then(|()| out.flush()));
-    if let Some(error) = failure {
-        return Err(error);
-    }
+    let stats = answered?;
     written?;
+    prefixes.keep(&runner, &shared);
     if view.n_hidden() > 0 {
         super::note(format_args!("thinking: {} tokens, not shown", view.n_hidden()));
     }
@@ -160,6 +110,44 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
         super::note(format_args!("seed {seed}"));
     }
     Ok(())
+}
+
+/// Answers the request; each token's text is written as it comes.
+fn answer(
+    runner: &Runner,
+    request: Request,
+    model: &Model,
+    view: &mut AnswerView,
+    watch: &Watch,
+    out: &mut dyn Write,
+) -> Result<Stats, CliError> {
+    let mut write = |text: &str, is_token: bool| {
+        interrupt::whole(|| {
+            if is_token {
+                watch.token();
+            }
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        })
+    };
+    for event in runner.submit(request) {
+        model.file().check_uncut()?;
+        match event {
+            AnswerEvent::Token(TokenEvent::Token { id, text, .. }) => {
+                progress::clear_line();
+                write(&view.token(id, text), true)?;
+            }
+            AnswerEvent::Token(TokenEvent::Rest(text)) => write(&view.rest(text), false)?,
+            AnswerEvent::Token(TokenEvent::Prompt { done, total }) => {
+                watch.prompt(done);
+                progress::show_line(&format!("reading the prompt: {done} of {total} tokens"));
+            }
+            AnswerEvent::End(stats) => {
+                progress::clear_line();
+                return stats.map_err(CliError::of_model(model.path()));
+            }
+        }
+    }
+    Err(CliError::of_model(model.path())(EngineError::Stopped))
 }
 
 /// Record of the request under way, from which an interruption tells what was done.
@@ -211,7 +199,7 @@ impl Seen {
             return format!("{prompt_done} of {n_prompt} tokens of the prompt read in {s:.2} s");
         };
         let (prompt_time, generate_time) = (first - start, first.elapsed());
-        speeds(n_prompt, prompt_time, n_generated, generate_time)
+        speeds(n_prompt, 0, prompt_time, n_generated, generate_time)
     }
 }
 
@@ -254,6 +242,8 @@ fn read_prompt(input: impl Read, name: &Path) -> Result<String, CliError> {
 /// A prompt, and what its answer will be like.
 struct Prepared {
     prompt: Prompt,
+    /// Tokens at the front with which other prompts begin, too, if they are worth keeping.
+    n_shared: usize,
     /// Format of the answer; `None` where no template tells.
     format: Option<&'static AnswerFormat>,
     filters: Vec<Box<dyn Filter>>,
@@ -266,6 +256,7 @@ fn prepare(
     tokenizer: &Tokenizer,
     source: Option<&str>,
     text: &str,
+    prefixes: &PrefixCache,
 ) -> Result<Prepared, CliError> {
     let told = |error: TextError| {
         let hint = prompt_hint(&error);
@@ -273,9 +264,9 @@ fn prepare(
     };
     if args.raw {
         let prompt = Prompter::with_template(tokenizer, None).text(text).map_err(told)?;
-        return Ok(Prepared { prompt, format: None, filters: Vec::new() });
+        return Ok(Prepared { prompt, n_shared: 0, format: None, filters: Vec::new() });
     }
-    let prompter = args.answer.template.prompter(tokenizer, source).map_err(told)?;
+    let mut prompter = args.answer.template.prompter(tokenizer, source).map_err(told)?;
     let system = args.system.iter().map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     if !prompter.has_template() {
@@ -285,22 +276,28 @@ fn prepare(
              file or one of {}",
             builtin_names()
         ));
-        return Ok(Prepared { prompt, format: None, filters: Vec::new() });
+        return Ok(Prepared { prompt, n_shared: 0, format: None, filters: Vec::new() });
     }
     let turns: Vec<Json> = messages.iter().map(Message::to_json).collect();
     let mut input = json!({ "messages": turns, "add_generation_prompt": true });
     let format = args.answer.template.format(model, source, tokenizer);
     let filters = args.answer.template.budget(format, tokenizer)?.into_iter().collect();
-    args.answer.template.complete(&prompter, &mut input)?;
+    args.answer.template.complete(&prompter, format, &mut input)?;
     let prompt = match prompter.conversation(&input) {
         // With `-n 0` the user asks for the prompt's figures, not for an answer.
         Err(error @ TextError::MessageLost { .. }) if args.n_predict == Some(0) => {
             super::note(format_args!("warning: {error}"));
-            prompter.lossy().conversation(&input)
+            prompter = prompter.lossy();
+            prompter.conversation(&input)
         }
         prompt => prompt,
     };
-    Ok(Prepared { prompt: prompt.map_err(told)?, format: Some(format), filters })
+    let prompt = prompt.map_err(told)?;
+    let n_shared = match prefixes.wants(prompt.ids.len()) {
+        true => prompter.head(&input, &prompt),
+        false => 0,
+    };
+    Ok(Prepared { prompt, n_shared, format: Some(format), filters })
 }
 
 /// Advice about a prompt that cannot be made; empty if there is none.
@@ -327,16 +324,23 @@ fn statistics(stats: &Stats) -> String {
         FinishReason::OutOfMemory => "the memory of the KV cache is used up",
         FinishReason::Cancelled => "interrupted",
     };
-    let Stats { n_prompt, prompt_time, n_generated, generate_time, .. } = *stats;
-    speeds(n_prompt, prompt_time, n_generated, generate_time) + "; " + finish
+    let Stats { n_prompt, n_cached, prompt_time, n_generated, generate_time, .. } = *stats;
+    speeds(n_prompt, n_cached, prompt_time, n_generated, generate_time) + "; " + finish
 }
 
-/// Tokens and speeds of a prompt and its answer.
-fn speeds(n_prompt: usize, prompt: Duration, n_generated: usize, generate: Duration) -> String {
+/// Tokens and speeds of a prompt, of which so many tokens were known already, and its answer.
+fn speeds(
+    n_prompt: usize,
+    n_cached: usize,
+    prompt: Duration,
+    n_generated: usize,
+    generate: Duration,
+) -> String {
     let rate = |n: usize, seconds: f64| n as f64 / seconds.max(1e-9);
     let s = prompt.as_secs_f64();
-    let mut line =
-        format!("prompt {n_prompt} tokens, {s:.2} s ({:.1} tokens/s)", rate(n_prompt, s));
+    let cached = if n_cached > 0 { format!(" ({n_cached} cached)") } else { String::new() };
+    let speed = rate(n_prompt - n_cached, s);
+    let mut line = format!("prompt {n_prompt} tokens{cached}, {s:.2} s ({speed:.1} tokens/s)");
     if n_generated > 1 {
         let s = generate.as_secs_f64();
         let speed = rate(n_generated - 1, s);

@@ -51,18 +51,14 @@ pub fn template(args: &TemplateVerbArgs, out: &mut dyn Write) -> Result<(), CliE
 /// the input unless they are.
 fn of_model(args: &TemplateVerbArgs, input: &mut Json) -> Result<(String, String), CliError> {
     let (file, path) = args.model.file()?;
+    let tokenizer = Tokenizer::from_gguf(&file).map_err(CliError::of_model(&path))?;
     let with_tools = input["tools"].as_array().is_some_and(|tools| !tools.is_empty());
-    let text = |name: &str| {
-        let key = match name {
-            "" => "tokenizer.chat_template".to_owned(),
-            name => format!("tokenizer.chat_template.{name}"),
-        };
-        let source = file.get(&key).and_then(|value| value.as_str());
-        source.filter(|source| !source.trim().is_empty()).map(str::to_owned)
-    };
     let found = match args.name.as_deref() {
-        Some(name) => text(name),
-        None => with_tools.then(|| text("tool_use")).flatten().or_else(|| text("")),
+        Some(name) => {
+            let named = file.get(&format!("tokenizer.chat_template.{name}"));
+            named.and_then(|value| value.as_str()).filter(|source| !source.trim().is_empty())
+        }
+        None => tokenizer.chat_template_for(with_tools),
     };
     let source = found.ok_or_else(|| {
         let place = path.display();
@@ -74,12 +70,11 @@ fn of_model(args: &TemplateVerbArgs, input: &mut Json) -> Result<(String, String
             ),
         })
     })?;
-    let tokenizer = Tokenizer::from_gguf(&file).map_err(CliError::of_model(&path))?;
     if let Some(fields) = input.as_object_mut() {
         for (name, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
             let spelled = id.and_then(|id| tokenizer.token_str(id)).unwrap_or_default();
             fields.entry(name).or_insert_with(|| Json::from(spelled));
         }
     }
-    Ok((source, path.display().to_string()))
+    Ok((source.to_owned(), path.display().to_string()))
 }

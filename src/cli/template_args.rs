@@ -4,8 +4,8 @@ use super::CliError;
 use crate::engine::Model;
 use crate::sample::{Filter, ReasoningBudget};
 use crate::text::{
-    AnswerFormat, BUILTIN_TEMPLATES, ChatTemplate, Prompter, TextError, Tokenizer,
-    builtin_template, thinking_variables,
+    AnswerFormat, BUILTIN_TEMPLATES, ChatTemplate, EFFORTS, Prompter, TextError, Tokenizer,
+    builtin_template, effort_variables, thinking_variables,
 };
 use serde_json::{Map, Value as Json};
 use std::path::Path;
@@ -20,8 +20,9 @@ pub struct TemplateArgs {
     /// Variable of the template; VALUE is JSON, or else a string. May be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     template_arg: Vec<(String, Json)>,
-    /// Have the model think before it answers, or not, or for at most this many tokens
-    #[arg(long, value_name = "on|off|TOKENS", value_parser = parse_think)]
+    /// Have the model think before it answers, or not, or with so much effort (minimal, low, medium, high
+    /// or max: what its chat template knows), or for at most this many tokens
+    #[arg(long, value_name = "on|off|EFFORT|TOKENS", value_parser = parse_think)]
     think: Option<Think>,
 }
 
@@ -32,6 +33,8 @@ pub enum Think {
     On,
     /// Answer at once.
     Off,
+    /// Reason with so much effort, one of [`EFFORTS`].
+    Effort(&'static str),
     /// Reason for at most this many tokens.
     Budget(usize),
 }
@@ -40,11 +43,17 @@ pub enum Think {
 fn parse_think(text: &str) -> Result<Think, String> {
     let number =
         text.strip_prefix("budget").map_or(text, |rest| rest.trim_start_matches([' ', '=', ':']));
+    if let Some(effort) = EFFORTS.into_iter().find(|effort| *effort == text) {
+        return Ok(Think::Effort(effort));
+    }
     match (text, number.parse()) {
         ("on", _) => Ok(Think::On),
         ("off", _) => Ok(Think::Off),
         (_, Ok(n)) => Ok(Think::Budget(n)),
-        _ => Err("must be on, off, or the most tokens to think, as in 512".into()),
+        _ => Err(format!(
+            "must be on, off, one of {}, or the most tokens to think, as in 512",
+            EFFORTS.join(", ")
+        )),
     }
 }
 
@@ -111,30 +120,48 @@ impl TemplateArgs {
     ///
     /// # Errors
     /// The template fails, or has no such switch.
-    pub fn complete(&self, prompter: &Prompter<'_>, input: &mut Json) -> Result<(), CliError> {
+    pub fn complete(
+        &self,
+        prompter: &Prompter<'_>,
+        format: &AnswerFormat,
+        input: &mut Json,
+    ) -> Result<(), CliError> {
         let variables = Map::from_iter(self.template_arg.iter().cloned());
         let Some(fields) = input.as_object_mut() else { return Ok(()) };
         fields.extend(variables);
-        let on = match self.think {
-            None => return Ok(()),
-            Some(think) => think != Think::Off,
+        let Some(think) = self.think else { return Ok(()) };
+        let found = match think {
+            Think::Effort(effort) => effort_variables(prompter, input, effort)?,
+            think => thinking_variables(prompter, input, think != Think::Off)?,
         };
-        match thinking_variables(prompter, input, on)? {
-            Some(switch) => {
+        let missing = |think: &str, hint: &str| {
+            Err(CliError::failed(format!(
+                "--think {think}: the chat template has no switch for that which is known here \
+                 ({hint}--template-arg sets any variable)"
+            )))
+        };
+        match (found, think) {
+            (Some(switch), _) => {
                 if let Some(fields) = input.as_object_mut() {
                     fields.extend(switch);
                 }
+                Ok(())
             }
-            // Models that always think need no switch to think.
-            None if on => {}
-            None => {
-                return Err(CliError::failed(
-                    "--think off: the chat template has no switch for thinking that is known here \
-                     (--template-arg sets any variable)",
-                ));
+            // A limit says nothing of whether there is reasoning at all.
+            (None, Think::Budget(_)) => Ok(()),
+            (None, Think::Effort(effort)) => missing(effort, ""),
+            (None, think) => {
+                let has_efforts =
+                    effort_variables(prompter, input, "high").is_ok_and(|v| v.is_some());
+                let always = format.opens_reasoning(&prompter.render(input)?.text);
+                match (think, has_efforts) {
+                    (Think::On, _) if always || has_efforts => Ok(()),
+                    (Think::On, _) => missing("on", ""),
+                    (_, true) => missing("off", "but for efforts, as in --think low; "),
+                    (_, false) => missing("off", ""),
+                }
             }
         }
-        Ok(())
     }
 
     /// The filter that limits reasoning, if there is to be one.
@@ -183,6 +210,7 @@ mod tests {
         for (text, expected) in [
             ("on", Think::On),
             ("off", Think::Off),
+            ("low", Think::Effort("low")),
             ("512", Think::Budget(512)),
             ("budget 0", Think::Budget(0)),
             ("budget=7", Think::Budget(7)),

@@ -109,19 +109,36 @@ impl Chat {
     /// # Errors
     /// What the template refuses, and those of the tokenizer.
     pub fn prompt(&self) -> Result<Prompt, TextError> {
+        self.prompter()?.conversation(&self.input())
+    }
+
+    /// Number of a prompt's first tokens with which another conversation with these instructions begins,
+    /// see [`Prompter::head`].
+    ///
+    /// # Errors
+    /// The template does not parse.
+    pub fn head(&self, prompt: &Prompt) -> Result<usize, TextError> {
+        Ok(self.prompter()?.head(&self.input(), prompt))
+    }
+
+    /// What the template is to render.
+    fn input(&self) -> Json {
         let system = self.system.iter().map(|text| Message::new("system", text.as_str()));
         let kept = self.messages[self.n_dropped..].iter().cloned();
         let messages: Vec<Json> = system.chain(kept).map(|message| message.to_json()).collect();
         let mut input = self.variables.clone();
         input.insert("messages".into(), messages.into());
         input.insert("add_generation_prompt".into(), true.into());
-        let prompter = match &self.template {
+        Json::Object(input)
+    }
+
+    fn prompter(&self) -> Result<Prompter<'_>, TextError> {
+        match &self.template {
             Some(source) => {
-                Prompter::with_template(&self.tokenizer, Some(ChatTemplate::new(source)?))
+                Ok(Prompter::with_template(&self.tokenizer, Some(ChatTemplate::new(source)?)))
             }
-            None => Prompter::new(&self.tokenizer)?,
-        };
-        prompter.conversation(&Json::Object(input))
+            None => Prompter::new(&self.tokenizer),
+        }
     }
 
     /// Drops the oldest turns until the prompt and `n_more` tokens behind it leave a quarter of the

@@ -25,6 +25,10 @@ pub struct Request {
     /// Whether the request may start from a prefix that another one left in the KV cache, and
     /// leaves its own tokens there. Neither changes a token.
     pub cache_prefix: bool,
+    /// Number of the prompt's first tokens that others will begin with, as instructions before a
+    /// conversation: windows and recurrent states are kept there, too, so that others start from there
+    /// whatever follows. It changes no token.
+    pub shared_prefix: usize,
     /// Whether a request that runs alone checks drafts of several tokens at a time, as far as the engine
     /// gives rows of logits for them. It changes no token.
     pub speculation: Speculation,
@@ -40,6 +44,7 @@ impl Default for Request {
             stop: Vec::new(),
             logprobs: None,
             cache_prefix: true,
+            shared_prefix: 0,
             speculation: Speculation::Off,
         }
     }

@@ -327,12 +327,31 @@ impl<'l> Scheduler<'l> {
         while let Some(&suspect) = self.suspects.front() {
             if let Some(task) = self.running.iter().position(|task| task.arrival == suspect) {
                 let alone = shares(&[self.running[task].left().len()], limits, 0);
-                return alone.into_iter().map(|share| Share { task, ..share }).collect();
+                let alone = alone.into_iter().map(|share| Share { task, ..share });
+                return alone.map(|share| self.cut_at_prefix(stepper, share)).collect();
             }
             self.suspects.pop_front();
         }
         let left: Vec<usize> = self.running.iter().map(|task| task.left().len()).collect();
-        shares(&left, limits, self.n_tried)
+        let shares = shares(&left, limits, self.n_tried).into_iter();
+        shares.map(|share| self.cut_at_prefix(stepper, share)).collect()
+    }
+
+    /// The share, ended where a prefix is to be kept of its own.
+    fn cut_at_prefix(&self, stepper: &Stepper<'_>, share: Share) -> Share {
+        let task = &self.running[share.task];
+        match stepper.kv().place_to_keep(task.shared_prefix()).checked_sub(task.n_done()) {
+            Some(n) if (1..share.n_tokens).contains(&n) => {
+                Share { n_tokens: n, draws: false, ..share }
+            }
+            _ => share,
+        }
+    }
+
+    /// Whether the task of a share is where a prefix is to be kept of its own.
+    fn is_at_prefix(&self, stepper: &Stepper<'_>, share: &Share) -> bool {
+        let task = &self.running[share.task];
+        task.n_done() > 0 && task.n_done() == stepper.kv().place_to_keep(task.shared_prefix())
     }
 
     /// Makes the step and draws tokens. The error outside is a panic of the step itself.
@@ -398,7 +417,10 @@ impl<'l> Scheduler<'l> {
             debug_assert!(shares.len() == 1 && self.running[shares[0].task].arrival == suspect);
         }
         let Outcome { forks, read, mut ended } = outcome;
-        for index in read {
+        let at_prefix =
+            shares.iter().filter(|share| !share.draws && self.is_at_prefix(stepper, share));
+        let at_prefix: Vec<usize> = at_prefix.map(|share| share.task).collect();
+        for index in read.into_iter().chain(at_prefix) {
             let task = &self.running[index];
             if let Some(sequence) = task.sequence().filter(|_| task.caches()) {
                 stepper.kv_mut().retain(sequence, task.tokens());
@@ -501,7 +523,7 @@ fn hear_end(listener: Box<dyn Listener + '_>, error: EngineError) {
 }
 
 /// Whether a task that waits should start when the prompt of `other`, which runs, is computed: more
-/// of its own prompt will be known then. States are known at the end of a prompt only.
+/// of its own prompt will be known then. States are known at the end of a prompt and of what it shares.
 fn is_awaited(task: &Task<'_>, other: &Task<'_>, has_states: bool) -> bool {
     if !(other.is_reading() && other.caches() && task.caches()) {
         return false;
@@ -509,8 +531,15 @@ fn is_awaited(task: &Task<'_>, other: &Task<'_>, has_states: bool) -> bool {
     let (own, others) = (task.tokens(), other.tokens());
     // The last token has to be computed anyway.
     let n_common = own[..own.len() - 1].iter().zip(others).take_while(|(a, b)| a == b).count();
+    let n_shared = other.shared_prefix().min(others.len());
     let n_known = match has_states {
-        true if n_common < others.len() => 0,
+        true if n_common < others.len() => {
+            if n_shared <= n_common {
+                n_shared
+            } else {
+                0
+            }
+        }
         true => n_common,
         false => n_common / PAGE_TOKENS * PAGE_TOKENS,
     };

@@ -126,6 +126,11 @@ impl<'l> Task<'l> {
         &self.tokens[self.n_done..]
     }
 
+    /// Number of tokens at the front that are computed.
+    pub fn n_done(&self) -> usize {
+        self.n_done
+    }
+
     /// Drafts at most `n_max` tokens for the next step.
     pub fn make_draft(&mut self, n_max: usize) {
         let n_answer = self.request.max_tokens.unwrap_or(usize::MAX) - self.stats.n_generated;
@@ -190,6 +195,11 @@ impl<'l> Task<'l> {
     /// Whether the task uses and leaves prefixes.
     pub fn caches(&self) -> bool {
         self.request.cache_prefix
+    }
+
+    /// Number of the prompt's first tokens that are to be kept for others, beside the whole.
+    pub fn shared_prefix(&self) -> usize {
+        if self.caches() { self.request.shared_prefix } else { 0 }
     }
 
     /// Whether the request is to end.

@@ -328,6 +328,18 @@ impl PagePool {
         }
     }
 
+    /// The last position within the first `n` tokens where a sequence has to be retained if others are to
+    /// start there: later its windows have passed, and its states are others. 0 where it does not matter.
+    pub fn place_to_keep(&self, n: usize) -> usize {
+        match self.has_states {
+            true => n,
+            false if self.groups.iter().any(|group| group.shape.window.is_some()) => {
+                n / PAGE_TOKENS * PAGE_TOKENS
+            }
+            false => 0,
+        }
+    }
+
     /// Bytes that are kept for others to start from and that no sequence uses.
     pub fn cached_bytes(&self) -> usize {
         self.store.cached_bytes()

@@ -35,5 +35,5 @@ pub use stream::{TextStream, Utf8Buffer};
 #[cfg(feature = "chat-template")]
 pub use templates::{BUILTIN_TEMPLATES, BuiltinTemplate, builtin_template};
 #[cfg(feature = "chat-template")]
-pub use thinking::thinking_variables;
+pub use thinking::{EFFORTS, effort_variables, thinking_variables};
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer, is_pre_tokenizer};

@@ -28,6 +28,8 @@ use super::{ChatTemplate, Message, Rendered, TextError, Tokenizer};
 pub struct Prompter<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
+    /// Source of the template for conversations with tools, if that is another.
+    with_tools: Option<&'a str>,
     lossy: bool,
 }
 
@@ -41,18 +43,20 @@ pub struct Prompt {
 }
 
 impl<'a> Prompter<'a> {
-    /// With the file's template, if it has one.
+    /// With the file's template, if it has one, and the one that it has for conversations with tools.
     ///
     /// # Errors
     /// [`TextError::Template`] if it does not parse.
     pub fn new(tokenizer: &'a Tokenizer) -> Result<Self, TextError> {
         let template = tokenizer.chat_template().map(ChatTemplate::new).transpose()?;
-        Ok(Self { tokenizer, template, lossy: false })
+        let with_tools = tokenizer.chat_template_for(true);
+        let with_tools = with_tools.filter(|_| with_tools != tokenizer.chat_template());
+        Ok(Self { tokenizer, template, with_tools, lossy: false })
     }
 
     /// With a template in the place of the file's; `None` for none.
     pub fn with_template(tokenizer: &'a Tokenizer, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer, template, lossy: false }
+        Self { tokenizer, template, with_tools: None, lossy: false }
     }
 
     /// Prompts even where the template shows nothing of a message, instead of
@@ -63,7 +67,7 @@ impl<'a> Prompter<'a> {
 
     /// Whether there is a template.
     pub fn has_template(&self) -> bool {
-        self.template.is_some()
+        self.template.is_some() || self.with_tools.is_some()
     }
 
     /// A text that the model continues: nothing in it is a control token.
@@ -100,12 +104,34 @@ impl<'a> Prompter<'a> {
         self.encode(self.render(input)?)
     }
 
+    /// Number of the first tokens of the prompt for `input` that say nothing of its first user message
+    /// or what follows: instructions and tools, with which other conversations begin, too. Tokens that
+    /// another message there would leave the same may be among them.
+    pub fn head(&self, input: &Json, prompt: &Prompt) -> usize {
+        let mut other = input.clone();
+        let Some(messages) = other.get_mut("messages").and_then(Json::as_array_mut) else {
+            return 0;
+        };
+        let Some(at) = messages.iter().position(|message| message["role"] == "user") else {
+            return 0;
+        };
+        let is_a =
+            texts(&messages[at]["content"]).first().is_some_and(|text| text.starts_with('A'));
+        messages.truncate(at + 1);
+        messages[at]["content"] = Json::from(if is_a { "B" } else { "A" });
+        // What cannot be rendered has nothing in common with others.
+        let Ok(other) = self.conversation(&other) else { return 0 };
+        prompt.ids.iter().zip(&other.ids).take_while(|(a, b)| a == b).count()
+    }
+
     /// The text of [`conversation`](Self::conversation).
     ///
     /// # Errors
     /// As there, but for the tokenizer's.
     pub fn render(&self, input: &Json) -> Result<Rendered, TextError> {
-        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let has_tools = input["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+        let own = self.with_tools.filter(|_| has_tools).map(ChatTemplate::new).transpose()?;
+        let template = own.as_ref().or(self.template.as_ref()).ok_or(TextError::NoTemplate)?;
         let mut fields = input.as_object().cloned().unwrap_or_default();
         for (name, id) in [("bos_token", self.tokenizer.bos()), ("eos_token", self.tokenizer.eos())]
         {

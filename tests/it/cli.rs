@@ -44,9 +44,15 @@ pub fn program() -> Command {
 }
 
 pub fn teff(args: &[&str], stdin: &str) -> Output {
+    teff_with(args, stdin, &[])
+}
+
+/// [`teff`] with variables of the environment.
+pub fn teff_with(args: &[&str], stdin: &str, vars: &[(&str, &str)]) -> Output {
     let mut child = program()
         .args(args)
         .env_remove("TEFF_ISA")
+        .envs(vars.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

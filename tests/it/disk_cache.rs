@@ -151,3 +151,33 @@ fn processes_share_the_folder() {
         }
     });
 }
+
+#[test]
+fn a_shared_prefix_is_known_whatever_follows_it() {
+    for name in saved::NAMES {
+        let model = model(name);
+        let ask = |runner: &teff::Runner, question, shared| {
+            let request = crate::changed(request(question, None), |r| r.shared_prefix = shared);
+            listen(runner.submit(request))
+        };
+        // Longer than any window, so that nothing of the prefix is left at its end.
+        let long = [saved::prompt(1, 70), saved::prompt(2, 90)].concat();
+        let next = [saved::prompt(1, 70), saved::prompt(3, 5)].concat();
+        let there = runner(&model, &options(KvType::F16));
+        let (truth, _) = ask(&there, long.clone(), 0);
+        let (next_truth, _) = ask(&runner(&model, &options(KvType::F16)), next.clone(), 0);
+        let there = runner(&model, &options(KvType::F16));
+        assert!(ask(&there, long.clone(), 70).0 == truth, "{name}");
+        let (told, stats) = ask(&there, next.clone(), 70);
+        assert!(told == next_truth, "{name}");
+        assert!(stats.n_cached >= 64, "{name}: {stats:?}");
+        // The prefix alone is worth an entry.
+        let dir = Dir::new(&format!("disk-prefix-{name}"));
+        let cache = cache(&dir, u64::MAX);
+        assert!(cache.keep(&there, &long[..70]).unwrap() > 0, "{name}");
+        let here = runner(&model, &options(KvType::F16));
+        assert!(cache.fetch(&here, &next) >= 64, "{name}");
+        let (told, stats) = ask(&here, next, 70);
+        assert!(told == next_truth && stats.n_cached >= 64, "{name}: {stats:?}");
+    }
+}

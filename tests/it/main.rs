@@ -16,6 +16,8 @@ mod checkpoint;
 mod cli;
 #[cfg(feature = "cli")]
 mod cli_answers;
+#[cfg(feature = "cli")]
+mod cli_prefixes;
 #[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]

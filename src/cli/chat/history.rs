@@ -1,6 +1,7 @@
 //! History of what was typed, kept for later starts in a file of the user's data folder that nobody else
 //! may read.
 
+use crate::cache::user_folder;
 use reedline::{FileBackedHistory, Reedline};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,8 @@ impl History {
     pub fn set(&mut self, on: bool) -> Result<(), String> {
         self.file = None;
         if on {
-            let path = data_dir().ok_or("neither XDG_DATA_HOME nor HOME is set")?.join("history");
+            let path =
+                user_folder::data().ok_or("neither XDG_DATA_HOME nor HOME is set")?.join("history");
             make_private(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             self.file = Some(path);
         }
@@ -56,20 +58,6 @@ impl History {
             Err(_) => editor,
         }
     }
-}
-
-/// The user's data folder for teff.
-fn data_dir() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let parent = set("XDG_DATA_HOME").filter(|dir| dir.is_absolute()).or_else(|| {
-        if cfg!(windows) {
-            return set("APPDATA");
-        }
-        let mac = cfg!(target_os = "macos");
-        let below = if mac { "Library/Application Support" } else { ".local/share" };
-        set("HOME").map(|home| home.join(below))
-    });
-    parent.map(|dir| dir.join("teff"))
 }
 
 /// Makes the file, readable for the user alone, if it is not there.

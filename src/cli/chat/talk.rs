@@ -1,6 +1,7 @@
 //! The conversation under way: one model, its messages, and how they are answered.
 
-use super::super::answer_view::ReasoningShow;
+use super::super::answer_view::{AnswerReader, ReasoningShow};
+use super::super::prefix_cache::PrefixCache;
 use super::super::template_args::builtin_names;
 use super::super::{CliError, interrupt, note, progress};
 use super::screen::Screen;
@@ -9,9 +10,7 @@ use crate::backend::pages::KvType;
 use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request, Runner};
 use crate::engine::{Speculation, Stats, TokenEvent};
 use crate::sample::{Filter, SampleParams};
-use crate::text::{
-    Answer, AnswerDelta, AnswerFormat, AnswerParser, Message, TextError, Tokenizer, Tools,
-};
+use crate::text::{Answer, AnswerDelta, AnswerFormat, Message, Prompt, TextError, Tokenizer};
 use serde_json::{Map, Value as Json, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ pub struct Talk {
     /// Filters before the sampler, for each answer anew.
     filters: Vec<Box<dyn Filter>>,
     pub params: SampleParams,
+    prefixes: PrefixCache,
     speculation: Speculation,
     pub reasoning: ReasoningShow,
     pub n_predict: Option<usize>,
@@ -75,8 +75,8 @@ impl Talk {
         let tokenizer = Arc::new(tokenizer);
         let at = CliError::of_model(model.path());
         let source = args.answer.template.source()?;
-        let variables = variables(args, &tokenizer, source.as_deref()).map_err(at)?;
         let format = args.answer.template.format(&model, source.as_deref(), &tokenizer);
+        let variables = variables(args, &tokenizer, source.as_deref(), format).map_err(at)?;
         let mut filters: Vec<_> =
             args.answer.template.budget(format, &tokenizer)?.into_iter().collect();
         let grammar = args.answer.grammar.read()?.map(|grammar| grammar.filter(&tokenizer));
@@ -96,6 +96,7 @@ impl Talk {
             format,
             filters,
             params,
+            prefixes: args.answer.prefixes.open(),
             speculation: args.answer.speculate.speculation(),
             reasoning: args.answer.reasoning,
             n_predict: args.n_predict,
@@ -206,10 +207,10 @@ impl Talk {
                 break;
             }
         }
-        let rest = coming.parser.as_mut().map(AnswerParser::finish).unwrap_or_default();
+        let rest = coming.reader.finish();
         coming.take(rest, screen)?;
-        if coming.n_hidden > 0 {
-            note(format_args!("thinking: {} tokens", coming.n_hidden));
+        if coming.reader.n_hidden() > 0 {
+            note(format_args!("thinking: {} tokens", coming.reader.n_hidden()));
         }
         Ok(coming.answer)
     }
@@ -231,14 +232,16 @@ impl Talk {
         let prompt = self.chat.prompt().map_err(|error| self.problem(&error))?;
         coming.begin(&prompt.rendered.text);
         let seed = self.params.seed.wrapping_add(self.n_answers - 1);
-        let request = Request {
+        let head = self.new_head(&prompt)?;
+        let mut request = Request {
             sampling: SampleParams { seed, ..self.params.clone() },
             max_tokens: self.n_predict.map(|n| n.saturating_sub(coming.tokens.len())),
             filters: self.filters.clone(),
             speculation: self.speculation,
             ..Request::default()
         };
-        let (file, tokenizer) = (self.model.file(), &self.tokenizer);
+        self.prefixes.fetch(&self.runner, &mut request, &head);
+        let file = self.model.file();
         let turn = self.chat.answer(&prompt, request, &coming.tokens);
         let cancel = turn.cancel_token().clone();
         let _caught = self.catches.then(|| interrupt::instead(move || cancel.cancel()));
@@ -246,16 +249,19 @@ impl Talk {
             file.check_uncut()?;
             match event {
                 AnswerEvent::Token(TokenEvent::Token { id, text, .. }) => {
-                    coming.token(id, text, tokenizer, screen)?;
+                    coming.token(id, text, screen)?;
                 }
                 AnswerEvent::Token(TokenEvent::Rest(text)) => {
-                    let deltas = coming.parse(text);
+                    let deltas = coming.reader.rest(text);
                     coming.take(deltas, screen)?;
                 }
                 AnswerEvent::Token(TokenEvent::Prompt { done, total }) => {
                     progress::show_line(&format!("reading: {done} of {total} tokens"));
                 }
-                AnswerEvent::End(Ok(stats)) => return Ok(stats),
+                AnswerEvent::End(Ok(stats)) => {
+                    self.prefixes.keep(&self.runner, &head);
+                    return Ok(stats);
+                }
                 AnswerEvent::End(Err(EngineError::PromptTooLong { n_prompt, n_ctx })) => {
                     return Err(Refusal::Problem(format!(
                         "the conversation would have {n_prompt} tokens and the context holds \
@@ -268,6 +274,18 @@ impl Talk {
             }
         }
         Err(EngineError::Stopped.into())
+    }
+
+    /// What a prompt has in common with other conversations and this one has not read yet, if that is
+    /// worth keeping.
+    fn new_head(&self, prompt: &Prompt) -> Result<Vec<u32>, Refusal> {
+        if !self.prefixes.wants(prompt.ids.len()) {
+            return Ok(Vec::new());
+        }
+        let head = self.chat.head(prompt).map_err(|error| self.problem(&error))?;
+        let head = &prompt.ids[..head];
+        let is_read = self.chat.session().tokens().starts_with(head);
+        Ok(if is_read { Vec::new() } else { head.to_vec() })
     }
 
     fn problem(&self, error: &TextError) -> Refusal {
@@ -308,68 +326,41 @@ impl Talk {
 struct Coming {
     tokens: Vec<u32>,
     answer: Answer,
-    /// `None`: all is text.
-    parser: Option<AnswerParser>,
+    reader: AnswerReader,
     has_begun: bool,
-    shows_reasoning: bool,
-    /// Tokens of reasoning that are not shown.
-    n_hidden: usize,
 }
 
 impl Coming {
     fn new(talk: &Talk) -> Coming {
-        let parsed = talk.reasoning != ReasoningShow::Off;
-        let parser = parsed.then(|| {
-            AnswerParser::new(talk.format, Tools::none()).with_vocabulary(&talk.tokenizer)
-        });
-        let shows_reasoning = talk.reasoning == ReasoningShow::Show;
-        let (tokens, answer) = (Vec::new(), Answer::default());
-        Coming { tokens, answer, parser, has_begun: false, shows_reasoning, n_hidden: 0 }
+        let reader = AnswerReader::new(Some(talk.format), talk.tokenizer.clone(), talk.reasoning);
+        Coming { tokens: Vec::new(), answer: Answer::default(), reader, has_begun: false }
     }
 
-    /// Looks at the prompt once: it may have opened reasoning.
+    /// Looks at the prompt once.
     fn begin(&mut self, prompt: &str) {
         if !std::mem::replace(&mut self.has_begun, true) {
-            self.parser = self.parser.take().map(|parser| parser.after_prompt(prompt));
+            self.reader.begin(prompt);
         }
     }
 
     /// A token with the text that may be shown since it.
-    fn token(
-        &mut self,
-        id: u32,
-        text: String,
-        tokenizer: &Tokenizer,
-        screen: &mut Screen<'_>,
-    ) -> Result<(), CliError> {
+    fn token(&mut self, id: u32, text: String, screen: &mut Screen<'_>) -> Result<(), CliError> {
         self.tokens.push(id);
-        let deltas = match &mut self.parser {
-            Some(parser) => {
-                let is_hidden = !self.shows_reasoning && parser.in_reasoning();
-                self.n_hidden += usize::from(is_hidden);
-                parser.push_id(tokenizer, id, &text)
-            }
-            None => vec![AnswerDelta::Text(text)],
-        };
-        if self.n_hidden > 0 && self.answer.content.is_empty() {
-            progress::show_line(&format!("thinking: {} tokens", self.n_hidden));
+        let deltas = self.reader.token(id, text);
+        let n_hidden = self.reader.n_hidden();
+        if n_hidden > 0 && self.answer.content.is_empty() {
+            progress::show_line(&format!("thinking: {n_hidden} tokens"));
         }
         self.take(deltas, screen)
-    }
-
-    fn parse(&mut self, text: String) -> Vec<AnswerDelta> {
-        match &mut self.parser {
-            Some(parser) => parser.push(&text),
-            None => vec![AnswerDelta::Text(text)],
-        }
     }
 
     /// Shows what is new, and keeps it.
     fn take(&mut self, deltas: Vec<AnswerDelta>, screen: &mut Screen<'_>) -> Result<(), CliError> {
         for delta in deltas {
             match &delta {
+                delta if !self.reader.shows(delta) => {}
                 AnswerDelta::Text(text) => screen.text(text)?,
-                AnswerDelta::Reasoning(text) if self.shows_reasoning => screen.reasoning(text)?,
+                AnswerDelta::Reasoning(text) => screen.reasoning(text)?,
                 _ => {}
             }
             self.answer.add(delta);
@@ -383,6 +374,7 @@ fn variables(
     args: &ChatArgs,
     tokenizer: &Tokenizer,
     source: Option<&str>,
+    format: &AnswerFormat,
 ) -> Result<Map<String, Json>, CliError> {
     let prompter = args.answer.template.prompter(tokenizer, source)?;
     if !prompter.has_template() {
@@ -397,7 +389,7 @@ fn variables(
         "messages": [{ "role": "user", "content": "Hello" }],
         "add_generation_prompt": true,
     });
-    args.answer.template.complete(&prompter, &mut input)?;
+    args.answer.template.complete(&prompter, format, &mut input)?;
     let Json::Object(mut fields) = input else { return Ok(Map::new()) };
     fields.retain(|name, _| name != "messages" && name != "add_generation_prompt");
     Ok(fields)

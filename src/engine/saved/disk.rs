@@ -223,9 +223,15 @@ impl DiskCache {
         }
     }
 
-    /// All entries, those of other models too.
+    /// All entries, those of other models too. A file with another name is none, whatever it is.
     fn entries(&self) -> Vec<Entry> {
-        files(&self.folder, SUFFIX)
+        let is_own = |entry: &Entry| {
+            let hashes = entry.name.strip_suffix(SUFFIX).and_then(|name| name.split_once('-'));
+            let is_hash =
+                |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            hashes.is_some_and(|(key, prompt)| is_hash(key) && is_hash(prompt))
+        };
+        files(&self.folder, SUFFIX).into_iter().filter(is_own).collect()
     }
 }
 

@@ -63,9 +63,8 @@ impl<'l> Scheduler<'l> {
         let task = &mut self.running[0];
         let (kv, n_draft) = (stepper.kv_mut(), task.draft().len());
         if matches!(result, Ok(Ok(_))) {
-            let n_done = task.tokens().len() - task.left().len();
             if let Some(sequence) = task.sequence()
-                && !kv.truncate(sequence, n_done)
+                && !kv.truncate(sequence, task.n_done())
                 // Recurrent states cannot be cut: those before the step are gone on from.
                 && let Some(fork) = check.fork.take()
             {

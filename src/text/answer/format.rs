@@ -145,6 +145,17 @@ impl AnswerFormat {
         self.calls.iter().map(|form| form.open).filter(|open| !open.is_empty())
     }
 
+    /// Whether a prompt ends in reasoning that it has opened for the model.
+    pub fn opens_reasoning(&self, prompt: &str) -> bool {
+        self.opened_by(prompt).is_some()
+    }
+
+    /// The reasoning that a prompt has opened.
+    pub(super) fn opened_by(&self, prompt: &str) -> Option<&'static Reasoning> {
+        let end = prompt.trim_end();
+        self.reasoning.iter().find(|reasoning| end.ends_with(reasoning.open.trim_end()))
+    }
+
     /// Pairs of marks that open and close reasoning.
     pub fn reasoning_marks(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.reasoning.iter().map(|marks| (marks.open, marks.close))

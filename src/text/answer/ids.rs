@@ -1,5 +1,7 @@
 //! Ids of tool calls, for models that write none.
 
+use crate::random::SplitMix64;
+
 /// Forms of ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdForm {
@@ -9,18 +11,16 @@ pub enum IdForm {
     Plain9,
 }
 
-/// Generator of ids: the same from the same seed (splitmix64).
+/// Generator of ids: the same from the same seed.
 #[derive(Clone, Debug)]
-pub struct Ids {
-    state: u64,
-}
+pub struct Ids(SplitMix64);
 
 const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 impl Ids {
     /// The ids of a seed.
     pub fn new(seed: u64) -> Self {
-        Self { state: seed }
+        Self(SplitMix64::new(seed))
     }
 
     /// The next id.
@@ -29,16 +29,8 @@ impl Ids {
             IdForm::Call24 => ("call_", 24),
             IdForm::Plain9 => ("", 9),
         };
-        let letters = (0..n).map(|_| char::from(LETTERS[(self.draw() % 62) as usize]));
+        let letters = (0..n).map(|_| char::from(LETTERS[self.0.below(LETTERS.len())]));
         start.chars().chain(letters).collect()
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

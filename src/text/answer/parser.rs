@@ -110,9 +110,7 @@ impl AnswerParser {
     /// Looks at the end of the prompt: whether it opened reasoning, and marks that the answer goes
     /// on from.
     pub fn after_prompt(mut self, prompt: &str) -> Self {
-        let end = prompt.trim_end();
-        let reasoning = self.format.reasoning.iter();
-        if let Some(reasoning) = reasoning.into_iter().find(|r| end.ends_with(r.open.trim_end())) {
+        if let Some(reasoning) = self.format.opened_by(prompt) {
             (self.mode, self.seam) = (Mode::Reasoning(reasoning), true);
         }
         if let Some(prefill) = self.format.prefills.iter().find(|mark| prompt.ends_with(**mark)) {

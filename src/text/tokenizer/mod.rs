@@ -72,6 +72,7 @@ pub struct Tokenizer {
     /// Stands between the texts of a pair, behind EOS if the file asks for that.
     separator: Option<u32>,
     chat_template: Option<String>,
+    tool_template: Option<String>,
     rerank_template: Option<String>,
     warnings: Vec<String>,
 }
@@ -169,8 +170,9 @@ impl Tokenizer {
         let text = |key| file.get(key).and_then(|value| value.as_str()).map(str::to_owned);
         tokenizer.separator = tokenizer.separator(file);
         // A blank template would lose every text: it is none.
-        let template = text("tokenizer.chat_template");
-        tokenizer.chat_template = template.filter(|source| !source.trim().is_empty());
+        let template = |key| text(key).filter(|source| !source.trim().is_empty());
+        tokenizer.chat_template = template("tokenizer.chat_template");
+        tokenizer.tool_template = template("tokenizer.chat_template.tool_use");
         tokenizer.rerank_template = text("tokenizer.chat_template.rerank");
         Ok(tokenizer)
     }
@@ -337,6 +339,12 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
+    /// Source of the chat template for a conversation with tools or without: with tools the one that the
+    /// file has for them, if there is one.
+    pub fn chat_template_for(&self, tools: bool) -> Option<&str> {
+        self.tool_template.as_deref().filter(|_| tools).or(self.chat_template())
+    }
+
     /// Odd things in the file that a user should know of, one line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -356,7 +364,8 @@ impl Tokenizer {
     /// A recipe that adds nothing, without templates.
     fn of_kind(kind: Kind, vocab_size: usize) -> Self {
         let (add_bos, add_eos) = (false, false);
-        let (separator, chat_template, rerank_template, warnings) = Default::default();
+        let (separator, chat_template, tool_template, rerank_template, warnings) =
+            Default::default();
         Self {
             kind,
             vocab_size,
@@ -364,6 +373,7 @@ impl Tokenizer {
             add_eos,
             separator,
             chat_template,
+            tool_template,
             rerank_template,
             warnings,
         }
