@@ -20,6 +20,8 @@ pub mod kv;
 pub mod model;
 pub mod quantize;
 pub mod sample;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod tensor;
 pub mod text;
 
