@@ -130,6 +130,7 @@ fn schema(tools: &[&Json], pointer: &str) -> Json {
     let one = |tool: &Json, at: String| {
         let function = &tool["function"];
         let mut arguments = function["parameters"].clone();
+        close(&mut arguments);
         move_references(&mut arguments, &format!("#{at}/properties/arguments"));
         json!({
             "type": "object",
@@ -162,6 +163,17 @@ fn wrapped(tools: &[&Json], many: bool) -> Json {
         "required": ["tool_calls"],
         "additionalProperties": false,
     })
+}
+
+/// Has arguments be those that a schema names: as others may be anything, small models go on without end.
+fn close(schema: &mut Json) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    let is_open = ["additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf", "$ref"]
+        .iter()
+        .any(|keyword| fields.contains_key(*keyword));
+    if !is_open && fields.get("properties").is_some_and(Json::is_object) {
+        fields.insert("additionalProperties".into(), false.into());
+    }
 }
 
 /// Has references to places of a schema lead to where it lies now.
