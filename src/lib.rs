@@ -21,6 +21,8 @@ pub mod model;
 pub mod quantize;
 mod random;
 pub mod sample;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod tensor;
 pub mod text;
 

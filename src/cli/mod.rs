@@ -30,6 +30,8 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+#[cfg(feature = "serve")]
+mod serve;
 mod shown;
 mod source;
 mod space;
@@ -73,6 +75,9 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
+    /// Answer over HTTP: the APIs of OpenAI and others
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArgs>),
     /// Turn texts into embeddings: vectors by which their meanings can be compared
     Embed(embed::EmbedArgs),
     /// Score documents by how well they answer a query, with a reranker
@@ -173,6 +178,8 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
     match command {
         Command::Run(args) => run::run(args, out),
         Command::Chat(args) => chat::chat(args, out),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(args),
         Command::Embed(args) => embed::embed(args, out),
         Command::Rerank(args) => rerank::rerank(args, out),
         Command::Bench(args) => bench::bench(args, out),

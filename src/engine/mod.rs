@@ -20,6 +20,7 @@ mod request;
 mod runner;
 mod saved;
 mod scheduler;
+mod score;
 mod session;
 mod task;
 mod vocabulary;

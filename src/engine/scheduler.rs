@@ -48,6 +48,11 @@ pub const ANSWERS_MAX: usize = 16;
 
 /// Receiver of a request's news.
 pub trait Listener: Send {
+    /// Hears that the request has left the queue, and how many tokens of its prompt are known already.
+    fn start(&mut self, n_cached: usize) {
+        let _ = n_cached;
+    }
+
     /// Hears what happened; [`ControlFlow::Break`] cancels the request.
     fn tell(&mut self, event: TokenEvent) -> ControlFlow<()>;
 

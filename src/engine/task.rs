@@ -244,6 +244,9 @@ impl<'l> Task<'l> {
         if self.started.is_none() {
             self.started = Some(Instant::now());
             self.stats.n_cached = self.n_done;
+            let (listener, n_cached) = (&mut self.listener, self.n_done);
+            // A listener that panics wants no more.
+            self.is_left |= guarded(|| listener.start(n_cached)).is_err();
         }
         self.cancel.attach(interrupt);
     }

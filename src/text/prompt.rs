@@ -150,8 +150,11 @@ impl<'a> Prompter<'a> {
         }
     }
 
-    /// Tokens with BOS where it belongs.
-    fn encode(&self, mut rendered: Rendered) -> Result<Prompt, TextError> {
+    /// Tokens of a rendered text, with BOS where it belongs.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode(&self, mut rendered: Rendered) -> Result<Prompt, TextError> {
         let bos = self.tokenizer.bos();
         let name = bos.and_then(|id| self.tokenizer.token_str(id)).filter(|name| !name.is_empty());
         if let Some(name) = name {

@@ -66,6 +66,8 @@ mod sampling;
 mod saved;
 mod scheduler;
 mod seam;
+#[cfg(all(feature = "cli", feature = "serve"))]
+mod serve;
 mod sessions;
 #[cfg(feature = "cli")]
 mod target;

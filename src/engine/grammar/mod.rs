@@ -76,7 +76,8 @@ impl Grammar {
         })
     }
 
-    fn text(&self) -> &str {
+    /// The text of the grammar.
+    pub fn text(&self) -> &str {
         match self {
             Grammar::JsonSchema(text)
             | Grammar::Regex(text)

@@ -156,6 +156,14 @@ impl AnswerFormat {
         self.reasoning.iter().find(|reasoning| end.ends_with(reasoning.open.trim_end()))
     }
 
+    /// The marks around a call, where calls are JSON objects with a name and arguments between two marks.
+    pub fn json_calls(&self) -> Option<(&'static str, &'static str)> {
+        let form = self.calls.first()?;
+        let is_json = matches!(form.bodies, [Body::Json]) && form.item == ("", "");
+        (is_json && !form.open.is_empty() && !form.close.is_empty() && !form.keeps_open)
+            .then_some((form.open, form.close))
+    }
+
     /// Pairs of marks that open and close reasoning.
     pub fn reasoning_marks(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.reasoning.iter().map(|marks| (marks.open, marks.close))

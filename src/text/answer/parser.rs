@@ -86,6 +86,11 @@ impl AnswerParser {
         }
     }
 
+    /// The format of the answer.
+    pub fn format(&self) -> &'static AnswerFormat {
+        self.format
+    }
+
     /// Seeds the ids of calls.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { ids: Ids::new(seed), ..self }

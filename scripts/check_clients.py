@@ -1,0 +1,446 @@
+#!/usr/bin/env python3
+"""What the official clients get from `teff serve`: starts the server with a model and runs scripted
+sessions of the `openai` package against it, some beside each other.
+
+    python3 -m venv /tmp/clients && /tmp/clients/bin/pip install openai
+    /tmp/clients/bin/python scripts/check_clients.py target/release/teff smollm2:135m
+"""
+
+import base64
+import json
+import re
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import openai
+from openai import OpenAI
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}},
+            "required": ["city", "unit"],
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+CHECKS = []
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+def start(program, model, *args):
+    command = [program, "serve", "-m", model, "--port", "0", "--no-log", *args]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if found := re.search(r"listening at (http://\S+)", line):
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return process, found[1]
+    raise SystemExit(f"{command} does not listen")
+
+
+class Session:
+    def __init__(self, url, program, model):
+        self.url, self.run = url, [program, "run", "-m", model]
+        self.client = OpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=300)
+        self.model = self.client.models.list().data[0].id
+
+    def chat(self, messages=QUESTION, **rest):
+        rest = {"temperature": 0, "max_tokens": 24, **rest}
+        return self.client.chat.completions.create(model=self.model, messages=messages, **rest)
+
+    def refused(self, kind, param=None, code=None, **rest):
+        try:
+            self.chat(**rest)
+        except kind as error:
+            body = error.response.json()["error"]
+            assert set(body) == {"message", "type", "param", "code"}, body
+            assert param is None or body["param"] == param, body
+            assert code is None or body["code"] == code, body
+            return body
+        raise AssertionError(f"{rest} was not refused")
+
+
+def pieces(stream):
+    chunks = list(stream)
+    assert len({(c.id, c.created) for c in chunks}) == 1
+    first = next(c for c in chunks if c.choices)
+    assert first.choices[0].delta.role == "assistant"
+    return chunks
+
+
+def text_of(chunks, index=0):
+    return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices and c.choices[0].index == index)
+
+
+def calls_of(chunks):
+    calls = {}
+    for chunk in chunks:
+        for call in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
+            if call.index not in calls:
+                assert call.id and call.type == "function" and call.function.name
+                calls[call.index] = [call.function.name, call.function.arguments or ""]
+            else:
+                assert not call.id and not call.function.name
+                calls[call.index][1] += call.function.arguments
+    return [calls[i] for i in sorted(calls)]
+
+
+@check
+def models_are_listed(s):
+    model = s.client.models.list().data[0]
+    assert model.object == "model" and model.owned_by and model.created and model.max_model_len > 0
+    assert s.client.models.retrieve(s.model).id == s.model
+    try:
+        s.client.models.retrieve("no/such")
+        raise AssertionError("found")
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found"
+
+
+@check
+def a_whole_answer_has_all_fields(s):
+    answer = s.chat()
+    assert answer.id.startswith("chatcmpl-") and answer.object == "chat.completion"
+    choice = answer.choices[0]
+    command = [*s.run, "-p", QUESTION[0]["content"], "-n", "24", "--temp", "0"]
+    alone = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert choice.message.role == "assistant" and choice.message.content.strip() == alone
+    assert choice.finish_reason in ("stop", "length") and choice.index == 0
+    usage = answer.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens_details.cached_tokens >= 0
+
+
+@check
+def a_stream_is_the_same_text(s):
+    whole = s.chat().choices[0].message.content
+    chunks = pieces(s.chat(stream=True, stream_options={"include_usage": True}))
+    assert text_of(chunks) == whole
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
+    assert all(c.usage is None for c in chunks[:-1])
+    assert sum(1 for c in chunks if c.choices and c.choices[0].finish_reason) == 1
+
+
+@check
+def no_usage_unless_wished(s):
+    assert all(c.usage is None for c in pieces(s.chat(stream=True)))
+
+
+@check
+def max_tokens_ends_with_length(s):
+    for name in ("max_tokens", "max_completion_tokens"):
+        answer = s.chat(**{"max_tokens": openai.omit, name: 3})
+        assert answer.choices[0].finish_reason == "length" and answer.usage.completion_tokens == 3
+
+
+@check
+def stop_strings_end_and_are_not_told(s):
+    whole = s.chat().choices[0].message.content
+    word = whole.split()[3]
+    answer = s.chat(stop=[word])
+    assert answer.choices[0].message.content == whole[: whole.index(word)]
+    assert answer.choices[0].finish_reason == "stop"
+    assert text_of(pieces(s.chat(stop=word, stream=True))) == whole[: whole.index(word)]
+
+
+@check
+def n_answers_are_distinct_and_share_the_prompt(s):
+    answer = s.chat(n=3, temperature=1.5, seed=7)
+    assert [c.index for c in answer.choices] == [0, 1, 2]
+    assert len({c.message.content for c in answer.choices}) > 1
+    again = s.chat(n=3, temperature=1.5, seed=7)
+    assert [c.message.content for c in again.choices] == [c.message.content for c in answer.choices]
+    chunks = pieces(s.chat(n=2, stream=True))
+    assert text_of(chunks, 0) == text_of(chunks, 1) != ""
+    alone = s.chat(temperature=1.5, seed=8)
+    assert alone.choices[0].message.content == answer.choices[1].message.content
+
+
+@check
+def logprobs_are_told(s):
+    answer = s.chat(logprobs=True, top_logprobs=3, max_tokens=5)
+    content = answer.choices[0].logprobs.content
+    assert len(content) == 5
+    for token in content:
+        assert token.logprob <= 0 and len(token.top_logprobs) == 3 and token.bytes
+        assert token.top_logprobs[0].token == token.token
+    chunks = pieces(s.chat(logprobs=True, top_logprobs=1, max_tokens=5, stream=True))
+    told = [t for c in chunks if c.choices and c.choices[0].logprobs for t in c.choices[0].logprobs.content]
+    assert [t.logprob for t in told] == [t.logprob for t in content]
+
+
+@check
+def seeds_repeat(s):
+    texts = {s.chat(temperature=2, seed=5).choices[0].message.content for _ in range(3)}
+    assert len(texts) == 1
+    others = {s.chat(temperature=2).choices[0].message.content for _ in range(3)}
+    assert len(others) > 1
+
+
+@check
+def logit_bias_forbids(s):
+    word = s.chat(max_tokens=1, logprobs=True).choices[0]
+    tokens = httpx.post(s.url + "/tokenize", json={"content": word.message.content}).json()["tokens"]
+    other = s.chat(max_tokens=1, logit_bias={str(tokens[0]): -100})
+    assert other.choices[0].message.content != word.message.content
+
+
+@check
+def samplers_are_known(s):
+    extra = {"top_k": 1, "min_p": 0.1, "repeat_penalty": 1.1, "dry_multiplier": 0.5, "xtc_probability": 0.1,
+             "typical_p": 0.9, "samplers": ["penalties", "dry", "top_k", "typ_p", "min_p", "xtc", "temperature"]}
+    s.chat(temperature=0.7, extra_body=extra)
+    s.chat(temperature=0.7, extra_body={"mirostat": 2, "mirostat_tau": 4})
+    s.refused(openai.BadRequestError, param="min_p", extra_body={"min_p": 7})
+    s.refused(openai.BadRequestError, param="top_k", extra_body={"top_k": "many"})
+
+
+@check
+def hosted_fields_are_passed_over(s):
+    s.chat(user="me", store=False, metadata={"a": "b"}, service_tier="auto", extra_body={"verbosity": "low", "xyz": 1})
+
+
+@check
+def wrong_requests_are_refused(s):
+    bad = openai.BadRequestError
+    s.refused(bad, param="temperature", temperature=-1)
+    s.refused(bad, param="n", n=17)
+    s.refused(bad, param="messages", messages=[])
+    s.refused(bad, param="messages[0].role", messages=[{"role": "robot", "content": "x"}])
+    s.refused(bad, param="max_tokens", max_tokens=-5)
+    s.refused(bad, param="top_logprobs", logprobs=True, top_logprobs=21)
+    s.refused(bad, param="stream", extra_body={"stream": "yes"})
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
+    s.refused(bad, param="messages[0].content[0]", messages=image)
+    long = [{"role": "user", "content": "word " * 9000}]
+    body = s.refused(bad, code="context_length_exceeded", messages=long)
+    assert len(re.findall(r"\d+", body["message"])) == 2
+    try:
+        s.client.chat.completions.create(model="other", messages=QUESTION)
+        raise AssertionError("answered")
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found" and error.param == "model"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": "}}
+    history = QUESTION + [{"role": "assistant", "tool_calls": [call]}]
+    s.refused(bad, param="messages[1].tool_calls[0].function.arguments", messages=history)
+
+
+@check
+def raw_http_is_told_in_json(s):
+    for method, path, status in [("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405),
+                                 ("DELETE", "/v1/models", 405)]:
+        answer = httpx.request(method, s.url + path)
+        assert answer.status_code == status and set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert answer.headers["x-request-id"]
+    path = s.url + "/v1/chat/completions"
+    assert httpx.post(path, content=b"{", headers={"content-type": "application/json"}).status_code == 400
+    assert httpx.post(path, content=b"x", headers={"content-type": "image/png"}).status_code == 415
+    assert httpx.post(path, content=b"x" * (9 << 20), headers={"content-type": "application/json"}).status_code == 413
+    assert httpx.get(s.url + "/health", headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
+    assert httpx.get(s.url + "/health", headers={"host": "evil.example"}).status_code == 403
+
+
+@check
+def a_named_tool_is_called(s):
+    for tools, choice in [([WEATHER, CLOCK], {"type": "function", "function": {"name": "get_weather"}}),
+                          ([WEATHER], "required")]:
+        rest = dict(tools=tools, tool_choice=choice, max_tokens=80)
+        answer = s.chat([{"role": "user", "content": "Weather in Oslo, Celsius?"}], **rest)
+        choice = answer.choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None
+        call = choice.message.tool_calls[0]
+        arguments = json.loads(call.function.arguments)
+        assert call.function.name == "get_weather" and call.id and arguments["unit"] in "CF"
+        chunks = pieces(s.chat([{"role": "user", "content": "Weather in Oslo, Celsius?"}], stream=True, **rest))
+        assert calls_of(chunks) == [[c.function.name, c.function.arguments] for c in choice.message.tool_calls]
+        assert [c for c in chunks if c.choices][-1].choices[0].finish_reason == "tool_calls"
+
+
+@check
+def auto_and_none_answer(s):
+    auto = s.chat(tools=[WEATHER], tool_choice="auto", max_tokens=60)
+    for call in auto.choices[0].message.tool_calls or []:
+        json.loads(call.function.arguments)
+    none = s.chat(tools=[WEATHER], tool_choice="none")
+    assert none.choices[0].message.tool_calls is None and none.choices[0].message.content
+    s.refused(openai.BadRequestError, param="tool_choice", tools=[WEATHER],
+              tool_choice={"type": "function", "function": {"name": "other"}})
+    s.refused(openai.BadRequestError, param="tools[0].function.name",
+              tools=[{"type": "function", "function": {"name": "a b"}}])
+
+
+@check
+def a_round_with_a_tool_goes_on(s):
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+    history = QUESTION + [{"role": "assistant", "content": None, "tool_calls": [call]},
+                          {"role": "tool", "tool_call_id": "c1", "content": "7 C"}]
+    assert s.chat(history, tools=[WEATHER], tool_choice="none").choices[0].message.content
+
+
+@check
+def schemas_are_followed(s):
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+              "required": ["name", "age"], "additionalProperties": False}
+    for strict in (True, False):
+        form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": strict}}
+        answer = s.chat([{"role": "user", "content": "Describe Anna, 30 years."}], response_format=form, max_tokens=80)
+        made = json.loads(answer.choices[0].message.content)
+        assert isinstance(made["name"], str) and isinstance(made["age"], int) and len(made) == 2
+    made = s.chat([{"role": "user", "content": "An object with a."}], response_format={"type": "json_object"},
+                  max_tokens=60)
+    assert made.choices[0].message.content.startswith("{")
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "not": {}}}}
+    s.refused(openai.BadRequestError, param="response_format.json_schema.schema", response_format=bad)
+    answer = s.chat(extra_body={"grammar": 'root ::= "yes" | "no"'})
+    assert answer.choices[0].message.content in ("yes", "no")
+    answer = s.chat(extra_body={"structured_outputs": {"choice": ["red", "blue"]}})
+    assert answer.choices[0].message.content in ("red", "blue")
+
+
+@check
+def parsed_helpers_of_the_client_work(s):
+    from pydantic import BaseModel, Field
+
+    class Person(BaseModel):
+        name: str = Field(max_length=12)
+        age: int = Field(ge=0, le=150)
+
+    answer = s.client.chat.completions.parse(
+        model=s.model, messages=[{"role": "user", "content": "Bob is 7."}], response_format=Person,
+        temperature=0, max_tokens=100)
+    assert isinstance(answer.choices[0].message.parsed, Person)
+    with s.client.chat.completions.stream(model=s.model, messages=QUESTION, temperature=0, max_tokens=8) as stream:
+        text = "".join(event.delta for event in stream if event.type == "content.delta")
+        assert stream.get_final_completion().choices[0].message.content == text
+
+
+@check
+def prefixes_are_found_again(s):
+    messages = [{"role": "system", "content": "You are brief. " * 60}] + QUESTION
+    s.chat(messages)
+    assert s.chat(messages).usage.prompt_tokens_details.cached_tokens > 200
+
+
+@check
+def completions_continue_texts(s):
+    create = lambda **rest: s.client.completions.create(**{"model": s.model, "temperature": 0, "max_tokens": 8, **rest})
+    one = create(prompt="Once upon a time")
+    assert one.object == "text_completion" and one.choices[0].text and one.usage.completion_tokens == 8
+    ids = httpx.post(s.url + "/tokenize", json={"content": "Once upon a time", "add_special": True}).json()["tokens"]
+    assert create(prompt=ids).choices[0].text == one.choices[0].text
+    many = create(prompt=["Once upon a time", "Two and two"], n=2)
+    assert [c.index for c in many.choices] == [0, 1, 2, 3] and many.choices[1].text == one.choices[0].text
+    echo = create(prompt="Once upon a time", echo=True)
+    assert echo.choices[0].text == "Once upon a time" + one.choices[0].text
+    probable = create(prompt="Once upon a time", logprobs=2).choices[0].logprobs
+    assert len(probable.tokens) == len(probable.token_logprobs) == len(probable.top_logprobs) == 8
+    stream = list(create(prompt="Once upon a time", stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].text for c in stream if c.choices) == one.choices[0].text and stream[-1].usage
+    try:
+        create(prompt="a", suffix="b")
+        raise AssertionError("infilled")
+    except openai.BadRequestError as error:
+        assert error.param == "suffix"
+
+
+@check
+def embeddings_have_unit_length(s):
+    create = lambda **rest: s.client.embeddings.create(model=s.model, **rest)
+    both = create(input=["a cold night", "a cold night", "numbers"])
+    a, b, c = [one.embedding for one in both.data]
+    assert a == b != c and abs(sum(x * x for x in a) - 1) < 1e-3 and both.usage.prompt_tokens > 3
+    raw = create(input="a cold night", encoding_format="base64").data[0].embedding
+    assert list(struct.unpack(f"<{len(a)}f", base64.b64decode(raw))) == a
+    try:
+        create(input="x", dimensions=7)
+        raise AssertionError("cut")
+    except openai.BadRequestError as error:
+        assert error.param == "dimensions"
+
+
+@check
+def native_extras_answer(s):
+    post = lambda path, **body: httpx.post(s.url + path, json=body).json()
+    tokens = post("/tokenize", content="Hello there")["tokens"]
+    assert post("/detokenize", tokens=tokens)["content"] == "Hello there"
+    assert "capital of France" in post("/apply-template", messages=QUESTION)["prompt"]
+    assert httpx.get(s.url + "/props").json()["chat_template"]
+    text = httpx.get(s.url + "/metrics").text
+    for name in ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc",
+                 "vllm:cache_config_info", "vllm:prompt_tokens_total", "vllm:time_to_first_token_seconds_bucket"]:
+        assert re.search(rf'^{name}{{[^}}]*model_name="', text, re.M), name
+
+
+@check
+def eight_at_a_time_say_what_one_says_alone(s):
+    questions = [[{"role": "user", "content": f"Tell me about the number {i}."}] for i in range(8)]
+    alone = [s.chat(q, max_tokens=40).choices[0].message.content for q in questions]
+    together = [None] * 8
+
+    def ask(i):
+        together[i] = text_of(list(s.chat(questions[i], max_tokens=40, stream=True)))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert together == alone
+
+
+@check
+def a_client_that_leaves_is_noticed(s):
+    def running():
+        text = httpx.get(s.url + "/metrics").text
+        return sum(float(x) for x in re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)", text, re.M))
+
+    for stream in (True, False):
+        body = {"model": s.model, "messages": QUESTION, "max_tokens": 3000, "stream": stream, "ignore_eos": True}
+        try:
+            with httpx.stream("POST", s.url + "/v1/chat/completions", json=body, timeout=1) as answer:
+                for _ in answer.iter_lines():
+                    break
+        except httpx.TimeoutException:
+            pass
+        end = time.time() + 3
+        while running() > 0 and time.time() < end:
+            time.sleep(0.05)
+        assert running() == 0, stream
+
+
+def main():
+    program, model, *only = sys.argv[1:]
+    process, url = start(program, model)
+    failed = n = 0
+    try:
+        session = Session(url, program, model)
+        for function in CHECKS:
+            if only and not any(word in function.__name__ for word in only):
+                continue
+            began, n = time.time(), n + 1
+            try:
+                function(session)
+                print(f"ok    {function.__name__} {time.time() - began:.1f} s", flush=True)
+            except Exception as error:
+                failed += 1
+                print(f"FAIL  {function.__name__}: {type(error).__name__}: {str(error)[:600]}", flush=True)
+    finally:
+        process.terminate()
+        code = process.wait(30)
+    print(f"{n - failed} of {n} pass, exit code {code}")
+    sys.exit(bool(failed or code))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+//! From a wish to a request of the engine: the prompt in tokens, filters, the reader of the answer.
+
+use super::forced::ForcedCall;
+use super::reader::Reader;
+use super::{Conversation, Input, ToolChoice, Wish, calls};
+use crate::engine::Request;
+use crate::sample::Filter;
+use crate::serve::fault::Fault;
+use crate::serve::loaded::Loaded;
+use crate::text::{AnswerParser, Prompt, Prompter, Rendered, Tools, thinking_variables};
+use serde_json::{Map, Value as Json, json};
+use std::sync::Arc;
+
+/// A request of the engine, and how its answers are read.
+pub struct Prepared {
+    /// For the engine.
+    pub request: Request,
+    /// Answers.
+    pub n: usize,
+    /// Text of the prompt, where it was one.
+    pub text: String,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    pub(super) reader: Reader,
+}
+
+/// Makes a request ready on a thread that may block; a panic there fails this request alone.
+///
+/// # Errors
+/// The wish cannot be fulfilled.
+pub async fn prepare(loaded: Arc<Loaded>, wish: Wish) -> Result<Prepared, Fault> {
+    super::super::blocking(move || prepared(&loaded, wish)).await
+}
+
+/// The text of a conversation's prompt, with the tools as the model is told of them.
+///
+/// # Errors
+/// The template fails.
+pub fn render(loaded: &Loaded, conversation: &Conversation) -> Result<Prompt, Fault> {
+    let prompter = loaded.prompter()?;
+    if !prompter.has_template() {
+        return Err(crate::text::TextError::NoTemplate.into());
+    }
+    let has_tools = !conversation.tools.is_empty() && conversation.choice != ToolChoice::None;
+    let knows = conversation.tools.is_empty() || loaded.knows_tools();
+    let messages = match knows {
+        true => conversation.messages.clone(),
+        false => calls::in_words(conversation),
+    };
+    let mut input = loaded.options.variables.clone();
+    input.extend(conversation.variables.clone());
+    input.insert("messages".into(), messages.into());
+    input.insert("add_generation_prompt".into(), (!conversation.continues).into());
+    if has_tools && knows {
+        input.insert("tools".into(), conversation.tools.clone().into());
+    }
+    switch_thinking(&prompter, &mut input, conversation.thinking)?;
+    match conversation.continues {
+        true => continued(&prompter, &Json::Object(input), conversation),
+        false => Ok(prompter.conversation(&Json::Object(input))?),
+    }
+}
+
+/// Turns reasoning on or off, where the template has a switch.
+fn switch_thinking(
+    prompter: &Prompter<'_>,
+    input: &mut Map<String, Json>,
+    thinking: Option<bool>,
+) -> Result<(), Fault> {
+    if let Some(on) = thinking {
+        let whole = Json::Object(input.clone());
+        input.extend(thinking_variables(prompter, &whole, on)?.unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// A prompt that ends with the last message's text.
+fn continued(
+    prompter: &Prompter<'_>,
+    input: &Json,
+    conversation: &Conversation,
+) -> Result<Prompt, Fault> {
+    let last = conversation.messages.last().map(|message| &message["content"]);
+    let last = last.and_then(Json::as_str).unwrap_or_default().trim_end();
+    let Rendered { mut text, mut untrusted } = prompter.render(input)?;
+    let at = text.rfind(last).filter(|_| !last.is_empty()).ok_or_else(|| {
+        Fault::field("continue_final_message", "the template does not show the last message's text")
+    })?;
+    let end = at + last.len();
+    text.truncate(end);
+    untrusted.retain(|range| range.start < end);
+    if let Some(range) = untrusted.last_mut() {
+        range.end = range.end.min(end);
+    }
+    Ok(prompter.encode(Rendered { text, untrusted })?)
+}
+
+fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
+    let Wish { input, grammar, sampling, max_tokens, stop, logprobs, n, .. } = wish;
+    let (prompt, conversation) = match &input {
+        Input::Chat(conversation) => (render(loaded, conversation)?, Some(&**conversation)),
+        Input::Text(text) => (loaded.prompter()?.text(text)?, None),
+        Input::Tokens(ids) => (Prompt { ids: ids.clone(), ..Prompt::default() }, None),
+    };
+    if prompt.ids.is_empty() {
+        return Err(Fault::bad("the prompt is empty"));
+    }
+    if prompt.ids.len() >= loaded.n_ctx && max_tokens != Some(0) || prompt.ids.len() > loaded.n_ctx
+    {
+        return Err(Fault::too_long(prompt.ids.len(), loaded.n_ctx));
+    }
+    let mut filters: Vec<Box<dyn Filter>> = Vec::new();
+    let mut reader = Reader::Raw;
+    let mut trigger = None;
+    if let Some(conversation) = conversation {
+        let forced = conversation.choice.is_forced();
+        let parser = parser(loaded, conversation, &prompt.rendered.text, sampling.seed);
+        // Reasoning that the prompt has opened ends before a grammar begins.
+        trigger = parser.in_reasoning().then(|| reasoning_end(loaded, &parser)).flatten();
+        reader = match forced && !parser.in_reasoning() {
+            true => Reader::Forced(ForcedCall::new(sampling.seed)),
+            false => Reader::Parsed(Box::new(parser)),
+        };
+        if !conversation.tools.is_empty() && conversation.choice != ToolChoice::None {
+            filters.extend(calls::filter(loaded, conversation, trigger)?);
+        }
+    }
+    if let Some((grammar, param)) = grammar {
+        filters.push(loaded.filter(&param, &grammar, trigger)?);
+    }
+    let mut sampling = sampling;
+    if wish.ignore_eos {
+        let ends = loaded.tokenizer.end_of_generation().iter();
+        sampling.logit_bias.extend(ends.map(|id| format!("{id}-inf")));
+    }
+    let mut request = Request::new(prompt.ids);
+    request.max_tokens = max_tokens;
+    request.sampling = sampling;
+    request.filters = filters;
+    request.stop = stop.clone();
+    request.logprobs = logprobs;
+    request.cache_prefix = wish.cache_prompt;
+    request.speculation = loaded.options.speculation;
+    Ok(Prepared { request, n, text: prompt.rendered.text, stop, reader })
+}
+
+fn parser(loaded: &Loaded, conversation: &Conversation, prompt: &str, seed: u64) -> AnswerParser {
+    let tools = match conversation.choice {
+        ToolChoice::None => Tools::none(),
+        _ => Tools::from_json(&json!(conversation.tools)),
+    };
+    AnswerParser::new(calls::format(loaded, conversation), tools)
+        .with_seed(seed)
+        .with_vocabulary(&loaded.tokenizer)
+        .after_prompt(prompt)
+}
+
+/// The token that ends reasoning, if it is one.
+fn reasoning_end(loaded: &Loaded, parser: &AnswerParser) -> Option<u32> {
+    let token = |mark: &str| loaded.tokenizer.token_id(mark);
+    parser.format().reasoning_marks().find_map(|(_, close)| token(close))
+}

@@ -1,0 +1,223 @@
+//! The server: a socket, the runtime of its connections, and its end.
+
+use super::app::{App, Phase, ServeOptions};
+use super::connection::{Verdict, Watch, Watched};
+use super::gate;
+use super::limits::{CONNECTIONS, HEAD_BYTES, STUCK_TIME};
+use super::loaded::Loaded;
+use super::routes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+/// Threads for connections: what they do takes microseconds.
+const THREADS: usize = 2;
+/// Threads that render and tokenize prompts.
+const BLOCKING_THREADS: usize = 8;
+/// Stack of each: templates recurse.
+const STACK_BYTES: usize = 8 << 20;
+/// Time between looks at deadlines.
+const TICK: Duration = Duration::from_secs(1);
+/// Time that answers get to be told of their end when they are cancelled.
+const CANCEL_TIME: Duration = Duration::from_secs(3);
+/// Time to wait when the system gives no connection, as when there are no more files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A server that is bound to an address.
+pub struct Server {
+    app: Arc<App>,
+    listener: TcpListener,
+    runtime: Runtime,
+}
+
+/// Handle of a server: adds models, and ends it.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<App>);
+
+impl ServerHandle {
+    /// Adds a model, which requests find from now on.
+    pub fn add(&self, model: Loaded) {
+        self.0.add(model);
+    }
+
+    /// Ends what is under way and begins nothing; then the server ends.
+    pub fn drain(&self) {
+        self.0.go_on(Phase::Draining);
+    }
+}
+
+impl Server {
+    /// A server at an address, which takes connections from now on and answers them in
+    /// [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The address is not to be had, or the system has no threads.
+    pub fn bind(address: SocketAddr, options: ServeOptions) -> io::Result<Server> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_stack_size(STACK_BYTES)
+            .thread_name("teff-http")
+            .enable_all()
+            .build()?;
+        Ok(Server { app: Arc::new(App::new(options)), listener, runtime })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// A handle.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle(self.app.clone())
+    }
+
+    /// Answers until the handle or SIGTERM ends it; a second SIGTERM waits for nothing.
+    ///
+    /// # Errors
+    /// The socket is lost.
+    pub fn run(self) -> io::Result<()> {
+        let Server { app, listener, runtime } = self;
+        let served = runtime.block_on(serve(app, listener));
+        runtime.shutdown_background();
+        served
+    }
+}
+
+async fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let router = TowerToHyperService::new(routes::router(app.clone()));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    tokio::spawn(watchdog(app.clone()));
+    tokio::spawn(end(app.clone()));
+    #[cfg(unix)]
+    tokio::spawn(terminate(app.clone()));
+    let mut ended = pin!(app.reached(Phase::Ended));
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let permit = permits.clone().acquire_owned().await.ok();
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = &mut ended => return Ok(()),
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (app, router) = (app.clone(), router.clone());
+                tokio::spawn(async move {
+                    connection(app, router, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Answers the requests of a connection until it ends or is too slow.
+async fn connection(app: Arc<App>, router: TowerToHyperService<axum::Router>, stream: TcpStream) {
+    let Ok(local) = stream.local_addr() else { return };
+    // Tokens are small, and waiting for more makes streams stutter.
+    let _ = stream.set_nodelay(true);
+    let watch = Arc::new(Watch::new());
+    let told = watch.clone();
+    let served = app.clone();
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let request = request.map(axum::body::Body::new);
+        gate::handle(served.clone(), router.clone(), told.clone(), local.ip(), request)
+    });
+    let io = TokioIo::new(Watched::new(stream, watch.clone()));
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES).header_read_timeout(None);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = &mut connection => return,
+            _ = ticks.tick() => {
+                if watch.verdict() == Verdict::Close {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Notices an engine that makes no step though there is work.
+async fn watchdog(app: Arc<App>) {
+    let mut ticks = interval(TICK);
+    let mut last = (0, Instant::now());
+    loop {
+        ticks.tick().await;
+        let mut n_steps = 0;
+        let mut has_work = false;
+        for model in app.models() {
+            let status = model.status();
+            let counters = status.counters;
+            n_steps += counters.n_steps + counters.n_interrupted + counters.n_failed;
+            has_work |= status.n_running + status.n_waiting > 0;
+        }
+        if n_steps != last.0 || !has_work {
+            last = (n_steps, Instant::now());
+        }
+        let is_stuck = last.1.elapsed() > STUCK_TIME;
+        if is_stuck != app.is_stuck.swap(is_stuck, Ordering::AcqRel)
+            && is_stuck
+            && let Some(log) = &app.options.log
+        {
+            let seconds = STUCK_TIME.as_secs();
+            log(
+                &serde_json::json!({ "error": format!("no step in {seconds} s with work waiting") }),
+            );
+        }
+    }
+}
+
+/// Ends the server when it is told to: first what is under way, within its time.
+async fn end(app: Arc<App>) {
+    app.reached(Phase::Draining).await;
+    wait_idle(&app, app.options.drain).await;
+    app.go_on(Phase::Cancelling);
+    wait_idle(&app, CANCEL_TIME).await;
+    app.go_on(Phase::Ended);
+}
+
+/// Waits until no request is under way, at most so long.
+async fn wait_idle(app: &App, time: Duration) {
+    const LOOK: Duration = Duration::from_millis(20);
+    let start = Instant::now();
+    while app.n_active.load(Ordering::Acquire) > 0 && start.elapsed() < time {
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(unix)]
+async fn terminate(app: Arc<App>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Where the system lets nobody watch for it, it ends the process.
+    let Ok(mut signals) = signal(SignalKind::terminate()) else { return };
+    signals.recv().await;
+    app.go_on(Phase::Draining);
+    signals.recv().await;
+    app.go_on(Phase::Ended);
+}

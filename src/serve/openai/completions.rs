@@ -1,0 +1,314 @@
+//! `POST /v1/completions`: texts continued.
+
+use super::chat_request::Common;
+use super::{FINGERPRINT, finish_reason, finite, id, now, timings, usage, within};
+use crate::engine::CancelToken;
+use crate::sample::{LOGPROBS_MAX, Logprobs};
+use crate::serve::app::App;
+use crate::serve::blocking;
+use crate::serve::body::{self, Fields};
+use crate::serve::fault::{Fault, Style};
+use crate::serve::gate::record_of;
+use crate::serve::generate::{End, Event, Input, Prepared, Running, Whole, infill, prepare};
+use crate::serve::limits::PROMPTS;
+use crate::serve::loaded::Loaded;
+use crate::serve::reply::{self, Wire};
+use crate::serve::stream::{Part, Shape, respond};
+use crate::text::AnswerDelta;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value as Json, json};
+use std::sync::Arc;
+
+/// Tokens of an answer where a request says nothing, as OpenAI's.
+const TOKENS_DEFAULT: usize = 16;
+
+/// Continues texts.
+///
+/// # Errors
+/// The request is wrong, or there is no answer to it.
+pub async fn completions(app: Arc<App>, request: Request) -> Result<Response, Fault> {
+    let record = record_of(&request);
+    let fields = body::fields(request).await?;
+    let common = Common::of(&fields)?;
+    let loaded = app.model(common.model.as_deref())?;
+    let n_top =
+        within("logprobs", fields.get("logprobs").and_then(Json::as_i64), 0, LOGPROBS_MAX as i64)?;
+    let echoes = match fields.get("echo") {
+        None | Some(Json::Null) => false,
+        Some(Json::Bool(echo)) => *echo,
+        Some(_) => return Err(Fault::field("echo", "must be true or false")),
+    };
+    let inputs = inputs(&fields, &loaded)?;
+    let mut prepared = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let mut wish = common.wish(input, &fields, &loaded)?;
+        wish.logprobs = n_top;
+        wish.max_tokens = wish.max_tokens.or(Some(TOKENS_DEFAULT));
+        prepared.push(prepare(loaded.clone(), wish).await?);
+    }
+    let has_logprobs = n_top.is_some();
+    if echoes && has_logprobs && common.streams() {
+        let problem = "probabilities of the prompt's own tokens are not streamed";
+        return Err(Fault::field("stream", problem));
+    }
+    let mut echoed: Vec<Echo> = Vec::new();
+    for one in &prepared {
+        let echo = if echoes { Echo::of(&loaded, one, n_top).await? } else { Echo::default() };
+        echoed.extend(std::iter::repeat_n(echo, one.n));
+    }
+    let running = Running::start(&app, &loaded, prepared, &record)?;
+    if common.streams() {
+        let shape = Chunks {
+            loaded,
+            id: id("cmpl-"),
+            created: now(),
+            tells_usage: common.tells_usage(),
+            has_logprobs,
+            offsets: echoed.iter().map(|echo| echo.text.chars().count()).collect(),
+            echoed: echoed.into_iter().map(|echo| Some(echo.text)).collect(),
+            ends: Vec::new(),
+        };
+        return respond(running, Wire::Events, shape).await;
+    }
+    let answers = running.whole().await?;
+    Ok(reply::json(StatusCode::OK, &whole(&loaded, &answers, &echoed, has_logprobs)))
+}
+
+/// The texts to continue: one, several, or their tokens.
+fn inputs(fields: &Fields, loaded: &Loaded) -> Result<Vec<Input>, Fault> {
+    let wrong =
+        || Fault::field("prompt", "must be a text, a list of texts, token ids, or a list of such");
+    let prompt = fields.get("prompt").unwrap_or(&Json::Null);
+    if let Some(suffix) = fields.get("suffix").filter(|suffix| !suffix.is_null()) {
+        let suffix = suffix.as_str().ok_or_else(|| Fault::field("suffix", "must be a text"))?;
+        if !suffix.is_empty() {
+            let prefix = prompt.as_str().ok_or_else(|| {
+                Fault::field("prompt", "must be one text where there is a suffix")
+            })?;
+            let tokens =
+                infill(loaded, prefix, suffix, &[]).map_err(|fault| fault.with_param("suffix"))?;
+            return Ok(vec![Input::Tokens(tokens)]);
+        }
+    }
+    let ids = |list: &Json| body::ids("prompt", list, loaded.n_vocab()).map(Input::Tokens);
+    let inputs: Vec<Input> = match prompt {
+        Json::String(text) => vec![Input::Text(text.clone())],
+        Json::Array(list) if list.is_empty() => return Err(wrong()),
+        Json::Array(list) if list.iter().all(Json::is_number) => vec![ids(prompt)?],
+        Json::Array(list) => list
+            .iter()
+            .map(|one| match one {
+                Json::String(text) => Ok(Input::Text(text.clone())),
+                Json::Array(_) => ids(one),
+                _ => Err(wrong()),
+            })
+            .collect::<Result<_, _>>()?,
+        Json::Null => return Err(Fault::field("prompt", "is missing")),
+        _ => return Err(wrong()),
+    };
+    match inputs.len() > PROMPTS {
+        true => Err(Fault::field("prompt", format!("has more than {PROMPTS} prompts"))),
+        false => Ok(inputs),
+    }
+}
+
+/// The prompt, where the answer begins with it.
+#[derive(Clone, Default)]
+struct Echo {
+    text: String,
+    /// Its tokens, where their probabilities are told.
+    ids: Vec<u32>,
+    /// Of all of them but the first.
+    scores: Vec<Logprobs>,
+}
+
+impl Echo {
+    async fn of(
+        loaded: &Arc<Loaded>,
+        prepared: &Prepared,
+        n_top: Option<usize>,
+    ) -> Result<Echo, Fault> {
+        let ids = prepared.request.prompt.clone();
+        let text = match prepared.text.is_empty() {
+            true => loaded.tokenizer.decode(&ids, false),
+            false => prepared.text.clone(),
+        };
+        let Some(n_top) = n_top else { return Ok(Echo { text, ..Echo::default() }) };
+        let cancel = CancelOnDrop::default();
+        let (model, token) = (loaded.clone(), cancel.0.clone());
+        blocking(move || {
+            let scores = model.runner()?.score(&ids, n_top, &token)?;
+            let scores = scores.map_err(|_| Fault::left())?;
+            Ok(Echo { text, ids, scores })
+        })
+        .await
+    }
+}
+
+/// Cancels work whose client has left.
+#[derive(Default)]
+struct CancelOnDrop(CancelToken);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn whole(loaded: &Loaded, answers: &[Whole], echoed: &[Echo], has_logprobs: bool) -> Json {
+    let choices = answers.iter().zip(echoed).enumerate().map(|(index, (answer, echo))| {
+        let logprobs = match has_logprobs {
+            true => logprobs(loaded, &all(echo, &answer.logprobs), 0),
+            false => Json::Null,
+        };
+        json!({
+            "index": index,
+            "text": format!("{}{}", echo.text, answer.answer.content),
+            "logprobs": logprobs,
+            "finish_reason": answer.end.as_ref().map(finish_reason),
+        })
+    });
+    let choices: Vec<Json> = choices.collect();
+    let ends: Vec<&End> = answers.iter().filter_map(|answer| answer.end.as_ref()).collect();
+    let mut made = json!({
+        "id": id("cmpl-"),
+        "object": "text_completion",
+        "created": now(),
+        "model": loaded.id,
+        "system_fingerprint": FINGERPRINT,
+        "choices": choices,
+        "usage": usage(&ends),
+    });
+    if let Some(end) = ends.first() {
+        made["timings"] = timings(end);
+    }
+    made
+}
+
+/// Tokens of a prompt that is told, of which the first comes behind nothing, and of its answer.
+fn all<'a>(echo: &'a Echo, answer: &'a [(u32, Logprobs)]) -> Vec<(u32, Option<&'a Logprobs>)> {
+    let scores = std::iter::once(None).chain(echo.scores.iter().map(Some));
+    let prompt = echo.ids.iter().copied().zip(scores);
+    prompt.chain(answer.iter().map(|(id, logprobs)| (*id, Some(logprobs)))).collect()
+}
+
+/// Probabilities in the shape of completions; the first token is at `offset` characters.
+fn logprobs(loaded: &Loaded, tokens: &[(u32, Option<&Logprobs>)], mut offset: usize) -> Json {
+    let text = |id: u32| String::from_utf8_lossy(&loaded.tokenizer.token_bytes(id)).into_owned();
+    let (mut texts, mut probabilities) = (Vec::new(), Vec::new());
+    let (mut tops, mut offsets) = (Vec::new(), Vec::new());
+    for (id, logprobs) in tokens {
+        let token = text(*id);
+        offsets.push(offset);
+        offset += token.chars().count();
+        probabilities.push(logprobs.map(|logprobs| finite(logprobs.token)));
+        tops.push(logprobs.map(|logprobs| {
+            let mut top = serde_json::Map::new();
+            for (id, p) in &logprobs.top {
+                top.entry(text(*id)).or_insert_with(|| json!(finite(*p)));
+            }
+            // The token itself is always told.
+            top.entry(token.clone()).or_insert_with(|| json!(finite(logprobs.token)));
+            top
+        }));
+        texts.push(token);
+    }
+    json!({
+        "tokens": texts,
+        "token_logprobs": probabilities,
+        "top_logprobs": tops,
+        "text_offset": offsets,
+    })
+}
+
+/// The chunks of completions.
+struct Chunks {
+    loaded: Arc<Loaded>,
+    id: String,
+    created: u64,
+    tells_usage: bool,
+    has_logprobs: bool,
+    /// Prompts that are to be told before their answers.
+    echoed: Vec<Option<String>>,
+    /// Characters of each answer so far.
+    offsets: Vec<usize>,
+    ends: Vec<End>,
+}
+
+impl Chunks {
+    fn chunk(&self, choices: Json) -> Json {
+        let mut chunk = json!({
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.loaded.id,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        });
+        if self.tells_usage {
+            chunk["usage"] = Json::Null;
+        }
+        chunk
+    }
+
+    fn text(&self, index: usize, text: &str, logprobs: Json, finish: Json) -> Json {
+        self.chunk(json!([{
+            "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish,
+        }]))
+    }
+}
+
+impl Shape for Chunks {
+    fn event(&mut self, index: usize, event: Event) -> Vec<Part> {
+        let echo = |own: &mut Chunks| own.echoed[index].take().filter(|text| !text.is_empty());
+        match event {
+            Event::Piece { deltas, token } => {
+                let mut own = String::new();
+                for delta in deltas {
+                    if let AnswerDelta::Text(more) = delta {
+                        own += &more;
+                    }
+                }
+                let text = echo(self).unwrap_or_default() + &own;
+                let probabilities = match token {
+                    Some((id, Some(p))) if self.has_logprobs => {
+                        logprobs(&self.loaded, &[(id, Some(&p))], self.offsets[index])
+                    }
+                    _ => Json::Null,
+                };
+                if text.is_empty() && probabilities.is_null() {
+                    return Vec::new();
+                }
+                self.offsets[index] += own.chars().count();
+                vec![Part::Data(self.text(index, &text, probabilities, Json::Null))]
+            }
+            Event::End(Ok(end)) => {
+                let text = echo(self).unwrap_or_default();
+                let finish = finish_reason(&end).into();
+                let mut chunk = self.text(index, &text, Json::Null, finish);
+                chunk["timings"] = timings(&end);
+                self.ends.push(end);
+                vec![Part::Data(chunk)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn end(&mut self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        if self.tells_usage {
+            let ends: Vec<&End> = self.ends.iter().collect();
+            let mut chunk = self.chunk(json!([]));
+            chunk["usage"] = usage(&ends);
+            parts.push(Part::Data(chunk));
+        }
+        parts.push(Part::Done);
+        parts
+    }
+
+    fn fault(&mut self, fault: &Fault) -> Vec<Part> {
+        vec![Part::Data(Style::OpenAi.body(fault, ""))]
+    }
+}

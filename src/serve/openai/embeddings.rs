@@ -1,0 +1,199 @@
+//! `POST /v1/embeddings`, and `/v1/rerank` as Jina's API has it.
+
+use crate::serve::app::App;
+use crate::serve::body::{self, Fields, texts, typed};
+use crate::serve::encoder::LeftFlag;
+use crate::serve::fault::Fault;
+use crate::serve::limits::TEXTS;
+use crate::serve::loaded::Loaded;
+use crate::serve::{blocking, reply};
+use crate::text::EncodeOptions;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+struct Embeddings {
+    model: Option<String>,
+    input: Option<Json>,
+    encoding_format: Option<String>,
+    dimensions: Option<u64>,
+}
+
+/// Turns texts into vectors.
+///
+/// # Errors
+/// The request is wrong, or a text is too long.
+pub async fn embeddings(app: Arc<App>, request: Request) -> Result<Response, Fault> {
+    let fields = body::fields(request).await?;
+    let asked: Embeddings = typed(&fields)?;
+    let loaded = app.model(asked.model.as_deref())?;
+    let is_base64 = match asked.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(_) => return Err(Fault::field("encoding_format", "must be float or base64")),
+    };
+    let left = LeftFlag::new();
+    let has_left = left.flag();
+    let model = loaded.clone();
+    let input = asked.input.unwrap_or_default();
+    let dimensions = asked.dimensions;
+    let (vectors, n_tokens) = blocking(move || {
+        let tokens = tokens(&model, &input)?;
+        let encoder = model.encoder()?;
+        if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
+            let problem = format!("the model has vectors of {} elements", encoder.n_out);
+            return Err(Fault::field("dimensions", problem));
+        }
+        let n_tokens: usize = tokens.iter().map(Vec::len).sum();
+        let vectors = encoder.vectors(&tokens, &has_left);
+        Ok((vectors.map_err(|fault| fault.with_param("input"))?, n_tokens))
+    })
+    .await?;
+    let data: Vec<Json> = vectors
+        .into_iter()
+        .enumerate()
+        .map(|(index, vector)| {
+            let embedding = match is_base64 {
+                true => {
+                    base64(&vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).into()
+                }
+                false => json!(vector),
+            };
+            json!({ "object": "embedding", "index": index, "embedding": embedding })
+        })
+        .collect();
+    let answer = json!({
+        "object": "list",
+        "model": loaded.id,
+        "data": data,
+        "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
+    });
+    Ok(reply::json(StatusCode::OK, &answer))
+}
+
+/// The tokens of a text, several texts, token ids, or several lists of such.
+fn tokens(loaded: &Loaded, input: &Json) -> Result<Vec<Vec<u32>>, Fault> {
+    let encode = |text: &str| {
+        let options = EncodeOptions { add_special: true, parse_special: false };
+        Ok::<_, Fault>(loaded.tokenizer.encode(text, options)?)
+    };
+    let ids = |list: &Json| body::ids("input", list, loaded.n_vocab());
+    let wrong =
+        || Fault::field("input", "must be a text, a list of texts, token ids, or a list of such");
+    let all: Vec<Vec<u32>> = match input {
+        Json::String(text) => vec![encode(text)?],
+        Json::Array(list) if list.is_empty() => return Err(wrong()),
+        Json::Array(list) if list.len() > TEXTS && !list[0].is_number() => {
+            return Err(Fault::field("input", format!("has more than {TEXTS} texts")));
+        }
+        Json::Array(list) if list.iter().all(Json::is_number) => vec![ids(input)?],
+        Json::Array(list) => list
+            .iter()
+            .map(|one| match one {
+                Json::String(text) => encode(text),
+                Json::Array(_) => ids(one),
+                _ => Err(wrong()),
+            })
+            .collect::<Result<_, _>>()?,
+        Json::Null => return Err(Fault::field("input", "is missing")),
+        _ => return Err(wrong()),
+    };
+    match all.iter().position(Vec::is_empty) {
+        Some(i) => Err(Fault::field(format!("input[{i}]"), "is empty")),
+        None => Ok(all),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Rerank {
+    model: Option<String>,
+    query: String,
+    documents: Option<Vec<Json>>,
+    texts: Option<Vec<String>>,
+    top_n: Option<usize>,
+    return_documents: Option<bool>,
+}
+
+/// Scores documents by a query.
+///
+/// # Errors
+/// The request is wrong, or the model is no reranker.
+pub async fn rerank(app: Arc<App>, request: Request) -> Result<Response, Fault> {
+    let fields: Fields = body::fields(request).await?;
+    let asked: Rerank = typed(&fields)?;
+    let loaded = app.model(asked.model.as_deref())?;
+    let documents = match (asked.documents, asked.texts) {
+        (Some(documents), _) => documents
+            .iter()
+            .map(|document| document.get("text").unwrap_or(document).clone())
+            .collect::<Json>(),
+        (None, Some(texts)) => json!(texts),
+        (None, None) => return Err(Fault::field("documents", "is missing")),
+    };
+    let documents = texts("documents", &documents)?;
+    if documents.is_empty() || documents.len() > TEXTS {
+        let problem = format!("must have 1 to {TEXTS} documents");
+        return Err(Fault::field("documents", problem));
+    }
+    let left = LeftFlag::new();
+    let (has_left, model, query) = (left.flag(), loaded.clone(), asked.query);
+    let (scores, documents, n_tokens) = blocking(move || {
+        let pair = |document: &String| Ok(model.tokenizer.encode_pair(&query, document)?);
+        let pairs = documents.iter().map(pair).collect::<Result<Vec<_>, Fault>>()?;
+        let n_tokens: usize = pairs.iter().map(Vec::len).sum();
+        Ok((model.encoder()?.scores(&pairs, &has_left)?, documents, n_tokens))
+    })
+    .await?;
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    // Of equals the first come first.
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order.truncate(asked.top_n.unwrap_or(usize::MAX));
+    let tells = asked.return_documents.unwrap_or(false);
+    let results = order.into_iter().map(|index| {
+        let mut result = json!({ "index": index, "relevance_score": scores[index] });
+        if tells {
+            result["document"] = json!({ "text": documents[index] });
+        }
+        result
+    });
+    let answer = json!({
+        "object": "list",
+        "model": loaded.id,
+        "results": results.collect::<Vec<Json>>(),
+        "usage": { "prompt_tokens": n_tokens, "total_tokens": n_tokens },
+    });
+    Ok(reply::json(StatusCode::OK, &answer))
+}
+
+/// Bytes as text of 64 characters.
+fn base64(bytes: &[u8]) -> String {
+    const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let sign = SIGNS[(bits >> (18 - 6 * i) & 63) as usize];
+            text.push(if i > group.len() { '=' } else { sign.into() });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_signs() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}
