@@ -1,8 +1,8 @@
 //! Activations: how the input rows of a matrix product are quantized and laid out.
 //!
 //! Up to [`ROWS_MAX`] tokens, as in decoding, a *unit* is the row of one token in its natural
-//! order. More tokens, as in prefill, go into panels (some more if weights are interleaved, which
-//! panels would have to be undone for): a unit is [`PANEL_TOKENS`] tokens side by
+//! order. More tokens, as in prefill, go into panels (from fewer tokens on where a type's are faster,
+//! from more if weights are interleaved, which panels would have to be undone for): a unit is [`PANEL_TOKENS`] tokens side by
 //! side, so that a vector register holds one token per lane and no kernel ever adds across lanes.
 //! Float weights always take rows.
 //!
@@ -28,7 +28,8 @@ use crate::block::{Act32, nearest};
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 
-/// The most tokens that are laid out as rows for weights of the file: from here on panels are faster.
+/// The most tokens that are laid out as rows for weights of the file, of any type: behind it panels are
+/// faster.
 pub const ROWS_MAX: usize = 8;
 
 /// Tokens in a panel: the 32-bit lanes of a 256-bit register.

@@ -64,6 +64,22 @@ impl KernelTable {
         ActPlan::new(format, cols, n_tokens, (self.order, ROWS_MAX))
     }
 
+    /// [`KernelTable::plan`] for weights of the file in types that share the input: panels begin where
+    /// they are faster for one of them.
+    ///
+    /// # Panics
+    /// If `cols` is no whole number of blocks.
+    pub fn plan_of<'k>(
+        &self,
+        types: impl IntoIterator<Item = &'k TypeKernels>,
+        format: ActFormat,
+        cols: usize,
+        n_tokens: usize,
+    ) -> ActPlan {
+        let rows_max = types.into_iter().map(|kernels| kernels.rows_max).min().unwrap_or(ROWS_MAX);
+        ActPlan::new(format, cols, n_tokens, (self.order, rows_max))
+    }
+
     /// [`KernelTable::plan`] for weights that are all interleaved: panels begin later, since these
     /// have to be taken apart for them.
     ///
@@ -95,6 +111,9 @@ pub struct TypeKernels {
     pub(crate) quantize: Option<QuantizeFn>,
     pub(crate) encoder: Option<Encoder>,
     pub(crate) interleaved: Option<Interleaved>,
+    /// The most tokens that are faster as rows than as panels for weights of the file: at most
+    /// [`ROWS_MAX`].
+    pub(crate) rows_max: usize,
 }
 
 /// How a level decodes from interleaved rows.
@@ -375,6 +394,24 @@ pub(crate) const fn overlaid<const N: usize>(
         i += 1;
     }
     below
+}
+
+/// Kernels of a level, some of which are faster with panels from fewer tokens on: after more than so
+/// many.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const fn with_rows_max<const N: usize>(
+    mut types: [TypeKernels; N],
+    rows_max: &[(GgmlType, usize)],
+) -> [TypeKernels; N] {
+    let mut i = 0;
+    while i < rows_max.len() {
+        let (ty, most) = rows_max[i];
+        assert!(most <= ROWS_MAX, "more tokens are never rows");
+        let at = place_of(ty, &types);
+        types[at].rows_max = most;
+        i += 1;
+    }
+    types
 }
 
 /// How a level reads and writes the blocks of a type.

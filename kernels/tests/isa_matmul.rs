@@ -149,7 +149,8 @@ impl Packed {
 fn matmul(table: &KernelTable, ty: GgmlType, w: &[u8], cols: usize, x: &[f32]) -> Vec<u32> {
     let kernels = kernels(table, ty);
     let rows = w.len() / (cols / ty.block_len() * ty.block_bytes());
-    let packed = Packed::new(table, kernels.act, cols, x);
+    let plan = table.plan_of([kernels], kernels.act, cols, x.len() / cols);
+    let packed = Packed::by_plan(table, plan, x);
     let mut y = vec![7.0; rows * x.len() / cols];
     kernels.matmul(w, rows, &packed.acts(), &mut Scratch::default(), &mut y);
     y.into_iter().map(bits).collect()

@@ -75,7 +75,17 @@ const fn kernels<B: Block>(
     let dequantize = block::dequantize_row::<B>;
     let level = Level::Scalar;
     let (encoder, interleaved) = (None, None);
-    TypeKernels { ty: B::TY, level, act, matmul, dequantize, quantize, encoder, interleaved }
+    TypeKernels {
+        ty: B::TY,
+        level,
+        act,
+        matmul,
+        dequantize,
+        quantize,
+        encoder,
+        interleaved,
+        rows_max: ROWS_MAX,
+    }
 }
 
 /// Weights in blocks of 32.

@@ -417,15 +417,19 @@ impl Context<'_> {
     /// The layout of inputs of weights.
     pub(super) fn plan<'w>(
         &self,
-        mut weights: impl Iterator<Item = &'w BoundWeight>,
+        weights: impl Iterator<Item = &'w BoundWeight>,
         format: ActFormat,
         cols: usize,
         n_tokens: usize,
     ) -> ActPlan {
         let CpuBackend { kernels, interleaved, .. } = self.backend;
-        match weights.all(|weight| interleaved.is_done(weight)) {
+        let mut all_done = true;
+        let weights = weights.inspect(|weight| all_done &= interleaved.is_done(weight));
+        let types = weights.map(|weight| self.type_kernels(weight));
+        let of_file = kernels.plan_of(types, format, cols, n_tokens);
+        match all_done {
             true => kernels.plan_interleaved(format, cols, n_tokens),
-            false => kernels.plan(format, cols, n_tokens),
+            false => of_file,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::isa::avx2::dot::Dot;
 use crate::isa::avx2::{self, Kernels};
 use crate::isa::detect::{Level, token};
 use crate::isa::scalar::N_TYPES;
-use crate::table::{KernelTable, TypeKernels, overlaid};
+use crate::table::{KernelTable, TypeKernels, overlaid, with_rows_max};
 use std::arch::asm;
 use std::arch::x86_64::__m256i;
 
@@ -42,11 +42,15 @@ macro_rules! level {
                 &TABLE
             }
 
-            static TYPES: [TypeKernels; N_TYPES] = overlaid(
-                Level::$level,
-                avx2::TYPES,
-                Kernels::<$step>::MATMULS,
-                Kernels::<$step>::INTERLEAVED,
+            static TYPES: [TypeKernels; N_TYPES] = with_rows_max(
+                overlaid(
+                    Level::$level,
+                    avx2::TYPES,
+                    Kernels::<$step>::MATMULS,
+                    Kernels::<$step>::INTERLEAVED,
+                ),
+                // Rows are AVX2's, panels faster.
+                avx2::ROWS_OF_TYPES,
             );
 
             struct $step;

@@ -205,7 +205,7 @@ impl Context<'_> {
             for (&slot, row) in routes.slots.iter().zip(rows.chunks_exact_mut(cols)) {
                 row.copy_from_slice(&x[routes.token(slot) * cols..][..cols]);
             }
-            for plan in self.plans(inputs(op), 1).iter().flatten() {
+            for plan in self.plans(inputs(op), 1, set.len()).iter().flatten() {
                 pack.fill_each(self.backend.kernels, plan, rows);
             }
             Grouped { cx: self, op, set, phase }.hidden(own, kernels);
@@ -221,7 +221,7 @@ impl Context<'_> {
                     hidden.copy(routes, group, slot, all, row);
                 }
             }
-            for plan in self.plans([&op.down], 1).iter().flatten() {
+            for plan in self.plans([&op.down], 1, set.len()).iter().flatten() {
                 pack.fill_each(self.backend.kernels, plan, rows);
             }
             Grouped { cx: self, op, set, phase }.output(own, kernels);
@@ -251,7 +251,7 @@ impl Context<'_> {
             }
             own.routes.group(op.n_experts);
             let Scratch { routes, rows, .. } = &mut *own;
-            self.pack_units(inputs(op), routes, rows, phase, |group, slot, row| {
+            self.pack_units(inputs(op), (routes, set.len()), rows, phase, |group, slot, row| {
                 let token = routes.token(routes.slots[group.slots.start + slot]);
                 row.copy_from_slice(&buffers.x.read_row(phase, token)[..row.len()]);
             });
@@ -261,7 +261,7 @@ impl Context<'_> {
         self.worker.phase(|phase| {
             let all = buffers.hidden.read(phase);
             let Scratch { routes, hidden, rows, .. } = &mut *own;
-            self.pack_units([&op.down], routes, rows, phase, |group, slot, row| {
+            self.pack_units([&op.down], (routes, set.len()), rows, phase, |group, slot, row| {
                 hidden.copy(routes, group, slot, all, row);
             });
         });
@@ -330,17 +330,23 @@ impl Context<'_> {
         });
     }
 
-    /// The layouts of `n_tokens` inputs, for each of [`FORMATS`] that the weights of parts want.
+    /// The layouts of `n_tokens` inputs of a step of `n_set` tokens, for each of [`FORMATS`] that the
+    /// weights of parts want. In a step of a few tokens they are rows, since workers pack each token
+    /// by itself.
     fn plans<'p>(
         &self,
         parts: impl IntoIterator<Item = &'p ExpertPart> + Clone,
         n_tokens: usize,
+        n_set: usize,
     ) -> [Option<ActPlan>; FORMATS.len()] {
         FORMATS.map(|format| {
             let weights = parts.clone().into_iter().map(|part| &part.weight);
             let mut wanted = weights.filter(|w| self.type_kernels(w).act == format).peekable();
             let cols = wanted.peek()?.cols;
-            Some(self.plan(wanted, format, cols, n_tokens))
+            Some(match n_set <= ROWS_MAX {
+                true => self.backend.kernels.plan(format, cols, n_tokens),
+                false => self.plan(wanted, format, cols, n_tokens),
+            })
         })
     }
 
@@ -349,14 +355,14 @@ impl Context<'_> {
     fn pack_units<'p>(
         &self,
         parts: impl IntoIterator<Item = &'p ExpertPart> + Clone,
-        routes: &Routes,
+        (routes, n_set): (&Routes, usize),
         rows: &mut Vec<f32>,
         phase: &Phase<'_>,
         copy: impl Fn(&Group, usize, &mut [f32]),
     ) {
         for mut ticket in phase.tickets(routes.n_units(), 1) {
             let Some((group, slots)) = routes.unit(ticket.items().start) else { continue };
-            for plan in self.plans(parts.clone(), group.len()).iter().flatten() {
+            for plan in self.plans(parts.clone(), group.len(), n_set).iter().flatten() {
                 let rows = at_least(rows, slots.len() * plan.cols);
                 for (slot, row) in slots.clone().zip(rows.chunks_exact_mut(plan.cols)) {
                     copy(group, slot, row);

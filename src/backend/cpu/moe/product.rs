@@ -79,7 +79,7 @@ impl Grouped<'_> {
         let (rows, n_tokens) = (expert.rows.clone(), expert.group.len());
         let n_ff = op.down.weight.cols;
         let is_fused = op.gate.is_none() && op.up.weight.rows == 2 * n_ff;
-        let plans = cx.plans(inputs(op), n_tokens);
+        let plans = cx.plans(inputs(op), n_tokens, self.set.len());
         let operands = self.operands(expert.group, pack, &plans);
         let n = rows.len() * n_tokens;
         let (gate, rest) = at_least(y, 3 * n).split_at_mut(n);
@@ -126,7 +126,7 @@ impl Grouped<'_> {
             let rows = ticket.items();
             let y = at_least(y, rows.len() * routes.slots.len());
             for group in &routes.groups {
-                let plans = cx.plans([down], group.len());
+                let plans = cx.plans([down], group.len(), set.len());
                 let operands = self.operands(group, pack, &plans);
                 let slots = group.slots.clone();
                 let y = &mut y[slots.start * rows.len()..slots.end * rows.len()];

@@ -55,9 +55,9 @@ pub(in super::super) fn scale<B: Codes32>(d: F16) -> f32 {
     if !B::E8M0 {
         return half(d);
     }
-    let mut eight = [F16([0; 2]); 8];
-    eight[0] = d;
-    _mm256_cvtss_f32(scales_8::<B>(eight))
+    // [`exponents`] of one, in integer registers.
+    let e = u32::from(d.0[0]);
+    f32::from_bits(if e > 1 { (e - 1) << 23 } else { (1 << 21) << e })
 }
 
 /// The codes of Q4_0 and Q4_1: low nibbles, then high ones.
