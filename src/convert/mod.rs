@@ -22,6 +22,7 @@
 
 mod agree;
 mod config;
+mod dtype;
 mod error;
 mod files;
 mod keys;
@@ -47,10 +48,11 @@ use crate::model::checkpoint::{Checkpoint, When};
 use crate::model::{Adapter, Hparams, arch};
 use crate::text::Tokenizer;
 use config::Config;
+use dtype::Dtype;
 use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
 use keys::Keys;
 use packed::Repack;
-use safetensors::{Dtype, Tensors};
+use safetensors::Tensors;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

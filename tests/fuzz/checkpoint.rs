@@ -1,8 +1,8 @@
 //! Fuzzes the conversion of folders: `config.json`, `tokenizer.json` and what stands beside them, with
 //! the weights that belong to them.
 //!
-//! The first byte of an input chooses a family of `tests/golden/hf` (and of `$TEFF_FIXTURES/hf`, if that
-//! is set). If the second is even, the others are changes to the family's files, five bytes each: which
+//! The first byte of an input chooses a family of `tests/golden/hf` and `tests/golden/quantized` (and of
+//! `$TEFF_FIXTURES/hf`, if that is set). If the second is even, the others are changes to the family's files, five bytes each: which
 //! file, which of its nodes (two bytes), what becomes of it, and a number for that. If it is odd, the
 //! rest are files, each up to a byte of 0, in the place of the family's.
 
@@ -36,7 +36,8 @@ struct Family {
 static FAMILIES: LazyLock<Vec<Family>> = LazyLock::new(|| {
     let fixtures = std::env::var_os("TEFF_FIXTURES").map(|folder| PathBuf::from(folder).join("hf"));
     let mut all = Vec::new();
-    for folder in [Some(common::golden("hf")), fixtures].into_iter().flatten() {
+    let own = ["hf", "quantized"].map(common::golden);
+    for folder in own.into_iter().chain(fixtures) {
         let entries = fs::read_dir(&folder).expect("folders").map(|entry| entry.expect("a folder"));
         let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
         folders.retain(|folder| folder.join("config.json").exists());

@@ -15,7 +15,7 @@ use teff::eval::{self, Chunks, LogitsWriter, Options};
 use teff::quantize::imatrix::{Imatrix, Statistics};
 
 /// Families that have seeds of their own; those that `checkpoint` does not have are others' again.
-const FAMILIES: u8 = 32;
+const FAMILIES: u8 = 14;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 

@@ -5,7 +5,7 @@ use super::fields::{Fields, mask};
 use super::fp4::Fp4;
 use super::grid::{Groups, Kind, Place, Zeros};
 use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, refuse, two};
-use crate::convert::safetensors::Dtype;
+use crate::convert::dtype::Dtype;
 use serde_json::Value;
 
 /// Integers of a matrix, packed or bytes.

@@ -3,7 +3,7 @@
 
 use super::grid::{Groups, Kind, Place, Zeros};
 use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, must_be, refuse, two};
-use crate::convert::safetensors::Dtype;
+use crate::convert::dtype::Dtype;
 
 /// Elements of a byte.
 const ELEMENTS: usize = 2;

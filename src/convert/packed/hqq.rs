@@ -8,7 +8,7 @@
 use super::fields::mask;
 use super::grid::{Groups, Kind, Place, Zeros};
 use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, refuse, two};
-use crate::convert::safetensors::Dtype;
+use crate::convert::dtype::Dtype;
 
 struct Hqq {
     rows: usize,

@@ -3,7 +3,7 @@
 
 use super::grid::{Groups, Kind, Place, Zeros};
 use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, refuse, two};
-use crate::convert::safetensors::Dtype;
+use crate::convert::dtype::Dtype;
 
 /// Rows that share a byte.
 const ROWS: usize = 4;
