@@ -63,6 +63,8 @@ mod require;
 mod sampling;
 mod saved;
 mod scheduler;
+#[cfg(feature = "grammar")]
+mod schema_suite;
 mod seam;
 mod sessions;
 #[cfg(feature = "cli")]
