@@ -134,8 +134,9 @@ fn measure(
 ) -> Result<(Duration, Duration), StepError> {
     let sequences: Vec<SeqId> = (0..parallel).map(|_| decoder.kv_mut().create()).collect();
     let n_vocab = decoder.n_vocab();
-    let mut draw =
-        |n: usize| -> Vec<u32> { (0..n).map(|_| random.below(n_vocab) as u32).collect() };
+    let mut draw = |n: usize| -> Vec<u32> {
+        (0..n).map(|_| (random.next_u64() % n_vocab as u64) as u32).collect()
+    };
     let mut prompt_time = Duration::ZERO;
     for (i, &sequence) in sequences.iter().enumerate() {
         let mut feed = |n: usize| {

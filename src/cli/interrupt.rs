@@ -68,6 +68,20 @@ pub fn instead(act: impl FnOnce() + Send + 'static) -> Instead {
     Instead
 }
 
+/// [`instead`] for every Ctrl-C until the guard is dropped.
+pub fn always(act: impl FnMut() + Send + 'static) -> Instead {
+    /// Armed anew by each that comes.
+    fn arm(mut act: Box<dyn FnMut() + Send>) {
+        let next = move || {
+            act();
+            arm(act);
+        };
+        *INSTEAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(next));
+    }
+    arm(Box::new(act));
+    Instead
+}
+
 /// Guard of [`instead`].
 #[must_use]
 pub struct Instead;
@@ -146,4 +160,31 @@ pub fn orderly<T, E: Into<CliError>>(
     }
     ORDERLY.store(false, Ordering::SeqCst);
     result.map_err(Into::into)
+}
+
+/// Has `restore` put the terminal in order before SIGTERM or SIGHUP ends the process, from now on. They
+/// end it as if nobody had watched.
+///
+/// # Errors
+/// The system lets nobody watch for signals.
+#[cfg(unix)]
+pub fn before_end(restore: fn()) -> Result<(), CliError> {
+    use signal_hook::consts::{SIGHUP, SIGTERM};
+    let failed = |error| CliError::failed(format!("cannot watch for signals: {error}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM]).map_err(failed)?;
+    let watch = move || {
+        for signal in signals.forever() {
+            restore();
+            // It cannot fail for these two.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    };
+    std::thread::Builder::new().name("teff-signals".into()).spawn(watch).map_err(failed)?;
+    Ok(())
+}
+
+/// There are no such signals here.
+#[cfg(not(unix))]
+pub fn before_end(_restore: fn()) -> Result<(), CliError> {
+    Ok(())
 }

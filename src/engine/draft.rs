@@ -9,15 +9,16 @@
 //!
 //! Cost: a step of several tokens takes longer than a step of one, how much longer depends on model and
 //! machine. So the gain is measured ([`Speculation::Auto`]): drafts begin short, grow when they come
-//! true, and stop for a while when they do not pay.
+//! true, and stop for a while when they do not pay. What they have cost in vain stays below a share of the
+//! answer's time ([`LOSS_MAX`]).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Tokens of a draft, most.
 pub const DRAFT_MAX: usize = 8;
-/// Tokens of a draft that nothing speaks for yet.
-const DRAFT_FIRST: usize = 2;
+/// Tokens of a draft that nothing speaks for yet: the cheapest try.
+const DRAFT_FIRST: usize = 1;
 /// Tokens without a draft, after drafts did not pay: twice as many each time in a row.
 const PAUSE_TOKENS: usize = 64;
 /// Tokens without a draft, most.
@@ -27,7 +28,12 @@ const GAIN_MIN: f64 = 1.03;
 /// Share of the newest step in moving averages.
 const NEWEST: f64 = 0.25;
 /// Tokens that have to be the same, for a first draft and behind one that came true.
-const SAME: [usize; 2] = [3, 2];
+const SAME: [usize; 2] = [4, 2];
+/// Tokens that are the same where a text is being repeated, rather than a phrase.
+const SAME_SURE: usize = 8;
+/// Share of the answer's time that drafts may have cost in vain before there is another one, unless the
+/// text is being repeated.
+const LOSS_MAX: f64 = 0.01;
 
 /// Whether a request checks drafts. It never changes the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +53,7 @@ pub enum Speculation {
 pub(super) struct Drafter {
     speculation: Speculation,
     /// Positions behind the last places of tokens that stand together, for each of [`SAME`].
-    places: [HashMap<[u32; 3], u32>; 2],
+    places: [HashMap<[u32; 4], u32>; 2],
     /// Positions that `places` knows.
     n_known: usize,
     /// Tokens of the next draft, most.
@@ -62,6 +68,9 @@ pub(super) struct Drafter {
     /// they led to.
     plain: Option<f64>,
     drafted: Option<f64>,
+    /// Seconds of all steps, and those that drafts have cost more than they saved.
+    total: f64,
+    loss: f64,
 }
 
 impl Drafter {
@@ -76,6 +85,8 @@ impl Drafter {
             next_pause: PAUSE_TOKENS,
             plain: None,
             drafted: None,
+            total: 0.0,
+            loss: 0.0,
         }
     }
 
@@ -92,7 +103,8 @@ impl Drafter {
             _ if self.plain.is_none() => 0,
             _ => n_max.min(self.len),
         };
-        let Some(from) = self.last_place(tokens).filter(|_| n_max > 0) else { return Vec::new() };
+        let place = self.last_place(tokens).filter(|&at| n_max > 0 && self.may_cost(tokens, at));
+        let Some(from) = place else { return Vec::new() };
         let mut draft = Vec::with_capacity(n_max);
         for at in from..from + n_max {
             // What repeats itself is drafted beyond the end.
@@ -108,10 +120,15 @@ impl Drafter {
             Some(average.map_or(newest, |average| average + NEWEST * (newest - average)))
         };
         let seconds = time.as_secs_f64();
+        self.total += seconds;
         self.pause = self.pause.saturating_sub(n_new);
         if n_draft == 0 {
             self.plain = moved(self.plain, seconds);
             return;
+        }
+        if let Some(plain) = self.plain {
+            // What was saved before does not make up for it.
+            self.loss = (self.loss + seconds - n_new as f64 * plain).max(0.0);
         }
         self.came_true = n_new > 1;
         self.len = match n_new > n_draft {
@@ -140,6 +157,14 @@ impl Drafter {
         self.n_known = self.n_known.max(tokens.len());
     }
 
+    /// Whether a draft of what stands at `at` may be in vain.
+    fn may_cost(&self, tokens: &[u32], at: usize) -> bool {
+        let same = tokens[..at].iter().rev().zip(tokens.iter().rev());
+        self.speculation == Speculation::Always
+            || self.loss <= LOSS_MAX * self.total
+            || same.take_while(|(a, b)| a == b).take(SAME_SURE).count() == SAME_SURE
+    }
+
     /// Position behind the last place where the tokens stood that are at the end now.
     fn last_place(&self, tokens: &[u32]) -> Option<usize> {
         let any = self.came_true || self.speculation == Speculation::Always;
@@ -150,9 +175,9 @@ impl Drafter {
 }
 
 /// The last `n` tokens.
-fn key(tokens: &[u32], n: usize) -> Option<[u32; 3]> {
+fn key(tokens: &[u32], n: usize) -> Option<[u32; 4]> {
     let last = tokens.get(tokens.len().checked_sub(n)?..)?;
-    let mut key = [u32::MAX; 3];
+    let mut key = [u32::MAX; 4];
     key[..n].copy_from_slice(last);
     Some(key)
 }
@@ -171,15 +196,15 @@ mod tests {
 
     #[test]
     fn drafts_are_what_followed_the_same_tokens_last_time() {
-        let tokens = [1, 2, 3, 4, 5, 9, 2, 3, 4, 7, 8, 2, 3, 4];
-        assert_eq!(draft(Speculation::Always, &tokens, 3), [7, 8, 2]);
-        assert_eq!(draft(Speculation::Auto, &tokens, 8), [7, 8], "short at first");
+        let tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4, 7, 8, 1, 2, 3, 4];
+        assert_eq!(draft(Speculation::Always, &tokens, 3), [7, 8, 1]);
+        assert_eq!(draft(Speculation::Auto, &tokens, 8), [7], "short at first");
         assert!(draft(Speculation::Off, &tokens, 3).is_empty());
         assert!(draft(Speculation::Always, &[1, 2, 3, 4], 3).is_empty());
         assert!(draft(Speculation::Always, &[1], 3).is_empty());
         // Two tokens do for those who always draft.
         assert_eq!(draft(Speculation::Always, &[1, 2, 5, 6, 1, 2], 2), [5, 6]);
-        assert!(draft(Speculation::Auto, &[1, 2, 5, 6, 1, 2], 2).is_empty());
+        assert!(draft(Speculation::Auto, &[1, 2, 3, 5, 6, 1, 2, 3], 2).is_empty());
         // A loop goes on.
         assert_eq!(draft(Speculation::Always, &[4, 5, 4, 5, 4, 5], 5), [4, 5, 4, 5, 4]);
         assert_eq!(draft(Speculation::Always, &[7, 7, 7, 7], 4), [7; 4]);
@@ -187,11 +212,11 @@ mod tests {
 
     #[test]
     fn drafts_grow_when_they_come_true_and_stop_when_they_do_not_pay() {
-        let tokens: Vec<u32> = (0..50).chain(0..3).collect();
+        let tokens: Vec<u32> = (0..50).chain(0..9).collect();
         let mut drafter = Drafter::new(Speculation::Auto);
         assert!(drafter.draft(&tokens, 8).is_empty(), "the gain cannot be known yet");
         drafter.learn(0, 1, STEP);
-        for n in [2, 4, 8, 8] {
+        for n in [1, 2, 4, 8, 8] {
             assert_eq!(drafter.draft(&tokens, 8).len(), n);
             drafter.learn(n, n + 1, STEP + STEP / 2);
         }
@@ -209,5 +234,23 @@ mod tests {
         drafter.learn(DRAFT_FIRST, 1, 2 * STEP);
         assert!(drafter.draft(&tokens, 8).is_empty());
         assert_eq!(drafter.pause, 2 * PAUSE_TOKENS);
+    }
+
+    #[test]
+    fn what_is_lost_stays_a_small_share_unless_a_text_is_repeated() {
+        let phrase: Vec<u32> = (0..50).chain([99]).chain(0..4).collect();
+        let text: Vec<u32> = (0..50).chain([99]).chain(0..9).collect();
+        let failed = || {
+            let mut drafter = Drafter::new(Speculation::Auto);
+            drafter.learn(0, 1, STEP);
+            drafter.learn(1, 1, 2 * STEP);
+            drafter.pause = 0;
+            drafter
+        };
+        assert_eq!(failed().draft(&text, 8), [9]);
+        let mut drafter = failed();
+        assert!(drafter.draft(&phrase, 8).is_empty(), "one step of three was lost");
+        (0..100).for_each(|_| drafter.learn(0, 1, STEP));
+        assert_eq!(drafter.draft(&phrase, 8), [4]);
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use teff::text::{Answer, AnswerFormat, AnswerParser, Tools};
+use teff::text::{Answer, AnswerDelta, AnswerFormat, AnswerParser, Tools};
 
 use crate::require::fixtures;
 use crate::tokenizers::unpacked;
@@ -96,6 +96,85 @@ fn raw_outputs_mean_what_the_goldens_say() {
 fn more_raw_outputs_mean_what_the_fixtures_say() {
     let Some(files) = more() else { return };
     assert!(files.iter().map(check).sum::<usize>() >= 40);
+}
+
+/// Deltas of a text that comes a character at a time, each with the bytes that had come.
+fn early(format: &'static AnswerFormat, tools: &Tools, raw: &str) -> Vec<(usize, AnswerDelta)> {
+    let mut parser = AnswerParser::new(format, tools.clone()).with_early_calls();
+    let mut told = Vec::new();
+    for (at, c) in raw.char_indices() {
+        let deltas = parser.push(&raw[at..at + c.len_utf8()]);
+        told.extend(deltas.into_iter().map(|delta| (at + c.len_utf8(), delta)));
+    }
+    told.extend(parser.finish().into_iter().map(|delta| (raw.len(), delta)));
+    told
+}
+
+#[test]
+fn calls_that_are_told_as_they_come_are_the_same() {
+    let (mut n_calls, mut n_early) = (0, 0);
+    for file in committed() {
+        let family = file["family"].as_str().unwrap();
+        let format = AnswerFormat::by_name(family).unwrap();
+        let tools = Tools::from_json(&file["tools"]);
+        for case in file["cases"].as_array().unwrap() {
+            let (raw, name) = (case["raw"].as_str().unwrap(), &case["case"]);
+            let mut plain = AnswerParser::new(format, tools.clone());
+            let mut whole = Answer::default();
+            let deltas = plain.push(raw).into_iter().chain(plain.finish());
+            deltas.for_each(|delta| whole.add(delta));
+            // What breaks is not told early where a grammar writes.
+            if whole.tool_calls.is_empty() {
+                continue;
+            }
+            let told = early(format, &tools, raw);
+            let mut answer = Answer::default();
+            told.iter().for_each(|(_, delta)| answer.add(delta.clone()));
+            assert_eq!(answer, whole, "{family}: {name}");
+            for (i, call) in whole.tool_calls.iter().enumerate() {
+                let place = |is: &dyn Fn(&AnswerDelta) -> bool| {
+                    let found: Vec<_> = told.iter().filter(|(_, delta)| is(delta)).collect();
+                    assert_eq!(found.len(), 1, "{family}: {name}");
+                    found[0].0
+                };
+                let start =
+                    place(&|d| matches!(d, AnswerDelta::CallStart { index, .. } if *index == i));
+                let end = place(&|d| matches!(d, AnswerDelta::CallEnd { index } if *index == i));
+                n_calls += 1;
+                n_early += usize::from(start < end && call.arguments.len() > 2);
+            }
+        }
+    }
+    assert!(n_calls >= 20 && n_early >= 10, "{n_early} of {n_calls} calls are told early");
+}
+
+#[test]
+fn what_was_told_of_a_call_stands_and_is_no_text() {
+    let tools = Tools::from_json(&json!([{ "function": { "name": "f" } }]));
+    for (family, raw) in [
+        ("hermes", "Hm.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"b"),
+        ("hermes", "Hm.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"b!"),
+        ("mistral", "Hm.[TOOL_CALLS]f[ARGS]{\"a\": \"b"),
+        (
+            "gpt-oss",
+            "<|channel|>final<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary \
+                     to=functions.f<|message|>{\"a\": \"b",
+        ),
+    ] {
+        let format = AnswerFormat::by_name(family).unwrap();
+        let mut answer = Answer::default();
+        early(format, &tools, raw).into_iter().for_each(|(_, delta)| answer.add(delta));
+        assert_eq!(answer.content, "Hm.", "{family}");
+        let [call] = &answer.tool_calls[..] else { panic!("{family}: {answer:?}") };
+        assert!(
+            call.name == "f" && call.arguments.starts_with("{\"a\": \"b"),
+            "{family}: {call:?}"
+        );
+        // The name waits for the arguments.
+        let cut = &raw[..raw.find('{').unwrap()];
+        let begun = early(format, &tools, cut);
+        assert!(!begun.iter().any(|(_, d)| matches!(d, AnswerDelta::CallStart { .. })), "{family}");
+    }
 }
 
 #[test]

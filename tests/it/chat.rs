@@ -258,6 +258,27 @@ mod terminal {
     }
 
     #[test]
+    fn signals_that_end_the_program_leave_the_terminal_in_order() {
+        let folder = Folder::new("chat-signals");
+        for keys in ["[b'typed', (0.4, 15)]", "[b'typed', (0.4, 1)]"] {
+            let (code, shown) = at(&folder, keys, &["-n", "2"]);
+            assert_eq!(code, None, "the signal ended it: {shown:?}");
+            assert!(shown.ends_with("\x1b[?25h\r\n"), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn a_dumb_terminal_clears_the_line_at_ctrl_c_and_leaves_at_two() {
+        let folder = Folder::new("chat-dumb");
+        let model = folder.talker();
+        let args = ["chat", "-m", text(&model), "-n", "2", "-t", "1"];
+        let keys = r#"[b"gone", (0.4, b"\x03"), (2.5, b"kept\n"), b"/tokens\n", (0.5, b"\x03"), (0.4, b"\x03")]"#;
+        let (code, shown) = at_terminal(keys, &args, &[("TERM", "dumb")]);
+        assert_eq!(code, Some(0), "{shown:?}");
+        assert!(shown.contains("Ctrl-C once more") && shown.contains(" 5 of yours"), "{shown:?}");
+    }
+
+    #[test]
     fn what_is_typed_is_remembered_for_the_user_alone() {
         use std::os::unix::fs::PermissionsExt;
         let folder = Folder::new("chat-history");

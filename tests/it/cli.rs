@@ -72,6 +72,7 @@ pub fn at_terminal(keys: &str, args: &[&str], vars: &[(&str, &str)]) -> (Option<
     python.args([driver, "60", keys]).args(words).args(args).envs(vars.iter().copied());
     let output = python.output().expect("python3, which these tests need");
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(object["raw"], true, "the terminal is left in order: {object}");
     (object["code"].as_i64(), object["text"].as_str().unwrap().to_string())
 }
 

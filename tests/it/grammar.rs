@@ -10,15 +10,15 @@ use teff::sample::{Filter, SampleParams, SamplerChain};
 use teff::text::Tokenizer;
 use teff_kernels::BlockMax;
 
-struct Rig {
+pub struct Rig {
     tokenizer: Arc<Tokenizer>,
-    grammars: Grammars,
+    pub grammars: Grammars,
     /// Tokens by their bytes.
     tokens: HashMap<Vec<u8>, u32>,
 }
 
 impl Rig {
-    fn new() -> Rig {
+    pub fn new() -> Rig {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/faults/tiny.gguf");
         let tokenizer = Arc::new(Model::open(&path).unwrap().tokenizer().unwrap());
         let ids = (0..tokenizer.vocab_size() as u32).rev().filter(|&id| !tokenizer.is_control(id));
@@ -38,7 +38,7 @@ impl Rig {
     }
 
     /// Whether an answer may be a text, and end there.
-    fn accepts(&self, grammar: &Grammar, text: &str) -> bool {
+    pub fn accepts(&self, grammar: &Grammar, text: &str) -> bool {
         let end = self.tokenizer.eos().unwrap();
         let with = |byte_by_byte: bool| {
             let first = vec![self.filter(grammar)];
@@ -337,4 +337,37 @@ fn a_lazy_grammar_begins_behind_its_trigger() {
     assert_eq!(rig.choice(&mut chain, a), end);
     // A fork is where it was.
     assert_eq!(rig.choice(&mut fork, a), Some(a));
+}
+
+#[test]
+fn a_text_is_a_trigger_wherever_it_stands_in_tokens() {
+    let rig = Rig::new();
+    let id = |byte: u8| rig.tokens[&[byte][..]];
+    let lazy = |triggers: &[&str]| {
+        let filter = rig.grammars.lazy_text(&Grammar::Regex("ab".into()), triggers).unwrap();
+        SamplerChain::with_first(SampleParams::greedy(), vec![filter]).unwrap()
+    };
+    let mut chain = lazy(&["<ca", "<x"]);
+    // In a prompt it is no trigger.
+    b"<ca".iter().for_each(|&byte| chain.accept(id(byte)));
+    for &byte in b"<c<<ca" {
+        assert_eq!(rig.choice(&mut chain, id(byte)), Some(id(byte)), "free");
+        chain.accept(id(byte));
+    }
+    assert_ne!(rig.choice(&mut chain, id(b'b')), Some(id(b'b')));
+    for &byte in b"ab" {
+        assert_eq!(rig.choice(&mut chain, id(byte)), Some(id(byte)));
+        chain.accept(id(byte));
+    }
+    assert_eq!(rig.choice(&mut chain, id(b'a')), rig.tokenizer.eos());
+    // A token that goes on behind the trigger.
+    let (word, token) = ("he", rig.tokens[&b"he"[..]]);
+    let (first, rest) = word.split_at(1);
+    let rest = rest.to_owned() + "z";
+    let escaped: String = rest.chars().map(|c| format!("\\x{:02x}", c as u32)).collect();
+    let filter = rig.grammars.lazy_text(&Grammar::Regex(escaped), &[first]).unwrap();
+    let mut chain = SamplerChain::with_first(SampleParams::greedy(), vec![filter]).unwrap();
+    assert_eq!(rig.choice(&mut chain, token), Some(token));
+    chain.accept(token);
+    assert_eq!(rig.choice(&mut chain, id(b'a')), Some(id(b'z')), "{word:?}");
 }

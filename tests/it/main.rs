@@ -65,6 +65,8 @@ mod require;
 mod sampling;
 mod saved;
 mod scheduler;
+#[cfg(feature = "grammar")]
+mod schema_suite;
 mod seam;
 #[cfg(all(feature = "cli", feature = "serve"))]
 mod serve;

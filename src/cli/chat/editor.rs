@@ -1,9 +1,9 @@
 //! The editor of a terminal: `reedline` with history, completion and messages of several lines.
 
 use super::super::{CliError, interrupt};
-use super::commands;
 use super::history::History;
 use super::input::{Input, Typed, is_open_block, typed};
+use super::{LEAVE_WITHIN, commands};
 use reedline::{
     Color, ColumnarMenu, Completer, CompletionResult, EditCommand, Emacs, Highlighter, KeyCode,
     KeyModifiers, MenuBuilder, Prompt, PromptEditMode, PromptHistorySearch, Reedline,
@@ -14,10 +14,8 @@ use std::borrow::Cow;
 use std::path::{MAIN_SEPARATOR, Path};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Two Ctrl-C within this time leave the chat.
-const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// Name of the menu of completions.
 const MENU: &str = "completions";
 /// Files that a completion lists, most.
@@ -67,6 +65,20 @@ impl Editor {
         }
     }
 }
+
+/// Puts the terminal in order as it was found, but for what was written: not raw, pasted texts unmarked,
+/// the cursor shown, no styles.
+#[cfg(unix)]
+pub fn restore_terminal() {
+    use std::io::{Write, stderr};
+    // The process ends, whatever comes of it. Standard output is another thread's.
+    let _ = crossterm::terminal::disable_raw_mode();
+    let _ = stderr().write_all(b"\x1b[0m\x1b[?2004l\x1b[?25h\n");
+}
+
+/// Terminals of other systems are put in order by them.
+#[cfg(not(unix))]
+pub fn restore_terminal() {}
 
 impl Input for Editor {
     fn next(&mut self, begun: &str) -> Result<Typed, CliError> {

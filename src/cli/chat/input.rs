@@ -2,9 +2,12 @@
 //!
 //! A text that begins with `"""` goes on over several lines, up to the next `"""`.
 
-use super::super::CliError;
 use super::super::lines::without_bom;
+use super::super::{CliError, interrupt, note};
+use super::{LEAVE_WITHIN, LEAVING};
 use std::io::{BufRead, Read, Write, stderr, stdin};
+use std::process::exit;
+use std::time::Instant;
 
 /// Longest message: no context holds a longer one.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -71,6 +74,12 @@ pub fn is_open_block(text: &str) -> bool {
     text.trim().strip_prefix(BLOCK).is_some_and(|rest| !rest.ends_with(BLOCK))
 }
 
+/// Shows that a line is to be typed.
+fn ask(prompt: &str) {
+    // A closed stderr is no reason to stop.
+    let _ = write!(stderr(), "{prompt}").and_then(|()| stderr().flush());
+}
+
 /// Lines of standard input.
 pub struct Lines {
     /// Prompt before each line, for people.
@@ -86,10 +95,19 @@ impl Lines {
 
     /// Adds a line to `text`; `false` at the end.
     fn read_line(&mut self, text: &mut String) -> Result<bool, CliError> {
-        if !self.prompt.is_empty() {
-            // A closed stderr is no reason to stop.
-            let _ = write!(stderr(), "{}", self.prompt).and_then(|()| stderr().flush());
-        }
+        ask(self.prompt);
+        // The terminal has cleared the line; the reader waits on.
+        let prompt = self.prompt;
+        let mut before: Option<Instant> = None;
+        let _caught = (!prompt.is_empty()).then(|| {
+            interrupt::always(move || match before.replace(Instant::now()) {
+                Some(before) if before.elapsed() < LEAVE_WITHIN => exit(0),
+                _ => {
+                    note(format_args!("\n{LEAVING}"));
+                    ask(prompt);
+                }
+            })
+        });
         self.n_lines += 1;
         let failed = |problem: &str| {
             CliError::failed(format!("standard input, line {}: {problem}", self.n_lines))

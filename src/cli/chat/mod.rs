@@ -15,17 +15,23 @@ mod talk;
 
 use super::answer_args::AnswerArgs;
 use super::options::{ModelArgs, TOKENS_MAX, whole_number};
-use super::{CliError, note};
+use super::{CliError, interrupt, note};
 use commands::{Desk, Next};
 use editor::Editor;
 use input::{Input, Lines, Typed};
 use screen::{Look, Screen};
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::PathBuf;
+use std::time::Duration;
 use talk::Talk;
 
 /// Prompt before a line that is to be typed.
 const PROMPT: &str = "> ";
+
+/// What Ctrl-C at the prompt tells.
+const LEAVING: &str = "Ctrl-C once more, or Ctrl-D, leaves";
+/// Two Ctrl-C within this time leave the chat.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// `teff chat`
 #[derive(clap::Args, Debug)]
@@ -109,6 +115,7 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
         false => Box::new(Lines::new("")),
     };
     if is_terminal {
+        interrupt::before_end(editor::restore_terminal)?;
         note(format_args!(
             "{}, a context of {} tokens. /help lists the commands, Ctrl-C stops an answer, Ctrl-D \
              leaves.",
@@ -141,7 +148,7 @@ fn converse(
         match typed {
             Typed::End => return Ok(()),
             Typed::Interrupted => {
-                note(format_args!("Ctrl-C once more, or Ctrl-D, leaves"));
+                note(format_args!("{LEAVING}"));
             }
             Typed::Message(text) => talk.say(text, screen)?,
             Typed::Command(line) => {
@@ -155,7 +162,8 @@ fn converse(
         }
         if let Some(path) = &args.session
             && talk.n_answers != n_before
-            && let Err(problem) = saved::save(talk, path)
+            // A turn that is whole is not lost to Ctrl-C.
+            && let Err(problem) = interrupt::orderly(|_| saved::save(talk, path))
         {
             note(format_args!("not saved: {problem}; /save takes another file"));
         }

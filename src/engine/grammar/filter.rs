@@ -3,6 +3,7 @@
 use crate::sample::rng::Rng;
 use crate::sample::{Candidates, Filter, SampleError};
 use llguidance::Matcher;
+use llguidance::toktrie::{TokEnv, TokTrie};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,6 +33,14 @@ impl GrammarFilter {
 
     fn locked(&self) -> MutexGuard<'_, Matcher> {
         self.matcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the first bytes of a text; whether a text of the grammar may begin so.
+    fn begins_with(&mut self, bytes: &[u8], env: &TokEnv) -> bool {
+        let tokens = env.tokenize_bytes(bytes);
+        let mut matcher = self.locked();
+        let fits = matcher.validate_tokens(&tokens).is_ok_and(|n| n == tokens.len());
+        fits && matcher.consume_tokens(&tokens).is_ok()
     }
 
     /// Whether the grammar goes on with a token, or may end where the token ends the answer.
@@ -100,17 +109,62 @@ impl Filter for GrammarFilter {
 pub type Trigger = u32;
 
 /// A grammar that begins behind a trigger; until then the answer is free.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Lazy {
     grammar: GrammarFilter,
     triggers: Vec<Trigger>,
+    /// Triggers that are texts, which may stand anywhere in tokens.
+    texts: Vec<Box<[u8]>>,
+    /// Bytes of tokens.
+    env: TokEnv,
+    /// The end of the answer, in which the begin of a trigger may stand.
+    tail: Vec<u8>,
     is_in_answer: bool,
     is_on: bool,
 }
 
 impl Lazy {
-    pub fn new(grammar: GrammarFilter, triggers: Vec<Trigger>) -> Lazy {
-        Lazy { grammar, triggers, is_in_answer: false, is_on: false }
+    pub fn new(
+        grammar: GrammarFilter,
+        triggers: Vec<Trigger>,
+        texts: &[&str],
+        env: TokEnv,
+    ) -> Lazy {
+        let texts = texts.iter().filter(|text| !text.is_empty());
+        let texts = texts.map(|text| text.as_bytes().into()).collect();
+        let (tail, is_in_answer, is_on) = (Vec::new(), false, false);
+        Lazy { grammar, triggers, texts, env, tail, is_in_answer, is_on }
+    }
+
+    /// Whether a trigger's text ends within a token. What the token says behind it is the grammar's: if it
+    /// leads out of the grammar, the answer stays free.
+    fn ends_text(&mut self, token: u32) -> bool {
+        let n_before = self.tail.len();
+        let bytes = self.env.tok_trie().token(token);
+        match bytes.first() {
+            // A control token is no text.
+            Some(&TokTrie::SPECIAL_TOKEN_MARKER) | None => self.tail.clear(),
+            Some(_) => self.tail.extend_from_slice(bytes),
+        }
+        let ends = |text: &[u8]| {
+            let mut found = self.tail.windows(text.len()).enumerate();
+            found.find_map(|(at, window)| {
+                (window == text && at + text.len() > n_before).then_some(at + text.len())
+            })
+        };
+        if let Some(end) = self.texts.iter().filter_map(|text| ends(text)).min() {
+            return self.grammar.begins_with(&self.tail[end..], &self.env);
+        }
+        let longest = self.texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        let n_old = self.tail.len().saturating_sub(longest.saturating_sub(1));
+        self.tail.drain(..n_old);
+        false
+    }
+}
+
+impl fmt::Debug for Lazy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lazy").field("is_on", &self.is_on).finish_non_exhaustive()
     }
 }
 
@@ -124,7 +178,8 @@ impl Filter for Lazy {
         match self.is_on {
             true => self.grammar.accept(token),
             false => {
-                self.is_on = self.is_in_answer && self.triggers.contains(&token);
+                self.is_on =
+                    self.is_in_answer && (self.triggers.contains(&token) || self.ends_text(token));
                 self.grammar.is_in_answer = self.is_on;
             }
         }

@@ -204,7 +204,27 @@ impl Grammars {
         grammar: &Grammar,
         triggers: Vec<Trigger>,
     ) -> Result<Box<dyn Filter>, GrammarError> {
-        Ok(Box::new(Lazy::new(self.matcher(grammar)?, triggers)))
+        Ok(Box::new(Lazy::new(
+            self.matcher(grammar)?,
+            triggers,
+            &[],
+            self.factory.tok_env().clone(),
+        )))
+    }
+
+    /// [`Grammars::lazy`] for triggers that are texts, wherever they stand in tokens, as the marks of calls
+    /// are in families that have no token for them. What a token says behind a trigger has to be the
+    /// grammar's already; if it is not, the answer stays free up to the next trigger.
+    ///
+    /// # Errors
+    /// The grammar is refused.
+    pub fn lazy_text(
+        &self,
+        grammar: &Grammar,
+        triggers: &[&str],
+    ) -> Result<Box<dyn Filter>, GrammarError> {
+        let (grammar, env) = (self.matcher(grammar)?, self.factory.tok_env().clone());
+        Ok(Box::new(Lazy::new(grammar, Vec::new(), triggers, env)))
     }
 
     fn matcher(&self, grammar: &Grammar) -> Result<GrammarFilter, GrammarError> {

@@ -37,6 +37,8 @@ pub(super) struct Block {
     made: bool,
     /// Whether an item was told as text.
     rejected: bool,
+    /// Whether calls are told before the block is closed.
+    early: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -51,10 +53,10 @@ enum State {
 
 impl Block {
     /// A block whose mark stands at `start` and ends at `end`.
-    pub fn new(form: &'static CallForm, start: usize, end: usize) -> Self {
+    pub fn new(form: &'static CallForm, start: usize, end: usize, early: bool) -> Self {
         let at = if form.keeps_open { start } else { end };
         let (state, pending) = (State::Between, Some(Vec::new()));
-        Self { form, start, at, state, pending, made: false, rejected: false }
+        Self { form, start, at, state, pending, made: false, rejected: false, early }
     }
 
     /// Reads on.
@@ -86,6 +88,28 @@ impl Block {
         }
     }
 
+    /// What is known of the call under way, if its name is one that was offered and its arguments have
+    /// begun; of them what follows `n_sent` bytes.
+    pub fn part(&mut self, held: &Held, tools: &Tools, n_sent: usize) -> Option<RawCall> {
+        let part = match &mut self.state {
+            State::Item(reader) => reader.part(held, self.at, tools, n_sent),
+            State::ItemEnd(calls) => calls.as_ref()?.first().map(|call| {
+                let arguments = call.arguments.get(n_sent..).unwrap_or_default().to_owned();
+                RawCall { arguments, ..call.clone() }
+            }),
+            _ => None,
+        };
+        part.filter(|part| tools.has(&part.name))
+    }
+
+    /// Whether the call under way is JSON, or has been read.
+    pub fn is_json(&self) -> bool {
+        match &self.state {
+            State::Item(reader) => matches!(**reader, Reader::Json(_)),
+            _ => true,
+        }
+    }
+
     /// Keeps books of what is told.
     fn told(&mut self, act: Act) -> Act {
         match &act {
@@ -110,7 +134,7 @@ impl Block {
         }
         self.state = State::Between;
         let calls = offered(calls, tools);
-        if ends_itself || self.form.close.is_empty() {
+        if ends_itself || self.form.close.is_empty() || self.early {
             return Some(match calls {
                 Some(calls) => Act::Calls(calls, self.at),
                 None => Act::Rejected(self.at),

@@ -29,7 +29,7 @@ impl Ids {
             IdForm::Call24 => ("call_", 24),
             IdForm::Plain9 => ("", 9),
         };
-        let letters = (0..n).map(|_| char::from(LETTERS[self.0.below(LETTERS.len())]));
+        let letters = (0..n).map(|_| char::from(LETTERS[(self.0.next_u64() % 62) as usize]));
         start.chars().chain(letters).collect()
     }
 }

@@ -81,14 +81,14 @@ impl AnswerParser {
                 let before = &undecided.raw[..self.held.base() + start];
                 let text = before.trim_matches(|c: char| c.is_ascii() && is_space(c as u8));
                 self.out.clear();
-                self.n_calls = 0;
+                (self.n_calls, self.begun) = (0, None);
                 self.tell_reasoning(text);
                 self.skip_to(end);
                 self.at_seam();
             }
             Mark::Calls(form) => {
                 self.release(start);
-                self.mode = Mode::Calls(Box::new(Block::new(form, start, end)));
+                self.mode = Mode::Calls(Box::new(Block::new(form, start, end, self.early)));
             }
         }
         true

@@ -195,7 +195,7 @@ fn arguments(parser: &mut AnswerParser, message: &mut Message) -> bool {
         match scanner.push(byte) {
             Step::More => parser.scan += 1,
             Step::Broken => {
-                message.state = State::Broken;
+                broken(parser, message);
                 return true;
             }
             Step::Done => {
@@ -208,9 +208,24 @@ fn arguments(parser: &mut AnswerParser, message: &mut Message) -> bool {
         }
     }
     if parser.held.ended {
-        message.state = State::Broken;
+        broken(parser, message);
+    } else if parser.early {
+        let so_far = parser.held.text[parser.at + *from..parser.scan].trim_start();
+        let arguments = so_far.get(parser.n_sent()..).unwrap_or_default().to_owned();
+        if !so_far.is_empty() {
+            let name = name.clone();
+            parser.tell_part(RawCall { name, arguments, id: None });
+        }
     }
     parser.held.ended
+}
+
+/// A call that is none: its message is told as text, unless a part of it has been told as a call.
+fn broken(parser: &mut AnswerParser, message: &mut Message) {
+    message.state = State::Broken;
+    if parser.begun.is_some() {
+        parser.release_broken(parser.scan);
+    }
 }
 
 /// Reads the end of a call's message.
@@ -239,12 +254,12 @@ fn end(parser: &mut AnswerParser, message: &mut Message) -> bool {
                 parser.scan = place;
                 return false;
             }
-            message.state = State::Broken;
+            broken(parser, message);
             return true;
         }
     };
     if !is_object {
-        message.state = State::Broken;
+        broken(parser, message);
         return true;
     }
     let call = std::mem::take(call);

@@ -5,7 +5,7 @@ use super::block::{Act, Block};
 use super::body::RawCall;
 use super::format::{AnswerFormat, Reasoning};
 use super::held::{Found, Held, is_space};
-use super::ids::Ids;
+use super::ids::{IdForm, Ids};
 use super::marks::{Mark, marks};
 use super::messages::{self, Message};
 use super::tools::Tools;
@@ -35,6 +35,10 @@ pub struct AnswerParser {
     pub(super) undecided: Option<Undecided>,
     ids: Ids,
     pub(super) n_calls: usize,
+    /// Whether calls are told as they come.
+    pub(super) early: bool,
+    /// The call of which a part has been told.
+    pub(super) begun: Option<Begun>,
     pub(super) out: Vec<AnswerDelta>,
 }
 
@@ -44,6 +48,14 @@ pub(super) struct Undecided {
     pub raw: String,
     /// What is to be told if it did not.
     deltas: Vec<AnswerDelta>,
+}
+
+/// A call of which a part has been told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    index: usize,
+    /// Bytes of its arguments that have been told.
+    sent: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +94,8 @@ impl AnswerParser {
             undecided: None,
             ids: Ids::new(0),
             n_calls: 0,
+            early: false,
+            begun: None,
             out: Vec::new(),
         }
     }
@@ -94,6 +108,14 @@ impl AnswerParser {
     /// Seeds the ids of calls.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { ids: Ids::new(seed), ..self }
+    }
+
+    /// Tells the name of a call when its arguments begin, and these as they come, not when it is whole: for
+    /// answers whose calls a grammar sees to. What has been told of a call stands, and nothing of it
+    /// becomes text, even if it turns out to be none. Calls whose form does not tell that early, as
+    /// Python's, are held until they are whole.
+    pub fn with_early_calls(self) -> Self {
+        Self { early: true, ..self }
     }
 
     /// Has marks count only as tokens where the vocabulary has such tokens: control tokens and those
@@ -272,7 +294,7 @@ impl AnswerParser {
         match bare {
             Some(form) if is_json && !self.tools.is_empty() => {
                 self.release(first);
-                self.mode = Mode::Calls(Box::new(Block::new(form, first, first)));
+                self.mode = Mode::Calls(Box::new(Block::new(form, first, first, self.early)));
                 true
             }
             _ => false,
@@ -328,15 +350,22 @@ impl AnswerParser {
         let act = block.step(&self.held, &self.tools);
         match act {
             Act::Wait => {
+                if self.early
+                    && let Some(part) = block.part(&self.held, &self.tools, self.n_sent())
+                    // Where models write ids, JSON may have one behind the arguments.
+                    && (part.id.is_some() || self.format.ids == IdForm::Call24 || !block.is_json())
+                {
+                    self.tell_part(part);
+                }
                 self.mode = Mode::Calls(block);
                 return false;
             }
             Act::Broken(at) => {
                 let at = self.boundary(at.max(block.start + 1));
-                self.release(at);
+                self.release_broken(at);
             }
             Act::Rejected(at) => {
-                self.release(at);
+                self.release_broken(at);
                 self.mode = Mode::Calls(block);
             }
             Act::Calls(calls, at) => {
@@ -369,6 +398,11 @@ impl AnswerParser {
     pub(super) fn tell_calls(&mut self, calls: Vec<RawCall>) {
         self.at_seam();
         for RawCall { name, arguments, id } in calls {
+            if let Some(Begun { index, sent }) = self.begun.take() {
+                self.tell_arguments(index, arguments.get(sent..).unwrap_or_default().to_owned());
+                self.out.push(AnswerDelta::CallEnd { index });
+                continue;
+            }
             let index = self.n_calls;
             let id_is_models = id.is_some();
             let id = id.unwrap_or_else(|| self.ids.next(self.format.ids));
@@ -376,6 +410,43 @@ impl AnswerParser {
             self.out.push(AnswerDelta::CallStart { index, id, id_is_models, name });
             self.out.push(AnswerDelta::CallArgs { index, json: arguments });
             self.out.push(AnswerDelta::CallEnd { index });
+        }
+    }
+
+    /// Bytes that have been told of the arguments of the call under way.
+    pub(super) fn n_sent(&self) -> usize {
+        self.begun.map_or(0, |begun| begun.sent)
+    }
+
+    /// Tells a part of a call: its name, if that has not been told yet, and what is new of its arguments.
+    pub(super) fn tell_part(&mut self, part: RawCall) {
+        let Begun { index, sent } = self.begun.unwrap_or_else(|| {
+            self.at_seam();
+            let index = self.n_calls;
+            self.n_calls += 1;
+            let (name, id_is_models) = (part.name, part.id.is_some());
+            let id = part.id.unwrap_or_else(|| self.ids.next(self.format.ids));
+            self.out.push(AnswerDelta::CallStart { index, id, id_is_models, name });
+            Begun { index, sent: 0 }
+        });
+        self.begun = Some(Begun { index, sent: sent + part.arguments.len() });
+        self.tell_arguments(index, part.arguments);
+    }
+
+    fn tell_arguments(&mut self, index: usize, json: String) {
+        if !json.is_empty() {
+            self.out.push(AnswerDelta::CallArgs { index, json });
+        }
+    }
+
+    /// Tells the text up to `end`, which is no call after all, unless a part of it has been told as one.
+    pub(super) fn release_broken(&mut self, end: usize) {
+        match self.begun.take() {
+            None => self.release(end),
+            Some(_) => {
+                self.skip_to(end);
+                self.at_seam();
+            }
         }
     }
 

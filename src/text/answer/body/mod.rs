@@ -101,6 +101,23 @@ impl Reader {
         }
     }
 
+    /// The call under way, if it tells its name and the begin of its arguments; of them what follows
+    /// `n_sent` bytes, up to `at`. What is told once is what the whole call will begin with.
+    pub fn part(
+        &mut self,
+        held: &Held,
+        at: usize,
+        tools: &Tools,
+        n_sent: usize,
+    ) -> Option<RawCall> {
+        match self {
+            Reader::Json(body) => body.part(held, at, tools, n_sent),
+            Reader::Named(body) => body.part(held, at, n_sent),
+            Reader::Tagged(body) => body.part(n_sent),
+            Reader::Python(_) | Reader::Braces(_) => None,
+        }
+    }
+
     /// Whether the item says itself where it ends, so that its call stands before its block is over.
     pub fn ends_itself(&self) -> bool {
         matches!(self, Reader::Tagged(body) if body.has_end())

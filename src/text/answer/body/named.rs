@@ -46,6 +46,18 @@ impl NamedBody {
         }
     }
 
+    /// See [`Reader::part`](super::Reader::part).
+    pub fn part(&self, held: &Held, at: usize, n_sent: usize) -> Option<RawCall> {
+        let arguments = match &self.state {
+            State::Json { from, .. } => held.text.get(*from..at)?,
+            State::Fence => &self.call.arguments[..],
+            _ => return None,
+        };
+        let new = arguments.get(n_sent..).unwrap_or_default().to_owned();
+        let (name, id) = (self.call.name.clone(), self.call.id.clone());
+        (!arguments.is_empty()).then_some(RawCall { name, arguments: new, id })
+    }
+
     fn kind(&mut self, at: &mut usize, held: &Held) -> Option<Read> {
         let Named { kind, .. } = self.form;
         if matches!(self.state, State::Kind) {

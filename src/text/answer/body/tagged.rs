@@ -84,6 +84,17 @@ impl TaggedBody {
         }
     }
 
+    /// See [`Reader::part`](super::Reader::part).
+    pub fn part(&self, n_sent: usize) -> Option<RawCall> {
+        if matches!(self.state, State::Open | State::Name { .. }) {
+            return None;
+        }
+        let so_far = object(self.arguments.iter().map(|(key, json)| (&key[..], &json[..])));
+        let so_far = so_far.strip_suffix('}').unwrap_or(&so_far);
+        let arguments = so_far.get(n_sent..).unwrap_or_default().to_owned();
+        Some(RawCall { name: self.name.clone(), arguments, id: None })
+    }
+
     fn open(&mut self, at: &mut usize, held: &Held) -> Option<Read> {
         let (open, _) = self.form.name;
         if open.is_empty() {
