@@ -226,7 +226,8 @@ fn variables(
     let mut input = json!({
         "messages": [{ "role": "user", "content": "x" }], "add_generation_prompt": true,
     });
-    args.template.complete(&prompter, &mut input)?;
+    let format = args.template.format(model, source, tokenizer);
+    args.template.complete(&prompter, format, &mut input)?;
     let mut variables = input.as_object().cloned().unwrap_or_default();
     variables.retain(|name, _| name != "messages" && name != "add_generation_prompt");
     Ok(variables)
