@@ -66,12 +66,11 @@ const INTERLEAVED_ROWS_MAX: usize = 12;
 
 static AVX2_TYPES: [TypeKernels; N_TYPES] = with_rows_max(TYPES, ROWS_OF_TYPES);
 
-/// Tokens up to which rows are faster for types' weights of the file. Measured on Zen 3 in its caches:
-/// a panel costs the same for one token and for eight, rows for four of them what one panel does of
-/// MXFP4, for five or six of Q4_K. Other types are not here because they have not been measured, or, as
-/// Q8_0, are as fast as rows.
+/// Tokens up to which rows are as fast for types' weights of the file. Measured on Zen 3: a panel costs
+/// the same for one token and for eight, rows for four of them what one panel does of MXFP4, for five or
+/// six of Q4_K and Q6_K, from memory. Other types have not been measured, or, as Q8_0, are as fast as rows.
 pub(in crate::isa) const ROWS_OF_TYPES: &[(GgmlType, usize)] =
-    &[(BlockMXFP4::TY, 4), (BlockQ4K::TY, 5), (BlockQ6K::TY, 4)];
+    &[(BlockMXFP4::TY, 4), (BlockQ4K::TY, 6), (BlockQ6K::TY, 6)];
 
 pub(in crate::isa) const TYPES: [TypeKernels; N_TYPES] = {
     let below = overlaid_blocks(sse41::TYPES, blocks::BLOCKS);
