@@ -7,7 +7,7 @@ use super::template_args::TemplateArgs;
 use super::{CliError, interrupt, note, threads};
 use crate::backend::pages::KvType;
 use crate::engine::{EngineOptions, Model, Runner};
-use crate::serve::{Loaded, ModelOptions, ServeOptions, Server, ServerHandle};
+use crate::serve::{Loaded, Log, ModelOptions, ServeOptions, Server, ServerHandle};
 use crate::text::Tokenizer;
 use serde_json::{Map, Value as Json, json};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -133,21 +133,21 @@ fn shown(bound: SocketAddr, host: &str) -> String {
 }
 
 fn options(args: &ServeArgs, keys: Vec<Vec<u8>>) -> ServeOptions {
-    let mut options = ServeOptions::default();
-    options.keys = keys;
-    options.hosts.clone_from(&args.allowed_host);
-    options.hosts.extend(args.host.parse::<IpAddr>().is_err().then(|| args.host.clone()));
-    options.origins.clone_from(&args.cors_origin);
-    options.n_running_max = args.parallel;
-    options.n_waiting_max = args.max_queue;
-    options.drain = Duration::from_secs(args.drain);
-    options.any_model = args.any_model;
-    options.slots = args.slots;
-    options.log_prompts = args.log_prompts;
-    if !args.no_log {
-        options.log = Some(Box::new(|line| note(format_args!("{line}"))));
+    let mut hosts = args.allowed_host.clone();
+    hosts.extend(args.host.parse::<IpAddr>().is_err().then(|| args.host.clone()));
+    let log = |line: &Json| note(format_args!("{line}"));
+    ServeOptions {
+        keys,
+        hosts,
+        origins: args.cors_origin.clone(),
+        n_running_max: args.parallel,
+        n_waiting_max: args.max_queue,
+        drain: Duration::from_secs(args.drain),
+        any_model: args.any_model,
+        slots: args.slots,
+        log: (!args.no_log).then(|| Box::new(log) as Log),
+        log_prompts: args.log_prompts,
     }
-    options
 }
 
 /// Keys of the file and of the environment.
