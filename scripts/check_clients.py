@@ -537,8 +537,8 @@ def claude_is_told_errors_in_its_shape(s):
     claude_refuses(s, anthropic.NotFoundError, "not_found_error", model="other")
 
 
-def response(s, text=QUESTION, **rest):
-    return s.client.responses.create(**{"model": s.model, "input": text, "temperature": 0, "max_output_tokens": 24, **rest})
+def response(s, given=QUESTION, **rest):
+    return s.client.responses.create(**{"model": s.model, "input": given, "temperature": 0, "max_output_tokens": 24, **rest})
 
 
 @check
@@ -560,7 +560,9 @@ def responses_answer(s):
 
 @check
 def responses_stream(s):
-    with s.client.responses.stream(model=s.model, input=QUESTION, temperature=0) as stream:
+    # Only completed responses have a final one, so a grammar ends the answer and not its length.
+    grammar = {"grammar": 'root ::= "Paris" [a-z ]{4,8} "."'}
+    with s.client.responses.stream(model=s.model, input=QUESTION, temperature=0, extra_body=grammar) as stream:
         events = list(stream)
         final = stream.get_final_response()
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
