@@ -90,7 +90,8 @@ fn messages_are_answered_as_anthropic_does() {
     assert_eq!(stopped["stop_sequence"], stop.as_str());
     // A line that changes with each request does not change the prompt.
     let billed = |n: usize| {
-        let text = format!("x-anthropic-billing-header: cch={n};\nBe brief.");
+        // More than a page, of which the cache consists.
+        let text = format!("x-anthropic-billing-header: cch={n};\n{}", "Be brief. ".repeat(20));
         ask(json!({ "system": text })).json()["usage"].clone()
     };
     let (first, second) = (billed(1), billed(22222));
