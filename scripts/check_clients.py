@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the official clients get from `teff serve`: starts the server with a model and runs scripted
-sessions of the `openai` package against it, some beside each other.
+sessions of the `openai`, `anthropic` and `ollama` packages against it, some beside each other.
 
-    python3 -m venv /tmp/clients && /tmp/clients/bin/pip install openai
+    python3 -m venv /tmp/clients && /tmp/clients/bin/pip install openai anthropic ollama
     /tmp/clients/bin/python scripts/check_clients.py target/release/teff smollm2:135m
 """
 
@@ -15,8 +15,11 @@ import sys
 import threading
 import time
 
+import anthropic
 import httpx
+import ollama
 import openai
+from anthropic import Anthropic
 from openai import OpenAI
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -56,6 +59,8 @@ class Session:
         self.url, self.run = url, [program, "run", "-m", model]
         self.client = OpenAI(base_url=url + "/v1", api_key="any", max_retries=0, timeout=300)
         self.model = self.client.models.list().data[0].id
+        self.claude = Anthropic(base_url=url, api_key="any", max_retries=0, timeout=300)
+        self.ollama = ollama.Client(host=url, timeout=300)
 
     def chat(self, messages=QUESTION, **rest):
         rest = {"temperature": 0, "max_tokens": 24, **rest}
@@ -418,6 +423,269 @@ def a_client_that_leaves_is_noticed(s):
         while running() > 0 and time.time() < end:
             time.sleep(0.05)
         assert running() == 0, stream
+
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+          "required": ["name", "age"], "additionalProperties": False}
+SHOPPING = [{"role": "user", "content": "Weather in Oslo, Celsius?"}]
+TOOL = {"name": "get_weather", "description": "Weather of a city",
+        "input_schema": WEATHER["function"]["parameters"]}
+FUNCTION = {"type": "function", "strict": False, **WEATHER["function"]}
+
+
+def message(s, messages=QUESTION, **rest):
+    extra = {"temperature": 0, **rest.pop("extra_body", {})}
+    return s.claude.messages.create(**{"model": s.model, "messages": messages, "max_tokens": 24, "extra_body": extra, **rest})
+
+
+def claude_refuses(s, kind, name, **rest):
+    try:
+        message(s, **rest)
+    except kind as error:
+        body = error.response.json()
+        assert body["type"] == "error" and body["error"]["type"] == name and body["request_id"], body
+        return body["error"]["message"]
+    raise AssertionError(f"{rest} was not refused")
+
+
+@check
+def claude_is_answered(s):
+    answer = message(s)
+    assert answer.type == "message" and answer.role == "assistant" and answer.id and answer._request_id
+    assert answer.content[0].text == s.chat().choices[0].message.content
+    usage = answer.usage
+    count = s.claude.messages.count_tokens(model=s.model, messages=QUESTION).input_tokens
+    assert usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens == count
+    short = message(s, max_tokens=3)
+    assert short.stop_reason == "max_tokens" and short.usage.output_tokens == 3
+    word = answer.content[0].text.split()[3]
+    cut = message(s, stop_sequences=[word])
+    assert cut.stop_reason == "stop_sequence" and cut.stop_sequence == word and word not in cut.content[0].text
+    begun = message(s, [*QUESTION, {"role": "assistant", "content": "The capital of France is"}])
+    assert begun.content[0].text.strip().startswith("Paris"), begun.content
+
+
+@check
+def claude_streams(s):
+    with s.claude.messages.stream(model=s.model, messages=QUESTION, max_tokens=24,
+                                  extra_body={"temperature": 0}) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    whole = message(s)
+    assert text == whole.content[0].text == final.content[0].text
+    assert final.stop_reason == whole.stop_reason and final.usage.output_tokens == whole.usage.output_tokens
+    kinds = [event.type for event in message(s, stream=True)]
+    kinds = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
+    assert kinds == ["message_start", "content_block_start", "content_block_delta", "content_block_stop",
+                     "message_delta", "message_stop"], kinds
+
+
+@check
+def claude_calls_tools(s):
+    for choice in [{"type": "any"}, {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True}]:
+        rest = dict(tools=[TOOL], tool_choice=choice, max_tokens=80)
+        answer = message(s, SHOPPING, **rest)
+        assert answer.stop_reason == "tool_use", answer
+        call = answer.content[0]
+        assert call.type == "tool_use" and call.name == "get_weather" and call.input["unit"] in "CF"
+        with s.claude.messages.stream(model=s.model, messages=SHOPPING, extra_body={"temperature": 0}, **rest) as stream:
+            final = stream.get_final_message()
+        assert [b.input for b in final.content] == [b.input for b in answer.content]
+        history = [*SHOPPING, {"role": "assistant", "content": answer.content},
+                   {"role": "user", "content": [
+                       {"type": "tool_result", "tool_use_id": b.id, "content": [{"type": "text", "text": "7 C"}]}
+                       for b in answer.content]}]
+        assert message(s, history, tools=[TOOL], tool_choice={"type": "none"}).content[0].type == "text"
+    auto = message(s, SHOPPING, tools=[TOOL, {"type": "web_search_20250305", "name": "web_search"}])
+    assert auto.content
+    raw = s.claude.messages.with_raw_response.create(
+        model=s.model, messages=QUESTION, max_tokens=4,
+        tools=[{"type": "web_search_20250305", "name": "web_search"}])
+    assert raw.headers["x-teff-ignored-tools"] == "web_search_20250305"
+
+
+@check
+def claude_follows_schemas(s):
+    answer = message(s, [{"role": "user", "content": "Describe Anna, 30 years."}], max_tokens=80,
+                     output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+    made = json.loads(answer.content[0].text)
+    assert isinstance(made["name"], str) and isinstance(made["age"], int) and len(made) == 2
+
+
+@check
+def claude_code_finds_its_prefix_again(s):
+    text = "You are brief. " * 60
+    for n in (1, 222, 33333):
+        system = [{"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1; cch={n};"},
+                  {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}]
+        answer = s.claude.beta.messages.create(
+            model=s.model, messages=QUESTION, max_tokens=4, system=system, betas=["interleaved-thinking-2025-05-14"],
+            thinking={"type": "disabled"}, metadata={"user_id": "x"})
+        assert n == 1 or answer.usage.cache_read_input_tokens > 200, answer.usage
+    bearer = Anthropic(base_url=s.url, auth_token="any", api_key=None, max_retries=0)
+    assert bearer.messages.create(model=s.model, messages=QUESTION, max_tokens=2).content
+
+
+@check
+def claude_is_told_errors_in_its_shape(s):
+    bad, name = anthropic.BadRequestError, "invalid_request_error"
+    claude_refuses(s, bad, name, max_tokens=-1)
+    claude_refuses(s, bad, name, messages=[])
+    image = [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "eA=="}}]
+    assert "image" in claude_refuses(s, bad, name, messages=[{"role": "user", "content": image}])
+    claude_refuses(s, bad, name, tools=[TOOL], tool_choice={"type": "tool", "name": "other"})
+    claude_refuses(s, bad, name, messages=[{"role": "user", "content": "word " * 9000}])
+    claude_refuses(s, anthropic.NotFoundError, "not_found_error", model="other")
+
+
+def response(s, given=QUESTION, **rest):
+    return s.client.responses.create(**{"model": s.model, "input": given, "temperature": 0, "max_output_tokens": 24, **rest})
+
+
+@check
+def responses_answer(s):
+    answer = response(s)
+    assert answer.output_text == s.chat().choices[0].message.content
+    assert response(s, QUESTION[0]["content"]).output_text == answer.output_text
+    short = response(s, max_output_tokens=3)
+    assert short.status == "incomplete" and short.incomplete_details.reason == "max_output_tokens"
+    usage = answer.usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert usage.input_tokens_details.cached_tokens >= 0 and usage.output_tokens_details.reasoning_tokens == 0
+    told = response(s, max_output_tokens=4, include=["message.output_text.logprobs"], top_logprobs=2)
+    logprobs = told.output[0].content[0].logprobs
+    assert len(logprobs) == 4 and all(len(one.top_logprobs) == 2 for one in logprobs)
+    many = [{"role": "developer", "content": "b"}, {"role": "developer", "content": "c"}, *QUESTION]
+    assert response(s, many, instructions="Be brief.").output_text
+
+
+@check
+def responses_stream(s):
+    # Only completed responses have a final one, so a grammar ends the answer and not its length.
+    grammar = {"grammar": 'root ::= "Paris" [a-z ]{4,8} "."'}
+    with s.client.responses.stream(model=s.model, input=QUESTION, temperature=0, extra_body=grammar) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == final.output_text != ""
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events]
+    kinds = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
+    assert kinds == ["created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
+                     "output_text.done", "content_part.done", "output_item.done", "completed"], kinds
+
+
+@check
+def responses_call_functions(s):
+    for choice in ["required", {"type": "function", "name": "get_weather"}]:
+        rest = dict(tools=[FUNCTION, {"type": "web_search"}], tool_choice=choice, max_output_tokens=80)
+        answer = response(s, SHOPPING, **rest)
+        call = answer.output[0]
+        assert call.type == "function_call" and call.name == "get_weather" and json.loads(call.arguments)["unit"] in "CF"
+        rest.pop("max_output_tokens")
+        with s.client.responses.stream(model=s.model, input=SHOPPING, temperature=0, **rest) as stream:
+            final = stream.get_final_response()
+        assert [c.arguments for c in final.output] == [c.arguments for c in answer.output]
+        for output in ["7 C", [{"type": "input_text", "text": "7 C"}]]:
+            history = [*SHOPPING, *answer.output]
+            history += [{"type": "function_call_output", "call_id": c.call_id, "output": output} for c in answer.output]
+            assert response(s, history, tools=[FUNCTION], tool_choice="none").output_text
+    raw = s.client.responses.with_raw_response.create(
+        model=s.model, input="x", max_output_tokens=2,
+        tools=[{"type": "web_search"}, {"type": "custom", "name": "x"}, FUNCTION])
+    assert raw.headers["x-teff-ignored-tools"] == "web_search, custom"
+
+
+@check
+def responses_follow_schemas(s):
+    from pydantic import BaseModel, Field
+
+    class Person(BaseModel):
+        name: str = Field(max_length=20)
+        age: int
+
+    question = [{"role": "user", "content": "Describe Anna, 30 years."}]
+    answer = s.client.responses.parse(model=s.model, input=question, text_format=Person, temperature=0)
+    assert isinstance(answer.output_parsed, Person)
+    made = response(s, question, text={"format": {"type": "json_object"}})
+    assert made.output_text.startswith("{")
+
+
+@check
+def responses_keep_no_state(s):
+    for rest in [{"previous_response_id": "x"}, {"conversation": "x"}, {"background": True}]:
+        try:
+            response(s, **rest)
+            raise AssertionError(f"{rest} was not refused")
+        except openai.BadRequestError as error:
+            assert error.param == list(rest)[0]
+    assert response(s, store=True, extra_body={"prompt_cache_key": "x"}).output_text
+
+
+def ollama_chat(s, messages=QUESTION, **rest):
+    options = {"temperature": 0, "num_predict": 24, **rest.pop("options", {})}
+    return s.ollama.chat(model=s.model, messages=messages, options=options, **rest)
+
+
+@check
+def ollama_answers_and_streams(s):
+    whole = ollama_chat(s)
+    assert whole.done and whole.message.content == s.chat().choices[0].message.content
+    lines = list(ollama_chat(s, stream=True))
+    assert "".join(line.message.content for line in lines) == whole.message.content
+    last = lines[-1]
+    assert last.done and last.done_reason in ("stop", "length") and last.eval_count == whole.eval_count
+    assert last.total_duration > 0 and last.prompt_eval_count > 0 and last.prompt_eval_duration >= 0
+    assert not any(line.done for line in lines[:-1])
+    made = s.ollama.generate(model=s.model, prompt=QUESTION[0]["content"], options={"temperature": 0, "num_predict": 24})
+    assert made.response == whole.message.content
+    parts = s.ollama.generate(model=s.model, prompt=QUESTION[0]["content"], stream=True,
+                              options={"temperature": 0, "num_predict": 24})
+    assert "".join(part.response for part in parts) == made.response
+    assert s.ollama.generate(model=s.model).done_reason == "load"
+
+
+@check
+def ollama_calls_and_follows_schemas(s):
+    made = ollama_chat(s, [{"role": "user", "content": "Describe Anna, 30 years."}], format=SCHEMA,
+                       options={"num_predict": 80})
+    made = json.loads(made.message.content)
+    assert isinstance(made["name"], str) and isinstance(made["age"], int)
+    assert ollama_chat(s, format="json").message.content.startswith("{")
+    answer = ollama_chat(s, SHOPPING, tools=[WEATHER])
+    assert answer.message.content is not None or answer.message.tool_calls
+    call = {"function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
+    history = [*SHOPPING, {"role": "assistant", "content": "", "tool_calls": [call]},
+               {"role": "tool", "tool_name": "get_weather", "content": "7 C"}]
+    assert ollama_chat(s, history).message.content
+
+
+@check
+def ollama_tells_of_models(s):
+    models = s.ollama.list().models
+    assert models[0].model == s.model and models[0].size > 0 and models[0].modified_at
+    assert s.ollama.ps().models[0].model == s.model
+    shown = s.ollama.show(s.model)
+    family = shown.modelinfo["general.architecture"]
+    assert shown.modelinfo[f"{family}.context_length"] > 0 and "tools" in shown.capabilities
+    assert shown.details.format == "gguf" and shown.template
+    assert httpx.head(s.url + "/api/version").status_code == 200
+    vectors = s.ollama.embed(model=s.model, input=["a cold night", "numbers"]).embeddings
+    assert len(vectors) == 2 and abs(sum(x * x for x in vectors[0]) - 1) < 1e-3
+    assert s.ollama.embeddings(model=s.model, prompt="a cold night").embedding == vectors[0]
+
+
+@check
+def ollama_is_told_errors(s):
+    for status, ask in [(404, lambda: s.ollama.chat(model="other", messages=QUESTION)),
+                        (400, lambda: ollama_chat(s, options={"num_ctx": 1 << 30})),
+                        (400, lambda: ollama_chat(s, options={"temperature": -1})),
+                        (400, lambda: ollama_chat(s, [{"role": "user", "content": "word " * 9000}])),
+                        (501, lambda: s.ollama.pull("other"))]:
+        try:
+            ask()
+            raise AssertionError("was not refused")
+        except ollama.ResponseError as error:
+            assert error.status_code == status and error.error, error
 
 
 def main():

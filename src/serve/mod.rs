@@ -9,6 +9,7 @@
 //! **Nothing waits for a client.** Answers that nobody reads are cancelled, and so is all that a client who
 //! has left was waiting for: the answers are dropped with the connection.
 
+mod anthropic;
 mod app;
 mod body;
 mod connection;
@@ -21,11 +22,14 @@ mod listen;
 mod loaded;
 mod metrics;
 mod native;
+mod ollama;
 mod openai;
 mod record;
 mod reply;
+mod responses;
 mod routes;
 mod stream;
+mod translate;
 
 pub use app::{Log, ServeOptions};
 pub use listen::{Server, ServerHandle};

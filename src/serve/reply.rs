@@ -41,7 +41,6 @@ pub enum Wire {
     /// `data:` lines, parted by empty ones.
     Events,
     /// A line of JSON each.
-    #[allow(dead_code, reason = "Ollama's API streams so")]
     Lines,
 }
 

@@ -1,15 +1,18 @@
 //! The table of routes.
 
+use super::anthropic;
 use super::app::{App, Phase};
 use super::fault::Fault;
 use super::native;
+use super::ollama;
 use super::openai;
 use super::reply;
+use super::responses;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,9 +27,20 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ("get", "/v1/models", "The models"),
     ("get", "/v1/models/{id}", "A model"),
     ("post", "/v1/chat/completions", "Answers a conversation (OpenAI)"),
+    ("post", "/v1/responses", "Answers the items of a conversation (OpenAI)"),
     ("post", "/v1/completions", "Continues texts (OpenAI)"),
     ("post", "/v1/embeddings", "Turns texts into vectors (OpenAI)"),
     ("post", "/v1/rerank", "Scores documents by a query (Jina)"),
+    ("post", "/v1/messages", "Answers a conversation (Anthropic)"),
+    ("post", "/v1/messages/count_tokens", "The tokens of its prompt (Anthropic)"),
+    ("get", "/api/version", "The version of Ollama's API"),
+    ("get", "/api/tags", "The models (Ollama)"),
+    ("get", "/api/ps", "The models that are loaded (Ollama)"),
+    ("post", "/api/show", "A model's description (Ollama)"),
+    ("post", "/api/chat", "Answers a conversation (Ollama)"),
+    ("post", "/api/generate", "Answers a prompt (Ollama)"),
+    ("post", "/api/embed", "Turns texts into vectors (Ollama)"),
+    ("post", "/api/embeddings", "Turns a text into a vector (Ollama, as before)"),
     ("post", "/tokenize", "Turns a text into tokens (llama.cpp)"),
     ("post", "/detokenize", "Turns tokens into a text (llama.cpp)"),
     ("post", "/apply-template", "The prompt of a conversation (llama.cpp)"),
@@ -51,10 +65,27 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/chat/completions", post(chat_completions))
+        .route("/v1/responses", post(respond))
+        .route("/responses", post(respond))
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/rerank", post(rerank))
         .route("/rerank", post(rerank))
+        .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/api/version", get(ollama_version))
+        .route("/api/tags", get(ollama_tags))
+        .route("/api/ps", get(ollama_ps))
+        .route("/api/show", post(ollama_show))
+        .route("/api/chat", post(ollama_chat))
+        .route("/api/generate", post(ollama_generate))
+        .route("/api/embed", post(ollama_embed))
+        .route("/api/embeddings", post(ollama_embeddings))
+        .route("/api/pull", post(ollama_refuse))
+        .route("/api/push", post(ollama_refuse))
+        .route("/api/create", post(ollama_refuse))
+        .route("/api/copy", post(ollama_refuse))
+        .route("/api/delete", delete(ollama_refuse))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route("/apply-template", post(apply_template))
@@ -141,6 +172,10 @@ async fn chat_completions(State(app): State<Arc<App>>, request: Request) -> Answ
     openai::chat::completions(app, request).await
 }
 
+async fn respond(State(app): State<Arc<App>>, request: Request) -> Answer {
+    responses::responses(app, request).await
+}
+
 async fn completions(State(app): State<Arc<App>>, request: Request) -> Answer {
     openai::completions::completions(app, request).await
 }
@@ -151,6 +186,50 @@ async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Answer {
 
 async fn rerank(State(app): State<Arc<App>>, request: Request) -> Answer {
     openai::embeddings::rerank(app, request).await
+}
+
+async fn messages(State(app): State<Arc<App>>, request: Request) -> Answer {
+    anthropic::messages(app, request).await
+}
+
+async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Answer {
+    anthropic::count_tokens(app, request).await
+}
+
+async fn ollama_version() -> Response {
+    ollama::version()
+}
+
+async fn ollama_tags(State(app): State<Arc<App>>) -> Response {
+    ollama::tags(&app)
+}
+
+async fn ollama_ps(State(app): State<Arc<App>>) -> Response {
+    ollama::ps(&app)
+}
+
+async fn ollama_show(State(app): State<Arc<App>>, request: Request) -> Answer {
+    ollama::show(app, request).await
+}
+
+async fn ollama_chat(State(app): State<Arc<App>>, request: Request) -> Answer {
+    ollama::chat(app, request).await
+}
+
+async fn ollama_generate(State(app): State<Arc<App>>, request: Request) -> Answer {
+    ollama::generate(app, request).await
+}
+
+async fn ollama_embed(State(app): State<Arc<App>>, request: Request) -> Answer {
+    ollama::embed(app, request).await
+}
+
+async fn ollama_embeddings(State(app): State<Arc<App>>, request: Request) -> Answer {
+    ollama::embeddings(app, request).await
+}
+
+async fn ollama_refuse(request: Request) -> Fault {
+    ollama::refuse(request.uri().path())
 }
 
 async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Answer {

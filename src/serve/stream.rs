@@ -17,7 +17,6 @@ pub enum Part {
     /// An object.
     Data(Json),
     /// An event with a name.
-    #[allow(dead_code, reason = "Anthropic's API streams so")]
     Named(&'static str, Json),
     /// OpenAI's mark of the end.
     Done,

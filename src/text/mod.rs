@@ -26,6 +26,8 @@ pub use answer::{Answer, AnswerDelta, AnswerFormat, AnswerParser, ToolCall, Tool
 #[cfg(feature = "chat-template")]
 pub use chat_template::{ChatTemplate, Message, Rendered, TEMPLATE_BYTES_MAX};
 pub use error::TextError;
+#[cfg(feature = "serve")]
+pub(crate) use jinja::strftime;
 #[cfg(feature = "chat-template")]
 pub use jinja::{JinjaError, JinjaErrorKind};
 #[cfg(feature = "chat-template")]

@@ -9,7 +9,7 @@ mod messages;
 pub mod models;
 
 pub use chat_request::{Common, conversation_of};
-pub use messages::messages;
+pub use messages::{messages, text};
 
 use super::fault::Fault;
 use super::generate::{End, Finish};

@@ -28,6 +28,8 @@ mod value;
 
 pub use error::{JinjaError, JinjaErrorKind};
 pub use text::{Marked, Text};
+#[cfg(feature = "serve")]
+pub use time::strftime;
 pub use value::{Dict, Value};
 
 /// A parsed template.

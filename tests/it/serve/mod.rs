@@ -2,6 +2,7 @@
 
 mod answers;
 mod ends;
+mod foreign;
 mod limits;
 
 use crate::cli::{Folder, program, text};
