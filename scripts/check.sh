@@ -11,7 +11,7 @@ step() {
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings
-for features in cache convert hub pypi cli; do
+for features in cache convert hub pypi cli serve; do
     step cargo clippy --package teff --no-default-features --features "$features" -- -D warnings
 done
 step cargo test --workspace
