@@ -194,7 +194,7 @@ fn keys_that_may_change_the_results_do_not() {
         ("b", "llama.use_qk_norm", true.into()),
         ("c", "llama.residual_scale", 0.5f32.into()),
         ("d", "llama.final_logit_softcapping", 30f32.into()),
-        ("e", "llama.attention.sliding_window", 16u32.into()),
+        ("e", "llama.attention.chunk_size", 16u32.into()),
         ("f", "llama.attention.layer_norm_epsilon", 1e-6f32.into()),
         ("g", "llama.unheard_of", 1u32.into()),
         ("h", "llama.visionary", 1u32.into()),
