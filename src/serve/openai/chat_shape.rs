@@ -1,6 +1,6 @@
 //! Chat completions as OpenAI writes them, whole and as chunks.
 
-use super::{FINGERPRINT, finish_reason, id, now, timings, token_logprob, usage};
+use super::{FINGERPRINT, completion, finish_reason, id, now, timings, token_logprob, usage};
 use crate::sample::Logprobs;
 use crate::serve::fault::{Fault, Style};
 use crate::serve::generate::{End, Event, Whole};
@@ -15,20 +15,7 @@ use std::time::Instant;
 pub fn whole(loaded: &Loaded, answers: &[Whole], has_logprobs: bool) -> Json {
     let choices: Vec<Json> =
         answers.iter().enumerate().map(|(i, one)| choice(loaded, i, one, has_logprobs)).collect();
-    let ends: Vec<&End> = answers.iter().filter_map(|answer| answer.end.as_ref()).collect();
-    let mut made = json!({
-        "id": id("chatcmpl-"),
-        "object": "chat.completion",
-        "created": now(),
-        "model": loaded.id,
-        "system_fingerprint": FINGERPRINT,
-        "choices": choices,
-        "usage": usage(&ends),
-    });
-    if let Some(end) = ends.first() {
-        made["timings"] = timings(end);
-    }
-    made
+    completion(loaded, ("chatcmpl-", "chat.completion"), choices, answers)
 }
 
 fn choice(loaded: &Loaded, index: usize, whole: &Whole, has_logprobs: bool) -> Json {

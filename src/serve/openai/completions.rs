@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: texts continued.
 
 use super::chat_request::Common;
-use super::{FINGERPRINT, finish_reason, finite, id, now, timings, usage, within};
+use super::{FINGERPRINT, completion, finish_reason, finite, id, now, timings, usage, within};
 use crate::engine::CancelToken;
 use crate::sample::{LOGPROBS_MAX, Logprobs};
 use crate::serve::app::App;
@@ -170,21 +170,7 @@ fn whole(loaded: &Loaded, answers: &[Whole], echoed: &[Echo], has_logprobs: bool
             "finish_reason": answer.end.as_ref().map(finish_reason),
         })
     });
-    let choices: Vec<Json> = choices.collect();
-    let ends: Vec<&End> = answers.iter().filter_map(|answer| answer.end.as_ref()).collect();
-    let mut made = json!({
-        "id": id("cmpl-"),
-        "object": "text_completion",
-        "created": now(),
-        "model": loaded.id,
-        "system_fingerprint": FINGERPRINT,
-        "choices": choices,
-        "usage": usage(&ends),
-    });
-    if let Some(end) = ends.first() {
-        made["timings"] = timings(end);
-    }
-    made
+    completion(loaded, ("cmpl-", "text_completion"), choices.collect(), answers)
 }
 
 /// Tokens of a prompt that is told, of which the first comes behind nothing, and of its answer.

@@ -12,7 +12,7 @@ pub use chat_request::{Common, conversation_of};
 pub use messages::{messages, text};
 
 use super::fault::Fault;
-use super::generate::{End, Finish};
+use super::generate::{End, Finish, Whole};
 use super::loaded::Loaded;
 use crate::sample::Logprobs;
 use serde_json::{Value as Json, json};
@@ -55,6 +55,29 @@ pub fn usage(ends: &[&End]) -> Json {
         "prompt_tokens_details": { "cached_tokens": cached },
         "completion_tokens_details": { "reasoning_tokens": reasoning },
     })
+}
+
+/// Whole answers, in the choices of an API's kind of object.
+pub fn completion(
+    loaded: &Loaded,
+    (prefix, object): (&str, &str),
+    choices: Vec<Json>,
+    answers: &[Whole],
+) -> Json {
+    let ends: Vec<&End> = answers.iter().filter_map(|answer| answer.end.as_ref()).collect();
+    let mut made = json!({
+        "id": id(prefix),
+        "object": object,
+        "created": now(),
+        "model": loaded.id,
+        "system_fingerprint": FINGERPRINT,
+        "choices": choices,
+        "usage": usage(&ends),
+    });
+    if let Some(end) = ends.first() {
+        made["timings"] = timings(end);
+    }
+    made
 }
 
 /// Speeds of an answer, as llama.cpp tells them.
