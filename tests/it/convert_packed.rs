@@ -197,6 +197,28 @@ fn experts_of_four_bits_stay_as_they_are() {
     }
 }
 
+/// Floats of eight bits without their factors are no weights.
+#[test]
+fn missing_factors_are_named() {
+    let scratch = Scratch::new("packed-factors");
+    let folder = copy_folder(&golden().join("gptq-3bit-g128-sym"), &scratch);
+    let path = folder.join("config.json");
+    let mut config = json(&path);
+    config["quantization_config"] = serde_json::json!({"quant_method": "fp8"});
+    fs::write(path, config.to_string()).unwrap();
+    let (name, shape) = ("model.layers.0.mlp.down_proj.weight", [128_u64, 256]);
+    let header = serde_json::json!({
+        name: {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [0, shape[0] * shape[1]]},
+    });
+    let header = header.to_string().into_bytes();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    bytes.extend(vec![0x38; (shape[0] * shape[1]) as usize]);
+    fs::write(folder.join("model.safetensors"), bytes).unwrap();
+    let error = convert(&folder, &scratch.0.join("model.gguf"), TargetType::F32).unwrap_err();
+    assert!(error.contains(name) && error.contains("factors"), "{error}");
+}
+
 /// Changes an entry of `quantization_config`.
 fn set(folder: &Path, entry: &str, value: Value) {
     let path = folder.join("config.json");
@@ -212,6 +234,8 @@ fn what_is_not_read_is_refused_by_name() {
         ("gptq-3bit-g128-sym", "checkpoint_format", json!("marlin"), "gptq (marlin)"),
         ("gptq-3bit-g128-sym", "bits", json!(5), "gptq of unknown bits"),
         ("gptq-3bit-g128-sym", "bits", json!(8), "[1, 32] is expected"),
+        ("gptq-3bit-g128-sym", "group_size", json!(64), "not as many groups as `group_size`"),
+        ("awq-4bit-g128", "group_size", json!(32), "not as many groups as `group_size`"),
         ("gptq-3bit-g128-sym", "quant_method", json!("quip"), "quip"),
         ("awq-4bit-g128", "version", json!("gemv"), "awq (gemv, 4 bits)"),
         ("awq-4bit-g128", "bits", json!(3), "awq (gemm, 3 bits)"),

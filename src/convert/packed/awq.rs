@@ -37,6 +37,9 @@ pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
             return Err(refuse(&qweight, format!("not {n_groups} groups of {rows} outputs")));
         }
         must_be(&qzeros, &[n_groups, words])?;
+        if !parts.agrees(cols, n_groups) {
+            return Err(refuse(&scales, "not as many groups as `group_size` makes"));
+        }
         Ok(Packed::matrix(base, Awq { rows, cols, n_groups, qweight, qzeros, scales }))
     };
     parts.bases("qweight").map(matrix).collect()

@@ -42,6 +42,9 @@ pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
             return Err(refuse(&qweight, format!("not {bits} bits for each of {outputs} outputs")));
         }
         must_be(&qzeros, &[n_groups, Fields::words_of(rows, bits)])?;
+        if !parts.agrees(cols, n_groups) {
+            return Err(refuse(&scales, "not as many groups as `group_size` makes"));
+        }
         let g_idx = parts.part(base, "g_idx");
         if let Some(g_idx) = &g_idx {
             must_be(g_idx, &[cols])?;

@@ -150,6 +150,12 @@ impl Parts<'_> {
         found.and_then(|n| usize::try_from(n).ok())
     }
 
+    /// Whether groups of a matrix are of the size that the configuration says, if it says one for all.
+    fn agrees(&self, cols: usize, n_groups: usize) -> bool {
+        let said = self.int(&["group_size"]).filter(|_| self.quantization.get("dynamic").is_none());
+        said.is_none_or(|len| len > 0 && cols.div_ceil(len) == n_groups)
+    }
+
     /// A text of the configuration.
     fn text(&self, names: &[&str]) -> Option<&str> {
         names.iter().find_map(|name| self.quantization.get(name)?.as_str())

@@ -7,6 +7,7 @@
 mod layout;
 
 use super::config::Config;
+use super::dtype::Dtype;
 use super::packed::Repack;
 use super::safetensors::Tensor;
 use super::{ConvertError, TargetType};
@@ -334,6 +335,18 @@ fn scales(tensors: &[Tensor], config: &Config) -> Result<Scales, ConvertError> {
         let blocks = Blocks::of(number, &tensors[place], tensor, block)?;
         all.blocks.insert(place, blocks);
         all.other.push(number);
+    }
+    let is_bare = |(place, tensor): &(usize, &Tensor)| {
+        matches!(tensor.dtype, Dtype::F8E4M3 | Dtype::F8E5M2)
+            && tensor.shape.len() > 1
+            && !all.blocks.contains_key(place)
+            && !all.other.contains(place)
+    };
+    if let Some((_, tensor)) = tensors.iter().enumerate().find(is_bare) {
+        return Err(ConvertError::Unpackable {
+            tensor: tensor.name.clone(),
+            problem: "its factors (`weight_scale`, `weight_scale_inv`) are missing".into(),
+        });
     }
     Ok(all)
 }
