@@ -1,5 +1,6 @@
 //! Options of the verbs that answer, `run` and `chat`.
 
+use super::CliError;
 use super::answer_view::ReasoningShow;
 use super::grammar::GrammarArgs;
 use super::options::{ContextArgs, EngineArgs};
@@ -7,13 +8,16 @@ use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
 use super::speculate::SpeculateArgs;
 use super::template_args::TemplateArgs;
+use crate::backend::pages::KvType;
+use crate::engine::{Engine, Model};
+use crate::text::Tokenizer;
 
 /// Options of answers.
 #[derive(clap::Args, Debug)]
 pub struct AnswerArgs {
     #[command(flatten)]
     pub template: TemplateArgs,
-    /// What to do with the reasoning of models that think before they answer
+    /// Treatment of the reasoning of models that think before they answer
     #[arg(long, value_name = "HOW", default_value = "show")]
     pub reasoning: ReasoningShow,
     #[command(flatten)]
@@ -28,4 +32,14 @@ pub struct AnswerArgs {
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub grammar: GrammarArgs,
+}
+
+impl AnswerArgs {
+    /// Vocabulary and engine of a model that answers.
+    ///
+    /// # Errors
+    /// The options do not go with the model, or there is no memory for it.
+    pub fn ready(&self, model: &Model) -> Result<(Tokenizer, Engine), CliError> {
+        self.engine.ready(model, &self.context, KvType::F16, self.speculate.n_rows())
+    }
 }

@@ -48,14 +48,14 @@ impl AnswerReader {
         self.parser = self.parser.take().map(|parser| parser.after_prompt(prompt));
     }
 
-    /// What is read with a token and its text.
+    /// Parts of the answer that a token and its text complete.
     pub fn token(&mut self, id: u32, text: String) -> Vec<AnswerDelta> {
         let Some(parser) = &mut self.parser else { return vec![AnswerDelta::Text(text)] };
         self.n_reasoning += usize::from(parser.in_reasoning());
         parser.push_id(&self.tokenizer, id, &text)
     }
 
-    /// What is read with text that was held back.
+    /// Parts of the answer that text which was held back completes.
     pub fn rest(&mut self, text: String) -> Vec<AnswerDelta> {
         match &mut self.parser {
             Some(parser) => parser.push(&text),
@@ -63,7 +63,7 @@ impl AnswerReader {
         }
     }
 
-    /// What is read at the end.
+    /// Parts of the answer that its end completes.
     pub fn finish(&mut self) -> Vec<AnswerDelta> {
         self.parser.as_mut().map(AnswerParser::finish).unwrap_or_default()
     }

@@ -32,7 +32,7 @@ impl PrefixCacheArgs {
     }
 }
 
-/// What is kept between starts, if anything.
+/// Prefixes that are kept between starts, if any.
 pub struct PrefixCache {
     disk: Option<DiskCache>,
 }

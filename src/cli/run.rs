@@ -66,12 +66,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let seed =
         (args.answer.sampling.draws_seed() && sampling.temperature > 0.0).then_some(sampling.seed);
     let text = given.map_or_else(typed_prompt, Ok)?;
-    let (tokenizer, engine) = args.answer.engine.ready(
-        &model,
-        &args.answer.context,
-        KvType::F16,
-        args.answer.speculate.n_rows(),
-    )?;
+    let (tokenizer, engine) = args.answer.ready(&model)?;
     let tokenizer = Arc::new(tokenizer);
     let prefixes = args.answer.prefixes.open();
     let Prepared { prompt, n_shared, format, mut filters } =

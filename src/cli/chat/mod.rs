@@ -28,7 +28,7 @@ use talk::Talk;
 /// Prompt before a line that is to be typed.
 const PROMPT: &str = "> ";
 
-/// What Ctrl-C at the prompt tells.
+/// Note after Ctrl-C at the prompt.
 const LEAVING: &str = "Ctrl-C once more, or Ctrl-D, leaves";
 /// Two Ctrl-C within this time leave the chat.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);

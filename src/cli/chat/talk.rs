@@ -6,7 +6,6 @@ use super::super::template_args::builtin_names;
 use super::super::{CliError, interrupt, note, progress};
 use super::screen::Screen;
 use super::{ChatArgs, OnFull};
-use crate::backend::pages::KvType;
 use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request, Runner};
 use crate::engine::{Speculation, Stats, TokenEvent};
 use crate::sample::{Filter, SampleParams};
@@ -66,12 +65,7 @@ impl<E: Into<CliError>> From<E> for Refusal {
 impl Talk {
     /// A conversation without a message with a model that is made ready.
     pub fn new(args: &ChatArgs, model: Model, catches: bool) -> Result<Talk, CliError> {
-        let (tokenizer, engine) = args.answer.engine.ready(
-            &model,
-            &args.answer.context,
-            KvType::F16,
-            args.answer.speculate.n_rows(),
-        )?;
+        let (tokenizer, engine) = args.answer.ready(&model)?;
         let tokenizer = Arc::new(tokenizer);
         let at = CliError::of_model(model.path());
         let source = args.answer.template.source()?;
@@ -276,7 +270,7 @@ impl Talk {
         Err(EngineError::Stopped.into())
     }
 
-    /// What a prompt has in common with other conversations and this one has not read yet, if that is
+    /// Tokens that a prompt has in common with other conversations and this one has not read yet, if they are
     /// worth keeping.
     fn new_head(&self, prompt: &Prompt) -> Result<Vec<u32>, Refusal> {
         if !self.prefixes.wants(prompt.ids.len()) {

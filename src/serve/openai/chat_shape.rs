@@ -1,6 +1,6 @@
 //! Chat completions as OpenAI writes them, whole and as chunks.
 
-use super::{FINGERPRINT, completion, finish_reason, id, now, timings, token_logprob, usage};
+use super::{FINGERPRINT, completion, finish_reason, id, last_parts, now, timings, token_logprob};
 use crate::sample::Logprobs;
 use crate::serve::fault::{Fault, Style};
 use crate::serve::generate::{End, Event, Whole};
@@ -217,15 +217,7 @@ impl Shape for Chunks {
     }
 
     fn end(&mut self) -> Vec<Part> {
-        let mut parts = Vec::new();
-        if self.tells.usage {
-            let ends: Vec<&End> = self.ends.iter().collect();
-            let mut chunk = self.chunk(json!([]));
-            chunk["usage"] = usage(&ends);
-            parts.push(Part::Data(chunk));
-        }
-        parts.push(Part::Done);
-        parts
+        last_parts(self.tells.usage.then(|| self.chunk(json!([]))), &self.ends)
     }
 
     fn fault(&mut self, fault: &Fault) -> Vec<Part> {

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: texts continued.
 
 use super::chat_request::Common;
-use super::{FINGERPRINT, completion, finish_reason, finite, id, now, timings, usage, within};
+use super::{FINGERPRINT, completion, finish_reason, finite, id, last_parts, now, timings, within};
 use crate::engine::CancelToken;
 use crate::sample::{LOGPROBS_MAX, Logprobs};
 use crate::serve::app::App;
@@ -283,15 +283,7 @@ impl Shape for Chunks {
     }
 
     fn end(&mut self) -> Vec<Part> {
-        let mut parts = Vec::new();
-        if self.tells_usage {
-            let ends: Vec<&End> = self.ends.iter().collect();
-            let mut chunk = self.chunk(json!([]));
-            chunk["usage"] = usage(&ends);
-            parts.push(Part::Data(chunk));
-        }
-        parts.push(Part::Done);
-        parts
+        last_parts(self.tells_usage.then(|| self.chunk(json!([]))), &self.ends)
     }
 
     fn fault(&mut self, fault: &Fault) -> Vec<Part> {

@@ -14,6 +14,7 @@ pub use messages::{messages, text};
 use super::fault::Fault;
 use super::generate::{End, Finish, Whole};
 use super::loaded::Loaded;
+use super::stream::Part;
 use crate::sample::Logprobs;
 use serde_json::{Value as Json, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -78,6 +79,15 @@ pub fn completion(
         made["timings"] = timings(end);
     }
     made
+}
+
+/// Last parts of a stream: a chunk for the usage of all answers, if it is wished for, and the mark of the end.
+pub fn last_parts(chunk: Option<Json>, ends: &[End]) -> Vec<Part> {
+    let with_usage = chunk.map(|mut chunk| {
+        chunk["usage"] = usage(&ends.iter().collect::<Vec<&End>>());
+        Part::Data(chunk)
+    });
+    with_usage.into_iter().chain([Part::Done]).collect()
 }
 
 /// Speeds of an answer, as llama.cpp tells them.
