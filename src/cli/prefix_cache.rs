@@ -24,11 +24,15 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 impl PrefixCacheArgs {
+    /// The folder's cache; `None` if nothing is to be kept, or there is no place for it.
+    pub fn disk(&self) -> Option<DiskCache> {
+        let folder = user_folder::cache().ok().filter(|_| self.cache_bytes > 0);
+        folder.map(|folder| DiskCache::new(&folder.join(FOLDER), self.cache_bytes))
+    }
+
     /// The cache; one without a folder if nothing is to be kept, or there is no place for it.
     pub fn open(&self) -> PrefixCache {
-        let folder = user_folder::cache().ok().filter(|_| self.cache_bytes > 0);
-        let disk = folder.map(|folder| DiskCache::new(&folder.join(FOLDER), self.cache_bytes));
-        PrefixCache { disk }
+        PrefixCache { disk: self.disk() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `teff serve`: answers over HTTP.
 
+use super::prefix_cache::PrefixCacheArgs;
 use super::options::{ContextArgs, EngineArgs, ModelArgs, tokenizer_of, whole_number};
 use super::sampling::SamplingArgs;
 use super::speculate::SpeculateArgs;
@@ -72,6 +73,8 @@ pub struct ServeArgs {
     /// Write prompts into those lines
     #[arg(long, conflicts_with = "no_log", help_heading = "Server")]
     log_prompts: bool,
+    #[command(flatten)]
+    prefixes: PrefixCacheArgs,
     #[command(flatten)]
     template: TemplateArgs,
     #[command(flatten)]
@@ -185,6 +188,7 @@ fn load(args: &ServeArgs, source: Option<String>, handle: &ServerHandle) -> Resu
     options.sampling = args.sampling.params_of(model.file())?;
     options.fixed_seed = !args.sampling.draws_seed();
     options.speculation = args.speculate.speculation();
+    options.disk = args.prefixes.disk();
     // Repacking only pays off in token-by-token decoding.
     let encoder = EngineOptions { repack: false, ..args.engine.options(KvType::F32)? };
     let n_ctx = args.context.ctx.map(|n| n as usize);

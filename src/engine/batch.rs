@@ -1,16 +1,19 @@
 //! Shares of the next step: how many tokens each request has in it.
 //!
 //! Requests that generate come first, with one token each; parts of prompts fill the rest. Beside
-//! generating requests prompts get only so many tokens that answers do not stutter. In every other
-//! step the shortest prompt comes first, so that a short question overtakes a long text; in the
-//! steps between, the oldest one does, so that the long text comes to its end.
+//! generating requests prompts get only so many tokens that answers do not stutter. Of prompts those come
+//! first that have waited for many steps, then short ones, the shortest before the others, so that a
+//! question overtakes a long text; long ones take turns. So the long text comes to its end, too.
 //!
 //! The choice depends on numbers of tokens and steps alone, never on clocks: equal histories make
 //! equal steps.
 
-/// Tokens of prompts in a step with generating requests, at most: their answers stutter as long as
-/// the step takes, and tokens of larger parts are hardly cheaper.
-const PROMPT_TOKENS_BESIDE: usize = 128;
+/// Tokens of prompts in a step with generating requests, at most, when nobody says.
+pub const PROMPT_TOKENS_BESIDE: usize = 64;
+/// Steps without a fair share behind which a prompt comes before all that have waited less.
+const STEPS_PASSED_MAX: usize = 8;
+/// A prompt is short if it ends within so many steps that it has for itself.
+const STEPS_SHORT: usize = 4;
 
 /// Tokens that a request has in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,15 @@ pub(super) struct Share {
     pub draws: bool,
 }
 
+/// What a request wants of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Tokens that are yet to be computed, at least 1.
+    pub left: usize,
+    /// Steps since it had a fair share.
+    pub n_passed: usize,
+}
+
 /// Limits of a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -30,17 +42,18 @@ pub(super) struct Limits {
     pub max_batch: usize,
     /// Rows of logits, at most.
     pub max_outputs: usize,
+    /// Tokens of prompts beside generating requests, at most.
+    pub max_beside: usize,
 }
 
-/// Shares of a step for requests that have so many tokens left to be computed (at least 1), in the
-/// order of arrival. `n_steps` is the number of steps made before.
-pub(super) fn shares(left: &[usize], limits: Limits, n_steps: usize) -> Vec<Share> {
-    let Limits { max_batch: mut room, max_outputs: mut outputs } = limits;
-    let n = left.len();
+/// Shares of a step for requests in the order of arrival. `n_steps` is the number of steps made before.
+pub(super) fn shares(wanted: &[Wanted], limits: Limits, n_steps: usize) -> Vec<Share> {
+    let Limits { max_batch: mut room, max_outputs: mut outputs, max_beside } = limits;
+    let n = wanted.len();
     let mut shares = Vec::with_capacity(n);
     // More requests than a step holds take turns.
     let order = (0..n).map(|i| (i + n_steps) % n);
-    for task in order.filter(|&task| left[task] == 1) {
+    for task in order.filter(|&task| wanted[task].left == 1) {
         if room == 0 || outputs == 0 {
             break;
         }
@@ -48,18 +61,17 @@ pub(super) fn shares(left: &[usize], limits: Limits, n_steps: usize) -> Vec<Shar
         shares.push(Share { task, n_tokens: 1, draws: true });
     }
     if !shares.is_empty() {
-        room = room.min(PROMPT_TOKENS_BESIDE);
+        room = room.min(max_beside);
     }
-    let mut prompts: Vec<usize> = (0..n).filter(|&task| left[task] > 1).collect();
-    if n_steps % 2 == 1 {
-        prompts.sort_by_key(|&task| left[task]);
-    }
+    let mut prompts: Vec<usize> = (0..n).filter(|&task| wanted[task].left > 1).collect();
+    prompts.sort_by_key(|&task| rank(wanted[task], room));
     for task in prompts {
+        let left = wanted[task].left;
         // A prompt that would end where no row of logits is left waits with its last token.
-        let n_wanted = if outputs > 0 { left[task] } else { left[task] - 1 };
+        let n_wanted = if outputs > 0 { left } else { left - 1 };
         let n_tokens = n_wanted.min(room);
         if n_tokens > 0 {
-            let draws = n_tokens == left[task];
+            let draws = n_tokens == left;
             (room, outputs) = (room - n_tokens, outputs - usize::from(draws));
             shares.push(Share { task, n_tokens, draws });
         }
@@ -67,14 +79,32 @@ pub(super) fn shares(left: &[usize], limits: Limits, n_steps: usize) -> Vec<Shar
     shares
 }
 
+/// Place of a prompt among others, the least first; equal ones are in the order of arrival.
+fn rank(wanted: Wanted, room: usize) -> (u8, usize) {
+    let Wanted { left, n_passed } = wanted;
+    match (n_passed >= STEPS_PASSED_MAX, left <= STEPS_SHORT * room) {
+        (true, _) => (0, usize::MAX - n_passed),
+        (false, true) => (1, left),
+        (false, false) => (2, usize::MAX - n_passed),
+    }
+}
+
+/// Whether a share counts as one for a request that waits for its turn: all that it wants, or a good part
+/// of what the step has for prompts.
+pub(super) fn is_fair(share: Share, n_prompt: usize) -> bool {
+    const PART: usize = 4;
+    share.draws || share.n_tokens * PART >= n_prompt
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { max_batch: 512, max_outputs: 4 };
+    const LIMITS: Limits = Limits { max_batch: 512, max_outputs: 4, max_beside: 128 };
 
     fn told(left: &[usize], limits: Limits, n_steps: usize) -> Vec<(usize, usize, bool)> {
-        let shares = shares(left, limits, n_steps);
+        let wanted: Vec<Wanted> = left.iter().map(|&left| Wanted { left, n_passed: 0 }).collect();
+        let shares = shares(&wanted, limits, n_steps);
         shares.iter().map(|share| (share.task, share.n_tokens, share.draws)).collect()
     }
 
@@ -88,18 +118,60 @@ mod tests {
     }
 
     #[test]
-    fn a_short_prompt_overtakes_a_long_one_in_every_other_step() {
-        assert_eq!(told(&[5000, 10], LIMITS, 0), [(0, 512, false)]);
-        assert_eq!(told(&[5000, 10], LIMITS, 1), [(1, 10, true), (0, 502, false)]);
+    fn a_short_prompt_overtakes_a_long_one() {
+        for n_steps in 0..3 {
+            assert_eq!(told(&[5000, 10], LIMITS, n_steps), [(1, 10, true), (0, 502, false)]);
+            assert_eq!(told(&[1, 600, 10], LIMITS, n_steps)[1], (2, 10, true));
+        }
     }
 
     #[test]
     fn requests_take_turns_where_a_step_has_no_room_for_all() {
-        let narrow = Limits { max_batch: 2, max_outputs: 4 };
+        let narrow = Limits { max_batch: 2, ..LIMITS };
         let first = |n_steps| told(&[1, 1, 1], narrow, n_steps)[0].0;
         assert_eq!([0, 1, 2].map(first), [0, 1, 2]);
-        let silent = Limits { max_batch: 512, max_outputs: 1 };
+        let silent = Limits { max_outputs: 1, ..LIMITS };
         assert_eq!(told(&[1, 40], silent, 0), [(0, 1, true), (1, 39, false)]);
         assert_eq!(told(&[2, 40], silent, 0), [(0, 2, true), (1, 39, false)]);
+    }
+
+    /// Steps until each of the prompts is computed, beside a request that generates and short prompts that
+    /// never end to come.
+    fn steps_to_end(prompts: &[usize], short: usize) -> Vec<usize> {
+        let mut wanted = vec![Wanted { left: 1, n_passed: 0 }, Wanted { left: short, n_passed: 0 }];
+        wanted.extend(prompts.iter().map(|&left| Wanted { left, n_passed: 0 }));
+        let mut ends = vec![0; wanted.len()];
+        for n_steps in 1..10_000 {
+            let shares = shares(&wanted, LIMITS, n_steps);
+            let n_prompt = shares.iter().filter(|share| share.task > 0).map(|s| s.n_tokens).sum();
+            wanted.iter_mut().for_each(|one| one.n_passed += 1);
+            for share in shares {
+                let one = &mut wanted[share.task];
+                if is_fair(share, n_prompt) {
+                    one.n_passed = 0;
+                }
+                match (share.task, share.draws) {
+                    (0, _) => {}
+                    (1, true) => one.left = short,
+                    (task, true) => (ends[task], one.left) = (n_steps, 1),
+                    _ => one.left -= share.n_tokens,
+                }
+            }
+            if ends[2..].iter().all(|&end| end > 0) {
+                return ends.split_off(2);
+            }
+        }
+        panic!("a prompt starves: {wanted:?}");
+    }
+
+    #[test]
+    fn long_prompts_come_to_their_ends() {
+        // All of the room is wanted by short prompts: every ninth step is a long one's.
+        let ends = steps_to_end(&[3000], LIMITS.max_beside);
+        assert!((200..230).contains(&ends[0]), "{ends:?}");
+        // Those that leave something of it take nothing from it.
+        assert!(steps_to_end(&[3000], 10)[0] <= 26);
+        let ends = steps_to_end(&[3000, 3000], 10);
+        assert!(ends[0].abs_diff(ends[1]) < 10, "they take turns: {ends:?}");
     }
 }

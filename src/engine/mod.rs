@@ -15,6 +15,7 @@ mod generate;
 #[cfg(feature = "grammar")]
 pub mod grammar;
 mod guard;
+mod pace;
 pub mod report;
 mod request;
 mod runner;
@@ -29,6 +30,7 @@ mod vocabulary;
 pub use chat::Chat;
 pub use draft::{DRAFT_MAX, Speculation};
 pub use embed::normalize;
+pub use pace::{STEP_BOUNDS, StepTimes};
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 pub use runner::{Answer, AnswerEvent, Runner, Status};
 pub use saved::{
@@ -103,6 +105,9 @@ pub struct EngineOptions {
     /// Whether decoding may interleave the weights, which takes as much memory as they have but
     /// gives that of the file's pages back.
     pub repack: bool,
+    /// Tokens of prompts in a step of a runner beside requests that generate, at most; `None`: so many,
+    /// from 16 to 512, that by the clock such a step takes a tenth of a second. No result depends on it.
+    pub prompt_tokens_beside: Option<usize>,
     /// Which kernels to use.
     pub kernels: &'static KernelTable,
 }
@@ -118,6 +123,7 @@ impl Default for EngineOptions {
             kv_type: KvType::F16,
             kv_bytes_max: None,
             repack: true,
+            prompt_tokens_beside: None,
             kernels: KernelTable::detect(),
         }
     }
@@ -392,6 +398,7 @@ pub struct Engine {
     decoder: Decoder,
     classifier: Option<Arc<Classifier>>,
     origin: Arc<Origin>,
+    prompt_tokens_beside: Option<usize>,
 }
 
 impl Engine {
@@ -424,7 +431,12 @@ impl Engine {
             _ => None,
         };
         let origin = Arc::new(Origin::new(model, options, &decoder));
-        Ok(Engine { decoder, classifier: classifier.map(Arc::new), origin })
+        Ok(Engine {
+            decoder,
+            classifier: classifier.map(Arc::new),
+            origin,
+            prompt_tokens_beside: options.prompt_tokens_beside,
+        })
     }
 
     /// Length of the context in tokens.

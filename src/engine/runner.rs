@@ -4,19 +4,23 @@
 //! two steps, news goes out through a channel for each request. Neither waits for a slow reader; a
 //! request's news is bounded by the tokens of its context.
 
+use super::batch::PROMPT_TOKENS_BESIDE;
 use super::guard::guarded;
+use super::pace::{Pace, StepTimes};
 use super::request::{CancelToken, Request, Stats, TokenEvent};
 use super::saved::Origin;
 use super::scheduler::{Counters, Listener, Scheduler};
 use super::session::Session;
 use super::{Engine, EngineError};
 use crate::decoder::Stepper;
+use crate::kv::PageCounts;
 use crate::tensor::memory;
 use crate::text::Tokenizer;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Order to the thread.
 enum Order {
@@ -59,7 +63,7 @@ struct Shared {
 }
 
 /// State of a runner behind its last step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Status {
     /// Requests that run.
@@ -72,6 +76,12 @@ pub struct Status {
     pub cached_bytes: usize,
     /// What has been done so far.
     pub counters: Counters,
+    /// Pages of keys and values.
+    pub pages: PageCounts,
+    /// How long steps took.
+    pub times: StepTimes,
+    /// Tokens of prompts that a step beside generating requests has at most.
+    pub prompt_tokens_beside: usize,
 }
 
 impl Runner {
@@ -190,6 +200,10 @@ fn work(
     orders: Receiver<Order>,
     status: &Mutex<Status>,
 ) {
+    let n_fixed = engine.prompt_tokens_beside;
+    let mut n_beside = n_fixed.unwrap_or(PROMPT_TOKENS_BESIDE);
+    scheduler.set_prompt_tokens_beside(n_beside);
+    let mut pace = Pace::default();
     engine.lead(move |stepper| {
         loop {
             // Without work the thread sleeps until an order comes.
@@ -206,7 +220,15 @@ fn work(
                     scheduler.end_cancelled(stepper);
                     call(stepper);
                 }
-                Err(TryRecvError::Empty) => scheduler.step(stepper),
+                Err(TryRecvError::Empty) => {
+                    let start = Instant::now();
+                    scheduler.step(stepper);
+                    if let Some(kind) = scheduler.last_step() {
+                        pace.learn(kind, start.elapsed());
+                        n_beside = n_fixed.or(pace.tokens_beside()).unwrap_or(n_beside);
+                        scheduler.set_prompt_tokens_beside(n_beside);
+                    }
+                }
                 Err(TryRecvError::Disconnected) => break,
             }
             let (n_running, kv) = (scheduler.n_running(), stepper.kv());
@@ -216,6 +238,9 @@ fn work(
                 kv_bytes: kv.kv_bytes(),
                 cached_bytes: kv.cached_bytes(),
                 counters: scheduler.counters(),
+                pages: kv.page_counts(),
+                times: pace.times(),
+                prompt_tokens_beside: n_beside,
             };
             *status.lock().unwrap_or_else(PoisonError::into_inner) = now;
         }

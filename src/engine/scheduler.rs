@@ -24,8 +24,9 @@
 mod check;
 
 use super::EngineError;
-use super::batch::{Limits, Share, shares};
+use super::batch::{Limits, PROMPT_TOKENS_BESIDE, Share, Wanted, is_fair, shares};
 use super::guard::guarded;
+use super::pace::StepKind;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::task::{Drawn, Task};
 use crate::backend::pages::PAGE_TOKENS;
@@ -100,6 +101,10 @@ pub struct Scheduler<'l> {
     n_arrived: u64,
     /// Steps tried, which turns the order in which requests get places in a step.
     n_tried: usize,
+    /// Tokens of prompts beside generating requests, at most.
+    max_beside: usize,
+    /// What the last step was made of, if it was computed to its end.
+    last: Option<StepKind>,
     counters: Counters,
 }
 
@@ -137,8 +142,20 @@ impl<'l> Scheduler<'l> {
             is_starved: false,
             n_arrived: 0,
             n_tried: 0,
+            max_beside: PROMPT_TOKENS_BESIDE,
+            last: None,
             counters: Counters::default(),
         }
+    }
+
+    /// Has steps with generating requests take at most so many tokens of prompts; it changes no result.
+    pub fn set_prompt_tokens_beside(&mut self, n: usize) {
+        self.max_beside = n.max(1);
+    }
+
+    /// What the last step was made of; `None` if it was not computed to its end, or there was none.
+    pub(super) fn last_step(&self) -> Option<StepKind> {
+        self.last
     }
 
     /// Takes a request. The listener hears as the request's end what is wrong with it.
@@ -203,6 +220,7 @@ impl<'l> Scheduler<'l> {
     /// # Panics
     /// If the decoder gives no logits.
     pub fn step(&mut self, stepper: &mut Stepper<'_>) {
+        self.last = None;
         // A swap, to see what was written before the flag was set.
         self.interrupt.swap(false, Ordering::AcqRel);
         self.end_cancelled(stepper);
@@ -213,13 +231,17 @@ impl<'l> Scheduler<'l> {
         }
         self.n_tried += 1;
         let check = self.make_draft(stepper, &shares);
+        let kind = self.kind_of(&shares);
         let result = self.compute(stepper, &shares, check.as_ref());
         let refused = check.is_some_and(|check| self.settle_draft(stepper, check, &result));
         if refused {
             return;
         }
         match result {
-            Ok(Ok(outcome)) => self.conclude(stepper, &shares, outcome),
+            Ok(Ok(outcome)) => {
+                self.last = Some(kind);
+                self.conclude(stepper, &shares, outcome);
+            }
             Ok(Err(StepError::Cancelled)) => self.counters.n_interrupted += 1,
             Ok(Err(StepError::Kv(KvError::OutOfBudget { .. }))) => {
                 self.starve(stepper, Ok(FinishReason::OutOfMemory));
@@ -328,18 +350,45 @@ impl<'l> Scheduler<'l> {
 
     /// Shares of the next step: of one suspect, if there is any, else of all that run.
     fn shares(&mut self, stepper: &Stepper<'_>) -> Vec<Share> {
-        let limits = Limits { max_batch: stepper.max_batch(), max_outputs: stepper.max_outputs() };
+        let limits = Limits {
+            max_batch: stepper.max_batch(),
+            max_outputs: stepper.max_outputs(),
+            max_beside: self.max_beside,
+        };
+        let wanted = |task: &Task<'_>| Wanted { left: task.left().len(), n_passed: task.n_passed };
         while let Some(&suspect) = self.suspects.front() {
             if let Some(task) = self.running.iter().position(|task| task.arrival == suspect) {
-                let alone = shares(&[self.running[task].left().len()], limits, 0);
+                let alone = shares(&[wanted(&self.running[task])], limits, 0);
                 let alone = alone.into_iter().map(|share| Share { task, ..share });
                 return alone.map(|share| self.cut_at_prefix(stepper, share)).collect();
             }
             self.suspects.pop_front();
         }
-        let left: Vec<usize> = self.running.iter().map(|task| task.left().len()).collect();
-        let shares = shares(&left, limits, self.n_tried).into_iter();
-        shares.map(|share| self.cut_at_prefix(stepper, share)).collect()
+        let all: Vec<Wanted> = self.running.iter().map(wanted).collect();
+        let shares = shares(&all, limits, self.n_tried);
+        self.take_turns(&shares);
+        shares.into_iter().map(|share| self.cut_at_prefix(stepper, share)).collect()
+    }
+
+    /// Takes note of who has had a share.
+    fn take_turns(&mut self, shares: &[Share]) {
+        let n_prompt = self.kind_of(shares).n_prompt;
+        self.running.iter_mut().for_each(|task| task.n_passed += 1);
+        for share in shares.iter().filter(|share| is_fair(**share, n_prompt)) {
+            self.running[share.task].n_passed = 0;
+        }
+    }
+
+    /// What a step of these shares is made of.
+    fn kind_of(&self, shares: &[Share]) -> StepKind {
+        let mut kind = StepKind::default();
+        for share in shares {
+            match self.running[share.task].left().len() {
+                1 => kind.n_generating += 1,
+                _ => kind.n_prompt += share.n_tokens,
+            }
+        }
+        kind
     }
 
     /// The share, ended where a prefix is to be kept of its own.

@@ -21,6 +21,8 @@ pub(super) struct Task<'l> {
     pub arrival: u64,
     /// Requests with the same prompt, which start from this one's pages when it is computed.
     pub siblings: Vec<Task<'l>>,
+    /// Steps since it had a fair share of one.
+    pub n_passed: usize,
     /// What was asked for, but for the prompt, the filters and the stop strings.
     request: Request,
     cancel: CancelToken,
@@ -97,6 +99,7 @@ impl<'l> Task<'l> {
             drafter,
             draft: Vec::new(),
             siblings: Vec::new(),
+            n_passed: 0,
             request,
             cancel,
             listener,

@@ -35,6 +35,7 @@ use prefix::PrefixTree;
 pub use prefix::{KeptAt, KeptId, KeptKind};
 use std::collections::HashMap;
 use std::fmt;
+pub use store::PageCounts;
 use store::{Holder, Kind, Store};
 
 /// Handle of a sequence.
@@ -196,6 +197,11 @@ impl PagePool {
     /// Bytes of the pages and recurrent states in use or kept, of which a shared one counts once.
     pub fn kv_bytes(&self) -> usize {
         self.store.bytes()
+    }
+
+    /// Numbers of pages by who holds them. Cost: each is looked at.
+    pub fn page_counts(&self) -> PageCounts {
+        self.store.counts(self.groups.len())
     }
 
     /// Bytes that pages and states may take.

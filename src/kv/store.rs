@@ -47,6 +47,20 @@ struct Things {
     free: Vec<u32>,
 }
 
+/// Numbers of pages by who holds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PageCounts {
+    /// Pages that one sequence uses.
+    pub used: usize,
+    /// Pages that several sequences use.
+    pub shared: usize,
+    /// Pages that are kept and that no sequence uses.
+    pub cached: usize,
+    /// Pages for which the budget has room, about; 0 without a budget.
+    pub free: usize,
+}
+
 /// All pages and state slots.
 pub(super) struct Store {
     kinds: Vec<Things>,
@@ -156,6 +170,24 @@ impl Store {
     /// Whether a sequence holds it.
     pub fn is_in_use(&self, kind: Kind, id: u32) -> bool {
         self.kinds[kind.0].holders[id as usize].sequences > 0
+    }
+
+    /// Counts of the things of the first `n_kinds` kinds. Cost: it looks at each.
+    pub fn counts(&self, n_kinds: usize) -> PageCounts {
+        let kinds = &self.kinds[..n_kinds];
+        let mut counts = PageCounts::default();
+        for holders in kinds.iter().flat_map(|things| &things.holders) {
+            match (holders.sequences, holders.nodes) {
+                (0, 0) => {}
+                (0, _) => counts.cached += 1,
+                (1, _) => counts.used += 1,
+                _ => counts.shared += 1,
+            }
+        }
+        let all: usize = kinds.iter().map(|things| things.bytes).sum();
+        let free = (self.bytes_left() / all.max(1)).saturating_mul(n_kinds);
+        counts.free = if self.bytes_max == usize::MAX { 0 } else { free };
+        counts
     }
 
     /// Numbers of things that somebody holds, for tests.

@@ -3,8 +3,9 @@
 use super::encoder::Encoder;
 use super::fault::Fault;
 use super::metrics::ModelMetrics;
+use super::prefixes::Prefixes;
 use crate::engine::grammar::{Grammar, Grammars};
-use crate::engine::{EngineError, EngineOptions, Model, Runner, Speculation, Status};
+use crate::engine::{DiskCache, EngineError, EngineOptions, Model, Runner, Speculation, Status};
 use crate::sample::{Filter, SampleParams};
 use crate::text::{AnswerFormat, ChatTemplate, Prompter, Tokenizer};
 use serde_json::{Map, Value as Json};
@@ -29,6 +30,8 @@ pub struct ModelOptions {
     pub fixed_seed: bool,
     /// Drafts for requests that run alone.
     pub speculation: Speculation,
+    /// Where long instructions outlive the server.
+    pub disk: Option<DiskCache>,
     /// Engine for vectors and scores, made when they are first asked for; `None`: there are none.
     pub encoder: Option<EngineOptions>,
 }
@@ -55,6 +58,8 @@ pub struct Loaded {
     pub options: ModelOptions,
     /// Figures.
     pub metrics: ModelMetrics,
+    /// Instructions that are kept on disk.
+    pub prefixes: Prefixes,
     grammars: OnceLock<Result<Grammars, String>>,
     encoder: OnceLock<Result<Encoder, Fault>>,
     knows_tools: OnceLock<bool>,
@@ -77,6 +82,7 @@ impl Loaded {
         let architecture = architecture.and_then(|value| value.as_str()).unwrap_or_default();
         let source = options.template.as_deref().or(tokenizer.chat_template());
         let format = AnswerFormat::of_template(source, architecture);
+        let disk = options.disk.take();
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         Loaded {
             id: options.id.clone(),
@@ -89,6 +95,7 @@ impl Loaded {
             kv_bytes_max: sizes.1,
             options,
             metrics: ModelMetrics::default(),
+            prefixes: Prefixes::new(disk),
             grammars: OnceLock::new(),
             encoder: OnceLock::new(),
             knows_tools: OnceLock::new(),

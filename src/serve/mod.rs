@@ -24,6 +24,7 @@ mod metrics;
 mod native;
 mod ollama;
 mod openai;
+mod prefixes;
 mod record;
 mod reply;
 mod responses;

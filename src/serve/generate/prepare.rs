@@ -21,6 +21,8 @@ pub struct Prepared {
     pub text: String,
     /// Texts that end an answer.
     pub stop: Vec<String>,
+    /// The prompt's instructions, if they are worth a place on disk.
+    pub prefix: Option<Arc<[u32]>>,
     pub(super) reader: Reader,
 }
 
@@ -38,6 +40,15 @@ pub async fn prepare(loaded: Arc<Loaded>, wish: Wish) -> Result<Prepared, Fault>
 /// The template fails.
 pub fn render(loaded: &Loaded, conversation: &Conversation) -> Result<Prompt, Fault> {
     let prompter = loaded.prompter()?;
+    rendered(&prompter, &input_of(loaded, &prompter, conversation)?, conversation)
+}
+
+/// What the template reads of a conversation.
+fn input_of(
+    loaded: &Loaded,
+    prompter: &Prompter<'_>,
+    conversation: &Conversation,
+) -> Result<Json, Fault> {
     if !prompter.has_template() {
         return Err(crate::text::TextError::NoTemplate.into());
     }
@@ -54,11 +65,28 @@ pub fn render(loaded: &Loaded, conversation: &Conversation) -> Result<Prompt, Fa
     if has_tools && knows {
         input.insert("tools".into(), conversation.tools.clone().into());
     }
-    switch_thinking(&prompter, &mut input, conversation.thinking)?;
+    switch_thinking(prompter, &mut input, conversation.thinking)?;
+    Ok(Json::Object(input))
+}
+
+fn rendered(
+    prompter: &Prompter<'_>,
+    input: &Json,
+    conversation: &Conversation,
+) -> Result<Prompt, Fault> {
     match conversation.continues {
-        true => continued(&prompter, &Json::Object(input), conversation),
-        false => Ok(prompter.conversation(&Json::Object(input))?),
+        true => continued(prompter, input, conversation),
+        false => Ok(prompter.conversation(input)?),
     }
+}
+
+/// The prompt of a conversation, and how many of its first tokens other conversations begin with.
+fn with_head(loaded: &Loaded, conversation: &Conversation) -> Result<(Prompt, usize), Fault> {
+    let prompter = loaded.prompter()?;
+    let input = input_of(loaded, &prompter, conversation)?;
+    let prompt = rendered(&prompter, &input, conversation)?;
+    let n_head = prompter.head(&input, &prompt);
+    Ok((prompt, n_head))
 }
 
 /// Turns reasoning on or off, where the template has a switch.
@@ -97,10 +125,13 @@ fn continued(
 
 fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
     let Wish { input, grammar, sampling, max_tokens, stop, logprobs, n, .. } = wish;
-    let (prompt, conversation) = match &input {
-        Input::Chat(conversation) => (render(loaded, conversation)?, Some(&**conversation)),
-        Input::Text(text) => (loaded.prompter()?.text(text)?, None),
-        Input::Tokens(ids) => (Prompt { ids: ids.clone(), ..Prompt::default() }, None),
+    let (prompt, n_head, conversation) = match &input {
+        Input::Chat(conversation) => {
+            let (prompt, n_head) = with_head(loaded, conversation)?;
+            (prompt, n_head, Some(&**conversation))
+        }
+        Input::Text(text) => (loaded.prompter()?.text(text)?, 0, None),
+        Input::Tokens(ids) => (Prompt { ids: ids.clone(), ..Prompt::default() }, 0, None),
     };
     if prompt.ids.is_empty() {
         return Err(Fault::bad("the prompt is empty"));
@@ -141,7 +172,11 @@ fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
     request.logprobs = logprobs;
     request.cache_prefix = wish.cache_prompt;
     request.speculation = loaded.options.speculation;
-    Ok(Prepared { request, n, text: prompt.rendered.text, stop, reader })
+    let prefix = match wish.cache_prompt {
+        true => loaded.prefixes.fetch(loaded.runner()?, &mut request, n_head),
+        false => None,
+    };
+    Ok(Prepared { request, n, text: prompt.rendered.text, stop, prefix, reader })
 }
 
 fn parser(loaded: &Loaded, conversation: &Conversation, prompt: &str, seed: u64) -> AnswerParser {

@@ -77,6 +77,8 @@ pub enum Finish {
 struct Choice {
     /// Whether it is the first to its prompt.
     is_first: bool,
+    /// Instructions that are to be kept when the prompt is computed.
+    prefix: Option<Arc<[u32]>>,
     cancel: CancelToken,
     reader: Reader,
     n_reasoning: usize,
@@ -141,7 +143,7 @@ impl Running {
         prepared: Prepared,
         sender: &UnboundedSender<(usize, News)>,
     ) {
-        let Prepared { request, n, reader, text, .. } = prepared;
+        let Prepared { request, n, reader, text, prefix, .. } = prepared;
         let n_prompt = request.prompt.len();
         self.record.n_prompt.fetch_add(n_prompt, Ordering::Relaxed);
         if self.app.options.log_prompts {
@@ -157,7 +159,9 @@ impl Running {
                 is_overrun: self.is_overrun.clone(),
             };
             answers.push((cancel.clone(), Box::new(teller)));
-            self.choices.push(Choice { is_first: i == 0, ..Choice::new(cancel, reader.clone()) });
+            let prefix = prefix.clone().filter(|_| i == 0);
+            let choice = Choice::new(cancel, reader.clone());
+            self.choices.push(Choice { is_first: i == 0, prefix, ..choice });
         }
         let metrics = &self.loaded.metrics;
         metrics.prompt_tokens.fetch_add(n_prompt as u64, Ordering::Relaxed);
@@ -209,6 +213,9 @@ impl Running {
         match news {
             News::Start(n_cached) => {
                 if self.choices[index].is_first {
+                    if let Some(prefix) = &self.choices[index].prefix {
+                        self.loaded.prefixes.found(prefix, n_cached);
+                    }
                     self.record.n_cached.fetch_add(n_cached, Ordering::Relaxed);
                     let metrics = &self.loaded.metrics;
                     metrics.cache_hits.fetch_add(n_cached as u64, Ordering::Relaxed);
@@ -238,6 +245,9 @@ impl Running {
             metrics.first_token.add(time);
         }
         let choice = &mut self.choices[index];
+        if let Some(prefix) = choice.prefix.take() {
+            keep(&self.loaded, prefix);
+        }
         let now = Instant::now();
         if let Some(last) = choice.last_token.replace(now) {
             metrics.between_tokens.add(now - last);
@@ -340,6 +350,18 @@ impl Running {
     }
 }
 
+/// Keeps instructions that are computed, while the answer goes on.
+fn keep(loaded: &Arc<Loaded>, prefix: Arc<[u32]>) {
+    if loaded.prefixes.wants(&prefix) {
+        let loaded = loaded.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Ok(runner) = loaded.runner() {
+                loaded.prefixes.keep(runner, &prefix);
+            }
+        });
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let is_open = self.choices.iter().any(|choice| !choice.has_ended);
@@ -359,6 +381,7 @@ impl Choice {
     fn new(cancel: CancelToken, reader: Reader) -> Choice {
         Choice {
             is_first: false,
+            prefix: None,
             cancel,
             reader,
             n_reasoning: 0,

@@ -4,6 +4,7 @@ mod answers;
 mod ends;
 mod foreign;
 mod limits;
+mod restarts;
 
 use crate::cli::{Folder, program, text};
 use serde_json::{Value, json};
@@ -18,9 +19,10 @@ const TEMPLATE: &str = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n
 /// Longest wait for anything: a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server of the tiny model.
+/// A server of the tiny model, with a cache folder of its own.
 pub struct Serving {
     folder: Folder,
+    args: Vec<String>,
     child: Child,
     address: String,
 }
@@ -34,12 +36,20 @@ impl Serving {
             ("llama.context_length", 200_000_u32.into()),
         ];
         let model = folder.tiny_with("talker", keys);
-        let mut command = program();
-        command.args(["serve", "-m", text(&model), "--port", "0", "-t", "1", "--no-log"]);
+        let mut all = vec!["serve", "-m", text(&model), "--port", "0", "-t", "1", "--no-log"];
         if !args.contains(&"--ctx") {
-            command.args(["--ctx", "512"]);
+            all.extend(["--ctx", "512"]);
         }
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        all.extend(args);
+        let args: Vec<String> = all.into_iter().map(str::to_owned).collect();
+        let (child, address) = Serving::spawn(&folder, &args);
+        Serving { folder, args, child, address }
+    }
+
+    fn spawn(folder: &Folder, args: &[String]) -> (Child, String) {
+        let mut command = program();
+        command.args(args).env("TEFF_CACHE", folder.0.join("cache"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = lines
@@ -48,7 +58,39 @@ impl Serving {
             .find_map(|line| Some(line.strip_prefix("listening at http://")?.to_owned()));
         // Whoever does not read what is written blocks the writer.
         std::thread::spawn(move || lines.for_each(drop));
-        Serving { folder, child, address: address.expect("the server listens") }
+        (child, address.expect("the server listens"))
+    }
+
+    /// Kills the process, and starts another as it was started.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, self.address) = Serving::spawn(&self.folder, &self.args);
+    }
+
+    /// Kills the process without a word.
+    pub fn kill(&self) {
+        let id = self.child.id().to_string();
+        let status = std::process::Command::new("kill").args(["-9", &id]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// A chat completion of a server that may be gone.
+    pub fn try_post(&self, body: &Value) {
+        let Ok(mut stream) = TcpStream::connect(&self.address) else { return };
+        let body = body.to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
+    /// The folder of prefixes.
+    pub fn prefixes(&self) -> PathBuf {
+        self.folder.0.join("cache/prefixes")
     }
 
     /// The model's file.
