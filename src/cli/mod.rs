@@ -32,6 +32,8 @@ mod run;
 mod sampling;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod serve_models;
 mod shown;
 mod source;
 mod space;

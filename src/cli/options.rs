@@ -111,10 +111,17 @@ pub fn cache_of(model: &ModelRef) -> Result<Cache, CliError> {
 }
 
 /// The model, and changes to its metadata.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
     #[command(flatten)]
     name: ModelName,
+    #[command(flatten)]
+    metadata: MetadataArgs,
+}
+
+/// Changes to the metadata of models.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct MetadataArgs {
     /// Metadata that replaces the file's or is added to it; TYPE is int, float, bool or str. May be
     /// given several times
     #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = parse_override)]
@@ -158,20 +165,41 @@ impl ModelArgs {
 
     /// The model's file, fetched if need be, and where it is.
     pub fn file(&self) -> Result<(GgufFile, PathBuf), CliError> {
-        let model = self.name.or_default();
-        let cache = cache_of(&model)?;
-        let path =
-            interrupt::orderly(|cancel| cache.resolve(&model, &mut StderrProgress::new(), cancel))?;
-        let mut file = super::header::open(&path)?;
+        let path = resolve(&self.name.or_default())?;
+        Ok((self.metadata.file(&path)?, path))
+    }
+
+    /// Arguments that name a model and change nothing of it.
+    pub fn named(model: ModelRef) -> ModelArgs {
+        let name = ModelName { positional: None, model: Some(model) };
+        ModelArgs { name, metadata: MetadataArgs::default() }
+    }
+
+    /// The model, opened, without adapters.
+    pub fn open(&self) -> Result<Model, CliError> {
+        self.metadata.open(&resolve(&self.name.or_default())?)
+    }
+}
+
+/// Where a model's file is, fetched if need be.
+pub fn resolve(model: &ModelRef) -> Result<PathBuf, CliError> {
+    let cache = cache_of(model)?;
+    Ok(interrupt::orderly(|cancel| cache.resolve(model, &mut StderrProgress::new(), cancel))?)
+}
+
+impl MetadataArgs {
+    /// A file with its metadata changed.
+    fn file(&self, path: &Path) -> Result<GgufFile, CliError> {
+        let mut file = super::header::open(path)?;
         for key in &self.ignore_key {
-            if !file.ignore(key).map_err(CliError::of_model(&path))? {
+            if !file.ignore(key).map_err(CliError::of_model(path))? {
                 super::note(format_args!(
                     "warning: --ignore-key names key `{key}`, which is not there"
                 ));
             }
         }
         for Override { key, value } in &self.override_kv {
-            if !file.set(key, value.clone()).map_err(CliError::of_model(&path))? {
+            if !file.set(key, value.clone()).map_err(CliError::of_model(path))? {
                 super::note(format_args!(
                     "warning: --override-kv adds key `{key}`, which is not there"
                 ));
@@ -181,28 +209,22 @@ impl ModelArgs {
             let problem = "has text that is not UTF-8 or ends in zero bytes: it is read as bytes";
             super::note(format_args!("warning: {}: key `{key}` {problem}", path.display()));
         }
-        Ok((file, path))
+        Ok(file)
     }
 
-    /// Arguments that name a model and change nothing of it.
-    pub fn named(model: ModelRef) -> ModelArgs {
-        let name = ModelName { positional: None, model: Some(model) };
-        ModelArgs { name, override_kv: Vec::new(), ignore_key: Vec::new() }
-    }
-
-    /// The model, opened, without adapters.
-    pub fn open(&self) -> Result<Model, CliError> {
-        let (mut file, path) = self.file()?;
-        file.make_little_endian().map_err(CliError::of_model(&path))?;
+    /// The model of a file, opened, without adapters.
+    pub fn open(&self, path: &Path) -> Result<Model, CliError> {
+        let mut file = self.file(path)?;
+        file.make_little_endian().map_err(CliError::of_model(path))?;
         for part in unused_parts(&file) {
             super::note(format_args!("note: {part}"));
         }
-        Ok(Model::from_file(Arc::new(file), &path)?)
+        Ok(Model::from_file(Arc::new(file), path)?)
     }
 }
 
 /// Options of the engine that every verb which runs a model has.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct EngineArgs {
     /// Worker threads [default: the big physical cores this process may use]
     #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
@@ -232,12 +254,35 @@ impl EngineArgs {
     /// The model, opened, with its adapters.
     pub fn open(&self, model: &ModelArgs) -> Result<Model, CliError> {
         let mut model = model.open()?;
-        for text in &self.lora {
+        self.add_adapters(&mut model, &self.lora)?;
+        Ok(model)
+    }
+
+    /// The model of a file, opened, with the adapters of all models and more.
+    pub fn open_with(
+        &self,
+        metadata: &MetadataArgs,
+        path: &Path,
+        more: &[OsString],
+    ) -> Result<Model, CliError> {
+        let mut model = metadata.open(path)?;
+        self.add_adapters(&mut model, &self.lora)?;
+        self.add_adapters(&mut model, more)?;
+        Ok(model)
+    }
+
+    fn add_adapters(&self, model: &mut Model, adapters: &[OsString]) -> Result<(), CliError> {
+        for text in adapters {
             let (path, scale) = adapter_of(text);
             let added = model.add_adapter(super::header::open(&path)?, &path, scale);
             added.map_err(CliError::of_model(&path))?;
         }
-        Ok(model)
+        Ok(())
+    }
+
+    /// Whether decoding may make a copy of the weights.
+    pub fn repacks(&self) -> bool {
+        !self.no_repack
     }
 
     /// [`EngineArgs::open`] for verbs that continue texts.
@@ -362,7 +407,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// The context's length.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct ContextArgs {
     /// Context in tokens [default: the model's, at most 4096]
     #[arg(long, value_name = "TOKENS", value_parser = whole_number(1..=TOKENS_MAX))]

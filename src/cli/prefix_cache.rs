@@ -9,7 +9,7 @@ use crate::engine::{DISK_TOKENS_MIN, DiskCache, Request, Runner};
 const FOLDER: &str = "prefixes";
 
 /// Size of the cache on disk.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct PrefixCacheArgs {
     /// Disk space for what long instructions were computed to, from which later starts go on instead of
     /// computing them again; 0 keeps nothing. It lies in the cache folder, for your eyes only, and holds

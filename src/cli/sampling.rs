@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use gguf_rs_lite::GgufFile;
 
 /// Parameters of sampling: a flag for every row of the sampler's table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SamplingArgs {
     /// In the order of [`sample::params`]; `None`: the default.
     values: Vec<Option<Value>>,

@@ -1,19 +1,17 @@
 //! `teff serve`: answers over HTTP.
 
+use super::options::{ContextArgs, EngineArgs, whole_number};
 use super::prefix_cache::PrefixCacheArgs;
-use super::options::{ContextArgs, EngineArgs, ModelArgs, tokenizer_of, whole_number};
 use super::sampling::SamplingArgs;
+use super::serve_models::{self, ServedArgs};
 use super::speculate::SpeculateArgs;
 use super::template_args::TemplateArgs;
 use super::{CliError, interrupt, note, threads};
 use crate::backend::pages::KvType;
-use crate::engine::{EngineOptions, Model, Runner};
-use crate::serve::{Loaded, Log, ModelOptions, ServeOptions, Server, ServerHandle};
-use crate::text::Tokenizer;
-use serde_json::{Map, Value as Json, json};
+use crate::serve::{Log, ServeOptions, Server};
+use serde_json::Value as Json;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Environment variable of a key.
@@ -22,13 +20,10 @@ const KEY_VARIABLE: &str = "TEFF_API_KEY";
 const KEY_FILE_BYTES: u64 = 1 << 20;
 
 /// `teff serve`
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct ServeArgs {
     #[command(flatten)]
-    model: ModelArgs,
-    /// Name by which clients ask for the model [default: the file's]; others are its aliases
-    #[arg(long, value_name = "NAME")]
-    alias: Vec<String>,
+    pub(super) models: ServedArgs,
     /// Answer requests for any model's name with the one that is loaded
     #[arg(long)]
     any_model: bool,
@@ -52,10 +47,14 @@ pub struct ServeArgs {
     /// Origin whose pages may ask, as in https://example.org. May be given several times
     #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
     cors_origin: Vec<String>,
+    /// Take names of control tokens in prompts of raw completions as such, where a request does not say by
+    /// `parse_special`
+    #[arg(long, help_heading = "Server")]
+    parse_special: bool,
     /// Requests that are answered at a time
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Server",
         value_parser = whole_number(1..=256_usize))]
-    parallel: usize,
+    pub(super) parallel: usize,
     /// Requests that wait for them; more are refused
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Server",
         value_parser = whole_number(0..=1024_usize))]
@@ -74,17 +73,17 @@ pub struct ServeArgs {
     #[arg(long, conflicts_with = "no_log", help_heading = "Server")]
     log_prompts: bool,
     #[command(flatten)]
-    prefixes: PrefixCacheArgs,
+    pub(super) prefixes: PrefixCacheArgs,
     #[command(flatten)]
-    template: TemplateArgs,
+    pub(super) template: TemplateArgs,
     #[command(flatten)]
-    context: ContextArgs,
+    pub(super) context: ContextArgs,
     #[command(flatten)]
-    engine: EngineArgs,
+    pub(super) engine: EngineArgs,
     #[command(flatten)]
-    speculate: SpeculateArgs,
+    pub(super) speculate: SpeculateArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs,
 }
 
 /// Serves until it is told to end.
@@ -104,7 +103,13 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
             args.host
         )));
     }
+    for origin in args.cors_origin.iter().filter(|origin| !is_origin(origin)) {
+        return Err(CliError::usage(format!(
+            "--cors-origin {origin}: must be * or an origin, as in https://example.org"
+        )));
+    }
     let source = args.template.source()?;
+    let models = args.models.served()?;
     let options = options(args, keys);
     let cannot = |error| CliError::failed(format!("cannot listen at {address}: {error}"));
     let server = Server::bind(address, options).map_err(cannot)?;
@@ -113,7 +118,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
     // Probes are answered while the model is loaded.
     std::thread::scope(|scope| {
         let served = threads::spawn(scope, move || server.run())?;
-        let loaded = load(args, source, &handle);
+        let loaded = serve_models::offer(args, models, source, &handle);
         let on_interrupt = handle.clone();
         let guard = interrupt::instead(move || on_interrupt.drain());
         match &loaded {
@@ -135,6 +140,22 @@ fn shown(bound: SocketAddr, host: &str) -> String {
     }
 }
 
+/// Whether a text is an origin as browsers tell it, or means all of them.
+fn is_origin(text: &str) -> bool {
+    let is_word = |text: &str, more: &[u8]| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+    };
+    let is_host = |host: &str| match host.rsplit_once(':') {
+        _ if host.starts_with('[') => host.contains(']') && is_word(host, b"[]:."),
+        Some((host, port)) => is_word(host, b"-._") && port.parse::<u16>().is_ok(),
+        None => is_word(host, b"-._"),
+    };
+    match text.split_once("://") {
+        Some((scheme, host)) => is_word(scheme, b"+-.") && is_host(host),
+        None => text == "*" || text == "null",
+    }
+}
+
 fn options(args: &ServeArgs, keys: Vec<Vec<u8>>) -> ServeOptions {
     let mut hosts = args.allowed_host.clone();
     hosts.extend(args.host.parse::<IpAddr>().is_err().then(|| args.host.clone()));
@@ -146,10 +167,14 @@ fn options(args: &ServeArgs, keys: Vec<Vec<u8>>) -> ServeOptions {
         n_running_max: args.parallel,
         n_waiting_max: args.max_queue,
         drain: Duration::from_secs(args.drain),
+        parse_special: args.parse_special,
         any_model: args.any_model,
+        idle: args.models.idle,
+        memory_bytes: args.models.memory,
         slots: args.slots,
         log: (!args.no_log).then(|| Box::new(log) as Log),
         log_prompts: args.log_prompts,
+        ..ServeOptions::default()
     }
 }
 
@@ -178,61 +203,19 @@ fn read_keys(path: &Path) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// Loads the model and hands it to the server.
-fn load(args: &ServeArgs, source: Option<String>, handle: &ServerHandle) -> Result<(), CliError> {
-    let model = args.engine.open(&args.model)?;
-    let mut options = ModelOptions::default();
-    let mut names = args.alias.iter().cloned();
-    options.id = names.next().unwrap_or_default();
-    options.aliases = names.collect();
-    options.sampling = args.sampling.params_of(model.file())?;
-    options.fixed_seed = !args.sampling.draws_seed();
-    options.speculation = args.speculate.speculation();
-    options.disk = args.prefixes.disk();
-    // Repacking only pays off in token-by-token decoding.
-    let encoder = EngineOptions { repack: false, ..args.engine.options(KvType::F32)? };
-    let n_ctx = args.context.ctx.map(|n| n as usize);
-    options.encoder = Some(EngineOptions { n_ctx, ..encoder });
-    if !model.spec().generates() {
-        let tokenizer = Arc::new(tokenizer_of(&model)?);
-        let n_ctx = n_ctx.unwrap_or(model.spec().n_ctx_train);
-        let loaded = Loaded::new(model, tokenizer, None, (n_ctx, 0), options);
-        // What cannot be had is told now, not at the first request.
-        loaded.encoder().map_err(|fault| CliError::failed(fault.to_string()))?;
-        handle.add(loaded);
-        return Ok(());
-    }
-    let at = CliError::of_model(model.path());
-    let n_rows = args.parallel.max(args.speculate.n_rows());
-    let (tokenizer, engine) = args.engine.ready(&model, &args.context, KvType::F16, n_rows)?;
-    let tokenizer = Arc::new(tokenizer);
-    options.variables = variables(args, &model, &tokenizer, source.as_deref())?;
-    options.template = source;
-    let sizes = (engine.n_ctx(), engine.decoder().kv().kv_bytes_max());
-    let runner = Runner::start(engine, Some(tokenizer.clone()), args.parallel).map_err(at)?;
-    handle.add(Loaded::new(model, tokenizer, Some(runner), sizes, options));
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Variables of the template that the options set.
-fn variables(
-    args: &ServeArgs,
-    model: &Model,
-    tokenizer: &Tokenizer,
-    source: Option<&str>,
-) -> Result<Map<String, Json>, CliError> {
-    let at = CliError::of_model(model.path());
-    let prompter = args.template.prompter(tokenizer, source).map_err(at)?;
-    if !prompter.has_template() {
-        note(format_args!("note: the model has no chat template: it continues texts only"));
-        return Ok(Map::new());
+    #[test]
+    fn origins_are_what_browsers_tell() {
+        for origin in
+            ["*", "null", "https://example.org", "http://localhost:3000", "http://[::1]:80"]
+        {
+            assert!(is_origin(origin), "{origin}");
+        }
+        for other in ["nonsense", "", "https://", "https://a/b", "https://a:b", "://a", "a b://c"] {
+            assert!(!is_origin(other), "{other}");
+        }
     }
-    let mut input = json!({
-        "messages": [{ "role": "user", "content": "x" }], "add_generation_prompt": true,
-    });
-    let format = args.template.format(model, source, tokenizer);
-    args.template.complete(&prompter, format, &mut input)?;
-    let mut variables = input.as_object().cloned().unwrap_or_default();
-    variables.retain(|name, _| name != "messages" && name != "add_generation_prompt");
-    Ok(variables)
 }

@@ -1,11 +1,13 @@
 //! What all requests share: options, models, figures.
 
 use super::fault::Fault;
+use super::limits::Limits;
 use super::loaded::Loaded;
 use super::metrics::Metrics;
-use serde_json::Value as Json;
+use super::registry::{Entry, Registry};
+use serde_json::{Value as Json, json};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -21,12 +23,20 @@ pub struct ServeOptions {
     pub hosts: Vec<String>,
     /// Origins whose pages may ask.
     pub origins: Vec<String>,
+    /// Time that a model that can be loaded again may be idle before it leaves; `None`: until others need room.
+    pub idle: Option<Duration>,
+    /// Bytes that models loaded on demand may take; `None`: what the machine has.
+    pub memory_bytes: Option<u64>,
     /// Requests that run at a time, most.
     pub n_running_max: usize,
     /// Requests that wait, most.
     pub n_waiting_max: usize,
+    /// How long and how much others may be held up.
+    pub limits: Limits,
     /// Time that requests get to end when the server is told to.
     pub drain: Duration,
+    /// Whether names of control tokens in prompts of completions are such where a request does not say.
+    pub parse_special: bool,
     /// Whether any model's name means the one that is loaded.
     pub any_model: bool,
     /// Whether the state of running requests is told.
@@ -43,9 +53,13 @@ impl Default for ServeOptions {
             keys: Vec::new(),
             hosts: Vec::new(),
             origins: Vec::new(),
+            idle: None,
+            memory_bytes: None,
             n_running_max: 16,
             n_waiting_max: 64,
+            limits: Limits::default(),
             drain: Duration::from_secs(30),
+            parse_special: false,
             any_model: false,
             slots: false,
             log: None,
@@ -71,62 +85,113 @@ pub enum Phase {
 pub struct App {
     /// Choices.
     pub options: ServeOptions,
+    /// Hears of every request.
+    pub log: Arc<Option<Log>>,
     /// Figures.
     pub metrics: Metrics,
     /// Requests of which an answer is under way, health and metrics apart.
     pub n_active: AtomicUsize,
     /// Whether the engine makes no step though there is work.
     pub is_stuck: AtomicBool,
+    /// All models.
+    pub registry: Arc<Registry>,
+    /// Whether it can answer.
+    is_ready: AtomicBool,
     phase: watch::Sender<Phase>,
-    models: RwLock<Vec<Arc<Loaded>>>,
     /// Answers that the engine has or that wait for it.
     n_submitted: AtomicUsize,
 }
 
 impl App {
     /// State without a model.
-    pub fn new(options: ServeOptions) -> App {
+    pub fn new(mut options: ServeOptions) -> App {
+        let log = Arc::new(options.log.take());
+        let told = log.clone();
+        let told = move |id: &str, what: &str, time: Duration| {
+            if let Some(log) = told.as_ref() {
+                log(&json!({ "model": id, "event": what, "ms": time.as_millis() as u64 }));
+            }
+        };
+        let (memory, idle, patience) =
+            (options.memory_bytes, options.idle, options.limits.queue_time);
         App {
+            registry: Arc::new(Registry::new(memory, idle, patience, Box::new(told))),
+            is_ready: AtomicBool::new(false),
+            log,
             options,
             metrics: Metrics::default(),
             n_active: AtomicUsize::new(0),
             is_stuck: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Serving),
-            models: RwLock::new(Vec::new()),
             n_submitted: AtomicUsize::new(0),
         }
     }
 
-    /// Adds a model.
+    /// Adds a model, with which the server can answer.
     pub fn add(&self, model: Loaded) {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(model));
+        self.registry.add(model);
+        self.make_ready();
     }
 
-    /// All models.
+    /// From now on the server can answer.
+    pub fn make_ready(&self) {
+        self.is_ready.store(true, Ordering::Release);
+    }
+
+    /// Whether the server can answer.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    /// All models that are loaded.
     pub fn models(&self) -> Vec<Arc<Loaded>> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.registry.loaded()
     }
 
-    /// The model of a client's name; without a name the first one.
+    /// The entry of a client's name for a model; without a name the first one.
     ///
     /// # Errors
-    /// None is loaded yet, or none has the name.
-    pub fn model(&self, name: Option<&str>) -> Result<Arc<Loaded>, Fault> {
-        let models = self.models();
-        let Some(first) = models.first() else {
+    /// There is none yet, or none has the name.
+    pub fn entry(&self, name: Option<&str>) -> Result<Arc<Entry>, Fault> {
+        /// Names that are told, most.
+        const TOLD: usize = 8;
+        let entries = self.registry.entries();
+        let Some(first) = entries.first() else {
             return Err(Fault::unavailable("the model is being loaded", "loading", 1));
         };
         let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(first.clone()) };
-        match models.iter().find(|model| model.is_named(name)) {
-            Some(model) => Ok(model.clone()),
+        match entries.iter().find(|entry| entry.is_named(name)) {
+            Some(entry) => Ok(entry.clone()),
             None if self.options.any_model => Ok(first.clone()),
-            None => Err(Fault::new(
-                axum::http::StatusCode::NOT_FOUND,
-                format!("there is no model `{name}`: `{}` is loaded", first.id),
-            )
-            .with_param("model")
-            .with_code("model_not_found")),
+            None => {
+                let names: Vec<String> =
+                    entries.iter().take(TOLD).map(|entry| format!("`{}`", entry.id)).collect();
+                let more = if entries.len() > TOLD { ", .." } else { "" };
+                let problem =
+                    format!("there is no model `{name}`; there is {}{more}", names.join(", "));
+                let fault = Fault::new(axum::http::StatusCode::NOT_FOUND, problem);
+                Err(fault.with_param("model").with_code("model_not_found"))
+            }
         }
+    }
+
+    /// The model of a client's name, loaded if need be; without a name the first one.
+    ///
+    /// # Errors
+    /// Those of [`entry`](Self::entry), and the model cannot be loaded.
+    pub async fn model(&self, name: Option<&str>) -> Result<Arc<Loaded>, Fault> {
+        self.loaded(&self.entry(name)?).await
+    }
+
+    /// The model of an entry, loaded if need be.
+    ///
+    /// # Errors
+    /// It cannot be loaded, or the server is not ready.
+    pub async fn loaded(&self, entry: &Arc<Entry>) -> Result<Arc<Loaded>, Fault> {
+        if !self.is_ready() {
+            return Err(Fault::unavailable("the model is being loaded", "loading", 1));
+        }
+        self.registry.get(entry).await
     }
 
     /// Phase of life.

@@ -2,7 +2,7 @@
 //! field.
 
 use super::fault::Fault;
-use super::limits::{BODY_BYTES, BODY_TIME};
+use super::limits::BODY_BYTES;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// A JSON object of a request.
@@ -18,8 +19,8 @@ pub type Fields = Map<String, Json>;
 /// Reads a body whole.
 ///
 /// # Errors
-/// 413 beyond [`BODY_BYTES`], 408 where it stops coming, 400 where the connection breaks.
-pub async fn bytes(mut body: Body) -> Result<Vec<u8>, Fault> {
+/// 413 beyond [`BODY_BYTES`], 408 where nothing comes for that time, 400 where the connection breaks.
+pub async fn bytes(mut body: Body, time: Duration) -> Result<Vec<u8>, Fault> {
     let too_large = || {
         let message = format!("the body is longer than the {BODY_BYTES} bytes that it may have");
         Fault::new(StatusCode::PAYLOAD_TOO_LARGE, message).with_code("request_too_large")
@@ -30,8 +31,8 @@ pub async fn bytes(mut body: Body) -> Result<Vec<u8>, Fault> {
     let mut read = Vec::new();
     loop {
         let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-        let frame = timeout(BODY_TIME, frame).await.map_err(|_| {
-            let message = format!("nothing of the body came for {} s", BODY_TIME.as_secs());
+        let frame = timeout(time, frame).await.map_err(|_| {
+            let message = format!("nothing of the body came for {} s", time.as_secs());
             Fault::new(StatusCode::REQUEST_TIMEOUT, message).with_code("timeout")
         })?;
         let Some(frame) = frame else { return Ok(read) };
@@ -48,7 +49,7 @@ pub async fn bytes(mut body: Body) -> Result<Vec<u8>, Fault> {
 ///
 /// # Errors
 /// Those of [`bytes`], 415 for another type, and 400 for what is no JSON object.
-pub async fn fields(request: Request) -> Result<Fields, Fault> {
+pub async fn fields(request: Request, time: Duration) -> Result<Fields, Fault> {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str());
     // Some tools send none, or what forms are sent as by default.
     let is_json = |kind: &str| {
@@ -63,7 +64,7 @@ pub async fn fields(request: Request) -> Result<Fields, Fault> {
         let fault = Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON");
         return Err(fault.with_code("unsupported_media_type"));
     }
-    let bytes = bytes(request.into_body()).await?;
+    let bytes = bytes(request.into_body(), time).await?;
     match serde_json::from_slice(&bytes) {
         Ok(Json::Object(fields)) => Ok(fields),
         Ok(_) => Err(Fault::bad("the body must be a JSON object")),

@@ -1,6 +1,6 @@
 //! A connection's deadlines: for a request's head, for silence between requests, for an unread answer.
 
-use super::limits::{HEAD_TIME, IDLE_TIME, WRITE_TIME};
+use super::limits::Limits;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 /// What a connection has been doing since when.
 #[derive(Debug)]
 pub struct Watch {
+    limits: Limits,
     start: Instant,
     /// Requests that have begun and not ended.
     n_requests: AtomicUsize,
@@ -35,8 +36,9 @@ pub enum Verdict {
 
 impl Watch {
     /// A connection that is new.
-    pub fn new() -> Watch {
+    pub fn new(limits: Limits) -> Watch {
         Watch {
+            limits,
             start: Instant::now(),
             n_requests: AtomicUsize::new(0),
             has_head: AtomicBool::new(false),
@@ -63,16 +65,17 @@ impl Watch {
 
     /// What is to become of the connection now.
     pub fn verdict(&self) -> Verdict {
+        let Limits { head_time, idle_time, write_time, .. } = self.limits;
         let now = Duration::from_millis(self.now());
         let millis = |at: &AtomicU64| Duration::from_millis(at.load(Ordering::Acquire));
         let blocked = millis(&self.blocked);
-        let is_stuck = !blocked.is_zero() && now.saturating_sub(blocked) > WRITE_TIME;
+        let is_stuck = !blocked.is_zero() && now.saturating_sub(blocked) > write_time;
         let waited = now.saturating_sub(millis(&self.since));
         let is_late = match self.n_requests.load(Ordering::Acquire) {
-            0 if self.has_head.load(Ordering::Acquire) => waited > HEAD_TIME,
+            0 if self.has_head.load(Ordering::Acquire) => waited > head_time,
             // A connection that never sent anything is no better than a slow one.
-            0 if self.since.load(Ordering::Acquire) == 0 => waited > HEAD_TIME,
-            0 => waited > IDLE_TIME,
+            0 if self.since.load(Ordering::Acquire) == 0 => waited > head_time,
+            0 => waited > idle_time,
             _ => false,
         };
         if is_stuck || is_late { Verdict::Close } else { Verdict::Fine }

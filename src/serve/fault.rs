@@ -151,6 +151,8 @@ impl From<TextError> for Fault {
 pub enum Style {
     /// OpenAI's, and all that is nobody's.
     OpenAi,
+    /// The same, whose streams have errors of another shape.
+    Responses,
     /// Anthropic's.
     Anthropic,
     /// Ollama's.
@@ -162,6 +164,7 @@ impl Style {
     pub fn of_path(path: &str) -> Style {
         match path {
             path if path.starts_with("/v1/messages") => Style::Anthropic,
+            "/v1/responses" | "/responses" => Style::Responses,
             path if path.starts_with("/api/") => Style::Ollama,
             _ => Style::OpenAi,
         }
@@ -170,7 +173,7 @@ impl Style {
     /// The body of an error.
     pub fn body(self, fault: &Fault, request_id: &str) -> Json {
         match self {
-            Style::OpenAi => openai(fault),
+            Style::OpenAi | Style::Responses => openai(fault),
             Style::Anthropic => json!({
                 "type": "error",
                 "error": { "type": anthropic_type(fault), "message": fault.message },

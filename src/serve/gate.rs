@@ -4,6 +4,7 @@
 use super::app::{App, Phase};
 use super::connection::Watch;
 use super::fault::{Fault, Style};
+use super::limits::HEAD_BYTES;
 use super::record::Record;
 use super::reply;
 use super::routes;
@@ -103,6 +104,7 @@ fn request_id(headers: &HeaderMap) -> String {
 
 /// Whether a request may pass.
 fn admit(app: &App, local: IpAddr, request: &Request) -> Result<(), Fault> {
+    check_size(request)?;
     check_host(app, local, request)?;
     let is_free = routes::is_probe(request.uri().path()) || request.method() == Method::OPTIONS;
     if !is_free && !has_key(&app.options.keys, request.headers()) {
@@ -132,12 +134,27 @@ fn has_key(keys: &[Vec<u8>], headers: &HeaderMap) -> bool {
     found.into()
 }
 
+/// Refuses heads that are too long, of which the connection takes some more.
+fn check_size(request: &Request) -> Result<(), Fault> {
+    let fields = request.headers().iter();
+    let n_bytes: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if n_bytes + request.uri().path().len() <= HEAD_BYTES {
+        return Ok(());
+    }
+    let problem = format!("the head has more than the {HEAD_BYTES} bytes that it may have");
+    let fault = Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, problem);
+    Err(fault.with_code("headers_too_large"))
+}
+
 /// Refuses names that are not the server's: a page of a name that leads here by a trick of its
 /// nameserver would be of the same origin.
 fn check_host(app: &App, local: IpAddr, request: &Request) -> Result<(), Fault> {
     let refused = |problem: String| {
         Err(Fault::new(StatusCode::FORBIDDEN, problem).with_code("host_not_allowed"))
     };
+    if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Fault::bad("there are two headers Host").with_code("host_not_allowed"));
+    }
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
     let host = match (host, request.uri().host()) {
         (Some(host), _) => host,
@@ -234,7 +251,7 @@ impl Drop for Scope {
         self.app.metrics.request(self.endpoint, status);
         if self.is_work {
             self.app.n_active.fetch_sub(1, Ordering::AcqRel);
-            if let Some(log) = &self.app.options.log {
+            if let Some(log) = self.app.log.as_ref() {
                 log(&self.record.line(self.endpoint, status));
             }
         }

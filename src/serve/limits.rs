@@ -6,24 +6,8 @@ use std::time::Duration;
 pub const BODY_BYTES: usize = 8 << 20;
 /// Bytes of a request's head, most.
 pub const HEAD_BYTES: usize = 32 << 10;
-/// Time in which a request's head has to come: who trickles it holds a connection.
-pub const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Time without a byte of a request's body.
-pub const BODY_TIME: Duration = Duration::from_secs(20);
-/// Time that a connection may stay open without a request.
-pub const IDLE_TIME: Duration = Duration::from_secs(75);
-/// Time in which a client takes no byte of its answer.
-pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Connections at a time; more wait in the system's queue.
 pub const CONNECTIONS: usize = 512;
-/// Bytes of news of an answer that its client has not read.
-pub const UNREAD_BYTES: usize = 1 << 20;
-/// Time that a request may wait for its first step.
-pub const QUEUE_TIME: Duration = Duration::from_secs(120);
-/// Silence of a stream, behind which a comment keeps proxies from closing it.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Time that a stream waits for its first token before its head is sent: till then an error is a status.
-pub const HEAD_WAIT: Duration = Duration::from_secs(5);
 /// Messages of a conversation.
 pub const MESSAGES: usize = 10_000;
 /// Tools of a request.
@@ -40,5 +24,43 @@ pub const GRAMMAR_BYTES: usize = 256 << 10;
 pub const TEXTS: usize = 2_048;
 /// Prompts of a request for completions.
 pub const PROMPTS: usize = 64;
-/// Time without a step while there is work, behind which the engine counts as stuck.
-pub const STUCK_TIME: Duration = Duration::from_secs(60);
+
+/// How long and how much a client, or the engine, may hold others up.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Time in which a request's head has to come: who trickles it holds a connection.
+    pub head_time: Duration,
+    /// Time without a byte of a request's body.
+    pub body_time: Duration,
+    /// Time that a connection may stay open without a request.
+    pub idle_time: Duration,
+    /// Time in which a client takes no byte of its answer.
+    pub write_time: Duration,
+    /// Bytes of news of an answer that its client has not read.
+    pub unread_bytes: usize,
+    /// Time that a request may wait for its first step.
+    pub queue_time: Duration,
+    /// Time that a stream waits for its first token before its head is sent: till then an error is a status.
+    pub head_wait: Duration,
+    /// Silence of a stream, behind which a comment keeps proxies from closing it.
+    pub keep_alive: Duration,
+    /// Time without a step while there is work, behind which the engine counts as stuck.
+    pub stuck_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(20),
+            idle_time: Duration::from_secs(75),
+            write_time: Duration::from_secs(30),
+            unread_bytes: 1 << 20,
+            queue_time: Duration::from_secs(120),
+            head_wait: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(10),
+            stuck_time: Duration::from_secs(60),
+        }
+    }
+}

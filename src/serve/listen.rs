@@ -3,8 +3,9 @@
 use super::app::{App, Phase, ServeOptions};
 use super::connection::{Verdict, Watch, Watched};
 use super::gate;
-use super::limits::{CONNECTIONS, HEAD_BYTES, STUCK_TIME};
+use super::limits::{CONNECTIONS, HEAD_BYTES};
 use super::loaded::Loaded;
+use super::registry::Offer;
 use super::routes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -49,6 +50,22 @@ impl ServerHandle {
     /// Adds a model, which requests find from now on.
     pub fn add(&self, model: Loaded) {
         self.0.add(model);
+    }
+
+    /// Adds a model that is loaded when it is asked for.
+    pub fn offer(&self, offer: Offer) {
+        self.0.registry.offer(offer);
+    }
+
+    /// Has a model that has been offered under that name be loaded; of no effect if there is none.
+    pub fn put(&self, name: &str, model: Loaded) {
+        self.0.registry.put(name, model);
+    }
+
+    /// Has the server say that it is ready: from now on models that have been offered are loaded when they
+    /// are asked for.
+    pub fn ready(&self) {
+        self.0.make_ready();
     }
 
     /// Ends what is under way and begins nothing; then the server ends.
@@ -106,6 +123,7 @@ async fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<()> {
     let router = TowerToHyperService::new(routes::router(app.clone()));
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     tokio::spawn(watchdog(app.clone()));
+    tokio::spawn(unload(app.clone()));
     tokio::spawn(end(app.clone()));
     #[cfg(unix)]
     tokio::spawn(terminate(app.clone()));
@@ -138,7 +156,7 @@ async fn connection(app: Arc<App>, router: TowerToHyperService<axum::Router>, st
     let Ok(local) = stream.local_addr() else { return };
     // Tokens are small, and waiting for more makes streams stutter.
     let _ = stream.set_nodelay(true);
-    let watch = Arc::new(Watch::new());
+    let watch = Arc::new(Watch::new(app.options.limits));
     let told = watch.clone();
     let served = app.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -147,7 +165,8 @@ async fn connection(app: Arc<App>, router: TowerToHyperService<axum::Router>, st
     });
     let io = TokioIo::new(Watched::new(stream, watch.clone()));
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(HEAD_BYTES).header_read_timeout(None);
+    // The gate refuses heads beyond the limit in words; beyond this one the connection does, without.
+    builder.max_buf_size(2 * HEAD_BYTES).header_read_timeout(None);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -166,30 +185,28 @@ async fn connection(app: Arc<App>, router: TowerToHyperService<axum::Router>, st
 /// Notices an engine that makes no step though there is work.
 async fn watchdog(app: Arc<App>) {
     let mut ticks = interval(TICK);
-    let mut last = (0, Instant::now());
+    let limit = app.options.limits.stuck_time;
     loop {
         ticks.tick().await;
-        let mut n_steps = 0;
-        let mut has_work = false;
-        for model in app.models() {
-            let status = model.status();
-            let counters = status.counters;
-            n_steps += counters.n_steps + counters.n_interrupted + counters.n_failed;
-            has_work |= status.n_running + status.n_waiting > 0;
+        let models = app.models();
+        let stuck = models.iter().find(|model| model.is_stuck(limit));
+        let was_stuck = app.is_stuck.swap(stuck.is_some(), Ordering::AcqRel);
+        if let (Some(model), false, Some(log)) = (stuck, was_stuck, app.log.as_ref()) {
+            let problem = format!("no step in {} s with work waiting", limit.as_secs());
+            log(&serde_json::json!({ "error": problem, "model": model.id }));
         }
-        if n_steps != last.0 || !has_work {
-            last = (n_steps, Instant::now());
-        }
-        let is_stuck = last.1.elapsed() > STUCK_TIME;
-        if is_stuck != app.is_stuck.swap(is_stuck, Ordering::AcqRel)
-            && is_stuck
-            && let Some(log) = &app.options.log
-        {
-            let seconds = STUCK_TIME.as_secs();
-            log(
-                &serde_json::json!({ "error": format!("no step in {seconds} s with work waiting") }),
-            );
-        }
+    }
+}
+
+/// Unloads models that have been idle for their time.
+async fn unload(app: Arc<App>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let registry = app.registry.clone();
+        // Memory is given back, which may take some time.
+        let _ = tokio::task::spawn_blocking(move || registry.unload_idle()).await;
     }
 }
 

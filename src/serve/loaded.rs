@@ -5,12 +5,14 @@ use super::fault::Fault;
 use super::metrics::ModelMetrics;
 use super::prefixes::Prefixes;
 use crate::engine::grammar::{Grammar, Grammars};
-use crate::engine::{DiskCache, EngineError, EngineOptions, Model, Runner, Speculation, Status};
+use crate::engine::{
+    BATCH_DEFAULT, DiskCache, EngineError, EngineOptions, Model, Runner, Speculation, Status,
+};
 use crate::sample::{Filter, SampleParams};
 use crate::text::{AnswerFormat, ChatTemplate, Prompter, Tokenizer};
 use serde_json::{Map, Value as Json};
-use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a model is served with, for which the program has options.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,24 @@ pub struct ModelOptions {
     pub disk: Option<DiskCache>,
     /// Engine for vectors and scores, made when they are first asked for; `None`: there are none.
     pub encoder: Option<EngineOptions>,
+}
+
+/// Where an answer begins to follow a grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger<'a> {
+    /// At its first token.
+    None,
+    /// Behind this token.
+    Token(u32),
+    /// Behind this text.
+    Text(&'a str),
+}
+
+impl Trigger<'_> {
+    /// Behind a token, if there is one to wait for.
+    pub fn behind(token: Option<u32>) -> Trigger<'static> {
+        token.map_or(Trigger::None, Trigger::Token)
+    }
 }
 
 /// A model that answers.
@@ -60,6 +80,8 @@ pub struct Loaded {
     pub metrics: ModelMetrics,
     /// Instructions that are kept on disk.
     pub prefixes: Prefixes,
+    /// Number of steps, and when it was another one.
+    last_step: Mutex<(u64, Instant)>,
     grammars: OnceLock<Result<Grammars, String>>,
     encoder: OnceLock<Result<Encoder, Fault>>,
     knows_tools: OnceLock<bool>,
@@ -96,15 +118,11 @@ impl Loaded {
             options,
             metrics: ModelMetrics::default(),
             prefixes: Prefixes::new(disk),
+            last_step: Mutex::new((0, Instant::now())),
             grammars: OnceLock::new(),
             encoder: OnceLock::new(),
             knows_tools: OnceLock::new(),
         }
-    }
-
-    /// Whether a client's name means this model.
-    pub fn is_named(&self, name: &str) -> bool {
-        self.id == name || self.options.aliases.iter().any(|alias| alias == name)
     }
 
     /// Tokens of the vocabulary.
@@ -123,6 +141,21 @@ impl Loaded {
     /// State of that thread, if there is one.
     pub fn status(&self) -> Status {
         self.runner.as_ref().map(Runner::status).unwrap_or_default()
+    }
+
+    /// Whether the engine has work and has made no step for so long, looked at every now and then. Where
+    /// prompts are known to be slow, a step gets the time that it takes.
+    pub fn is_stuck(&self, limit: Duration) -> bool {
+        /// A step of the largest part of a prompt is not stuck before several times its time.
+        const STEPS: f64 = 4.0;
+        let Status { counters, n_running, n_waiting, times, .. } = self.status();
+        let n_steps = counters.n_steps + counters.n_interrupted + counters.n_failed;
+        let mut last = self.last_step.lock().unwrap_or_else(PoisonError::into_inner);
+        if n_steps != last.0 || n_running + n_waiting == 0 {
+            *last = (n_steps, Instant::now());
+        }
+        let seconds = times.prompt_token_seconds * BATCH_DEFAULT as f64 * STEPS;
+        last.1.elapsed() > limit.max(Duration::from_secs_f64(seconds.min(86_400.0)))
     }
 
     /// What turns texts into vectors. Cost: the first call makes an engine.
@@ -184,7 +217,7 @@ impl Loaded {
         made.as_ref().map_err(|problem| Fault::bad(format!("grammars: {problem}")))
     }
 
-    /// A filter by which an answer follows a grammar: from its first token, or behind a trigger.
+    /// A filter by which an answer follows a grammar.
     ///
     /// # Errors
     /// The grammar is refused.
@@ -192,12 +225,13 @@ impl Loaded {
         &self,
         param: &str,
         grammar: &Grammar,
-        trigger: Option<u32>,
+        from: Trigger<'_>,
     ) -> Result<Box<dyn Filter>, Fault> {
         let grammars = self.grammars()?;
-        let filter = match trigger {
-            Some(trigger) => grammars.lazy(grammar, vec![trigger]),
-            None => grammars.filter(grammar),
+        let filter = match from {
+            Trigger::None => grammars.filter(grammar),
+            Trigger::Token(trigger) => grammars.lazy(grammar, vec![trigger]),
+            Trigger::Text(trigger) => grammars.lazy_text(grammar, &[trigger]),
         };
         filter.map_err(|error| Fault::field(param, error))
     }

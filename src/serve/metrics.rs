@@ -4,7 +4,7 @@
 
 use super::app::App;
 use super::loaded::Loaded;
-use crate::engine::FinishReason;
+use crate::engine::{FinishReason, STEP_BOUNDS, StepTimes};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,10 +58,6 @@ pub struct ModelMetrics {
     pub cache_queries: AtomicU64,
     /// Tokens of prompts that the cache had.
     pub cache_hits: AtomicU64,
-    /// Microseconds of computing prompts.
-    pub prompt_micros: AtomicU64,
-    /// Tokens computed in them.
-    pub computed_tokens: AtomicU64,
     /// Answers by the reason of their end: stop, length, abort.
     pub ends: [AtomicU64; 3],
     /// From a request's head to its first token.
@@ -139,6 +135,8 @@ impl Metrics {
         }
         let n_models = app.models().len();
         simple(&mut out, "teff_models_loaded", "gauge", "Models at hand", "", n_models as f64);
+        let n_loads = app.registry.n_loads.load(Ordering::Relaxed) as f64;
+        simple(&mut out, "teff_model_loads_total", "counter", "Models loaded so far", "", n_loads);
         head(&mut out, "teff_requests_total", "counter", "Requests by endpoint and status");
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for ((endpoint, status), n) in requests {
@@ -210,10 +208,20 @@ fn model_text(out: &mut String, model: &Loaded) {
     for (name, help, value) in totals {
         simple(out, name, "counter", help, &labels, value);
     }
-    let seconds = load(&figures.prompt_micros) / 1e6;
-    let speed = if seconds > 0.0 { load(&figures.computed_tokens) / seconds } else { 0.0 };
-    let help = "Mean speed of prompts";
-    simple(out, "teff_prefill_tokens_per_second", "gauge", help, &labels, speed);
+    steps_text(out, &status.times, &labels);
+    let beside = status.prompt_tokens_beside as f64;
+    let help = "Tokens of prompts that a step has beside answers, most";
+    simple(out, "teff_prompt_tokens_beside", "gauge", help, &labels, beside);
+    head(out, "teff_kv_pages", "gauge", "Pages of the KV cache by who holds them");
+    let pages = status.pages;
+    for (state, n) in [
+        ("used", pages.used),
+        ("shared", pages.shared),
+        ("cached", pages.cached),
+        ("free", pages.free),
+    ] {
+        let _ = writeln!(out, "teff_kv_pages{{{labels},state=\"{state}\"}} {n}");
+    }
     head(out, "vllm:request_success_total", "counter", "Answers by the reason of their end");
     for (reason, n) in ENDS.iter().zip(&figures.ends) {
         let n = n.load(Ordering::Relaxed);
@@ -232,6 +240,28 @@ fn model_text(out: &mut String, model: &Loaded) {
     }
 }
 
+/// Times and speeds of steps.
+fn steps_text(out: &mut String, times: &StepTimes, labels: &str) {
+    let name = "teff_step_seconds";
+    head(out, name, "histogram", "Time of a step");
+    let mut n = 0;
+    for (count, bound) in
+        times.counts.iter().zip(STEP_BOUNDS.iter().copied().chain([f64::INFINITY]))
+    {
+        n += count;
+        let le = if bound.is_finite() { bound.to_string() } else { "+Inf".into() };
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {n}");
+    }
+    let seconds = times.total.as_secs_f64();
+    let _ = writeln!(out, "{name}_sum{{{labels}}} {seconds}\n{name}_count{{{labels}}} {n}");
+    let each = times.prompt_token_seconds;
+    let speed = if each > 0.0 { 1.0 / each } else { 0.0 };
+    let help = "Speed of prompts in the last steps";
+    simple(out, "teff_prefill_tokens_per_second", "gauge", help, labels, speed);
+    let help = "Speed of all answers together in the last steps without prompts";
+    simple(out, "teff_decode_tokens_per_second", "gauge", help, labels, times.decode_rate);
+}
+
 /// Figures of the process, where the system tells them in files.
 fn process(out: &mut String) {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return };
@@ -246,9 +276,34 @@ fn process(out: &mut String) {
     if let Some(n) = field("Threads:") {
         simple(out, "process_threads", "gauge", "Threads", "", n);
     }
+    if let Some(kib) = field("VmSize:") {
+        let (name, help) = ("process_virtual_memory_bytes", "Virtual memory");
+        simple(out, name, "gauge", help, "", kib * 1024.0);
+    }
+    if let Some((cpu, start)) = cpu_times() {
+        let help = "CPU time of the process";
+        simple(out, "process_cpu_seconds_total", "counter", help, "", cpu);
+        let help = "When the process was started, in seconds since 1970";
+        simple(out, "process_start_time_seconds", "gauge", help, "", start);
+    }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
         simple(out, "process_open_fds", "gauge", "Open files", "", files.count() as f64);
     }
+}
+
+/// Seconds of CPU time of the process, and when it was started in seconds since 1970.
+fn cpu_times() -> Option<(f64, f64)> {
+    /// Ticks per second in these files, on every Linux.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in brackets, may have anything in it.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    let (user, system, start) = (ticks(11)?, ticks(12)?, ticks(19)?);
+    let whole = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot = whole.lines().find_map(|line| line.strip_prefix("btime "))?;
+    let boot: f64 = boot.trim().parse().ok()?;
+    Some(((user + system) / TICKS, boot + start / TICKS))
 }
 
 #[cfg(test)]

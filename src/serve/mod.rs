@@ -15,6 +15,7 @@ mod body;
 mod connection;
 mod encoder;
 mod fault;
+mod fields;
 mod gate;
 mod generate;
 mod limits;
@@ -26,6 +27,7 @@ mod ollama;
 mod openai;
 mod prefixes;
 mod record;
+mod registry;
 mod reply;
 mod responses;
 mod routes;
@@ -33,10 +35,13 @@ mod stream;
 mod translate;
 
 pub use app::{Log, ServeOptions};
+pub use limits::Limits;
 pub use listen::{Server, ServerHandle};
 pub use loaded::{Loaded, ModelOptions};
+pub use registry::{Loader, Offer};
 
 use fault::Fault;
+use std::time::Duration;
 
 /// Does work on a thread that may block.
 ///
@@ -51,8 +56,57 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// A time as people write it: `5m`, `1h30m`, `90s`, `500ms`, or a number of seconds.
+pub fn duration(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let mut rest = text.trim();
+    let mut all = Duration::ZERO;
+    while !rest.is_empty() {
+        let n = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, behind) = rest.split_at(n);
+        let unit = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(unit);
+        let each = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            _ => return None,
+        };
+        let seconds = number.parse::<f64>().ok()? * each;
+        all = all.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        rest = behind;
+    }
+    (!text.trim().is_empty()).then_some(all)
+}
+
 /// A number that differs from call to call.
 fn fresh() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_as_people_write_them() {
+        for (text, millis) in [
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("90", 90_000),
+            ("1.5s", 1500),
+            ("20ms", 20),
+            ("0", 0),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "m", "5x", "-1", "1h-", "5 m", "inf"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
 }

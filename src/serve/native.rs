@@ -3,20 +3,42 @@
 use super::app::App;
 use super::body::{self, Fields, typed};
 use super::fault::Fault;
-use super::gate::record_of;
+use super::fields::{Body, Field, Kind, field};
 use super::generate::{End, Event, Finish, Input, Running, Whole, infill, prepare, render};
 use super::loaded::Loaded;
-use super::openai::{Common, conversation_of, timings};
+use super::openai::{COMMON, Common, EXTRAS, MODEL, conversation_of, timings};
 use super::reply::{self, Wire};
+use super::routes::{Answer, Call};
 use super::stream::{Part, Shape, respond};
 use super::{blocking, fault::Style};
 use crate::text::{AnswerDelta, EncodeOptions};
-use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
+
+const TEXT: &[Field] = &[
+    field("content", Kind::Text, "A text").required(),
+    field("add_special", Kind::Bool, "Add what begins and ends texts"),
+    field("parse_special", Kind::Bool, "Whether names of control tokens are such (default true)"),
+    field("with_pieces", Kind::Bool, "Tell the text of each token"),
+];
+const TOKENS: &[Field] = &[field("tokens", Kind::List(&Kind::Any), "Token ids").required()];
+const FILL: &[Field] = &[
+    field("input_prefix", Kind::Text, "The text before"),
+    field("input_suffix", Kind::Text, "The text behind"),
+    field("input_extra", Kind::List(&Kind::Object(EXTRA)), "Other files"),
+    field("prompt", Kind::Text, "What the answer begins with"),
+];
+const EXTRA: &[Field] =
+    &[field("filename", Kind::Text, ""), field("text", Kind::Text, "").required()];
+
+/// The body of a request for tokens.
+pub const TOKENIZE: Body = Body { tables: &[MODEL, TEXT], samples: false };
+/// The body of a request for their text.
+pub const DETOKENIZE: Body = Body { tables: &[MODEL, TOKENS], samples: false };
+/// The body of a request for the text between two others.
+pub const INFILL: Body = Body { tables: &[MODEL, FILL, COMMON, EXTRAS], samples: true };
 
 #[derive(Deserialize)]
 struct Tokenize {
@@ -31,9 +53,9 @@ struct Tokenize {
 ///
 /// # Errors
 /// The request is wrong.
-pub async fn tokenize(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let asked: Tokenize = typed(&body::fields(request).await?)?;
-    let loaded = app.model(asked.model.as_deref())?;
+pub async fn tokenize(call: Call) -> Answer {
+    let asked: Tokenize = typed(&call.fields)?;
+    let loaded = call.app.model(asked.model.as_deref()).await?;
     let tokens = blocking(move || {
         let options = EncodeOptions {
             add_special: asked.add_special.unwrap_or(false),
@@ -61,9 +83,9 @@ pub async fn tokenize(app: Arc<App>, request: Request) -> Result<Response, Fault
 ///
 /// # Errors
 /// The request is wrong.
-pub async fn detokenize(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let fields = body::fields(request).await?;
-    let loaded = model_of(&app, &fields)?;
+pub async fn detokenize(call: Call) -> Answer {
+    let Call { app, fields, .. } = call;
+    let loaded = model_of(&app, &fields).await?;
     let tokens = fields.get("tokens").unwrap_or(&Json::Null);
     let ids = body::ids("tokens", tokens, loaded.n_vocab())?;
     let text = blocking(move || Ok(loaded.tokenizer.decode(&ids, true))).await?;
@@ -74,16 +96,16 @@ pub async fn detokenize(app: Arc<App>, request: Request) -> Result<Response, Fau
 ///
 /// # Errors
 /// The request is wrong, or the template fails.
-pub async fn apply_template(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let fields = body::fields(request).await?;
-    let loaded = model_of(&app, &fields)?;
+pub async fn apply_template(call: Call) -> Answer {
+    let Call { app, fields, .. } = call;
+    let loaded = model_of(&app, &fields).await?;
     let conversation = conversation_of(&fields)?;
     let prompt = blocking(move || render(&loaded, &conversation)).await?;
     Ok(reply::json(StatusCode::OK, &json!({ "prompt": prompt.rendered.text })))
 }
 
-fn model_of(app: &App, fields: &Fields) -> Result<Arc<Loaded>, Fault> {
-    app.model(fields.get("model").and_then(Json::as_str))
+async fn model_of(app: &App, fields: &Fields) -> Result<Arc<Loaded>, Fault> {
+    app.model(fields.get("model").and_then(Json::as_str)).await
 }
 
 #[derive(Deserialize)]
@@ -104,12 +126,11 @@ struct Extra {
 ///
 /// # Errors
 /// The request is wrong, or the model has no tokens for it.
-pub async fn fill(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn fill(call: Call) -> Answer {
+    let Call { app, record, fields, .. } = call;
     let common = Common::of(&fields)?;
     let asked: Infill = typed(&fields)?;
-    let loaded = app.model(common.model.as_deref())?;
+    let loaded = app.model(common.model.as_deref()).await?;
     let extra: Vec<(String, String)> = asked
         .input_extra
         .unwrap_or_default()
@@ -186,8 +207,9 @@ impl Shape for Contents {
 ///
 /// # Errors
 /// No model is loaded.
-pub fn props(app: &App) -> Result<Response, Fault> {
-    let loaded = app.model(None)?;
+pub async fn props(call: Call) -> Answer {
+    let app = call.app;
+    let loaded = app.model(None).await?;
     let tokenizer = &loaded.tokenizer;
     let name = |id: Option<u32>| id.and_then(|id| tokenizer.token_str(id)).unwrap_or_default();
     let template = loaded.options.template.as_deref().or(tokenizer.chat_template());
@@ -221,12 +243,13 @@ pub fn props(app: &App) -> Result<Response, Fault> {
 ///
 /// # Errors
 /// The server does not tell.
-pub fn slots(app: &App) -> Result<Response, Fault> {
+pub async fn slots(call: Call) -> Answer {
+    let app = call.app;
     if !app.options.slots {
         let problem = "this server does not tell of its running requests";
         return Err(Fault::new(StatusCode::NOT_IMPLEMENTED, problem).with_code("not_supported"));
     }
-    let loaded = app.model(None)?;
+    let loaded = app.model(None).await?;
     let n_running = loaded.status().n_running;
     let slot =
         |id: usize| json!({ "id": id, "n_ctx": loaded.n_ctx, "is_processing": id < n_running });

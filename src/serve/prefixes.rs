@@ -87,9 +87,11 @@ impl Prefixes {
         let id = hasher.finish();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let at = known.iter().position(|known| known.id == id);
-        let mut one = at
-            .and_then(|at| known.remove(at))
-            .unwrap_or(Known { id, is_fetched: false, is_kept: false });
+        let mut one = at.and_then(|at| known.remove(at)).unwrap_or(Known {
+            id,
+            is_fetched: false,
+            is_kept: false,
+        });
         let changed = change(&mut one);
         known.push_back(one);
         if known.len() > KNOWN_MAX {
@@ -108,7 +110,8 @@ mod tests {
         let disk = DiskCache::new("nowhere".as_ref(), 1);
         let prefixes = Prefixes::new(Some(disk));
         let prefix = [7; 300];
-        let asked = || prefixes.note(&prefix, |known| std::mem::replace(&mut known.is_fetched, true));
+        let asked =
+            || prefixes.note(&prefix, |known| std::mem::replace(&mut known.is_fetched, true));
         assert!(!asked() && asked());
         prefixes.found(&prefix, 288);
         assert!(asked());

@@ -26,6 +26,7 @@ pub struct Record {
     finish: Mutex<Option<&'static str>>,
     fault: Mutex<Option<String>>,
     prompt: Mutex<Option<String>>,
+    ignored_tools: Mutex<Vec<String>>,
 }
 
 impl Record {
@@ -43,6 +44,7 @@ impl Record {
             finish: Mutex::new(None),
             fault: Mutex::new(None),
             prompt: Mutex::new(None),
+            ignored_tools: Mutex::default(),
         }
     }
 
@@ -69,6 +71,12 @@ impl Record {
     /// Takes note of the prompt, for logs that are to have it.
     pub fn prompt(&self, text: &str) {
         *self.prompt.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+    }
+
+    /// Takes note of the types of tools that were passed over.
+    pub fn ignored_tools(&self, names: &[&str]) {
+        let mut ignored = self.ignored_tools.lock().unwrap_or_else(PoisonError::into_inner);
+        *ignored = names.iter().map(|name| (*name).to_owned()).collect();
     }
 
     /// The line of the log.
@@ -98,6 +106,10 @@ impl Record {
         }
         if let Some(fault) = text(&self.fault) {
             line["error"] = fault.into();
+        }
+        let ignored = self.ignored_tools.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ignored.is_empty() {
+            line["ignored_tools"] = json!(*ignored);
         }
         if let Some(prompt) = text(&self.prompt) {
             line["prompt"] = prompt.into();

@@ -99,7 +99,11 @@ impl Sink {
         self.parts.closed().await;
     }
 
-    async fn raw(&self, part: String) -> Result<(), Left> {
+    /// Bytes as they are.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub async fn raw(&self, part: impl Into<Bytes>) -> Result<(), Left> {
         self.parts.send(part.into()).await.map_err(|_| Left)
     }
 }

@@ -2,105 +2,224 @@
 
 use super::anthropic;
 use super::app::{App, Phase};
-use super::fault::Fault;
+use super::body;
+use super::fault::{Fault, Style};
+use super::fields::Body;
+use super::gate::record_of;
 use super::native;
 use super::ollama;
 use super::openai;
-use super::reply;
+use super::record::Record;
+use super::reply::{self, Wire};
 use super::responses;
+use super::stream::{Answering, patiently};
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
-use serde_json::json;
+use axum::routing::{MethodFilter, delete, on, post};
+use serde_json::{Value as Json, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// All routes: method, path and what it is. Requests are counted under the paths' names.
-pub const TABLE: &[(&str, &str, &str)] = &[
-    ("get", "/health", "Whether the server answers: ok, loading, draining or stuck"),
-    ("get", "/healthz", "The same"),
-    ("get", "/readyz", "The same"),
-    ("get", "/metrics", "Figures in the text format of Prometheus"),
-    ("get", "/openapi.json", "This description"),
-    ("get", "/v1/models", "The models"),
-    ("get", "/v1/models/{id}", "A model"),
-    ("post", "/v1/chat/completions", "Answers a conversation (OpenAI)"),
-    ("post", "/v1/responses", "Answers the items of a conversation (OpenAI)"),
-    ("post", "/v1/completions", "Continues texts (OpenAI)"),
-    ("post", "/v1/embeddings", "Turns texts into vectors (OpenAI)"),
-    ("post", "/v1/rerank", "Scores documents by a query (Jina)"),
-    ("post", "/v1/messages", "Answers a conversation (Anthropic)"),
-    ("post", "/v1/messages/count_tokens", "The tokens of its prompt (Anthropic)"),
-    ("get", "/api/version", "The version of Ollama's API"),
-    ("get", "/api/tags", "The models (Ollama)"),
-    ("get", "/api/ps", "The models that are loaded (Ollama)"),
-    ("post", "/api/show", "A model's description (Ollama)"),
-    ("post", "/api/chat", "Answers a conversation (Ollama)"),
-    ("post", "/api/generate", "Answers a prompt (Ollama)"),
-    ("post", "/api/embed", "Turns texts into vectors (Ollama)"),
-    ("post", "/api/embeddings", "Turns a text into a vector (Ollama, as before)"),
-    ("post", "/tokenize", "Turns a text into tokens (llama.cpp)"),
-    ("post", "/detokenize", "Turns tokens into a text (llama.cpp)"),
-    ("post", "/apply-template", "The prompt of a conversation (llama.cpp)"),
-    ("post", "/infill", "The text between two others (llama.cpp)"),
-    ("get", "/props", "The model and its defaults (llama.cpp)"),
-    ("get", "/slots", "Running requests, where the server tells of them (llama.cpp)"),
-];
-
 /// Answer of a route.
-type Answer = Result<Response, Fault>;
+pub type Answer = Result<Response, Fault>;
+
+/// A request as routes get it.
+pub struct Call {
+    /// What all requests share.
+    pub app: Arc<App>,
+    /// What comes of it.
+    pub record: Arc<Record>,
+    /// The fields of its body that the route knows, checked.
+    pub fields: body::Fields,
+    /// The id in its path, if there is one.
+    pub id: String,
+}
+
+/// A route.
+pub struct Route {
+    method: Method,
+    /// Its paths, the first of which names it.
+    paths: &'static [&'static str],
+    about: &'static str,
+    /// What it reads.
+    body: Option<Body>,
+    handler: Handler,
+}
+
+type Handler = fn(Call) -> Answering;
+
+/// A route that reads no body.
+const fn read(paths: &'static [&'static str], about: &'static str, handler: Handler) -> Route {
+    Route { method: Method::GET, paths, about, body: None, handler }
+}
+
+/// A route that reads a body.
+const fn take(
+    paths: &'static [&'static str],
+    about: &'static str,
+    body: Body,
+    handler: Handler,
+) -> Route {
+    Route { method: Method::POST, paths, about, body: Some(body), handler }
+}
+
+/// All routes. Requests are counted under the first of their paths.
+static TABLE: &[Route] = &[
+    read(&["/health"], "Whether the server answers: ok, loading, draining or stuck", |call| {
+        Box::pin(health(call.app))
+    }),
+    read(&["/healthz"], "The same", |call| Box::pin(health(call.app))),
+    read(&["/readyz"], "The same", |call| Box::pin(health(call.app))),
+    read(&["/metrics"], "Figures in the text format of Prometheus", |call| {
+        Box::pin(metrics(call.app))
+    }),
+    read(&["/openapi.json"], "This description", |_| Box::pin(openapi())),
+    read(&["/v1/models", "/models"], "The models", |call| Box::pin(openai::models::list(call))),
+    read(&["/v1/models/{id}"], "A model", |call| Box::pin(openai::models::get(call))),
+    take(
+        &["/v1/chat/completions", "/chat/completions"],
+        "Answers a conversation (OpenAI)",
+        openai::CHAT,
+        |call| Box::pin(openai::chat::completions(call)),
+    ),
+    take(
+        &["/v1/responses", "/responses"],
+        "Answers the items of a conversation (OpenAI)",
+        responses::RESPONSES,
+        |call| Box::pin(responses::responses(call)),
+    ),
+    take(&["/v1/completions"], "Continues texts (OpenAI)", openai::completions::BODY, |call| {
+        Box::pin(openai::completions::completions(call))
+    }),
+    take(
+        &["/v1/embeddings"],
+        "Turns texts into vectors (OpenAI)",
+        openai::embeddings::EMBEDDINGS,
+        |call| Box::pin(openai::embeddings::embeddings(call)),
+    ),
+    take(
+        &["/v1/rerank", "/rerank"],
+        "Scores documents by a query (Jina)",
+        openai::embeddings::RERANK,
+        |call| Box::pin(openai::embeddings::rerank(call)),
+    ),
+    take(&["/v1/messages"], "Answers a conversation (Anthropic)", anthropic::MESSAGES, |call| {
+        Box::pin(anthropic::messages(call))
+    }),
+    take(
+        &["/v1/messages/count_tokens"],
+        "The tokens of its prompt (Anthropic)",
+        anthropic::COUNT_TOKENS,
+        |call| Box::pin(anthropic::count_tokens(call)),
+    ),
+    read(&["/api/version"], "The version of Ollama's API", |_| Box::pin(ollama::version())),
+    read(&["/api/tags"], "The models (Ollama)", |call| Box::pin(ollama::tags(call))),
+    read(&["/api/ps"], "The models that are loaded (Ollama)", |call| Box::pin(ollama::ps(call))),
+    take(&["/api/show"], "A model's description (Ollama)", ollama::SHOW, |call| {
+        Box::pin(ollama::show(call))
+    }),
+    take(&["/api/chat"], "Answers a conversation (Ollama)", ollama::CHAT, |call| {
+        Box::pin(ollama::chat(call))
+    }),
+    take(&["/api/generate"], "Answers a prompt (Ollama)", ollama::GENERATE, |call| {
+        Box::pin(ollama::generate(call))
+    }),
+    take(&["/api/embed"], "Turns texts into vectors (Ollama)", ollama::EMBED, |call| {
+        Box::pin(ollama::embed(call))
+    }),
+    take(
+        &["/api/embeddings"],
+        "Turns a text into a vector (Ollama, as before)",
+        ollama::EMBEDDINGS,
+        |call| Box::pin(ollama::embeddings(call)),
+    ),
+    take(&["/tokenize"], "Turns a text into tokens (llama.cpp)", native::TOKENIZE, |call| {
+        Box::pin(native::tokenize(call))
+    }),
+    take(&["/detokenize"], "Turns tokens into a text (llama.cpp)", native::DETOKENIZE, |call| {
+        Box::pin(native::detokenize(call))
+    }),
+    take(
+        &["/apply-template"],
+        "The prompt of a conversation (llama.cpp)",
+        openai::TEMPLATE,
+        |call| Box::pin(native::apply_template(call)),
+    ),
+    take(&["/infill"], "The text between two others (llama.cpp)", native::INFILL, |call| {
+        Box::pin(native::fill(call))
+    }),
+    read(&["/props"], "The model and its defaults (llama.cpp)", |call| {
+        Box::pin(native::props(call))
+    }),
+    read(&["/slots"], "Running requests, where the server tells of them (llama.cpp)", |call| {
+        Box::pin(native::slots(call))
+    }),
+];
 
 /// The routes.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/health", get(health))
-        .route("/healthz", get(health))
-        .route("/readyz", get(health))
-        .route("/metrics", get(metrics))
-        .route("/openapi.json", get(openapi))
-        .route("/v1/models", get(models))
-        .route("/models", get(models))
-        .route("/v1/models/{*id}", get(model))
-        .route("/v1/chat/completions", post(chat_completions))
-        .route("/chat/completions", post(chat_completions))
-        .route("/v1/responses", post(respond))
-        .route("/responses", post(respond))
-        .route("/v1/completions", post(completions))
-        .route("/v1/embeddings", post(embeddings))
-        .route("/v1/rerank", post(rerank))
-        .route("/rerank", post(rerank))
-        .route("/v1/messages", post(messages))
-        .route("/v1/messages/count_tokens", post(count_tokens))
-        .route("/api/version", get(ollama_version))
-        .route("/api/tags", get(ollama_tags))
-        .route("/api/ps", get(ollama_ps))
-        .route("/api/show", post(ollama_show))
-        .route("/api/chat", post(ollama_chat))
-        .route("/api/generate", post(ollama_generate))
-        .route("/api/embed", post(ollama_embed))
-        .route("/api/embeddings", post(ollama_embeddings))
-        .route("/api/pull", post(ollama_refuse))
-        .route("/api/push", post(ollama_refuse))
-        .route("/api/create", post(ollama_refuse))
-        .route("/api/copy", post(ollama_refuse))
-        .route("/api/delete", delete(ollama_refuse))
-        .route("/tokenize", post(tokenize))
-        .route("/detokenize", post(detokenize))
-        .route("/apply-template", post(apply_template))
-        .route("/infill", post(infill))
-        .route("/props", get(props))
-        .route("/slots", get(slots))
+    let mut router = Router::new();
+    for route in TABLE {
+        let filter = if route.body.is_some() { MethodFilter::POST } else { MethodFilter::GET };
+        for path in route.paths {
+            let answer = move |State(app): State<Arc<App>>, id: Option<Path<String>>, request| {
+                answer(route, app, id, request)
+            };
+            // Ids may have slashes in them.
+            router = router.route(&path.replace("{id}", "{*id}"), on(filter, answer));
+        }
+    }
+    router
+        .route("/api/pull", post(refuse))
+        .route("/api/push", post(refuse))
+        .route("/api/create", post(refuse))
+        .route("/api/copy", post(refuse))
+        .route("/api/delete", delete(refuse))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
 }
 
+async fn answer(
+    route: &'static Route,
+    app: Arc<App>,
+    id: Option<Path<String>>,
+    request: Request,
+) -> Answer {
+    let record = record_of(&request);
+    let style = Style::of_path(request.uri().path());
+    let id = id.map(|Path(id)| id).unwrap_or_default();
+    let fields = match &route.body {
+        Some(known) => known.checked(body::fields(request, app.options.limits.body_time).await?)?,
+        None => body::Fields::new(),
+    };
+    let limits = app.options.limits;
+    let request_id = record.id.clone();
+    let wire = wire(route, style, &fields);
+    let answering = (route.handler)(Call { app, record, fields, id });
+    match wire {
+        Some(wire) => patiently(answering, wire, style, limits, request_id).await,
+        None => answering.await,
+    }
+}
+
+/// How the answer is streamed, if it is.
+fn wire(route: &Route, style: Style, fields: &body::Fields) -> Option<Wire> {
+    let streams = route.body?.fields().any(|field| field.name == "stream");
+    let wished = fields.get("stream").and_then(Json::as_bool);
+    match style {
+        _ if !streams => None,
+        Style::Ollama => wished.unwrap_or(true).then_some(Wire::Lines),
+        _ => wished.unwrap_or(false).then_some(Wire::Events),
+    }
+}
+
 /// The name under which requests of a path are counted.
 pub fn label(path: &str) -> &'static str {
-    match TABLE.iter().find(|route| route.1 == path) {
-        Some(route) => route.1,
+    match TABLE.iter().find(|route| route.paths.contains(&path)) {
+        Some(route) => route.paths[0],
         None if path.starts_with("/v1/models/") => "/v1/models/{id}",
         None => "other",
     }
@@ -111,45 +230,30 @@ pub fn is_probe(path: &str) -> bool {
     matches!(path, "/health" | "/healthz" | "/readyz")
 }
 
-async fn health(State(app): State<Arc<App>>) -> Response {
+async fn health(app: Arc<App>) -> Answer {
     let status = if app.is_stuck.load(Ordering::Acquire) {
         "stuck"
     } else if app.phase() != Phase::Serving {
         "draining"
-    } else if app.models().is_empty() {
+    } else if !app.is_ready() {
         "loading"
     } else {
         "ok"
     };
     let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    reply::json(code, &json!({ "status": status }))
+    Ok(reply::json(code, &json!({ "status": status })))
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+async fn metrics(app: Arc<App>) -> Answer {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    reply::text(StatusCode::OK, kind, app.metrics.text(&app))
+    Ok(reply::text(StatusCode::OK, kind, app.metrics.text(&app)))
 }
 
-async fn openapi() -> Response {
+async fn openapi() -> Answer {
     let mut paths = serde_json::Map::new();
-    for (method, path, about) in TABLE {
-        let content = json!({ "application/json": { "schema": { "type": "object" } } });
-        let mut operation = json!({
-            "summary": about,
-            "responses": {
-                "200": { "description": "The answer" },
-                "default": { "description": "An error", "content": content },
-            },
-        });
-        if *method == "post" {
-            operation["requestBody"] = json!({ "required": true, "content": content });
-        }
-        if path.ends_with("{id}") {
-            let schema = json!({ "type": "string" });
-            operation["parameters"] =
-                json!([{ "name": "id", "in": "path", "required": true, "schema": schema }]);
-        }
-        paths.entry(*path).or_insert_with(|| json!({}))[*method] = operation;
+    for route in TABLE {
+        let method = route.method.as_str().to_ascii_lowercase();
+        paths.entry(route.paths[0]).or_insert_with(|| json!({}))[method] = operation(route);
     }
     let description = json!({
         "openapi": "3.1.0",
@@ -157,103 +261,31 @@ async fn openapi() -> Response {
         "components": { "securitySchemes": { "key": { "type": "http", "scheme": "bearer" } } },
         "paths": paths,
     });
-    reply::json(StatusCode::OK, &description)
+    Ok(reply::json(StatusCode::OK, &description))
 }
 
-async fn models(State(app): State<Arc<App>>) -> Response {
-    openai::models::list(&app)
+fn operation(route: &Route) -> Json {
+    let of = |schema: Json| json!({ "application/json": { "schema": schema } });
+    let mut operation = json!({
+        "summary": route.about,
+        "responses": {
+            "200": { "description": "The answer" },
+            "default": { "description": "An error", "content": of(json!({ "type": "object" })) },
+        },
+    });
+    if let Some(body) = &route.body {
+        operation["requestBody"] = json!({ "required": true, "content": of(body.schema()) });
+    }
+    if route.paths[0].ends_with("{id}") {
+        let schema = json!({ "type": "string" });
+        operation["parameters"] =
+            json!([{ "name": "id", "in": "path", "required": true, "schema": schema }]);
+    }
+    operation
 }
 
-async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer {
-    openai::models::get(&app, &id)
-}
-
-async fn chat_completions(State(app): State<Arc<App>>, request: Request) -> Answer {
-    openai::chat::completions(app, request).await
-}
-
-async fn respond(State(app): State<Arc<App>>, request: Request) -> Answer {
-    responses::responses(app, request).await
-}
-
-async fn completions(State(app): State<Arc<App>>, request: Request) -> Answer {
-    openai::completions::completions(app, request).await
-}
-
-async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Answer {
-    openai::embeddings::embeddings(app, request).await
-}
-
-async fn rerank(State(app): State<Arc<App>>, request: Request) -> Answer {
-    openai::embeddings::rerank(app, request).await
-}
-
-async fn messages(State(app): State<Arc<App>>, request: Request) -> Answer {
-    anthropic::messages(app, request).await
-}
-
-async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Answer {
-    anthropic::count_tokens(app, request).await
-}
-
-async fn ollama_version() -> Response {
-    ollama::version()
-}
-
-async fn ollama_tags(State(app): State<Arc<App>>) -> Response {
-    ollama::tags(&app)
-}
-
-async fn ollama_ps(State(app): State<Arc<App>>) -> Response {
-    ollama::ps(&app)
-}
-
-async fn ollama_show(State(app): State<Arc<App>>, request: Request) -> Answer {
-    ollama::show(app, request).await
-}
-
-async fn ollama_chat(State(app): State<Arc<App>>, request: Request) -> Answer {
-    ollama::chat(app, request).await
-}
-
-async fn ollama_generate(State(app): State<Arc<App>>, request: Request) -> Answer {
-    ollama::generate(app, request).await
-}
-
-async fn ollama_embed(State(app): State<Arc<App>>, request: Request) -> Answer {
-    ollama::embed(app, request).await
-}
-
-async fn ollama_embeddings(State(app): State<Arc<App>>, request: Request) -> Answer {
-    ollama::embeddings(app, request).await
-}
-
-async fn ollama_refuse(request: Request) -> Fault {
+async fn refuse(request: Request) -> Fault {
     ollama::refuse(request.uri().path())
-}
-
-async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Answer {
-    native::tokenize(app, request).await
-}
-
-async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Answer {
-    native::detokenize(app, request).await
-}
-
-async fn apply_template(State(app): State<Arc<App>>, request: Request) -> Answer {
-    native::apply_template(app, request).await
-}
-
-async fn infill(State(app): State<Arc<App>>, request: Request) -> Answer {
-    native::fill(app, request).await
-}
-
-async fn props(State(app): State<Arc<App>>) -> Answer {
-    native::props(&app)
-}
-
-async fn slots(State(app): State<Arc<App>>) -> Answer {
-    native::slots(&app)
 }
 
 async fn unknown(request: Request) -> Fault {

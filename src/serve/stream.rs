@@ -1,15 +1,20 @@
 //! Answers told while they come: what is the same for every API that streams.
 //!
-//! An API says by a [`Shape`] what it makes of an event. Until the first token, or for
-//! [`HEAD_WAIT`](super::limits::HEAD_WAIT), nothing is sent, so that an error is a status.
+//! An API says by a [`Shape`] what it makes of an event. Until the first token nothing is sent, so that an
+//! error is a status; who has waited for some time, for a model, a place or a long prompt, is told by
+//! comments that there will be an answer ([`patiently`]), and of an error by an event.
 
-use super::fault::Fault;
+use super::fault::{Fault, Style};
 use super::generate::{Event, Running};
-use super::limits::{HEAD_WAIT, KEEP_ALIVE};
+use super::limits::Limits;
 use super::reply::{Left, Sink, Wire, stream};
+use super::routes::Answer;
+use axum::body::HttpBody;
 use axum::response::Response;
-use serde_json::Value as Json;
-use tokio::time::{Instant, timeout, timeout_at};
+use serde_json::{Value as Json, json};
+use std::future::poll_fn;
+use std::pin::Pin;
+use tokio::time::{sleep, timeout};
 
 /// Part of a stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,19 +63,15 @@ pub async fn respond(
     wire: Wire,
     shape: impl Shape,
 ) -> Result<Response, Fault> {
-    let deadline = Instant::now() + HEAD_WAIT;
     let mut early = Vec::new();
-    while let Ok(next) = timeout_at(deadline, running.next()).await {
-        match next {
-            Some((_, Event::End(Err(fault)))) => return Err(fault),
-            Some((index, event)) => {
-                let begins = matches!(event, Event::Piece { .. } | Event::End(_));
-                early.push((index, event));
-                if begins || shape.tells_progress() {
-                    break;
-                }
-            }
-            None => break,
+    while let Some((index, event)) = running.next().await {
+        if let Event::End(Err(fault)) = event {
+            return Err(fault);
+        }
+        let begins = matches!(event, Event::Piece { .. } | Event::End(_));
+        early.push((index, event));
+        if begins || shape.tells_progress() {
+            break;
         }
     }
     let (sink, response) = stream(wire);
@@ -87,6 +88,7 @@ async fn pump(
     sink: Sink,
     mut shape: impl Shape,
 ) -> Result<(), Left> {
+    let keep_alive = running.limits().keep_alive;
     send(&sink, shape.begin()).await?;
     for (index, event) in early {
         send(&sink, shape.event(index, event)).await?;
@@ -95,7 +97,7 @@ async fn pump(
         let next = tokio::select! {
             biased;
             () = sink.left() => return Err(Left),
-            next = timeout(KEEP_ALIVE, running.next()) => next,
+            next = timeout(keep_alive, running.next()) => next,
         };
         match next {
             Ok(Some((_, Event::End(Err(fault))))) => {
@@ -120,4 +122,81 @@ async fn send(sink: &Sink, parts: Vec<Part>) -> Result<(), Left> {
         }
     }
     Ok(())
+}
+
+/// The future of a route's answer.
+pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// Waits for an answer that is to be a stream: if it takes long, the stream begins with comments.
+///
+/// # Errors
+/// Those of the answer, as long as nothing has been sent.
+pub async fn patiently(
+    mut answering: Answering,
+    wire: Wire,
+    style: Style,
+    limits: Limits,
+    request_id: String,
+) -> Answer {
+    if let Ok(answer) = timeout(limits.head_wait, &mut answering).await {
+        return answer;
+    }
+    let (sink, response) = stream(wire);
+    tokio::spawn(async move {
+        // Who has left is told nothing; the answer is dropped.
+        let _ = follow(answering, sink, style, limits, &request_id).await;
+    });
+    Ok(response)
+}
+
+async fn follow(
+    mut answering: Answering,
+    sink: Sink,
+    style: Style,
+    limits: Limits,
+    request_id: &str,
+) -> Result<(), Left> {
+    let answer = loop {
+        sink.keep_alive().await?;
+        tokio::select! {
+            biased;
+            () = sink.left() => return Err(Left),
+            answer = &mut answering => break answer,
+            () = sleep(limits.keep_alive) => {}
+        }
+    };
+    match answer {
+        Ok(response) => {
+            let mut body = response.into_body();
+            loop {
+                let frame = tokio::select! {
+                    biased;
+                    () = sink.left() => return Err(Left),
+                    frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => frame,
+                };
+                let Some(Ok(frame)) = frame else { return Ok(()) };
+                if let Ok(data) = frame.into_data() {
+                    sink.raw(data).await?;
+                }
+            }
+        }
+        Err(fault) => send(&sink, vec![fault_part(style, &fault, request_id)]).await,
+    }
+}
+
+/// The event of an error before which nothing of an answer was told.
+fn fault_part(style: Style, fault: &Fault, request_id: &str) -> Part {
+    let body = style.body(fault, request_id);
+    match style {
+        Style::Anthropic => Part::Named("error", body),
+        Style::Responses => {
+            let error = &body["error"];
+            let told = json!({
+                "type": "error", "sequence_number": 0, "code": error["code"],
+                "message": error["message"], "param": error["param"],
+            });
+            Part::Named("error", told)
+        }
+        Style::OpenAi | Style::Ollama => Part::Data(body),
+    }
 }

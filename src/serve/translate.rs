@@ -6,6 +6,7 @@ use super::fault::Fault;
 use super::generate::{Conversation, Event, Input, Running, ToolChoice, Wish};
 use super::loaded::Loaded;
 use super::openai::Common;
+use super::record::Record;
 use super::stream::Shape;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
@@ -80,8 +81,8 @@ pub fn functions(tools: Vec<Json>, is_function: impl Fn(&str) -> bool) -> (Vec<J
     (kept, ignored)
 }
 
-/// Names the types of tools that were passed over.
-pub fn tell_ignored(response: &mut Response, ignored: &[String]) {
+/// Names the types of tools that were passed over, in a header and in the log.
+pub fn tell_ignored(response: &mut Response, record: &Record, ignored: &[String]) {
     let names: Vec<&str> = ignored
         .iter()
         .map(String::as_str)
@@ -91,5 +92,6 @@ pub fn tell_ignored(response: &mut Response, ignored: &[String]) {
         && !ignored.is_empty()
     {
         response.headers_mut().insert(IGNORED_TOOLS, value);
+        record.ignored_tools(&names);
     }
 }

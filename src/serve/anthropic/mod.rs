@@ -3,22 +3,21 @@
 mod request;
 mod shape;
 
-use super::app::App;
-use super::body::{self, typed};
+use super::body::typed;
 use super::fault::Fault;
-use super::gate::record_of;
 use super::generate::{Running, prepare, render};
 use super::record::Record;
 use super::reply::{self, Wire};
+use super::routes::Call;
 use super::stream::respond;
 use super::translate::{gather, tell_ignored};
-use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use request::{Asked, conversation, wish};
 use serde_json::json;
 use shape::Blocks;
-use std::sync::Arc;
+
+pub use request::{COUNT_TOKENS, MESSAGES};
 
 /// Header where Anthropic's clients look for the request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -27,11 +26,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 ///
 /// # Errors
 /// The request is wrong, or there is no answer to it.
-pub async fn messages(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn messages(call: Call) -> Result<Response, Fault> {
+    let Call { app, record, fields, .. } = call;
     let asked: Asked = typed(&fields)?;
-    let loaded = app.model(asked.model.as_deref())?;
+    let loaded = app.model(asked.model.as_deref()).await?;
     let (wish, ignored) = wish(&asked, fields, &loaded)?;
     let prepared = prepare(loaded.clone(), wish).await?;
     let n_prompt = prepared.request.prompt.len();
@@ -44,7 +42,7 @@ pub async fn messages(app: Arc<App>, request: Request) -> Result<Response, Fault
             reply::json(StatusCode::OK, &blocks.message())
         }
     };
-    tell_ignored(&mut response, &ignored);
+    tell_ignored(&mut response, &record, &ignored);
     tell_id(&mut response, &record);
     Ok(response)
 }
@@ -53,10 +51,10 @@ pub async fn messages(app: Arc<App>, request: Request) -> Result<Response, Fault
 ///
 /// # Errors
 /// The request is wrong, or the template fails.
-pub async fn count_tokens(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let asked: Asked = typed(&body::fields(request).await?)?;
-    let loaded = app.model(asked.model.as_deref())?;
+pub async fn count_tokens(call: Call) -> Result<Response, Fault> {
+    let Call { app, record, fields, .. } = call;
+    let asked: Asked = typed(&fields)?;
+    let loaded = app.model(asked.model.as_deref()).await?;
     let (conversation, _) = conversation(&asked)?;
     let prompt = super::blocking(move || render(&loaded, &conversation)).await?;
     let mut response = reply::json(StatusCode::OK, &json!({ "input_tokens": prompt.ids.len() }));

@@ -2,9 +2,11 @@
 
 use crate::serve::body::Fields;
 use crate::serve::fault::Fault;
+use crate::serve::fields::{Body, COUNT, Field, Kind, field};
 use crate::serve::generate::{Conversation, ToolChoice, Wish, tools};
-use crate::serve::limits::MESSAGES;
+use crate::serve::limits;
 use crate::serve::loaded::Loaded;
+use crate::serve::openai::{EFFORT, EXTRAS, MODEL};
 use crate::serve::translate;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
@@ -13,14 +15,48 @@ use serde_json::{Map, Value as Json, json};
 /// each request: with it, no prompt would be found again.
 const BILLING: &str = "x-anthropic-billing-header:";
 
+const ASKED: &[Field] = &[
+    field("messages", Kind::List(&Kind::Any), "The conversation").required(),
+    field("system", Kind::Either(&[Kind::Text, Kind::List(&Kind::Any)]), "What the system says"),
+    field("tools", Kind::List(&Kind::Map), "Tools that the answer may call"),
+    field("tool_choice", Kind::Object(CHOICE), ""),
+    field("thinking", Kind::Object(THINKING), ""),
+    field("output_config", Kind::Object(OUTPUT_CONFIG), ""),
+];
+const ANSWERED: &[Field] = &[
+    field("max_tokens", COUNT, "Tokens of the answer, most").required(),
+    field("stream", Kind::Bool, "Tell the answer while it comes"),
+    field("stop_sequences", Kind::List(&Kind::Text), "Texts that end the answer"),
+];
+const CHOICE: &[Field] = &[
+    field("type", Kind::Word(&["auto", "any", "tool", "none"]), "").required(),
+    field("name", Kind::Text, ""),
+    field("disable_parallel_tool_use", Kind::Bool, ""),
+];
+const THINKING: &[Field] = &[
+    field("type", Kind::Word(&["enabled", "adaptive", "disabled"]), "").required(),
+    field("budget_tokens", COUNT, "Not used"),
+];
+const OUTPUT_CONFIG: &[Field] =
+    &[field("effort", EFFORT, ""), field("format", Kind::Object(FORMAT), "")];
+const FORMAT: &[Field] = &[
+    field("type", Kind::Word(&["json_schema"]), "").required(),
+    field("schema", Kind::Schema, "").required(),
+];
+
+/// The body of a request for an answer.
+pub const MESSAGES: Body = Body { tables: &[MODEL, ASKED, ANSWERED, EXTRAS], samples: true };
+/// The body of a request for the number of a prompt's tokens.
+pub const COUNT_TOKENS: Body = Body { tables: &[MODEL, ASKED], samples: false };
+
 /// Fields of a request.
 #[derive(Debug, Deserialize)]
 pub struct Asked {
     pub model: Option<String>,
     pub stream: Option<bool>,
-    max_tokens: Option<i64>,
     system: Option<Json>,
-    messages: Option<Json>,
+    #[serde(default)]
+    messages: Json,
     stop_sequences: Option<Vec<String>>,
     tools: Option<Vec<Json>>,
     tool_choice: Option<Choice>,
@@ -48,8 +84,7 @@ struct OutputConfig {
 
 #[derive(Debug, Deserialize)]
 struct Format {
-    r#type: String,
-    schema: Option<Json>,
+    schema: Json,
 }
 
 /// The wish of a request, and the types of tools that are passed over.
@@ -61,28 +96,9 @@ pub fn wish(
     mut fields: Fields,
     loaded: &Loaded,
 ) -> Result<(Wish, Vec<String>), Fault> {
-    match asked.max_tokens {
-        None => return Err(Fault::field("max_tokens", "is missing")),
-        Some(n) if n < 0 => return Err(Fault::field("max_tokens", "must not be negative")),
-        Some(_) => {}
-    }
     let (conversation, ignored) = conversation(asked)?;
     let format = asked.output_config.as_ref().and_then(|config| config.format.as_ref());
-    let schema = match format {
-        None => None,
-        Some(Format { r#type, .. }) if r#type != "json_schema" => {
-            return Err(Fault::field("output_config.format.type", "must be json_schema"));
-        }
-        Some(Format { schema: None, .. }) => {
-            return Err(Fault::field("output_config.format.schema", "is missing"));
-        }
-        Some(Format { schema: Some(schema), .. }) => {
-            Some((schema.clone(), "output_config.format.schema"))
-        }
-    };
-    for name in ["max_completion_tokens", "n_predict", "n"] {
-        fields.remove(name);
-    }
+    let schema = format.map(|format| (format.schema.clone(), "output_config.format.schema"));
     fields.insert("stop".into(), json!(asked.stop_sequences.as_deref().unwrap_or_default()));
     Ok((translate::wish(conversation, fields, schema, loaded)?, ignored))
 }
@@ -97,8 +113,7 @@ pub fn conversation(asked: &Asked) -> Result<(Conversation, Vec<String>), Fault>
     if !system.is_empty() {
         all.push(json!({ "role": "system", "content": system }));
     }
-    let list = asked.messages.as_ref();
-    all.extend(messages(list.ok_or_else(|| Fault::field("messages", "is missing"))?)?);
+    all.extend(messages(&asked.messages)?);
     let given = asked.tools.clone().unwrap_or_default();
     let (given, ignored) = translate::functions(given, |kind| kind == "custom");
     let given: Vec<Json> = given
@@ -117,14 +132,7 @@ pub fn conversation(asked: &Asked) -> Result<(Conversation, Vec<String>), Fault>
     if let Some(effort) = effort {
         variables.insert("reasoning_effort".into(), effort.into());
     }
-    let thinking = match asked.thinking.as_ref().map(|thinking| thinking.r#type.as_str()) {
-        None => None,
-        Some("enabled" | "adaptive") => Some(true),
-        Some("disabled") => Some(false),
-        Some(_) => {
-            return Err(Fault::field("thinking.type", "must be enabled, adaptive or disabled"));
-        }
-    };
+    let thinking = asked.thinking.as_ref().map(|thinking| thinking.r#type != "disabled");
     // An answer that the client has begun goes on.
     let continues = all.last().is_some_and(|last| {
         last["role"] == "assistant"
@@ -151,12 +159,11 @@ fn choice(choice: Option<&Choice>, tools: &[Json]) -> Result<ToolChoice, Fault> 
         ("none", _) => Ok(ToolChoice::None),
         ("any", _) if tools.is_empty() => Err(Fault::field("tool_choice", "`any` needs `tools`")),
         ("any", _) => Ok(ToolChoice::Required),
-        ("tool", Some(name)) => match tools.iter().any(|tool| tool["function"]["name"] == **name) {
+        (_, Some(name)) => match tools.iter().any(|tool| tool["function"]["name"] == **name) {
             true => Ok(ToolChoice::Named(name.clone())),
             false => Err(Fault::field("tool_choice.name", format!("there is no tool `{name}`"))),
         },
-        ("tool", None) => Err(Fault::field("tool_choice.name", "is missing")),
-        _ => Err(Fault::field("tool_choice.type", "must be auto, any, tool or none")),
+        (_, None) => Err(Fault::field("tool_choice.name", "is missing")),
     }
 }
 
@@ -186,8 +193,11 @@ fn messages(list: &Json) -> Result<Vec<Json>, Fault> {
     if list.is_empty() {
         return Err(Fault::field("messages", "must have at least one message"));
     }
-    if list.len() > MESSAGES {
-        return Err(Fault::field("messages", format!("has more than {MESSAGES} messages")));
+    if list.len() > limits::MESSAGES {
+        return Err(Fault::field(
+            "messages",
+            format!("has more than {} messages", limits::MESSAGES),
+        ));
     }
     let mut all = Vec::with_capacity(list.len());
     for (i, message) in list.iter().enumerate() {

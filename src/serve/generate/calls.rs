@@ -4,7 +4,7 @@ use crate::engine::grammar::Grammar;
 use crate::sample::Filter;
 use crate::serve::fault::Fault;
 use crate::serve::limits::GRAMMAR_BYTES;
-use crate::serve::loaded::Loaded;
+use crate::serve::loaded::{Loaded, Trigger};
 use crate::text::{AnswerFormat, Tokenizer};
 use serde_json::{Value as Json, json};
 
@@ -23,6 +23,7 @@ pub(super) fn filter(
     trigger: Option<u32>,
 ) -> Result<Option<Box<dyn Filter>>, Fault> {
     let Conversation { choice, parallel, .. } = conversation;
+    let from = Trigger::behind(trigger);
     let knows = loaded.knows_tools();
     let marks = loaded.format.json_calls().filter(|_| knows);
     let tools: Vec<&Json> = conversation
@@ -39,26 +40,26 @@ pub(super) fn filter(
             let call = schema(&tools, "");
             let lark = tagged(&loaded.tokenizer, open, close, &call, many, true);
             checked(&call)?;
-            loaded.filter("tools", &Grammar::Lark(lark), trigger).map(Some)
+            loaded.filter("tools", &Grammar::Lark(lark), from).map(Some)
         }
         (true, None, true) => {
             let grammar = Grammar::JsonSchema(checked(&schema(&tools, ""))?);
-            loaded.filter("tools", &grammar, trigger).map(Some)
+            loaded.filter("tools", &grammar, from).map(Some)
         }
         (true, None, false) => {
             let grammar = Grammar::JsonSchema(checked(&wrapped(&tools, many))?);
-            loaded.filter("tools", &grammar, trigger).map(Some)
+            loaded.filter("tools", &grammar, from).map(Some)
         }
         (false, Some((open, close)), _) => {
-            // Free text up to the mark, where it is a token.
-            let Some(token) = special(&loaded.tokenizer, open) else { return Ok(None) };
+            // Free text up to the mark.
+            let mark = special(&loaded.tokenizer, open).map_or(Trigger::Text(open), Trigger::Token);
             let call = schema(&tools, "");
             // The model may call or not, and its calls are read anyway: what cannot be enforced is not.
             if checked(&call).is_err() {
                 return Ok(None);
             }
             let lark = tagged(&loaded.tokenizer, open, close, &call, many, false);
-            loaded.filter("tools", &Grammar::Lark(lark), Some(token)).map(Some)
+            loaded.filter("tools", &Grammar::Lark(lark), mark).map(Some)
         }
         (false, None, true) => Ok(None),
         (false, None, false) => {
@@ -71,7 +72,7 @@ pub(super) fn filter(
                 "start: TEXT | calls\nTEXT: /[ \\t\\r\\n]*[^{{ \\t\\r\\n](.|\\n)*/\ncalls: %json {}\n",
                 laid_out(calls)
             );
-            loaded.filter("tools", &Grammar::Lark(lark), trigger).map(Some)
+            loaded.filter("tools", &Grammar::Lark(lark), from).map(Some)
         }
     }
 }

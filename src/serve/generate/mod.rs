@@ -55,6 +55,8 @@ pub enum Input {
     Chat(Box<Conversation>),
     /// A text; nothing in it is a control token.
     Text(String),
+    /// A text in which names of control tokens are such.
+    Parsed(String),
     /// Tokens.
     Tokens(Vec<u32>),
 }

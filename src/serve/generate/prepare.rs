@@ -6,7 +6,7 @@ use super::{Conversation, Input, ToolChoice, Wish, calls};
 use crate::engine::Request;
 use crate::sample::Filter;
 use crate::serve::fault::Fault;
-use crate::serve::loaded::Loaded;
+use crate::serve::loaded::{Loaded, Trigger};
 use crate::text::{AnswerParser, Prompt, Prompter, Rendered, Tools, thinking_variables};
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
@@ -131,6 +131,10 @@ fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
             (prompt, n_head, Some(&**conversation))
         }
         Input::Text(text) => (loaded.prompter()?.text(text)?, 0, None),
+        Input::Parsed(text) => {
+            let trusted = Rendered { text: text.clone(), untrusted: Vec::new() };
+            (loaded.prompter()?.encode(trusted)?, 0, None)
+        }
         Input::Tokens(ids) => (Prompt { ids: ids.clone(), ..Prompt::default() }, 0, None),
     };
     if prompt.ids.is_empty() {
@@ -148,16 +152,18 @@ fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
         let parser = parser(loaded, conversation, &prompt.rendered.text, sampling.seed);
         // Reasoning that the prompt has opened ends before a grammar begins.
         trigger = parser.in_reasoning().then(|| reasoning_end(loaded, &parser)).flatten();
-        reader = match forced && !parser.in_reasoning() {
-            true => Reader::Forced(ForcedCall::new(sampling.seed)),
-            false => Reader::Parsed(Box::new(parser)),
-        };
         if !conversation.tools.is_empty() && conversation.choice != ToolChoice::None {
             filters.extend(calls::filter(loaded, conversation, trigger)?);
         }
+        // Where a grammar sees to calls, their arguments are told as they come.
+        reader = match (forced && !parser.in_reasoning(), filters.is_empty()) {
+            (true, _) => Reader::Forced(ForcedCall::new(sampling.seed)),
+            (false, true) => Reader::Parsed(Box::new(parser)),
+            (false, false) => Reader::Parsed(Box::new(parser.with_early_calls())),
+        };
     }
     if let Some((grammar, param)) = grammar {
-        filters.push(loaded.filter(&param, &grammar, trigger)?);
+        filters.push(loaded.filter(&param, &grammar, Trigger::behind(trigger))?);
     }
     let mut sampling = sampling;
     if wish.ignore_eos {

@@ -7,14 +7,14 @@ use crate::engine::{CancelToken, EngineError, FinishReason, Listener, Runner, St
 use crate::sample::Logprobs;
 use crate::serve::app::{App, Phase, Place};
 use crate::serve::fault::Fault;
-use crate::serve::limits::QUEUE_TIME;
+use crate::serve::limits::Limits;
 use crate::serve::loaded::Loaded;
 use crate::serve::record::Record;
 use crate::text::{Answer, AnswerDelta};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -157,6 +157,7 @@ impl Running {
                 news: sender.clone(),
                 unread: self.unread.clone(),
                 is_overrun: self.is_overrun.clone(),
+                unread_max: self.limits().unread_bytes,
             };
             answers.push((cancel.clone(), Box::new(teller)));
             let prefix = prefix.clone().filter(|_| i == 0);
@@ -169,6 +170,11 @@ impl Running {
         runner.submit_to(request, answers);
     }
 
+    /// How long and how much the client may hold others up.
+    pub fn limits(&self) -> Limits {
+        self.app.options.limits
+    }
+
     /// The next event, with the index of its answer; `None` when all have ended.
     pub async fn next(&mut self) -> Option<(usize, Event)> {
         if let Some(index) = self.choices.iter().position(|choice| choice.end.is_some()) {
@@ -178,13 +184,14 @@ impl Running {
         if self.choices.iter().all(|choice| choice.has_ended) {
             return None;
         }
-        let deadline = tokio::time::Instant::from_std(self.submitted + QUEUE_TIME);
+        let time = self.limits().queue_time;
+        let deadline = tokio::time::Instant::from_std(self.submitted + time);
         let waits = !self.record.is_started.load(Ordering::Relaxed);
         let news = tokio::select! {
             biased;
             news = self.news.recv() => news.ok_or_else(|| EngineError::Stopped.into()),
             _ = sleep_until(deadline), if waits => {
-                let message = format!("waited {} s for a place", QUEUE_TIME.as_secs());
+                let message = format!("waited {} s for a place", time.as_secs());
                 Err(Fault::unavailable(message, "queue_timeout", 5))
             }
             _ = self.phase.wait_for(|phase| *phase >= Phase::Cancelling) => {
@@ -290,13 +297,6 @@ impl Running {
             }
             _ => return self.ended(index, Err(Fault::left())),
         };
-        if self.choices[index].is_first && stats.prompt_time > Duration::ZERO {
-            let metrics = &self.loaded.metrics;
-            let micros = stats.prompt_time.as_micros() as u64;
-            metrics.prompt_micros.fetch_add(micros, Ordering::Relaxed);
-            let n = stats.n_prompt.saturating_sub(stats.n_cached) as u64;
-            metrics.computed_tokens.fetch_add(n, Ordering::Relaxed);
-        }
         self.loaded.metrics.end(stats.finish);
         let event = self.piece(index, None, Reader::finish);
         let choice = &mut self.choices[index];

@@ -3,16 +3,10 @@
 use crate::sample::{Field, Param, SampleError, SampleParams, Value, params};
 use crate::serve::body::Fields;
 use crate::serve::fault::Fault;
+use crate::serve::fields::SAMPLER_NAMES;
 use crate::serve::limits::BIASES;
 use crate::serve::loaded::Loaded;
 use serde_json::Value as Json;
-
-/// Other names of fields: (theirs, ours).
-const NAMES: &[(&str, &str)] = &[
-    ("repetition_penalty", "repeat_penalty"),
-    ("penalty_last_n", "repeat_last_n"),
-    ("typ_p", "typical_p"),
-];
 
 /// The model's parameters with those of a request in their place.
 ///
@@ -22,13 +16,16 @@ pub fn sampling(fields: &Fields, loaded: &Loaded) -> Result<SampleParams, Fault>
     let mut chosen = loaded.options.sampling.clone();
     let mut given = Vec::new();
     let own = params().map(|param| (param.name, param));
-    let others = NAMES.iter().filter_map(|(theirs, ours)| {
+    let others = SAMPLER_NAMES.iter().filter_map(|(theirs, ours)| {
         params().find(|param| param.name == *ours).map(|param| (*theirs, param))
     });
     for (name, param) in own.chain(others) {
         let Some(value) = fields.get(name).filter(|value| !value.is_null()) else { continue };
         let value = match param.name {
             "logit_bias" => Some(Value::List(biases(value)?)),
+            // As llama.cpp's clients say that there is no limit.
+            "top_k" if value == -1 => Some(Value::Integer(0)),
+            "repeat_last_n" if value == -1 => Some(Value::Integer(loaded.n_ctx as i64)),
             _ => value_of(param, value),
         };
         let value = value.ok_or_else(|| Fault::field(name, format!("must be {}", param.need())))?;

@@ -1,7 +1,6 @@
 //! What the engine's thread tells of an answer: it never waits, and what nobody reads is bounded.
 
 use crate::engine::{EngineError, Listener, Stats, TokenEvent};
-use crate::serve::limits::UNREAD_BYTES;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,6 +33,8 @@ pub(super) struct Teller {
     pub news: UnboundedSender<(usize, News)>,
     pub unread: Arc<AtomicUsize>,
     pub is_overrun: Arc<AtomicBool>,
+    /// Bytes that may wait.
+    pub unread_max: usize,
 }
 
 impl Teller {
@@ -42,7 +43,7 @@ impl Teller {
         if self.news.send((self.index, news)).is_err() {
             return ControlFlow::Break(());
         }
-        if unread > UNREAD_BYTES {
+        if unread > self.unread_max {
             self.is_overrun.store(true, Ordering::Release);
             return ControlFlow::Break(());
         }

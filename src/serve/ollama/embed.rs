@@ -1,24 +1,37 @@
 //! `/api/embed` and the older `/api/embeddings`.
 
 use super::named;
-use crate::serve::app::App;
-use crate::serve::body::{self, texts, typed};
+use crate::serve::body::{texts, typed};
 use crate::serve::encoder::LeftFlag;
 use crate::serve::fault::Fault;
+use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::limits::TEXTS;
+use crate::serve::routes::{Answer, Call};
 use crate::serve::{blocking, reply};
 use crate::text::EncodeOptions;
-use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use std::sync::Arc;
 use std::time::Instant;
+
+const COMMON: &[Field] = &[
+    field("model", Kind::Text, "The model's name").required(),
+    field("keep_alive", Kind::Either(&[Kind::Text, Kind::Number]), "How long the model stays"),
+    field("truncate", Kind::Bool, "Cut texts that are too long; they are refused by default"),
+    field("dimensions", Kind::Whole(1, i64::MAX), "Elements of a vector, which are the model's"),
+];
+const INPUT: &[Field] = &[field("input", Kind::Texts, "Texts")];
+const PROMPT: &[Field] = &[field("prompt", Kind::Text, "A text")];
+
+/// The body of a request for vectors.
+pub const EMBED: Body = Body { tables: &[COMMON, INPUT], samples: false };
+/// The same as it was before.
+pub const EMBEDDINGS: Body = Body { tables: &[COMMON, PROMPT], samples: false };
 
 #[derive(Deserialize)]
 struct Embed {
-    model: Option<String>,
+    model: String,
+    keep_alive: Option<Json>,
     input: Option<Json>,
     prompt: Option<Json>,
     /// Whether texts that are too long are cut; they are refused unless a client says so.
@@ -30,9 +43,9 @@ struct Embed {
 ///
 /// # Errors
 /// The request is wrong, or a text is too long.
-pub async fn embed(app: Arc<App>, request: Request) -> Result<Response, Fault> {
+pub async fn embed(call: Call) -> Answer {
     let start = Instant::now();
-    let (id, vectors, n_tokens) = vectors(app, request, "input").await?;
+    let (id, vectors, n_tokens) = vectors(call, "input").await?;
     let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let answer = json!({
         "model": id,
@@ -48,21 +61,16 @@ pub async fn embed(app: Arc<App>, request: Request) -> Result<Response, Fault> {
 ///
 /// # Errors
 /// As [`embed`].
-pub async fn embeddings(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let (_, vectors, _) = vectors(app, request, "prompt").await?;
+pub async fn embeddings(call: Call) -> Answer {
+    let (_, vectors, _) = vectors(call, "prompt").await?;
     let vector = vectors.into_iter().next().unwrap_or_default();
     Ok(reply::json(StatusCode::OK, &json!({ "embedding": vector })))
 }
 
 /// Name of the model, vectors and tokens of the texts in a field.
-async fn vectors(
-    app: Arc<App>,
-    request: Request,
-    field: &'static str,
-) -> Result<(String, Vec<Vec<f32>>, usize), Fault> {
-    let asked: Embed = typed(&body::fields(request).await?)?;
-    let name = asked.model.filter(|name| !name.is_empty());
-    let loaded = named(&app, &name.ok_or_else(|| Fault::field("model", "is missing"))?)?;
+async fn vectors(call: Call, field: &'static str) -> Result<(String, Vec<Vec<f32>>, usize), Fault> {
+    let asked: Embed = typed(&call.fields)?;
+    let loaded = named(&call.app, &asked.model, asked.keep_alive.as_ref()).await?;
     let input = if field == "input" { asked.input } else { asked.prompt };
     let texts = texts(field, &input.unwrap_or_default())?;
     if texts.len() > TEXTS {

@@ -5,34 +5,39 @@ mod models;
 mod request;
 mod shape;
 
-pub use embed::{embed, embeddings};
-pub use models::{ps, show, tags};
+pub use embed::{EMBED, EMBEDDINGS, embed, embeddings};
+pub use models::{SHOW, ps, show, tags};
+pub use request::{CHAT, GENERATE};
 
 use super::app::App;
-use super::body::{self, Fields, typed};
+use super::body::{Fields, typed};
+use super::duration;
 use super::fault::Fault;
-use super::gate::record_of;
 use super::generate::{Running, Wish, prepare};
 use super::loaded::Loaded;
 use super::record::Record;
+use super::registry::Entry;
 use super::reply::{self, Wire};
+use super::routes::{Answer, Call};
 use super::stream::respond;
 use super::translate::gather;
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use request::{Asked, chat_wish, generate_wish};
 use serde_json::{Value as Json, json};
 use shape::{Form, Lines};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The version of Ollama whose API this is: clients want to see bare numbers that are new enough.
 const VERSION: &str = "0.12.6";
 
 /// `GET /api/version`
-pub fn version() -> Response {
-    reply::json(StatusCode::OK, &json!({ "version": VERSION }))
+///
+/// # Errors
+/// None.
+pub async fn version() -> Answer {
+    Ok(reply::json(StatusCode::OK, &json!({ "version": VERSION })))
 }
 
 /// Refuses what changes models.
@@ -46,11 +51,10 @@ pub fn refuse(path: &str) -> Fault {
 ///
 /// # Errors
 /// The request is wrong, or there is no answer to it.
-pub async fn chat(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn chat(call: Call) -> Answer {
+    let Call { app, record, fields, .. } = call;
     let asked: Asked = typed(&fields)?;
-    let loaded = model(&app, &asked)?;
+    let loaded = model(&app, &asked).await?;
     if asked.messages.as_ref().is_none_or(Vec::is_empty) {
         return Ok(load(&loaded, Form::Chat, &asked));
     }
@@ -62,15 +66,14 @@ pub async fn chat(app: Arc<App>, request: Request) -> Result<Response, Fault> {
 ///
 /// # Errors
 /// The request is wrong, or there is no answer to it.
-pub async fn generate(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn generate(call: Call) -> Answer {
+    let Call { app, record, fields, .. } = call;
     let asked: Asked = typed(&fields)?;
-    let loaded = model(&app, &asked)?;
+    let loaded = model(&app, &asked).await?;
     if asked.prompt.as_deref().unwrap_or_default().is_empty() {
         return Ok(load(&loaded, Form::Generate, &asked));
     }
-    let wish = generate_wish(&asked, &fields, &loaded)?;
+    let wish = generate_wish(&asked, &fields, app.options.parse_special, &loaded)?;
     answer(app, loaded, wish, &asked, Form::Generate, &record).await
 }
 
@@ -102,20 +105,40 @@ fn load(loaded: &Loaded, form: Form, asked: &Asked) -> Response {
     reply::json(StatusCode::OK, &line)
 }
 
-/// The model of a request, whose name may have Ollama's usual tag behind it.
-fn model(app: &App, asked: &Asked) -> Result<Arc<Loaded>, Fault> {
+/// The model of a request, which stays as long as the request says.
+async fn model(app: &App, asked: &Asked) -> Result<Arc<Loaded>, Fault> {
     let name = asked.model.as_deref().or(asked.name.as_deref()).unwrap_or_default();
-    if name.is_empty() {
-        return Err(Fault::field("model", "is missing"));
-    }
-    named(app, name)
+    named(app, name, asked.keep_alive.as_ref()).await
 }
 
-fn named(app: &App, name: &str) -> Result<Arc<Loaded>, Fault> {
-    let found = app.model(Some(name));
-    match name.strip_suffix(":latest") {
-        Some(plain) if found.is_err() => app.model(Some(plain)).or(found),
-        _ => found,
+async fn named(app: &App, name: &str, keep_alive: Option<&Json>) -> Result<Arc<Loaded>, Fault> {
+    let entry = named_entry(app, name)?;
+    let keep = keep_alive.map(stay).transpose()?;
+    let loaded = app.loaded(&entry).await?;
+    if let Some(time) = keep {
+        entry.keep(time);
+    }
+    Ok(loaded)
+}
+
+fn named_entry(app: &App, name: &str) -> Result<Arc<Entry>, Fault> {
+    match name.is_empty() {
+        true => Err(Fault::field("model", "is missing")),
+        false => app.entry(Some(name)),
+    }
+}
+
+/// How long a model stays: seconds, or a time as in `5m`; below 0 as long as it likes.
+fn stay(time: &Json) -> Result<Option<Duration>, Fault> {
+    let wrong = || Fault::field("keep_alive", "must be seconds, or a time as in 5m");
+    match time {
+        Json::String(text) if text.starts_with('-') => Ok(None),
+        Json::String(text) => duration(text).map(Some).ok_or_else(wrong),
+        seconds => match seconds.as_f64() {
+            Some(seconds) if seconds < 0.0 => Ok(None),
+            Some(seconds) => Duration::try_from_secs_f64(seconds).map(Some).map_err(|_| wrong()),
+            None => Err(wrong()),
+        },
     }
 }
 

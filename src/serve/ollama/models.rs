@@ -1,42 +1,78 @@
 //! `/api/tags`, `/api/ps`, `/api/show`: what models there are, as Ollama tells it.
 
-use super::{named, time};
-use crate::serve::app::App;
-use crate::serve::body::{self, typed};
-use crate::serve::fault::Fault;
+use super::{named_entry, time};
+use crate::serve::body::typed;
+use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::generate::infill;
 use crate::serve::loaded::Loaded;
+use crate::serve::registry::Entry;
+use crate::serve::routes::{Answer, Call};
 use crate::serve::{blocking, reply};
 use crate::text::thinking_variables;
-use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::Response;
 use gguf_rs_lite::Value;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// When a model that stays is unloaded.
 const NEVER: &str = "9999-12-31T23:59:59Z";
 
 /// `GET /api/tags`
-pub fn tags(app: &App) -> Response {
-    let models: Vec<Json> = app.models().iter().map(|model| one(model)).collect();
-    reply::json(StatusCode::OK, &json!({ "models": models }))
+///
+/// # Errors
+/// None.
+pub async fn tags(call: Call) -> Answer {
+    let entries = call.app.registry.entries();
+    let models: Vec<Json> = entries.iter().map(|entry| listed(entry)).collect();
+    Ok(reply::json(StatusCode::OK, &json!({ "models": models })))
 }
 
 /// `GET /api/ps`
-pub fn ps(app: &App) -> Response {
-    let running = |model: &Arc<Loaded>| {
-        let mut told = one(model);
-        told["expires_at"] = NEVER.into();
+///
+/// # Errors
+/// None.
+pub async fn ps(call: Call) -> Answer {
+    let idle = call.app.registry.idle;
+    let running = |entry: &Arc<Entry>| {
+        let model = entry.loaded()?;
+        let mut told = one(&model);
+        told["expires_at"] = match entry.time_left(idle) {
+            Some(left) => time(now_seconds() + left.as_secs()).into(),
+            None => NEVER.into(),
+        };
         told["size_vram"] = 0.into();
         told["context_length"] = model.n_ctx.into();
-        told
+        Some(told)
     };
-    let models: Vec<Json> = app.models().iter().map(running).collect();
-    reply::json(StatusCode::OK, &json!({ "models": models }))
+    let models: Vec<Json> = call.app.registry.entries().iter().filter_map(running).collect();
+    Ok(reply::json(StatusCode::OK, &json!({ "models": models })))
+}
+
+/// A model, of which less is known when it is not loaded.
+fn listed(entry: &Entry) -> Json {
+    match (entry.loaded(), &entry.offer) {
+        (Some(model), _) => one(&model),
+        (None, offer) => {
+            let (bytes, created) =
+                offer.as_ref().map_or((0, 0), |offer| (offer.file_bytes, offer.created));
+            json!({
+                "name": entry.id,
+                "model": entry.id,
+                "modified_at": time(created),
+                "size": bytes,
+                "digest": "",
+                "details": { "parent_model": "", "format": "gguf", "family": "", "families": [],
+                    "parameter_size": "", "quantization_level": "" },
+            })
+        }
+    }
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 fn one(model: &Loaded) -> Json {
@@ -79,6 +115,12 @@ fn architecture(model: &Loaded) -> &str {
     value.and_then(|value| value.as_str()).unwrap_or_default()
 }
 
+const FIELDS: &[Field] =
+    &[field("model", Kind::Text, "The model's name"), field("name", Kind::Text, "Its older name")];
+
+/// The body of a request for a description.
+pub const SHOW: Body = Body { tables: &[FIELDS], samples: false };
+
 #[derive(Deserialize)]
 struct Show {
     model: Option<String>,
@@ -89,11 +131,10 @@ struct Show {
 ///
 /// # Errors
 /// There is no such model.
-pub async fn show(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let asked: Show = typed(&body::fields(request).await?)?;
-    let name = asked.model.or(asked.name).filter(|name| !name.is_empty());
-    let loaded = named(&app, &name.ok_or_else(|| Fault::field("model", "is missing"))?)?;
-    let told = blocking(move || Ok(shown(&loaded))).await?;
+pub async fn show(call: Call) -> Answer {
+    let asked: Show = typed(&call.fields)?;
+    let entry = named_entry(&call.app, &asked.model.or(asked.name).unwrap_or_default())?;
+    let told = blocking(move || Ok(shown(&*entry.described()?))).await?;
     Ok(reply::json(StatusCode::OK, &told))
 }
 
@@ -137,7 +178,7 @@ fn info(loaded: &Loaded) -> Json {
 
 fn capabilities(loaded: &Loaded) -> Vec<&'static str> {
     let mut able = Vec::new();
-    if loaded.runner().is_ok() {
+    if loaded.model.spec().generates() {
         able.push("completion");
         let prompter = loaded.prompter().ok().filter(|prompter| prompter.has_template());
         if let Some(prompter) = prompter {

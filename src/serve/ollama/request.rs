@@ -1,16 +1,58 @@
 //! Requests of Ollama's API.
 
 use super::given;
-use crate::sample::LOGPROBS_MAX;
 use crate::serve::body::Fields;
 use crate::serve::fault::Fault;
+use crate::serve::fields::{Body, Field, Kind, WHOLE, field};
 use crate::serve::generate::{Conversation, Input, Wish, infill, tools};
 use crate::serve::limits::MESSAGES;
 use crate::serve::loaded::Loaded;
-use crate::serve::openai::within;
+use crate::serve::openai::TOP_LOGPROBS;
 use crate::serve::translate::{self, object};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
+
+const ASKED: &[Field] = &[
+    field("model", Kind::Text, "The model's name"),
+    field("name", Kind::Text, "Its older name"),
+    field("stream", Kind::Bool, "Tell the answer while it comes (default true)"),
+    field("keep_alive", Kind::Either(&[Kind::Text, Kind::Number]), "How long the model stays"),
+    field("think", Kind::Either(&[Kind::Bool, Kind::Word(&["low", "medium", "high"])]), ""),
+    field(
+        "format",
+        Kind::Either(&[Kind::Word(&["", "json"]), Kind::Map]),
+        "json, or a JSON schema",
+    ),
+    field("options", Kind::Options(OPTIONS), "Parameters"),
+    field("logprobs", Kind::Bool, "Tell the probabilities of tokens"),
+    field("top_logprobs", TOP_LOGPROBS, "Likeliest tokens to tell with each"),
+];
+const OPTIONS: &[Field] = &[
+    field("num_predict", Kind::Whole(-2, i64::MAX), "Tokens of the answer, most"),
+    field("num_ctx", Kind::Whole(0, i64::MAX), "Refused if it is more than the server's"),
+    field("stop", Kind::Texts, "Texts that end an answer"),
+    field("seed", WHOLE, ""),
+    field("ignore_eos", Kind::Bool, "Go on where the model would end"),
+];
+const CONVERSATION: &[Field] = &[
+    field("messages", Kind::List(&Kind::Any), "The conversation; without one the model is loaded"),
+    field("tools", Kind::List(&Kind::Map), "Functions that the answer may call"),
+];
+const PROMPT: &[Field] = &[
+    field("prompt", Kind::Text, "A text; without one the model is loaded"),
+    field("system", Kind::Text, "What the system says"),
+    field("suffix", Kind::Text, "A text behind the answer, for models that know such"),
+    field("raw", Kind::Bool, "Continue the text as it is"),
+    field("parse_special", Kind::Bool, "Whether names of control tokens in a raw prompt are such"),
+    field("template", Kind::Any, "Refused"),
+    field("context", Kind::Any, "Refused"),
+    field("images", Kind::Any, "Refused"),
+];
+
+/// The body of a chat.
+pub const CHAT: Body = Body { tables: &[ASKED, CONVERSATION], samples: false };
+/// The body of a prompt.
+pub const GENERATE: Body = Body { tables: &[ASKED, PROMPT], samples: false };
 
 /// Fields of a request.
 #[derive(Debug, Deserialize)]
@@ -25,12 +67,13 @@ pub struct Asked {
     suffix: Option<String>,
     system: Option<String>,
     raw: Option<bool>,
+    parse_special: Option<bool>,
     tools: Option<Vec<Json>>,
     think: Option<Json>,
     format: Option<Json>,
     options: Option<Fields>,
     logprobs: Option<bool>,
-    top_logprobs: Option<i64>,
+    top_logprobs: Option<usize>,
 }
 
 /// Options whose names are not those of samplers, or that say how the machine is used.
@@ -51,7 +94,12 @@ pub fn chat_wish(asked: &Asked, loaded: &Loaded) -> Result<Wish, Fault> {
 ///
 /// # Errors
 /// A field is wrong.
-pub fn generate_wish(asked: &Asked, fields: &Fields, loaded: &Loaded) -> Result<Wish, Fault> {
+pub fn generate_wish(
+    asked: &Asked,
+    fields: &Fields,
+    parses: bool,
+    loaded: &Loaded,
+) -> Result<Wish, Fault> {
     for name in ["template", "context"] {
         let is_empty = |value: &Json| value == "" || *value == json!([]);
         if given(fields, name).is_some_and(|value| !is_empty(value)) {
@@ -75,47 +123,44 @@ pub fn generate_wish(asked: &Asked, fields: &Fields, loaded: &Loaded) -> Result<
         let ids = infill(loaded, prompt, suffix, &[]);
         wish.input = Input::Tokens(ids.map_err(|fault| fault.with_param("suffix"))?);
     } else if asked.raw == Some(true) || !loaded.prompter()?.has_template() {
-        wish.input = Input::Text(format!("{system}{prompt}"));
+        let text = format!("{system}{prompt}");
+        wish.input = match asked.parse_special.unwrap_or(parses) {
+            true => Input::Parsed(text),
+            false => Input::Text(text),
+        };
     }
     Ok(wish)
 }
 
 /// A wish by the options that both have.
 fn wish(asked: &Asked, mut conversation: Conversation, loaded: &Loaded) -> Result<Wish, Fault> {
-    (conversation.thinking, conversation.variables) = thinking(asked.think.as_ref())?;
+    (conversation.thinking, conversation.variables) = thinking(asked.think.as_ref());
     conversation.parallel = true;
     let schema = match &asked.format {
-        None | Some(Json::Null) => None,
-        Some(Json::String(word)) if word.is_empty() => None,
         Some(Json::String(word)) if word == "json" => Some(json!({ "type": "object" })),
-        Some(Json::Object(schema)) => Some(Json::Object(schema.clone())),
-        Some(_) => return Err(Fault::field("format", "must be json or a JSON schema")),
+        Some(schema @ Json::Object(_)) => Some(schema.clone()),
+        _ => None,
     };
     let mut options = asked.options.clone().unwrap_or_default();
-    let max_tokens = n_predict(&options)?;
+    let max_tokens = n_predict(&options);
     check_context(&options, loaded)?;
     options.retain(|name, _| !OTHERS.contains(&name.as_str()));
     let schema = schema.map(|schema| (schema, "format"));
     let mut wish = translate::wish(conversation, options, schema, loaded)?;
     wish.max_tokens = max_tokens;
-    let n_top = within("top_logprobs", asked.top_logprobs, 0, LOGPROBS_MAX as i64)?;
-    wish.logprobs = (asked.logprobs == Some(true)).then(|| n_top.unwrap_or(0));
+    wish.logprobs = (asked.logprobs == Some(true)).then(|| asked.top_logprobs.unwrap_or(0));
     Ok(wish)
 }
 
 /// Tokens of the answer; -1 and -2 are as many as there is room for.
-fn n_predict(options: &Fields) -> Result<Option<usize>, Fault> {
-    let Some(value) = given(options, "num_predict") else { return Ok(None) };
-    let wrong = || Fault::field("options.num_predict", "must be a whole number from -2");
-    let n = value.as_i64().filter(|&n| n >= -2).ok_or_else(wrong)?;
-    Ok(usize::try_from(n).ok())
+fn n_predict(options: &Fields) -> Option<usize> {
+    let n = given(options, "num_predict").and_then(Json::as_i64);
+    n.and_then(|n| usize::try_from(n).ok())
 }
 
 /// Refuses a context that the server does not have: a prompt would be cut where the client thinks it is not.
 fn check_context(options: &Fields, loaded: &Loaded) -> Result<(), Fault> {
-    let Some(value) = given(options, "num_ctx") else { return Ok(()) };
-    let wrong = || Fault::field("options.num_ctx", "must be a whole number");
-    let n = value.as_i64().ok_or_else(wrong)?;
+    let n = given(options, "num_ctx").and_then(Json::as_i64).unwrap_or(0);
     match n > loaded.n_ctx as i64 {
         true => {
             let problem = format!("the server has a context of {} tokens, not {n}", loaded.n_ctx);
@@ -125,15 +170,14 @@ fn check_context(options: &Fields, loaded: &Loaded) -> Result<(), Fault> {
     }
 }
 
-fn thinking(think: Option<&Json>) -> Result<(Option<bool>, Map<String, Json>), Fault> {
+/// Whether the model is to reason, and how much.
+fn thinking(think: Option<&Json>) -> (Option<bool>, Map<String, Json>) {
     match think {
-        None | Some(Json::Null) => Ok((None, Map::new())),
-        Some(Json::Bool(on)) => Ok((Some(*on), Map::new())),
-        Some(Json::String(effort)) if matches!(effort.as_str(), "low" | "medium" | "high") => {
-            let variables = Map::from_iter([("reasoning_effort".to_owned(), json!(effort))]);
-            Ok((Some(true), variables))
+        Some(Json::Bool(on)) => (Some(*on), Map::new()),
+        Some(effort @ Json::String(_)) => {
+            (Some(true), Map::from_iter([("reasoning_effort".to_owned(), effort.clone())]))
         }
-        Some(_) => Err(Fault::field("think", "must be true, false, low, medium or high")),
+        _ => (None, Map::new()),
     }
 }
 
@@ -227,9 +271,6 @@ mod tests {
     #[test]
     fn tokens_of_answers_have_names_for_no_limit() {
         let of = |value: Json| n_predict(&Fields::from_iter([("num_predict".to_owned(), value)]));
-        assert_eq!(of(json!(7)).unwrap(), Some(7));
-        assert_eq!(of(json!(-1)).unwrap(), None);
-        assert!(of(json!(-3)).is_err() && of(json!("many")).is_err());
-        assert!(thinking(Some(&json!("often"))).is_err());
+        assert_eq!((of(json!(7)), of(json!(-1)), of(json!(null))), (Some(7), None, None));
     }
 }

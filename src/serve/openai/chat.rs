@@ -2,27 +2,22 @@
 
 use super::chat_request::{Common, chat};
 use super::chat_shape::{Chunks, Tells, whole};
-use crate::serve::app::App;
-use crate::serve::body;
 use crate::serve::fault::Fault;
-use crate::serve::gate::record_of;
 use crate::serve::generate::{Running, prepare};
 use crate::serve::reply::{self, Wire};
+use crate::serve::routes::Call;
 use crate::serve::stream::respond;
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
-use std::sync::Arc;
 
 /// Answers a conversation.
 ///
 /// # Errors
 /// The request is wrong, or there is no answer to it.
-pub async fn completions(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn completions(call: Call) -> Result<Response, Fault> {
+    let Call { app, record, fields, .. } = call;
     let common = Common::of(&fields)?;
-    let loaded = app.model(common.model.as_deref())?;
+    let loaded = app.model(common.model.as_deref()).await?;
     let wish = chat(&common, &fields, &loaded)?;
     let has_logprobs = wish.logprobs.is_some();
     let prepared = prepare(loaded.clone(), wish).await?;

@@ -1,16 +1,100 @@
 //! Requests for chat completions.
 
-use super::{messages, within};
+use super::messages;
 use crate::engine::ANSWERS_MAX;
 use crate::engine::grammar::Grammar;
 use crate::sample::LOGPROBS_MAX;
 use crate::serve::body::{Fields, texts, typed};
 use crate::serve::fault::Fault;
+use crate::serve::fields::{Body, Field, Kind, WHOLE, field};
 use crate::serve::generate::{Conversation, Input, ToolChoice, Wish, sampling, tools};
 use crate::serve::limits::{GRAMMAR_BYTES, STOP_BYTES, STOPS};
 use crate::serve::loaded::Loaded;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
+
+/// Efforts of reasoning that clients name.
+pub const EFFORT: Kind = Kind::Word(&["none", "minimal", "low", "medium", "high", "xhigh", "max"]);
+/// Token probabilities of an answer.
+pub const TOP_LOGPROBS: Kind = Kind::Whole(0, LOGPROBS_MAX as i64);
+
+/// Fields of all requests that generate, whatever their API.
+pub const EXTRAS: &[Field] = &[
+    field("seed", WHOLE, "Seed of the draws; without one, or with -1, each request has its own"),
+    field("ignore_eos", Kind::Bool, "Go on where the model would end"),
+    field("cache_prompt", Kind::Bool, "Use and leave prefixes (default true)"),
+    field("grammar", Kind::Text, "A grammar in llama.cpp's notation that the answer follows"),
+    field("json_schema", Kind::Schema, "A JSON schema that the answer follows"),
+    field("guided_json", Kind::Schema, "The same"),
+    field("guided_regex", Kind::Text, "A regular expression that the answer matches"),
+    field("guided_grammar", Kind::Text, "As grammar"),
+    field("guided_choice", Kind::Texts, "Texts one of which is the answer"),
+    field("structured_outputs", Kind::Object(STRUCTURED), "The same, one of them"),
+    field(
+        "lora",
+        Kind::List(&Kind::Any),
+        "Not supported but empty: adapters are models of their own",
+    ),
+];
+
+const STRUCTURED: &[Field] = &[
+    field("json", Kind::Schema, ""),
+    field("regex", Kind::Text, ""),
+    field("choice", Kind::List(&Kind::Text), ""),
+    field("grammar", Kind::Text, ""),
+];
+
+/// The field that all requests have.
+pub const MODEL: &[Field] =
+    &[field("model", Kind::Text, "The model's name; the first model without one")];
+
+/// Fields that are the same for all of OpenAI's older ways to generate.
+pub const COMMON: &[Field] = &[
+    field("max_tokens", Kind::Whole(-1, i64::MAX), "Tokens of an answer, most; -1: no limit"),
+    field("max_completion_tokens", Kind::Whole(-1, i64::MAX), "The same, its newer name"),
+    field("n_predict", Kind::Whole(-2, i64::MAX), "The same, llama.cpp's name"),
+    field("n", Kind::Whole(1, ANSWERS_MAX as i64), "Answers"),
+    field("stream", Kind::Bool, "Tell the answer while it comes"),
+    field("stream_options", Kind::Object(STREAM_OPTIONS), ""),
+    field("return_progress", Kind::Bool, "Tell in the stream how far the prompt is computed"),
+    field("stop", Kind::Texts, "Texts that end an answer"),
+    field("response_format", Kind::Object(RESPONSE_FORMAT), "Form of the answer"),
+];
+
+const STREAM_OPTIONS: &[Field] =
+    &[field("include_usage", Kind::Bool, "Tell the usage in a last chunk")];
+const RESPONSE_FORMAT: &[Field] = &[
+    field("type", Kind::Word(&["text", "json_object", "json_schema"]), "").required(),
+    field("json_schema", Kind::Object(JSON_SCHEMA), ""),
+    field("schema", Kind::Schema, "llama.cpp's place of the schema"),
+];
+const JSON_SCHEMA: &[Field] = &[
+    field("name", Kind::Text, ""),
+    field("schema", Kind::Schema, ""),
+    field("strict", Kind::Bool, ""),
+];
+
+const CONVERSATION: &[Field] = &[
+    field("messages", Kind::List(&Kind::Any), "The conversation").required(),
+    field("logprobs", Kind::Bool, "Tell the probabilities of tokens"),
+    field("top_logprobs", TOP_LOGPROBS, "Likeliest tokens to tell with each"),
+    field("tools", Kind::List(&Kind::Map), "Functions that the answer may call"),
+    field(
+        "tool_choice",
+        Kind::Either(&[Kind::Text, Kind::Map]),
+        "none, auto, required or a function",
+    ),
+    field("parallel_tool_calls", Kind::Bool, "Whether an answer may have several calls"),
+    field("reasoning_effort", EFFORT, ""),
+    field("chat_template_kwargs", Kind::Map, "Variables of the template"),
+    field("continue_final_message", Kind::Bool, "Go on with the last message"),
+    field("add_generation_prompt", Kind::Bool, "Begin a new message (default true)"),
+];
+
+/// The body of a request for the prompt of a conversation.
+pub const TEMPLATE: Body = Body { tables: &[CONVERSATION, MODEL], samples: false };
+/// The body of a request for a chat completion.
+pub const CHAT: Body = Body { tables: &[MODEL, CONVERSATION, COMMON, EXTRAS], samples: true };
 
 /// Fields of a request that are the same for all of OpenAI's ways to generate.
 #[derive(Debug, Default, Deserialize)]
@@ -29,6 +113,8 @@ pub struct Common {
     pub structured_outputs: Option<Structured>,
     pub guided_regex: Option<String>,
     pub guided_grammar: Option<String>,
+    response_format: Option<ResponseFormat>,
+    lora: Option<Vec<Json>>,
 }
 
 /// What a stream tells.
@@ -49,8 +135,7 @@ pub struct Structured {
 #[derive(Debug, Deserialize)]
 struct Chat {
     logprobs: Option<bool>,
-    top_logprobs: Option<i64>,
-    response_format: Option<ResponseFormat>,
+    top_logprobs: Option<usize>,
     tools: Option<Vec<Json>>,
     tool_choice: Option<Json>,
     parallel_tool_calls: Option<bool>,
@@ -97,16 +182,14 @@ impl Common {
     /// # Errors
     /// A field is out of range.
     pub fn wish(&self, input: Input, fields: &Fields, loaded: &Loaded) -> Result<Wish, Fault> {
-        const TOKENS_MAX: i64 = i64::MAX;
+        if self.lora.as_ref().is_some_and(|list| !list.is_empty()) {
+            let problem = "adapters are chosen by the model's name, as in `model:adapter`";
+            return Err(Fault::field("lora", problem));
+        }
         let limit = self.max_completion_tokens.or(self.max_tokens);
-        let name = match self.max_completion_tokens {
-            Some(_) => "max_completion_tokens",
-            None => "max_tokens",
-        };
-        // As llama.cpp's clients ask for no limit.
-        let own = self.n_predict.filter(|&n| n >= 0);
-        let max_tokens = within(name, limit.or(own).filter(|&n| n != -1), 0, TOKENS_MAX)?;
-        let n = within("n", self.n, 1, ANSWERS_MAX as i64)?.unwrap_or(1);
+        // Below 0 there is none, as llama.cpp's clients ask for.
+        let max_tokens = limit.or(self.n_predict).and_then(|n| usize::try_from(n).ok());
+        let n = self.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
         Ok(Wish {
             input,
             grammar: self.grammar(fields)?,
@@ -135,38 +218,42 @@ impl Common {
             self.guided_grammar.clone().map(|text| (Grammar::Gbnf(text), "guided_grammar")),
         );
         if let Some(value) = field("guided_choice") {
-            given.push((choice(&texts("guided_choice", value)?), "guided_choice"));
+            given
+                .push((choice("guided_choice", &texts("guided_choice", value)?)?, "guided_choice"));
         }
         if let Some(structured) = structured {
             let name = "structured_outputs";
             let Structured { json, regex, choice: choices, grammar } = structured;
             given.extend(json.as_ref().map(|json| (schema(json), name)));
             given.extend(regex.clone().map(|text| (Grammar::Regex(text), name)));
-            given.extend(choices.as_ref().map(|choices| (choice(choices), name)));
+            if let Some(choices) = choices {
+                given.push((choice("structured_outputs.choice", choices)?, name));
+            }
             given.extend(grammar.clone().map(|text| (Grammar::Gbnf(text), name)));
+        }
+        if let Some(format) = &self.response_format {
+            given.extend(response_format(format)?);
         }
         given.retain(|(grammar, _)| !grammar.text().is_empty());
         if let [_, (_, second), ..] = &given[..] {
             return Err(Fault::field(*second, "an answer can follow one grammar only"));
         }
         let Some((grammar, name)) = given.pop() else { return Ok(None) };
-        bounded(name, &grammar)?;
+        if grammar.text().len() > GRAMMAR_BYTES {
+            return Err(Fault::field(name, format!("has more than {GRAMMAR_BYTES} bytes")));
+        }
         Ok(Some((grammar, name.to_owned())))
     }
 }
 
 /// A grammar of its texts alone.
-fn choice(texts: &[String]) -> Grammar {
+fn choice(param: &str, texts: &[String]) -> Result<Grammar, Fault> {
+    if texts.is_empty() {
+        return Err(Fault::field(param, "must have at least one text"));
+    }
     let list: Vec<String> =
         texts.iter().map(|text| Json::from(text.as_str()).to_string()).collect();
-    Grammar::Lark(format!("start: {}\n", list.join(" | ")))
-}
-
-fn bounded(param: &str, grammar: &Grammar) -> Result<(), Fault> {
-    match grammar.text().len() > GRAMMAR_BYTES {
-        true => Err(Fault::field(param, format!("has more than {GRAMMAR_BYTES} bytes"))),
-        false => Ok(()),
-    }
+    Ok(Grammar::Lark(format!("start: {}\n", list.join(" | "))))
 }
 
 /// Texts that end an answer.
@@ -191,28 +278,20 @@ pub fn chat(common: &Common, fields: &Fields, loaded: &Loaded) -> Result<Wish, F
     let chat: Chat = typed(fields)?;
     let conversation = conversation(&chat, fields)?;
     let mut wish = common.wish(Input::Chat(Box::new(conversation)), fields, loaded)?;
-    let n_top = within("top_logprobs", chat.top_logprobs, 0, LOGPROBS_MAX as i64)?;
-    wish.logprobs = match (chat.logprobs.unwrap_or(false), n_top) {
+    wish.logprobs = match (chat.logprobs.unwrap_or(false), chat.top_logprobs) {
         (true, n_top) => Some(n_top.unwrap_or(0)),
         (false, Some(1..)) => {
             return Err(Fault::field("top_logprobs", "has no effect without `logprobs: true`"));
         }
         (false, _) => None,
     };
-    if let Some(format) = &chat.response_format {
-        let grammar = response_format(format)?;
-        if let (Some((_, other)), Some(_)) = (&wish.grammar, &grammar) {
-            return Err(Fault::field(other, "an answer can follow one grammar only"));
-        }
-        wish.grammar = grammar.or(wish.grammar);
-    }
-    if wish.grammar.is_some()
+    if let Some((_, param)) = &wish.grammar
         && let Input::Chat(conversation) = &mut wish.input
         && !conversation.tools.is_empty()
     {
         match &conversation.choice {
             choice if choice.is_forced() => {
-                return Err(Fault::field("response_format", "excludes forced calls of tools"));
+                return Err(Fault::field(param, "excludes forced calls of tools"));
             }
             // The answer is what the grammar says, which has no calls.
             _ => conversation.choice = ToolChoice::None,
@@ -230,8 +309,7 @@ pub fn conversation_of(fields: &Fields) -> Result<Conversation, Fault> {
 }
 
 fn conversation(chat: &Chat, fields: &Fields) -> Result<Conversation, Fault> {
-    let list = fields.get("messages");
-    let list = list.ok_or_else(|| Fault::field("messages", "is missing"))?;
+    let list = fields.get("messages").unwrap_or(&Json::Null);
     let tools = tools("tools", chat.tools.as_deref().unwrap_or_default())?;
     let choice = tool_choice(chat.tool_choice.as_ref(), &tools)?;
     let mut variables = chat.chat_template_kwargs.clone().unwrap_or_default();
@@ -284,27 +362,16 @@ fn tool_choice(choice: Option<&Json>, tools: &[Json]) -> Result<ToolChoice, Faul
     Ok(choice)
 }
 
-fn response_format(format: &ResponseFormat) -> Result<Option<(Grammar, String)>, Fault> {
+/// The grammar of a form of answers, and the field that it is from.
+fn response_format(format: &ResponseFormat) -> Result<Option<(Grammar, &'static str)>, Fault> {
+    const PLACE: &str = "response_format.json_schema.schema";
+    let any = serde_json::json!({ "type": "object" });
     let (schema, place) = match (format.r#type.as_str(), &format.json_schema, &format.schema) {
         ("text", ..) => return Ok(None),
-        ("json_object", _, None) => {
-            (serde_json::json!({ "type": "object" }), "response_format".to_owned())
-        }
-        ("json_object" | "json_schema", None, Some(schema)) => {
-            (schema.clone(), "response_format.schema".to_owned())
-        }
-        ("json_schema", Some(JsonSchema { schema: Some(schema) }), _) => {
-            (schema.clone(), "response_format.json_schema.schema".to_owned())
-        }
-        ("json_schema", ..) => {
-            return Err(Fault::field("response_format.json_schema.schema", "is missing"));
-        }
-        _ => {
-            let need = "must be text, json_object or json_schema";
-            return Err(Fault::field("response_format.type", need));
-        }
+        ("json_object", _, None) => (&any, "response_format"),
+        (_, None, Some(schema)) => (schema, "response_format.schema"),
+        ("json_schema", Some(JsonSchema { schema: Some(schema) }), _) => (schema, PLACE),
+        _ => return Err(Fault::field(PLACE, "is missing")),
     };
-    let grammar = Grammar::JsonSchema(schema.to_string());
-    bounded(&place, &grammar)?;
-    Ok(Some((grammar, place)))
+    Ok(Some((Grammar::JsonSchema(schema.to_string()), place)))
 }

@@ -1,46 +1,66 @@
 //! `POST /v1/completions`: texts continued.
 
-use super::chat_request::Common;
-use super::{FINGERPRINT, completion, finish_reason, finite, id, last_parts, now, timings, within};
+use super::chat_request::{COMMON, Common, EXTRAS, MODEL, TOP_LOGPROBS};
+use super::{FINGERPRINT, completion, finish_reason, finite, id, last_parts, now, timings};
 use crate::engine::CancelToken;
-use crate::sample::{LOGPROBS_MAX, Logprobs};
-use crate::serve::app::App;
+use crate::sample::Logprobs;
 use crate::serve::blocking;
-use crate::serve::body::{self, Fields};
+use crate::serve::body::{self, Fields, typed};
 use crate::serve::fault::{Fault, Style};
-use crate::serve::gate::record_of;
+use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::generate::{End, Event, Input, Prepared, Running, Whole, infill, prepare};
 use crate::serve::limits::PROMPTS;
 use crate::serve::loaded::Loaded;
 use crate::serve::reply::{self, Wire};
+use crate::serve::routes::Call;
 use crate::serve::stream::{Part, Shape, respond};
 use crate::text::AnswerDelta;
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
 
 /// Tokens of an answer where a request says nothing, as OpenAI's.
 const TOKENS_DEFAULT: usize = 16;
 
+const FIELDS: &[Field] = &[
+    field(
+        "prompt",
+        Kind::Either(&[Kind::Text, Kind::List(&Kind::Any)]),
+        "Texts or tokens to continue",
+    )
+    .required(),
+    field("suffix", Kind::Text, "A text behind the answer, for models that know such"),
+    field("echo", Kind::Bool, "Begin the answer with the prompt"),
+    field("logprobs", TOP_LOGPROBS, "Likeliest tokens to tell with each"),
+    field("parse_special", Kind::Bool, "Whether names of control tokens in the prompt are such"),
+];
+
+/// The body of a request for completions.
+pub const BODY: Body = Body { tables: &[MODEL, FIELDS, COMMON, EXTRAS], samples: true };
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    suffix: Option<String>,
+    echo: Option<bool>,
+    logprobs: Option<usize>,
+    parse_special: Option<bool>,
+}
+
 /// Continues texts.
 ///
 /// # Errors
 /// The request is wrong, or there is no answer to it.
-pub async fn completions(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn completions(call: Call) -> Result<Response, Fault> {
+    let Call { app, record, fields, .. } = call;
     let common = Common::of(&fields)?;
-    let loaded = app.model(common.model.as_deref())?;
-    let n_top =
-        within("logprobs", fields.get("logprobs").and_then(Json::as_i64), 0, LOGPROBS_MAX as i64)?;
-    let echoes = match fields.get("echo") {
-        None | Some(Json::Null) => false,
-        Some(Json::Bool(echo)) => *echo,
-        Some(_) => return Err(Fault::field("echo", "must be true or false")),
-    };
-    let inputs = inputs(&fields, &loaded)?;
+    let asked: Asked = typed(&fields)?;
+    let loaded = app.model(common.model.as_deref()).await?;
+    let (n_top, echoes) = (asked.logprobs, asked.echo.unwrap_or(false));
+    let parses = asked.parse_special.unwrap_or(app.options.parse_special);
+    let suffix = asked.suffix.as_deref().filter(|suffix| !suffix.is_empty());
+    let inputs = inputs(&fields, suffix, parses, &loaded)?;
     let mut prepared = Vec::with_capacity(inputs.len());
     for input in inputs {
         let mut wish = common.wish(input, &fields, &loaded)?;
@@ -77,35 +97,38 @@ pub async fn completions(app: Arc<App>, request: Request) -> Result<Response, Fa
 }
 
 /// The texts to continue: one, several, or their tokens.
-fn inputs(fields: &Fields, loaded: &Loaded) -> Result<Vec<Input>, Fault> {
+fn inputs(
+    fields: &Fields,
+    suffix: Option<&str>,
+    parses: bool,
+    loaded: &Loaded,
+) -> Result<Vec<Input>, Fault> {
     let wrong =
         || Fault::field("prompt", "must be a text, a list of texts, token ids, or a list of such");
     let prompt = fields.get("prompt").unwrap_or(&Json::Null);
-    if let Some(suffix) = fields.get("suffix").filter(|suffix| !suffix.is_null()) {
-        let suffix = suffix.as_str().ok_or_else(|| Fault::field("suffix", "must be a text"))?;
-        if !suffix.is_empty() {
-            let prefix = prompt.as_str().ok_or_else(|| {
-                Fault::field("prompt", "must be one text where there is a suffix")
-            })?;
-            let tokens =
-                infill(loaded, prefix, suffix, &[]).map_err(|fault| fault.with_param("suffix"))?;
-            return Ok(vec![Input::Tokens(tokens)]);
-        }
+    if let Some(suffix) = suffix {
+        let one = || Fault::field("prompt", "must be one text where there is a suffix");
+        let prefix = prompt.as_str().ok_or_else(one)?;
+        let tokens = infill(loaded, prefix, suffix, &[]);
+        return Ok(vec![Input::Tokens(tokens.map_err(|fault| fault.with_param("suffix"))?)]);
     }
+    let text = |text: &String| match parses {
+        true => Input::Parsed(text.clone()),
+        false => Input::Text(text.clone()),
+    };
     let ids = |list: &Json| body::ids("prompt", list, loaded.n_vocab()).map(Input::Tokens);
     let inputs: Vec<Input> = match prompt {
-        Json::String(text) => vec![Input::Text(text.clone())],
+        Json::String(one) => vec![text(one)],
         Json::Array(list) if list.is_empty() => return Err(wrong()),
         Json::Array(list) if list.iter().all(Json::is_number) => vec![ids(prompt)?],
         Json::Array(list) => list
             .iter()
             .map(|one| match one {
-                Json::String(text) => Ok(Input::Text(text.clone())),
+                Json::String(one) => Ok(text(one)),
                 Json::Array(_) => ids(one),
                 _ => Err(wrong()),
             })
             .collect::<Result<_, _>>()?,
-        Json::Null => return Err(Fault::field("prompt", "is missing")),
         _ => return Err(wrong()),
     };
     match inputs.len() > PROMPTS {

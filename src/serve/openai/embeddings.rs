@@ -1,19 +1,38 @@
 //! `POST /v1/embeddings`, and `/v1/rerank` as Jina's API has it.
 
-use crate::serve::app::App;
-use crate::serve::body::{self, Fields, texts, typed};
+use super::chat_request::MODEL;
+use crate::serve::body::{self, texts, typed};
 use crate::serve::encoder::LeftFlag;
 use crate::serve::fault::Fault;
+use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::limits::TEXTS;
 use crate::serve::loaded::Loaded;
+use crate::serve::routes::Call;
 use crate::serve::{blocking, reply};
 use crate::text::EncodeOptions;
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use std::sync::Arc;
+const TEXTS_FIELDS: &[Field] = &[
+    field("input", Kind::Either(&[Kind::Text, Kind::List(&Kind::Any)]), "Texts or tokens")
+        .required(),
+    field("encoding_format", Kind::Word(&["float", "base64"]), ""),
+    field("dimensions", Kind::Whole(1, i64::MAX), "Elements of a vector, which are the model's"),
+];
+const PAIRS_FIELDS: &[Field] = &[
+    field("query", Kind::Text, "").required(),
+    field("documents", Kind::List(&Kind::Either(&[Kind::Text, Kind::Object(DOCUMENT)])), ""),
+    field("texts", Kind::List(&Kind::Text), "Another name of documents"),
+    field("top_n", Kind::Whole(1, i64::MAX), "Documents to tell, most"),
+    field("return_documents", Kind::Bool, "Tell the documents, too"),
+];
+const DOCUMENT: &[Field] = &[field("text", Kind::Text, "").required()];
+
+/// The body of a request for vectors.
+pub const EMBEDDINGS: Body = Body { tables: &[MODEL, TEXTS_FIELDS], samples: false };
+/// The body of a request for scores.
+pub const RERANK: Body = Body { tables: &[MODEL, PAIRS_FIELDS], samples: false };
 
 #[derive(Debug, Deserialize)]
 struct Embeddings {
@@ -27,15 +46,10 @@ struct Embeddings {
 ///
 /// # Errors
 /// The request is wrong, or a text is too long.
-pub async fn embeddings(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let fields = body::fields(request).await?;
-    let asked: Embeddings = typed(&fields)?;
-    let loaded = app.model(asked.model.as_deref())?;
-    let is_base64 = match asked.encoding_format.as_deref() {
-        None | Some("float") => false,
-        Some("base64") => true,
-        Some(_) => return Err(Fault::field("encoding_format", "must be float or base64")),
-    };
+pub async fn embeddings(call: Call) -> Result<Response, Fault> {
+    let asked: Embeddings = typed(&call.fields)?;
+    let loaded = call.app.model(asked.model.as_deref()).await?;
+    let is_base64 = asked.encoding_format.as_deref() == Some("base64");
     let left = LeftFlag::new();
     let has_left = left.flag();
     let model = loaded.clone();
@@ -99,7 +113,6 @@ fn tokens(loaded: &Loaded, input: &Json) -> Result<Vec<Vec<u32>>, Fault> {
                 _ => Err(wrong()),
             })
             .collect::<Result<_, _>>()?,
-        Json::Null => return Err(Fault::field("input", "is missing")),
         _ => return Err(wrong()),
     };
     match all.iter().position(Vec::is_empty) {
@@ -122,10 +135,9 @@ struct Rerank {
 ///
 /// # Errors
 /// The request is wrong, or the model is no reranker.
-pub async fn rerank(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let fields: Fields = body::fields(request).await?;
-    let asked: Rerank = typed(&fields)?;
-    let loaded = app.model(asked.model.as_deref())?;
+pub async fn rerank(call: Call) -> Result<Response, Fault> {
+    let asked: Rerank = typed(&call.fields)?;
+    let loaded = call.app.model(asked.model.as_deref()).await?;
     let documents = match (asked.documents, asked.texts) {
         (Some(documents), _) => documents
             .iter()

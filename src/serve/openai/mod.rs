@@ -8,10 +8,11 @@ pub mod embeddings;
 mod messages;
 pub mod models;
 
-pub use chat_request::{Common, conversation_of};
+pub use chat_request::{
+    CHAT, COMMON, Common, EFFORT, EXTRAS, MODEL, TEMPLATE, TOP_LOGPROBS, conversation_of,
+};
 pub use messages::{messages, text};
 
-use super::fault::Fault;
 use super::generate::{End, Finish, Whole};
 use super::loaded::Loaded;
 use super::stream::Part;
@@ -131,17 +132,4 @@ pub fn token_logprob(loaded: &Loaded, id: u32, logprobs: &Logprobs) -> Json {
 pub fn finite(logprob: f32) -> f32 {
     const NEVER: f32 = -9999.0;
     if logprob.is_finite() { logprob } else { NEVER }
-}
-
-/// A whole number within a range.
-///
-/// # Errors
-/// It is outside.
-pub fn within(param: &str, n: Option<i64>, min: i64, max: i64) -> Result<Option<usize>, Fault> {
-    match n {
-        Some(n) if !(min..=max).contains(&n) => {
-            Err(Fault::field(param, format!("must be a whole number from {min} to {max}")))
-        }
-        n => Ok(n.and_then(|n| usize::try_from(n).ok())),
-    }
 }

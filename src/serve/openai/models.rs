@@ -1,42 +1,45 @@
 //! `GET /v1/models` and `/v1/models/{id}`
 
-use crate::serve::app::App;
-use crate::serve::fault::Fault;
-use crate::serve::loaded::Loaded;
+use crate::serve::registry::Entry;
 use crate::serve::reply;
+use crate::serve::routes::{Answer, Call};
 use axum::http::StatusCode;
-use axum::response::Response;
 use serde_json::{Value as Json, json};
 
 /// All models.
-pub fn list(app: &App) -> Response {
-    let models: Vec<Json> = app.models().iter().map(|model| one(model)).collect();
-    reply::json(StatusCode::OK, &json!({ "object": "list", "data": models }))
+///
+/// # Errors
+/// None.
+pub async fn list(call: Call) -> Answer {
+    let models: Vec<Json> = call.app.registry.entries().iter().map(|entry| one(entry)).collect();
+    Ok(reply::json(StatusCode::OK, &json!({ "object": "list", "data": models })))
 }
 
 /// The model of a name.
 ///
 /// # Errors
 /// There is none.
-pub fn get(app: &App, name: &str) -> Result<Response, Fault> {
-    let models = app.models();
-    let model = models.iter().find(|model| model.is_named(name)).ok_or_else(|| {
-        Fault::new(StatusCode::NOT_FOUND, format!("there is no model `{name}`"))
-            .with_param("model")
-            .with_code("model_not_found")
-    })?;
-    Ok(reply::json(StatusCode::OK, &one(model)))
+pub async fn get(call: Call) -> Answer {
+    let entry = call.app.entry(Some(&call.id))?;
+    Ok(reply::json(StatusCode::OK, &one(&entry)))
 }
 
-fn one(model: &Loaded) -> Json {
-    json!({
-        "id": model.id,
+/// A model; how long its context is, is known when it is loaded.
+fn one(entry: &Entry) -> Json {
+    let loaded = entry.loaded();
+    let offered = entry.offer.as_ref().map_or(0, |offer| offer.created);
+    let mut told = json!({
+        "id": entry.id,
         "object": "model",
-        "created": model.created,
+        "created": loaded.as_ref().map_or(offered, |loaded| loaded.created),
         "owned_by": "teff",
-        "root": model.id,
+        "root": entry.id,
         "parent": null,
-        "max_model_len": model.n_ctx,
-        "aliases": model.options.aliases,
-    })
+        "aliases": entry.aliases,
+        "status": { "value": if loaded.is_some() { "loaded" } else { "unloaded" } },
+    });
+    if let Some(loaded) = loaded {
+        told["max_model_len"] = loaded.n_ctx.into();
+    }
+    told
 }

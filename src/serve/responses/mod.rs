@@ -4,30 +4,28 @@ mod input;
 mod request;
 mod shape;
 
-use super::app::App;
-use super::body::{self, typed};
+use super::body::typed;
 use super::fault::Fault;
-use super::gate::record_of;
 use super::generate::{Running, prepare};
 use super::reply::{self, Wire};
+use super::routes::Call;
 use super::stream::respond;
 use super::translate::{gather, tell_ignored};
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use request::{Asked, wish};
 use shape::Items;
-use std::sync::Arc;
+
+pub use request::RESPONSES;
 
 /// Answers the items of a conversation.
 ///
 /// # Errors
 /// The request is wrong, or there is no answer to it.
-pub async fn responses(app: Arc<App>, request: Request) -> Result<Response, Fault> {
-    let record = record_of(&request);
-    let fields = body::fields(request).await?;
+pub async fn responses(call: Call) -> Result<Response, Fault> {
+    let Call { app, record, fields, .. } = call;
     let asked: Asked = typed(&fields)?;
-    let loaded = app.model(asked.model.as_deref())?;
+    let loaded = app.model(asked.model.as_deref()).await?;
     let wished = wish(&asked, fields, &loaded)?;
     let ignored = wished.ignored;
     let has_logprobs = wished.wish.logprobs.is_some();
@@ -41,6 +39,6 @@ pub async fn responses(app: Arc<App>, request: Request) -> Result<Response, Faul
             reply::json(StatusCode::OK, &items.response())
         }
     };
-    tell_ignored(&mut response, &ignored);
+    tell_ignored(&mut response, &record, &ignored);
     Ok(response)
 }

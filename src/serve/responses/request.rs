@@ -1,15 +1,45 @@
 //! Requests for responses.
 
 use super::input::messages;
-use crate::sample::LOGPROBS_MAX;
 use crate::serve::body::Fields;
 use crate::serve::fault::Fault;
+use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::generate::{Conversation, ToolChoice, Wish, tools};
 use crate::serve::loaded::Loaded;
-use crate::serve::openai::within;
+use crate::serve::openai::{EFFORT, EXTRAS, MODEL, TOP_LOGPROBS};
 use crate::serve::translate;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
+
+const FIELDS: &[Field] = &[
+    field("input", Kind::Either(&[Kind::Text, Kind::List(&Kind::Any)]), "A text or items")
+        .required(),
+    field("instructions", Kind::Text, "What the system says"),
+    field("max_output_tokens", Kind::Whole(1, i64::MAX), "Tokens of the answer, most"),
+    field("stream", Kind::Bool, "Tell the answer while it comes"),
+    field("tools", Kind::List(&Kind::Map), "Tools; those that are no functions are passed over"),
+    field("tool_choice", Kind::Either(&[Kind::Text, Kind::Map]), ""),
+    field("parallel_tool_calls", Kind::Bool, "Whether an answer may have several calls"),
+    field("text", Kind::Object(TEXT), ""),
+    field("reasoning", Kind::Object(REASONING), ""),
+    field("include", Kind::List(&Kind::Text), "message.output_text.logprobs tells probabilities"),
+    field("top_logprobs", TOP_LOGPROBS, "Likeliest tokens to tell with each"),
+    field("background", Kind::Bool, "Refused if true, as the server keeps no state"),
+    field("previous_response_id", Kind::Any, "Refused, as the server keeps no state"),
+    field("conversation", Kind::Any, "Refused, as the server keeps no state"),
+    field("prompt", Kind::Any, "Refused, as the server keeps no state"),
+    field("metadata", Kind::Map, "Told back"),
+    field("user", Kind::Text, "Told back"),
+];
+const TEXT: &[Field] = &[field("format", Kind::Object(FORMAT), "")];
+const FORMAT: &[Field] = &[
+    field("type", Kind::Word(&["text", "json_object", "json_schema"]), "").required(),
+    field("schema", Kind::Schema, ""),
+];
+const REASONING: &[Field] = &[field("effort", EFFORT, "")];
+
+/// The body of a request for a response.
+pub const RESPONSES: Body = Body { tables: &[MODEL, FIELDS, EXTRAS], samples: true };
 
 /// Fields of a request.
 #[derive(Debug, Deserialize)]
@@ -18,14 +48,14 @@ pub struct Asked {
     pub stream: Option<bool>,
     input: Option<Json>,
     instructions: Option<String>,
-    max_output_tokens: Option<i64>,
+    max_output_tokens: Option<usize>,
     tools: Option<Vec<Json>>,
     tool_choice: Option<Json>,
     parallel_tool_calls: Option<bool>,
     text: Option<TextConfig>,
     reasoning: Option<Reasoning>,
     include: Option<Vec<String>>,
-    top_logprobs: Option<i64>,
+    top_logprobs: Option<usize>,
     background: Option<bool>,
 }
 
@@ -61,7 +91,7 @@ const SCHEMA: &str = "text.format.schema";
 ///
 /// # Errors
 /// A field is wrong, or needs state that the server does not keep.
-pub fn wish(asked: &Asked, mut fields: Fields, loaded: &Loaded) -> Result<Wished, Fault> {
+pub fn wish(asked: &Asked, fields: Fields, loaded: &Loaded) -> Result<Wished, Fault> {
     for name in ["previous_response_id", "conversation", "prompt"] {
         if fields.get(name).is_some_and(|value| !value.is_null()) {
             return Err(Fault::field(name, "the server keeps no state: send the whole input"));
@@ -97,21 +127,13 @@ pub fn wish(asked: &Asked, mut fields: Fields, loaded: &Loaded) -> Result<Wished
         Some(format) => match (format.r#type.as_str(), &format.schema) {
             ("text", _) => None,
             ("json_object", _) => Some((json!({ "type": "object" }), "text.format")),
-            ("json_schema", Some(schema)) => Some((schema.clone(), SCHEMA)),
-            ("json_schema", None) => return Err(Fault::field(SCHEMA, "is missing")),
-            _ => {
-                let need = "must be text, json_object or json_schema";
-                return Err(Fault::field("text.format.type", need));
-            }
+            (_, Some(schema)) => Some((schema.clone(), SCHEMA)),
+            (_, None) => return Err(Fault::field(SCHEMA, "is missing")),
         },
     };
-    for name in ["max_completion_tokens", "n_predict", "n", "max_tokens", "stream_options"] {
-        fields.remove(name);
-    }
-    let max_tokens = within("max_output_tokens", asked.max_output_tokens, 1, i64::MAX)?;
     let mut wish = translate::wish(conversation, fields, schema, loaded)?;
-    wish.max_tokens = max_tokens;
-    let n_top = within("top_logprobs", asked.top_logprobs, 0, LOGPROBS_MAX as i64)?;
+    wish.max_tokens = asked.max_output_tokens;
+    let n_top = asked.top_logprobs;
     let include = asked.include.as_deref().unwrap_or_default();
     let is_told = include.iter().any(|name| name == "message.output_text.logprobs");
     wish.logprobs = (is_told || n_top.unwrap_or(0) > 0).then(|| n_top.unwrap_or(0));

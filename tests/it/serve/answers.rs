@@ -253,6 +253,23 @@ fn extras_answer() {
     assert_eq!(list["data"][0]["max_model_len"], 512);
     assert_eq!(serving.get("/v1/models/talker").json()["object"], "model");
     assert_eq!(serving.get("/v1/models/no/such").error().2, "model_not_found");
+    let figures = serving.get("/metrics").text();
+    for name in [
+        "vllm:num_requests_running",
+        "vllm:kv_cache_usage_perc",
+        "vllm:time_to_first_token_seconds_bucket",
+        "teff_kv_pages{model_name=\"talker\",state=\"free\"}",
+        "teff_step_seconds_bucket",
+        "teff_prefill_tokens_per_second",
+        "teff_decode_tokens_per_second",
+        "teff_prompt_tokens_beside",
+    ] {
+        assert!(figures.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+    if cfg!(target_os = "linux") {
+        assert!(serving.figure("process_cpu_seconds_total") >= 0.0);
+        assert!(serving.figure("process_start_time_seconds") > 1.7e9);
+    }
 }
 
 #[test]

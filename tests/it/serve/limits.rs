@@ -31,7 +31,7 @@ fn fields_are_refused_by_name() {
         (json!({ "top_logprobs": 3 }), "top_logprobs"),
         (json!({ "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
         (json!({ "response_format": { "type": "xml" } }), "response_format.type"),
-        (json!({ "response_format": {} }), "response_format"),
+        (json!({ "response_format": {} }), "response_format.type"),
         (json!({ "tools": [{ "type": "function" }] }), "tools[0].function.name"),
         (json!({ "tools": [{ "type": "web_search" }] }), "tools[0].type"),
         (json!({ "tool_choice": "required" }), "tool_choice"),
@@ -84,7 +84,25 @@ fn what_is_no_request_is_told_in_json() {
     assert_eq!(serving.raw(head.as_bytes()).status, 413);
     let endless =
         format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
-    assert!(matches!(serving.raw(endless.as_bytes()).status, 400..500));
+    assert_eq!(serving.raw(endless.as_bytes()).status, 431);
+    let long = format!("X: {}", "x".repeat(40_000));
+    let reply = serving.request("GET", "/v1/models", &[&long], b"");
+    assert_eq!((reply.status, reply.error().2), (431, json!("headers_too_large")));
+    let short = format!("X: {}", "x".repeat(30_000));
+    assert_eq!(serving.request("GET", "/v1/models", &[&short], b"").status, 200);
+    let two =
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(serving.raw(two.as_bytes()).status, 400);
+    // What is there for GET is there for HEAD, without a body, and so is what is not.
+    for path in
+        ["/health", "/v1/models", "/v1/models/talker", "/metrics", "/props", chat, "/v1/nothing"]
+    {
+        let (head, get) = (serving.request("HEAD", path, &[], b""), serving.get(path));
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{path}");
+        if get.status == 200 && path != "/metrics" {
+            assert_eq!(head.header("content-length"), get.header("content-length"), "{path}");
+        }
+    }
     let named = serving.request("GET", "/health", &["X-Request-Id: abc"], b"");
     assert_eq!(named.header("x-request-id"), Some("abc"));
 }
@@ -128,6 +146,9 @@ fn hosts_and_origins_of_others_are_refused() {
     let allowed = with("Origin: https://page.example");
     assert_eq!(allowed.status, 204);
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://page.example"));
+    let refused = crate::cli::teff(&["serve", "-m", "x", "--cors-origin", "nonsense"], "");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--cors-origin nonsense"));
     let other = with("Origin: https://evil.example");
     assert_eq!(other.header("access-control-allow-origin"), None);
 }

@@ -1,9 +1,13 @@
 //! `teff serve` as clients see it, over real sockets: the tiny model answers.
 
 mod answers;
+mod early;
 mod ends;
+mod fields;
 mod foreign;
+mod inner;
 mod limits;
+mod models;
 mod restarts;
 
 use crate::cli::{Folder, program, text};
@@ -28,6 +32,23 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// A server of several models: copies of the tiny one, in a folder.
+    pub fn of_folder(name: &str, models: &[&str], args: &[&str]) -> Serving {
+        let folder = Folder::new(&format!("serve-{name}"));
+        let models_folder = folder.0.join("models");
+        std::fs::create_dir_all(&models_folder).unwrap();
+        for model in models {
+            let keys = vec![("tokenizer.chat_template", TEMPLATE.into())];
+            let path = folder.tiny_with(model, keys);
+            std::fs::rename(path, models_folder.join(format!("{model}.gguf"))).unwrap();
+        }
+        let fixed =
+            ["serve", "--models", text(&models_folder), "--port", "0", "-t", "1", "--no-log"];
+        let args: Vec<String> = fixed.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        let (child, address) = Serving::spawn(&folder, &args);
+        Serving { folder, args, child, address }
+    }
+
     /// A server with more arguments.
     pub fn start(name: &str, args: &[&str]) -> Serving {
         let folder = Folder::new(&format!("serve-{name}"));
@@ -230,6 +251,13 @@ impl Reply {
         let text = self.text();
         let events = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
         events.map(|data| (data != "[DONE]").then(|| serde_json::from_str(data).unwrap())).collect()
+    }
+
+    /// The same of a stream that has comments, too.
+    pub fn events_of_data(&self) -> Vec<Option<Value>> {
+        let text = self.text();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        lines.map(|data| (data != "[DONE]").then(|| serde_json::from_str(data).unwrap())).collect()
     }
 
     /// The error's message, field and code.
