@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Whether `teff serve` stays up: thousands of requests that break off, are malformed, huge or read slowly, beside
-good ones whose answers have to be right. At the end the server says what it said at the beginning, has
-nothing under way, and as much memory as before.
+good ones of every API whose answers have to be right. At the end the server says what it said at the
+beginning, has nothing under way, and as much memory as before.
 
-    python3 scripts/check_robust.py target/release/teff smollm2:135m [REQUESTS] [AT_A_TIME]
+    python3 scripts/check_robust.py target/release/teff smollm2:135m --requests 10000 --seconds 1800
+
+Requests go on until as many have been made and so much time has passed. A line a part tells memory and figures;
+the exit code is 1 if an answer was wrong, something was left running, or memory grew.
 """
 
+import argparse
 import asyncio
 import collections
 import json
@@ -18,14 +22,40 @@ import threading
 import time
 import urllib.parse
 
-DICE = random.Random(7)
+DICE = random.Random()
 GOOD = {"messages": [{"role": "user", "content": "Count to five."}], "temperature": 0, "max_tokens": 12}
+LIMIT = GOOD["max_tokens"]
+# Of each API: path, a request for the same answer, and how that is read.
+APIS = {
+    "chat": ("/v1/chat/completions", GOOD, lambda x: x["choices"][0]["message"]["content"]),
+    "messages": ("/v1/messages", GOOD, lambda x: "".join(part["text"] for part in x["content"])),
+    "responses": ("/v1/responses", {"input": GOOD["messages"][0]["content"], "temperature": 0, "max_output_tokens": LIMIT},
+                  lambda x: x["output"][0]["content"][0]["text"]),
+    "ollama": ("/api/chat", {"model": "any", "messages": GOOD["messages"], "stream": False,
+                             "options": {"temperature": 0, "num_predict": LIMIT}}, lambda x: x["message"]["content"]),
+}
 FIGURES = collections.Counter()
 HEALTH = []
+PATHS = ["/v1/chat/completions"]
 
 
-def start(program, model):
-    command = [program, "serve", "-m", model, "--port", "0", "--no-log", "--max-queue", "512"]
+def options():
+    parser = argparse.ArgumentParser(description="Requests of all kinds against teff serve")
+    parser.add_argument("program")
+    parser.add_argument("model")
+    parser.add_argument("--requests", type=int, default=2000, help="requests, at least")
+    parser.add_argument("--seconds", type=float, default=0, help="time, at least")
+    parser.add_argument("--at-a-time", type=int, default=24)
+    parser.add_argument("--parts", type=int, default=8, help="parts behind which memory is read")
+    parser.add_argument("--growth", type=float, default=5, help="per cent by which memory may grow behind the first quarter")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--kills", type=int, default=0, help="kill -9 and restart so often, between parts")
+    parser.add_argument("serve", nargs="*", help="more arguments of teff serve, behind --")
+    return parser.parse_args()
+
+
+def start(program, model, more):
+    command = [program, "serve", "-m", model, "--port", "0", "--no-log", "--max-queue", "512", *more]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if found := re.search(r"listening at http://(\S+)", line):
@@ -66,12 +96,13 @@ class Server:
     async def rss(self):
         return await self.figure(r"^process_resident_memory_bytes (\S+)") / 2**20
 
-    async def good(self):
-        status, body = await self.ask("/v1/chat/completions", GOOD)
+    async def good(self, api="chat"):
+        path, body, read = APIS[api]
+        status, answer = await self.ask(path, body)
         if status == 429:
             return None
-        assert status == 200, (status, body[:300])
-        return json.loads(body)["choices"][0]["message"]["content"]
+        assert status == 200, (path, status, answer[:300])
+        return read(json.loads(answer))
 
 
 async def leaves(server, stream):
@@ -98,8 +129,7 @@ async def malformed(server):
     text = bytearray(json.dumps({**GOOD, "tools": [{"type": "function", "function": {"name": "f"}}]}).encode())
     for _ in range(DICE.randrange(1, 6)):
         text[DICE.randrange(len(text))] = DICE.randrange(256)
-    path = DICE.choice(["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/infill",
-                        "/apply-template", "/detokenize", "/v1/rerank"])
+    path = DICE.choice(PATHS)
     status, body = await server.ask(path, bytes(text))
     assert 200 <= status < 500, (path, bytes(text), status, body[:300])
 
@@ -139,11 +169,11 @@ async def slow_reader(server):
 
 
 async def one(server, expected):
-    kind = DICE.choices(["good", "leaves", "half", "malformed", "huge", "deep", "no_http", "slow"],
-                        [25, 30, 10, 20, 3, 2, 5, 5])[0]
+    kind = DICE.choices(["good", "leaves", "half", "malformed", "huge", "deep", "no_http", "slow", "embeds"],
+                        [30, 25, 10, 20, 2, 2, 5, 4, 2])[0]
     FIGURES[kind] += 1
     if kind == "good":
-        text = await server.good()
+        text = await server.good(DICE.choice(list(APIS)))
         if text is None:
             FIGURES["of good, 429"] += 1
         elif text != expected:
@@ -152,7 +182,13 @@ async def one(server, expected):
         await leaves(server, DICE.random() < 0.5)
     else:
         await {"half": half_a_body, "malformed": malformed, "huge": huge, "deep": deep,
-               "no_http": no_http, "slow": slow_reader}[kind](server)
+               "no_http": no_http, "slow": slow_reader, "embeds": embeds}[kind](server)
+
+
+async def embeds(server):
+    body = {"input": ["one", "two " * DICE.choice([1, 50])]}
+    status, answer = await server.ask("/v1/embeddings", body)
+    assert status in (200, 429), (status, answer[:300])
 
 
 async def health(server):
@@ -164,44 +200,89 @@ async def health(server):
         await asyncio.sleep(0.1)
 
 
-async def main():
-    program, model, *rest = sys.argv[1:]
-    n, at_a_time = (int(rest[0]) if rest else 2000), (int(rest[1]) if rest[1:] else 24)
-    process, address = start(program, model)
-    server = Server(address)
-    expected = await server.good()
-    gate = asyncio.Semaphore(at_a_time)
+async def part(server, args, n, seconds, expected):
+    """Makes n requests, and goes on until the time is over."""
+    end = time.time() + seconds
+    left = n
 
-    async def gated():
-        async with gate:
+    async def worker():
+        nonlocal left
+        while left > 0 or time.time() < end:
+            left -= 1
+            FIGURES["requests"] += 1
             try:
                 await one(server, expected)
             except AssertionError as error:
                 FIGURES["failures"] += 1
                 print("FAIL", error, flush=True)
 
-    prober = asyncio.create_task(health(server))
-    resident = []
-    for part in range(4):
-        await asyncio.gather(*(gated() for _ in range(n // 4)))
-        resident.append(await server.rss())
-        print(f"{(part + 1) * n // 4} requests, RSS {resident[-1]:.0f} MiB", flush=True)
-    prober.cancel()
-    end = time.time() + 30
+    await asyncio.gather(*(worker() for _ in range(args.at_a_time)))
+
+
+async def idle(server):
+    """Waits until nothing is under way; what is left when that takes too long."""
     busy = r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)"
+    end = time.time() + 30
     while await server.figure(busy) > 0 and time.time() < end:
         await asyncio.sleep(0.1)
-    left = await server.figure(busy)
-    same = await server.good() == expected
+    return await server.figure(busy)
+
+
+async def known(server):
+    """Paths of the routes that take a body."""
+    _, body = await server.ask("/openapi.json")
+    return [path for path, methods in json.loads(body)["paths"].items() if "post" in methods]
+
+
+async def main():
+    args = options()
+    DICE.seed(args.seed)
+    process, address = start(args.program, args.model, args.serve)
+    server = Server(address)
+    APIS["ollama"][1]["model"] = json.loads((await server.ask("/v1/models"))[1])["data"][0]["id"]
+    PATHS[:] = await known(server)
+    expected = await server.good()
+    for api in APIS:
+        assert await server.good(api) == expected, api
+    resident, began, left_running = [], time.time(), 0
+    kills = set(DICE.sample(range(1, args.parts), min(args.kills, args.parts - 1)))
+    for number in range(args.parts):
+        if number in kills:
+            load = asyncio.create_task(part(server, args, 50, 1, expected))
+            await asyncio.sleep(DICE.random() * 2)
+            process.kill()
+            process.wait()
+            failures = FIGURES["failures"]
+            try:
+                await load
+            except OSError:
+                pass
+            FIGURES["failures"] = failures
+            since = time.perf_counter()
+            process, address = start(args.program, args.model, args.serve)
+            server.__init__(address)
+            print(f"killed; up again in {time.perf_counter() - since:.2f} s", flush=True)
+            resident.clear()
+        prober = asyncio.create_task(health(server))
+        await part(server, args, args.requests // args.parts, args.seconds / args.parts, expected)
+        prober.cancel()
+        left_running += await idle(server)
+        resident.append(await server.rss())
+        print(f"{time.time() - began:.0f} s, {FIGURES['requests']} requests, RSS {resident[-1]:.0f} MiB", flush=True)
+    same = [await server.good(api) == expected for api in APIS]
     times = sorted(HEALTH)
     print(dict(FIGURES))
     print(f"/health: median {statistics.median(times) * 1e3:.1f} ms, p99 {times[len(times) * 99 // 100] * 1e3:.1f} ms, "
           f"max {times[-1] * 1e3:.1f} ms of {len(times)}")
-    print(f"left running {left:.0f}; the same text at the end: {same}; RSS {' '.join(f'{x:.0f}' for x in resident)} MiB")
+    settled = resident[len(resident) // 4]
+    growth = (resident[-1] / settled - 1) * 100
+    print(f"left running {left_running:.0f}; the same texts at the end: {all(same)}; "
+          f"RSS {' '.join(f'{x:.0f}' for x in resident)} MiB, {growth:+.1f} %")
     process.terminate()
     code = process.wait(60)
     print(f"exit code {code}")
-    sys.exit(bool(FIGURES["failures"] or FIGURES["wrong texts"] or left or not same or code))
+    sys.exit(bool(FIGURES["failures"] or FIGURES["wrong texts"] or left_running or not all(same) or code
+                  or growth > args.growth))
 
 
 asyncio.run(main())
