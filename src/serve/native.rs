@@ -139,12 +139,13 @@ pub async fn fill(call: Call) -> Answer {
         .collect();
     let prefix = asked.input_prefix.unwrap_or_default();
     let suffix = asked.input_suffix.unwrap_or_default();
+    let mut wish = common.wish(Input::Tokens(Vec::new()), &fields, &loaded)?;
     let mut ids = infill(&loaded, &prefix, &suffix, &extra)?;
     if let Some(begun) = asked.prompt.filter(|begun| !begun.is_empty()) {
         let options = EncodeOptions { add_special: false, parse_special: false };
         ids.extend(loaded.tokenizer.encode(&begun, options)?);
     }
-    let wish = common.wish(Input::Tokens(ids), &fields, &loaded)?;
+    wish.input = Input::Tokens(ids);
     let prepared = prepare(loaded.clone(), wish).await?;
     let running = Running::start(&app, &loaded, vec![prepared], &record)?;
     if common.streams() {

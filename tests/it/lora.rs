@@ -133,10 +133,15 @@ fn merged(gguf: &[u8], adapters: &[(&Spec, f64)]) -> Vec<u8> {
 
 /// An adapter of one tensor of a fixture.
 pub fn adapter_of(gguf: &[u8], tensor: &str) -> GgufFile {
+    open(&adapter_bytes(gguf, tensor))
+}
+
+/// The bytes of such an adapter's file.
+pub fn adapter_bytes(gguf: &[u8], tensor: &str) -> Vec<u8> {
     let architecture = open(gguf).get("general.architecture").unwrap().as_str().unwrap().to_owned();
     let mut spec = spec(&architecture, 4.0, 7);
     pairs(&mut spec, gguf, 4, |name| name == tensor);
-    open(&spec.gguf(GgmlType::F32))
+    spec.gguf(GgmlType::F32)
 }
 
 /// Adapts the matrices of a file that `wanted` names.

@@ -294,8 +294,13 @@ fn compile_guarded<T: Send + 'static, E: fmt::Display>(
     Err(GrammarError::Deadline)
 }
 
-/// The words of an error of the engine, without traces.
+/// The words of an error of the engine, without traces, and of a regular expression's, which is a picture,
+/// the last line.
 fn first_lines(text: &str) -> String {
+    if let Some((_, why)) = text.split_once("regex parse error") {
+        let why = why.lines().find_map(|line| line.trim().strip_prefix("error: "));
+        return format!("the regular expression is wrong: {}", why.unwrap_or("it does not parse"));
+    }
     let lines = text.lines().take_while(|line| !line.starts_with("<backtrace>"));
     let words: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
     words.join("; ")

@@ -201,7 +201,10 @@ pub(super) fn placed(text: &str, reason: &str) -> Option<GrammarError> {
     let schema: Value = serde_json::from_str(text).ok()?;
     let (keyword, reason) = match reason {
         r if r.contains("oneOf constraints") => ("oneOf", "its branches cannot be told apart"),
-        r if r.contains("pattern") || r.contains("regex") => ("pattern", reason),
+        r if r.starts_with("Invalid type: ") => ("type", "there is no such type"),
+        r if r.contains("pattern") || r.contains("regular") || r.contains("regex") => {
+            ("pattern", reason)
+        }
         r if r.contains("$ref") || r.contains("resolve") || r.contains("Pointer") => {
             ("$ref", reason)
         }

@@ -156,10 +156,12 @@ fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
             filters.extend(calls::filter(loaded, conversation, trigger)?);
         }
         // Where a grammar sees to calls, their arguments are told as they come.
-        reader = match (forced && !parser.in_reasoning(), filters.is_empty()) {
-            (true, _) => Reader::Forced(ForcedCall::new(sampling.seed)),
-            (false, true) => Reader::Parsed(Box::new(parser)),
-            (false, false) => Reader::Parsed(Box::new(parser.with_early_calls())),
+        let call = ForcedCall::new(sampling.seed);
+        reader = match (forced, parser.in_reasoning(), filters.is_empty()) {
+            (true, false, _) => Reader::Forced(call),
+            (_, _, true) => Reader::Parsed(Box::new(parser)),
+            (false, false, _) if !loaded.knows_tools() => Reader::Undecided(String::new(), call),
+            _ => Reader::Parsed(Box::new(parser.with_early_calls())),
         };
     }
     if let Some((grammar, param)) = grammar {

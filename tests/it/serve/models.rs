@@ -52,10 +52,10 @@ fn models_are_loaded_when_they_are_asked_for() {
     // Without a name the first.
     assert_eq!(serving.chat(json!({})).json()["model"], "a");
     // What is no model is told to who asks for it, and to nobody else.
-    std::fs::write(serving.folder.0.join("models/a.gguf"), b"GGUF").unwrap();
     let body = json!({ "model": "a", "keep_alive": 0 });
     assert_eq!(serving.post("/api/generate", &body).json()["done_reason"], "unload");
     wait_for(&serving, &["b"]);
+    std::fs::write(serving.folder.0.join("models/a.gguf"), b"GGUF").unwrap();
     let reply = ask(&serving, "a", json!({}));
     assert_eq!((reply.status, reply.error().2), (500, json!("model_load_failed")));
     assert_eq!(ask(&serving, "b", json!({})).content(), of_b.content());
@@ -124,4 +124,39 @@ fn models_have_the_names_that_they_are_given() {
     assert_eq!(serving.get("/v1/models").json()["data"][1]["id"], "second");
     let twice = crate::cli::teff(&["serve", "-m", text(&model), "-m", text(&model)], "");
     assert_eq!(twice.status.code(), Some(2));
+}
+
+#[test]
+fn adapters_are_models_of_their_own() {
+    let mut serving = Serving::start("adapters", &[]);
+    let model = serving.model();
+    let gguf = std::fs::read(&model).unwrap();
+    let adapter = serving.folder.0.join("warm.gguf");
+    std::fs::write(&adapter, crate::lora::adapter_bytes(&gguf, "blk.0.ffn_down.weight")).unwrap();
+    let scaled = format!("{}:50", text(&adapter));
+    serving.args.extend(["--adapter".into(), format!("warm={scaled}")]);
+    serving.restart();
+    let plain = ask(&serving, "talker", json!({})).content();
+    let warm = ask(&serving, "talker:warm", json!({})).content();
+    assert_ne!(warm, plain);
+    let args = [
+        "run",
+        "-m",
+        text(&model),
+        "--lora",
+        &scaled,
+        "--raw",
+        "-p",
+        "u:one\na:",
+        "-n",
+        "8",
+        "--temp",
+        "0",
+        "--ctx",
+        "512",
+    ];
+    let output = crate::cli::teff(&args, "");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end_matches('\n'), warm);
+    let reply = ask(&serving, "talker", json!({ "lora": [{ "id": 0, "scale": 1 }] }));
+    assert_eq!((reply.status, reply.error().1), (400, json!("lora")));
 }
