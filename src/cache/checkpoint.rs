@@ -32,6 +32,9 @@ const NAMES: &[&str] = &[
 ];
 /// Folders whose templates belong to a checkpoint.
 const TEMPLATES: &[&str] = &["additional_chat_templates/", "chat_templates/"];
+/// Ends of the names of what sentence-transformers has behind a model, in folders of its own.
+const MODULES: &[&str] =
+    &["_Pooling/config.json", "_Dense/config.json", "_Dense/model.safetensors"];
 /// Name of the index, which says which file holds which tensor.
 const INDEX: &str = "model.safetensors.index.json";
 /// Weights of a checkpoint in one file.
@@ -54,7 +57,7 @@ fn is_described(path: &str) -> bool {
     let is_template = |folder: &&str| path.starts_with(folder) && path.ends_with(".jinja");
     NAMES.contains(&path)
         || TEMPLATES.iter().any(is_template)
-        || (path.ends_with("_Pooling/config.json") && path.matches('/').count() == 1)
+        || (MODULES.iter().any(|end| path.ends_with(end)) && path.matches('/').count() == 1)
 }
 
 /// The files of a listing that describe the model.

@@ -5,12 +5,15 @@
 //! one, which may be one for each type of layers.
 
 use super::ConvertError;
-use super::files::json;
+use super::files::{json, text};
+use crate::model::arch::wrapped;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Names of the entry with the text part's configuration.
-const TEXT_PARTS: &[&str] = &["text_config", "llm_config", "language_config"];
+const TEXT_PARTS: &[&str] =
+    &["text_config", "llm_config", "language_config", "thinker_config.text_config"];
 /// Lists with a word, or a letter, for each layer.
 pub const LAYER_LISTS: &[&str] = &["hybrid_override_pattern", "layers_block_type", "layer_types"];
 /// Layers that a model may have; as the loader's limit.
@@ -20,10 +23,13 @@ const INT_MAX: u64 = 1 << 30;
 
 /// The configuration of a checkpoint.
 pub struct Config {
+    folder: PathBuf,
     root: Map<String, Value>,
     text: Map<String, Value>,
     /// Class of the checkpoint.
     pub class: String,
+    /// Whether that class is the one of a part of the checkpoint.
+    pub is_wrapped: bool,
     /// Number of layers.
     pub n_layers: usize,
     /// Rotation of layers that see everything, in the new form.
@@ -44,18 +50,28 @@ impl Config {
         let Value::Object(root) = value.ok_or_else(missing)? else {
             unreachable!("`json` gives objects only")
         };
-        Config::new(root)
+        let mut config = Config::new(root)?;
+        config.folder = folder.to_owned();
+        Ok(config)
     }
 
     fn new(root: Map<String, Value>) -> Result<Config, ConvertError> {
-        let text = TEXT_PARTS.iter().find_map(|name| root.get(*name)?.as_object());
+        let part = |path: &str| {
+            let mut words = path.split('.');
+            let first = root.get(words.next()?)?;
+            words.try_fold(first, |value, word| value.get(word))?.as_object()
+        };
+        let text = TEXT_PARTS.iter().find_map(|path| part(path));
         let text = text.cloned().unwrap_or_default();
         let class = root.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
         let class = class.ok_or_else(|| ConvertError::MissingEntry("architectures".into()))?;
-        let class = class.to_owned();
-        let (rope, rope_local) = Default::default();
-        let mut config = Config { root, text, class, n_layers: 0, rope, rope_local };
-        let names = ["num_hidden_layers", "n_layers", "n_layer", "num_layers"];
+        let is_wrapped = wrapped::CLASSES.contains(&class);
+        let class = if is_wrapped { text_class(&text, class)? } else { class.to_owned() };
+        let (folder, rope, rope_local) = Default::default();
+        let mut config =
+            Config { folder, root, text, class, is_wrapped, n_layers: 0, rope, rope_local };
+        let names =
+            ["num_hidden_layers", "n_layers", "n_layer", "num_layers", "num_transformer_layers"];
         let of_list = || config.words(LAYER_LISTS).map(|list| list.len() as u64);
         let n_layers = config.int(&names)?.or_else(of_list).ok_or_else(|| missing(&names))?;
         if !(1..=LAYERS_MAX).contains(&n_layers) {
@@ -101,7 +117,11 @@ impl Config {
         fill(&mut rope, "partial_rotary_factor", &["partial_rotary_factor", "rope_pct"]);
         const ORIGINAL: &str = "original_max_position_embeddings";
         fill(&mut rope, ORIGINAL, &[ORIGINAL]);
-        fill(&mut local, "rope_theta", &["rope_local_base_freq", "local_rope_theta"]);
+        fill(
+            &mut local,
+            "rope_theta",
+            &["rope_local_base_freq", "local_rope_theta", "swa_rope_theta"],
+        );
         if !rope.contains_key("rope_type")
             && let Some(ty) = rope.get("type").cloned()
         {
@@ -109,6 +129,30 @@ impl Config {
         }
         (self.rope, self.rope_local) = (rope, local);
         Ok(())
+    }
+
+    /// Whether the folder, the name that the checkpoint was saved under, or the title of its README
+    /// has this in it, in whatever letters.
+    pub fn is_named(&self, name: &str) -> bool {
+        let folder = fs::canonicalize(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        let folder = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let own = self.text("_name_or_path").map(str::to_owned);
+        let readme = text(&self.folder.join("README.md")).ok().flatten().unwrap_or_default();
+        let title = readme.lines().find(|line| line.starts_with("# ")).map(str::to_owned);
+        let all = [folder, own, title];
+        all.iter().flatten().any(|text| text.to_ascii_lowercase().contains(name))
+    }
+
+    /// The id of a token, by `tokenizer.json`.
+    ///
+    /// # Errors
+    /// The file is missing or malformed, or has no such token.
+    pub fn token_id(&self, token: &str) -> Result<u32, ConvertError> {
+        let tokenizer = json(&self.folder.join("tokenizer.json"))?;
+        let vocab = tokenizer.as_ref().and_then(|tokenizer| tokenizer.pointer("/model/vocab"));
+        let id = vocab.and_then(|vocab| vocab.get(token)).and_then(Value::as_u64);
+        let id = id.and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| ConvertError::Vocabulary(format!("tokenizer.json has no token `{token}`")))
     }
 
     /// An entry that is not null; a dot leads to an entry, or a place, within one.
@@ -281,6 +325,17 @@ impl Config {
     pub fn rope_float(&self, name: &str) -> Option<f64> {
         self.rope.get(name).and_then(Value::as_f64)
     }
+}
+
+/// The class of the text part of a checkpoint that is more.
+fn text_class(text: &Map<String, Value>, class: &str) -> Result<String, ConvertError> {
+    let own = text.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
+    let ty = text.get("model_type").and_then(Value::as_str);
+    let of_type = wrapped::TYPES.iter().find(|row| Some(row.0) == ty).map(|row| row.1);
+    own.or(of_type).map(str::to_owned).ok_or_else(|| match ty {
+        Some(ty) => ConvertError::UnknownClass(format!("{class} with text of type {ty}")),
+        None => ConvertError::MissingEntry("text_config.model_type".into()),
+    })
 }
 
 fn missing(names: &[&str]) -> ConvertError {

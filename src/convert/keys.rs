@@ -2,6 +2,7 @@
 
 use super::ConvertError;
 use super::config::{Config, whole};
+use crate::model::ModelError;
 use crate::model::checkpoint::Checkpoint;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::Value;
@@ -85,6 +86,17 @@ const EPSILONS: &[(&str, &[&str])] = &[
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]),
     ("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]),
 ];
+
+/// The error of a model whose key is missing, as that of the entry that all architectures take it
+/// from.
+pub(super) fn as_entry(error: ModelError) -> ConvertError {
+    let ModelError::MissingKey(key) = &error else { return ConvertError::Model(error) };
+    let name = key.split_once('.').map_or("", |(_, name)| name);
+    match INTS.iter().chain(EPSILONS).find(|row| row.0 == name) {
+        Some((_, entries)) => ConvertError::MissingEntry(entries[0].into()),
+        None => ConvertError::Model(error),
+    }
+}
 
 impl Writer<'_> {
     /// The whole key.

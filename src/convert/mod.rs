@@ -26,7 +26,9 @@ mod dtype;
 mod error;
 mod files;
 mod keys;
+mod layer_rules;
 mod lora;
+mod modules;
 mod outline;
 mod packed;
 mod plan;
@@ -133,6 +135,9 @@ impl Conversion {
         let config = Config::open(folder)?;
         let checkpoint = find_checkpoint(&config)?;
         let mut tensors = Tensors::open(folder)?;
+        for name in modules::products(folder)? {
+            tensors.add_under(folder.join(&name).join("model.safetensors"), &name)?;
+        }
         packed::unpack(&mut tensors, &config)?;
         let planned = plan::plan(tensors.all(), &config, checkpoint)?;
         let (mut outputs, left_out) = (planned.outputs, planned.left_out);
@@ -295,8 +300,8 @@ impl Conversion {
                 .map(drop)
                 .map_err(ConvertError::Model);
         };
-        let hparams = Hparams::new(file).map_err(ConvertError::Model)?;
-        let spec = arch::spec(&hparams).map_err(ConvertError::Model)?;
+        let hparams = Hparams::new(file).map_err(keys::as_entry)?;
+        let spec = arch::spec(&hparams).map_err(keys::as_entry)?;
         agree::with_spec(config, &spec)?;
         let n_ctx = hparams.n_ctx_train.min(512);
         lower(file, &spec, KernelTable::detect(), n_ctx).map_err(ConvertError::Model)?;
@@ -353,6 +358,7 @@ fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError>
         Ok(match when {
             When::Always => true,
             When::Zero(entry) => config.int(&[entry])?.unwrap_or(0) == 0,
+            When::Named(name) => config.is_named(name),
             When::Is(entry, text) => config.text(entry) == Some(text),
             When::Without(list, texts) => {
                 let words = config.words(list).unwrap_or_default();
@@ -401,7 +407,8 @@ fn add_rotation(outputs: &mut Vec<Output>, config: &Config) -> Result<(), Conver
 
 /// A head of its own must be there if the configuration says that it is not the embedding.
 fn check_head(outputs: &[Output], config: &Config) -> Result<(), ConvertError> {
-    let has_head = outputs.iter().any(|output| output.name == "output.weight");
+    const HEADS: &[&str] = &["output.weight", "cls.output.weight"];
+    let has_head = outputs.iter().any(|output| HEADS.contains(&&*output.name));
     let is_generator =
         config.class.ends_with("ForCausalLM") || config.class.ends_with("LMHeadModel");
     let untied = config.flag(&["tie_word_embeddings"])? == Some(false);

@@ -2,15 +2,15 @@
 
 use super::ConvertError;
 use super::config::whole;
-use super::files::{json, malformed, text};
+use super::files::{json, malformed};
 use super::keys::Writer;
+use super::modules;
 use crate::model::checkpoint::Key;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::Value;
-use std::path::Path;
 
 /// What a rule gives: nothing but an error.
-type Done = Result<(), ConvertError>;
+pub(super) type Done = Result<(), ConvertError>;
 
 impl Writer<'_> {
     /// Writes what a rule says.
@@ -29,6 +29,11 @@ impl Writer<'_> {
             Key::FloatIs(key, x) => self.given(key, x),
             Key::FlagIs(key, on) => self.given(key, on),
             Key::TextIs(key, text) => self.given(key, text),
+            Key::TextsAre(key, texts) => {
+                let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+                self.given(key, texts)
+            }
+            Key::Labels(key) => self.labels(key),
             Key::Without(key) => self.without(key),
             Key::Product(key, a, b) => self.of_two(key, a, b, u64::saturating_mul),
             Key::Sum(key, a, b) => self.of_two(key, a, b, u64::saturating_add),
@@ -37,6 +42,10 @@ impl Writer<'_> {
             Key::FlagWhen(key, entry, text) => {
                 self.given(key, self.config.text(entry) == Some(text))
             }
+            Key::RotaryIfSaid => match self.config.rope_float("partial_rotary_factor") {
+                Some(_) => self.rotary_share(&[], 1.0),
+                None => Ok(()),
+            },
             Key::RotaryRope(default) => self.rotary_share(&[], default),
             Key::RotaryShare(names, default) => self.rotary_share(names, default),
             Key::Pattern(key, list, text) => self.pattern(key, list, text),
@@ -46,10 +55,33 @@ impl Writer<'_> {
             },
             Key::WhereIs(key, names, list, texts) => self.where_is(key, names, list, texts),
             Key::EveryNth(key, names, period, offset) => self.every_nth(key, names, period, offset),
+            Key::WhereNumbered(key, names, list) => self.where_numbered(key, names, list),
+            Key::Windows(key) => self.windows(key),
+            Key::WindowInts(key, names, own, n) => self.window_ints(key, names, own, n),
+            Key::Zeros(key, list) => {
+                let flags = |list: &Vec<Value>| list.iter().map(|v| whole(v) == Some(0)).collect();
+                let flags = self.config.list(list).map(flags);
+                self.some(key, flags.map(|flags| OwnedValue::Array(OwnedArray::Bool(flags))))
+            }
+            Key::Turning(key, list) => self.turning(key, list),
+            Key::WindowRotary => self.window_rotary(),
+            Key::Plus(key, names, n) => match self.config.int(names)? {
+                Some(m) => self.set_int(key, m + u64::from(n)),
+                None => Ok(()),
+            },
+            Key::Passes(key, layers, outer, inner) => self.passes(key, layers, outer, inner),
+            Key::Needs(entry) => match self.config.get(entry) {
+                Some(_) => Ok(()),
+                None => Err(ConvertError::MissingEntry(entry.into())),
+            },
             Key::IntDefault(key, n) => self.int_default(key, n),
             Key::FirstInt(key, names) => self.first_int(key, names),
             Key::FloatWhen(key, name, flag) => self.float_when(key, name, flag),
             Key::Ratio(key, a, b) => self.ratio(key, a, b),
+            Key::Reciprocal(key, entry) => {
+                let x = self.config.float(&[entry])?.filter(|&x| x != 0.0);
+                self.some(key, x.map(|x| (1.0 / x) as f32))
+            }
             Key::OverRootOfLayers(key, names) => self.over_root_of_layers(key, names),
             Key::InverseRoot(key, name) => self.inverse_root(key, name),
             Key::PositionsBehindPadding(key, name) => self.behind_padding(key, name),
@@ -70,9 +102,21 @@ impl Writer<'_> {
             }
             Key::OneWhere(key, list, text, numbers) => self.one_where(key, list, text, numbers),
             Key::Leading(key, list, text) => self.leading(key, list, text),
+            Key::LeadingZeros(key, list) => self.leading_zeros(key, list),
             Key::MustEqual(entry, wanted) => self.must_equal(entry, wanted),
             Key::MustBeUniform(entry) => self.must_be_uniform(entry),
             Key::MustAgree(entry, other) => self.must_agree(entry, other),
+            Key::MustAgreeIfThere(entry, other) => match self.config.get(entry) {
+                Some(_) => self.must_agree(entry, other),
+                None => Ok(()),
+            },
+            Key::MustBeText(entry, wanted) => match self.config.text(entry) {
+                Some(text) if text != wanted => {
+                    let problem = format!("is `{text}`, which is not supported");
+                    Err(ConvertError::BadEntry { entry: entry.into(), problem })
+                }
+                _ => Ok(()),
+            },
             Key::MustBe(entry, wanted) => self.must_be(entry, wanted),
             Key::MustBeWhen(flag, entry, wanted) => match self.config.flag(&[flag])? {
                 Some(true) => self.must_be(entry, wanted),
@@ -86,19 +130,35 @@ impl Writer<'_> {
                 let x = self.config.rope_float(name);
                 self.some(key, x.map(|x| (x * f64::from(factor)) as f32))
             }
+            Key::IntIfSet(key, flag, n) => {
+                let on = self.config.flag(&[flag])? == Some(true);
+                self.some(key, on.then_some(n))
+            }
+            Key::IntWhereAny(key, entry, list) => self.int_where_any(key, entry, list),
+            Key::FloatsAre(key, x) => {
+                let each = vec![x; self.config.n_layers];
+                self.given(key, OwnedValue::Array(OwnedArray::F32(each)))
+            }
+            Key::TwoThirds(key, entry, n) => {
+                let width = 8 * self.config.need(&[entry])? / 3;
+                self.set_int(key, width.next_multiple_of(n.into()))
+            }
+            Key::DivisibleWidths(key, list, entry, divisor) => {
+                self.divisible_widths(key, list, entry, divisor)
+            }
             Key::AdjustedWidth(names) => self.adjusted_width(names),
             Key::Pooling => self.pooling(),
         }
     }
 
     /// A value that is given.
-    fn given(&mut self, key: &str, value: impl Into<OwnedValue>) -> Done {
+    pub(super) fn given(&mut self, key: &str, value: impl Into<OwnedValue>) -> Done {
         self.set(key, value);
         Ok(())
     }
 
     /// A value if there is one.
-    fn some(&mut self, key: &str, value: Option<impl Into<OwnedValue>>) -> Done {
+    pub(super) fn some(&mut self, key: &str, value: Option<impl Into<OwnedValue>>) -> Done {
         value.map_or(Ok(()), |value| self.given(key, value))
     }
 
@@ -106,6 +166,20 @@ impl Writer<'_> {
         let key = self.key(key);
         self.keys.remove(&key);
         Ok(())
+    }
+
+    fn labels(&mut self, key: &str) -> Done {
+        const ENTRY: &str = "id2label";
+        let Some(map) = self.config.get(ENTRY).and_then(Value::as_object) else { return Ok(()) };
+        let label = |i: usize| map.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
+        let labels: Option<Vec<String>> = (0..map.len()).map(label).collect();
+        let problem = || ConvertError::BadEntry {
+            entry: ENTRY.into(),
+            problem: "is not a text for each number from 0 on".into(),
+        };
+        let labels = labels.ok_or_else(problem)?;
+        let are_nameless = labels.len() == 2 && labels[0] == "LABEL_0";
+        self.some(key, (!are_nameless).then_some(labels))
     }
 
     fn int_else(&mut self, key: &str, names: &[&str], n: u32) -> Done {
@@ -158,30 +232,6 @@ impl Writer<'_> {
         let share = own.or_else(|| self.config.rope_float("partial_rotary_factor"));
         let n = share.unwrap_or(f64::from(default)) * self.config.head_dim()? as f64;
         self.set_int("rope.dimension_count", n as u64)
-    }
-
-    fn pattern(&mut self, key: &str, list: &str, text: &str) -> Done {
-        let flags = |list: &Vec<Value>| list.iter().map(|v| v.as_str() == Some(text)).collect();
-        let flags = self.config.list(list).map(flags);
-        self.some(key, flags.map(|flags| OwnedValue::Array(OwnedArray::Bool(flags))))
-    }
-
-    fn where_is(&mut self, key: &str, names: &[&str], list: &[&str], texts: &[&str]) -> Done {
-        let (Some(n), Some(list)) = (self.config.int(names)?, self.config.words(list)) else {
-            return Ok(());
-        };
-        let each = |word: &String| if texts.contains(&word.as_str()) { n as u32 } else { 0 };
-        let each = list.iter().map(each).collect();
-        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
-    }
-
-    fn every_nth(&mut self, key: &str, names: &[&str], period: &str, offset: &str) -> Done {
-        let n = self.config.need(names)? as u32;
-        let period = self.config.need(&[period])?.max(1) as usize;
-        let offset = self.config.need(&[offset])? as usize;
-        let is_one = |i: usize| i >= offset && (i - offset).is_multiple_of(period);
-        let each = (0..self.config.n_layers).map(|i| if is_one(i) { n } else { 0 }).collect();
-        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
     }
 
     fn first_int(&mut self, key: &str, names: &[&str]) -> Done {
@@ -265,48 +315,6 @@ impl Writer<'_> {
         self.given(key, OwnedValue::Array(OwnedArray::F32(all.ok_or_else(problem)?)))
     }
 
-    fn full_layers_ints(&mut self, key: &str, names: &[&str], own: &str, entry: &str) -> Done {
-        let (Some(n), Some(full)) =
-            (self.config.int(names)?, self.config.of_full_layers(own, entry)?)
-        else {
-            return Ok(());
-        };
-        let Some(types) = self.config.list("layer_types") else { return Ok(()) };
-        let of = |ty: &Value| if ty.as_str() == Some("full_attention") { full } else { n };
-        let each = types.iter().map(|ty| of(ty) as u32).collect();
-        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
-    }
-
-    fn wider_last_layers(&mut self, key: &str, flag: &str, names: &[&str], last: &str) -> Done {
-        if self.config.flag(&[flag])? != Some(true) {
-            return Ok(());
-        }
-        let n = self.config.need(names)? as u32;
-        let last = self.config.int(&[last])?.unwrap_or(0) as usize;
-        let first = self.config.n_layers.saturating_sub(last);
-        let of = |layer: usize| if layer < first { n } else { n.saturating_mul(2) };
-        let each = (0..self.config.n_layers).map(of).collect();
-        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
-    }
-
-    fn one_where(&mut self, key: &str, list: &str, text: &str, numbers: &str) -> Done {
-        let types = self.config.list(list);
-        let numbers = self.config.list(numbers);
-        let is_one = |layer: usize| match (types, numbers) {
-            (Some(types), _) => types.get(layer).and_then(Value::as_str) == Some(text),
-            (None, Some(all)) => all.iter().any(|n| whole(n) == Some(layer as u64 + 1)),
-            (None, None) => false,
-        };
-        let each = (0..self.config.n_layers).map(|layer| u32::from(is_one(layer))).collect();
-        self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
-    }
-
-    fn leading(&mut self, key: &str, list: &str, text: &str) -> Done {
-        let Some(list) = self.config.list(list) else { return Ok(()) };
-        let n = list.iter().take_while(|element| element.as_str() == Some(text)).count();
-        self.set_int(key, n as u64)
-    }
-
     /// An integer, or a list of them.
     pub(super) fn int_or_list(&mut self, key: &str, names: &[&str]) -> Done {
         let Some((entry, value)) = self.config.first(names) else { return Ok(()) };
@@ -339,21 +347,8 @@ impl Writer<'_> {
 
     /// Sentence-transformers say in `modules.json` where their pooling is described.
     fn pooling(&mut self) -> Result<(), ConvertError> {
-        let path = self.folder.join("modules.json");
-        let Some(text) = text(&path)? else { return Ok(()) };
-        let modules: Value =
-            serde_json::from_str(&text).map_err(|error| malformed(&path, error.to_string()))?;
-        let is_pooling = |module: &&Value| {
-            module.get("type").and_then(Value::as_str).is_some_and(|ty| ty.ends_with("Pooling"))
-        };
-        let module = modules.as_array().and_then(|list| list.iter().find(is_pooling));
-        let Some(folder) = module.and_then(|m| m.get("path")).and_then(Value::as_str) else {
-            return Ok(());
-        };
-        let is_plain = Path::new(folder).components().count() == 1 && !folder.starts_with('.');
-        if !is_plain {
-            return Err(malformed(&path, "a pooling outside of this folder"));
-        }
+        let folders = modules::of_type(self.folder, "Pooling")?;
+        let Some(folder) = folders.first() else { return Ok(()) };
         let path = self.folder.join(folder).join("config.json");
         let Some(pooling) = json(&path)? else { return Ok(()) };
         let modes = [

@@ -77,7 +77,7 @@ impl Tensors {
                 let tensor = of_file.map_or_else(String::new, |(tensor, _)| tensor.clone());
                 return Err(ConvertError::MissingShard { path, tensor });
             }
-            all.add(path)?;
+            all.add(path, "")?;
         }
         if let Some((tensor, file)) = wanted.iter().find(|(t, _)| !all.by_name.contains_key(t)) {
             let problem = format!("tensor `{tensor}` is not in {file}, as this index says");
@@ -92,7 +92,7 @@ impl Tensors {
     /// It cannot be read or is malformed.
     pub fn of_file(path: PathBuf) -> Result<Tensors, ConvertError> {
         let mut all = Tensors::default();
-        all.add(path)?;
+        all.add(path, "")?;
         Ok(all)
     }
 
@@ -100,7 +100,15 @@ impl Tensors {
     ///
     /// # Errors
     /// It is malformed, or names a tensor that another file has.
-    fn add(&mut self, path: PathBuf) -> Result<(), ConvertError> {
+    /// Reads the header of another file: its tensors get this name and a dot before their own.
+    ///
+    /// # Errors
+    /// It cannot be read or is malformed.
+    pub fn add_under(&mut self, path: PathBuf, name: &str) -> Result<(), ConvertError> {
+        self.add(path, &format!("{name}."))
+    }
+
+    fn add(&mut self, path: PathBuf, root: &str) -> Result<(), ConvertError> {
         let io = |error| ConvertError::Io { path: path.clone(), error };
         let mut file = File::open(&path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
@@ -119,6 +127,7 @@ impl Tensors {
         let mut tensors = read_header(&header, len - start)
             .map_err(|problem| malformed(&path, format!("header: {problem}")))?;
         for tensor in &mut tensors {
+            tensor.name.insert_str(0, root);
             (tensor.file, tensor.offset) = (number, tensor.offset + start);
             let place = self.tensors.len();
             if self.by_name.insert(tensor.name.clone(), place).is_some() {

@@ -29,6 +29,8 @@ pub enum When {
     Zero(&'static str),
     /// Those where the text of an entry is this.
     Is(&'static str, &'static str),
+    /// Those whose folder, `_name_or_path` or README's title has this in its name, in small letters.
+    Named(&'static str),
     /// Those where a list, the first of these entries, has none of these texts.
     Without(&'static [&'static str], &'static [&'static str]),
 }
@@ -47,6 +49,9 @@ pub struct Names {
     /// Entries of `config.json` that all elements are multiplied by; `.N` behind a name is a place in
     /// a list.
     pub scales: &'static [&'static str],
+    /// Entries whose first one that is there is how many layers of the result come before the layers
+    /// that these names number; none: they are numbered alike.
+    pub behind: &'static [&'static str],
 }
 
 /// Names of a tensor whose elements stay as they are.
@@ -56,7 +61,7 @@ pub const fn same(from: &'static str, to: &'static str) -> Names {
 
 /// Names of a tensor whose elements get another order or shape.
 pub const fn laid(from: &'static str, to: &'static str, layout: Layout) -> Names {
-    Names { from, to, layout, op: Op::Same, scales: &[] }
+    Names { from, to, layout, op: Op::Same, scales: &[], behind: &[] }
 }
 
 /// Names of a tensor that becomes several.
@@ -84,6 +89,11 @@ impl Names {
     pub const fn scaled(self, scales: &'static [&'static str]) -> Names {
         Names { scales, ..self }
     }
+
+    /// These names of layers behind as many others as an entry says.
+    pub const fn behind(self, behind: &'static [&'static str]) -> Names {
+        Names { behind, ..self }
+    }
 }
 
 /// Order and shape of a tensor's elements in GGUF, by those in the checkpoint.
@@ -97,6 +107,10 @@ pub enum Layout {
     PairQ,
     /// [`Layout::PairQ`] for as many heads as keys have.
     PairK,
+    /// [`Layout::PairQ`] of the first half of each head, the only one that turns.
+    PairHalfQ,
+    /// [`Layout::PairHalfQ`] for as many heads as keys have.
+    PairHalfK,
     /// [`Layout::PairQ`] and [`Layout::PairK`] of the first two parts of fused queries, keys and
     /// values.
     PairQkv,
@@ -129,6 +143,10 @@ pub enum Layout {
     /// [`Layout::Split`] behind [`Layout::Transposed`] unless there are as many columns as the first
     /// of these entries says.
     SplitByColumns(&'static [&'static str], &'static [(&'static str, Rows)]),
+    /// Rows of these tokens, which `tokenizer.json` numbers.
+    RowsOfTokens(&'static [&'static str]),
+    /// As it is, and where the head is the embedding, rows of these tokens under this name.
+    AndRowsIfTied(&'static str, &'static [&'static str]),
     /// A row for each token of the vocabulary; those that the tensor lacks are as its first.
     ForAllTokens,
     /// [`Layout::Split`] behind [`Layout::Transposed`].
@@ -177,6 +195,8 @@ pub enum Rows {
     FirstHalf,
     /// Second half of all rows.
     SecondHalf,
+    /// This quarter of all rows, counted from 0.
+    Quarter(u8),
     /// Every second row, from the first.
     Even,
     /// Every second row, from the second.
@@ -216,6 +236,10 @@ pub enum Key {
     FlagIs(&'static str, bool),
     /// A string as given.
     TextIs(&'static str, &'static str),
+    /// Strings as given.
+    TextsAre(&'static str, &'static [&'static str]),
+    /// Labels of classes, by `id2label`: none if there are two without a name.
+    Labels(&'static str),
     /// An integer if no entry has it.
     IntElse(&'static str, &'static [&'static str], u32),
     /// A float if no entry has it.
@@ -230,6 +254,8 @@ pub enum Key {
     Sum(&'static str, &'static [&'static str], &'static [&'static str]),
     /// True if the text of an entry is this.
     FlagWhen(&'static str, &'static str, &'static str),
+    /// [`Key::RotaryShare`] where `partial_rotary_factor` is there.
+    RotaryIfSaid,
     /// [`Key::RotaryShare`] by `rope_parameters` only, which say it anew.
     RotaryRope(f32),
     /// Quotient likewise, rounded down.
@@ -254,6 +280,28 @@ pub enum Key {
     /// Integers, one for each layer: an entry in every layer of a period from an offset, which are
     /// entries, too; 0 elsewhere.
     EveryNth(&'static str, &'static [&'static str], &'static str, &'static str),
+    /// Integers, one for each layer: an entry where the numbers in a list say so, 0 elsewhere.
+    WhereNumbered(&'static str, &'static [&'static str], &'static str),
+    /// Booleans, one for each layer: whether it has a window, by `layer_types` or by a list with a 1
+    /// there (`hybrid_layer_pattern`).
+    Windows(&'static str),
+    /// Integers, one for each layer: an entry, or for those with a window the first of other ones, or
+    /// else so many times that of the others.
+    WindowInts(&'static str, &'static [&'static str], &'static [&'static str], u32),
+    /// Booleans, one for each layer: whether the list has a 0 there.
+    Zeros(&'static str, &'static str),
+    /// Booleans, one for each layer that turns, by a list with a 0 for those that do not; all others
+    /// in it are alike. Left out if all layers turn.
+    Turning(&'static str, &'static str),
+    /// `rope.dimension_count_swa`: the dimensions of a head, times the share that the rotation of layers
+    /// with a window says.
+    WindowRotary,
+    /// An entry and this.
+    Plus(&'static str, &'static [&'static str], u32),
+    /// Layers that two stacks of so many run through: outer passes, of each inner ones and one more.
+    Passes(&'static str, &'static [&'static str], &'static str, &'static str),
+    /// An entry that has to be there, though another rule reads it.
+    Needs(&'static str),
     /// An integer that is set if none is yet.
     IntDefault(&'static str, u32),
     /// The first of a list, or the one integer.
@@ -262,6 +310,8 @@ pub enum Key {
     FloatWhen(&'static str, &'static str, &'static str),
     /// Quotient as a float.
     Ratio(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// One over an entry.
+    Reciprocal(&'static str, &'static str),
     /// A float over the square root of the number of layers.
     OverRootOfLayers(&'static str, &'static [&'static str]),
     /// One over the square root of an entry, where that is not the dimension of a head.
@@ -285,12 +335,18 @@ pub enum Key {
     OneWhere(&'static str, &'static str, &'static str, &'static str),
     /// How many elements at the start of a list are this text.
     Leading(&'static str, &'static str, &'static str),
+    /// How many elements at the start of a list are 0.
+    LeadingZeros(&'static str, &'static str),
     /// A number that has to be so where it is said: the architecture knows nothing else.
     MustEqual(&'static str, f64),
     /// A list whose elements have to be the same: the architecture knows no difference of layers.
     MustBeUniform(&'static str),
     /// Two numbers that have to be the same.
     MustAgree(&'static str, &'static str),
+    /// [`Key::MustAgree`] where the first one is there.
+    MustAgreeIfThere(&'static str, &'static str),
+    /// A text that has to be so where it is said.
+    MustBeText(&'static str, &'static str),
     /// A flag that has to be so where another one is set.
     MustBeWhen(&'static str, &'static str, bool),
     /// A flag that has to be so: the architecture knows nothing else.
@@ -301,6 +357,17 @@ pub enum Key {
     IntWhen(&'static str, &'static str, &'static str, u32),
     /// A float of `rope_parameters`, multiplied.
     Rope(&'static str, &'static str, f32),
+    /// An integer if a flag is set.
+    IntIfSet(&'static str, &'static str, u32),
+    /// An entry if a list has something else than 0.
+    IntWhereAny(&'static str, &'static str, &'static str),
+    /// A float as given, one for each layer.
+    FloatsAre(&'static str, f32),
+    /// Two thirds of four times an entry, up to the next multiple of this.
+    TwoThirds(&'static str, &'static str, u32),
+    /// Integers, one for each layer: multiples that a list has of an entry, rounded to multiples of
+    /// another one, as OpenELM does.
+    DivisibleWidths(&'static str, &'static str, &'static str, &'static str),
     /// Feed-forward width adjusted as LFM 2 does, unless the entries say that it is not.
     AdjustedWidth(&'static [&'static str]),
     /// Pooling of a text's vectors, by the folder's `modules.json`.
@@ -377,6 +444,12 @@ pub const OTHER_PARTS: &[&str] = &[
     "audio_tower.",
     "multi_modal_projector.",
     "mm_projector.",
+    "mlp_AR.",
+    "vit.",
+    "code2wav.",
+    "talker.",
+    "token2wav.",
+    "mtp.",
     "embed_vision.",
     "embed_audio.",
 ];

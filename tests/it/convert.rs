@@ -109,13 +109,16 @@ fn check(folder: &Path) -> Result<f64, String> {
     check_template(folder, &model)?;
     check_texts(folder, &model)?;
     let tokens = ids(&json(&folder.join("tokens.json"))["tokens"]);
-    let hidden = floats(&folder.join("hidden.f32"));
-    let (found, truth) = match hidden {
-        Some(truth) => {
+    let vectors = [("hidden.f32", Pooling::None), ("scores.f32", Pooling::Rank)];
+    let mut vectors = vectors
+        .iter()
+        .filter_map(|(name, pooling)| floats(&folder.join(name)).map(|truth| (truth, *pooling)));
+    let (found, truth) = match vectors.next() {
+        Some((truth, pooling)) => {
             model.output_embeddings();
             let engine = Engine::new(&model, &engine_options());
             let mut engine = engine.map_err(|error| error.to_string())?;
-            let found = engine.embed(std::slice::from_ref(&tokens), Pooling::None);
+            let found = engine.embed(std::slice::from_ref(&tokens), pooling);
             (found.map_err(|error| error.to_string())?.remove(0), truth)
         }
         None => {
@@ -205,6 +208,9 @@ pub fn copy_folder(from: &Path, scratch: &Scratch) -> PathBuf {
     fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         fs::write(to.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
     }
     to

@@ -183,7 +183,10 @@ mod program {
         assert_eq!((merged.chunk_count, merged.weights().len()), (6, dense.weights().len()));
         let names: Vec<_> =
             std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert!(!names.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{names:?}");
+        assert!(
+            !names.iter().any(|name| name.to_string_lossy().ends_with(".teff-part")),
+            "{names:?}"
+        );
     }
 
     #[test]

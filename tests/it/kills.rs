@@ -97,7 +97,7 @@ impl Case<'_> {
             assert!(&found == old || found == new || is_allowed(&found), "{what}");
             for name in self.names() {
                 let is_known = inputs.contains(&name) || whole.contains(&name);
-                assert!(is_known || name.ends_with(".part"), "{what}: {name}");
+                assert!(is_known || name.ends_with(".teff-part"), "{what}: {name}");
             }
             if number % 3 == 0 {
                 self.put(old);

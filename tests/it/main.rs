@@ -21,6 +21,8 @@ mod cli_prefixes;
 #[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]
+mod convert_classes;
+#[cfg(feature = "convert")]
 mod convert_lora;
 #[cfg(feature = "convert")]
 mod convert_packed;

@@ -291,7 +291,7 @@ mod program {
             for part in parts {
                 assert!(error.contains(part), "{args:?}: {error}");
             }
-            assert!(!out.exists() && !folder.0.join("out.gguf.part").exists(), "{args:?}");
+            assert!(!out.exists() && !folder.0.join("out.gguf.teff-part").exists(), "{args:?}");
         };
         let (i, o) = (text(&input), text(&out));
         fails(&[i, i, "--type", "Q4_0"], 1, &["is the input too"]);
@@ -455,7 +455,7 @@ mod program {
         (0..rows).for_each(|_| data.write_chunk(&row).unwrap());
         data.finish().unwrap();
         let out = folder.0.join("out.gguf");
-        let part = folder.0.join("out.gguf.part");
+        let part = folder.0.join("out.gguf.teff-part");
         fs::write(&out, b"old").unwrap();
         let mut came_in_time = 0;
         for (signal, wait_ms) in [("INT", 60), ("INT", 300), ("KILL", 60), ("KILL", 300)] {

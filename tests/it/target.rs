@@ -183,7 +183,7 @@ fn folders_are_converted_on_the_way() {
     quantize(&[text(&source), text(&one), "--type", "Q8_0"]);
     assert_eq!(fs::read(&one).unwrap(), fs::read(&two).unwrap());
     // What a process that was killed left is written over, and a plan needs nothing converted.
-    let part = folder.0.join(".one.gguf.converted.part");
+    let part = folder.0.join(".one.gguf.converted.teff-part");
     fs::write(&part, "left over").unwrap();
     quantize(&[text(&source), text(&one), "--type", "Q8_0"]);
     assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap() && !part.exists());

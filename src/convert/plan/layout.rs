@@ -92,6 +92,12 @@ impl Planner<'_> {
                 let pick = pairs(rows, heads).map_err(bad)?;
                 one(shape.clone(), Piece { pick: Some(pick), ..piece })
             }
+            Layout::PairHalfQ | Layout::PairHalfK => {
+                let is_q = fit.names.layout == Layout::PairHalfQ;
+                let heads = if is_q { self.config.heads()? } else { self.config.kv_heads()? };
+                let pick = pairs_of_half(rows, heads).map_err(bad)?;
+                one(shape.clone(), Piece { pick: Some(pick), ..piece })
+            }
             Layout::PairQkv => {
                 let [q, k, _] = self.qkv_rows(rows).map_err(&bad)?;
                 let (heads, kv_heads) = (self.config.heads()?, self.config.kv_heads()?);
@@ -112,6 +118,18 @@ impl Planner<'_> {
                 one(shape.clone(), Piece { pick: Some(pick), ..piece })
             }
             Layout::Split(parts) => self.split(parts, fit, shape, piece).map_err(bad),
+            Layout::RowsOfTokens(tokens) => {
+                let (shape, piece) = self.rows_of(tokens, shape, piece)?;
+                one(shape, piece)
+            }
+            Layout::AndRowsIfTied(to, tokens) => {
+                let mut parts = one(shape.clone(), piece.clone())?;
+                if self.config.flag(&["tie_word_embeddings"])? == Some(true) {
+                    let (shape, piece) = self.rows_of(tokens, shape, piece)?;
+                    parts.push((to.to_owned(), shape, piece));
+                }
+                Ok(parts)
+            }
             Layout::ForAllTokens => {
                 let n = self.config.need(&["vocab_size"])?;
                 if shape.len() != 2 || n > TOKENS_MAX as u64 {
@@ -151,6 +169,23 @@ impl Planner<'_> {
         }
     }
 
+    /// Rows of tokens of a matrix that has one for each.
+    fn rows_of(
+        &self,
+        tokens: &[&str],
+        shape: &[u64],
+        piece: Piece,
+    ) -> Result<(Vec<u64>, Piece), ConvertError> {
+        let ids = tokens.iter().map(|token| self.config.token_id(token));
+        let pick = ids.collect::<Result<Vec<u32>, ConvertError>>()?;
+        match shape {
+            &[rows, cols] if pick.iter().all(|&id| u64::from(id) < rows) => {
+                Ok((vec![pick.len() as u64, cols], Piece { pick: Some(pick), ..piece }))
+            }
+            _ => Err(ConvertError::Vocabulary(format!("no rows of the tokens {tokens:?}"))),
+        }
+    }
+
     /// Rows of queries, keys and values in a fused matrix.
     fn qkv_rows(&self, rows: u64) -> Result<[u64; 3], String> {
         let sizes = || -> Result<[u64; 3], ConvertError> {
@@ -177,6 +212,10 @@ impl Planner<'_> {
             Rows::Values => self.qkv_rows(rows).and_then(|[q, k, v]| run(q + k, q + k + v)),
             Rows::FirstHalf => even().and_then(|()| run(0, rows / 2)),
             Rows::SecondHalf => even().and_then(|()| run(rows / 2, rows)),
+            Rows::Quarter(n) if rows.is_multiple_of(4) => {
+                run(rows / 4 * u64::from(n), rows / 4 * (u64::from(n) + 1))
+            }
+            Rows::Quarter(_) => Err("not four equal runs of rows".into()),
             Rows::Even => even().map(|()| (0..rows as u32).step_by(2).collect()),
             Rows::Odd => even().map(|()| (1..rows as u32).step_by(2).collect()),
             Rows::PairedQueries | Rows::PairedKeys => {
@@ -385,6 +424,19 @@ fn pairs(rows: u64, heads: u64) -> Result<Vec<u32>, String> {
     let d = rows / heads;
     let head = |h: u64| (0..d).map(move |i| (h * d + i % 2 * (d / 2) + i / 2) as u32);
     Ok((0..heads).flat_map(head).collect())
+}
+
+/// [`pairs`] of the first half of each head; the second half stays.
+fn pairs_of_half(rows: u64, heads: u64) -> Result<Vec<u32>, String> {
+    if heads == 0 || !rows.is_multiple_of(4 * heads) {
+        return Err(format!("no {heads} heads of two halves of pairs"));
+    }
+    let mut order = pairs(rows, heads * 2)?;
+    let half = (rows / heads / 2) as usize;
+    for (i, run) in order.chunks_mut(half).enumerate().filter(|(i, _)| i % 2 == 1) {
+        run.iter_mut().enumerate().for_each(|(j, row)| *row = (i * half + j) as u32);
+    }
+    Ok(order)
 }
 
 /// Rows of `groups` of queries, a key and a value: all queries, then all keys, then all values.

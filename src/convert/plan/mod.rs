@@ -11,6 +11,7 @@ use super::dtype::Dtype;
 use super::packed::Repack;
 use super::safetensors::Tensor;
 use super::{ConvertError, TargetType};
+use crate::model::arch::wrapped;
 use crate::model::checkpoint::{BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op};
 use gguf_rs_lite::GgmlType;
 use serde_json::Value;
@@ -20,6 +21,12 @@ use std::collections::HashMap;
 /// out of patterns.
 const ROOTS: &[&str] = &[
     "model.language_model.model.",
+    "thinker.model.",
+    "thinker.",
+    "model.llm.model.",
+    "llm.model.",
+    "llm.",
+    "model.text_model.",
     "model.language_model.",
     "language_model.model.",
     "language_model.",
@@ -225,13 +232,18 @@ pub(super) fn plan(
             continue;
         }
         let name = bare(&tensor.name);
+        let is_text = |root: &&str| tensor.name.starts_with(root);
+        if config.is_wrapped && !wrapped::ROOTS.iter().any(is_text) {
+            planner.left_out.push(tensor.name.clone());
+            continue;
+        }
         let is_other = OTHER_PARTS.iter().any(|part| name.starts_with(part));
         let fit = find(checkpoint, name);
         let is_buffer = BUFFERS.iter().any(|end| tensor.name.ends_with(end));
         match fit {
             None if is_other || is_buffer => planner.left_out.push(tensor.name.clone()),
             None => return Err(ConvertError::UnknownTensor(tensor.name.clone())),
-            Some(fit) => {
+            Some(mut fit) => {
                 let beyond = fit.layer.is_some_and(|n| n >= config.n_layers);
                 // With tied weights transformers takes the embedding, whatever the file has here.
                 let is_copy = is_tied && fit.names.to == "output";
@@ -241,6 +253,9 @@ pub(super) fn plan(
                     let layer = fit.layer.unwrap_or_default();
                     planner.metadata.push((fit.names.to.to_owned(), layer, number));
                 } else {
+                    if let (Some(layer), [_, ..]) = (&mut fit.layer, fit.names.behind) {
+                        *layer += config.need(fit.names.behind)? as usize;
+                    }
                     planner.place(number, tensor, &fit)?;
                 }
             }

@@ -58,7 +58,8 @@ impl Files<'_> {
             let by_name = name.and_then(|name| added.iter().find(|token| token.text == name));
             let by_name = by_name.map(|token| token.id as u64);
             let entry = format!("{role}_token_id");
-            let by_config = config.get(&entry).and_then(Value::as_u64);
+            let by_config = config.get(&entry).map(|value| value.get(0).unwrap_or(value));
+            let by_config = by_config.and_then(Value::as_u64);
             if let Some(id) = by_name.or(by_config).filter(|&id| id < n as u64) {
                 keys.set(format!("tokenizer.ggml.{key}_token_id"), id as u32);
             }
@@ -72,15 +73,16 @@ impl Files<'_> {
                 keys.set(format!("tokenizer.ggml.add_{role}_token"), on);
             }
         }
-        self.ends(keys, n)
+        self.ends(keys, config, n)
     }
 
-    /// All tokens that end an answer, where there are several.
-    fn ends(&self, keys: &mut Keys, n: usize) -> Result<(), ConvertError> {
-        let Some(generation) = json(&self.folder.join("generation_config.json"))? else {
-            return Ok(());
-        };
-        let Some(list) = generation.get("eos_token_id").and_then(Value::as_array) else {
+    /// All tokens that end an answer, where there are several: by `generation_config.json`, or if that
+    /// says nothing, by `config.json`.
+    fn ends(&self, keys: &mut Keys, config: &Config, n: usize) -> Result<(), ConvertError> {
+        const ENTRY: &str = "eos_token_id";
+        let generation = json(&self.folder.join("generation_config.json"))?;
+        let own = generation.as_ref().and_then(|own| own.get(ENTRY)).filter(|own| !own.is_null());
+        let Some(list) = own.or_else(|| config.get(ENTRY)).and_then(Value::as_array) else {
             return Ok(());
         };
         let ids = list.iter().filter_map(Value::as_u64).filter(|&id| id < n as u64);

@@ -72,6 +72,7 @@ impl Lowering<'_> {
             self.program.ops.push(Op::Normalize { buf: out, norm, rows: at.rows });
         }
         let mut part = self.part(&at.name("attn_output"), n_embd, n_heads * v_dim)?;
+        part.scale *= spec.value_scale;
         part.bias = part.bias.filter(|_| spec.output_bias == TensorUse::Apply);
         Ok((out, part))
     }

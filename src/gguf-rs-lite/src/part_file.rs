@@ -1,10 +1,10 @@
-//! A file that appears under its name when it is whole: written as `NAME.part` beside its place, and
+//! A file that appears under its name when it is whole: written as `NAME.teff-part` beside its place, and
 //! renamed once all of it is on the disk.
 //!
-//! Whoever ends the process at any moment leaves an older file of the name as it was. A `.part` that a
-//! killed process left is written over; one that a living process writes is refused. Where the name is a
-//! link, the file that it leads to is written. What is no file, or is protected, is refused before
-//! anything is written. An older file's permissions stay.
+//! Whoever ends the process at any moment leaves an older file of the name as it was. What a killed
+//! process left as `NAME.teff-part`, a name that nobody else gives, is written over; what a living one
+//! writes is refused. Where the name is a link, the file that it leads to is written. What is no file, or
+//! is protected, is refused before anything is written. An older file's permissions stay.
 
 use std::fmt;
 use std::fs::{self, File, Metadata, TryLockError};
@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Suffix of the name while the file is not whole.
-const SUFFIX: &str = ".part";
+const SUFFIX: &str = ".teff-part";
 /// Links that are followed one after the other, as many as Linux does.
 const LINKS_MAX: usize = 40;
 
@@ -241,11 +241,14 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"old");
 
         fs::write(&name, "left by a process that was killed").unwrap();
+        let own = folder.0.join("x.gguf.part");
+        fs::write(&own, "the user's").unwrap();
         let part = PartFile::create(&target).unwrap();
         part.file().write_all(b"new").unwrap();
         part.finish().unwrap();
         assert!(!name.exists());
         assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(fs::read(&own).unwrap(), b"the user's");
     }
 
     #[test]
@@ -276,7 +279,7 @@ mod tests {
         symlink("far/x.gguf", &link).unwrap();
         for content in ["first", "second"] {
             let part = PartFile::create(&link).unwrap();
-            assert_eq!(part.path(), folder.0.join("far/x.gguf.part"));
+            assert_eq!(part.path(), folder.0.join("far/x.gguf.teff-part"));
             part.file().write_all(content.as_bytes()).unwrap();
             part.finish().unwrap();
             assert!(link.is_symlink());

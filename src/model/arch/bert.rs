@@ -17,6 +17,7 @@ pub const HF: &[Checkpoint] = &[
     },
     Checkpoint {
         classes: &[
+            "CamembertModel",
             "RobertaModel",
             "XLMRobertaModel",
             "RobertaForMaskedLM",
@@ -26,6 +27,24 @@ pub const HF: &[Checkpoint] = &[
         when: When::Always,
         tensors: &[ROBERTA, NAMES],
         keys: &[KEYS, &[Key::PositionsBehindPadding("context_length", "max_position_embeddings")]],
+    },
+    Checkpoint {
+        classes: &["BertForSequenceClassification"],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[SCORES, NAMES],
+        keys: &[KEYS, RANKS],
+    },
+    Checkpoint {
+        classes: &["RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"],
+        arch: "bert",
+        when: When::Always,
+        tensors: &[SCORES_OF_ROBERTA, ROBERTA, NAMES],
+        keys: &[
+            KEYS,
+            RANKS,
+            &[Key::PositionsBehindPadding("context_length", "max_position_embeddings")],
+        ],
     },
     Checkpoint {
         classes: &["DistilBertModel", "DistilBertForMaskedLM"],
@@ -88,3 +107,11 @@ pub const NAMES: &[Names] = &[
     dropped("cls.predictions.decoder"),
     dropped("cls.seq_relationship"),
 ];
+
+/// Heads of classes and rerankers: a label or more, each with a score.
+pub const RANKS: &[Key] = &[Key::IntIs("pooling_type", 4), Key::Labels("classifier.output_labels")];
+
+const SCORES: &[Names] = &[same("pooler.dense", "cls"), same("classifier", "cls.output")];
+
+const SCORES_OF_ROBERTA: &[Names] =
+    &[same("classifier.dense", "cls"), same("classifier.out_proj", "cls.output")];

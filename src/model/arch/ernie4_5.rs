@@ -47,7 +47,7 @@ pub const HF: &[Checkpoint] = &[
 ];
 
 /// Products that some checkpoints have as one.
-const FUSED: &[Names] = &[
+pub const FUSED: &[Names] = &[
     split(
         "layers.#.self_attn.qkv_proj",
         &[

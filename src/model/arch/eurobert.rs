@@ -8,7 +8,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["EuroBertModel"],
+    classes: &["EuroBertModel", "JinaEmbeddingsV5Model"],
     arch: "eurobert",
     when: When::Always,
     tensors: &[DECODER],

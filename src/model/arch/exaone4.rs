@@ -20,7 +20,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["Exaone4ForCausalLM"],
+    classes: &["Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"],
     arch: "exaone4",
     when: When::Always,
     tensors: &[super::olmo2::POST_NORMS, DECODER],

@@ -12,11 +12,16 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["Glm4ForCausalLM"],
+    classes: &[
+        "Glm4ForCausalLM",
+        "Glm4vForConditionalGeneration",
+        "GlmOcrForConditionalGeneration",
+    ],
     arch: "glm4",
     when: When::Always,
     tensors: &[NAMES, DECODER],
-    keys: &[&[Key::RotaryShare(&[], 0.5)]],
+    // Text has the same position in all sections; with them, pairs would have to be halves.
+    keys: &[&[Key::RotaryShare(&[], 0.5), Key::Without("rope.dimension_sections")]],
 }];
 
 const NAMES: &[Names] = &[

@@ -13,12 +13,21 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.shared_expert(h)?.expert_gating(h, ExpertGating::Sigmoid)?.dense_lead(h)
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["Glm4MoeForCausalLM"],
-    arch: "glm4moe",
-    when: When::Always,
-    tensors: &[NAMES, EXPERTS, DECODER],
-    keys: &[super::dots1::KEYS, &[Key::RotaryShare(&[], 0.5)]],
-}];
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"],
+        arch: "glm4moe",
+        when: When::Always,
+        tensors: &[NAMES, EXPERTS, DECODER],
+        keys: &[super::dots1::KEYS, &[Key::RotaryShare(&[], 0.5)]],
+    },
+    Checkpoint {
+        classes: &["SolarOpenForCausalLM"],
+        arch: "glm4moe",
+        when: When::Always,
+        tensors: &[NAMES, EXPERTS, DECODER],
+        keys: &[super::dots1::KEYS, &[Key::RotaryShare(&[], 1.0)]],
+    },
+];
 
 const NAMES: &[Names] = &[same("layers.#.post_attention_layernorm", "blk.#.post_attention_norm")];

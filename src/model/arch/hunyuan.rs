@@ -21,6 +21,13 @@ pub const HF: &[Checkpoint] = &[
         keys: &[&[Key::Without("expert_count"), Key::Without("expert_used_count")]],
     },
     Checkpoint {
+        classes: &["HunYuanVLForConditionalGeneration"],
+        arch: "hunyuan_vl",
+        when: When::Always,
+        tensors: &[NAMES, DECODER],
+        keys: &[&[Key::Without("expert_count"), Key::Without("expert_used_count")]],
+    },
+    Checkpoint {
         classes: &["HunYuanMoEV1ForCausalLM"],
         arch: "hunyuan-moe",
         when: When::Always,

@@ -1,7 +1,7 @@
 //! Jina's BERTs: version 2 (arXiv:2310.19923) with ALiBi to both sides and gates, version 3
 //! (arXiv:2409.10173) with rotation.
 
-use crate::model::checkpoint::{Checkpoint, Names, When, same};
+use crate::model::checkpoint::{Checkpoint, Key, Names, When, same};
 use crate::model::{Activation, DenseGate, Hparams, ModelError, ModelSpec, QkNorm};
 
 pub fn v2(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -26,13 +26,42 @@ pub fn v3(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     ModelSpec::bert_like(h)
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["JinaEmbeddingsV3Model"],
-    arch: "jina-bert-v3",
-    when: When::Always,
-    tensors: &[NAMES, super::bert::NAMES],
-    keys: &[super::bert::KEYS, super::nomic_bert::ROTATION],
-}];
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["JinaBertModel", "JinaBertForMaskedLM"],
+        arch: "jina-bert-v2",
+        when: When::Always,
+        tensors: &[NAMES_2, super::bert::NAMES],
+        keys: &[
+            super::bert::KEYS,
+            &[
+                Key::IntElse("tokenizer.ggml.token_type_count", &["type_vocab_size"], 2),
+                Key::MustBeText("position_embedding_type", "alibi"),
+                Key::MustBeText("feed_forward_type", "geglu"),
+            ],
+        ],
+    },
+    Checkpoint {
+        classes: &["JinaEmbeddingsV3Model"],
+        arch: "jina-bert-v3",
+        when: When::Always,
+        tensors: &[NAMES, super::bert::NAMES],
+        keys: &[super::bert::KEYS, super::nomic_bert::ROTATION],
+    },
+];
+
+/// Version 2, for text and for code.
+const NAMES_2: &[Names] = &[
+    same("encoder.layer.#.attention.self.layer_norm_q", "blk.#.attn_q_norm"),
+    same("encoder.layer.#.attention.self.layer_norm_k", "blk.#.attn_k_norm"),
+    same("encoder.layer.#.layer_norm_1", "blk.#.attn_norm_2"),
+    same("encoder.layer.#.layer_norm_2", "blk.#.layer_output_norm"),
+    same("encoder.layer.#.mlp.layernorm", "blk.#.layer_output_norm"),
+    same("encoder.layer.#.mlp.gated_layers", "blk.#.ffn_up"),
+    same("encoder.layer.#.mlp.up_gated_layer", "blk.#.ffn_up"),
+    same("encoder.layer.#.mlp.wo", "blk.#.ffn_down"),
+    same("encoder.layer.#.mlp.down_layer", "blk.#.ffn_down"),
+];
 
 const NAMES: &[Names] = &[
     same("emb_ln", "token_embd_norm"),

@@ -11,7 +11,14 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 
 pub const HF: &[Checkpoint] = &[
     Checkpoint {
-        classes: &["LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "IQuestCoderForCausalLM"],
+        classes: &[
+            "LlamaForCausalLM",
+            "LLaMAForCausalLM",
+            "LlamaModel",
+            "IQuestCoderForCausalLM",
+            "InternLM3ForCausalLM",
+            "VLlama3ForCausalLM",
+        ],
         arch: "llama",
         when: When::Always,
         tensors: &[PAIRS, DECODER],

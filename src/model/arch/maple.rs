@@ -1,5 +1,6 @@
 //! Maple: sliding windows with rotation, full attention without, bounded experts.
 
+use crate::model::checkpoint::{Checkpoint, DECODER, EXPERTS, Key, VOCAB, When};
 use crate::model::{GluClamp, Hparams, ModelError, ModelSpec, RopePairing};
 
 pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
@@ -10,3 +11,24 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
         moe.clamp = (limits[i] > 0.0).then_some(GluClamp::both(limits[i], 0.0));
     }))
 }
+
+pub const HF: &[Checkpoint] = &[Checkpoint {
+    classes: &["MapleForCausalLM"],
+    arch: "maple",
+    when: When::Always,
+    tensors: &[EXPERTS, DECODER],
+    keys: &[
+        VOCAB,
+        &[
+            Key::RotaryShare(&[], 1.0),
+            Key::Int("attention.sliding_window", &["sliding_window"]),
+            Key::Needs("layer_types"),
+            Key::Windows("attention.sliding_window_pattern"),
+            Key::Int("expert_feed_forward_length", &["moe_intermediate_size"]),
+            Key::FloatsAre("swiglu_clamp_exp", 7.0),
+            Key::MustEqual("num_shared_experts", 0.0),
+            Key::Needs("nope_on_global_attention"),
+            Key::MustBe("nope_on_global_attention", true),
+        ],
+    ],
+}];

@@ -38,26 +38,56 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(spec)
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["MiniMaxForCausalLM"],
-    arch: "minimax-01",
-    when: When::Always,
-    tensors: &[LINEAR, super::llama::MIXTRAL, DECODER],
-    keys: &[
-        VOCAB,
-        ROTARY_ALL,
-        &[
-            Key::Int("rope.dimension_count", &["rotary_dim"]),
-            Key::Pattern("attention.recurrent_layers", "layer_types", "linear_attention"),
-            Key::FloatElse("residual_scale", &["full_attn_alpha_factor"], 1.0),
-            Key::MustAgree("full_attn_alpha_factor", "linear_attn_alpha_factor"),
-            Key::MustAgree("full_attn_alpha_factor", "mlp_alpha_factor"),
-            Key::MustEqual("full_attn_beta_factor", 1.0),
-            Key::MustEqual("linear_attn_beta_factor", 1.0),
-            Key::MustEqual("mlp_beta_factor", 1.0),
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["MiniMaxForCausalLM"],
+        arch: "minimax-01",
+        when: When::Always,
+        tensors: &[LINEAR, super::llama::MIXTRAL, DECODER],
+        keys: &[
+            VOCAB,
+            ROTARY_ALL,
+            &[
+                Key::Int("rope.dimension_count", &["rotary_dim"]),
+                Key::Pattern("attention.recurrent_layers", "layer_types", "linear_attention"),
+                Key::FloatElse("residual_scale", &["full_attn_alpha_factor"], 1.0),
+                Key::MustAgree("full_attn_alpha_factor", "linear_attn_alpha_factor"),
+                Key::MustAgree("full_attn_alpha_factor", "mlp_alpha_factor"),
+                Key::MustEqual("full_attn_beta_factor", 1.0),
+                Key::MustEqual("linear_attn_beta_factor", 1.0),
+                Key::MustEqual("mlp_beta_factor", 1.0),
+            ],
         ],
-    ],
-}];
+    },
+    // As published.
+    Checkpoint {
+        classes: &["MiniMaxM1ForCausalLM", "MiniMaxText01ForCausalLM"],
+        arch: "minimax-01",
+        when: When::Always,
+        tensors: &[LINEAR, super::llama::MIXTRAL, DECODER],
+        keys: &[
+            VOCAB,
+            ROTARY_ALL,
+            &[
+                Key::Int("rope.dimension_count", &["rotary_dim"]),
+                Key::Needs("attn_type_list"),
+                Key::Zeros("attention.recurrent_layers", "attn_type_list"),
+                Key::FloatElse("residual_scale", &["layernorm_full_attention_alpha"], 1.0),
+                Key::MustAgree(
+                    "layernorm_full_attention_alpha",
+                    "layernorm_linear_attention_alpha",
+                ),
+                Key::MustAgree("layernorm_full_attention_alpha", "layernorm_mlp_alpha"),
+                Key::MustEqual("layernorm_full_attention_beta", 1.0),
+                Key::MustEqual("layernorm_linear_attention_beta", 1.0),
+                Key::MustEqual("layernorm_mlp_beta", 1.0),
+                Key::MustEqual("shared_intermediate_size", 0.0),
+                Key::Needs("postnorm"),
+                Key::MustBe("postnorm", true),
+            ],
+        ],
+    },
+];
 
 /// Linear attention; how fast its layers forget is computed.
 const LINEAR: &[Names] = &[

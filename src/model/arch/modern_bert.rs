@@ -21,31 +21,48 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     spec.classifier(h, Activation::Gelu, false)
 }
 
-pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["ModernBertModel", "ModernBertForMaskedLM"],
-    arch: "modern-bert",
-    when: When::Always,
-    tensors: &[NAMES],
-    keys: &[
-        VOCAB,
-        &[
-            Key::FlagIs("attention.causal", false),
-            Key::FloatElse("attention.layer_norm_epsilon", &["norm_eps", "layer_norm_eps"], 1e-5),
-            Key::Without("attention.layer_norm_rms_epsilon"),
-            Key::Int("attention.sliding_window", &["local_attention"]),
-            Key::Int("attention.sliding_window_pattern", &["global_attn_every_n_layers"]),
-            Key::PatternWhen(
-                "layer_types",
-                "attention.sliding_window_pattern",
-                "layer_types",
-                "sliding_attention",
-            ),
-            Key::TextIs("rope.scaling.type", "none"),
-            Key::Text("hidden_activation", "hidden_activation"),
-            Key::Pooling,
+pub const HF: &[Checkpoint] = &[
+    Checkpoint {
+        classes: &["ModernBertModel", "ModernBertForMaskedLM"],
+        arch: "modern-bert",
+        when: When::Always,
+        tensors: &[NAMES, TRAINING],
+        keys: &[VOCAB, KEYS],
+    },
+    Checkpoint {
+        classes: &["ModernBertForSequenceClassification"],
+        arch: "modern-bert",
+        when: When::Always,
+        tensors: &[NAMES, SCORES],
+        keys: &[
+            VOCAB,
+            KEYS,
+            super::bert::RANKS,
+            &[
+                Key::IntWhen("classifier.pooling_type", "classifier_pooling", "mean", 1),
+                Key::IntWhen("classifier.pooling_type", "classifier_pooling", "cls", 2),
+                Key::MustBeText("classifier_activation", "gelu"),
+            ],
         ],
-    ],
-}];
+    },
+];
+
+const KEYS: &[Key] = &[
+    Key::FlagIs("attention.causal", false),
+    Key::FloatElse("attention.layer_norm_epsilon", &["norm_eps", "layer_norm_eps"], 1e-5),
+    Key::Without("attention.layer_norm_rms_epsilon"),
+    Key::Int("attention.sliding_window", &["local_attention"]),
+    Key::Int("attention.sliding_window_pattern", &["global_attn_every_n_layers"]),
+    Key::PatternWhen(
+        "layer_types",
+        "attention.sliding_window_pattern",
+        "layer_types",
+        "sliding_attention",
+    ),
+    Key::TextIs("rope.scaling.type", "none"),
+    Key::Text("hidden_activation", "hidden_activation"),
+    Key::Pooling,
+];
 
 const NAMES: &[Names] = &[
     same("embeddings.tok_embeddings", "token_embd"),
@@ -57,8 +74,10 @@ const NAMES: &[Names] = &[
     same("layers.#.mlp_norm", "blk.#.ffn_norm"),
     same("layers.#.mlp.Wi", "blk.#.ffn_up"),
     same("layers.#.mlp.Wo", "blk.#.ffn_down"),
-    // Heads of training.
-    dropped("head.dense"),
-    dropped("head.norm"),
-    dropped("decoder"),
 ];
+
+const SCORES: &[Names] =
+    &[same("head.dense", "cls"), same("head.norm", "cls.norm"), same("classifier", "cls.output")];
+
+/// Heads of training.
+const TRAINING: &[Names] = &[dropped("head.dense"), dropped("head.norm"), dropped("decoder")];

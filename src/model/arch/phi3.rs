@@ -9,7 +9,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["Phi3ForCausalLM"],
+    classes: &["Phi3ForCausalLM", "Phi4ForCausalLMV"],
     arch: "phi3",
     when: When::Always,
     tensors: &[FUSED, DECODER],

@@ -8,7 +8,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["Qwen2ForCausalLM", "Qwen2Model", "KORMoForCausalLM"],
+    classes: &["Qwen2ForCausalLM", "Qwen2Model", "KORMoForCausalLM", "DotsOCRForCausalLM"],
     arch: "qwen2",
     when: When::Always,
     tensors: &[DECODER],

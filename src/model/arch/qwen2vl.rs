@@ -9,7 +9,14 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 }
 
 pub const HF: &[Checkpoint] = &[Checkpoint {
-    classes: &["Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"],
+    classes: &[
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLModel",
+        "Qwen2_5OmniForConditionalGeneration",
+        "Qwen2_5OmniModel",
+        "Qwen2_5OmniThinkerForConditionalGeneration",
+        "Qwen2_5_VLForConditionalGeneration",
+    ],
     arch: "qwen2vl",
     when: When::Always,
     tensors: &[DECODER],

@@ -14,14 +14,18 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
 
 pub const HF: &[Checkpoint] = &[
     Checkpoint {
-        classes: &["Qwen3VLForConditionalGeneration"],
+        classes: &["Qwen3ASRForConditionalGeneration", "Qwen3VLForConditionalGeneration"],
         arch: "qwen3vl",
         when: When::Always,
         tensors: &[DECODER],
         keys: &[KEYS],
     },
     Checkpoint {
-        classes: &["Qwen3VLMoeForConditionalGeneration"],
+        classes: &[
+            "Qwen3OmniMoeForConditionalGeneration",
+            "Qwen3OmniMoeThinkerForConditionalGeneration",
+            "Qwen3VLMoeForConditionalGeneration",
+        ],
         arch: "qwen3vlmoe",
         when: When::Always,
         tensors: &[STACKS, EXPERTS, DECODER],

@@ -48,6 +48,8 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Soft bound of the scores: `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// Factor of the values, and so of the result ahead of its bias.
+    pub value_scale: f32,
     /// Use of the optional tensor `attn_output.bias`.
     pub output_bias: TensorUse,
 }
@@ -144,6 +146,7 @@ pub(super) fn from_metadata(h: &Hparams<'_>) -> Result<Vec<Mixer>, ModelError> {
             window: None,
             scale: 1.0 / (k_dim as f32).sqrt(),
             softcap: None,
+            value_scale: 1.0,
             output_bias: TensorUse::Apply,
         }))
     };
@@ -272,21 +275,25 @@ impl ModelSpec {
         let dims = [
             h.optional_length("attention.key_length_swa")?,
             h.optional_length("attention.value_length_swa")?,
-            h.optional_length("rope.dimension_count_swa")?,
         ];
-        let mut uneven = false;
+        const TURNED: &str = "rope.dimension_count_swa";
+        let n_rot = h.optional_length(TURNED)?;
+        let (mut uneven, mut too_many) = (false, false);
         let spec = self.each_attention(|i, attention| {
             if window.is_none() || !sliding[i] {
                 return;
             }
             attention.window = window;
-            let mut own = [Some(attention.k_dim), Some(attention.v_dim), None];
-            if let Some(rope) = &mut attention.rope {
-                rope.freq_base = base.unwrap_or(rope.freq_base);
-                own[2] = Some(rope.n_rot);
-            }
-            uneven |= dims.iter().zip(own).any(|(dim, own)| dim.is_some() && *dim != own);
+            let own = [attention.k_dim, attention.v_dim];
+            uneven |= dims.iter().zip(own).any(|(dim, own)| dim.is_some_and(|dim| dim != own));
+            let Some(rope) = &mut attention.rope else { return };
+            rope.freq_base = base.unwrap_or(rope.freq_base);
+            rope.n_rot = n_rot.unwrap_or(rope.n_rot);
+            too_many |= rope.n_rot > attention.k_dim || rope.n_rot % 2 == 1;
         });
+        if too_many {
+            return Err(h.bad(TURNED, "is odd or more than a head has"));
+        }
         match uneven {
             true => Err(h.bad("attention.key_length_swa", "differs from the other layers' heads")),
             false => Ok(spec),

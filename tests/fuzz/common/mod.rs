@@ -64,7 +64,7 @@ pub fn convert(folder: &Path, turn: u8) {
         Model::open(&out).expect("a model that was checked");
         fs::remove_file(&out).expect("the result");
     }
-    assert!(!out.with_extension("gguf.part").exists() && !out.exists());
+    assert!(!out.with_extension("gguf.teff-part").exists() && !out.exists());
 }
 
 /// Configuration of a Llama of one layer.
