@@ -9,6 +9,7 @@ mod readme {}
 pub mod backend;
 #[cfg(feature = "cache")]
 pub mod cache;
+pub mod calibrate;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "convert")]

@@ -1,6 +1,7 @@
 //! `teff quantize`: a model's file in other types.
 
 use super::imatrix::open_imatrix;
+use super::layerwise::{self, Layers};
 use super::options::whole_number;
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
@@ -10,9 +11,12 @@ use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::model::describe::bytes;
 use crate::quantize::mix::{Mix, MixError, TensorType, Wishes};
-use crate::quantize::{Loss, METHODS, Method, Options, Plan, QuantizeError, Step, outputs};
+use crate::quantize::{
+    Loss, METHODS, Method, Options, OutputLoss, Plan, QuantizeError, Step, outputs,
+};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use serde_json::json;
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +40,10 @@ pub struct QuantizeArgs {
     mix: Option<Named>,
     #[command(flatten)]
     target: TargetArgs,
-    /// How codes are found: search (scales of least error), rtn (rounding to nearest) or hqq
-    /// (half-quadratic, for types with a minimum)
+    /// How codes are found: search (scales of least error), rtn (rounding to nearest), hqq
+    /// (half-quadratic, for types with a minimum) or gptq (search, and codes that make up for the
+    /// errors of those before them at the inputs of a text, --calibrate TEXT: layer after layer, which
+    /// are kept in the folder OUT.layers until all is written, so that the same command goes on)
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
     method: &'static Method,
     /// Importances of columns, a file by `teff imatrix` or llama-imatrix
@@ -121,6 +127,7 @@ fn parse_tensor_type(text: &str) -> Result<Wish, String> {
 /// Quantizes a file.
 pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let options = args.options()?;
+    args.check_text()?;
     let source = Source::open(&args.input)?;
     let (path, at) = (source.path().to_owned(), args.at(source.path()));
     let needs_weights = !args.dry_run || args.target.is_given();
@@ -145,7 +152,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
         Some(chosen) => Plan::with_types(&file, &options, &chosen.types),
         None => Plan::new(&file, &options),
     };
-    let plan = plan.map_err(&at)?;
+    let mut plan = plan.map_err(&at)?;
     for warning in &plan.warnings {
         let is_allowed = matches!(warning, crate::quantize::Warning::Requantized { .. });
         if !(is_allowed && args.allow_requantize) {
@@ -157,6 +164,12 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     }
     space::check(&args.output, plan.data_bytes())?;
     let start = Instant::now();
+    let layers = match args.target.text().filter(|_| args.method.feeds_back) {
+        Some(text) => {
+            Some(layerwise::quantize(&args.target, text, &file, &path, &mut plan, &args.output)?)
+        }
+        None => None,
+    };
     let mut progress = WorkProgress::begin();
     let losses = interrupt::orderly(|cancel: &AtomicBool| {
         let written = plan.write(&args.output, &mut |step| {
@@ -169,11 +182,31 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
         })
     })?;
     drop(progress);
-    tell(args, &plan, chosen.as_ref(), Some((&losses, start.elapsed())), out)?;
-    Ok(())
+    let outputs = layers.as_ref().map(|layers| &layers.losses);
+    let written = Written { losses: &losses, outputs, time: start.elapsed() };
+    tell(args, &plan, chosen.as_ref(), Some(written), out)?;
+    drop(plan);
+    layers.map_or(Ok(()), Layers::remove)
 }
 
 impl QuantizeArgs {
+    /// Refuses a text that nothing reads, and a method that has none.
+    fn check_text(&self) -> Result<(), CliError> {
+        let name = self.method.name;
+        match self.target.text() {
+            None if self.method.feeds_back => Err(CliError::usage(format!(
+                "--method {name} needs --calibrate TEXT: the inputs of products count that come of it"
+            ))),
+            Some(_) if !self.method.feeds_back && !self.target.is_given() => {
+                Err(CliError::usage(format!(
+                    "--calibrate is for --target-size, --target-bpw and methods that see a text: \
+                     --method {name} does not"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Names the input in front of errors that do not name a file themselves, and the flags that help.
     fn at(&self, path: &Path) -> impl Fn(QuantizeError) -> CliError + use<> {
         let (path, has_imatrix) = (path.to_owned(), self.imatrix.is_some());
@@ -253,12 +286,21 @@ fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
     format!("{percent:3} % [{number}/{all}] {name}{left}")
 }
 
+/// What was written.
+struct Written<'a> {
+    /// What each tensor lost.
+    losses: &'a [Loss],
+    /// What its outputs lost, by name, where a text was seen.
+    outputs: Option<&'a HashMap<String, OutputLoss>>,
+    time: Duration,
+}
+
 /// Tells what was written, with its losses and the time that it took, or what would be.
 fn tell(
     args: &QuantizeArgs,
     plan: &Plan<'_>,
     chosen: Option<&Chosen>,
-    written: Option<(&[Loss], Duration)>,
+    written: Option<Written<'_>>,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let elements: u64 = plan.tensors.iter().map(|t| t.info.dims.iter().product::<u64>()).sum();
@@ -266,8 +308,14 @@ fn tell(
     let after = plan.data_bytes();
     let bits = |bytes: u64| bytes as f64 * 8.0 / elements.max(1) as f64;
     let loss_of = |number: usize| {
-        let loss = written.map(|(losses, _)| losses[number]);
+        let loss = written.as_ref().map(|written| written.losses[number]);
         loss.filter(|_| !plan.tensors[number].is_copied())
+    };
+    let output_of = |number: usize| {
+        let outputs = written.as_ref().and_then(|written| written.outputs)?;
+        outputs
+            .get(&plan.tensors[number].info.name)
+            .map(|loss| [loss.before, loss.after].map(|l| (l / loss.size).sqrt()))
     };
     if args.json {
         let tensors = plan.tensors.iter().enumerate().map(|(number, tensor)| {
@@ -292,6 +340,9 @@ fn tell(
                 value["rms_error"] = json!(loss.rms_error());
                 value["relative_error"] = json!(loss.relative());
             }
+            if let Some([before, after]) = output_of(number) {
+                value["output_error"] = json!({"method_alone": before, "written": after});
+            }
             value
         });
         let mut value = json!({
@@ -304,8 +355,8 @@ fn tell(
             "bits_per_weight": bits(after),
             "dry_run": args.dry_run,
         });
-        if let Some((_, time)) = written {
-            value["seconds"] = json!(time.as_secs_f64());
+        if let Some(written) = &written {
+            value["seconds"] = json!(written.time.as_secs_f64());
         }
         return writeln!(out, "{value}");
     }
@@ -316,16 +367,21 @@ fn tell(
         match loss_of(number) {
             Some(loss) => {
                 let (rms, part) = (loss.rms_error(), 100.0 * loss.relative());
+                let output = output_of(number).map_or(String::new(), |[before, after]| {
+                    format!(", output {:.2} % (alone {:.2} %)", 100.0 * after, 100.0 * before)
+                });
                 writeln!(
                     out,
-                    "{name:width$}  {from:>7} -> {to:7} {size:>10}  rms error {rms:.3e} ({part:.2} %)"
+                    "{name:width$}  {from:>7} -> {to:7} {size:>10}  rms error {rms:.3e} ({part:.2} %)\
+                     {output}"
                 )?;
             }
             None if tensor.is_copied() => writeln!(out, "{name:width$}  {from:>7} {size:>21}")?,
             None => writeln!(out, "{name:width$}  {from:>7} -> {to:7} {size:>10}")?,
         }
     }
-    let time = written.map_or(String::new(), |(_, time)| format!(", {:.1} s", time.as_secs_f64()));
+    let time = written.as_ref().map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
+    let time = time.unwrap_or_default();
     writeln!(
         out,
         "{} ({:.2} bits per weight) -> {} ({:.2}){time}",

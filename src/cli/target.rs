@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// more than the last few words, few enough for several passages.
 const N_CTX: usize = 256;
 
+/// Chunks that are used when nobody says.
+const CHUNKS_DEFAULT: usize = 2;
+
 /// Groups of layers in which each kind of tensor is measured: runs of the model do not grow with its depth.
 const GROUPS: usize = 8;
 
@@ -34,15 +37,17 @@ pub struct TargetArgs {
     /// The same for a number of bits per weight
     #[arg(long, value_name = "BITS", value_parser = parse_bits, group = "types")]
     target_bpw: Option<f64>,
-    /// Measure on this text how much losses matter, by runs of the model with neighbouring layers'
-    /// tensors of one kind changed; without it the same relative error counts alike in
-    /// all but the head, where it counts forty times
-    #[arg(long, value_name = "TEXT", conflicts_with = "mix")]
+    /// A text. With a size: to measure on how much losses matter, by runs of the model with
+    /// neighbouring layers' tensors of one kind changed; without it the same relative error counts alike
+    /// in all but the head, where it counts forty times. With --method gptq: the text whose inputs of
+    /// products count
+    #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
-    /// Chunks of 256 tokens of that text that are used
-    #[arg(long, value_name = "N", default_value_t = 2, requires = "calibrate",
+    /// Chunks of that text that are used [default: 2 of 256 tokens to measure losses, 64 of 512 by
+    /// --method gptq]
+    #[arg(long, value_name = "N", requires = "calibrate",
           value_parser = whole_number(1..=TOKENS_MAX))]
-    calibrate_chunks: u32,
+    calibrate_chunks: Option<u32>,
 }
 
 fn parse_bits(text: &str) -> Result<f64, String> {
@@ -120,18 +125,33 @@ impl TargetArgs {
         Ok(Some(Chosen { types, probes }))
     }
 
+    /// Chunks of a text of at most `n_ctx` tokens: as many as the user said, or `n`.
+    ///
+    /// # Errors
+    /// The text cannot be read or tokenized, or fills no chunk.
+    pub fn chunks(
+        &self,
+        model: &Model,
+        text: &Path,
+        n_ctx: usize,
+        n: usize,
+    ) -> Result<Chunks, CliError> {
+        let n_ctx = model.spec().n_ctx_default(n_ctx);
+        // No option cuts other chunks, which is what a hint of ours would speak of.
+        let at = |error: EvalError| CliError::failed(format!("{}: {error}", text.display()));
+        let mut chunks =
+            Chunks::of_text(&tokenizer_of(model)?, &read_text(text)?, n_ctx).map_err(at)?;
+        chunks.truncate(self.calibrate_chunks.map_or(n, |n| n as usize));
+        Ok(chunks)
+    }
+
     /// What sensitivities are measured with, once it is known that they can be.
     fn probing(&self, text: &Path, file: &Arc<GgufFile>, path: &Path) -> Result<Probing, CliError> {
         let model = Model::from_file(file.clone(), path)?;
         if !model.spec().generates() {
             return Err(CliError::of_model(path)(EngineError::NoLogits));
         }
-        let n_ctx = model.spec().n_ctx_default(N_CTX);
-        // No option cuts other chunks, which is what a hint of ours would speak of.
-        let at = |error: EvalError| CliError::failed(format!("{}: {error}", text.display()));
-        let mut chunks =
-            Chunks::of_text(&tokenizer_of(&model)?, &read_text(text)?, n_ctx).map_err(at)?;
-        chunks.truncate(self.calibrate_chunks as usize);
+        let chunks = self.chunks(&model, text, N_CTX, CHUNKS_DEFAULT)?;
         Ok(Probing { model, chunks })
     }
 }

@@ -13,7 +13,7 @@ mod streams;
 
 pub use kept::KeptBytes;
 pub use lora::adapt;
-pub use lower::{lower, lower_with};
+pub use lower::{ModelPart, lower, lower_part, lower_with};
 
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;

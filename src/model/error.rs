@@ -81,6 +81,11 @@ pub enum ModelError {
         /// Bytes of the copy.
         bytes: usize,
     },
+    /// Layers that cannot be computed one by one.
+    LayersDepend {
+        /// What a layer reads beside the stream.
+        what: &'static str,
+    },
     /// Big-endian tensors that nobody has turned around.
     BigEndian,
     /// The file is an adapter, not a model.
@@ -135,6 +140,9 @@ impl fmt::Display for ModelError {
             }
             ModelError::Memory { name, bytes } => {
                 write!(f, "tensor `{name}` has to be copied: no memory for its {bytes} bytes")
+            }
+            ModelError::LayersDepend { what } => {
+                write!(f, "the model's layers cannot be computed one by one: they read {what}")
             }
             ModelError::BigEndian => write!(f, "big-endian tensors must be turned around first"),
             ModelError::IsAdapter => {

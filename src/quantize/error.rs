@@ -62,6 +62,8 @@ pub enum QuantizeError {
         /// Column.
         column: u64,
     },
+    /// Inputs of a product that are no finite numbers, or of which nothing can be learned.
+    NotFiniteInputs,
     /// Weights too large for the type.
     TooLarge {
         /// The tensor.
@@ -166,6 +168,12 @@ impl fmt::Display for QuantizeError {
             }
             QuantizeError::NotFinite { name, row, column } => {
                 write!(f, "tensor {name:?} has NaN or infinity in row {row}, column {column}")
+            }
+            QuantizeError::NotFiniteInputs => {
+                write!(
+                    f,
+                    "the inputs of a product are no finite numbers, or their Hessian is singular"
+                )
             }
             QuantizeError::TooLarge { name, ty } => {
                 write!(f, "tensor {name:?} has weights that are too large for {ty}")

@@ -1,7 +1,8 @@
 //! Methods: how the codes of a row are found once its type is chosen.
 //!
-//! A method is a row of [`METHODS`] and a function from weights to blocks. Those that need the
-//! activations of a text (AWQ, GPTQ, a refit of scales) will take them from what drives them.
+//! A method is a row of [`METHODS`] and a function from weights to blocks. A method that sees the inputs
+//! of products besides, of a text, makes the tensors of layers in another way, which
+//! [`calibrate`](crate::calibrate) drives; what that does not reach, it makes by its function.
 
 use super::hqq;
 use gguf_rs_lite::GgmlType;
@@ -16,6 +17,8 @@ pub struct Method {
     pub about: &'static str,
     /// Whether importances change what it does.
     pub uses_importances: bool,
+    /// Whether it feeds errors back, for which it has to see a text.
+    pub feeds_back: bool,
     row: RowFn,
 }
 
@@ -32,19 +35,29 @@ pub static METHODS: &[Method] = &[
         name: "search",
         about: "scales that lose least, searched block by block, weighted by importances",
         uses_importances: true,
+        feeds_back: false,
         row: search,
     },
     Method {
         name: "rtn",
         about: "rounding to the nearest code, with scales that just cover each block",
         uses_importances: false,
+        feeds_back: false,
         row: round_to_nearest,
     },
     Method {
         name: "hqq",
         about: "half-quadratic zero points for types with a minimum, without importances",
         uses_importances: false,
+        feeds_back: false,
         row: hqq::quantize,
+    },
+    Method {
+        name: "gptq",
+        about: "codes that make up for the errors of those before them, at the inputs of a text",
+        uses_importances: true,
+        feeds_back: true,
+        row: search,
     },
 ];
 

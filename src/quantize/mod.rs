@@ -29,18 +29,24 @@
 pub mod allocate;
 pub mod collect;
 mod error;
+mod feedback;
+pub mod hessian;
 mod hqq;
 pub mod imatrix;
 mod method;
 pub mod mix;
 mod output;
 mod plan;
+mod product;
 mod rows;
+mod share;
 mod survey;
 
 pub use error::QuantizeError;
+pub use feedback::{Feedback, OutputLoss};
 pub use method::{METHODS, Method};
 pub use output::outputs;
 pub use plan::{Options, Plan, Planned, Warning};
+pub(crate) use rows::check_finite;
 pub use rows::{Loss, Step};
 pub use survey::{Survey, Surveyed, Target};

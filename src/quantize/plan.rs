@@ -1,9 +1,11 @@
 //! Plans: what a file will hold, before anything is computed.
 
 use super::error::QuantizeError;
+use super::feedback::OutputLoss;
 use super::imatrix::{Imatrix, Statistics};
 use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
+use crate::tensor::Weight;
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use teff_kernels::KernelTable;
 
@@ -62,12 +64,40 @@ pub struct Planned<'a> {
     pub method: &'static Method,
     /// Importances, `[matrices][columns]`.
     pub(super) importances: Option<Vec<f32>>,
+    /// Blocks that a method which sees a text has made already.
+    pub(super) ready: Option<Weight>,
 }
 
 impl Planned<'_> {
     /// Whether the bytes are copied.
     pub fn is_copied(&self) -> bool {
         self.ty == self.info.ty
+    }
+
+    /// Writes the blocks of one matrix of the tensor, `[rows][columns]`, by the method alone.
+    ///
+    /// # Errors
+    /// The method has no way to the type.
+    pub(crate) fn quantize_alone(
+        &self,
+        kernels: &KernelTable,
+        matrix: usize,
+        x: &[f32],
+        blocks: &mut [u8],
+    ) -> Result<OutputLoss, QuantizeError> {
+        let cols = self.info.cols() as usize;
+        let no_method = || {
+            let (name, ty) = (self.info.name.clone(), self.ty);
+            QuantizeError::NoMethod { name, ty, method: self.method.name }
+        };
+        let new = kernels.types(self.ty).ok_or_else(no_method)?;
+        let importance = self.importances.as_ref().map(|all| &all[matrix * cols..][..cols]);
+        let row_bytes = cols / self.ty.block_len() * self.ty.block_bytes();
+        for (x, blocks) in x.chunks_exact(cols).zip(blocks.chunks_exact_mut(row_bytes)) {
+            self.method.quantize(new, x, importance, blocks).map_err(|_| no_method())?;
+        }
+        // Inputs that never came cost nothing.
+        Ok(OutputLoss::default())
     }
 
     /// Whether importances weigh its errors.
@@ -277,12 +307,37 @@ impl<'a> Plan<'a> {
                 bytes: choice.ty.bytes_of(elements).unwrap_or(u64::MAX),
                 method: method_of(info, choice.ty, options)?,
                 importances: None,
+                ready: None,
             });
         }
         let mut plan = Plan { file, options, file_type, tensors, warnings: Vec::new() };
         plan.find_importances()?;
         plan.warn();
         Ok(plan)
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.options.threads
+    }
+
+    /// Kernels that read and write blocks.
+    pub fn kernels(&self) -> &'static KernelTable {
+        self.options.kernels
+    }
+
+    /// Has the file get these blocks, for the tensors of their names and types.
+    ///
+    /// # Panics
+    /// If a tensor of a name is planned in another type or shape.
+    pub fn take_ready(&mut self, weights: Vec<Weight>) {
+        for weight in weights {
+            let found = self.tensors.iter_mut().find(|tensor| tensor.info.name == weight.name);
+            let Some(tensor) = found else { continue };
+            let is_same = tensor.ty == weight.ty && tensor.bytes == weight.bytes().len() as u64;
+            assert!(is_same, "{}: blocks as planned", weight.name);
+            tensor.ready = Some(weight);
+        }
     }
 
     /// The mix, if types were chosen by one.

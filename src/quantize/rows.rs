@@ -311,6 +311,14 @@ impl<'a> Work<'a> {
                 &all[matrix * cols..][..cols]
             });
             let method = self.tensor.method;
+            if let Some(ready) = &self.tensor.ready {
+                out.copy_from_slice(
+                    &ready.bytes()[row as usize * self.new_row_bytes..][..out.len()],
+                );
+                self.new.dequantize(out, y);
+                loss.add(loss_of(x, y));
+                continue;
+            }
             method.quantize(self.new, x, importance, out).map_err(|_| QuantizeError::NoMethod {
                 name: self.tensor.info.name.clone(),
                 ty: self.tensor.ty,
@@ -359,7 +367,7 @@ fn loss_of(x: &[f32], y: &[f32]) -> Loss {
 }
 
 /// Notices NaN and infinity.
-pub(super) fn check_finite(name: &str, row: u64, x: &[f32]) -> Result<(), QuantizeError> {
+pub(crate) fn check_finite(name: &str, row: u64, x: &[f32]) -> Result<(), QuantizeError> {
     // A sum of products with zero is zero unless one of them is not finite.
     if x.chunks(64).all(|x| x.iter().map(|x| x * 0.0).sum::<f32>() == 0.0) {
         return Ok(());

@@ -15,9 +15,9 @@ use super::method::Method;
 use super::mix::{self, Facts, Shape};
 use super::plan::{self, Options, Plan};
 use super::rows::check_finite;
+use super::share::share;
 use crate::tensor::{Weight, memory};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo};
-use std::sync::{Mutex, PoisonError};
 use teff_kernels::{KernelTable, TypeKernels};
 
 use GgmlType::*;
@@ -436,41 +436,4 @@ fn weighted(x: &[f32], y: Option<&[f32]>, importance: Option<&[f32]>) -> f64 {
         importance.map_or(1.0, |all| f64::from(all[i])) * error * error
     };
     (0..x.len()).map(square).sum()
-}
-
-/// Has threads take one part of a work after the other. Of several errors the first part's counts.
-fn share<T: Send>(
-    parts: Vec<T>,
-    threads: usize,
-    work: &(impl Fn(T, &mut Buffers) -> Result<(), QuantizeError> + Sync),
-) -> Result<(), QuantizeError> {
-    let threads = threads.clamp(1, parts.len().max(1));
-    let queue = Mutex::new(parts.into_iter().enumerate());
-    let failed: Mutex<Option<(usize, QuantizeError)>> = Mutex::new(None);
-    let run = || {
-        let mut buffers = Buffers::default();
-        loop {
-            // A worker that panics takes the whole scope with it.
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((number, part)) = next else { break };
-            if let Err(error) = work(part, &mut buffers) {
-                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                if failed.as_ref().is_none_or(|(first, _)| number < *first) {
-                    *failed = Some((number, error));
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            let thread = std::thread::Builder::new().name("teff-survey".into());
-            thread.spawn_scoped(scope, run).map_err(QuantizeError::Threads)?;
-        }
-        run();
-        Ok::<_, QuantizeError>(())
-    })?;
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
-    }
 }

@@ -29,6 +29,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("quantize", 6),
     ("convert", 6),
     ("cache", 6),
+    ("calibrate", 7),
     ("eval", 7),
     ("serve", 7),
     ("cli", 8),

@@ -41,6 +41,7 @@ mod files;
 mod fixture_model;
 mod generate;
 mod goldens;
+mod gptq;
 #[cfg(feature = "grammar")]
 mod grammar;
 mod hooked;

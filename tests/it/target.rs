@@ -16,7 +16,7 @@ fn model(folder: &Folder) -> PathBuf {
 }
 
 /// A model with a vocabulary, and a text.
-fn speaking(folder: &Folder) -> [PathBuf; 2] {
+pub fn speaking(folder: &Folder) -> [PathBuf; 2] {
     let [model, words] = ["tiny.gguf", "text.txt"].map(|name| folder.0.join(name));
     fs::write(&model, include_bytes!("../golden/faults/tiny.gguf")).unwrap();
     fs::write(&words, "The quick brown fox jumps over the lazy dog. ".repeat(40)).unwrap();
@@ -31,7 +31,7 @@ fn quantize(args: &[&str]) -> Value {
 }
 
 /// The line of an error, behind those that tell of progress.
-fn error_of(output: &Output) -> String {
+pub fn error_of(output: &Output) -> String {
     let told = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     let error = told.lines().last().unwrap();

@@ -32,6 +32,15 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// A layer for all tokens, of a model whose layers read nothing but the stream.
+    pub(super) fn lone_layer(&mut self, index: usize) -> Result<(), ModelError> {
+        let layer = &self.spec.layers[index];
+        self.scales_of = (index, index);
+        let at = Place { index, block: index, layer, rows: Tokens::All };
+        let (embeddings, layer_embed, streams, cycles) = (self.x, None, None, None);
+        self.layer(at, Beside { embeddings, layer_embed, streams, cycles })
+    }
+
     fn layer(&mut self, at: Place<'_>, beside: Beside) -> Result<(), ModelError> {
         let Place { layer, rows, .. } = at;
         if let Some(streams) = beside.streams {

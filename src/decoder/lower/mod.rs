@@ -30,6 +30,40 @@ pub fn lower(
     lower_with(file, &[], spec, kernels, n_ctx)
 }
 
+/// A part of a model that can be computed by itself.
+#[derive(Clone, Debug)]
+pub enum ModelPart {
+    /// From token ids to the streams that the first layer reads.
+    Embeddings,
+    /// A layer, whose input is given: the stream of a token is the row of the matrix that the token's
+    /// id names.
+    Layer(usize, Weight),
+}
+
+/// The program of a part of a model, whose results are the residual streams behind it. Weights in
+/// `replaced` take the place of the file's tensors of their names.
+///
+/// # Errors
+/// [`ModelError::LayersDepend`] if layers read more than the stream that the one before leaves; else
+/// as [`lower`], of the part's tensors.
+pub fn lower_part(
+    file: &Arc<GgufFile>,
+    replaced: &[Weight],
+    spec: &ModelSpec,
+    kernels: &'static KernelTable,
+    n_ctx: usize,
+    part: ModelPart,
+) -> Result<Program, ModelError> {
+    if let Some(what) = spec.layers_share() {
+        return Err(ModelError::LayersDepend { what });
+    }
+    let mut lowering = Lowering::new(file, replaced, spec, kernels, n_ctx)?;
+    lowering.part_of_model(part)?;
+    check(&lowering.program)?;
+    lowering.program.share_buffers();
+    Ok(lowering.program)
+}
+
 /// [`lower`] with some weights in place of the file's tensors of their names, whose shapes they have.
 ///
 /// # Errors
@@ -41,18 +75,7 @@ pub fn lower_with(
     kernels: &'static KernelTable,
     n_ctx: usize,
 ) -> Result<Program, ModelError> {
-    let mut binder = Binder::new(file, kernels)?;
-    binder.replace(replaced);
-    let mut lowering = Lowering {
-        binder,
-        program: Program::default(),
-        spec,
-        n_ctx,
-        weights: HashMap::new(),
-        kv_layers: Vec::new(),
-        scales_of: (0, 0),
-        x: Buf(0),
-    };
+    let mut lowering = Lowering::new(file, replaced, spec, kernels, n_ctx)?;
     lowering.model()?;
     let n_layers = spec.layers.len();
     for layer in n_layers..n_layers + spec.n_draft_layers {
@@ -90,7 +113,51 @@ pub(super) struct Lowering<'a> {
     pub x: Buf,
 }
 
+impl<'a> Lowering<'a> {
+    fn new(
+        file: &'a Arc<GgufFile>,
+        replaced: &'a [Weight],
+        spec: &'a ModelSpec,
+        kernels: &'static KernelTable,
+        n_ctx: usize,
+    ) -> Result<Lowering<'a>, ModelError> {
+        let mut binder = Binder::new(file, kernels)?;
+        binder.replace(replaced);
+        Ok(Lowering {
+            binder,
+            program: Program::default(),
+            spec,
+            n_ctx,
+            weights: HashMap::new(),
+            kv_layers: Vec::new(),
+            scales_of: (0, 0),
+            x: Buf(0),
+        })
+    }
+}
+
 impl Lowering<'_> {
+    fn part_of_model(&mut self, part: ModelPart) -> Result<(), ModelError> {
+        let n_embd = self.spec.n_embd;
+        self.program.bidirectional = self.spec.bidirectional;
+        match part {
+            ModelPart::Embeddings => {
+                self.embed()?;
+            }
+            ModelPart::Layer(layer, streams) => {
+                self.x = self.buffer(n_embd);
+                self.program.n_vocab = streams.rows;
+                let (table, out) = (self.program.bind(streams), self.x);
+                let (scale, addend, positions) = (1.0, None, None);
+                self.program.ops.push(Op::Embed { table, scale, addend, positions, out });
+                self.lone_layer(layer)?;
+            }
+        }
+        self.program.n_out = n_embd;
+        self.program.ops.push(Op::Result { input: self.x, norm: None });
+        Ok(())
+    }
+
     fn model(&mut self) -> Result<(), ModelError> {
         self.program.bidirectional = self.spec.bidirectional;
         let (table, cycles) = self.embed()?;

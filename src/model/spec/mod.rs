@@ -254,6 +254,27 @@ impl Mixer {
 }
 
 impl ModelSpec {
+    /// What layers read beside the stream that the one before them leaves, if they do.
+    pub fn layers_share(&self) -> Option<&'static str> {
+        let any = |test: fn(&LayerSpec) -> bool| self.layers.iter().any(test);
+        let reads_others = |layer: &LayerSpec| {
+            layer.mixer.attention().is_some_and(|a| matches!(a.kv, KvSource::Layer(_)))
+        };
+        if self.n_streams > 1 {
+            return Some("parallel streams");
+        }
+        if self.cycles.is_some() {
+            return Some("the outputs of two stacks in turn");
+        }
+        if self.layer_embed.is_some() {
+            return Some("embeddings of their own");
+        }
+        if any(|layer| layer.output_scale == OutputScale::Embeddings) {
+            return Some("the embeddings");
+        }
+        any(reads_others).then_some("keys and values of other layers")
+    }
+
     /// The common shape: pre-norms, grouped-query attention with rotation, SwiGLU; experts if the
     /// metadata counts some.
     ///

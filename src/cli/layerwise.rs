@@ -1,0 +1,116 @@
+//! `teff quantize` by a method that sees a text: the tensors of layers, layer after layer.
+
+use super::progress::{Told, WorkProgress};
+use super::target::TargetArgs;
+use super::{CliError, interrupt};
+use crate::calibrate::{CalibrateError, Calibration, LayerFolder, quantize_layers};
+use crate::engine::{EngineError, Model};
+use crate::model::{Fnv, fingerprint};
+use crate::quantize::{OutputLoss, Plan};
+use gguf_rs_lite::GgufFile;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Tokens in a chunk of the text.
+const N_CTX: usize = 512;
+/// Chunks that are used when nobody says.
+const CHUNKS_DEFAULT: usize = 64;
+
+/// Layers that are finished.
+pub struct Layers {
+    folder: LayerFolder,
+    n_layers: usize,
+    /// What the outputs of tensors lost, by name.
+    pub losses: HashMap<String, OutputLoss>,
+}
+
+impl Layers {
+    /// Takes away the folder that they were kept in, once the file is written.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(self) -> Result<(), CliError> {
+        self.folder.remove(self.n_layers).map_err(|error| CliError::failed(error.to_string()))
+    }
+}
+
+/// Has the plan get the tensors of layers by its method, at the inputs that come of a text.
+///
+/// # Errors
+/// The text or the model cannot be used, or work was stopped: finished layers stay.
+pub fn quantize(
+    args: &TargetArgs,
+    text: &Path,
+    file: &Arc<GgufFile>,
+    path: &Path,
+    plan: &mut Plan<'_>,
+    output: &Path,
+) -> Result<Layers, CliError> {
+    let model = Model::from_file(file.clone(), path)?;
+    if !model.spec().generates() {
+        return Err(CliError::of_model(path)(EngineError::NoLogits));
+    }
+    let chunks = args.chunks(&model, text, N_CTX, CHUNKS_DEFAULT)?;
+    let chunks: Vec<&[u32]> = chunks.iter().collect();
+    let folder = folder_of(output);
+    let of_model = |error: CalibrateError| match error {
+        CalibrateError::Stopped => CliError::failed(format!(
+            "stopped: finished layers are in {}, the same command goes on",
+            folder.display()
+        )),
+        CalibrateError::Folder { .. } | CalibrateError::Foreign(_) | CalibrateError::Output(_) => {
+            CliError::failed(error.to_string())
+        }
+        error => CliError::failed(format!("{}: {error}", path.display())),
+    };
+    let layers = LayerFolder::open(&folder, key(file, &chunks, plan)).map_err(&of_model)?;
+    let calibration = Calibration {
+        model: &model,
+        chunks: &chunks,
+        threads: plan.threads(),
+        kernels: plan.kernels(),
+    };
+    let mut losses = HashMap::new();
+    let mut progress = WorkProgress::begin();
+    let weights = interrupt::orderly(|cancel| {
+        let made = quantize_layers(calibration, plan, &layers, &mut |step| {
+            losses.extend(step.loss.map(|loss| (step.name.to_owned(), loss)));
+            let (done, total) = (step.done, step.total);
+            progress.show(done as u64, total as u64, |told| {
+                let Told { is_terminal, percent, left } = told;
+                match is_terminal {
+                    true => format!("layers {percent:3} % [{done}/{total}] {}{left}", step.name),
+                    false => format!("layers {percent} %{left}"),
+                }
+            });
+            !cancel.load(Ordering::Relaxed)
+        });
+        made.map_err(of_model)
+    })?;
+    plan.take_ready(weights);
+    Ok(Layers { folder: layers, n_layers: model.spec().layers.len(), losses })
+}
+
+/// The folder in which finished layers are kept.
+fn folder_of(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".layers");
+    name.into()
+}
+
+/// A number for all that layers depend on: the model, the text, types and method.
+fn key(file: &GgufFile, chunks: &[&[u32]], plan: &Plan<'_>) -> u64 {
+    let mut hash = Fnv::default();
+    hash.update(&fingerprint(file).to_le_bytes());
+    for chunk in chunks {
+        hash.update(&(chunk.len() as u64).to_le_bytes());
+        chunk.iter().for_each(|token| hash.update(&token.to_le_bytes()));
+    }
+    for tensor in &plan.tensors {
+        hash.update(tensor.ty.name().as_bytes());
+        hash.update(tensor.method.name.as_bytes());
+    }
+    hash.0
+}

@@ -1,0 +1,158 @@
+//! `teff quantize --method gptq`: layers at the inputs that a text gives them.
+
+use crate::cli::{Folder, teff, text};
+use crate::fixture_model::load;
+use crate::target::{error_of, speaking};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use teff::calibrate::{CalibrateError, Calibration, LayerFolder, quantize_layers};
+use teff::quantize::{Method, Options, OutputLoss, Plan, mix::Mix};
+
+fn args<'a>(input: &'a Path, out: &'a Path, words: &'a Path) -> Vec<&'a str> {
+    let method = ["--type", "Q4_0", "--method", "gptq", "--calibrate"];
+    [&["quantize", "--json", text(input), text(out)], &method[..], &[text(words)]].concat()
+}
+
+fn quantize(args: &[&str]) -> Value {
+    let output = teff(args, "");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {told}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Every tensor of a layer loses no more of its outputs than by the method alone, some less; bytes do
+/// not depend on threads, and nothing is left beside the file, which runs.
+#[test]
+fn outputs_of_layers_lose_less() {
+    let folder = Folder::new("gptq");
+    let [input, words] = speaking(&folder);
+    let mut files = Vec::new();
+    for threads in ["1", "3"] {
+        let out = folder.0.join(format!("{threads}.gguf"));
+        let told = quantize(&[&args(&input, &out, &words)[..], &["-t", threads]].concat());
+        assert_eq!(told["method"], "gptq");
+        let tensors = told["tensors"].as_array().unwrap();
+        let is_of_layer = |tensor: &&Value| {
+            tensor["name"].as_str().unwrap().starts_with("blk.") && tensor["type"] != tensor["from"]
+        };
+        let errors: Vec<[f64; 2]> = tensors
+            .iter()
+            .filter(is_of_layer)
+            .map(|tensor| {
+                let error = &tensor["output_error"];
+                ["method_alone", "written"].map(|key| error[key].as_f64().unwrap())
+            })
+            .collect();
+        assert!(errors.len() > 6, "{told}");
+        assert!(errors.iter().all(|[alone, fed]| fed <= alone && *fed > 0.0), "{errors:?}");
+        let less = errors.iter().filter(|[alone, fed]| fed < alone).count();
+        assert!(2 * less > errors.len(), "{errors:?}");
+        files.push(fs::read(&out).unwrap());
+    }
+    assert!(files[0] == files[1], "bytes by threads");
+    let mut left: Vec<_> =
+        fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["1.gguf", "3.gguf", "text.txt", "tiny.gguf"]);
+    let run = teff(&["logits", "-m", text(&folder.0.join("1.gguf")), "--tokens", "1,2"], "");
+    assert!(run.status.success());
+}
+
+/// A folder with something else in it is refused and stays as it is.
+#[test]
+fn layers_of_something_else_are_refused() {
+    let folder = Folder::new("gptq-foreign");
+    let [input, words] = speaking(&folder);
+    let out = folder.0.join("out.gguf");
+    let kept = folder.0.join("out.gguf.layers");
+    fs::create_dir(&kept).unwrap();
+    let layer = kept.join("00000.gguf");
+    fs::copy(&input, &layer).unwrap();
+    let error = error_of(&teff(&args(&input, &out, &words), ""));
+    assert!(error.contains("out.gguf.layers") && error.contains("another model"), "{error}");
+    fs::write(&layer, "no GGUF").unwrap();
+    error_of(&teff(&args(&input, &out, &words), ""));
+    assert!(!out.exists() && fs::read(&layer).unwrap() == b"no GGUF");
+}
+
+/// A text and methods that see none, and the other way round.
+#[test]
+fn texts_and_methods_go_together() {
+    let base = ["quantize", "in.gguf", "out.gguf", "--type", "Q4_0"];
+    for more in [&["--method", "gptq"][..], &["--calibrate", "text.txt"]] {
+        let output = teff(&[&base[..], more].concat(), "");
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("--calibrate") && told.contains("--method"), "{told}");
+    }
+}
+
+/// A model and its plan to become Q4_0 with error feedback, and what came of its layers.
+struct Case {
+    model: teff::Model,
+    options: Options,
+    folder: PathBuf,
+}
+
+type Losses = Vec<(String, Option<OutputLoss>)>;
+
+impl Case {
+    fn new(folder: &Folder, name: &str) -> Case {
+        let path = folder.0.join(format!("{name}.gguf"));
+        fs::write(&path, load(name).gguf).unwrap();
+        let method = Method::from_name("gptq").unwrap();
+        let mix = Mix::from_name("Q4_0").unwrap();
+        Case {
+            model: teff::Model::open(&path).unwrap(),
+            options: Options { method, force: true, ..Options::new(mix) },
+            folder: folder.0.join(format!("{name}.layers")),
+        }
+    }
+
+    /// Runs until `n` tensors are finished, or all.
+    fn run(&self, n: usize) -> Result<(Vec<Vec<u8>>, Losses), CalibrateError> {
+        let plan = Plan::new(self.model.file(), &self.options).unwrap();
+        let tokens: Vec<u32> = (0..48).map(|i| (i * 7 + i * i) % 31).collect();
+        let chunks = [&tokens[..24], &tokens[24..]];
+        let (model, kernels) = (&self.model, self.options.kernels);
+        let calibration = Calibration { model, chunks: &chunks, threads: 2, kernels };
+        let layers = LayerFolder::open(&self.folder, 1).unwrap();
+        let mut losses = Vec::new();
+        let made = quantize_layers(calibration, &plan, &layers, &mut |step| {
+            losses.push((step.name.to_owned(), step.loss));
+            losses.len() < n
+        })?;
+        Ok((made.iter().map(|weight| weight.bytes().to_vec()).collect(), losses))
+    }
+}
+
+/// Work that is stopped goes on behind the layers that are finished, to the same bytes.
+#[test]
+fn finished_layers_are_kept() {
+    let folder = Folder::new("gptq-kept");
+    let whole = Case::new(&folder, "llama-dense");
+    let (blocks, losses) = whole.run(usize::MAX).unwrap();
+    assert!(losses.len() > 12 && losses.iter().all(|(_, loss)| loss.is_some()));
+    let broken = Case { folder: folder.0.join("again.layers"), ..whole };
+    let error = broken.run(losses.len() / 2).unwrap_err();
+    assert!(matches!(error, CalibrateError::Stopped), "{error}");
+    let (again, told) = broken.run(usize::MAX).unwrap();
+    assert!(again == blocks);
+    let kept = told.iter().filter(|(_, loss)| loss.is_none()).count();
+    assert!(kept > 0 && kept < told.len(), "{told:?}");
+}
+
+/// Experts have Hessians of their own, and layers that read more than the stream are refused by name.
+#[test]
+fn experts_are_fed_back_and_others_refused() {
+    let folder = Folder::new("gptq-experts");
+    let (_, losses) = Case::new(&folder, "llama-moe").run(usize::MAX).unwrap();
+    assert!(losses.iter().filter(|(name, _)| name.contains("_exps")).count() > 2, "{losses:?}");
+    for (name, loss) in losses {
+        let loss = loss.unwrap();
+        assert!(loss.after <= loss.before && loss.after > 0.0, "{name}: {loss:?}");
+    }
+    let error = Case::new(&folder, "gemma3n-dense").run(usize::MAX).unwrap_err();
+    assert!(error.to_string().contains("one by one"), "{error}");
+}
