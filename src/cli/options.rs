@@ -184,7 +184,7 @@ impl ModelArgs {
 /// Where a model's file is, fetched if need be.
 pub fn resolve(model: &ModelRef) -> Result<PathBuf, CliError> {
     let cache = cache_of(model)?;
-    Ok(interrupt::orderly(|cancel| cache.resolve(model, &mut StderrProgress::new(), cancel))?)
+    interrupt::orderly(|cancel| cache.resolve(model, &mut StderrProgress::new(), cancel))
 }
 
 impl MetadataArgs {

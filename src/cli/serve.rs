@@ -103,7 +103,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
             args.host
         )));
     }
-    for origin in args.cors_origin.iter().filter(|origin| !is_origin(origin)) {
+    if let Some(origin) = args.cors_origin.iter().find(|origin| !is_origin(origin)) {
         return Err(CliError::usage(format!(
             "--cors-origin {origin}: must be * or an origin, as in https://example.org"
         )));

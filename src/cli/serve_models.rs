@@ -228,19 +228,21 @@ fn load(
     whole: bool,
 ) -> Result<Loaded, CliError> {
     let model = args.engine.open_with(&args.models.metadata, &served.path, &served.adapters)?;
-    let mut options = ModelOptions::default();
-    options.id = served.id.clone();
-    options.aliases = served.aliases.clone();
-    options.sampling = args.sampling.params_of(model.file())?;
-    options.fixed_seed = !args.sampling.draws_seed();
-    options.speculation = args.speculate.speculation();
-    options.disk = args.prefixes.disk();
+    let mut options = ModelOptions {
+        id: served.id.clone(),
+        aliases: served.aliases.clone(),
+        template: source.map(str::to_owned),
+        sampling: args.sampling.params_of(model.file())?,
+        fixed_seed: !args.sampling.draws_seed(),
+        speculation: args.speculate.speculation(),
+        disk: args.prefixes.disk(),
+        ..ModelOptions::default()
+    };
     // Repacking only pays off in token-by-token decoding.
     let encoder = EngineOptions { repack: false, ..args.engine.options(KvType::F32)? };
     let n_ctx = args.context.ctx.map(|n| n as usize);
     options.encoder = Some(EngineOptions { n_ctx, ..encoder });
     if !model.spec().generates() || !whole {
-        options.template = source.map(str::to_owned);
         let tokenizer = Arc::new(tokenizer_of(&model)?);
         let n_ctx = n_ctx.unwrap_or(model.spec().n_ctx_train);
         let loaded = Loaded::new(model, tokenizer, None, (n_ctx, 0), options);
@@ -255,7 +257,6 @@ fn load(
     let (tokenizer, engine) = args.engine.ready(&model, &args.context, KvType::F16, n_rows)?;
     let tokenizer = Arc::new(tokenizer);
     options.variables = variables(args, &model, &tokenizer, source)?;
-    options.template = source.map(str::to_owned);
     let sizes = (engine.n_ctx(), engine.decoder().kv().kv_bytes_max());
     let runner = Runner::start(engine, Some(tokenizer.clone()), args.parallel).map_err(at)?;
     Ok(Loaded::new(model, tokenizer, Some(runner), sizes, options))
