@@ -154,7 +154,7 @@ impl<'a> Hparams<'a> {
     /// # Errors
     /// The key is missing, of another type or out of range.
     pub fn length(&self, name: &str) -> Result<usize, ModelError> {
-        self.optional_length(name)?.ok_or_else(|| ModelError::MissingKey(self.key(name)))
+        self.optional_length(name)?.ok_or_else(|| self.missing(name))
     }
 
     /// A length, if the key is there.
@@ -318,6 +318,11 @@ impl<'a> Hparams<'a> {
     /// An error about one of the keys.
     pub fn bad(&self, name: &str, problem: impl Into<String>) -> ModelError {
         ModelError::bad_key(self.key(name), problem)
+    }
+
+    /// The error of a key that has to be there.
+    pub fn missing(&self, name: &str) -> ModelError {
+        ModelError::MissingKey(self.key(name))
     }
 
     /// Keys of the architecture that may change the mathematics and that nobody asked for, as

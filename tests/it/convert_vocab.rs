@@ -189,3 +189,27 @@ fn named_templates_are_kept_byte_for_byte() {
     fs::rename(&more, folder.join("chat_templates")).unwrap();
     assert_eq!(keys(), expected);
 }
+
+#[test]
+fn lists_of_words_stand_in_for_a_tokenizer_of_bert() {
+    let scratch = Scratch::new("words");
+    let folder = copy_of("bert-classes", &scratch);
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    let write_list = |first: &[&str]| {
+        let fill = (first.len()..384).map(|i| format!("w{i}"));
+        let words: Vec<String> = first.iter().map(|word| (*word).to_owned()).chain(fill).collect();
+        fs::write(folder.join("vocab.txt"), words.join("\n")).unwrap();
+    };
+    write_list(&["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "c", "hello", "##s"]);
+    write(&folder.join("tokenizer_config.json"), &object!({}));
+    let with = EncodeOptions { add_special: true, parse_special: true };
+    let vocabulary = converted(&folder, &scratch).tokenizer().unwrap();
+    assert_eq!(vocabulary.encode("Hellos \u{e1}b C?", plain()).unwrap(), [8, 9, 5, 6, 7, 1]);
+    assert_eq!(vocabulary.encode("a [MASK]", with).unwrap(), [2, 5, 4, 3]);
+    write(&folder.join("tokenizer_config.json"), &object!({"do_lower_case": false}));
+    let vocabulary = converted(&folder, &scratch).tokenizer().unwrap();
+    assert_eq!(vocabulary.encode("hellos C", plain()).unwrap(), [8, 9, 1]);
+    write_list(&["<s>", "</s>"]);
+    let error = plan(&folder).err().unwrap().to_string();
+    assert!(error.contains("none of tokenizer.json"), "{error}");
+}

@@ -6,6 +6,7 @@
 
 mod special;
 mod table;
+mod word_list;
 
 use super::config::Config;
 use super::files::{bytes, json, malformed, text};
@@ -47,11 +48,13 @@ pub(super) fn vocabulary(
     if n_rows > TOKENS_MAX {
         return Err(ConvertError::Vocabulary(format!("{n_rows} tokens")));
     }
-    let files = Files {
-        folder,
-        tokenizer: json(&folder.join(TOKENIZER))?,
-        config: json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null),
-    };
+    let mut config_of = json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+    let mut tokenizer = json(&folder.join(TOKENIZER))?;
+    if tokenizer.is_none() {
+        let list = text(&folder.join(word_list::FILE))?;
+        tokenizer = list.and_then(|list| word_list::tokenizer(&list, &mut config_of));
+    }
+    let files = Files { folder, tokenizer, config: config_of };
     let added = files.added()?;
     let kind = files.tokenizer.as_ref().and_then(|t| t.pointer("/model/type"));
     let kind = kind.and_then(Value::as_str).map(str::to_owned);
@@ -252,7 +255,7 @@ impl Files<'_> {
     ) -> Result<(), ConvertError> {
         let path = self.folder.join("vocab.json");
         let Some(Value::Object(map)) = json(&path)? else {
-            let names = "tokenizer.json, tokenizer.model, vocab.json";
+            let names = "tokenizer.json, tokenizer.model, vocab.json, vocab.txt";
             return Err(ConvertError::Vocabulary(format!("none of {names} is there")));
         };
         let class = self.config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();

@@ -14,7 +14,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let interval = h.u64("full_attention_interval")?.unwrap_or(8);
     let linear = h.pattern("attention.recurrent_layers", interval)?;
     let stream_scale = h.f32("residual_scale")?;
-    let stream_scale = stream_scale.ok_or_else(|| h.bad("residual_scale", "is missing"))?;
+    let stream_scale = stream_scale.ok_or_else(|| h.missing("residual_scale"))?;
     let norms = NormPlacement {
         of_mixer_input: Some("attn_norm"),
         of_ffn_input: Some("ffn_norm"),

@@ -110,7 +110,7 @@ pub enum AttentionGate {
 /// The common shape's mixer of each layer: attention, or none where the metadata counts no heads.
 pub(super) fn from_metadata(h: &Hparams<'_>) -> Result<Vec<Mixer>, ModelError> {
     let n_heads = h.counts("attention.head_count")?;
-    let n_heads = n_heads.ok_or_else(|| h.bad("attention.head_count", "is missing"))?;
+    let n_heads = n_heads.ok_or_else(|| h.missing("attention.head_count"))?;
     let n_kv_heads = h.counts("attention.head_count_kv")?.unwrap_or_else(|| n_heads.clone());
     let most_heads = n_heads.iter().copied().max().unwrap_or(0);
     let head_dim = (h.n_embd / most_heads.max(1)).max(1);

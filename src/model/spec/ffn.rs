@@ -162,7 +162,7 @@ pub struct SharedExpert {
 /// The common shape's feed-forward part of each layer: experts if the metadata counts some.
 pub(super) fn from_metadata(h: &Hparams<'_>) -> Result<Vec<Ffn>, ModelError> {
     let n_ff = h.counts("feed_forward_length")?;
-    let n_ff = n_ff.ok_or_else(|| h.bad("feed_forward_length", "is missing"))?;
+    let n_ff = n_ff.ok_or_else(|| h.missing("feed_forward_length"))?;
     let n_experts = h.u64("expert_count")?.unwrap_or(0) as usize;
     let n_used = h.u64("expert_used_count")?.unwrap_or(0) as usize;
     let weight_scale = h.f32("expert_weights_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0);

@@ -104,7 +104,7 @@ pub(super) fn from_metadata(h: &Hparams<'_>) -> Result<(NormFormula, f32), Model
             true => (NormFormula::Layer, layer),
             false => (NormFormula::Rms, rms),
         },
-        (None, None) => return Err(ModelError::MissingKey(format!("{}.{rms}", h.arch()))),
+        (None, None) => return Err(h.missing(rms)),
         (Some(_), Some(_)) => return Err(h.bad(layer, "contradicts that of the RMS norms")),
     })
 }
