@@ -8,6 +8,7 @@ mod foreign;
 mod inner;
 mod limits;
 mod models;
+mod page;
 mod restarts;
 
 use crate::cli::{Folder, program, text};
