@@ -92,6 +92,13 @@ def send(page, text, waits=True):
         idle(page)
 
 
+def limit(page, n):
+    """Answers of few tokens: small models do not come to an end by themselves."""
+    page.keyboard.press("Alt+o")
+    page.get_by_label("Max tokens").fill(str(n))
+    page.keyboard.press("Escape")
+
+
 def idle(page):
     expect(page.locator("#send")).to_have_attribute("aria-label", "Send", timeout=120_000)
 
@@ -112,6 +119,7 @@ def fits(page):
 def a_model_answers(f):
     page = f.page(f.teff)
     expect(page.locator("#about")).to_contain_text("tokens of context")
+    limit(page, 24)
     send(page, "What is the capital of France?")
     expect(last(page)).not_to_be_empty()
     expect(last(page, ".stats")).to_contain_text("tokens/s")
@@ -136,9 +144,7 @@ def an_answer_is_stopped_and_regenerated(f):
     page.wait_for_timeout(500)
     text = urllib.request.urlopen(f"{f.teff}/metrics").read().decode()
     assert re.search(r"^vllm:num_requests_running\{.*\} 0$", text, re.M), text
-    page.keyboard.press("Alt+o")
-    page.get_by_label("Max tokens").fill("12")
-    page.keyboard.press("Escape")
+    limit(page, 12)
     page.keyboard.press("Alt+r")
     idle(page)
     expect(last(page, ".versions")).to_contain_text("2/2")
@@ -154,9 +160,7 @@ def an_answer_is_stopped_and_regenerated(f):
 @check
 def history_is_kept(f):
     page = f.page(f.teff)
-    page.keyboard.press("Alt+o")
-    page.get_by_label("Max tokens").fill("8")
-    page.keyboard.press("Escape")
+    limit(page, 8)
     send(page, "A question about otters")
     answer = last(page).inner_text()
     page.keyboard.press("Alt+e")
@@ -256,6 +260,7 @@ def a_key_is_asked_for(f):
         page.get_by_label("Key", exact=True).fill("open sesame")
         page.keyboard.press("Enter")
         expect(page.locator("#about")).to_contain_text("tokens of context")
+        limit(page, 8)
         send(page, "Hello")
         expect(last(page)).not_to_be_empty()
         page.reload()
@@ -348,7 +353,7 @@ def troubles_are_told(f):
     expect(last(page)).to_have_text("There was a place.")
     for word, text, trouble in (
         ("refused", "", "Temperature: must be a number."),
-        ("broken", "It begins", "the model failed"),
+        ("broken", "It begins", "The model failed."),
         ("cut", "It begins and", "The connection ended before the answer did."),
         ("garbage", "", "no JSON"),
     ):
@@ -376,7 +381,7 @@ def prompts_and_thoughts_are_shown(f):
     expect(last(page)).to_have_text("Read.")
     send(page, "think")
     expect(last(page, "details")).not_to_have_attribute("open", "")
-    expect(last(page, "summary")).to_contain_text("Thought for")
+    expect(last(page, "summary")).to_contain_text(re.compile("^Thought"))
     last(page, "summary").click()
     expect(last(page, "details .plain")).to_contain_text("Thought 19 about <b>it</b>.")
     expect(last(page)).to_have_text("The answer is 42.")

@@ -266,10 +266,9 @@ async function share() {
 
 async function importFile(file) {
   try {
-    const n = chats.import(await file.text());
-    toast(`${plural(n, "conversation")} imported`);
-    const first = chats.sorted()[0];
-    if (first) openChat(first);
+    const added = chats.import(await file.text());
+    toast(`${plural(added.length, "conversation")} imported`);
+    if (added.length) openChat(added[0]);
   } catch (error) {
     notice(error.message);
   }

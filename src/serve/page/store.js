@@ -188,7 +188,7 @@ const chats = {
     storage.remove(PREFIX + id);
   },
 
-  /** Adds the conversations of an exported file; how many. */
+  /** Adds the conversations of an exported file, and gives them. */
   import(text) {
     if (text.length > IMPORT_MAX) throw new Error("The file is too long.");
     let file;
@@ -202,18 +202,18 @@ const chats = {
       const problem = chatProblem(kept);
       if (problem) throw new Error(`Conversation ${i + 1} of the file: ${problem}.`);
     });
-    let n = 0;
+    const added = [];
     for (const kept of list) {
       const { id: _, ...rest } = kept;
       const chat = new Chat(rest);
       const problem = this.save(chat);
       if (problem) {
         this.all.delete(chat.id);
-        throw new Error(`${n} of ${list.length} were imported. There is no room for more in the browser.`);
+        throw new Error(`${added.length} of ${list.length} were imported. There is no room for more in the browser.`);
       }
-      n += 1;
+      added.push(chat);
     }
-    return n;
+    return added;
   },
 
   export(list) {

@@ -85,7 +85,7 @@ const api = {
       } catch {
         throw new Trouble("The server sent something that is no JSON.");
       }
-      if (chunk.error) throw new Trouble(chunk.error.message ?? String(chunk.error), 0, chunk.error.code ?? "");
+      if (chunk.error) throw new Trouble(sentence(chunk.error.message || "The server failed"), 0, chunk.error.code ?? "");
       yield chunk;
     }
     if (!isWhole) throw new Trouble("The connection ended before the answer did.");

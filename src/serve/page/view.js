@@ -91,7 +91,7 @@ class MessageView {
     }
     const isThinking = isRunning && !node.text && !node.calls?.length;
     const seconds = node.stats?.thinking;
-    const done = seconds ? `Thought for ${number(seconds, seconds < 10 ? 1 : 0)} s` : "Thought";
+    const done = seconds >= 0.1 ? `Thought for ${number(seconds, seconds < 10 ? 1 : 0)} s` : "Thought";
     const summary = isThinking ? "Thinking…" : done;
     if (this.summary.textContent !== summary) this.summary.textContent = summary;
     if (written.text < node.text.length) {

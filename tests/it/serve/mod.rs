@@ -1,6 +1,7 @@
 //! `teff serve` as clients see it, over real sockets: the tiny model answers.
 
 mod answers;
+mod dashboard;
 mod early;
 mod ends;
 mod fields;
