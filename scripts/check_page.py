@@ -6,7 +6,7 @@ hurt it. Takes pictures, to be looked at.
 
 Needs python3 with venv and pip, and Chromium (Debian: apt-get install chromium; elsewhere `playwright install
 chromium`). Playwright goes to a folder of its own, target/check_page. `--sources` takes the page of src/serve/page
-instead of the program's for the checks without a model, which needs no build.
+instead of the program's, which needs no build.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def an_answer_is_stopped_and_regenerated(f):
     # The server has noticed.
     expect(page.locator("#send")).to_be_disabled()
     page.wait_for_timeout(500)
-    text = urllib.request.urlopen(f"{f.teff}/metrics").read().decode()
+    text = urllib.request.urlopen(f"{f.real}/metrics").read().decode()
     assert re.search(r"^vllm:num_requests_running\{.*\} 0$", text, re.M), text
     limit(page, 12)
     page.keyboard.press("Alt+r")
@@ -246,6 +246,8 @@ def an_answer_follows_a_schema(f):
 @check
 def a_key_is_asked_for(f):
     process, url = start_teff(f.program, f.model, env={"TEFF_API_KEY": "open sesame"})
+    if f.sources:
+        _, url = fake_server.start(f.fake.page, real=url)
     try:
         context = f.browser.new_context(viewport=DESKTOP)
         f.contexts.append(context)
@@ -634,8 +636,10 @@ def main():
     process, teff = start_teff(args.program, args.model)
     failed = 0
     try:
+        real = teff
         if args.sources:
             page = fake_server.page_of_sources()
+            _, teff = fake_server.start(page, real=teff)
         else:
             with urllib.request.urlopen(teff) as response:
                 page = response.read(), response.headers["Content-Security-Policy"]
@@ -645,6 +649,7 @@ def main():
             sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
             browser = playwright.chromium.launch(executable_path=chromium(), args=sandbox)
             fixture = Fixture(browser, teff, fake, url, args.shots)
+            fixture.real, fixture.sources = real, args.sources
             fixture.program, fixture.model = args.program, args.model
             checks = [check for check in CHECKS if not args.only or args.only in check.__name__]
             assert checks, f"no check has {args.only} in its name"

@@ -1,8 +1,9 @@
 """A server with the page and an API like OpenAI's whose answers are what the page has to bear: markup, cut
 connections, refusals, thoughts, calls. What it answers is chosen by the last message."""
 
-import hashlib
 import base64
+import hashlib
+import http.client
 import json
 import pathlib
 import re
@@ -238,15 +239,47 @@ class Handler(BaseHTTPRequestHandler):
         self.answer([{"content": "This is half"}], "length")
 
 
+class Passing(Handler):
+    """The page before the API of a real server."""
+
+    def do_GET(self):
+        if self.path == "/":
+            return super().do_GET()
+        self.pass_on(None)
+
+    def do_POST(self):
+        self.pass_on(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def pass_on(self, body):
+        real = http.client.HTTPConnection(self.server.real.split("//")[1], timeout=300)
+        names = ("Authorization", "Content-Type")
+        real.request(self.command, self.path, body, {n: self.headers[n] for n in names if n in self.headers})
+        answer = real.getresponse()
+        self.send_response(answer.status)
+        for name in ("Content-Type", "Retry-After"):
+            if value := answer.headers[name]:
+                self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        try:
+            while data := answer.read1(65536):
+                self.wfile.write(data)
+        finally:
+            # The server is to notice that the page has left.
+            answer.close()
+            real.close()
+
+
 def pieces(text):
     """A text in pieces as tokens are, most of them short."""
     return [{"content": piece} for piece in re.findall(r"\s?\w{1,6}|\s|[^\w\s]{1,2}", text)]
 
 
-def start(page):
-    """Starts the server; `page` is the document and its policy."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+def start(page, real=None):
+    """Starts the server; `page` is the document and its policy, `real` a server whose API is to be passed on."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Passing if real else Handler)
+    server.daemon_threads, server.real = True, real
     server.page, server.bodies, server.n_tries, server.hold = page, [], 0, threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}"
