@@ -6,7 +6,6 @@
 Ray adds and removes replicas by the requests under way, and starts anew what does not answer. NOT RUN so far.
 """
 
-import asyncio
 import os
 import re
 import subprocess
@@ -58,9 +57,9 @@ class Teff:
         # Closing the answer, also when the client leaves, cancels the request in teff.
         return StreamingResponse(answer.aiter_raw(), answer.status_code, told, background=BackgroundTask(answer.aclose))
 
-    async def __del__(self):
+    def __del__(self):
         self.process.terminate()
-        await asyncio.to_thread(self.process.wait)
+        self.process.wait()
 
 
 app = Teff.bind()
