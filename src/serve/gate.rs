@@ -66,7 +66,7 @@ pub async fn handle(
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     if app.phase() != Phase::Serving {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -106,7 +106,7 @@ fn request_id(headers: &HeaderMap) -> String {
 fn admit(app: &App, local: IpAddr, request: &Request) -> Result<(), Fault> {
     check_size(request)?;
     check_host(app, local, request)?;
-    let is_free = routes::is_probe(request.uri().path()) || request.method() == Method::OPTIONS;
+    let is_free = routes::is_open(request.uri().path()) || request.method() == Method::OPTIONS;
     if !is_free && !has_key(&app.options.keys, request.headers()) {
         let fault = Fault::new(StatusCode::UNAUTHORIZED, "a valid API key is needed");
         return Err(fault.with_code("invalid_api_key"));

@@ -25,6 +25,7 @@ mod metrics;
 mod native;
 mod ollama;
 mod openai;
+mod page;
 mod prefixes;
 mod record;
 mod registry;

@@ -9,13 +9,14 @@ use super::gate::record_of;
 use super::native;
 use super::ollama;
 use super::openai;
+use super::page;
 use super::record::Record;
 use super::reply::{self, Wire};
 use super::responses;
 use super::stream::{Answering, patiently};
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::{MethodFilter, delete, on, post};
 use serde_json::{Value as Json, json};
@@ -31,6 +32,8 @@ pub struct Call {
     pub app: Arc<App>,
     /// What comes of it.
     pub record: Arc<Record>,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// The fields of its body that the route knows, checked.
     pub fields: body::Fields,
     /// The id in its path, if there is one.
@@ -67,6 +70,7 @@ const fn take(
 
 /// All routes. Requests are counted under the first of their paths.
 static TABLE: &[Route] = &[
+    read(&["/"], "A chat page", |call| Box::pin(page::page(call))),
     read(&["/health"], "Whether the server answers: ok, loading, draining or stuck", |call| {
         Box::pin(health(call.app))
     }),
@@ -191,6 +195,7 @@ async fn answer(
     let record = record_of(&request);
     let style = Style::of_path(request.uri().path());
     let id = id.map(|Path(id)| id).unwrap_or_default();
+    let headers = request.headers().clone();
     let fields = match &route.body {
         Some(known) => known.checked(body::fields(request, app.options.limits.body_time).await?)?,
         None => body::Fields::new(),
@@ -198,7 +203,7 @@ async fn answer(
     let limits = app.options.limits;
     let request_id = record.id.clone();
     let wire = wire(route, style, &fields);
-    let answering = (route.handler)(Call { app, record, fields, id });
+    let answering = (route.handler)(Call { app, record, headers, fields, id });
     match wire {
         Some(wire) => patiently(answering, wire, style, limits, request_id).await,
         None => answering.await,
@@ -225,9 +230,14 @@ pub fn label(path: &str) -> &'static str {
     }
 }
 
-/// Whether a path is for those that look after the server, which need no key and are no work.
+/// Whether a path is for those that look after the server, which is no work.
 pub fn is_probe(path: &str) -> bool {
     matches!(path, "/health" | "/healthz" | "/readyz")
+}
+
+/// Whether a path needs no key: probes, and the page, which holds nothing and asks for a key itself.
+pub fn is_open(path: &str) -> bool {
+    is_probe(path) || path == "/"
 }
 
 async fn health(app: Arc<App>) -> Answer {

@@ -1,6 +1,7 @@
 //! `teff serve` as clients see it, over real sockets: the tiny model answers.
 
 mod answers;
+mod dashboard;
 mod early;
 mod ends;
 mod fields;
@@ -8,6 +9,7 @@ mod foreign;
 mod inner;
 mod limits;
 mod models;
+mod page;
 mod restarts;
 
 use crate::cli::{Folder, program, text};
