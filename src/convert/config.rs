@@ -6,7 +6,7 @@
 
 use super::ConvertError;
 use super::files::{json, text};
-use crate::model::arch::wrapped;
+use crate::model::arch::text_parts;
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ impl Config {
         let text = text.cloned().unwrap_or_default();
         let class = root.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
         let class = class.ok_or_else(|| ConvertError::MissingEntry("architectures".into()))?;
-        let is_wrapped = wrapped::CLASSES.contains(&class);
+        let is_wrapped = text_parts::CLASSES.contains(&class);
         let class = if is_wrapped { text_class(&text, class)? } else { class.to_owned() };
         let (folder, rope, rope_local) = Default::default();
         let mut config =
@@ -331,7 +331,7 @@ impl Config {
 fn text_class(text: &Map<String, Value>, class: &str) -> Result<String, ConvertError> {
     let own = text.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
     let ty = text.get("model_type").and_then(Value::as_str);
-    let of_type = wrapped::TYPES.iter().find(|row| Some(row.0) == ty).map(|row| row.1);
+    let of_type = text_parts::TYPES.iter().find(|row| Some(row.0) == ty).map(|row| row.1);
     own.or(of_type).map(str::to_owned).ok_or_else(|| match ty {
         Some(ty) => ConvertError::UnknownClass(format!("{class} with text of type {ty}")),
         None => ConvertError::MissingEntry("text_config.model_type".into()),

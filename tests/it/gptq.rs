@@ -55,8 +55,9 @@ fn outputs_of_layers_lose_less() {
         fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["1.gguf", "3.gguf", "text.txt", "tiny.gguf"]);
-    let run = teff(&["logits", "-m", text(&folder.0.join("1.gguf")), "--tokens", "1,2"], "");
-    assert!(run.status.success());
+    let [made, logits] = ["1.gguf", "logits"].map(|name| folder.0.join(name));
+    let run = teff(&["logits", "-m", text(&made), "--tokens", "1,2", "-o", text(&logits)], "");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
 /// A folder with something else in it is refused and stays as it is.

@@ -11,7 +11,7 @@ use super::dtype::Dtype;
 use super::packed::Repack;
 use super::safetensors::Tensor;
 use super::{ConvertError, TargetType};
-use crate::model::arch::wrapped;
+use crate::model::arch::text_parts;
 use crate::model::checkpoint::{BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op};
 use gguf_rs_lite::GgmlType;
 use serde_json::Value;
@@ -233,7 +233,7 @@ pub(super) fn plan(
         }
         let name = bare(&tensor.name);
         let is_text = |root: &&str| tensor.name.starts_with(root);
-        if config.is_wrapped && !wrapped::ROOTS.iter().any(is_text) {
+        if config.is_wrapped && !text_parts::ROOTS.iter().any(is_text) {
             planner.left_out.push(tensor.name.clone());
             continue;
         }

@@ -109,7 +109,8 @@ mod spark2_5;
 mod stablelm;
 mod starcoder2;
 mod talkie;
-pub mod wrapped;
+pub mod text_parts;
+
 mod xverse;
 
 use super::checkpoint::Checkpoint;
