@@ -15,6 +15,7 @@ for features in cache convert hub pypi cli serve; do
     step cargo clippy --package teff --no-default-features --features "$features" -- -D warnings
 done
 step cargo test --workspace
+step scripts/check_gpu.sh
 step scripts/check_loom.sh
 step scripts/check_old_cpu.sh
 step scripts/check_arm.sh --fast

@@ -10,8 +10,13 @@
 //! from one range to the next.
 
 mod cpu;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+pub mod gpu;
 mod observer;
 pub mod pages;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+mod placed;
+mod plan;
 pub mod program;
 pub mod reference;
 mod step;
@@ -20,7 +25,10 @@ pub(crate) use cpu::LEN_MAX;
 pub use cpu::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
 pub use observer::{Observer, Product};
-pub use step::{Backend, Executor, Results, StartError, StepInput, Unfinished};
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+pub use placed::Placed;
+pub use plan::{GpuLayers, Placement, Plan, Side};
+pub use step::{Backend, DeviceError, Executor, Results, StartError, StepInput, Unfinished};
 
 use pages::KvType;
 use program::Program;
@@ -45,6 +53,11 @@ pub struct BackendOptions {
     pub repack: bool,
 }
 
+/// A way to make a backend of a program, which the caller of the rooms above chooses: [`start`], or
+/// [`start_placed`] with a placement.
+pub type Start<'a> =
+    dyn Fn(Program, &BackendOptions) -> Result<Box<dyn Backend>, StartError> + Sync + 'a;
+
 /// The backend that runs `program` on this machine: its CPUs.
 ///
 /// # Errors
@@ -54,4 +67,45 @@ pub struct BackendOptions {
 /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
 pub fn start(program: Program, options: &BackendOptions) -> Result<Box<dyn Backend>, StartError> {
     Ok(Box::new(cpu::Cpu::start(program, options)?))
+}
+
+/// The backend that runs `program` as `placement` says. Where that leaves a choice, and what came of it,
+/// is told to `tell`, a line at a time.
+///
+/// # Errors
+/// As of [`start`]; or the GPU is not to be had, or has no memory for the layers that were asked for.
+///
+/// # Panics
+/// As [`start`].
+pub fn start_placed(
+    program: Program,
+    options: &BackendOptions,
+    placement: &Placement,
+    tell: &dyn Fn(&str),
+) -> Result<Box<dyn Backend>, StartError> {
+    if placement.layers == GpuLayers::None {
+        return start(program, options);
+    }
+    on_gpu(program, options, placement, tell)
+}
+
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+fn on_gpu(
+    program: Program,
+    options: &BackendOptions,
+    placement: &Placement,
+    tell: &dyn Fn(&str),
+) -> Result<Box<dyn Backend>, StartError> {
+    Ok(Box::new(Placed::start(program, options, placement, tell)?))
+}
+
+#[cfg(not(any(feature = "gpu", target_vendor = "apple")))]
+fn on_gpu(
+    _: Program,
+    _: &BackendOptions,
+    _: &Placement,
+    _: &dyn Fn(&str),
+) -> Result<Box<dyn Backend>, StartError> {
+    let fault = "this build has no code for GPUs (feature `gpu`)".to_owned();
+    Err(DeviceError::new("no GPU", fault).into())
 }

@@ -2,7 +2,7 @@
 
 use super::observer::Observer;
 use super::pages::{CacheOp, PageFill, PageId, StateSlot};
-use super::program::Program;
+use super::program::{Buf, Program};
 use crate::tensor::memory::{NoThreads, OutOfMemory};
 use std::fmt;
 use std::ops::Range;
@@ -41,13 +41,40 @@ pub enum StartError {
     Threads(std::io::Error),
     /// The system has no memory for the buffers.
     Memory(OutOfMemory),
+    /// A device beside the CPUs is not to be had.
+    Device(DeviceError),
 }
+
+/// What a device beside the CPUs refused, or that it is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceError {
+    /// Name of the device.
+    pub device: String,
+    /// What is wrong.
+    pub fault: String,
+}
+
+impl DeviceError {
+    /// The error of a device.
+    pub fn new(device: &str, fault: String) -> DeviceError {
+        DeviceError { device: device.to_owned(), fault }
+    }
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.device, self.fault)
+    }
+}
+
+impl std::error::Error for DeviceError {}
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Threads(error) => NoThreads(error).fmt(f),
             StartError::Memory(error) => error.fmt(f),
+            StartError::Device(error) => error.fmt(f),
         }
     }
 }
@@ -60,6 +87,12 @@ impl From<std::io::Error> for StartError {
     }
 }
 
+impl From<DeviceError> for StartError {
+    fn from(error: DeviceError) -> StartError {
+        StartError::Device(error)
+    }
+}
+
 impl From<OutOfMemory> for StartError {
     fn from(error: OutOfMemory) -> StartError {
         StartError::Memory(error)
@@ -67,12 +100,20 @@ impl From<OutOfMemory> for StartError {
 }
 
 /// Why a step ended early. Pages that it was to fill and states that it was to change hold anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfinished {
     /// The caller's flag was set.
     Cancelled,
     /// The system had no memory for what the step computes on the way.
     Memory(OutOfMemory),
+    /// A device beside the CPUs is lost, or refused something.
+    Device(DeviceError),
+}
+
+impl From<DeviceError> for Unfinished {
+    fn from(error: DeviceError) -> Unfinished {
+        Unfinished::Device(error)
+    }
 }
 
 impl From<OutOfMemory> for Unfinished {
@@ -131,9 +172,9 @@ pub trait Executor {
     /// Changes the memory of pages and states, in this order, and makes what the step is to fill.
     ///
     /// # Errors
-    /// The system has no memory for that. Pages and states that were named as destinations hold
-    /// anything then, all others what they held.
-    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory>;
+    /// The system has no memory for that, or a device is lost. Pages and states that were named as
+    /// destinations hold anything then, all others what they held.
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), Unfinished>;
 
     /// Runs operations `ops` of the program for a batch. The ranges of a step come in ascending
     /// order and cover the program, on one executor or on several in turn.
@@ -155,21 +196,43 @@ pub trait Executor {
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), Unfinished>;
 
+    /// Appends rows of a buffer, of the batch's first `n` tokens, as the ranges of the step so far have
+    /// left them.
+    ///
+    /// # Errors
+    /// A device is lost.
+    fn read_rows(&mut self, buf: Buf, n: usize, rows: &mut Vec<f32>) -> Result<(), Unfinished>;
+
+    /// Makes a buffer hold rows of the batch's first tokens, for the ranges of the step to come.
+    ///
+    /// # Errors
+    /// A device is lost.
+    fn write_rows(&mut self, buf: Buf, rows: &[f32]) -> Result<(), Unfinished>;
+
     /// Appends what a page holds of its first `n` tokens to `out`, and zeros for the others: layer
     /// by layer of the group the keys, `[kv heads][k_dim][PAGE_TOKENS]`, then the values,
     /// `[kv heads][PAGE_TOKENS][v_dim]`. Numbers are little-endian; of the quantized types, the bytes
     /// of codes come before the scales, each in this order. So the bytes are the same on every
     /// machine, [`LayerGroup::page_bytes`](super::pages::LayerGroup::page_bytes) of them.
-    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>);
+    ///
+    /// # Errors
+    /// A device is lost.
+    fn read_page(
+        &mut self,
+        group: usize,
+        page: PageId,
+        n: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unfinished>;
 
     /// Makes a page hold what [`Executor::read_page`] gave.
     ///
     /// # Errors
-    /// The system has no memory for the page.
+    /// The system has no memory for the page, or a device is lost.
     ///
     /// # Panics
     /// If these are not the bytes of a page.
-    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), OutOfMemory>;
+    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), Unfinished>;
 
     /// Appends the states of a slot to `out`, one after the other, in little-endian f32. The order
     /// within a state is the backend's, whatever the machine.
@@ -182,7 +245,7 @@ pub trait Executor {
     ///
     /// # Panics
     /// If these are not the bytes of a slot.
-    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory>;
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), Unfinished>;
 
     /// Results of the last step that ran to the end of the program.
     fn results(&mut self) -> Results<'_>;

@@ -2,6 +2,7 @@
 
 use super::CliError;
 use super::answer_view::ReasoningShow;
+use super::gpu_args::GpuArgs;
 use super::grammar::GrammarArgs;
 use super::options::{ContextArgs, EngineArgs};
 use super::prefix_cache::PrefixCacheArgs;
@@ -25,6 +26,8 @@ pub struct AnswerArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
+    pub gpu: GpuArgs,
+    #[command(flatten)]
     pub prefixes: PrefixCacheArgs,
     #[command(flatten)]
     pub speculate: SpeculateArgs,
@@ -40,6 +43,7 @@ impl AnswerArgs {
     /// # Errors
     /// The options do not go with the model, or there is no memory for it.
     pub fn ready(&self, model: &Model) -> Result<(Tokenizer, Engine), CliError> {
-        self.engine.ready(model, &self.context, KvType::F16, self.speculate.n_rows())
+        let n_rows = self.speculate.n_rows();
+        self.engine.ready(model, &self.context, KvType::F16, n_rows, &self.gpu)
     }
 }

@@ -2,11 +2,12 @@
 //! in one go, then tokens one by one, the best of some repetitions after a warm-up. Several sequences
 //! side by side each have a prompt of their own; the first one's is measured, then all go on together.
 
+use super::gpu_args::GpuArgs;
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
 use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
-use crate::engine::{BATCH_DEFAULT, Engine, EngineError, EngineOptions};
+use crate::engine::{BATCH_DEFAULT, EngineError, EngineOptions};
 use crate::kv::SeqId;
 use crate::random::SplitMix64;
 use crate::tensor::memory;
@@ -27,6 +28,8 @@ pub struct BenchArgs {
     model: ModelArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Tokens of the prompt
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = whole_number(0..=BENCH_TOKENS_MAX))]
     prompt: u32,
@@ -61,7 +64,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     };
     check_context(&model, depth + n_prompt + n_gen, options.kv_type, args.engine.kv_bytes())?;
     let at = CliError::of_model(model.path());
-    let mut engine = Engine::new(&model, &options).map_err(&at)?;
+    let mut engine = args.gpu.engine(&model, &options).map_err(&at)?;
     args.engine.lock(&model, &engine)?;
     let load = start.elapsed();
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);

@@ -11,6 +11,7 @@ mod corpus;
 mod edit;
 mod embed;
 mod error;
+mod gpu_args;
 mod grammar;
 mod header;
 mod imatrix;

@@ -1,5 +1,6 @@
 //! Options that several verbs share.
 
+use super::gpu_args::GpuArgs;
 use super::progress::StderrProgress;
 use super::{CliError, interrupt, threads};
 use crate::backend::CpuSet;
@@ -301,6 +302,7 @@ impl EngineArgs {
         context: &ContextArgs,
         kv_type: KvType,
         max_outputs: usize,
+        gpu: &GpuArgs,
     ) -> Result<(Tokenizer, Engine), CliError> {
         context.check(model, self, kv_type)?;
         let n_ctx = context.ctx.map(|n| n as usize);
@@ -308,7 +310,7 @@ impl EngineArgs {
         // Building the vocabulary takes as long as binding the weights: both are done at once.
         let (tokenizer, engine) = std::thread::scope(|scope| {
             let tokenizer = threads::spawn(scope, || tokenizer_of(model))?;
-            let engine = Engine::new(model, &options);
+            let engine = gpu.engine(model, &options);
             Ok::<_, CliError>((tokenizer.join(), engine))
         })?;
         let died = |_| CliError::failed("the vocabulary's thread died");

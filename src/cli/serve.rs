@@ -1,5 +1,6 @@
 //! `teff serve`: answers over HTTP.
 
+use super::gpu_args::GpuArgs;
 use super::options::{ContextArgs, EngineArgs, whole_number};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
@@ -80,6 +81,8 @@ pub struct ServeArgs {
     pub(super) context: ContextArgs,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
+    #[command(flatten)]
+    pub(super) gpu: GpuArgs,
     #[command(flatten)]
     pub(super) speculate: SpeculateArgs,
     #[command(flatten)]

@@ -1,9 +1,9 @@
 //! What the cache keeps of a text, with its bytes: read for copies that outlive the process, and put
 //! back from them.
 
-use super::Stepper;
+use super::{StepError, Stepper};
 use crate::kv::{KeptAt, KeptId, KeptKind};
-use crate::tensor::memory::{OutOfMemory, reserve};
+use crate::tensor::memory::reserve;
 
 /// A page or a slot of states that is kept of a text, and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +23,13 @@ impl Stepper<'_> {
     /// others use the cache; what is evicted meanwhile is left out.
     ///
     /// # Errors
-    /// The system has no memory for a copy.
+    /// The system has no memory for a copy, or a device does not give it.
     pub fn read_kept(
         &mut self,
         tokens: &[u32],
         after: Option<KeptAt>,
         bytes_max: usize,
-    ) -> Result<Vec<KeptBytes>, OutOfMemory> {
+    ) -> Result<Vec<KeptBytes>, StepError> {
         let (mut read, mut n_bytes) = (Vec::new(), 0);
         let kept = self.core.kv.kept(tokens);
         for (at, id) in kept.into_iter().filter(|&(at, _)| Some(at) > after) {
@@ -38,10 +38,11 @@ impl Stepper<'_> {
                 break;
             }
             let mut bytes = Vec::new();
-            reserve(&mut bytes, len, "a copy of what the cache keeps")?;
+            let what = "a copy of what the cache keeps";
+            reserve(&mut bytes, len, what).map_err(StepError::Memory)?;
             match (at.kind, id) {
                 (KeptKind::Page { group }, KeptId::Page(page)) => {
-                    self.executor.read_page(group, page, at.n_tokens(), &mut bytes);
+                    self.executor.read_page(group, page, at.n_tokens(), &mut bytes)?;
                 }
                 (_, KeptId::States(slot)) => self.executor.read_states(slot, &mut bytes),
                 _ => unreachable!("a page is listed as one"),
@@ -58,7 +59,7 @@ impl Stepper<'_> {
     /// are there now.
     ///
     /// # Errors
-    /// The system has no memory for them; some may be there.
+    /// The system has no memory for them, or a device is lost; some may be there.
     ///
     /// # Panics
     /// If a thing has not its kind's number of bytes, or a place beyond the tokens.
@@ -67,7 +68,7 @@ impl Stepper<'_> {
         tokens: &[u32],
         since: u64,
         things: &[KeptBytes],
-    ) -> Result<usize, OutOfMemory> {
+    ) -> Result<usize, StepError> {
         let places: Vec<KeptAt> = things.iter().map(|thing| thing.at).collect();
         let placed = self.core.kv.put(tokens, since, &places);
         for (i, (thing, &id)) in things.iter().zip(&placed).enumerate() {
@@ -86,7 +87,7 @@ impl Stepper<'_> {
                         self.core.kv.forget(tokens, at);
                     }
                 }
-                return Err(error);
+                return Err(error.into());
             }
         }
         Ok(placed.len())

@@ -36,7 +36,10 @@ pub fn adapt(
     let ops = std::mem::take(&mut program.ops);
     let mut adapting =
         Adapting { program, adapters, kernels, adapted: HashSet::new(), pairs: HashMap::new() };
+    // Where operations are now, by where they were.
+    let mut places = Vec::with_capacity(ops.len() + 1);
     for op in ops {
+        places.push(adapting.program.ops.len());
         match op {
             Op::Embed { table, scale, addend, positions, out } => {
                 let delta = adapting.embedding(&table, scale, out)?;
@@ -58,6 +61,10 @@ pub fn adapt(
         }
     }
     let adapted = adapting.adapted;
+    places.push(program.ops.len());
+    for layer in &mut program.layers {
+        *layer = places[layer.start]..places[layer.end];
+    }
     for (number, adapter) in adapters.iter().enumerate() {
         if let Some(target) = adapter.targets().find(|target| !adapted.contains(*target)) {
             return Err((number, ModelError::NotAdaptable(target.into())));

@@ -18,7 +18,8 @@ pub use lower::{ModelPart, lower, lower_part, lower_with};
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
 use crate::backend::{
-    self, Backend, BackendOptions, CpuSet, Executor, Observer, StartError, StepInput, Unfinished,
+    self, Backend, BackendOptions, CpuSet, DeviceError, Executor, Observer, Start, StartError,
+    StepInput, Unfinished,
 };
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
@@ -78,6 +79,8 @@ pub enum DecoderError {
     Context(ContextTooLarge),
     /// The system has no memory for the buffers.
     Memory(OutOfMemory),
+    /// A device beside the CPUs is not to be had.
+    Device(DeviceError),
 }
 
 impl std::fmt::Display for DecoderError {
@@ -87,6 +90,7 @@ impl std::fmt::Display for DecoderError {
             DecoderError::Threads(error) => NoThreads(error).fmt(f),
             DecoderError::Context(error) => error.fmt(f),
             DecoderError::Memory(error) => error.fmt(f),
+            DecoderError::Device(error) => error.fmt(f),
         }
     }
 }
@@ -98,6 +102,7 @@ impl From<StartError> for DecoderError {
         match error {
             StartError::Threads(error) => DecoderError::Threads(error),
             StartError::Memory(error) => DecoderError::Memory(error),
+            StartError::Device(error) => DecoderError::Device(error),
         }
     }
 }
@@ -144,7 +149,7 @@ impl Outputs {
 }
 
 /// Error of a step that was not made. Sequences are as they were before then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StepError {
     /// No room in the cache.
@@ -172,6 +177,9 @@ pub enum StepError {
     /// The system has no memory for the step. A sequence whose states had been changed by then is
     /// cut back to where they are known.
     Memory(OutOfMemory),
+    /// A device beside the CPUs is lost, or refused something; sequences are as for
+    /// [`StepError::Memory`].
+    Device(DeviceError),
 }
 
 impl std::fmt::Display for StepError {
@@ -190,11 +198,22 @@ impl std::fmt::Display for StepError {
             }
             StepError::Cancelled => write!(f, "the step was cancelled"),
             StepError::Memory(error) => error.fmt(f),
+            StepError::Device(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for StepError {}
+
+impl From<Unfinished> for StepError {
+    fn from(error: Unfinished) -> StepError {
+        match error {
+            Unfinished::Cancelled => StepError::Cancelled,
+            Unfinished::Memory(error) => StepError::Memory(error),
+            Unfinished::Device(error) => StepError::Device(error),
+        }
+    }
+}
 
 impl From<KvError> for StepError {
     fn from(error: KvError) -> StepError {
@@ -240,14 +259,28 @@ impl Decoder {
     /// A decoder that runs `program`, which [`lower`] made from the description.
     ///
     /// # Errors
-    /// The context is longer than the model's, a token or a sequence takes too much memory, the
-    /// context does not fit the budget of the cache, threads could not be started, or there is no
-    /// memory for the buffers.
+    /// As [`Decoder::on`].
     pub fn of_program(
         program: Program,
         spec: &ModelSpec,
         kernels: &'static KernelTable,
         options: &DecoderOptions,
+    ) -> Result<Decoder, DecoderError> {
+        Decoder::on(program, spec, kernels, options, &backend::start)
+    }
+
+    /// [`Decoder::of_program`] on a backend that `start` makes.
+    ///
+    /// # Errors
+    /// The context is longer than the model's, a token or a sequence takes too much memory, the
+    /// context does not fit the budget of the cache, threads could not be started, there is no
+    /// memory for the buffers, or a device is not to be had.
+    pub fn on(
+        program: Program,
+        spec: &ModelSpec,
+        kernels: &'static KernelTable,
+        options: &DecoderOptions,
+        start: &Start<'_>,
     ) -> Result<Decoder, DecoderError> {
         lower::check(&program)?;
         if let Some(n_ctx_max) = spec.n_ctx_max.filter(|&max| options.n_ctx > max) {
@@ -273,7 +306,7 @@ impl Decoder {
             kv_type: options.kv_type,
             repack: options.repack,
         };
-        let backend = backend::start(program, &backend_options)?;
+        let backend = start(program, &backend_options)?;
         Ok(Decoder::with_backend(backend, options))
     }
 
@@ -497,7 +530,7 @@ impl Stepper<'_> {
         };
         if let Err(error) = self.executor.prepare(core.kv.ops(), &input) {
             core.kv.unreserve();
-            return Err(StepError::Memory(error));
+            return Err(error.into());
         }
         if !core.tokens.is_empty() {
             for range in &core.ranges {
@@ -506,13 +539,9 @@ impl Stepper<'_> {
                 let ran = self.executor.run(range.clone(), &input, cancel, observer);
                 let Err(error) = ran else { continue };
                 let is_exact = core.kv.undo();
-                return Err(match error {
-                    Unfinished::Memory(error) => StepError::Memory(error),
-                    Unfinished::Cancelled => {
-                        debug_assert!(is_exact, "cancelled steps were made restorable");
-                        StepError::Cancelled
-                    }
-                });
+                let is_cancelled = error == Unfinished::Cancelled;
+                debug_assert!(is_exact || !is_cancelled, "cancelled steps were made restorable");
+                return Err(error.into());
             }
         }
         core.kv.commit();

@@ -44,7 +44,7 @@ use classifier::Classifier;
 use saved::Origin;
 
 use crate::backend::pages::KvType;
-use crate::backend::{CpuSet, available_bytes};
+use crate::backend::{self, CpuSet, DeviceError, Start, available_bytes};
 use crate::decoder::{
     Decoder, DecoderError, DecoderOptions, StepError, Stepper, adapt, lower_with,
 };
@@ -155,6 +155,8 @@ pub enum EngineError {
     Context(ContextTooLarge),
     /// The system has no memory for a buffer.
     Memory(OutOfMemory),
+    /// A device beside the CPUs is not to be had.
+    Device(DeviceError),
     /// A step was refused.
     Step(StepError),
     /// A token could not be drawn.
@@ -227,6 +229,7 @@ impl fmt::Display for EngineError {
             EngineError::Threads(error) => memory::NoThreads(error).fmt(f),
             EngineError::Context(error) => error.fmt(f),
             EngineError::Memory(error) => error.fmt(f),
+            EngineError::Device(error) => error.fmt(f),
             EngineError::Step(error) => error.fmt(f),
             EngineError::Sample(error) => error.fmt(f),
             EngineError::Stop(error) => error.fmt(f),
@@ -410,18 +413,32 @@ impl Engine {
     /// and values of [`EngineOptions::n_ctx`] tokens exceed their budget, [`EngineError::Memory`] if
     /// the system refuses a buffer, and [`EngineError::Threads`] if it refuses a thread.
     pub fn new(model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
+        Engine::on(model, options, &backend::start)
+    }
+
+    /// [`Engine::new`] on a backend that `start` makes, as
+    /// [`start_placed`](crate::backend::start_placed) with layers on a GPU.
+    ///
+    /// # Errors
+    /// As [`Engine::new`]; and [`EngineError::Device`] if a device is not to be had.
+    pub fn on(
+        model: &Model,
+        options: &EngineOptions,
+        start: &Start<'_>,
+    ) -> Result<Engine, EngineError> {
         read_ahead(&model.file);
         let n_ctx = options.n_ctx.unwrap_or_else(|| model.spec.n_ctx_default(N_CTX_DEFAULT)).max(1);
         let kv_bytes_max = options.kv_bytes_max.unwrap_or_else(|| {
             available_bytes().map_or(KV_BYTES_DEFAULT, |bytes| bytes / AVAILABLE_SHARE)
         });
-        let decoder = match (make_decoder(model, options, n_ctx, kv_bytes_max), options.n_ctx) {
-            // Nobody asked for so long a context.
-            (Err(EngineError::Context(error)), None) if error.n_ctx_fitting > 0 => {
-                make_decoder(model, options, error.n_ctx_fitting, kv_bytes_max)?
-            }
-            (decoder, _) => decoder?,
-        };
+        let decoder =
+            match (make_decoder(model, options, n_ctx, kv_bytes_max, start), options.n_ctx) {
+                // Nobody asked for so long a context.
+                (Err(EngineError::Context(error)), None) if error.n_ctx_fitting > 0 => {
+                    make_decoder(model, options, error.n_ctx_fitting, kv_bytes_max, start)?
+                }
+                (decoder, _) => decoder?,
+            };
         let named = |error| EngineError::Model { path: model.path.clone(), error };
         let gives_logits = model.spec.head.logits;
         let classifier = match &model.spec.head.classifier {
@@ -475,6 +492,7 @@ fn make_decoder(
     options: &EngineOptions,
     n_ctx: usize,
     kv_bytes_max: usize,
+    start: &Start<'_>,
 ) -> Result<Decoder, EngineError> {
     let gives_logits = model.spec.head.logits;
     let max_batch = match (model.spec.bidirectional, gives_logits) {
@@ -499,12 +517,14 @@ fn make_decoder(
     adapt(&mut program, &model.adapters, options.kernels).map_err(|(number, error)| {
         EngineError::Model { path: model.adapter_paths[number].clone(), error }
     })?;
-    let decoder = Decoder::of_program(program, &model.spec, options.kernels, &decoder_options);
+    let (spec, kernels) = (&model.spec, options.kernels);
+    let decoder = Decoder::on(program, spec, kernels, &decoder_options, start);
     decoder.map_err(|error| match error {
         DecoderError::Model(error) => named(error),
         DecoderError::Threads(error) => EngineError::Threads(error),
         DecoderError::Context(error) => EngineError::Context(error),
         DecoderError::Memory(error) => EngineError::Memory(error),
+        DecoderError::Device(error) => EngineError::Device(error),
     })
 }
 

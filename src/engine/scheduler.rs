@@ -250,6 +250,10 @@ impl<'l> Scheduler<'l> {
                 self.restore(stepper);
                 self.starve(stepper, Err(error.into()));
             }
+            Ok(Err(error @ StepError::Device(_))) => {
+                self.restore(stepper);
+                self.isolate(stepper, &shares, error.into());
+            }
             Ok(Err(error)) => self.isolate(stepper, &shares, error.into()),
             Err(panic) => {
                 self.restore(stepper);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use teff::backend::pages::{CacheOp, PageId, StateSlot};
-use teff::backend::program::Program;
+use teff::backend::program::{Buf, Program};
 use teff::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
 use teff::tensor::memory::OutOfMemory;
 
@@ -62,7 +62,7 @@ impl Backend for Hooked {
 }
 
 impl Executor for HookedExecutor<'_> {
-    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), Unfinished> {
         self.hook.before_prepare()?;
         self.inner.prepare(ops, input)
     }
@@ -78,11 +78,25 @@ impl Executor for HookedExecutor<'_> {
         self.inner.run(ops, input, cancel, observer)
     }
 
-    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>) {
-        self.inner.read_page(group, page, n, out);
+    fn read_rows(&mut self, buf: Buf, n: usize, rows: &mut Vec<f32>) -> Result<(), Unfinished> {
+        self.inner.read_rows(buf, n, rows)
     }
 
-    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), OutOfMemory> {
+    fn write_rows(&mut self, buf: Buf, rows: &[f32]) -> Result<(), Unfinished> {
+        self.inner.write_rows(buf, rows)
+    }
+
+    fn read_page(
+        &mut self,
+        group: usize,
+        page: PageId,
+        n: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unfinished> {
+        self.inner.read_page(group, page, n, out)
+    }
+
+    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), Unfinished> {
         self.inner.write_page(group, page, bytes)
     }
 
@@ -90,7 +104,7 @@ impl Executor for HookedExecutor<'_> {
         self.inner.read_states(slot, out);
     }
 
-    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory> {
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), Unfinished> {
         self.inner.write_states(slot, bytes)
     }
 

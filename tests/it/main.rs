@@ -42,6 +42,8 @@ mod fixture_model;
 mod generate;
 mod goldens;
 mod gptq;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+mod gpu;
 #[cfg(feature = "grammar")]
 mod grammar;
 mod hooked;

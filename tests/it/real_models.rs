@@ -15,7 +15,7 @@ use teff::engine::{Engine, EngineOptions, Model};
 const BATCH: usize = 32;
 
 /// The model's file, where it is in the cache.
-fn cached(alias: &str) -> Option<PathBuf> {
+pub fn cached(alias: &str) -> Option<PathBuf> {
     let model: ModelRef = alias.parse().unwrap();
     let entry = Cache::from_env().ok().and_then(|cache| {
         cache.list().into_iter().find(|entry| entry.model == model.to_string() && entry.is_cached)

@@ -17,6 +17,7 @@ use teff::backend::program::{
 };
 use teff::backend::program::{Conv, Scan, ScanKind, StateId};
 use teff::backend::reference::RefRunner;
+use teff::backend::{Start, start};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::Model;
 use teff::tensor::Weight;
@@ -303,7 +304,7 @@ impl Rng {
 const N_VOCAB: usize = 61;
 
 /// A program on its way.
-struct Draw {
+pub struct Draw {
     rng: Rng,
     program: Program,
 }
@@ -387,7 +388,7 @@ impl Draw {
 }
 
 /// How the tokens of some sequences come in steps.
-struct Schedule {
+pub struct Schedule {
     /// Tokens of each sequence.
     sequences: Vec<Vec<u32>>,
     /// Tokens that each sequence has in each step, as far as it has any.
@@ -422,7 +423,12 @@ impl Schedule {
 }
 
 /// The largest error of any row of results of the CPU backend, against the reference backend.
-fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
+fn cpu_error(program: Program, schedule: &Schedule) -> f64 {
+    error_on(program, schedule, &start)
+}
+
+/// The largest error of any row of results of the backend that `start` makes.
+fn error_on(mut program: Program, schedule: &Schedule, start: &Start<'_>) -> f64 {
     let Schedule { sequences, steps, threads, kv_type, outputs } = schedule;
     program.check().unwrap();
     // Only whether the context has a bound is asked of the description.
@@ -447,7 +453,7 @@ fn cpu_error(mut program: Program, schedule: &Schedule) -> f64 {
     let truth: Vec<Vec<f32>> = truth.collect();
     program.share_buffers();
     let mut decoder =
-        Decoder::of_program(program, model.spec(), KernelTable::detect(), &options).unwrap();
+        Decoder::on(program, model.spec(), KernelTable::detect(), &options, start).unwrap();
     let n_out = decoder.n_out();
     let mut error_max: f64 = 0.0;
     decoder.lead(|decoder| {
@@ -508,15 +514,26 @@ const ROUNDING: f64 = 1e-10;
 /// Seeds of each kind of program.
 const N_SEEDS: u64 = 40;
 
-/// Draws and compares programs of one kind.
+/// Draws programs of one kind and compares the CPU backend.
 fn compare(kind: &str, error_max: f64, draw: impl Fn(Draw) -> (Program, Schedule) + Sync) {
+    compare_on(&start, N_SEEDS, kind, error_max, draw);
+}
+
+/// Draws programs of one kind and compares the backend that `start` makes.
+pub fn compare_on(
+    start: &Start<'_>,
+    n_seeds: u64,
+    kind: &str,
+    error_max: f64,
+    draw: impl Fn(Draw) -> (Program, Schedule) + Sync,
+) {
     let draw = &draw;
     std::thread::scope(|scope| {
         for half in 0..2 {
             scope.spawn(move || {
-                for seed in (0..N_SEEDS).filter(|seed| seed % 2 == half) {
+                for seed in (0..n_seeds).filter(|seed| seed % 2 == half) {
                     let (program, schedule) = draw(Draw::new(seed));
-                    let error = cpu_error(program, &schedule);
+                    let error = error_on(program, &schedule, start);
                     if error > error_max {
                         let (program, Schedule { steps, threads, .. }) = draw(Draw::new(seed));
                         let ops: Vec<&str> = program.ops.iter().map(Op::name).collect();
@@ -547,7 +564,7 @@ const ACTS: &[Activation] = &[
 ];
 
 /// Products of types, with every epilogue and destination.
-fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Schedule) {
+pub fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Schedule) {
     let mut draw = draw;
     let cols = block * draw.rng.pick(&[1, 2, 3]);
     let x = draw.embed(cols);
@@ -620,7 +637,7 @@ fn products_of_quantized_weights_are_the_references_but_for_their_inputs() {
 }
 
 /// Attention around the edges of pages, chunks, tiles and windows.
-fn attention(mut draw: Draw, bidirectional: bool, kv_type: KvType) -> (Program, Schedule) {
+pub fn attention(mut draw: Draw, bidirectional: bool, kv_type: KvType) -> (Program, Schedule) {
     let n_embd = 24;
     let rng = &mut draw.rng;
     let n_kv_heads = rng.pick(&[1, 2, 3]);
@@ -694,7 +711,7 @@ fn attention_of_a_long_prompt_is_the_references() {
     }
 }
 
-fn experts(mut draw: Draw, ty: GgmlType, block: usize) -> (Program, Schedule) {
+pub fn experts(mut draw: Draw, ty: GgmlType, block: usize) -> (Program, Schedule) {
     let (cols, n_ff) = (block * draw.rng.pick(&[1, 2]), block * draw.rng.pick(&[1, 2]));
     let n_experts = draw.rng.pick(&[4, 6, 16]);
     let n_used = draw.rng.pick(&[1, 2, 4]);
@@ -850,7 +867,7 @@ fn recurrences_are_the_references() {
 }
 
 /// Parallel streams and the operations on single rows.
-fn rows(mut draw: Draw) -> (Program, Schedule) {
+pub fn rows(mut draw: Draw) -> (Program, Schedule) {
     let rng = &mut draw.rng;
     let (width, n) = (rng.pick(&[3, 16, 37]), rng.pick(&[1, 2, 4, STREAMS_MAX]));
     let rows = rng.pick(&[Tokens::All, Tokens::Outputs]);

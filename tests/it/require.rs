@@ -17,6 +17,7 @@ const NAMES: &[(&str, &str)] = &[
     ("apple", "the standard library for Apple's CPUs (scripts/check_apple.sh)"),
     ("cross", "compiler and standard library for another CPU (scripts/check_arm.sh)"),
     ("fixtures", "a folder of more vocabularies and chat templates, named by TEFF_FIXTURES"),
+    ("gpu", "an adapter named by TEFF_GPU, or Mesa's software Vulkan (scripts/check_gpu.sh)"),
     ("models", "the models of `teff pull smollm2:135m` and `teff pull gemma3:270m`"),
     ("qemu", "QEMU's user-mode emulators (scripts/check_old_cpu.sh, scripts/check_arm.sh)"),
 ];

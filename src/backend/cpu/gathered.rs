@@ -3,11 +3,10 @@
 use super::pool::{Leader, Pool};
 use super::{CpuBackend, topology};
 use crate::backend::pages::{CacheOp, PageId, StateSlot};
-use crate::backend::program::Program;
+use crate::backend::program::{Buf, Program};
 use crate::backend::{
     Backend, BackendOptions, Executor, Observer, Results, StartError, StepInput, Unfinished,
 };
-use crate::tensor::memory::OutOfMemory;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,11 +26,26 @@ impl Cpu {
     /// # Panics
     /// If a weight's type has no kernel.
     pub fn start(program: Program, options: &BackendOptions) -> Result<Cpu, StartError> {
+        Cpu::start_part(Arc::new(program), options, &|_| true)
+    }
+
+    /// [`Cpu::start`] for the operations of a program for which `is_here` holds: no others are run.
+    ///
+    /// # Errors
+    /// As [`Cpu::start`].
+    ///
+    /// # Panics
+    /// As [`Cpu::start`].
+    pub fn start_part(
+        program: Arc<Program>,
+        options: &BackendOptions,
+        is_here: &dyn Fn(usize) -> bool,
+    ) -> Result<Cpu, StartError> {
         let pool = match options.cpus {
             Some(cpus) => Pool::pinned(cpus),
             None => Pool::new(options.threads.unwrap_or_else(topology::default_threads)),
         }?;
-        let backend = CpuBackend::new(program, options, pool.n_threads())?;
+        let backend = CpuBackend::new(program, options, pool.n_threads(), is_here)?;
         Ok(Cpu { pool, backend })
     }
 }
@@ -70,8 +84,20 @@ struct Gathered<'a> {
 }
 
 impl Executor for Gathered<'_> {
-    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), OutOfMemory> {
-        self.backend.prepare(ops, input)
+    fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), Unfinished> {
+        Ok(self.backend.prepare(ops, input)?)
+    }
+
+    fn read_rows(&mut self, buf: Buf, n: usize, rows: &mut Vec<f32>) -> Result<(), Unfinished> {
+        let buffer = &mut self.backend.buffers[buf.0];
+        let len = n * buffer.width();
+        rows.extend_from_slice(&buffer.get_mut()[..len]);
+        Ok(())
+    }
+
+    fn write_rows(&mut self, buf: Buf, rows: &[f32]) -> Result<(), Unfinished> {
+        self.backend.buffers[buf.0].get_mut()[..rows.len()].copy_from_slice(rows);
+        Ok(())
     }
 
     fn run(
@@ -84,20 +110,27 @@ impl Executor for Gathered<'_> {
         self.backend.run(self.leader, ops, input, cancel, observer)
     }
 
-    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>) {
+    fn read_page(
+        &mut self,
+        group: usize,
+        page: PageId,
+        n: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unfinished> {
         self.backend.arena.store(group, page, n, out);
+        Ok(())
     }
 
-    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), OutOfMemory> {
-        self.backend.arena.restore(group, page, bytes)
+    fn write_page(&mut self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), Unfinished> {
+        Ok(self.backend.arena.restore(group, page, bytes)?)
     }
 
     fn read_states(&mut self, slot: StateSlot, out: &mut Vec<u8>) {
         self.backend.states.store(slot, out);
     }
 
-    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory> {
-        self.backend.states.restore(slot, bytes)
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), Unfinished> {
+        Ok(self.backend.states.restore(slot, bytes)?)
     }
 
     fn results(&mut self) -> Results<'_> {

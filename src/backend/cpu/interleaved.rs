@@ -63,11 +63,16 @@ impl Interleaved {
     }
 
     /// All weights that the kernels have such a form of, none of them done. Without enough memory,
-    /// only those that take no more of it than in the file, or none at all.
-    pub fn plan(kernels: &KernelTable, program: &Program) -> Interleaved {
+    /// only those that take no more of it than in the file, or none at all. Operations for which
+    /// `is_here` does not hold are run elsewhere.
+    pub fn plan(
+        kernels: &KernelTable,
+        program: &Program,
+        is_here: &dyn Fn(usize) -> bool,
+    ) -> Interleaved {
         let most = available_bytes().map_or(0, |available| available / AVAILABLE_SHARE);
         for may_grow in [true, false] {
-            let (weights, end) = entries(kernels, program, may_grow);
+            let (weights, end) = entries(kernels, program, may_grow, is_here);
             if end <= most
                 && let Ok(bytes) = Shared::mapped("interleaved weights", end)
             {
@@ -151,11 +156,17 @@ impl Interleaved {
 
 /// The products that have an interleaved form, if it is no larger or `may_grow`, in the order of
 /// their first use, and the bytes of all.
-fn entries(kernels: &KernelTable, program: &Program, may_grow: bool) -> (Vec<Entry>, usize) {
+fn entries(
+    kernels: &KernelTable,
+    program: &Program,
+    may_grow: bool,
+    is_here: &dyn Fn(usize) -> bool,
+) -> (Vec<Entry>, usize) {
     let mut weights: Vec<Entry> = Vec::new();
     let mut is_known = vec![false; program.weights.len()];
     let mut end = 0;
-    for weight in program.products() {
+    let here = program.ops.iter().enumerate().filter(|&(i, _)| is_here(i));
+    for weight in here.flat_map(|(_, op)| op.products()) {
         if std::mem::replace(&mut is_known[weight.id().0], true) {
             continue;
         }

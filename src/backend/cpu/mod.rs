@@ -175,7 +175,8 @@ impl<'a> Context<'a> {
 }
 
 impl CpuBackend {
-    /// Buffers for steps as large as `options` say, and teams of at most `max_threads` workers.
+    /// Buffers for steps as large as `options` say, and teams of at most `max_threads` workers, to run
+    /// the operations for which `is_here` holds.
     /// Large buffers take real memory only when touched. With `repack`, decoding interleaves the
     /// weights bit by bit.
     ///
@@ -185,13 +186,14 @@ impl CpuBackend {
     /// # Panics
     /// If a weight's type has no kernel: [`KernelTable::types`] was to be asked first.
     fn new(
-        program: Program,
+        program: Arc<Program>,
         options: &BackendOptions,
         max_threads: usize,
+        is_here: &dyn Fn(usize) -> bool,
     ) -> Result<CpuBackend, OutOfMemory> {
         let &BackendOptions { kernels, max_tokens, max_outputs, .. } = options;
         let interleaved = match options.repack {
-            true => interleaved::Interleaved::plan(kernels, &program),
+            true => interleaved::Interleaved::plan(kernels, &program, is_here),
             false => interleaved::Interleaved::none(),
         };
         let pack_lens =
@@ -226,9 +228,9 @@ impl CpuBackend {
             partials: Shared::empty(),
             scratch: scratch.collect(),
             interleaved,
-            arena: Arena::new(options.kv_type, &program.kv),
+            arena: Arena::new(options.kv_type, &program.kv, &program.stored_by(is_here)),
             states: States::new(&program.states),
-            program: Arc::new(program),
+            program,
             max_tokens,
             max_outputs,
         })

@@ -105,13 +105,14 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// No pages yet, for the layers of a program.
-    pub fn new(kind: KvType, layers: &[KvShape]) -> Arena {
-        let groups = LayerGroup::of_layers(layers);
+    /// No pages yet, for those layers of a program of which `is_here` says so.
+    pub fn new(kind: KvType, layers: &[KvShape], is_here: &[bool]) -> Arena {
+        let mut groups = LayerGroup::of_layers(layers);
         let mut group_of = vec![0; layers.len()];
         for (i, group) in groups.iter().enumerate() {
             group.layers.iter().for_each(|&layer| group_of[layer] = i);
         }
+        groups.iter_mut().for_each(|group| group.layers.retain(|&layer| is_here[layer]));
         let pages = layers.iter().map(|_| Vec::new()).collect();
         Arena { kind, space: PageSpace::default(), groups, group_of, pages }
     }

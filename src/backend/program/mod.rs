@@ -24,7 +24,7 @@ pub use recurrent::{Conv, Scan, ScanKind, StateId};
 pub use streams::{MixStreams, STREAMS_MAX};
 
 use crate::tensor::Weight;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 /// Number of a buffer in [`Program::widths`].
@@ -94,6 +94,8 @@ pub struct Program {
     pub weights: Vec<Arc<Weight>>,
     /// Operations in the order of execution.
     pub ops: Vec<Op>,
+    /// Operations of each layer; before and behind them are those of the model.
+    pub layers: Vec<Range<usize>>,
     /// Number of token ids.
     pub n_vocab: usize,
     /// Length of a row of results: logits, or the embedding of a token.
@@ -132,6 +134,20 @@ impl Program {
     /// several operations read comes several times.
     pub fn products(&self) -> impl Iterator<Item = &BoundWeight> {
         self.ops.iter().flat_map(Op::products)
+    }
+
+    /// Of each layer of [`Program::kv`] whether one of the operations for which `is_here` holds writes
+    /// or reads its keys and values.
+    pub fn stored_by(&self, is_here: &dyn Fn(usize) -> bool) -> Vec<bool> {
+        let mut stored = vec![false; self.kv.len()];
+        for (_, op) in self.ops.iter().enumerate().filter(|&(i, _)| is_here(i)) {
+            match op {
+                Op::RopeKv(op) => stored[op.layer] = true,
+                Op::Attention(op) => stored[op.layer] = true,
+                _ => {}
+            }
+        }
+        stored
     }
 
     /// Bytes that the buffers take for each token of a step, those inside a mixture of experts

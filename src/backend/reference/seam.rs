@@ -8,9 +8,8 @@
 
 use super::{RefSequence, Shown, Step};
 use crate::backend::pages::{CacheOp, LayerGroup, PAGE_TOKENS, PageId, StateSlot};
-use crate::backend::program::{KvShape, Program};
+use crate::backend::program::{Buf, KvShape, Program};
 use crate::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
-use crate::tensor::memory::OutOfMemory;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -258,7 +257,7 @@ impl RefExecutor<'_> {
 
 impl Executor for RefExecutor<'_> {
     /// The memory for tests is there: `Vec`s are not refused.
-    fn prepare(&mut self, ops: &[CacheOp], _: &StepInput<'_>) -> Result<(), OutOfMemory> {
+    fn prepare(&mut self, ops: &[CacheOp], _: &StepInput<'_>) -> Result<(), Unfinished> {
         ops.iter().for_each(|&op| self.backend.change(op));
         Ok(())
     }
@@ -296,7 +295,29 @@ impl Executor for RefExecutor<'_> {
         Results { rows: results, maxima, n_out: self.program.n_out }
     }
 
-    fn read_page(&mut self, group: usize, page: PageId, n: usize, out: &mut Vec<u8>) {
+    fn read_rows(&mut self, buf: Buf, n: usize, rows: &mut Vec<f32>) -> Result<(), Unfinished> {
+        let end = rows.len() + n * self.program.widths[buf.0];
+        self.steps.iter().for_each(|(_, step)| rows.extend_from_slice(&step.buffers[buf.0]));
+        rows.truncate(end);
+        Ok(())
+    }
+
+    fn write_rows(&mut self, buf: Buf, mut rows: &[f32]) -> Result<(), Unfinished> {
+        for (_, step) in &mut self.steps {
+            let (of_step, rest) = rows.split_at(step.buffers[buf.0].len().min(rows.len()));
+            step.buffers[buf.0][..of_step.len()].copy_from_slice(of_step);
+            rows = rest;
+        }
+        Ok(())
+    }
+
+    fn read_page(
+        &mut self,
+        group: usize,
+        page: PageId,
+        n: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unfinished> {
         let backend = &*self.backend;
         for &layer in &backend.groups[group].layers {
             let shape = &backend.program.kv[layer];
@@ -309,9 +330,10 @@ impl Executor for RefExecutor<'_> {
                 out.extend(kept(page.values[i], slot).to_le_bytes());
             }
         }
+        Ok(())
     }
 
-    fn write_page(&mut self, group: usize, id: PageId, bytes: &[u8]) -> Result<(), OutOfMemory> {
+    fn write_page(&mut self, group: usize, id: PageId, bytes: &[u8]) -> Result<(), Unfinished> {
         let backend = &mut *self.backend;
         let mut numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
         for &layer in &backend.groups[group].layers {
@@ -333,7 +355,7 @@ impl Executor for RefExecutor<'_> {
         states.for_each(|x| out.extend(x.to_le_bytes()));
     }
 
-    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), OutOfMemory> {
+    fn write_states(&mut self, slot: StateSlot, bytes: &[u8]) -> Result<(), Unfinished> {
         let mut numbers = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
         let lens = self.program.states.iter();
         let states = lens.map(|&len| numbers.by_ref().take(len).collect()).collect();

@@ -27,7 +27,9 @@ impl Lowering<'_> {
             let rows = if i == last { Tokens::Outputs } else { Tokens::All };
             let block = beside.cycles.map_or(i, |cycles| cycles.spec.block(i));
             self.scales_of = (block, i);
+            let start = self.program.ops.len();
             self.layer(Place { index: i, block, layer, rows }, beside)?;
+            self.program.layers.push(start..self.program.ops.len());
         }
         Ok(())
     }

@@ -213,6 +213,15 @@ impl From<PartFileError> for SessionFault {
     }
 }
 
+impl From<crate::decoder::StepError> for SessionFault {
+    fn from(error: crate::decoder::StepError) -> SessionFault {
+        SessionFault::Engine(match error {
+            crate::decoder::StepError::Memory(error) => EngineError::Memory(error),
+            error => error.into(),
+        })
+    }
+}
+
 impl From<crate::tensor::memory::OutOfMemory> for SessionFault {
     fn from(error: crate::tensor::memory::OutOfMemory) -> SessionFault {
         SessionFault::Engine(EngineError::Memory(error))

@@ -1,0 +1,240 @@
+//! The adapter that is chosen, and what goes wrong on it.
+
+use crate::backend::step::DeviceError;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// APIs that the shaders are translated to.
+const BACKENDS: wgpu::Backends =
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// Result of what a device does.
+pub(super) type DeviceResult<T> = Result<T, DeviceError>;
+
+/// An adapter of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// Its name, as the driver says it.
+    pub name: String,
+    /// API by which it is reached.
+    pub api: String,
+    /// Whether it is a program on the CPU: such an adapter is only used when it is named.
+    pub is_software: bool,
+}
+
+/// The adapters of this machine.
+pub fn adapters() -> Vec<AdapterInfo> {
+    let all = all_adapters();
+    all.iter().map(|adapter| describe(&adapter.get_info())).collect()
+}
+
+fn all_adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = BACKENDS;
+    wait(wgpu::Instance::new(descriptor).enumerate_adapters(BACKENDS))
+}
+
+fn describe(info: &wgpu::AdapterInfo) -> AdapterInfo {
+    AdapterInfo {
+        name: info.name.clone(),
+        api: info.backend.to_string(),
+        is_software: info.device_type == wgpu::DeviceType::Cpu,
+    }
+}
+
+/// What a future gives whose work is done when it is first asked, as all of native backends are.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    loop {
+        let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(value) = polled {
+            return value;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// A device with its queue.
+pub(super) struct Device {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub limits: wgpu::Limits,
+    /// Name of the adapter.
+    name: Arc<str>,
+    /// The first thing that went wrong without being asked for.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Device {
+    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU.
+    ///
+    /// # Errors
+    /// There is none, or it gives no device.
+    pub fn open(name: Option<&str>) -> DeviceResult<Device> {
+        let adapter = choose(all_adapters(), name)?;
+        let name: Arc<str> = adapter.get_info().name.into();
+        let error = |fault: String| DeviceError::new(&name, fault);
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("teff"),
+            required_limits: limits.clone(),
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let opened = wait(adapter.request_device(&descriptor));
+        let (device, queue) = opened.map_err(|e| error(format!("gives no device: {e}")))?;
+        let fault = Arc::new(Mutex::new(None));
+        let (of_errors, of_loss) = (fault.clone(), fault.clone());
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            note(&of_errors, error.to_string());
+        }));
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&of_loss, format!("the device is lost: {message}"));
+            }
+        });
+        Ok(Device { device, queue, limits, name, fault })
+    }
+
+    /// Name of the adapter.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An error that names the adapter.
+    pub fn error(&self, fault: impl Into<String>) -> DeviceError {
+        DeviceError::new(&self.name, fault.into())
+    }
+
+    /// Whether anything has gone wrong so far.
+    ///
+    /// # Errors
+    /// It has; the error is the first.
+    pub fn check(&self) -> DeviceResult<()> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.as_ref().map_or(Ok(()), |fault| Err(self.error(fault.clone())))
+    }
+
+    /// Runs `make`, whose faults are returned; `what` is for messages.
+    ///
+    /// # Errors
+    /// The device refuses, or has no memory for it.
+    pub fn guarded<T>(&self, what: &str, make: impl FnOnce() -> T) -> DeviceResult<T> {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let scopes = [Internal, Validation, OutOfMemory].map(|f| self.device.push_error_scope(f));
+        let made = make();
+        let mut fault = None;
+        for scope in scopes.into_iter().rev() {
+            fault = wait(scope.pop()).or(fault);
+        }
+        match fault {
+            None => Ok(made),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(self.error(format!("no memory for {what}")))
+            }
+            Some(fault) => Err(self.error(format!("{what}: {fault}"))),
+        }
+    }
+
+    /// A buffer of `bytes` bytes, a whole number of 16.
+    ///
+    /// # Errors
+    /// It is larger than the device allows, or there is no memory for it.
+    pub fn buffer(
+        &self,
+        what: &str,
+        bytes: usize,
+        usage: wgpu::BufferUsages,
+    ) -> DeviceResult<wgpu::Buffer> {
+        let size = (bytes.max(1) as u64).next_multiple_of(16);
+        let is_bound = usage.contains(wgpu::BufferUsages::STORAGE);
+        let most = match is_bound {
+            true => self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size),
+            false => self.limits.max_buffer_size,
+        };
+        if size > most {
+            return Err(
+                self.error(format!("{what}: {size} bytes are more than the {most} allowed"))
+            );
+        }
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false };
+        self.guarded(what, || self.device.create_buffer(&descriptor))
+    }
+
+    /// Waits for all that was submitted, and gives the first `bytes` bytes of a buffer that can be
+    /// mapped to `read`.
+    ///
+    /// # Errors
+    /// The device is lost.
+    pub fn read(
+        &self,
+        staging: &wgpu::Buffer,
+        bytes: usize,
+        read: impl FnOnce(&[u8]),
+    ) -> DeviceResult<()> {
+        let slice = staging.slice(..bytes as u64);
+        let mapped = Arc::new(Mutex::new(None));
+        let seen = mapped.clone();
+        slice.map_async(wgpu::MapMode::Read, move |result| {
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map_err(|error| self.error(format!("waiting for a step: {error}")))?;
+        let mapped = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match mapped {
+            Some(Ok(())) => {}
+            _ => return Err(self.error("results cannot be read")),
+        }
+        {
+            let view = slice.get_mapped_range();
+            let view = view.map_err(|error| self.error(format!("results: {error}")))?;
+            read(&view);
+        }
+        staging.unmap();
+        Ok(())
+    }
+}
+
+/// Takes note of the first fault.
+fn note(place: &Mutex<Option<String>>, fault: String) {
+    place.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+}
+
+/// The adapter of that name, or the best.
+fn choose(mut adapters: Vec<wgpu::Adapter>, name: Option<&str>) -> DeviceResult<wgpu::Adapter> {
+    let infos: Vec<wgpu::AdapterInfo> = adapters.iter().map(wgpu::Adapter::get_info).collect();
+    let at = match name {
+        Some(name) => {
+            let wanted = name.to_lowercase();
+            infos.iter().position(|info| info.name.to_lowercase().contains(&wanted))
+        }
+        None => {
+            let real = (0..infos.len()).filter_map(|i| Some((rank(infos[i].device_type)?, i)));
+            real.min().map(|(_, i)| i)
+        }
+    };
+    let Some(at) = at else {
+        let list: Vec<String> = infos.iter().map(|info| format!("`{}`", info.name)).collect();
+        let there = match list.is_empty() {
+            true => "this machine has no adapter".to_owned(),
+            false => format!("adapters here are {}", list.join(", ")),
+        };
+        return Err(match name {
+            Some(name) => DeviceError::new(name, format!("is no adapter of this machine: {there}")),
+            None => DeviceError::new("no GPU", there),
+        });
+    };
+    Ok(adapters.swap_remove(at))
+}
+
+/// Adapters of lower rank come first; programs on the CPU have none.
+fn rank(kind: wgpu::DeviceType) -> Option<u8> {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => Some(0),
+        wgpu::DeviceType::IntegratedGpu => Some(1),
+        wgpu::DeviceType::VirtualGpu => Some(2),
+        wgpu::DeviceType::Other => Some(3),
+        wgpu::DeviceType::Cpu => None,
+    }
+}

@@ -1,0 +1,78 @@
+// Products with the matrices of chosen experts, in a stack: a row of results for each token's each expert.
+
+struct Params {
+    outputs: u32,
+    // Rows of one matrix.
+    n_rows: u32,
+    // Rows of the stack from this one on lie in the window that is bound.
+    first_row: u32,
+    window_rows: u32,
+    row_bytes: u32,
+    cols: u32,
+    chunks: u32,
+    grid_x: u32,
+    x_stride: u32,
+    out_stride: u32,
+    out_from: u32,
+    bias: u32,
+    // One factor for each expert.
+    scales: u32,
+    n_used: u32,
+    // 1: an input for each place, 0: for each token.
+    input_per_place: u32,
+    // 1: products are multiplied by the expert's weight.
+    weighs: u32,
+}
+
+@group(0) @binding(3) var<storage, read> weights: array<u32>;
+@group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
+// Of each place the expert and the bits of its weight.
+@group(0) @binding(5) var<storage, read> chosen: array<vec2<u32>>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+
+const LANES: u32 = 8u;
+const ROWS: u32 = 64u / LANES;
+
+var<workgroup> sums: array<f32, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+    let lane = tid % LANES;
+    let row = (wg.x + wg.y * p.grid_x) * ROWS + tid / LANES;
+    let place = token_of(wg.z / p.n_used, p.outputs) * p.n_used + wg.z % p.n_used;
+    let choice = chosen[place];
+    // Below the window it wraps around.
+    let of_window = choice.x * p.n_rows + row - p.first_row;
+    let is_here = row < p.n_rows && of_window < p.window_rows;
+    var acc = 0.0;
+    if (is_here) {
+        let from_row = select(place / p.n_used, place, p.input_per_place == 1u) * p.x_stride;
+        let start = of_window * p.row_bytes;
+        for (var chunk = lane; chunk < p.chunks; chunk += LANES) {
+            let w = unpack32(start + (chunk / CHUNKS) * BLOCK_BYTES, chunk % CHUNKS, p.cols - 32u * chunk);
+            var sum = vec4<f32>();
+            for (var i = 0u; i < 8u; i++) { // unrolled
+                sum = fma(w[i], x[from_row + 8u * chunk + i], sum);
+            }
+            acc += (sum.x + sum.y) + (sum.z + sum.w);
+        }
+    }
+    sums[tid] = acc;
+    workgroupBarrier();
+    if (is_here && lane == 0u) {
+        var sum = 0.0;
+        for (var i = 0u; i < LANES; i++) {
+            sum += sums[tid + i];
+        }
+        if (p.weighs == 1u) {
+            sum *= bitcast<f32>(choice.y);
+        }
+        if (p.scales != NONE) {
+            sum *= consts[p.scales + choice.x];
+        }
+        if (p.bias != NONE) {
+            sum += consts[p.bias + choice.x * p.n_rows + row];
+        }
+        out[place * p.out_stride + p.out_from + row] = sum;
+    }
+}

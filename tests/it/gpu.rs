@@ -1,0 +1,349 @@
+//! Layers on a GPU: unpacking of every type, drawn programs against the naive backend, models against
+//! the CPU, with none, one, half and all of their layers there.
+//!
+//! The adapter is the one that `TEFF_GPU` names, or Mesa's software Vulkan: see `require.rs`.
+
+use crate::decoder::{model, options};
+use crate::fixture_model::{self, Fixture};
+use crate::measure::nmse_max;
+use crate::real_models::cached;
+use crate::reference::{attention, compare_on, experts, products, rows};
+use crate::require::require;
+use gguf_rs_lite::GgmlType;
+use std::sync::OnceLock;
+use teff::backend::gpu::{Shader, adapters};
+use teff::backend::pages::KvType;
+use teff::backend::program::{Op, Program};
+use teff::backend::{BackendOptions, GpuLayers, Placement, start_placed};
+use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk};
+use teff::engine::{Engine, EngineOptions, Model};
+use teff::tensor::Weight;
+use teff_kernels::{KernelTable, Level};
+
+/// Types that shaders unpack.
+const TYPES: [GgmlType; 16] = [
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::Q8_0,
+    GgmlType::Q2_K,
+    GgmlType::Q3_K,
+    GgmlType::Q4_K,
+    GgmlType::Q5_K,
+    GgmlType::Q6_K,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
+    GgmlType::MXFP4,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::F32,
+];
+
+/// Programs of each kind: a device and its shaders are made for each.
+const N_SEEDS: u64 = 4;
+
+/// A part of the name of the adapter that is tested.
+pub fn adapter() -> Option<String> {
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    let found = NAME.get_or_init(|| {
+        let wanted = std::env::var("TEFF_GPU").unwrap_or_else(|_| "llvmpipe".into());
+        let is_it = |name: &str| name.to_lowercase().contains(&wanted.to_lowercase());
+        adapters().into_iter().map(|adapter| adapter.name).find(|name| is_it(name))
+    });
+    require("gpu", found.clone(), "there is no adapter to test")
+}
+
+fn placement(layers: GpuLayers) -> Option<Placement> {
+    Some(Placement { layers, adapter: Some(adapter()?) })
+}
+
+fn silent(_: &str) {}
+
+/// A backend with all that has shaders on the GPU.
+fn start_all(
+    placement: &Placement,
+) -> impl Fn(
+    Program,
+    &BackendOptions,
+) -> Result<Box<dyn teff::backend::Backend>, teff::backend::StartError> {
+    move |program, options| start_placed(program, options, placement, &silent)
+}
+
+/// Bytes of rows of a type: drawn, and all of one value.
+fn extreme_rows(ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
+    let len = ty.bytes_of((rows * cols) as u64).unwrap() as usize;
+    let mut state = 1_u64;
+    let mut bytes: Vec<u8> = (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        })
+        .collect();
+    let row = len / rows;
+    for (i, value) in [0x00, 0xff, 0x7f, 0x80].into_iter().enumerate() {
+        bytes[i * row..][..row].fill(value);
+    }
+    bytes
+}
+
+/// Whether a number is what it should be but for the rounding of a product, and of a number too small
+/// to be normal, which devices may take for zero.
+fn is_close(ours: f32, truth: f32, scale: f32) -> bool {
+    if !truth.is_finite() {
+        // What infinities and no numbers become is the device's business, but no number.
+        return !ours.is_finite();
+    }
+    (ours - truth).abs() <= 2e-6 * scale.max(truth.abs()) + 2e-38
+}
+
+#[test]
+fn every_type_is_unpacked_as_the_kernels_do() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    for ty in TYPES {
+        let (n, cols) = (61, 2 * ty.block_len().max(24));
+        let mut program = Program { n_vocab: n, n_out: cols, ..Program::default() };
+        let bytes = extreme_rows(ty, n, cols);
+        let table = program.bind(Weight::owned("table", ty, [1, n, cols], bytes));
+        let kernels = KernelTable::at_most(Level::Scalar).types(ty).unwrap();
+        let mut truth = vec![0.0; n * cols];
+        for (row, out) in truth.chunks_mut(cols).enumerate() {
+            kernels.dequantize(table.rows_of(0, row..row + 1), out);
+        }
+        let out = program.buffer(cols);
+        program.ops.push(Op::Embed { table, scale: 1.0, addend: None, positions: None, out });
+        program.ops.push(Op::Result { input: out, norm: None });
+        program.check().unwrap();
+        let options = BackendOptions {
+            threads: Some(1),
+            cpus: None,
+            kernels: KernelTable::detect(),
+            max_tokens: n,
+            max_outputs: n,
+            kv_type: KvType::F32,
+            repack: false,
+        };
+        let backend = start_placed(program, &options, &placement, &silent).unwrap();
+        let options = DecoderOptions {
+            threads: Some(1),
+            cpus: None,
+            max_batch: n,
+            max_outputs: n,
+            n_ctx: n,
+            kv_type: KvType::F32,
+            kv_bytes_max: usize::MAX,
+            repack: false,
+        };
+        let mut decoder = Decoder::with_backend(backend, &options);
+        let tokens: Vec<u32> = (0..n as u32).collect();
+        let ours = decoder.lead(|decoder| {
+            let sequence = decoder.kv_mut().create();
+            let run = SequenceChunk { sequence, tokens: &tokens, outputs: Outputs::All };
+            decoder.step(&[run]).unwrap().to_vec()
+        });
+        for (i, (row, truth)) in ours.chunks(cols).zip(truth.chunks(cols)).enumerate() {
+            let scale =
+                truth.iter().filter(|x| x.is_finite()).fold(0.0, |a: f32, b| a.max(b.abs()));
+            for (j, (&a, &b)) in row.iter().zip(truth).enumerate() {
+                assert!(is_close(a, b, scale), "{ty}, row {i}, element {j}: {a} for {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_the_references() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    let start = start_all(&placement);
+    let of_32 = |ty: &GgmlType| ty.block_len() == 32;
+    let blocks_of_32: Vec<GgmlType> = TYPES.into_iter().filter(of_32).collect();
+    let of_256 = |ty: &GgmlType| ty.block_len() == 256;
+    let blocks_of_256: Vec<GgmlType> = TYPES.into_iter().filter(of_256).collect();
+    let floats = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+    compare_on(&start, N_SEEDS, "plain numbers", 1e-9, |draw| products(draw, &floats, 37));
+    compare_on(&start, 3 * N_SEEDS, "32", 1e-9, |draw| products(draw, &blocks_of_32, 32));
+    compare_on(&start, 3 * N_SEEDS, "256", 1e-9, |draw| products(draw, &blocks_of_256, 256));
+}
+
+#[test]
+fn attention_is_the_references() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    let start = start_all(&placement);
+    let n = 2 * N_SEEDS;
+    compare_on(&start, n, "attention", 1e-9, |draw| attention(draw, false, KvType::F32));
+    compare_on(&start, n, "both sides", 1e-9, |draw| attention(draw, true, KvType::F32));
+    compare_on(&start, n, "halves", 1e-5, |draw| attention(draw, false, KvType::F16));
+}
+
+#[test]
+fn experts_are_the_references() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    let start = start_all(&placement);
+    compare_on(&start, 2 * N_SEEDS, "experts", 1e-9, |draw| experts(draw, GgmlType::F32, 23));
+    // Those that stay on the CPU quantize their inputs.
+    compare_on(&start, N_SEEDS, "quantized", 1e-3, |draw| experts(draw, GgmlType::MXFP4, 32));
+}
+
+/// Most of these operations have no shader, so rows go from one place to the other and back.
+#[test]
+fn operations_on_rows_are_the_references_in_either_place() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    compare_on(&start_all(&placement), N_SEEDS, "rows", 1e-9, rows);
+}
+
+/// Logits of a model with layers on the GPU.
+fn logits(model: &Model, tokens: &[u32], options: &EngineOptions, layers: GpuLayers) -> Vec<f32> {
+    let placement = Placement { layers, adapter: adapter() };
+    let start =
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
+    let mut engine = Engine::on(model, options, &start).unwrap();
+    engine.lead(|decoder| {
+        let sequence = decoder.kv_mut().create();
+        let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
+            let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
+            decoder.step(&[run]).unwrap().to_vec()
+        });
+        chunks.collect()
+    })
+}
+
+/// Fixtures of the families that run whole on a GPU.
+const FAMILIES: [&str; 18] = [
+    "llama-dense",
+    "llama-moe",
+    "llama-dense-yarn",
+    "qwen2-dense",
+    "qwen3-dense",
+    "qwen3moe-moe",
+    "gemma2-dense",
+    "gemma3-dense",
+    "phi3-dense",
+    "smollm3-dense",
+    "granite-dense",
+    "glm4-dense",
+    "olmo2-dense",
+    "starcoder2-dense",
+    "gpt-oss-moe",
+    "stablelm-dense",
+    "internlm2-dense",
+    "gemma3n-dense",
+];
+
+#[test]
+fn families_are_the_references_wherever_their_layers_are() {
+    if adapter().is_none() {
+        return;
+    }
+    for name in FAMILIES {
+        let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load(name);
+        let model = model(gguf);
+        let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
+        let n_layers = model.spec().layers.len();
+        let layers = [GpuLayers::Count(1), GpuLayers::Count(n_layers.div_ceil(2)), GpuLayers::All];
+        for (layers, batch) in layers.into_iter().zip([7, 48, 1]) {
+            let options = crate::changed(options(2, batch), |o| o.n_ctx = Some(n_ctx));
+            let ours = logits(&model, &tokens, &options, layers);
+            let error = nmse_max(&ours, &truth, n_vocab);
+            assert!(error <= 1e-6, "{name}, {layers:?}, batches of {batch}: NMSE {error:.2e}");
+        }
+    }
+}
+
+/// The CPU's answer, where the CPU is sure of it: it quantizes the inputs of products, a GPU does not.
+#[test]
+fn real_models_answer_as_on_the_cpu() {
+    if adapter().is_none() {
+        return;
+    }
+    // Gemma's table is larger than a binding may be on some devices.
+    for (alias, layers) in [("smollm2:135m", GpuLayers::All), ("gemma3:270m", GpuLayers::Count(3))]
+    {
+        let Some(path) = cached(alias) else { return };
+        let model = Model::open(&path).unwrap();
+        let options = crate::changed(options(2, 16), |o| {
+            o.n_ctx = Some(64);
+            o.kv_type = KvType::F16;
+        });
+        let tokens: Vec<u32> = (0..16).map(|i| 500 + 37 * i).collect();
+        let on_cpu = logits(&model, &tokens, &options, GpuLayers::None);
+        let ours = logits(&model, &tokens, &options, layers);
+        let n_vocab = on_cpu.len() / tokens.len();
+        let error = nmse_max(&ours, &on_cpu, n_vocab);
+        assert!(error <= 1e-2, "{alias}: NMSE {error:.2e}");
+        for (i, (row, truth)) in ours.chunks(n_vocab).zip(on_cpu.chunks(n_vocab)).enumerate() {
+            let largest =
+                |row: &[f32]| (0..n_vocab).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+            let best = largest(truth);
+            let second =
+                (0..n_vocab).filter(|&j| j != best).map(|j| truth[j]).fold(f32::MIN, f32::max);
+            if truth[best] - second > 0.5 {
+                assert_eq!(largest(row), best, "{alias}, token {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
+    let Some(placement) = placement(GpuLayers::Count(1)) else { return };
+    for name in ["llama-dense", "gemma3-dense"] {
+        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let options = crate::changed(options(1, 40), |o| o.n_ctx = Some(128));
+        let tell = |_: &str| {};
+        let start =
+            |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
+        let mut engine = Engine::on(&model, &options, &start).unwrap();
+        engine.lead(|decoder| {
+            let n_out = decoder.n_out();
+            let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
+            let run = |sequence, tokens, outputs| SequenceChunk { sequence, tokens, outputs };
+            let whole: Vec<u32> = tokens.iter().cycle().take(70).copied().collect();
+            decoder.step(&[run(a, &whole[..36], Outputs::None)]).unwrap();
+            decoder.step(&[run(a, &whole[36..40], Outputs::None)]).unwrap();
+            // Two sequences in a step; a fork writes to copies of pages.
+            let c = decoder.kv_mut().fork(a, 40).unwrap();
+            let runs = [
+                run(c, &whole[40..60], Outputs::Last),
+                run(b, &whole[..10], Outputs::Last),
+                run(a, &whole[40..50], Outputs::Last),
+            ];
+            let forked = decoder.step(&runs).unwrap().to_vec();
+            let d = decoder.kv_mut().create();
+            decoder.step(&[run(d, &whole[..30], Outputs::None)]).unwrap();
+            let alone = decoder.step(&[run(d, &whole[30..60], Outputs::Last)]).unwrap();
+            let error = nmse_max(&forked[..n_out], alone, n_out);
+            assert!(error <= 1e-9, "{name}: NMSE {error:.2e} of a fork");
+        });
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let Fixture { gguf, .. } = fixture_model::load("llama-dense");
+    let model = model(gguf);
+    let placement = Placement { layers: GpuLayers::All, adapter: Some("no such thing".into()) };
+    let start =
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
+    let error = Engine::on(&model, &options(1, 1), &start).err().unwrap().to_string();
+    assert!(error.contains("no such thing") && error.contains("adapter"), "{error}");
+    // As many layers as the device has room for are none where there is no device.
+    let placement = Placement { layers: GpuLayers::Auto, ..placement };
+    let said = std::sync::Mutex::new(Vec::new());
+    let tell = |line: &str| said.lock().unwrap().push(line.to_owned());
+    let start =
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
+    assert!(Engine::on(&model, &options(1, 1), &start).is_ok());
+    let said = said.into_inner().unwrap();
+    assert!(said.iter().any(|line| line.contains("going on with 0 layers")), "{said:?}");
+}
+
+#[test]
+fn loops_that_are_marked_are_unrolled() {
+    for ty in TYPES {
+        for shader in [Shader::MatVec(ty, 4), Shader::MatMul(ty), Shader::Experts(ty)] {
+            let source = shader.source();
+            assert!(!source.contains("unrolled"), "{}", shader.label());
+        }
+    }
+}
