@@ -8,14 +8,19 @@ step() {
     "$@"
 }
 
+no_gpu_by_default() {
+    [[ $(uname) == Darwin ]] || ! cargo tree --package teff --edges normal --prefix none | grep '^wgpu'
+}
+
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings
 for features in cache convert hub pypi cli serve; do
     step cargo clippy --package teff --no-default-features --features "$features" -- -D warnings
 done
-step cargo test --workspace
-step scripts/check_gpu.sh
+step cargo clippy --package teff --all-targets --features gpu -- -D warnings
+step no_gpu_by_default
+step cargo test --workspace --features teff/gpu # layers on a GPU, too: built once for all
 step scripts/check_loom.sh
 step scripts/check_old_cpu.sh
 step scripts/check_arm.sh --fast

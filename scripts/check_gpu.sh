@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo clippy --package teff --all-targets --features gpu -- -D warnings
-cargo test --package teff --features gpu --lib --test it -- gpu:: plan::
+cargo test --workspace --features teff/gpu --lib --test it -- gpu:: plan::

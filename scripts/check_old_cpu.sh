@@ -28,6 +28,6 @@ host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 export "CARGO_TARGET_${host}_RUNNER=${cpu[*]}"
 # Always the whole workspace, as in scripts/check.sh: one package alone has its dependencies with other
 # features, and is built anew.
-TEFF_EXPECTED_ISA=sse41 cargo test --workspace --test isa_matmul --test isa_float
-cargo test --workspace --lib -- block:: float:: interleave::
-cargo test --workspace --test it decoder::sequences
+TEFF_EXPECTED_ISA=sse41 cargo test --workspace --features teff/gpu --test isa_matmul --test isa_float
+cargo test --workspace --features teff/gpu --lib -- block:: float:: interleave::
+cargo test --workspace --features teff/gpu --test it decoder::sequences
