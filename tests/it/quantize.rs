@@ -319,7 +319,7 @@ mod program {
         fails(&[i, "new/", "--type", "Q4_0"], 1, &["new/: names a folder"]);
         fails(&[i, o, "--target-bpw", "0.6"], 1, &["are too few", "--imatrix"]);
         fails(&[i, o, "--type", "Q9_K"], 2, &["Q9_K", "Q4_K_M"]);
-        fails(&[i, o, "--type", "Q4_0", "--method", "gptq"], 2, &["gptq", "search, rtn, hqq"]);
+        fails(&[i, o, "--type", "Q4_0", "--method", "none"], 2, &["gptq", "search, rtn, hqq"]);
         fails(
             &[i, o, "--type", "Q4_0", "--tensor-type", "a(=Q4_0"],
             2,

@@ -306,9 +306,10 @@ mod tests {
             });
             assert!(made[0] == made[1], "{ty}: threads");
             let [(loss, blocks), _] = made;
-            // Codebooks have whole blocks fed back only, of which there are two here.
+            // Codebooks have whole blocks fed back only, of which there are two here: that gains little or
+            // nothing.
             let most = if kernels.encoder().is_ok() { 0.9 } else { 1.0 };
-            assert!(loss.after < most * loss.before, "{ty}: {loss:?}");
+            assert!(loss.after <= most * loss.before, "{ty}: {loss:?}");
             assert!(loss.after > 0.0 && loss.before < loss.size, "{ty}: {loss:?}");
             // What is told is what the blocks hold.
             let mut values = vec![0.0; w.len()];
