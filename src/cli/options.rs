@@ -260,6 +260,7 @@ impl EngineArgs {
     }
 
     /// The model of a file, opened, with the adapters of all models and more.
+    #[cfg(feature = "serve")]
     pub fn open_with(
         &self,
         metadata: &MetadataArgs,
@@ -282,6 +283,7 @@ impl EngineArgs {
     }
 
     /// Whether decoding may make a copy of the weights.
+    #[cfg(feature = "serve")]
     pub fn repacks(&self) -> bool {
         !self.no_repack
     }
