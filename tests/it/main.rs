@@ -41,6 +41,7 @@ mod files;
 mod fixture_model;
 mod generate;
 mod goldens;
+#[cfg(feature = "cli")]
 mod gptq;
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 mod gpu;
