@@ -15,7 +15,8 @@ if command -v systemd-analyze >/dev/null; then
     systemd-analyze verify "$folder/teff.service"
     systemd-analyze security --offline=true --threshold=20 --no-pager "$folder/teff.service" | tail -n 1
 else
-    echo 'skipped: there is no systemd-analyze' >&2
+    echo 'there is no systemd-analyze (Debian: systemd), which checks the unit' >&2
+    exit 1
 fi
 
 if [[ ! -x $folder/venv/bin/kubernetes-validate ]]; then

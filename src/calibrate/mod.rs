@@ -179,17 +179,15 @@ impl Calibration<'_> {
             let start = bytes.len();
             bytes.resize(start + source.rows * row_bytes, 0);
             let method = tensor.method;
-            loss.add(match feedback {
-                Some(feedback) => feedback.quantize(
-                    self.kernels,
-                    (new, method),
-                    &x,
-                    &mut bytes[start..],
-                    self.threads,
-                )?,
-                // An expert that the text never chose.
-                None => tensor.quantize_alone(self.kernels, matrix, &x, &mut bytes[start..])?,
-            });
+            let blocks = &mut bytes[start..];
+            match feedback {
+                Some(feedback) => {
+                    let way = (new, method);
+                    loss.add(feedback.quantize(self.kernels, way, &x, blocks, self.threads)?);
+                }
+                // Outputs of an expert that the text never chose lose nothing there.
+                None => tensor.quantize_alone(self.kernels, matrix, &x, blocks)?,
+            }
         }
         let shape = [source.n, source.rows, source.cols];
         Ok((Weight::owned(&source.name, tensor.ty, shape, bytes), loss))

@@ -1,7 +1,6 @@
 //! Plans: what a file will hold, before anything is computed.
 
 use super::error::QuantizeError;
-use super::feedback::OutputLoss;
 use super::imatrix::{Imatrix, Statistics};
 use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
@@ -84,7 +83,7 @@ impl Planned<'_> {
         matrix: usize,
         x: &[f32],
         blocks: &mut [u8],
-    ) -> Result<OutputLoss, QuantizeError> {
+    ) -> Result<(), QuantizeError> {
         let cols = self.info.cols() as usize;
         let no_method = || {
             let (name, ty) = (self.info.name.clone(), self.ty);
@@ -96,8 +95,7 @@ impl Planned<'_> {
         for (x, blocks) in x.chunks_exact(cols).zip(blocks.chunks_exact_mut(row_bytes)) {
             self.method.quantize(new, x, importance, blocks).map_err(|_| no_method())?;
         }
-        // Inputs that never came cost nothing.
-        Ok(OutputLoss::default())
+        Ok(())
     }
 
     /// Whether importances weigh its errors.

@@ -14,7 +14,7 @@ pub(super) type DeviceResult<T> = Result<T, DeviceError>;
 /// An adapter of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterInfo {
-    /// Its name, as the driver says it.
+    /// Name of the GPU, as the driver says it.
     pub name: String,
     /// API by which it is reached.
     pub api: String,
@@ -42,7 +42,7 @@ fn describe(info: &wgpu::AdapterInfo) -> AdapterInfo {
     }
 }
 
-/// What a future gives whose work is done when it is first asked, as all of native backends are.
+/// Result of a future whose work is done when it is first asked, as all of native backends are.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     loop {
@@ -108,7 +108,7 @@ impl Device {
     /// Whether anything has gone wrong so far.
     ///
     /// # Errors
-    /// It has; the error is the first.
+    /// The first fault.
     pub fn check(&self) -> DeviceResult<()> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         fault.as_ref().map_or(Ok(()), |fault| Err(self.error(fault.clone())))
@@ -138,7 +138,7 @@ impl Device {
     /// A buffer of `bytes` bytes, a whole number of 16.
     ///
     /// # Errors
-    /// It is larger than the device allows, or there is no memory for it.
+    /// The buffer is larger than the device allows, or there is no memory for it.
     pub fn buffer(
         &self,
         what: &str,

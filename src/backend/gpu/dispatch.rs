@@ -165,7 +165,7 @@ pub(super) struct Dispatches {
     pub scratch: [usize; Scratch::ALL.len()],
 }
 
-/// What dispatches depend on beside the program.
+/// Sizes that dispatches depend on beside the program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     /// Bytes of a binding, at most.
@@ -422,7 +422,7 @@ struct Segments<'a> {
     len: usize,
     /// First element, and elements from one segment to the next.
     from: (usize, usize),
-    /// The same of the destination.
+    /// First element of the destination, and elements from one segment there to the next.
     to: (usize, usize),
     norm: Option<&'a Norm>,
     /// Elements from the parameters of one segment to those of the next.

@@ -52,7 +52,7 @@ pub(super) struct GpuOptions<'a> {
 pub(super) struct Gpu {
     device: Device,
     program: Arc<Program>,
-    /// Of all layers, here or not.
+    /// Groups of all layers, of those on the CPU too.
     groups: Vec<LayerGroup>,
     pipelines: Pipelines,
     made: Dispatches,

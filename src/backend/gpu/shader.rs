@@ -5,6 +5,7 @@ use gguf_rs_lite::GgmlType;
 use std::collections::HashMap;
 
 const COMMON: &str = include_str!("shaders/common.wgsl");
+const SUM_OF_ALL: &str = include_str!("shaders/sum_of_all.wgsl");
 const BYTES: &str = include_str!("shaders/types/bytes.wgsl");
 
 /// Longest head of keys or values: a workgroup has one in its memory.
@@ -109,7 +110,7 @@ impl Shader {
             }
             Shader::Rows { in_place } => {
                 let section = if in_place { "in_place" } else { "separate" };
-                add(&[&section_of(include_str!("shaders/rows.wgsl"), section)]);
+                add(&[SUM_OF_ALL, &section_of(include_str!("shaders/rows.wgsl"), section)]);
             }
             Shader::MatVec(ty, n) => {
                 add(unpack(ty));
@@ -134,7 +135,7 @@ impl Shader {
                     false => include_str!("shaders/kv_store_f16.wgsl"),
                 };
                 add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), stores]);
-                add(&[include_str!("shaders/rope.wgsl")]);
+                add(&[SUM_OF_ALL, include_str!("shaders/rope.wgsl")]);
             }
             Shader::Attention { wide, head_max } => {
                 let loads = match wide {

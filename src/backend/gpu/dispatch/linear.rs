@@ -15,7 +15,7 @@ pub(super) struct Input {
     pub stride: usize,
 }
 
-/// What becomes of products.
+/// Destination of products.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     pub out: Bound,

@@ -47,21 +47,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> pages: array<u32>;
 
 var<workgroup> head: array<f32, HEAD_MAX>;
-var<workgroup> sums: array<f32, 64>;
-
-fn sum_of_all(tid: u32, x: f32) -> f32 {
-    sums[tid] = x;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half /= 2u) {
-        if (tid < half) {
-            sums[tid] += sums[tid + half];
-        }
-        workgroupBarrier();
-    }
-    let sum = sums[0];
-    workgroupBarrier();
-    return sum;
-}
 
 fn normalize_head(tid: u32, len: u32, norm: u32, weight: u32, bias: u32, eps: f32) {
     if (norm == 0u) {

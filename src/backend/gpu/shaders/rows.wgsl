@@ -50,22 +50,6 @@ fn load(i: u32) -> f32 {
 }
 //? all
 
-var<workgroup> sums: array<f32, 64>;
-
-fn sum_of_all(tid: u32, x: f32) -> f32 {
-    sums[tid] = x;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half /= 2u) {
-        if (tid < half) {
-            sums[tid] += sums[tid + half];
-        }
-        workgroupBarrier();
-    }
-    let sum = sums[0];
-    workgroupBarrier();
-    return sum;
-}
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
     let row = wg.y;
