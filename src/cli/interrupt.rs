@@ -4,8 +4,8 @@
 //! the other threads do: they may wait for a terminal, for a pipe, or be inside a long step. Two
 //! things are kept whole. Output is written in records ([`whole`]), none of which is cut. A
 //! download ends by itself ([`orderly`]), so that its helpers and files go away with it; one that
-//! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing. A chat ends its answer instead
-//! ([`instead`]).
+//! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing. A chat
+//! ends its answer instead ([`instead`]).
 
 use super::{CliError, threads};
 use std::io::{IsTerminal, stderr, stdout};
@@ -151,6 +151,13 @@ pub fn orderly<T, E: Into<CliError>>(
     work: impl FnOnce(&AtomicBool) -> Result<T, E>,
 ) -> Result<T, CliError> {
     ORDERLY.store(true, Ordering::SeqCst);
+    if CAME.load(Ordering::SeqCst) {
+        // The thread that ends the process may have looked before: what begins now would be cut.
+        ORDERLY.store(false, Ordering::SeqCst);
+        loop {
+            std::thread::park();
+        }
+    }
     let result = work(&CAME);
     if CAME.load(Ordering::SeqCst) {
         // The thread that waits for this work leaves the message to it.

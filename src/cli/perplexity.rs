@@ -157,15 +157,19 @@ fn measure_text(
         space::check(path, (rows as u64).saturating_mul(2 * n_vocab as u64 + 4))?;
     }
     let save = |path: &PathBuf| LogitsWriter::create(path, &chunks, n_vocab, model.file());
-    let mut save = args.save_logits.as_ref().map(save).transpose()?;
-    let part = save.as_ref().map(|save| save.part().to_path_buf());
+    // Ctrl-C comes before there is a file, or removes it.
+    let (mut save, part) = interrupt::whole(|| -> Result<_, CliError> {
+        let save = args.save_logits.as_ref().map(save).transpose()?;
+        let part = save.as_ref().map(|save| save.part().to_path_buf());
+        tell_interrupt("nothing was measured".into(), part.as_deref());
+        Ok((save, part))
+    })?;
     let teacher_file_of = teacher_model.as_ref().map(|teacher| teacher.model.file().clone());
     let teacher = match (&mut teacher_file, &mut teacher_model) {
         (Some(file), _) => Teacher::File(file),
         (None, Some(teacher)) => Teacher::Engine(&mut teacher.engine),
         (None, None) => Teacher::Nobody,
     };
-    tell_interrupt("nothing was measured".into(), part.as_deref());
     let n_chunks = chunks.len();
     let mut progress = ChunkProgress::new(n_chunks, "chunks");
     let mut cut = Ok(());

@@ -1,6 +1,6 @@
 //! Outputs, before work for them begins: whether they can be written, and room on disks.
 
-use super::CliError;
+use super::{CliError, interrupt};
 use crate::model::describe::bytes;
 use gguf_rs_lite::{GgufFile, PartFile};
 use std::path::Path;
@@ -34,9 +34,8 @@ pub fn check_output<'p>(
     if !output.is_symlink() && !folder.is_dir() {
         return Err(CliError::failed(format!("{}: there is no such folder", folder.display())));
     }
-    // Made and removed: better now than behind hours of work.
-    drop(PartFile::create(output)?);
-    Ok(())
+    // Made and removed: better now than behind hours of work. Ctrl-C leaves nothing between the two.
+    Ok(interrupt::whole(|| PartFile::create(output).map(drop))?)
 }
 
 /// Refuses the name of a folder, which paths lose.
