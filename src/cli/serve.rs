@@ -9,7 +9,11 @@ use super::speculate::SpeculateArgs;
 use super::template_args::TemplateArgs;
 use super::{CliError, interrupt, note, threads};
 use crate::backend::pages::KvType;
+#[cfg(feature = "otlp")]
+use crate::serve::Traces;
 use crate::serve::{Log, ServeOptions, Server};
+#[cfg(feature = "tls")]
+use crate::serve::{Tls, TlsError};
 use serde_json::Value as Json;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -17,8 +21,8 @@ use std::time::Duration;
 
 /// Environment variable of a key.
 const KEY_VARIABLE: &str = "TEFF_API_KEY";
-/// Bytes of a file of keys, most.
-const KEY_FILE_BYTES: u64 = 1 << 20;
+/// Bytes of a file of keys or certificates, most.
+const FILE_BYTES: u64 = 1 << 20;
 
 /// `teff serve`
 #[derive(clap::Args, Clone, Debug)]
@@ -38,6 +42,19 @@ pub struct ServeArgs {
     /// hold another
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     api_key_file: Option<PathBuf>,
+    /// File with the server's certificate, and those that lead to a known one, as PEM: answer by HTTPS
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Server")]
+    tls_cert: Option<PathBuf>,
+    /// File with the certificate's private key, as PEM
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Server")]
+    tls_key: Option<PathBuf>,
+    /// Send a trace of each request to this collector of OpenTelemetry (OTLP over HTTP), as in
+    /// http://localhost:4318; the variables OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS count, too
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", help_heading = "Server")]
+    otlp: Option<String>,
     /// Listen beyond this machine without a key
     #[arg(long, help_heading = "Server")]
     no_auth: bool,
@@ -111,9 +128,10 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
             "--cors-origin {origin}: must be * or an origin, as in https://example.org"
         )));
     }
+    let options = options(args, keys)?;
+    let scheme = scheme(&options);
     let source = args.template.source()?;
     let models = args.models.served()?;
-    let options = options(args, keys);
     let cannot = |error| CliError::failed(format!("cannot listen at {address}: {error}"));
     let server = Server::bind(address, options).map_err(cannot)?;
     let bound = server.address().map_err(cannot)?;
@@ -125,7 +143,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
         let on_interrupt = handle.clone();
         let guard = interrupt::instead(move || on_interrupt.drain());
         match &loaded {
-            Ok(()) => note(format_args!("listening at http://{}", shown(bound, &args.host))),
+            Ok(()) => note(format_args!("listening at {scheme}://{}", shown(bound, &args.host))),
             Err(_) => handle.drain(),
         }
         let served = served.join();
@@ -159,11 +177,45 @@ fn is_origin(text: &str) -> bool {
     }
 }
 
-fn options(args: &ServeArgs, keys: Vec<Vec<u8>>) -> ServeOptions {
+fn scheme(options: &ServeOptions) -> &'static str {
+    #[cfg(feature = "tls")]
+    if options.tls.is_some() {
+        return "https";
+    }
+    let _ = options;
+    "http"
+}
+
+/// The certificate and its key.
+#[cfg(feature = "tls")]
+fn tls(args: &ServeArgs) -> Result<Option<Tls>, CliError> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let texts = (read_text(certificate)?, read_text(key)?);
+    let tls = Tls::from_pem(texts.0.as_bytes(), texts.1.as_bytes()).map_err(|error| {
+        let path = if matches!(error, TlsError::Key) { key } else { certificate };
+        CliError::failed(format!("{}: {error}", path.display()))
+    })?;
+    Ok(Some(tls))
+}
+
+/// Where traces go.
+#[cfg(feature = "otlp")]
+fn traces(args: &ServeArgs) -> Result<Option<Traces>, CliError> {
+    let variable = |name| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
+    let Some(collector) = args.otlp.clone().or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    else {
+        return Ok(None);
+    };
+    let headers = variable("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default();
+    let traces = Traces::to(&collector, &headers);
+    Ok(Some(traces.map_err(|error| CliError::failed(format!("traces: {error}")))?))
+}
+
+fn options(args: &ServeArgs, keys: Vec<Vec<u8>>) -> Result<ServeOptions, CliError> {
     let mut hosts = args.allowed_host.clone();
     hosts.extend(args.host.parse::<IpAddr>().is_err().then(|| args.host.clone()));
     let log = |line: &Json| note(format_args!("{line}"));
-    ServeOptions {
+    Ok(ServeOptions {
         keys,
         hosts,
         origins: args.cors_origin.clone(),
@@ -177,15 +229,19 @@ fn options(args: &ServeArgs, keys: Vec<Vec<u8>>) -> ServeOptions {
         slots: args.slots,
         log: (!args.no_log).then(|| Box::new(log) as Log),
         log_prompts: args.log_prompts,
+        #[cfg(feature = "tls")]
+        tls: tls(args)?,
+        #[cfg(feature = "otlp")]
+        traces: traces(args)?,
         ..ServeOptions::default()
-    }
+    })
 }
 
 /// Keys of the file and of the environment.
 fn keys(args: &ServeArgs) -> Result<Vec<Vec<u8>>, CliError> {
     let mut keys = Vec::new();
     if let Some(path) = &args.api_key_file {
-        let text = read_keys(path)?;
+        let text = read_text(path)?;
         let lines = text.lines().map(str::trim);
         let given = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         keys.extend(given.map(|line| line.as_bytes().to_vec()));
@@ -198,11 +254,12 @@ fn keys(args: &ServeArgs) -> Result<Vec<Vec<u8>>, CliError> {
     Ok(keys)
 }
 
-fn read_keys(path: &Path) -> Result<String, CliError> {
+/// The text of a small file.
+fn read_text(path: &Path) -> Result<String, CliError> {
     use std::io::Read;
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(CliError::at(path))?;
-    file.take(KEY_FILE_BYTES).read_to_string(&mut text).map_err(CliError::at(path))?;
+    file.take(FILE_BYTES).read_to_string(&mut text).map_err(CliError::at(path))?;
     Ok(text)
 }
 

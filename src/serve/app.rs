@@ -41,6 +41,12 @@ pub struct ServeOptions {
     pub any_model: bool,
     /// Whether the state of running requests is told.
     pub slots: bool,
+    /// Certificate by which connections are encrypted; `None`: they are not.
+    #[cfg(feature = "tls")]
+    pub tls: Option<super::tls::Tls>,
+    /// Where traces of requests go.
+    #[cfg(feature = "otlp")]
+    pub traces: Option<super::traces::Traces>,
     /// Hears of every request.
     pub log: Option<Log>,
     /// Whether the log has prompts.
@@ -62,6 +68,10 @@ impl Default for ServeOptions {
             parse_special: false,
             any_model: false,
             slots: false,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "otlp")]
+            traces: None,
             log: None,
             log_prompts: false,
         }

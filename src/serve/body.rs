@@ -3,6 +3,7 @@
 
 use super::fault::Fault;
 use super::limits::BODY_BYTES;
+use super::record::Record;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -49,7 +51,7 @@ pub async fn bytes(mut body: Body, time: Duration) -> Result<Vec<u8>, Fault> {
 ///
 /// # Errors
 /// Those of [`bytes`], 415 for another type, and 400 for what is no JSON object.
-pub async fn fields(request: Request, time: Duration) -> Result<Fields, Fault> {
+pub async fn fields(request: Request, time: Duration, record: &Record) -> Result<Fields, Fault> {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str());
     // Some tools send none, or what forms are sent as by default.
     let is_json = |kind: &str| {
@@ -65,6 +67,7 @@ pub async fn fields(request: Request, time: Duration) -> Result<Fields, Fault> {
         return Err(fault.with_code("unsupported_media_type"));
     }
     let bytes = bytes(request.into_body(), time).await?;
+    record.n_body.store(bytes.len(), Ordering::Relaxed);
     match serde_json::from_slice(&bytes) {
         Ok(Json::Object(fields)) => Ok(fields),
         Ok(_) => Err(Fault::bad("the body must be a JSON object")),

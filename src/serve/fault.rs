@@ -86,7 +86,7 @@ impl Fault {
     }
 
     /// A prompt that leaves no room for an answer.
-    pub fn too_long(n_prompt: usize, n_ctx: usize) -> Fault {
+    pub fn too_long(n_prompt: impl fmt::Display, n_ctx: usize) -> Fault {
         let message = format!(
             "the prompt has {n_prompt} tokens, which leaves no room for an answer in the context of \
              {n_ctx} tokens"
@@ -140,6 +140,9 @@ impl From<TextError> for Fault {
             ),
             TextError::MessageLost { message, .. } => {
                 Fault::bad(error.to_string()).with_param(format!("messages[{message}]"))
+            }
+            TextError::TooManyTokens { at_least, max } => {
+                Fault::too_long(format_args!("at least {at_least}"), *max)
             }
             _ => Fault::bad(error.to_string()),
         }

@@ -8,6 +8,8 @@ use super::limits::HEAD_BYTES;
 use super::record::Record;
 use super::reply;
 use super::routes;
+#[cfg(feature = "otlp")]
+use super::traces::TraceContext;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -48,7 +50,19 @@ pub async fn handle(
     let style = Style::of_path(request.uri().path());
     let endpoint = routes::label(request.uri().path());
     let is_work = !routes::is_probe(request.uri().path());
-    let scope = Scope::new(app.clone(), record.clone(), endpoint, is_work, watch);
+    let scope = Scope {
+        app: app.clone(),
+        record: record.clone(),
+        endpoint,
+        status: None,
+        is_work,
+        watch,
+        #[cfg(feature = "otlp")]
+        trace: TraceContext::of(request.headers()),
+    };
+    if is_work {
+        app.n_active.fetch_add(1, Ordering::AcqRel);
+    }
     let origin = allowed_origin(&app, request.headers());
     let mut response = match admit(&app, local, &request) {
         Err(fault) => reply::fault(style, &fault, &id),
@@ -221,25 +235,25 @@ struct Scope {
     status: Option<u16>,
     is_work: bool,
     watch: Arc<Watch>,
+    #[cfg(feature = "otlp")]
+    trace: TraceContext,
 }
 
 impl Scope {
-    fn new(
-        app: Arc<App>,
-        record: Arc<Record>,
-        endpoint: &'static str,
-        is_work: bool,
-        watch: Arc<Watch>,
-    ) -> Scope {
-        if is_work {
-            app.n_active.fetch_add(1, Ordering::AcqRel);
-        }
-        Scope { app, record, endpoint, status: None, is_work, watch }
-    }
-
     fn with_status(mut self, status: StatusCode) -> Scope {
         self.status = Some(status.as_u16());
         self
+    }
+
+    /// Tells the log, and whoever follows traces.
+    fn tell(&self, status: u16) {
+        #[cfg(feature = "otlp")]
+        if let Some(traces) = &self.app.options.traces {
+            traces.send(&self.trace, &self.record.line(self.endpoint, status));
+        }
+        if let Some(log) = self.app.log.as_ref() {
+            log(&self.record.line(self.endpoint, status));
+        }
     }
 }
 
@@ -251,9 +265,7 @@ impl Drop for Scope {
         self.app.metrics.request(self.endpoint, status);
         if self.is_work {
             self.app.n_active.fetch_sub(1, Ordering::AcqRel);
-            if let Some(log) = self.app.log.as_ref() {
-                log(&self.record.line(self.endpoint, status));
-            }
+            self.tell(status);
         }
         self.watch.end_request();
     }

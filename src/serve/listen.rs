@@ -12,11 +12,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
@@ -120,7 +121,7 @@ impl Server {
 
 async fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let router = TowerToHyperService::new(routes::router(app.clone()));
+    let router: Router = TowerToHyperService::new(routes::router(app.clone()));
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     tokio::spawn(watchdog(app.clone()));
     tokio::spawn(unload(app.clone()));
@@ -151,28 +152,21 @@ async fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<()> {
     }
 }
 
+type Router = TowerToHyperService<axum::Router>;
+
 /// Answers the requests of a connection until it ends or is too slow.
-async fn connection(app: Arc<App>, router: TowerToHyperService<axum::Router>, stream: TcpStream) {
+async fn connection(app: Arc<App>, router: Router, stream: TcpStream) {
     let Ok(local) = stream.local_addr() else { return };
     // Tokens are small, and waiting for more makes streams stutter.
     let _ = stream.set_nodelay(true);
     let watch = Arc::new(Watch::new(app.options.limits));
-    let told = watch.clone();
-    let served = app.clone();
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let request = request.map(axum::body::Body::new);
-        gate::handle(served.clone(), router.clone(), told.clone(), local.ip(), request)
-    });
-    let io = TokioIo::new(Watched::new(stream, watch.clone()));
-    let mut builder = http1::Builder::new();
-    // The gate refuses heads beyond the limit in words; beyond this one the connection does, without.
-    builder.max_buf_size(2 * HEAD_BYTES).header_read_timeout(None);
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let stream = Watched::new(stream, watch.clone());
+    let mut connection = pin!(requests(app, router, stream, watch.clone(), local.ip()));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = &mut connection => return,
+            () = &mut connection => return,
             _ = ticks.tick() => {
                 if watch.verdict() == Verdict::Close {
                     return;
@@ -180,6 +174,43 @@ async fn connection(app: Arc<App>, router: TowerToHyperService<axum::Router>, st
             }
         }
     }
+}
+
+/// Answers the requests of a connection, encrypted where the server has a certificate.
+async fn requests(
+    app: Arc<App>,
+    router: Router,
+    stream: Watched,
+    watch: Arc<Watch>,
+    local: IpAddr,
+) {
+    #[cfg(feature = "tls")]
+    if let Some(tls) = app.options.tls.clone() {
+        // Whoever greets wrongly is nobody to talk to.
+        if let Ok(stream) = tls.accept(stream).await {
+            answer(app, router, stream, watch, local).await;
+        }
+        return;
+    }
+    answer(app, router, stream, watch, local).await;
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    app: Arc<App>,
+    router: Router,
+    stream: S,
+    watch: Arc<Watch>,
+    local: IpAddr,
+) {
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let request = request.map(axum::body::Body::new);
+        gate::handle(app.clone(), router.clone(), watch.clone(), local, request)
+    });
+    let mut builder = http1::Builder::new();
+    // The gate refuses heads beyond the limit in words; beyond this one the connection does, without.
+    builder.max_buf_size(2 * HEAD_BYTES).header_read_timeout(None);
+    // An error of the connection has nobody to be told to.
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Notices an engine that makes no step though there is work.

@@ -152,6 +152,11 @@ impl Metrics {
         let rejected = self.n_rejected.load(Ordering::Relaxed) as f64;
         let help = "Requests for which the queue had no place";
         simple(&mut out, "teff_requests_rejected_total", "counter", help, "", rejected);
+        #[cfg(feature = "otlp")]
+        if let Some(traces) = &app.options.traces {
+            let help = "Spans that did not reach the collector of traces";
+            simple(&mut out, "teff_spans_lost_total", "counter", help, "", traces.lost() as f64);
+        }
         let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
         simple(&mut out, "teff_build_info", "gauge", "Version of the program", &version, 1.0);
         let seconds = self.start.elapsed().as_secs_f64();

@@ -33,6 +33,10 @@ mod reply;
 mod responses;
 mod routes;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 mod translate;
 
 pub use app::{Log, ServeOptions};
@@ -40,9 +44,16 @@ pub use limits::Limits;
 pub use listen::{Server, ServerHandle};
 pub use loaded::{Loaded, ModelOptions};
 pub use registry::{Loader, Offer};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError};
+#[cfg(feature = "otlp")]
+pub use traces::{Traces, TracesError};
 
 use fault::Fault;
+use record::Record;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Does work on a thread that may block.
 ///
@@ -55,6 +66,30 @@ async fn blocking<T: Send + 'static>(
         Ok(done) => done,
         Err(_) => Err(Fault::internal("the request panicked")),
     }
+}
+
+/// Bytes of a body whose texts are read beside others.
+const BESIDE_BYTES: usize = 256 << 10;
+/// Turn of a body that is longer: a word of megabytes takes a hundred times its length while it is cut.
+static TURN: Semaphore = Semaphore::const_new(1);
+
+/// Does [`blocking`] work that reads the texts of a request; of those with long ones one at a time.
+///
+/// # Errors
+/// As there.
+async fn reading<T: Send + 'static>(
+    record: &Record,
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let is_long = record.n_body.load(Ordering::Relaxed) > BESIDE_BYTES;
+    // The semaphore is never closed.
+    let turn = if is_long { TURN.acquire().await.ok() } else { None };
+    blocking(move || {
+        // Until the work ends, whether the client still waits for it or not.
+        let _turn = turn;
+        work()
+    })
+    .await
 }
 
 /// A time as people write it: `5m`, `1h30m`, `90s`, `500ms`, or a number of seconds.

@@ -10,7 +10,7 @@ use super::openai::{COMMON, Common, EXTRAS, MODEL, conversation_of, timings};
 use super::reply::{self, Wire};
 use super::routes::{Answer, Call};
 use super::stream::{Part, Shape, respond};
-use super::{blocking, fault::Style};
+use super::{blocking, fault::Style, reading};
 use crate::text::{AnswerDelta, EncodeOptions};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -56,7 +56,7 @@ struct Tokenize {
 pub async fn tokenize(call: Call) -> Answer {
     let asked: Tokenize = typed(&call.fields)?;
     let loaded = call.app.model(asked.model.as_deref()).await?;
-    let tokens = blocking(move || {
+    let tokens = reading(&call.record, move || {
         let options = EncodeOptions {
             add_special: asked.add_special.unwrap_or(false),
             parse_special: asked.parse_special.unwrap_or(true),
@@ -97,10 +97,10 @@ pub async fn detokenize(call: Call) -> Answer {
 /// # Errors
 /// The request is wrong, or the template fails.
 pub async fn apply_template(call: Call) -> Answer {
-    let Call { app, fields, .. } = call;
+    let Call { app, record, fields, .. } = call;
     let loaded = model_of(&app, &fields).await?;
     let conversation = conversation_of(&fields)?;
-    let prompt = blocking(move || render(&loaded, &conversation)).await?;
+    let prompt = reading(&record, move || render(&loaded, &conversation)).await?;
     Ok(reply::json(StatusCode::OK, &json!({ "prompt": prompt.rendered.text })))
 }
 
@@ -140,13 +140,17 @@ pub async fn fill(call: Call) -> Answer {
     let prefix = asked.input_prefix.unwrap_or_default();
     let suffix = asked.input_suffix.unwrap_or_default();
     let mut wish = common.wish(Input::Tokens(Vec::new()), &fields, &loaded)?;
-    let mut ids = infill(&loaded, &prefix, &suffix, &extra)?;
-    if let Some(begun) = asked.prompt.filter(|begun| !begun.is_empty()) {
-        let options = EncodeOptions { add_special: false, parse_special: false };
-        ids.extend(loaded.tokenizer.encode(&begun, options)?);
-    }
-    wish.input = Input::Tokens(ids);
-    let prepared = prepare(loaded.clone(), wish).await?;
+    let model = loaded.clone();
+    let ids = reading(&record, move || {
+        let mut ids = infill(&model, &prefix, &suffix, &extra)?;
+        if let Some(begun) = asked.prompt.filter(|begun| !begun.is_empty()) {
+            let options = EncodeOptions { add_special: false, parse_special: false };
+            ids.extend(model.tokenizer.encode(&begun, options)?);
+        }
+        Ok(ids)
+    });
+    wish.input = Input::Tokens(ids.await?);
+    let prepared = prepare(loaded.clone(), wish, &record).await?;
     let running = Running::start(&app, &loaded, vec![prepared], &record)?;
     if common.streams() {
         return respond(running, Wire::Events, Contents(loaded)).await;

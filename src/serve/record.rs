@@ -12,6 +12,8 @@ pub struct Record {
     pub id: String,
     /// When its head had come.
     pub start: Instant,
+    /// Bytes of its body.
+    pub n_body: AtomicUsize,
     /// Tokens of the prompt.
     pub n_prompt: AtomicUsize,
     /// Of them, those that the cache had.
@@ -23,6 +25,7 @@ pub struct Record {
     /// Whether all answers have ended.
     pub is_ended: AtomicBool,
     first_token_micros: AtomicU64,
+    model: Mutex<Option<String>>,
     finish: Mutex<Option<&'static str>>,
     fault: Mutex<Option<String>>,
     prompt: Mutex<Option<String>>,
@@ -35,12 +38,14 @@ impl Record {
         Record {
             id,
             start: Instant::now(),
+            n_body: AtomicUsize::new(0),
             n_prompt: AtomicUsize::new(0),
             n_cached: AtomicUsize::new(0),
             n_generated: AtomicUsize::new(0),
             is_started: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
             first_token_micros: AtomicU64::new(0),
+            model: Mutex::new(None),
             finish: Mutex::new(None),
             fault: Mutex::new(None),
             prompt: Mutex::new(None),
@@ -56,6 +61,11 @@ impl Record {
             self.first_token_micros.store(time.as_micros() as u64, Ordering::Relaxed);
             time
         })
+    }
+
+    /// Takes note of the model that answers.
+    pub fn model(&self, id: &str) {
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
     }
 
     /// Takes note of the reason of the end.
@@ -103,6 +113,9 @@ impl Record {
         };
         if let Some(finish) = *self.finish.lock().unwrap_or_else(PoisonError::into_inner) {
             line["finish"] = finish.into();
+        }
+        if let Some(model) = text(&self.model) {
+            line["model"] = model.into();
         }
         if let Some(fault) = text(&self.fault) {
             line["error"] = fault.into();

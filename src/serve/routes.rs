@@ -197,7 +197,9 @@ async fn answer(
     let id = id.map(|Path(id)| id).unwrap_or_default();
     let headers = request.headers().clone();
     let fields = match &route.body {
-        Some(known) => known.checked(body::fields(request, app.options.limits.body_time).await?)?,
+        Some(known) => {
+            known.checked(body::fields(request, app.options.limits.body_time, &record).await?)?
+        }
         None => body::Fields::new(),
     };
     let limits = app.options.limits;

@@ -40,6 +40,13 @@ pub enum TextError {
         /// Length of the text.
         bytes: usize,
     },
+    /// The text has more tokens than a prompt may have, however it is cut.
+    TooManyTokens {
+        /// Tokens that it has at least.
+        at_least: usize,
+        /// Tokens that a prompt may have.
+        max: usize,
+    },
     /// The chat template does not parse, or fails on these messages.
     #[cfg(feature = "chat-template")]
     Template(super::jinja::JinjaError),
@@ -74,6 +81,9 @@ impl fmt::Display for TextError {
             }
             Self::TextTooLong { bytes } => {
                 write!(f, "text of {bytes} bytes: at most {} at a time", super::TEXT_BYTES_MAX)
+            }
+            Self::TooManyTokens { at_least, max } => {
+                write!(f, "the text has at least {at_least} tokens: at most {max} fit")
             }
             #[cfg(feature = "chat-template")]
             Self::Template(error) => write!(f, "chat template: {error}"),

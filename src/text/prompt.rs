@@ -31,6 +31,8 @@ pub struct Prompter<'a> {
     /// Source of the template for conversations with tools, if that is another.
     with_tools: Option<&'a str>,
     lossy: bool,
+    /// Tokens that a prompt may have.
+    tokens_max: usize,
 }
 
 /// A prompt in tokens.
@@ -51,12 +53,18 @@ impl<'a> Prompter<'a> {
         let template = tokenizer.chat_template().map(ChatTemplate::new).transpose()?;
         let with_tools = tokenizer.chat_template_for(true);
         let with_tools = with_tools.filter(|_| with_tools != tokenizer.chat_template());
-        Ok(Self { tokenizer, template, with_tools, lossy: false })
+        Ok(Self { with_tools, ..Self::with_template(tokenizer, template) })
     }
 
     /// With a template in the place of the file's; `None` for none.
     pub fn with_template(tokenizer: &'a Tokenizer, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer, template, with_tools: None, lossy: false }
+        Self { tokenizer, template, with_tools: None, lossy: false, tokens_max: usize::MAX }
+    }
+
+    /// Prompts for a context of so many tokens: a text that cannot fit, however it is cut, is refused
+    /// before it is read. A prompt may still be too long.
+    pub fn within(self, tokens_max: usize) -> Self {
+        Self { tokens_max, ..self }
     }
 
     /// Prompts even where the template shows nothing of a message, instead of
@@ -153,8 +161,12 @@ impl<'a> Prompter<'a> {
     /// Tokens of a rendered text, with BOS where it belongs.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// As [`Tokenizer::encode`], and [`TextError::TooManyTokens`].
     pub fn encode(&self, mut rendered: Rendered) -> Result<Prompt, TextError> {
+        let at_least = self.tokenizer.tokens_at_least(rendered.text.len());
+        if at_least > self.tokens_max {
+            return Err(TextError::TooManyTokens { at_least, max: self.tokens_max });
+        }
         let bos = self.tokenizer.bos();
         let name = bos.and_then(|id| self.tokenizer.token_str(id)).filter(|name| !name.is_empty());
         if let Some(name) = name {

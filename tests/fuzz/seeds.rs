@@ -21,7 +21,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets: [(&str, fn(&Path) -> Outcome); 10] = [
+    let targets: [(&str, fn(&Path) -> Outcome); 11] = [
         ("open", open),
         ("safetensors", safetensors),
         ("checkpoint", checkpoint),
@@ -32,6 +32,7 @@ fn main() -> Outcome {
         ("answers", answers),
         ("session", session),
         ("grammars", grammars),
+        ("requests", requests),
     ];
     for (target, write) in targets {
         let folder = corpus.join(target);
@@ -184,6 +185,18 @@ fn session(folder: &Path) -> Outcome {
     session.generate(request).for_each(drop);
     session.save(&folder.join("pages"), br#"{"messages": []}"#)?;
     session.save_without_kv(&folder.join("text"), b"{}")?;
+    Ok(())
+}
+
+fn requests(folder: &Path) -> Outcome {
+    for (route, (_, body)) in common::bodies::BODIES.into_iter().enumerate() {
+        let route = route as u8;
+        fs::write(folder.join(format!("{route}-body")), [&[route, 1], body.as_bytes()].concat())?;
+        for node in 0..24_u8 {
+            let change = [route, 0, node, 0, node.wrapping_mul(7).wrapping_add(route), node + 1];
+            fs::write(folder.join(format!("{route}-{node}")), change)?;
+        }
+    }
     Ok(())
 }
 

@@ -98,6 +98,25 @@ fn committed_vocabularies_give_the_reference_ids() {
 }
 
 #[test]
+fn no_text_has_fewer_tokens_than_its_bytes_tell() {
+    for name in ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2", "bert-bge"] {
+        let tokenizer = golden(name);
+        let ids = 0..tokenizer.vocab_size() as u32;
+        let plain = ids.filter(|&id| !tokenizer.is_special(id));
+        let longest = plain.max_by_key(|&id| tokenizer.token_bytes(id).len()).unwrap();
+        // Hangul, which some vocabularies compose: nine bytes become three.
+        let texts = [&tokenizer.decode(&[longest], false), "y", " ", "\u{1112}\u{1161}\u{11ab}"];
+        for text in texts.map(|text| text.repeat(3000)) {
+            let n = tokenizer.encode(&text, EncodeOptions::default()).unwrap().len();
+            let least = tokenizer.tokens_at_least(text.len());
+            assert!(n >= least, "{name}: {n} tokens, at least {least}: {:?}", &text[..30]);
+        }
+        // A word without a token is one unknown token, however long it is.
+        assert_eq!(tokenizer.tokens_at_least(1 << 20) > 0, name != "bert-bge", "{name}");
+    }
+}
+
+#[test]
 fn large_vocabularies_give_the_reference_ids() {
     let Some(folder) = fixtures("tokenizers") else { return };
     for name in ["command-r", "gemma-4"] {

@@ -31,7 +31,7 @@ pub async fn messages(call: Call) -> Result<Response, Fault> {
     let asked: Asked = typed(&fields)?;
     let loaded = app.model(asked.model.as_deref()).await?;
     let (wish, ignored) = wish(&asked, fields, &loaded)?;
-    let prepared = prepare(loaded.clone(), wish).await?;
+    let prepared = prepare(loaded.clone(), wish, &record).await?;
     let n_prompt = prepared.request.prompt.len();
     let running = Running::start(&app, &loaded, vec![prepared], &record)?;
     let mut blocks = Blocks::new(&loaded, &record.id, n_prompt);
@@ -56,7 +56,7 @@ pub async fn count_tokens(call: Call) -> Result<Response, Fault> {
     let asked: Asked = typed(&fields)?;
     let loaded = app.model(asked.model.as_deref()).await?;
     let (conversation, _) = conversation(&asked)?;
-    let prompt = super::blocking(move || render(&loaded, &conversation)).await?;
+    let prompt = super::reading(&record, move || render(&loaded, &conversation)).await?;
     let mut response = reply::json(StatusCode::OK, &json!({ "input_tokens": prompt.ids.len() }));
     tell_id(&mut response, &record);
     Ok(response)

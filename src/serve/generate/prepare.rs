@@ -7,6 +7,7 @@ use crate::engine::Request;
 use crate::sample::Filter;
 use crate::serve::fault::Fault;
 use crate::serve::loaded::{Loaded, Trigger};
+use crate::serve::record::Record;
 use crate::text::{AnswerParser, Prompt, Prompter, Rendered, Tools, thinking_variables};
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
@@ -30,8 +31,8 @@ pub struct Prepared {
 ///
 /// # Errors
 /// The wish cannot be fulfilled.
-pub async fn prepare(loaded: Arc<Loaded>, wish: Wish) -> Result<Prepared, Fault> {
-    super::super::blocking(move || prepared(&loaded, wish)).await
+pub async fn prepare(loaded: Arc<Loaded>, wish: Wish, record: &Record) -> Result<Prepared, Fault> {
+    super::super::reading(record, move || prepared(&loaded, wish)).await
 }
 
 /// The text of a conversation's prompt, with the tools as the model is told of them.
@@ -82,7 +83,7 @@ fn rendered(
 
 /// The prompt of a conversation, and how many of its first tokens other conversations begin with.
 fn with_head(loaded: &Loaded, conversation: &Conversation) -> Result<(Prompt, usize), Fault> {
-    let prompter = loaded.prompter()?;
+    let prompter = loaded.prompter()?.within(loaded.n_ctx);
     let input = input_of(loaded, &prompter, conversation)?;
     let prompt = rendered(&prompter, &input, conversation)?;
     let n_head = prompter.head(&input, &prompt);
@@ -125,15 +126,16 @@ fn continued(
 
 fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
     let Wish { input, grammar, sampling, max_tokens, stop, logprobs, n, .. } = wish;
+    let prompter = || Ok::<_, Fault>(loaded.prompter()?.within(loaded.n_ctx));
     let (prompt, n_head, conversation) = match &input {
         Input::Chat(conversation) => {
             let (prompt, n_head) = with_head(loaded, conversation)?;
             (prompt, n_head, Some(&**conversation))
         }
-        Input::Text(text) => (loaded.prompter()?.text(text)?, 0, None),
+        Input::Text(text) => (prompter()?.text(text)?, 0, None),
         Input::Parsed(text) => {
             let trusted = Rendered { text: text.clone(), untrusted: Vec::new() };
-            (loaded.prompter()?.encode(trusted)?, 0, None)
+            (prompter()?.encode(trusted)?, 0, None)
         }
         Input::Tokens(ids) => (Prompt { ids: ids.clone(), ..Prompt::default() }, 0, None),
     };

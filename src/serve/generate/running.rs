@@ -116,6 +116,7 @@ impl Running {
         record: &Arc<Record>,
     ) -> Result<Running, Fault> {
         let runner = loaded.runner()?;
+        record.model(&loaded.id);
         let place = app.place(prepared.iter().map(|prepared| prepared.n).sum())?;
         let (sender, news) = unbounded_channel();
         let mut running = Running {

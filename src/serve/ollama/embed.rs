@@ -7,7 +7,7 @@ use crate::serve::fault::Fault;
 use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::limits::TEXTS;
 use crate::serve::routes::{Answer, Call};
-use crate::serve::{blocking, reply};
+use crate::serve::{blocking, reading, reply};
 use crate::text::EncodeOptions;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -79,22 +79,27 @@ async fn vectors(call: Call, field: &'static str) -> Result<(String, Vec<Vec<f32
     let left = LeftFlag::new();
     let (has_left, model) = (left.flag(), loaded.clone());
     let (cuts, dimensions) = (asked.truncate.unwrap_or(false), asked.dimensions);
-    let (vectors, n_tokens) = blocking(move || {
-        let encoder = model.encoder()?;
-        if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
-            let problem = format!("the model has vectors of {} elements", encoder.n_out);
-            return Err(Fault::field("dimensions", problem));
-        }
+    let reader = loaded.clone();
+    let tokens = reading(&call.record, move || {
+        let n_max = reader.encoder()?.n_tokens_max;
         let options = EncodeOptions { add_special: true, parse_special: false };
         let mut tokens = Vec::with_capacity(texts.len());
         for text in &texts {
-            let mut ids = model.tokenizer.encode(text, options)?;
-            let n_max = encoder.n_tokens_max;
+            let mut ids = reader.tokenizer.encode(text, options)?;
             if cuts && ids.len() > n_max && n_max > 0 {
                 // The last token may be one that ends texts.
                 ids.drain(n_max - 1..ids.len() - 1);
             }
             tokens.push(ids);
+        }
+        Ok(tokens)
+    })
+    .await?;
+    let (vectors, n_tokens) = blocking(move || {
+        let encoder = model.encoder()?;
+        if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
+            let problem = format!("the model has vectors of {} elements", encoder.n_out);
+            return Err(Fault::field("dimensions", problem));
         }
         let n_tokens: usize = tokens.iter().map(Vec::len).sum();
         let vectors = encoder.vectors(&tokens, &has_left);

@@ -20,7 +20,7 @@ pub async fn completions(call: Call) -> Result<Response, Fault> {
     let loaded = app.model(common.model.as_deref()).await?;
     let wish = chat(&common, &fields, &loaded)?;
     let has_logprobs = wish.logprobs.is_some();
-    let prepared = prepare(loaded.clone(), wish).await?;
+    let prepared = prepare(loaded.clone(), wish, &record).await?;
     let running = Running::start(&app, &loaded, vec![prepared], &record)?;
     if common.streams() {
         let tells = Tells {

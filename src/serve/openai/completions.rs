@@ -66,7 +66,7 @@ pub async fn completions(call: Call) -> Result<Response, Fault> {
         let mut wish = common.wish(input, &fields, &loaded)?;
         wish.logprobs = n_top;
         wish.max_tokens = wish.max_tokens.or(Some(TOKENS_DEFAULT));
-        prepared.push(prepare(loaded.clone(), wish).await?);
+        prepared.push(prepare(loaded.clone(), wish, &record).await?);
     }
     let has_logprobs = n_top.is_some();
     if echoes && has_logprobs && common.streams() {

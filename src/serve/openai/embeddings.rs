@@ -8,7 +8,7 @@ use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::limits::TEXTS;
 use crate::serve::loaded::Loaded;
 use crate::serve::routes::Call;
-use crate::serve::{blocking, reply};
+use crate::serve::{blocking, reading, reply};
 use crate::text::EncodeOptions;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -55,8 +55,9 @@ pub async fn embeddings(call: Call) -> Result<Response, Fault> {
     let model = loaded.clone();
     let input = asked.input.unwrap_or_default();
     let dimensions = asked.dimensions;
+    let reader = loaded.clone();
+    let tokens = reading(&call.record, move || tokens(&reader, &input)).await?;
     let (vectors, n_tokens) = blocking(move || {
-        let tokens = tokens(&model, &input)?;
         let encoder = model.encoder()?;
         if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
             let problem = format!("the model has vectors of {} elements", encoder.n_out);
@@ -153,13 +154,15 @@ pub async fn rerank(call: Call) -> Result<Response, Fault> {
     }
     let left = LeftFlag::new();
     let (has_left, model, query) = (left.flag(), loaded.clone(), asked.query);
-    let (scores, documents, n_tokens) = blocking(move || {
-        let pair = |document: &String| Ok(model.tokenizer.encode_pair(&query, document)?);
+    let reader = loaded.clone();
+    let (pairs, documents) = reading(&call.record, move || {
+        let pair = |document: &String| Ok(reader.tokenizer.encode_pair(&query, document)?);
         let pairs = documents.iter().map(pair).collect::<Result<Vec<_>, Fault>>()?;
-        let n_tokens: usize = pairs.iter().map(Vec::len).sum();
-        Ok((model.encoder()?.scores(&pairs, &has_left)?, documents, n_tokens))
+        Ok((pairs, documents))
     })
     .await?;
+    let n_tokens: usize = pairs.iter().map(Vec::len).sum();
+    let scores = blocking(move || model.encoder()?.scores(&pairs, &has_left)).await?;
     let mut order: Vec<usize> = (0..scores.len()).collect();
     // Of equals the first come first.
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

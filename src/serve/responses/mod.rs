@@ -29,7 +29,7 @@ pub async fn responses(call: Call) -> Result<Response, Fault> {
     let wished = wish(&asked, fields, &loaded)?;
     let ignored = wished.ignored;
     let has_logprobs = wished.wish.logprobs.is_some();
-    let prepared = prepare(loaded.clone(), wished.wish).await?;
+    let prepared = prepare(loaded.clone(), wished.wish, &record).await?;
     let running = Running::start(&app, &loaded, vec![prepared], &record)?;
     let mut items = Items::new(loaded, wished.echo, has_logprobs);
     let mut response = match asked.stream.unwrap_or(false) {

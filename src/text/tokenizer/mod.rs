@@ -89,6 +89,8 @@ struct TextKind {
     vocab: Arc<Vocab>,
     finder: SpecialFinder,
     pipeline: Pipeline,
+    /// Most bytes of a text that become one token, if there is such a number.
+    token_bytes_max: Option<usize>,
 }
 
 /// Choices in which the kinds of tokenizers differ.
@@ -251,6 +253,13 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         kind.encode(text, Trust::Outside(untrusted), &mut ids)?;
         Ok(ids)
+    }
+
+    /// Least number of tokens that a text of so many bytes has, told without reading it; 0 where the
+    /// vocabulary gives none.
+    pub fn tokens_at_least(&self, bytes: usize) -> usize {
+        let most = self.text_kind().and_then(|kind| kind.token_bytes_max);
+        most.map_or(0, |most| bytes / most)
     }
 
     /// Text of `ids`; control tokens appear by name if `special`, else not at all. Bytes that are
@@ -460,7 +469,8 @@ impl Tokenizer {
         let space_prefix = recipe.drops_space;
         let detokenizer = Detokenizer { vocab: vocab.clone(), spelling, space_prefix };
         let pipeline = Pipeline::new(preparation, normalization, words, model, detokenizer);
-        let kind = Kind::Text(Box::new(TextKind { vocab, finder, pipeline }));
+        let token_bytes_max = pipeline.token_bytes_max();
+        let kind = Kind::Text(Box::new(TextKind { vocab, finder, pipeline, token_bytes_max }));
         let [add_bos, add_eos] = recipe.adds;
         Self { add_bos, add_eos, warnings, ..Self::of_kind(kind, vocab_size) }
     }

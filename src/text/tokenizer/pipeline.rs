@@ -132,6 +132,26 @@ impl Pipeline {
         }
     }
 
+    /// Most bytes of a text that become one token; `None` where unknown tokens or rules for spaces may
+    /// swallow any number.
+    pub fn token_bytes_max(&self) -> Option<usize> {
+        /// Bytes of a character.
+        const CHARACTER: usize = 4;
+        /// Bytes that a byte of a composed text had at most: Hangul, three letters to a syllable.
+        const COMPOSED: usize = 3;
+        let GgufModel { vocab, algorithm } = self.parts.get_model();
+        if !matches!(algorithm, Algorithm::Spm(_) | Algorithm::Bpe(_) | Algorithm::Rwkv(_)) {
+            return None;
+        }
+        let tokens = (0..vocab.len() as u32).filter_map(|id| vocab.str(id));
+        let longest = tokens.map(str::len).max().unwrap_or(0).max(CHARACTER);
+        match self.preparation {
+            Preparation::None | Preparation::SpacePrefix => Some(longest),
+            Preparation::Composed => Some(COMPOSED * longest),
+            Preparation::Rules(_) => None,
+        }
+    }
+
     /// Whether it cuts words by a pre-tokenizer of the table.
     pub fn splits(&self) -> bool {
         matches!(self.parts.get_pre_tokenizer(), Some(Words::Split(_)))

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each target uses a part")]
 
+pub mod bodies;
+pub mod changes;
 pub mod sums;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -129,12 +131,18 @@ pub fn tiny_model(n_ctx: usize) -> (Model, Engine) {
     (model, engine)
 }
 
-/// Answers of a model of 290 tokens, with room for a few sequences of 64 tokens.
-pub fn tiny_runner() -> Runner {
-    let model = Model::open(&golden("faults/tiny.gguf")).expect("a model");
+/// Room for a few sequences of 64 tokens, on one thread.
+pub fn tiny_options() -> EngineOptions {
     let mut options = EngineOptions::default();
     options.threads = Some(1);
     options.n_ctx = Some(64);
     options.kv_bytes_max = Some(1 << 20);
-    Runner::start(Engine::new(&model, &options).expect("an engine"), None, 1).expect("a thread")
+    options
+}
+
+/// Answers of a model of 290 tokens.
+pub fn tiny_runner() -> Runner {
+    let model = Model::open(&golden("faults/tiny.gguf")).expect("a model");
+    let engine = Engine::new(&model, &tiny_options()).expect("an engine");
+    Runner::start(engine, None, 1).expect("a thread")
 }

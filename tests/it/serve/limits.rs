@@ -54,6 +54,10 @@ fn fields_are_refused_by_name() {
     let (message, _, code) = reply.error();
     assert_eq!(code, "context_length_exceeded");
     assert!(message.contains("512"), "{message}");
+    // What cannot fit is not read: a word of megabytes would take a hundred times its length.
+    let (message, _, code) = serving.chat(user(json!("x".repeat(7 << 20)))).error();
+    assert_eq!(code, "context_length_exceeded");
+    assert!(message.contains("has at least ") && message.contains("512"), "{message}");
     // Fields that only others have are passed over.
     let hosted = json!({ "user": "me", "store": true, "metadata": {}, "verbosity": "low", "x": 1 });
     assert_eq!(serving.chat(hosted).status, 200);

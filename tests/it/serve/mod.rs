@@ -11,6 +11,10 @@ mod limits;
 mod models;
 mod page;
 mod restarts;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use crate::cli::{Folder, program, text};
 use serde_json::{Value, json};
@@ -75,10 +79,9 @@ impl Serving {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.strip_prefix("listening at http://")?.to_owned()));
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            Some(line.strip_prefix("listening at ")?.split_once("://")?.1.to_owned())
+        });
         // Whoever does not read what is written blocks the writer.
         std::thread::spawn(move || lines.for_each(drop));
         (child, address.expect("the server listens"))
@@ -214,7 +217,7 @@ pub struct Reply {
 
 impl Reply {
     /// Reads until the end of the connection.
-    pub fn read(mut stream: TcpStream) -> Reply {
+    pub fn read(mut stream: impl Read) -> Reply {
         let mut bytes = Vec::new();
         // A reset behind the answer, of a request that was not read to its end, is no failure.
         let _ = stream.read_to_end(&mut bytes);
