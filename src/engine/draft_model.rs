@@ -104,7 +104,7 @@ impl DraftModel {
         if let Some(difference) = difference(&draft.tokenizer()?, tokenizer) {
             let [draft, model] = [draft, model].map(|model| model.path().display().to_string());
             let other = OtherVocabulary { draft, model, difference };
-            return Err(EngineError::OtherVocabulary(other));
+            return Err(EngineError::OtherVocabulary(Box::new(other)));
         }
         let n_ctx = options.n_ctx.unwrap_or(usize::MAX).min(draft.spec().n_ctx_train);
         let options = EngineOptions { n_ctx: Some(n_ctx), max_outputs: 1, ..*options };

@@ -200,7 +200,7 @@ pub enum EngineError {
     /// Texts for a model that is not in embedding mode, see [`Model::output_embeddings`].
     NoEmbeddings,
     /// A draft model has another vocabulary than the model that it is to draft for.
-    OtherVocabulary(OtherVocabulary),
+    OtherVocabulary(Box<OtherVocabulary>),
     /// Scores are wanted of a model without a classifier.
     NoClassifier,
     /// A text without a token.

@@ -23,7 +23,8 @@ pub struct Prepared {
     pub stop: Vec<String>,
     /// The prompt's instructions, if they are worth a place on disk.
     pub prefix: Option<Arc<[u32]>>,
-    pub(super) reader: Reader,
+    /// Reader of an answer.
+    pub reader: Reader,
 }
 
 /// Makes a request ready on a thread that may block; a panic there fails this request alone.
@@ -123,7 +124,11 @@ fn continued(
     Ok(prompter.encode(Rendered { text, untrusted })?)
 }
 
-fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
+/// Makes a request ready on this thread.
+///
+/// # Errors
+/// The wish cannot be fulfilled.
+pub fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
     let Wish { input, grammar, sampling, max_tokens, stop, logprobs, n, .. } = wish;
     let (prompt, n_head, conversation) = match &input {
         Input::Chat(conversation) => {
