@@ -1,6 +1,6 @@
 //! teff for C: what `teff.h` declares, and says in full.
 //!
-//! All functions go through [`guard::guarded`]: arguments are checked, errors become a status and a text of
+//! All functions go through `guard::guarded`: arguments are checked, errors become a status and a text of
 //! the thread, and a panic becomes an error. Requests are JSON, which [`teff::serve::Local`] reads as the
 //! server does.
 
