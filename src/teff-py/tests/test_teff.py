@@ -50,6 +50,7 @@ class Answers(unittest.TestCase):
 
     def test_tools_are_called_and_schemas_followed(self):
         schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+        schema["additionalProperties"] = False
         tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
         messages = [{"role": "user", "content": "hi"}]
         once = {"parallel_tool_calls": False, "max_tokens": 256}
