@@ -44,6 +44,9 @@ impl AnswerArgs {
     /// The options do not go with the model, or there is no memory for it.
     pub fn ready(&self, model: &Model) -> Result<(Tokenizer, Engine), CliError> {
         let n_rows = self.speculate.n_rows();
-        self.engine.ready(model, &self.context, KvType::F16, n_rows, &self.gpu)
+        let (tokenizer, mut engine) =
+            self.engine.ready(model, &self.context, KvType::F16, n_rows, &self.gpu)?;
+        self.speculate.add_draft(&self.engine, model, &tokenizer, &mut engine)?;
+        Ok((tokenizer, engine))
     }
 }

@@ -255,7 +255,8 @@ fn load(
     let at = CliError::of_model(model.path());
     let n_rows = args.parallel.max(args.speculate.n_rows());
     let (context, gpu) = (&args.context, &args.gpu);
-    let (tokenizer, engine) = args.engine.ready(&model, context, KvType::F16, n_rows, gpu)?;
+    let (tokenizer, mut engine) = args.engine.ready(&model, context, KvType::F16, n_rows, gpu)?;
+    args.speculate.add_draft(&args.engine, &model, &tokenizer, &mut engine)?;
     let tokenizer = Arc::new(tokenizer);
     options.variables = variables(args, &model, &tokenizer, source)?;
     let sizes = (engine.n_ctx(), engine.decoder().kv().kv_bytes_max());

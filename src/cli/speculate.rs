@@ -1,14 +1,23 @@
-//! `--speculate`: whether answers are sped up by drafts, which change no token.
+//! `--speculate` and `--draft`: whether answers are sped up by drafts, which change no token.
 
-use crate::engine::{DRAFT_MAX, Speculation};
+use super::CliError;
+use super::options::{EngineArgs, MetadataArgs, resolve};
+use crate::backend::pages::KvType;
+use crate::cache::ModelRef;
+use crate::engine::{DRAFT_MAX, DraftModel, Engine, EngineOptions, Model, Speculation};
+use crate::text::Tokenizer;
 
-/// The flag.
-#[derive(clap::Args, Clone, Copy, Debug)]
+/// The flags.
+#[derive(clap::Args, Clone, Debug)]
 pub struct SpeculateArgs {
     /// Check several tokens at a time where the text so far says what may come: the same answer,
     /// sooner. auto: as long as it is faster; ngram: always
     #[arg(long, value_name = "HOW", default_value = "auto")]
     speculate: Speculate,
+    /// Have a small model say what may come, as MODEL, in place of the text so far: the same answer, sooner
+    /// if the small one is far faster and often right. It must have the same vocabulary
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<ModelRef>,
 }
 
 /// Use of drafts.
@@ -24,7 +33,7 @@ enum Speculate {
 
 impl SpeculateArgs {
     /// Value for [`Request::speculation`](crate::engine::Request::speculation).
-    pub fn speculation(self) -> Speculation {
+    pub fn speculation(&self) -> Speculation {
         match self.speculate {
             Speculate::Auto => Speculation::Auto,
             Speculate::Off => Speculation::Off,
@@ -33,7 +42,31 @@ impl SpeculateArgs {
     }
 
     /// Rows of logits that an engine needs for one request.
-    pub fn n_rows(self) -> usize {
+    pub fn n_rows(&self) -> usize {
         if self.speculate == Speculate::Off { 1 } else { 1 + DRAFT_MAX }
+    }
+
+    /// Gives an engine the draft model that was named, if one was.
+    ///
+    /// # Errors
+    /// It cannot draft for the engine's model, or there is no memory for it.
+    pub fn add_draft(
+        &self,
+        args: &EngineArgs,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        engine: &mut Engine,
+    ) -> Result<(), CliError> {
+        let Some(name) = &self.draft else { return Ok(()) };
+        if self.speculate != Speculate::Auto {
+            let problem = "--draft has a model make the drafts, as long as they make the answer \
+                           faster: it goes with --speculate auto alone";
+            return Err(CliError::usage(problem));
+        }
+        let draft = MetadataArgs::default().open(&resolve(name)?)?;
+        let options = EngineOptions { n_ctx: Some(engine.n_ctx()), ..args.options(KvType::F16)? };
+        let made = DraftModel::new(&draft, model, tokenizer, &options);
+        engine.set_draft_model(made.map_err(CliError::of_model(draft.path()))?);
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Drafts: tokens that may come next, so that one step checks several.
 //!
 //! A draft is what followed the last time the same few tokens stood in the prompt or the answer
-//! (prompt lookup). A step computes it behind the last token, and the sampler draws from each row of
+//! (prompt lookup), or what a small model says (`draft_model`). A step computes it behind the last token, and the sampler draws from each row of
 //! logits as if it had come alone; the first token that is not the draft's ends the check, and the
 //! rest is taken back. As logits have the same bits however tokens are cut into steps, and every
 //! token is the sampler's own, with its own random number, the answer is the one without drafts, bit
@@ -9,9 +9,11 @@
 //!
 //! Cost: a step of several tokens takes longer than a step of one, how much longer depends on model and
 //! machine. So the gain is measured ([`Speculation::Auto`]): drafts begin short, grow when they come
-//! true, and stop for a while when they do not pay. What they have cost in vain stays below a share of the
-//! answer's time ([`LOSS_MAX`]).
+//! true, and stop for a while when they do not pay. What drafts of the text so far have cost in vain stays
+//! below a share of the answer's time ([`LOSS_MAX`]). Whoever names a draft model wants it tried: its drafts
+//! stop when a dozen of them have not paid together, its own time included, and are tried again later.
 
+use super::draft_model::DraftModel;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -31,6 +33,12 @@ const NEWEST: f64 = 0.25;
 const SAME: [usize; 2] = [4, 2];
 /// Tokens that are the same where a text is being repeated, rather than a phrase.
 const SAME_SURE: usize = 8;
+/// Drafts of a model before they are judged.
+const MODEL_DRAFTS_MIN: usize = 12;
+/// Steps without a draft before the first draft of a model, which tell what a step takes.
+const PLAIN_STEPS_MIN: usize = 3;
+/// Share of what is known of a model's drafts that stays with each new one.
+const MODEL_KEPT: f64 = 0.9;
 /// Share of the answer's time that drafts may have cost in vain before there is another one, unless the
 /// text is being repeated.
 const LOSS_MAX: f64 = 0.01;
@@ -68,9 +76,41 @@ pub(super) struct Drafter {
     /// they led to.
     plain: Option<f64>,
     drafted: Option<f64>,
+    /// Steps without a draft since drafts stopped, or from the start.
+    n_plain: usize,
+    /// What a model's drafts have cost and led to, if a model drafts.
+    of_model: Option<OfModel>,
     /// Seconds of all steps, and those that drafts have cost more than they saved.
     total: f64,
     loss: f64,
+}
+
+/// Account of a model's drafts. What is old counts less.
+#[derive(Debug, Default)]
+struct OfModel {
+    /// Seconds that the model took for the draft under way.
+    newest: f64,
+    /// Drafts since they were last judged to pay for nothing.
+    n: usize,
+    /// Seconds of drafts and of the steps that checked them.
+    seconds: f64,
+    /// Tokens that they led to.
+    n_new: f64,
+}
+
+impl OfModel {
+    /// Takes note of a draft whose step took so long.
+    fn add(&mut self, seconds: f64, n_new: usize) {
+        self.n += 1;
+        self.seconds = MODEL_KEPT * self.seconds + seconds + self.newest;
+        self.n_new = MODEL_KEPT * self.n_new + n_new as f64;
+        self.newest = 0.0;
+    }
+
+    /// Times that drafts are faster than steps without, of which each takes `plain` seconds.
+    fn gain(&self, plain: f64) -> Option<f64> {
+        (self.n >= MODEL_DRAFTS_MIN).then(|| plain * self.n_new / self.seconds)
+    }
 }
 
 impl Drafter {
@@ -85,6 +125,8 @@ impl Drafter {
             next_pause: PAUSE_TOKENS,
             plain: None,
             drafted: None,
+            n_plain: 0,
+            of_model: None,
             total: 0.0,
             loss: 0.0,
         }
@@ -114,6 +156,28 @@ impl Drafter {
         draft
     }
 
+    /// A draft of at most `n_max` tokens below `n_vocab` by a model; empty if there is to be none.
+    pub fn ask(
+        &mut self,
+        model: &mut DraftModel,
+        tokens: &[u32],
+        n_max: usize,
+        n_vocab: usize,
+    ) -> Vec<u32> {
+        let n_max = match self.speculation {
+            Speculation::Off => 0,
+            Speculation::Always => n_max.min(DRAFT_MAX),
+            Speculation::Auto if self.pause > 0 || self.n_plain < PLAIN_STEPS_MIN => 0,
+            Speculation::Auto => n_max.min(self.len),
+        };
+        if n_max == 0 {
+            return Vec::new();
+        }
+        let proposal = model.propose(tokens, n_max, n_vocab);
+        self.of_model.get_or_insert_default().newest = proposal.time.as_secs_f64();
+        proposal.tokens
+    }
+
     /// Takes note of a step that led to `n_new` tokens, behind a draft of `n_draft`.
     pub fn learn(&mut self, n_draft: usize, n_new: usize, time: Duration) {
         let moved = |average: Option<f64>, newest: f64| {
@@ -124,6 +188,7 @@ impl Drafter {
         self.pause = self.pause.saturating_sub(n_new);
         if n_draft == 0 {
             self.plain = moved(self.plain, seconds);
+            self.n_plain += 1;
             return;
         }
         if let Some(plain) = self.plain {
@@ -136,9 +201,16 @@ impl Drafter {
             false => n_new.clamp(DRAFT_FIRST, DRAFT_MAX),
         };
         self.drafted = moved(self.drafted, seconds / n_new.max(1) as f64);
-        let gain = self.plain.zip(self.drafted).map(|(plain, drafted)| plain / drafted);
+        let gain = match &mut self.of_model {
+            None => self.plain.zip(self.drafted).map(|(plain, drafted)| plain / drafted),
+            Some(of_model) => {
+                of_model.add(seconds, n_new);
+                self.plain.and_then(|plain| of_model.gain(plain))
+            }
+        };
         if gain.is_some_and(|gain| gain < GAIN_MIN) {
             (self.pause, self.drafted, self.len) = (self.next_pause, None, DRAFT_FIRST);
+            (self.n_plain, self.of_model) = (0, self.of_model.as_ref().map(|_| OfModel::default()));
             self.next_pause = (2 * self.next_pause).min(PAUSE_TOKENS_MAX);
         } else if self.came_true {
             self.next_pause = PAUSE_TOKENS;

@@ -40,12 +40,15 @@ impl Engine {
         self.check_generates()?;
         let mut result = None;
         let listener = Box::new(Caller { tell, result: &mut result });
-        self.lead(|stepper| {
+        let draft = self.draft.take();
+        self.draft = self.lead(|stepper| {
             let mut scheduler = Scheduler::new(tokenizer, 1);
+            scheduler.set_draft_model(draft);
             scheduler.submit(request, cancel, listener);
             while scheduler.n_requests() > 0 {
                 scheduler.step(stepper);
             }
+            scheduler.take_draft_model()
         });
         result.expect("the scheduler tells the end of each request")
     }

@@ -10,6 +10,7 @@ mod batch;
 mod chat;
 mod classifier;
 mod draft;
+mod draft_model;
 mod embed;
 mod generate;
 #[cfg(feature = "grammar")]
@@ -29,6 +30,7 @@ mod vocabulary;
 #[cfg(feature = "chat-template")]
 pub use chat::Chat;
 pub use draft::{DRAFT_MAX, Speculation};
+pub use draft_model::{DraftModel, OtherVocabulary, VocabularyDifference};
 pub use embed::normalize;
 pub use pace::{STEP_BOUNDS, StepTimes};
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
@@ -197,6 +199,8 @@ pub enum EngineError {
     NoLogits,
     /// Texts for a model that is not in embedding mode, see [`Model::output_embeddings`].
     NoEmbeddings,
+    /// A draft model has another vocabulary than the model that it is to draft for.
+    OtherVocabulary(Box<OtherVocabulary>),
     /// Scores are wanted of a model without a classifier.
     NoClassifier,
     /// A text without a token.
@@ -255,6 +259,7 @@ impl fmt::Display for EngineError {
             EngineError::NoEmbeddings => {
                 write!(f, "the model was loaded to give logits, not embeddings")
             }
+            EngineError::OtherVocabulary(error) => error.fmt(f),
             EngineError::NoClassifier => {
                 write!(
                     f,
@@ -402,6 +407,7 @@ pub struct Engine {
     classifier: Option<Arc<Classifier>>,
     origin: Arc<Origin>,
     prompt_tokens_beside: Option<usize>,
+    draft: Option<DraftModel>,
 }
 
 impl Engine {
@@ -453,12 +459,19 @@ impl Engine {
             classifier: classifier.map(Arc::new),
             origin,
             prompt_tokens_beside: options.prompt_tokens_beside,
+            draft: None,
         })
     }
 
     /// Length of the context in tokens.
     pub fn n_ctx(&self) -> usize {
         self.decoder.kv().n_ctx()
+    }
+
+    /// Has drafts made by a model, not of the text so far, for requests that want drafts (see
+    /// [`Request::speculation`]). It must have been made for this engine's model.
+    pub fn set_draft_model(&mut self, draft: DraftModel) {
+        self.draft = Some(draft);
     }
 
     /// Number of worker threads.

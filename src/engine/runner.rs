@@ -17,10 +17,10 @@ use crate::kv::PageCounts;
 use crate::tensor::memory;
 use crate::text::Tokenizer;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Order to the thread.
 enum Order {
@@ -110,10 +110,14 @@ impl Runner {
 
     /// Hands a request over; its events come through the answer.
     pub fn submit(&self, request: Request) -> Answer {
+        self.submit_with(request, CancelToken::default())
+    }
+
+    /// The same with a switch that is there before the answer. A switch is for one request.
+    pub fn submit_with(&self, request: Request, cancel: CancelToken) -> Answer {
         let (sender, events) = channel();
-        let cancel = CancelToken::default();
         self.submit_to(request, vec![(cancel.clone(), Box::new(Events(sender)))]);
-        Answer { events, cancel, has_ended: false }
+        Answer::new(events, cancel)
     }
 
     /// Hands a request over that is to be answered `n` times: see [`Scheduler::submit_answers`].
@@ -124,7 +128,7 @@ impl Runner {
             let (sender, events) = channel();
             let cancel = CancelToken::default();
             listeners.push((cancel.clone(), Box::new(Events(sender))));
-            answers.push(Answer { events, cancel, has_ended: false });
+            answers.push(Answer::new(events, cancel));
         }
         self.submit_to(request, listeners);
         answers
@@ -203,6 +207,7 @@ fn work(
     let n_fixed = engine.prompt_tokens_beside;
     let mut n_beside = n_fixed.unwrap_or(PROMPT_TOKENS_BESIDE);
     scheduler.set_prompt_tokens_beside(n_beside);
+    scheduler.set_draft_model(engine.draft.take());
     let mut pace = Pace::default();
     engine.lead(move |stepper| {
         loop {
@@ -253,10 +258,29 @@ fn work(
 pub struct Answer {
     events: Receiver<AnswerEvent>,
     cancel: CancelToken,
+    /// An event that has come and is not told yet.
+    next: Option<AnswerEvent>,
     has_ended: bool,
 }
 
 impl Answer {
+    fn new(events: Receiver<AnswerEvent>, cancel: CancelToken) -> Answer {
+        Answer { events, cancel, next: None, has_ended: false }
+    }
+
+    /// Waits for so long; whether the next event, or the end of them, is at hand without waiting.
+    pub fn is_ready_within(&mut self, time: Duration) -> bool {
+        if self.next.is_none() && !self.has_ended {
+            self.next = match self.events.recv_timeout(time) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => return false,
+                // A thread that died tells no end.
+                Err(RecvTimeoutError::Disconnected) => Some(stopped()),
+            };
+        }
+        true
+    }
+
     /// Switch that ends the request.
     pub fn cancel_token(&self) -> &CancelToken {
         &self.cancel
@@ -271,11 +295,17 @@ impl Iterator for Answer {
         if self.has_ended {
             return None;
         }
+        let next = self.next.take();
         // A thread that died tells no end.
-        let event = self.events.recv().unwrap_or(AnswerEvent::End(Err(EngineError::Stopped)));
+        let event = next.unwrap_or_else(|| self.events.recv().unwrap_or_else(|_| stopped()));
         self.has_ended = matches!(event, AnswerEvent::End(_));
         Some(event)
     }
+}
+
+/// The end of an answer whose thread died.
+fn stopped() -> AnswerEvent {
+    AnswerEvent::End(Err(EngineError::Stopped))
 }
 
 impl Drop for Answer {

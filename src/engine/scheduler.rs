@@ -25,6 +25,7 @@ mod check;
 
 use super::EngineError;
 use super::batch::{Limits, PROMPT_TOKENS_BESIDE, Share, Wanted, is_fair, shares};
+use super::draft_model::DraftModel;
 use super::guard::guarded;
 use super::pace::StepKind;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
@@ -105,6 +106,8 @@ pub struct Scheduler<'l> {
     max_beside: usize,
     /// What the last step was made of, if it was computed to its end.
     last: Option<StepKind>,
+    /// What drafts for requests, in the place of the text so far.
+    draft_model: Option<DraftModel>,
     counters: Counters,
 }
 
@@ -144,6 +147,7 @@ impl<'l> Scheduler<'l> {
             n_tried: 0,
             max_beside: PROMPT_TOKENS_BESIDE,
             last: None,
+            draft_model: None,
             counters: Counters::default(),
         }
     }
@@ -151,6 +155,16 @@ impl<'l> Scheduler<'l> {
     /// Has steps with generating requests take at most so many tokens of prompts; it changes no result.
     pub fn set_prompt_tokens_beside(&mut self, n: usize) {
         self.max_beside = n.max(1);
+    }
+
+    /// Has drafts made by a model, or of the text so far; it changes no result.
+    pub fn set_draft_model(&mut self, draft: Option<DraftModel>) {
+        self.draft_model = draft;
+    }
+
+    /// Takes the draft model away.
+    pub fn take_draft_model(&mut self) -> Option<DraftModel> {
+        self.draft_model.take()
     }
 
     /// What the last step was made of; `None` if it was not computed to its end, or there was none.

@@ -2,6 +2,7 @@
 
 use super::EngineError;
 use super::draft::{Drafter, Speculation};
+use super::draft_model::DraftModel;
 use super::guard::guarded;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::scheduler::Listener;
@@ -134,12 +135,15 @@ impl<'l> Task<'l> {
         self.n_done
     }
 
-    /// Drafts at most `n_max` tokens for the next step.
-    pub fn make_draft(&mut self, n_max: usize) {
+    /// Drafts at most `n_max` tokens below `n_vocab` for the next step, by a model or of the text so far.
+    pub fn make_draft(&mut self, n_max: usize, n_vocab: usize, model: Option<&mut DraftModel>) {
         let n_answer = self.request.max_tokens.unwrap_or(usize::MAX) - self.stats.n_generated;
         // Behind the last token of an answer, or of the context, none is wanted.
         let n_max = n_max.min(n_answer.saturating_sub(1)).min(self.n_ctx - self.tokens.len());
-        self.draft = self.drafter.draft(&self.tokens, n_max);
+        self.draft = match model {
+            Some(model) => self.drafter.ask(model, &self.tokens, n_max, n_vocab),
+            None => self.drafter.draft(&self.tokens, n_max),
+        };
     }
 
     /// Tokens of the draft for the step under way.

@@ -6,6 +6,8 @@
 //! thread that may block and follows its answers, `stream` tells them while they come. What is refused is
 //! a `fault::Fault`, which the gate writes down in the API's shape.
 //!
+//! [`Local`] answers the same requests without a server, for bindings to other languages.
+//!
 //! **Nothing waits for a client.** Answers that nobody reads are cancelled, and so is all that a client who
 //! has left was waiting for: the answers are dropped with the connection.
 
@@ -21,6 +23,7 @@ mod generate;
 mod limits;
 mod listen;
 mod loaded;
+mod local;
 mod metrics;
 mod native;
 mod ollama;
@@ -43,6 +46,7 @@ pub use app::{Log, ServeOptions};
 pub use limits::Limits;
 pub use listen::{Server, ServerHandle};
 pub use loaded::{Loaded, ModelOptions};
+pub use local::{Local, LocalAnswer, LocalError, LocalEvent, LocalOptions};
 pub use registry::{Loader, Offer};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsError};

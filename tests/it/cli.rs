@@ -16,7 +16,7 @@ impl Folder {
     }
 
     /// A tiny model without a vocabulary.
-    fn model(&self, name: &str) -> PathBuf {
+    pub fn model(&self, name: &str) -> PathBuf {
         let path = self.0.join(format!("{name}.gguf"));
         std::fs::write(&path, fixture_model::load(name).gguf).unwrap();
         path

@@ -87,3 +87,69 @@ fn template_takes_those_of_a_models_file() {
     let line = out(&["parse", "--family", "auto", "-m", text(&file)], &raw);
     assert!(line.contains("\"name\":\"f\""), "{line}");
 }
+
+/// Tokens of the prompt, as the statistics of an answer tell them.
+fn prompt_tokens(args: &[&str]) -> usize {
+    let output =
+        teff(&[&["run", "-p", "hi", "-n", "1", "--temp", "0", "-t", "1"], args].concat(), "");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {said}");
+    let number = said.split("prompt ").nth(1).and_then(|rest| rest.split(' ').next());
+    number.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{args:?}: {said}"))
+}
+
+/// A template with a switch whose text off is longer, and one that tells efforts apart.
+const SWITCH: &str = "{{ messages[0].content }}\
+    {% if enable_thinking is defined and not enable_thinking %}ABCDEFGH{% endif %}";
+const EFFORT: &str = "{{ messages[0].content }}{{ reasoning_effort | default('medium') }}";
+
+#[test]
+fn thinking_is_turned_on_off_and_by_efforts_where_a_template_knows_them() {
+    let folder = Folder::new("think");
+    let model = |name: &str, template: &str| {
+        folder.tiny_with(name, vec![("tokenizer.chat_template", template.into())])
+    };
+    let switch = model("switch", SWITCH);
+    let with = |model: &std::path::Path, think: &[&str]| {
+        prompt_tokens(&[&["-m", text(model)], think].concat())
+    };
+    let plain = with(&switch, &[]);
+    assert_eq!(with(&switch, &["--think", "on"]), plain);
+    assert!(with(&switch, &["--think", "off"]) > plain);
+    let effort = model("effort", EFFORT);
+    assert_eq!(with(&effort, &["--think", "medium"]), with(&effort, &[]));
+    assert_ne!(with(&effort, &["--think", "low"]), with(&effort, &[]));
+    assert_eq!(with(&effort, &["--think", "on"]), with(&effort, &[]));
+    let neither = model("neither", "{{ messages[0].content }}");
+    for (model, think) in [
+        (&neither, "on"),
+        (&neither, "off"),
+        (&neither, "high"),
+        (&switch, "low"),
+        (&effort, "off"),
+        // The vocabulary has no tokens that open and close reasoning.
+        (&switch, "12"),
+    ] {
+        let args = ["run", "-m", text(model), "-p", "hi", "-n", "1", "--think", think];
+        let error = error_of(&teff(&args, ""), 1);
+        assert!(error.contains(&format!("--think {think}")), "{error}");
+    }
+}
+
+#[test]
+fn a_draft_model_has_the_same_vocabulary_or_is_refused() {
+    let folder = Folder::new("draft");
+    let tiny = folder.tiny_with("tiny", Vec::new());
+    let other = folder.model("llama-dense");
+    let args = ["run", "-m", text(&tiny), "-p", "hi hi hi", "-n", "24", "--temp", "0", "-t", "1"];
+    let answer = |more: &[&str]| {
+        let output = teff(&[&args[..], more].concat(), "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(answer(&["--draft", text(&tiny)]), answer(&["--speculate", "off"]));
+    let refused = |more: &[&str], code| error_of(&teff(&[&args[..], more].concat(), ""), code);
+    let error = refused(&["--draft", text(&other)], 1);
+    assert!(error.contains("llama-dense") && error.contains("vocabulary"), "{error}");
+    assert!(refused(&["--draft", text(&tiny), "--speculate", "off"], 2).contains("--draft"));
+}

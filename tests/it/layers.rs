@@ -43,6 +43,9 @@ const ABSENT: &[(&str, &[&str])] = &[
     ("cache", &["tensor", "backend", "model", "text", "sample", "kv", "decoder"]),
 ];
 
+/// Folders of `src` that are crates of their own.
+const CRATES: &[&str] = &["gguf-rs-lite/", "teff-c/", "teff-py/"];
+
 /// Files and folders that may say `unsafe`.
 const UNSAFE_FILES: &[&str] = &[
     "kernels/src/isa/",
@@ -51,6 +54,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/gguf-rs-lite/src/mapped.rs",
     "src/backend/cpu/pool/",
     "src/main.rs",
+    "src/teff-c/src/",
 ];
 
 /// Places that may name an architecture: its own folder, exceptions that other programs make for it,
@@ -264,7 +268,7 @@ impl Source {
     /// `["decoder", "mixer", "attention"]` for `src/decoder/mixer/attention.rs`.
     fn module_path(&self) -> Vec<String> {
         let Some(inner) = self.path.strip_prefix("src/") else { return Vec::new() };
-        if inner.starts_with("gguf-rs-lite/") {
+        if CRATES.iter().any(|other| inner.starts_with(other)) {
             return Vec::new();
         }
         let inner = inner.strip_suffix(".rs").unwrap_or(inner);

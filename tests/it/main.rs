@@ -30,6 +30,7 @@ mod convert_packed;
 mod convert_vocab;
 mod decoder;
 mod disk_cache;
+mod draft_model;
 #[cfg(feature = "cli")]
 mod edit;
 mod embeddings;

@@ -222,3 +222,22 @@ fn contents_as_parts_reach_templates_that_read_strings() {
     let image = prompter.render(&input(json!([part("a"), { "type": "image" }])));
     assert!(matches!(image, Err(TextError::Template(_))), "{image:?}");
 }
+
+#[test]
+fn a_conversation_with_tools_has_the_template_for_tools() {
+    let named = [(
+        "tokenizer.chat_template.tool_use",
+        "tools:{{ tools[0].name }} {{ messages[0].content }}".into(),
+    )];
+    let prompt = |tokenizer: &Tokenizer, tools: Option<Value>| {
+        let mut input = json!({ "messages": [{ "role": "user", "content": "hi" }] });
+        input["tools"] = tools.unwrap_or_default();
+        Prompter::new(tokenizer).unwrap().render(&input).unwrap().text
+    };
+    let both = tokenizer(Some("plain:{{ messages[0].content }}"), &named);
+    assert_eq!(prompt(&both, Some(json!([{ "name": "f" }]))), "tools:f hi");
+    assert_eq!(prompt(&both, Some(json!([]))), "plain:hi");
+    assert_eq!(prompt(&both, None), "plain:hi");
+    let one = tokenizer(Some("plain:{{ messages[0].content }}"), &[]);
+    assert_eq!(prompt(&one, Some(json!([{ "name": "f" }]))), "plain:hi");
+}

@@ -7,7 +7,8 @@ use std::process::Command;
 const README: &str = include_str!("../../README.md");
 
 /// Options in the page's text that are those of scripts or cargo, not of the program.
-const OTHER_OPTIONS: &[&str] = &["--static", "--run", "--release", "--path", "--features"];
+const OTHER_OPTIONS: &[&str] =
+    &["--static", "--run", "--release", "--path", "--features", "--package"];
 
 /// The help of every verb.
 fn helps() -> BTreeMap<String, String> {

@@ -38,7 +38,7 @@ impl<'l> Scheduler<'l> {
         let n_max = DRAFT_MAX.min(stepper.max_outputs().min(stepper.max_batch()) - 1);
         let task = &mut self.running[0];
         let sequence = task.sequence().filter(|_| !task.is_reading())?;
-        task.make_draft(n_max);
+        task.make_draft(n_max, stepper.n_vocab(), self.draft_model.as_mut());
         let (kv, mut fork) = (stepper.kv_mut(), None);
         if has_states && !task.draft().is_empty() {
             fork = kv.fork(sequence, kv.len(sequence));

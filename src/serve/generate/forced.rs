@@ -9,7 +9,7 @@ const NAME: &str = "\"name\": \"";
 
 /// An answer that is `.. {"name": "f", "arguments": {..}} ..`, as often as the grammar allows.
 #[derive(Clone, Debug)]
-pub(super) struct ForcedCall {
+pub struct ForcedCall {
     /// Text that is not told yet.
     text: String,
     /// Number of calls so far.

@@ -16,7 +16,8 @@ mod teller;
 mod tools;
 
 pub use infill::infill;
-pub use prepare::{Prepared, prepare, render};
+pub use prepare::{Prepared, prepare, prepared, render};
+pub use reader::Reader;
 pub use running::{End, Event, Finish, Running, Whole};
 pub use sampling::sampling;
 pub use tools::tools;

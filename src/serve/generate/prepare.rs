@@ -24,7 +24,8 @@ pub struct Prepared {
     pub stop: Vec<String>,
     /// The prompt's instructions, if they are worth a place on disk.
     pub prefix: Option<Arc<[u32]>>,
-    pub(super) reader: Reader,
+    /// Reader of an answer.
+    pub reader: Reader,
 }
 
 /// Makes a request ready on a thread that may block; a panic there fails this request alone.
@@ -124,7 +125,11 @@ fn continued(
     Ok(prompter.encode(Rendered { text, untrusted })?)
 }
 
-fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
+/// Makes a request ready on this thread.
+///
+/// # Errors
+/// The wish cannot be fulfilled.
+pub fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
     let Wish { input, grammar, sampling, max_tokens, stop, logprobs, n, .. } = wish;
     let prompter = || Ok::<_, Fault>(loaded.prompter()?.within(loaded.n_ctx));
     let (prompt, n_head, conversation) = match &input {

@@ -5,7 +5,7 @@ use crate::text::{AnswerDelta, AnswerParser, Tokenizer};
 
 /// What makes deltas of the text of an answer.
 #[derive(Clone)]
-pub(super) enum Reader {
+pub enum Reader {
     /// All is text.
     Raw,
     /// As the model's family writes.
@@ -17,10 +17,12 @@ pub(super) enum Reader {
 }
 
 impl Reader {
+    /// Whether the answer is within its reasoning.
     pub fn in_reasoning(&self) -> bool {
         matches!(self, Reader::Parsed(parser) if parser.in_reasoning())
     }
 
+    /// Takes a token and the text that it completes.
     pub fn token(&mut self, tokenizer: &Tokenizer, id: u32, text: String) -> Vec<AnswerDelta> {
         match self {
             Reader::Parsed(parser) => parser.push_id(tokenizer, id, &text),
@@ -28,6 +30,7 @@ impl Reader {
         }
     }
 
+    /// Takes more text.
     pub fn rest(&mut self, text: String) -> Vec<AnswerDelta> {
         match self {
             Reader::Raw if text.is_empty() => Vec::new(),
@@ -47,6 +50,7 @@ impl Reader {
         }
     }
 
+    /// What the end completes.
     pub fn finish(&mut self) -> Vec<AnswerDelta> {
         match self {
             Reader::Parsed(parser) => parser.finish(),

@@ -285,18 +285,12 @@ impl Running {
 
     /// The last deltas of an answer, behind which its end is told.
     fn last(&mut self, index: usize, stats: Stats) -> Event {
-        let finish = match stats.finish {
-            FinishReason::EndOfGeneration => Finish::End,
-            FinishReason::Stop { index } => {
-                Finish::Stop(self.stop.get(index).cloned().unwrap_or_default())
-            }
-            FinishReason::MaxTokens => Finish::Length,
-            FinishReason::ContextFull | FinishReason::OutOfMemory => Finish::Context,
-            FinishReason::Cancelled if self.is_overrun.load(Ordering::Acquire) => {
-                let message = "the client reads its answer too slowly";
-                return self.ended(index, Err(Fault::left().slow(message)));
-            }
-            _ => return self.ended(index, Err(Fault::left())),
+        let Some(finish) = Finish::of(stats.finish, &self.stop) else {
+            let fault = match self.is_overrun.load(Ordering::Acquire) {
+                true => Fault::left().slow("the client reads its answer too slowly"),
+                false => Fault::left(),
+            };
+            return self.ended(index, Err(fault));
         };
         self.loaded.metrics.end(stats.finish);
         let event = self.piece(index, None, Reader::finish);
@@ -400,6 +394,19 @@ impl Choice {
 }
 
 impl Finish {
+    /// The reason of an answer with these texts that end it; `None` for one that was cancelled.
+    pub fn of(reason: FinishReason, stop: &[String]) -> Option<Finish> {
+        match reason {
+            FinishReason::EndOfGeneration => Some(Finish::End),
+            FinishReason::Stop { index } => {
+                Some(Finish::Stop(stop.get(index).cloned().unwrap_or_default()))
+            }
+            FinishReason::MaxTokens => Some(Finish::Length),
+            FinishReason::ContextFull | FinishReason::OutOfMemory => Some(Finish::Context),
+            FinishReason::Cancelled => None,
+        }
+    }
+
     /// Name in the log.
     fn name(&self) -> &'static str {
         match self {

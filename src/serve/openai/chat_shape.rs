@@ -18,6 +18,11 @@ pub fn whole(loaded: &Loaded, answers: &[Whole], has_logprobs: bool) -> Json {
     completion(loaded, ("chatcmpl-", "chat.completion"), choices, answers)
 }
 
+/// The completion of one answer.
+pub fn whole_one(loaded: &Loaded, answer: &Whole, has_logprobs: bool) -> Json {
+    whole(loaded, std::slice::from_ref(answer), has_logprobs)
+}
+
 fn choice(loaded: &Loaded, index: usize, whole: &Whole, has_logprobs: bool) -> Json {
     let answer = &whole.answer;
     let mut message = json!({ "role": "assistant", "content": answer.content, "refusal": null });

@@ -8,7 +8,7 @@ use crate::serve::blocking;
 use crate::serve::body::{self, Fields, typed};
 use crate::serve::fault::{Fault, Style};
 use crate::serve::fields::{Body, Field, Kind, field};
-use crate::serve::generate::{End, Event, Input, Prepared, Running, Whole, infill, prepare};
+use crate::serve::generate::{End, Event, Input, Prepared, Running, Whole, Wish, infill, prepare};
 use crate::serve::limits::PROMPTS;
 use crate::serve::loaded::Loaded;
 use crate::serve::reply::{self, Wire};
@@ -58,14 +58,8 @@ pub async fn completions(call: Call) -> Result<Response, Fault> {
     let asked: Asked = typed(&fields)?;
     let loaded = app.model(common.model.as_deref()).await?;
     let (n_top, echoes) = (asked.logprobs, asked.echo.unwrap_or(false));
-    let parses = asked.parse_special.unwrap_or(app.options.parse_special);
-    let suffix = asked.suffix.as_deref().filter(|suffix| !suffix.is_empty());
-    let inputs = inputs(&fields, suffix, parses, &loaded)?;
-    let mut prepared = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        let mut wish = common.wish(input, &fields, &loaded)?;
-        wish.logprobs = n_top;
-        wish.max_tokens = wish.max_tokens.or(Some(TOKENS_DEFAULT));
+    let mut prepared = Vec::new();
+    for wish in wishes(&common, &fields, &loaded, app.options.parse_special)? {
         prepared.push(prepare(loaded.clone(), wish, &record).await?);
     }
     let has_logprobs = n_top.is_some();
@@ -94,6 +88,29 @@ pub async fn completions(call: Call) -> Result<Response, Fault> {
     }
     let answers = running.whole().await?;
     Ok(reply::json(StatusCode::OK, &whole(&loaded, &answers, &echoed, has_logprobs)))
+}
+
+/// The wishes of a request, one for each prompt; `parses`: whether names of control tokens are such where
+/// the request does not say.
+///
+/// # Errors
+/// A field is wrong.
+pub fn wishes(
+    common: &Common,
+    fields: &Fields,
+    loaded: &Loaded,
+    parses: bool,
+) -> Result<Vec<Wish>, Fault> {
+    let asked: Asked = typed(fields)?;
+    let suffix = asked.suffix.as_deref().filter(|suffix| !suffix.is_empty());
+    let inputs = inputs(fields, suffix, asked.parse_special.unwrap_or(parses), loaded)?;
+    let wish = |input| {
+        let mut wish = common.wish(input, fields, loaded)?;
+        wish.logprobs = asked.logprobs;
+        wish.max_tokens = wish.max_tokens.or(Some(TOKENS_DEFAULT));
+        Ok(wish)
+    };
+    inputs.into_iter().map(wish).collect()
 }
 
 /// The texts to continue: one, several, or their tokens.
@@ -178,6 +195,11 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel();
     }
+}
+
+/// The completion of one answer, without its prompt.
+pub fn whole_one(loaded: &Loaded, answer: &Whole, has_logprobs: bool) -> Json {
+    whole(loaded, std::slice::from_ref(answer), &[Echo::default()], has_logprobs)
 }
 
 fn whole(loaded: &Loaded, answers: &[Whole], echoed: &[Echo], has_logprobs: bool) -> Json {

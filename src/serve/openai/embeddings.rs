@@ -91,7 +91,10 @@ pub async fn embeddings(call: Call) -> Result<Response, Fault> {
 }
 
 /// The tokens of a text, several texts, token ids, or several lists of such.
-fn tokens(loaded: &Loaded, input: &Json) -> Result<Vec<Vec<u32>>, Fault> {
+///
+/// # Errors
+/// It is something else, there are too many, or one is empty.
+pub fn tokens(loaded: &Loaded, input: &Json) -> Result<Vec<Vec<u32>>, Fault> {
     let encode = |text: &str| {
         let options = EncodeOptions { add_special: true, parse_special: false };
         Ok::<_, Fault>(loaded.tokenizer.encode(text, options)?)

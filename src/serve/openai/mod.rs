@@ -9,8 +9,10 @@ mod messages;
 pub mod models;
 
 pub use chat_request::{
-    CHAT, COMMON, Common, EFFORT, EXTRAS, MODEL, TEMPLATE, TOP_LOGPROBS, conversation_of,
+    CHAT, COMMON, Common, EFFORT, EXTRAS, MODEL, TEMPLATE, TOP_LOGPROBS, chat as chat_wish,
+    conversation_of,
 };
+pub use chat_shape::whole_one as chat_whole;
 pub use messages::{messages, text};
 
 use super::generate::{End, Finish, Whole};
