@@ -44,8 +44,10 @@ pub struct QuantizeArgs {
     /// How codes are found: search (scales of least error), rtn (rounding to nearest), hqq
     /// (half-quadratic, for types with a minimum); or at the inputs that a text gives (--calibrate
     /// TEXT): gptq (codes that make up for the errors of those before them), refit (scales that fit
-    /// the codes of search best), gptq+refit. These go layer after layer, which are kept in the folder
-    /// OUT.layers until all is written, so that the same command goes on
+    /// the codes of search best), awq (columns that see large inputs multiplied first, which the norm
+    /// or product before takes back), and gptq+refit, awq+gptq, awq+refit, awq+gptq+refit. These go
+    /// layer after layer, which are kept in the folder OUT.layers until all is written, so that the
+    /// same command goes on
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
     method: &'static Method,
     /// Importances of columns, a file by `teff imatrix` or llama-imatrix

@@ -76,3 +76,37 @@ impl Trial<'_> {
         Ok(self.form.costs(self.table, &errors, buffers).iter().sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantize::METHODS;
+    use crate::quantize::hessian::Hessian;
+    use crate::random::SplitMix64;
+    use gguf_rs_lite::GgmlType;
+
+    /// Ones change nothing; columns that see large inputs lose less when they are multiplied, and more when
+    /// they are divided.
+    #[test]
+    fn factors_help_where_inputs_are_large() {
+        const COLS: usize = 64;
+        let mut random = SplitMix64::new(11);
+        let mut draw = || (random.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5;
+        let large = |c: usize| if c % 16 == 3 { 30.0 } else { 1.0 };
+        let x: Vec<f32> = (0..200 * COLS).map(|i| draw() * large(i % COLS)).collect();
+        let w: Vec<f32> = (0..50 * COLS).map(|_| draw()).collect();
+        let table = KernelTable::detect();
+        let mut hessian = Hessian::new(COLS).unwrap();
+        hessian.add(table, &x, 1).unwrap();
+        let form = &Form::new(&hessian).unwrap();
+        let kernels = table.types(GgmlType::Q4_0).unwrap();
+        // Without importances the scales cannot see which columns count.
+        let method = METHODS.iter().find(|method| method.name == "rtn").unwrap();
+        let trial = Trial { table, kernels, method, form };
+        let factors = |of: fn(f32) -> f32| (0..COLS).map(|c| of(large(c))).collect::<Vec<_>>();
+        let all = [factors(|_| 1.0), factors(f32::sqrt), factors(|x| 1.0 / x.sqrt())];
+        let lost = trial.lost(&w, &all, 3).unwrap();
+        assert!(lost == trial.lost(&w, &all, 1).unwrap(), "threads");
+        assert!(lost[1] < 0.8 * lost[0] && lost[2] > 1.2 * lost[0], "{lost:?}");
+    }
+}

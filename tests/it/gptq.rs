@@ -34,7 +34,14 @@ fn outputs_of_layers_lose_less() {
     let mut files = Vec::new();
     for threads in ["1", "3"] {
         let out = folder.0.join(format!("{threads}.gguf"));
-        let told = quantize(&[&args(&input, &out, &words)[..], &["-t", threads]].concat());
+        let report = folder.0.join("report");
+        let more = ["-t", threads, "--report", text(&report)];
+        let told = quantize(&[&args(&input, &out, &words)[..], &more].concat());
+        let lines = fs::read_to_string(&report).unwrap();
+        let lines: Vec<Value> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(Value::Array(lines), told["tensors"]);
+        fs::remove_file(report).unwrap();
         assert_eq!(told["method"], "gptq");
         let tensors = told["tensors"].as_array().unwrap();
         let is_of_layer = |tensor: &&Value| {

@@ -16,6 +16,9 @@ use solve::{Normal, Search, solve};
 use teff_kernels::block::F16;
 use teff_kernels::{Encoder, Group, KernelTable, Scales, TypeKernels};
 
+/// Elements of the equations of some rows, which a thread has in memory together.
+const SYSTEMS_ELEMENTS: usize = 4 << 20;
+
 /// What is known of a type's scales.
 #[derive(Debug)]
 struct Kind {
@@ -108,11 +111,19 @@ impl<'a> Refit<'a> {
         let levels: Vec<f32> = codes.iter().map(|&code| encoder.level(code).into()).collect();
         let errors = self.errors(x, blocks);
         let products = self.form.times(self.table, &errors, buffers);
-        let systems = self.systems(&levels, &products, buffers);
         let mut refitted = vec![0; blocks.len()];
-        let rows = scales.chunks_exact(n / encoder.len).zip(codes.chunks_exact(n)).zip(systems);
-        for (((scales, codes), system), out) in rows.zip(refitted.chunks_exact_mut(row_bytes)) {
-            encoder.assemble(codes, &self.best(scales, &system), out);
+        let some = (SYSTEMS_ELEMENTS / self.unknowns().pow(2)).clamp(1, costs.len());
+        let parts = levels.chunks(some * n).zip(products.chunks(some * n));
+        let scales = scales.chunks(some * (n / encoder.len)).zip(codes.chunks(some * n));
+        let out = refitted.chunks_mut(some * row_bytes);
+        for (((levels, products), (scales, codes)), out) in parts.zip(scales).zip(out) {
+            let systems = self.systems(levels, products, buffers);
+            let rows = scales.chunks_exact(n / encoder.len).zip(codes.chunks_exact(n));
+            for (((scales, codes), system), out) in
+                rows.zip(systems).zip(out.chunks_exact_mut(row_bytes))
+            {
+                encoder.assemble(codes, &self.best(scales, &system), out);
+            }
         }
         let changed = self.errors(x, &refitted);
         let new_costs = self.form.costs(self.table, &changed, buffers);
@@ -131,6 +142,12 @@ impl<'a> Refit<'a> {
         Ok(())
     }
 
+    /// Scales and minimums of a row.
+    fn unknowns(&self) -> usize {
+        let n_groups = self.form.cols() / self.encoder.group;
+        if self.kind.has_min { 2 * n_groups } else { n_groups }
+    }
+
     fn errors(&self, x: &[f32], blocks: &[u8]) -> Vec<f32> {
         let mut errors = vec![0.0; x.len()];
         self.kernels.dequantize(blocks, &mut errors);
@@ -141,10 +158,8 @@ impl<'a> Refit<'a> {
     /// The normal equations of each row: for changes of its scales, then of its minimums.
     fn systems(&self, levels: &[f32], products: &[f32], buffers: &mut Buffers) -> Vec<Normal> {
         let (n, group) = (self.form.cols(), self.encoder.group);
-        let n_groups = n / group;
-        let unknowns = if self.kind.has_min { 2 * n_groups } else { n_groups };
         let n_rows = levels.len() / n;
-        let mut systems: Vec<Normal> = (0..n_rows).map(|_| Normal::new(unknowns)).collect();
+        let mut systems: Vec<Normal> = (0..n_rows).map(|_| Normal::new(self.unknowns())).collect();
         let per_strip = (STRIP / group).max(1);
         let width = group.min(STRIP);
         for strip in 0..n / STRIP {

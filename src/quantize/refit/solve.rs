@@ -5,9 +5,9 @@ use teff_kernels::block::F16;
 use teff_kernels::{Encoder, Group, Scales};
 
 /// Rounds of conjugate gradients at most.
-const ROUNDS_MAX: usize = 40;
+const ROUNDS_MAX: usize = 30;
 /// They end where the residual is this part of what it was.
-const PRECISION: f64 = 1e-5;
+const PRECISION: f64 = 1e-3;
 /// Turns over all that a row stores.
 const TURNS_MAX: usize = 6;
 /// Turns end where they gain less than this part of all that was gained.
