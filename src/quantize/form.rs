@@ -2,7 +2,7 @@
 
 use super::error::QuantizeError;
 use super::hessian::Hessian;
-use super::product::{bytes_of, product};
+use super::product::product;
 use crate::tensor::memory::reserve;
 use teff_kernels::{KernelTable, Scratch};
 
@@ -19,8 +19,8 @@ pub(super) type Buffers = (Scratch, Vec<f32>);
 #[derive(Debug)]
 pub struct Form {
     n: usize,
-    /// The damped Hessian in strips of [`STRIP`] columns: `[n][STRIP]`, floats as bytes.
-    strips: Vec<Vec<u8>>,
+    /// The damped Hessian, `[n][n]`, floats as bytes.
+    matrix: Vec<u8>,
     /// What was added to the diagonal.
     damping: f64,
     importance: Vec<f32>,
@@ -39,20 +39,15 @@ impl Form {
         assert!(n.is_multiple_of(STRIP), "whole strips");
         let importance = hessian.diagonal();
         let damping = DAMPING * mean_of(&importance)?;
-        let mut strips = Vec::new();
-        for start in (0..n).step_by(STRIP) {
-            let mut strip = Vec::new();
-            reserve(&mut strip, n * STRIP, "the Hessian of a product")?;
-            for row in 0..n {
-                let columns = start..start + STRIP;
-                strip.extend(columns.map(|column| {
-                    let added = if row == column { damping as f32 } else { 0.0 };
-                    hessian.at(row, column) + added
-                }));
+        let mut matrix = Vec::new();
+        reserve(&mut matrix, n * n * size_of::<f32>(), "the Hessian of a product")?;
+        for row in 0..n {
+            for column in 0..n {
+                let added = if row == column { damping as f32 } else { 0.0 };
+                matrix.extend((hessian.at(row, column) + added).to_le_bytes());
             }
-            strips.push(bytes_of(&strip));
         }
-        Ok(Form { n, strips, damping, importance })
+        Ok(Form { n, matrix, damping, importance })
     }
 
     /// How much an error of each column counts by itself: as an importance matrix has it.
@@ -70,7 +65,7 @@ impl Form {
         self.damping
     }
 
-    /// `y[t]` = rows `first..` of the Hessian's strip, times `x[t]`, for each `STRIP` numbers of `x`.
+    /// `y[t]` = the columns of a strip, from row `first` on, times `x[t]`, for each `STRIP` numbers of `x`.
     pub(super) fn strip_times(
         &self,
         table: &KernelTable,
@@ -78,20 +73,22 @@ impl Form {
         x: &[f32],
         (scratch, y): &mut Buffers,
     ) {
-        let rows = &self.strips[strip][first * STRIP * size_of::<f32>()..];
-        product(table, rows, x, STRIP, scratch, y);
+        const BYTES: usize = STRIP * size_of::<f32>();
+        let rows = self.matrix.chunks_exact(self.n * size_of::<f32>()).skip(first);
+        let strip: Vec<u8> = rows.flat_map(|row| &row[strip * BYTES..][..BYTES]).copied().collect();
+        product(table, &strip, x, STRIP, scratch, y);
     }
 
     /// `H x` for each row of `x`, `[rows][columns]`.
-    pub(super) fn times(&self, table: &KernelTable, x: &[f32], buffers: &mut Buffers) -> Vec<f32> {
-        let mut sums = vec![0.0; x.len()];
-        for strip in 0..self.strips.len() {
-            let part = |row: &[f32]| row[strip * STRIP..][..STRIP].to_vec();
-            let x: Vec<f32> = x.chunks_exact(self.n).flat_map(part).collect();
-            self.strip_times(table, (strip, 0), &x, buffers);
-            sums.iter_mut().zip(&buffers.1).for_each(|(sum, y)| *sum += y);
-        }
-        sums
+    pub(super) fn times(
+        &self,
+        table: &KernelTable,
+        x: &[f32],
+        (scratch, _): &mut Buffers,
+    ) -> Vec<f32> {
+        let mut products = Vec::new();
+        product(table, &self.matrix, x, self.n, scratch, &mut products);
+        products
     }
 
     /// What each row of errors costs.

@@ -130,7 +130,7 @@ impl Plan<'_> {
 
     /// What stands in the first header for what will be known.
     fn unknown(&self) -> Known {
-        Known::placeholder(self.tensors.iter().map(Planned::has_factors))
+        Known::placeholder(self.tensors.len())
     }
 
     fn write_parts(
@@ -269,7 +269,7 @@ impl Plan<'_> {
             }
             let names = self.tensors.iter().map(|tensor| &tensor.info.name[..]);
             if let Some(request) = self.receipt() {
-                for (key, value) in request.metadata(names, known) {
+                for (key, value) in request.metadata(names, self.method().folds, known) {
                     writer.add(key, value)?;
                 }
             }

@@ -61,15 +61,12 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// As much room as what will be known takes, for tensors of which is known whether they have factors.
-    pub fn placeholder(has_factors: impl Iterator<Item = bool>) -> Known {
+    /// As much room as what will be known takes.
+    pub fn placeholder(tensors: usize) -> Known {
         let sha256 = "0".repeat(DIGITS);
-        let written = |has_factors| {
-            let (sha256, loss) = (sha256.clone(), Loss::default());
-            Written { sha256, loss, has_factors }
-        };
-        let tensors = has_factors.map(written).collect();
-        Known { source: sha256, tensors }
+        let loss = Loss::default();
+        let written = Written { sha256: sha256.clone(), loss, has_factors: false };
+        Known { source: sha256, tensors: vec![written; tensors] }
     }
 }
 
@@ -85,10 +82,12 @@ impl Request {
         self.entries.push((key.to_owned(), value.into()));
     }
 
-    /// The entries of metadata, for tensors of these names.
+    /// The entries of metadata, for tensors of these names; which of them have factors is only said by
+    /// methods that make some.
     pub(super) fn metadata<'a>(
         &self,
         names: impl Iterator<Item = &'a str>,
+        folds: bool,
         known: &Known,
     ) -> Vec<(String, OwnedValue)> {
         let all =
@@ -105,7 +104,7 @@ impl Request {
             (ERRORS.into(), all(&|tensor| tensor.loss.rms_error() as f32).into()),
             (COSINES.into(), all(&|tensor| tensor.loss.cosine() as f32).into()),
         ];
-        if factors.contains(&true) {
+        if folds {
             entries.push((FACTORS.into(), factors.into()));
         }
         for (key, value) in &self.entries {
