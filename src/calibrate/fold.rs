@@ -398,7 +398,9 @@ impl Scaling {
             FoldSource::Rows { weight, matrix, first } => {
                 let [n, rows, _] = shape(weight);
                 let first = matrix * rows + first;
-                Some(bias_of(weight)).filter(has).map(|bias| divide(bias, n * rows, first));
+                if let Some(bias) = Some(bias_of(weight)).filter(has) {
+                    divide(bias, n * rows, first);
+                }
                 let all = self.rows.entry(weight.clone()).or_insert_with(|| vec![1.0; n * rows]);
                 all[first..].iter_mut().zip(factors).for_each(|(all, factor)| *all /= factor);
             }

@@ -100,7 +100,7 @@ impl LayerFolder {
                 outputs.after,
                 outputs.size,
             ];
-            writer.add(&format!("{LOSSES}{}", made.weight.name), losses.to_vec())?;
+            writer.add(format!("{LOSSES}{}", made.weight.name), losses.to_vec())?;
         }
         for Made { weight, .. } in all {
             let [n, rows, cols] = [weight.n, weight.rows, weight.cols].map(|n| n as u64);

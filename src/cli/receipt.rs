@@ -14,7 +14,7 @@ const READ_BYTES: usize = 1 << 20;
 
 /// A request with the tokens that a file's vocabulary makes of some texts, if it has one.
 pub fn request(file: &GgufFile) -> Request {
-    let mut request = Request::new();
+    let mut request = Request::default();
     if let Ok(tokenizer) = Tokenizer::from_gguf(file) {
         for text in SELF_CHECK_TEXTS {
             let ids = ids_of(&tokenizer, text);

@@ -79,9 +79,9 @@ pub struct Probe {
 }
 
 impl TargetArgs {
-    /// What was asked for, in words for a receipt.
+    /// What was asked for, in words for a receipt; those of a size are as long as of any other.
     pub fn told(&self) -> Vec<String> {
-        let size = self.target_size.map(|size| format!("target-size={size}"));
+        let size = self.target_size.map(|size| format!("target-size={size:012}"));
         let bits = self.target_bpw.map(|bits| format!("target-bpw={bits}"));
         let chunks = self.calibrate_chunks.map(|n| format!("calibrate-chunks={n}"));
         [size, bits, chunks].into_iter().flatten().collect()

@@ -94,14 +94,15 @@ impl AtInputs<'_> {
         };
         let mut losses = vec![(OutputLoss::default(), Loss::default()); n_rows.div_ceil(ROWS)];
         let parts = x.chunks(ROWS * n).zip(blocks.chunks_mut(ROWS * row_bytes)).zip(&mut losses);
-        let work = |(number, ((x, blocks), loss)): (usize, ((&[f32], &mut [u8]), &mut _)),
-                    buffers: &mut Buffers| {
+        let parts = parts.enumerate().map(|(number, ((x, blocks), loss))| {
             let rows = self.factors.map(|factors| &factors.rows[number * ROWS..][..x.len() / n]);
-            let part = Part { way: self, refit: refit.as_ref(), x, rows };
+            (Part { way: self, refit: refit.as_ref(), x, rows }, blocks, loss)
+        });
+        let work = |(part, blocks, loss): (Part<'_>, &mut [u8], &mut _), buffers: &mut Buffers| {
             *loss = part.quantize(blocks, buffers)?;
             Ok(())
         };
-        share(parts.enumerate().collect(), threads, &work)?;
+        share(parts.collect(), threads, &work)?;
         let mut sum = (OutputLoss::default(), Loss::default());
         for (outputs, weights) in losses {
             sum.0.add(outputs);

@@ -54,12 +54,20 @@ impl Plan<'_> {
     }
 
     /// Bytes of what comes before the tensors' data.
-    pub(super) fn header_bytes(&self) -> Result<u64, QuantizeError> {
+    fn header_bytes(&self) -> Result<u64, QuantizeError> {
+        self.header_bytes_with(self.receipt())
+    }
+
+    /// The same for any types: with a receipt, which a copy has none of.
+    pub(super) fn header_bytes_max(&self) -> Result<u64, QuantizeError> {
+        self.header_bytes_with(self.options.receipt.as_ref())
+    }
+
+    fn header_bytes_with(&self, receipt: Option<&Request>) -> Result<u64, QuantizeError> {
         let mut bytes = 0;
         for shard in 0..self.shards() {
             let mut header = Count(0);
-            let known = self.unknown();
-            drop(self.writer(shard, &mut header, &known)?.write_header()?);
+            drop(self.writer(shard, &mut header, (receipt, &self.unknown()))?.write_header()?);
             bytes += header.0;
         }
         Ok(bytes)
@@ -112,7 +120,7 @@ impl Plan<'_> {
             let first = &all.parts[0];
             let mut file = first.file();
             file.seek(SeekFrom::Start(0)).map_err(|error| first.error(error))?;
-            let writer = self.writer(0, file, &known)?;
+            let writer = self.writer(0, file, (self.receipt(), &known))?;
             drop(writer.write_header().map_err(|error| write_error(first, error))?);
             PartFile::finish_all(all.parts)?;
             Ok(all.losses)
@@ -161,7 +169,7 @@ impl Plan<'_> {
         progress: &mut Progress<'_>,
         all: &mut All,
     ) -> Result<(), QuantizeError> {
-        let writer = self.writer(shard, part.file(), &self.unknown())?;
+        let writer = self.writer(shard, part.file(), (self.receipt(), &self.unknown()))?;
         let mut data = writer.write_header().map_err(|error| write_error(part, error))?;
         let quantized =
             self.tensors_of(shard).map(|(_, tensor)| tensor).filter(|tensor| !tensor.is_copied());
@@ -200,10 +208,10 @@ impl Plan<'_> {
         &self,
         shard: usize,
         out: W,
-        known: &Known,
+        receipt: (Option<&Request>, &Known),
     ) -> Result<GgufWriter<W>, QuantizeError> {
         let mut writer = GgufWriter::new(out);
-        self.add_metadata(&mut writer, shard, known)?;
+        self.add_metadata(&mut writer, shard, receipt)?;
         for (_, tensor) in self.tensors_of(shard) {
             writer.declare(&tensor.info.name[..], tensor.ty, &tensor.info.dims)?;
         }
@@ -248,13 +256,14 @@ impl Plan<'_> {
         &self,
         writer: &mut GgufWriter<W>,
         shard: usize,
-        known: &Known,
+        (request, known): (Option<&Request>, &Known),
     ) -> Result<(), QuantizeError> {
         let mut own = self.own_keys();
         if shard == 0 {
             for (key, value) in self.file.entries() {
                 // A receipt of the input says nothing of an output that is another.
-                let is_old = !self.is_copy() && key.starts_with(receipt::PREFIX);
+                let is_copy = request.is_none() && self.is_copy();
+                let is_old = !is_copy && key.starts_with(receipt::PREFIX);
                 if SPLIT_KEYS.contains(&key) || is_old {
                     continue;
                 }
@@ -268,7 +277,7 @@ impl Plan<'_> {
                 writer.add(key, value)?;
             }
             let names = self.tensors.iter().map(|tensor| &tensor.info.name[..]);
-            if let Some(request) = self.receipt() {
+            if let Some(request) = request {
                 for (key, value) in request.metadata(names, self.method().folds, known) {
                     writer.add(key, value)?;
                 }

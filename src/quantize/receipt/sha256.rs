@@ -21,7 +21,7 @@ impl Hasher {
     }
 }
 
-/// What stands for it without the feature, where nobody asks.
+/// What stands for it without the feature.
 #[cfg(not(feature = "receipt"))]
 #[derive(Default)]
 pub struct Hasher;

@@ -124,8 +124,8 @@ impl<'a> Search<'a> {
             gain: 0.0,
             values: vec![0.0; system.n],
         };
-        for number in 0..scales.len() {
-            for (unknown, value) in own.unknowns(number, &scales[number]) {
+        for (number, scales) in scales.iter().enumerate() {
+            for (unknown, value) in own.unknowns(number, scales) {
                 own.values[unknown] = value;
             }
         }
