@@ -2,9 +2,9 @@
 //! broken off goes on where it was.
 
 use super::CalibrateError;
-use crate::quantize::Planned;
+use crate::quantize::{Loss, Made, OutputLoss, Planned};
 use crate::tensor::Weight;
-use gguf_rs_lite::{GgufFile, GgufWriter, OwnedValue, PartFile};
+use gguf_rs_lite::{GgufFile, GgufWriter, OwnedValue, PartFile, TensorInfo, Value};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 /// Key that says what the layers are made of.
 const KEY: &str = "teff.layer.key";
+
+/// Beginning of the keys that say what each tensor lost.
+const LOSSES: &str = "teff.layer.losses.";
 
 /// A folder of finished layers.
 #[derive(Debug)]
@@ -39,7 +42,8 @@ impl LayerFolder {
         self.path.join(format!("{layer:05}.gguf"))
     }
 
-    /// The weights of a layer, if they are there.
+    /// What was made of a layer, if it is there: of these tensors, and of others that a method changes
+    /// besides.
     ///
     /// # Errors
     /// The file is damaged or of something else.
@@ -47,7 +51,7 @@ impl LayerFolder {
         &self,
         layer: usize,
         tensors: &[&Planned<'_>],
-    ) -> Result<Option<Vec<Weight>>, CalibrateError> {
+    ) -> Result<Option<Vec<Made>>, CalibrateError> {
         let path = self.file(layer);
         if tensors.is_empty() || !path.exists() {
             return Ok(tensors.is_empty().then(Vec::new));
@@ -57,33 +61,58 @@ impl LayerFolder {
         if file.get(KEY).and_then(|value| value.as_u64()) != Some(self.key) {
             return Err(foreign());
         }
-        let weight = |tensor: &&Planned<'_>| {
+        let is_there = |tensor: &&Planned<'_>| {
             let info = file.tensor(&tensor.info.name);
-            let info = info.filter(|info| info.ty == tensor.ty && info.dims == tensor.info.dims);
-            info.map(|info| Weight::mapped(&file, info)).ok_or_else(foreign)
+            info.is_some_and(|info| info.ty == tensor.ty && info.dims == tensor.info.dims)
         };
-        tensors.iter().map(weight).collect::<Result<_, _>>().map(Some)
+        if !tensors.iter().all(is_there) {
+            return Err(foreign());
+        }
+        let made = |info: &TensorInfo| {
+            let (loss, factors, outputs) = losses_of(file.get(&format!("{LOSSES}{}", info.name))?)?;
+            let has_factors = factors != 0.0;
+            Some(Made { weight: Weight::mapped(&file, info), loss, has_factors, outputs })
+        };
+        let made: Option<Vec<Made>> = file.tensors().iter().map(made).collect();
+        made.map(Some).ok_or_else(foreign)
     }
 
-    /// Keeps the weights of a layer.
+    /// Keeps what was made of a layer.
     ///
     /// # Errors
-    /// They cannot be written.
-    pub(super) fn write(&self, layer: usize, weights: &[Weight]) -> Result<(), CalibrateError> {
-        if weights.is_empty() {
+    /// It cannot be written.
+    pub(super) fn write(&self, layer: usize, all: &[Made]) -> Result<(), CalibrateError> {
+        if all.is_empty() {
             return Ok(());
         }
         let part = PartFile::create(&self.file(layer))?;
         let mut writer = GgufWriter::new(part.file());
         writer.add(KEY, OwnedValue::U64(self.key))?;
-        for weight in weights {
+        for made in all {
+            let (loss, outputs) = (made.loss, made.outputs);
+            let losses = [
+                loss.elements as f64,
+                loss.error2,
+                loss.weight2,
+                loss.written2,
+                f64::from(u8::from(made.has_factors)),
+                outputs.before,
+                outputs.after,
+                outputs.size,
+            ];
+            writer.add(format!("{LOSSES}{}", made.weight.name), losses.to_vec())?;
+        }
+        for Made { weight, .. } in all {
             let [n, rows, cols] = [weight.n, weight.rows, weight.cols].map(|n| n as u64);
-            let dims = [cols, rows, n];
-            let dims = if n == 1 { &dims[..2] } else { &dims[..] };
-            writer.declare(&weight.name[..], weight.ty, dims)?;
+            let dims = match (n, rows) {
+                (1, 1) => vec![cols],
+                (1, _) => vec![cols, rows],
+                _ => vec![cols, rows, n],
+            };
+            writer.declare(&weight.name[..], weight.ty, &dims)?;
         }
         let mut data = writer.write_header()?;
-        for weight in weights {
+        for Made { weight, .. } in all {
             data.write_chunk(weight.bytes())?;
         }
         data.finish()?;
@@ -106,4 +135,14 @@ impl LayerFolder {
         }
         fs::remove_dir(&self.path).map_err(|error| failed(&self.path, error))
     }
+}
+
+/// What a file's value says that a tensor lost.
+fn losses_of(value: Value<'_>) -> Option<(Loss, f64, OutputLoss)> {
+    let number = |value: Value<'_>| if let Value::F64(x) = value { Some(x) } else { None };
+    let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(number).collect();
+    let [elements, error2, weight2, written2, factors, before, after, size] =
+        numbers?.try_into().ok()?;
+    let loss = Loss { elements: elements as u64, error2, weight2, written2 };
+    Some((loss, factors, OutputLoss { before, after, size }))
 }

@@ -8,10 +8,14 @@
 //! see the inputs of its products, and with those that came of it, for the next layer. What is finished is
 //! in a folder, from which a later call goes on.
 
+mod awq;
 mod error;
+mod fold;
 mod folder;
+mod known;
 
 pub use error::CalibrateError;
+pub use fold::{Fold, FoldSource, Reader, Scaling, folds};
 pub use folder::LayerFolder;
 
 use crate::backend::Observer;
@@ -22,12 +26,12 @@ use crate::decoder::{
 };
 use crate::engine::{KV_BYTES_DEFAULT, Model};
 use crate::quantize::hessian::Inputs;
-use crate::quantize::{Feedback, OutputLoss, Plan, Planned, check_finite};
+use crate::quantize::{AtInputs, Factors, Loss, Made, OutputLoss, Plan, Planned, check_finite};
 use crate::tensor::Weight;
 use crate::tensor::memory::reserve;
 use gguf_rs_lite::GgmlType;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use known::Known;
+use std::collections::HashSet;
 use teff_kernels::KernelTable;
 
 /// A text, and what runs the model on it.
@@ -43,26 +47,21 @@ pub struct Calibration<'a> {
     pub kernels: &'static KernelTable,
 }
 
-/// Feedback by input, matrix and columns of a block.
-type Known = HashMap<(usize, usize, usize), Feedback>;
-
 /// A tensor that is finished.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerStep<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Type that it got.
-    pub ty: GgmlType,
-    /// What its outputs lost; `None` if it comes from the folder.
-    pub loss: Option<OutputLoss>,
+    /// The tensor.
+    pub made: &'a Made,
+    /// Whether it comes from the folder.
+    pub kept: bool,
     /// Tensors that are finished.
     pub done: usize,
     /// All tensors.
     pub total: usize,
 }
 
-/// Quantizes the tensors of a plan that are in layers, by its method with error feedback. `step` hears of
-/// each tensor and returns whether to go on. The blocks do not depend on the number of threads.
+/// Quantizes the tensors of a plan that are in layers, by its method. `step` hears of each tensor and
+/// returns whether to go on. The blocks do not depend on the number of threads.
 ///
 /// # Errors
 /// The model's layers cannot be run one by one, activations are no finite numbers, there is no memory, the
@@ -72,7 +71,7 @@ pub fn quantize_layers(
     plan: &Plan<'_>,
     folder: &LayerFolder,
     step: &mut dyn FnMut(LayerStep<'_>) -> bool,
-) -> Result<Vec<Weight>, CalibrateError> {
+) -> Result<Vec<Made>, CalibrateError> {
     let n_layers = calibration.model.spec().layers.len();
     let of_layers: Vec<Vec<&Planned<'_>>> =
         (0..n_layers).map(|layer| calibration.tensors(plan, layer)).collect();
@@ -80,31 +79,28 @@ pub fn quantize_layers(
     let (mut done, mut finished) = (0, Vec::new());
     let mut streams = calibration.run(ModelPart::Embeddings, &[], &[])?.0;
     for (layer, tensors) in of_layers.iter().enumerate() {
+        let input = calibration.streams(layer, std::mem::take(&mut streams))?;
         let kept = folder.read(layer, tensors)?;
         let is_kept = kept.is_some();
-        let input = calibration.streams(layer, std::mem::take(&mut streams))?;
-        let mut losses = Vec::new();
-        let weights = match kept {
-            Some(weights) => weights,
+        let made = match kept {
+            Some(made) => made,
             None => {
-                let made = calibration.layer(layer, &input, tensors)?;
-                losses = made.iter().map(|(_, loss)| *loss).collect();
-                let made: Vec<Weight> = made.into_iter().map(|(weight, _)| weight).collect();
+                let made = calibration.layer((layer, &input), plan, tensors)?;
                 folder.write(layer, &made)?;
                 folder.read(layer, tensors)?.unwrap_or(made)
             }
         };
-        for (number, weight) in weights.iter().enumerate() {
+        for made in &made[..tensors.len()] {
             done += 1;
-            let loss = losses.get(number).copied().filter(|_| !is_kept);
-            if !step(LayerStep { name: &weight.name, ty: weight.ty, loss, done, total }) {
+            if !step(LayerStep { made, kept: is_kept, done, total }) {
                 return Err(CalibrateError::Stopped);
             }
         }
         if layer + 1 < n_layers {
+            let weights: Vec<Weight> = made.iter().map(|made| made.weight.clone()).collect();
             streams = calibration.run(ModelPart::Layer(layer, input), &weights, &[])?.0;
         }
-        finished.extend(weights);
+        finished.extend(made);
     }
     Ok(finished)
 }
@@ -122,6 +118,47 @@ impl Calibration<'_> {
         plan.tensors.iter().filter(is_wanted).collect()
     }
 
+    /// Names of the tensors of a plan whose columns get no factors: what comes before their products cannot
+    /// take them back.
+    ///
+    /// # Errors
+    /// The model's layers cannot be run one by one.
+    pub fn unfolded(&self, plan: &Plan<'_>) -> Result<Vec<String>, CalibrateError> {
+        let mut names = Vec::new();
+        for layer in 0..self.model.spec().layers.len() {
+            let tensors = self.tensors(plan, layer);
+            let stream = self.streams(layer, vec![0.0; self.model.spec().n_embd])?;
+            let folds = self.folds(plan, &tensors, ModelPart::Layer(layer, stream))?;
+            let readers: HashSet<&str> =
+                folds.iter().flat_map(|fold| &fold.readers).map(|r| &r.weight[..]).collect();
+            let left = tensors.iter().map(|tensor| &tensor.info.name);
+            names.extend(left.filter(|name| !readers.contains(&name[..])).cloned());
+        }
+        Ok(names)
+    }
+
+    /// The folds of a layer that a plan can have.
+    fn folds(
+        &self,
+        plan: &Plan<'_>,
+        tensors: &[&Planned<'_>],
+        part: ModelPart,
+    ) -> Result<Vec<Fold>, CalibrateError> {
+        let (file, spec) = (self.model.file(), self.model.spec());
+        let program = lower_part(file, &[], spec, self.kernels, self.n_ctx(), part)?;
+        // What is not quantized is copied, as F32, or left alone.
+        let mut may_change: HashSet<&str> =
+            tensors.iter().map(|tensor| &tensor.info.name[..]).collect();
+        let is_float = |tensor: &&Planned<'_>| tensor.is_copied() && tensor.ty == GgmlType::F32;
+        let floats = plan.tensors.iter().filter(is_float);
+        may_change.extend(floats.map(|tensor| &tensor.info.name[..]));
+        Ok(folds(&program, file, &|name| may_change.contains(name)))
+    }
+
+    fn n_ctx(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(1)
+    }
+
     /// The streams of all tokens as the matrix that a layer's program reads.
     fn streams(&self, layer: usize, streams: Vec<f32>) -> Result<Weight, CalibrateError> {
         let n_embd = self.model.spec().n_embd;
@@ -135,17 +172,29 @@ impl Calibration<'_> {
         Ok(Weight::owned("streams", GgmlType::F32, shape, bytes))
     }
 
-    /// The weights of a layer, and what each lost.
+    /// What becomes of a layer: of these tensors, then of those that take factors back.
     fn layer(
         &self,
-        layer: usize,
-        input: &Weight,
+        (layer, input): (usize, &Weight),
+        plan: &Plan<'_>,
         tensors: &[&Planned<'_>],
-    ) -> Result<Vec<(Weight, OutputLoss)>, CalibrateError> {
+    ) -> Result<Vec<Made>, CalibrateError> {
         let names: Vec<&str> = tensors.iter().map(|tensor| &tensor.info.name[..]).collect();
-        let (_, inputs) = self.run(ModelPart::Layer(layer, input.clone()), &[], &names)?;
-        let mut known = HashMap::new();
-        tensors.iter().map(|tensor| self.tensor(tensor, &inputs, &mut known)).collect()
+        let part = ModelPart::Layer(layer, input.clone());
+        let (_, mut inputs) = self.run(part.clone(), &[], &names)?;
+        let scaling = match tensors.iter().any(|tensor| tensor.method.folds) {
+            true => self.scaling(&self.folds(plan, tensors, part)?, tensors, &mut inputs)?,
+            false => Scaling::default(),
+        };
+        let mut known = Known::default();
+        let made = tensors.iter().map(|tensor| self.tensor(tensor, &inputs, &scaling, &mut known));
+        let mut made = made.collect::<Result<Vec<_>, _>>()?;
+        for name in scaling.names().into_iter().filter(|name| !names.contains(name)) {
+            let weight = scaling.apply(self.model.file(), self.kernels, name)?;
+            let (loss, outputs) = (Loss::default(), OutputLoss::default());
+            made.push(Made { weight, loss, has_factors: true, outputs });
+        }
+        Ok(made)
     }
 
     /// A tensor, matrix by matrix.
@@ -153,61 +202,62 @@ impl Calibration<'_> {
         &self,
         tensor: &Planned<'_>,
         inputs: &Inputs,
+        scaling: &Scaling,
         known: &mut Known,
-    ) -> Result<(Weight, OutputLoss), CalibrateError> {
+    ) -> Result<Made, CalibrateError> {
         let source = Weight::mapped(self.model.file(), tensor.info);
-        let len = tensor.ty.block_len();
-        let (old, new) = (self.kernels.types(source.ty), self.kernels.types(tensor.ty));
-        let (Some(old), Some(new)) = (old, new) else {
+        let Some(kernels) = self.kernels.types(tensor.ty) else {
             return Err(CalibrateError::no_kernels(tensor));
         };
-        let row_bytes = source.cols / len * tensor.ty.block_bytes();
+        let row_bytes = source.cols / tensor.ty.block_len() * tensor.ty.block_bytes();
         let mut bytes = Vec::new();
         reserve(&mut bytes, source.n * source.rows * row_bytes, "quantized weights")?;
+        let (mut loss, mut outputs) = (Loss::default(), OutputLoss::default());
         let mut x = Vec::new();
-        reserve(&mut x, source.rows * source.cols, "the weights of a matrix")?;
-        x.resize(source.rows * source.cols, 0.0);
-        let mut loss = OutputLoss::default();
         for matrix in 0..source.n {
-            let rows = x.chunks_exact_mut(source.cols).zip(0..);
-            for (x, row) in rows {
-                old.dequantize(source.rows_of(matrix, row..row + 1), x);
-                check_finite(&source.name, (matrix * source.rows + row) as u64, x)?;
-            }
-            source.release(0..source.bytes().len());
-            let feedback = self.feedback(inputs, &source.name, (matrix, len), known)?;
+            self.read_matrix(tensor, &source, matrix, &mut x)?;
             let start = bytes.len();
             bytes.resize(start + source.rows * row_bytes, 0);
-            let method = tensor.method;
             let blocks = &mut bytes[start..];
-            match feedback {
-                Some(feedback) => {
-                    let way = (new, method);
-                    loss.add(feedback.quantize(self.kernels, way, &x, blocks, self.threads)?);
-                }
+            let factors = scaling.of_matrix(&source, matrix);
+            let factors = factors.as_ref().map(|(cols, rows)| Factors { cols, rows });
+            let Some((input, hessian)) = inputs.of_matrix(&source.name, matrix) else {
                 // Outputs of an expert that the text never chose lose nothing there.
-                None => tensor.quantize_alone(self.kernels, matrix, &x, blocks)?,
-            }
+                factors.iter().for_each(|factors| factors.apply(&mut x));
+                loss.add(tensor.quantize_alone(self.kernels, matrix, &x, blocks)?);
+                continue;
+            };
+            let (form, feedback) = known.get(tensor, (input, matrix), hessian, self.threads)?;
+            let (table, method) = (self.kernels, tensor.method);
+            let way = AtInputs { table, kernels, method, form, feedback, factors };
+            let (of_outputs, of_weights) = way.quantize(&x, blocks, self.threads)?;
+            outputs.add(of_outputs);
+            loss.add(of_weights);
         }
         let shape = [source.n, source.rows, source.cols];
-        Ok((Weight::owned(&source.name, tensor.ty, shape, bytes), loss))
+        let weight = Weight::owned(&source.name, tensor.ty, shape, bytes);
+        let has_factors = scaling.has(&source.name);
+        Ok(Made { weight, loss, has_factors, outputs })
     }
 
-    /// The feedback of a matrix of a weight, for blocks of so many columns: that of its input, which others
-    /// may share; `None` if the text never came to it.
-    fn feedback<'k>(
+    /// Reads a matrix of a tensor, as it is.
+    fn read_matrix(
         &self,
-        inputs: &Inputs,
-        name: &str,
-        (matrix, len): (usize, usize),
-        known: &'k mut Known,
-    ) -> Result<Option<&'k Feedback>, CalibrateError> {
-        let Some(input) = inputs.input(name) else { return Ok(None) };
-        let Some(hessian) = inputs.hessian(input, matrix) else { return Ok(None) };
-        Ok(Some(match known.entry((input, matrix, len)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Feedback::new(hessian, len, self.threads)?),
-        }))
+        tensor: &Planned<'_>,
+        source: &Weight,
+        matrix: usize,
+        x: &mut Vec<f32>,
+    ) -> Result<(), CalibrateError> {
+        let kernels = self.kernels.types(source.ty);
+        let kernels = kernels.ok_or_else(|| CalibrateError::no_kernels(tensor))?;
+        reserve(x, source.rows * source.cols, "the weights of a matrix")?;
+        x.resize(source.rows * source.cols, 0.0);
+        for (x, row) in x.chunks_exact_mut(source.cols).zip(0..) {
+            kernels.dequantize(source.rows_of(matrix, row..row + 1), x);
+            check_finite(&source.name, (matrix * source.rows + row) as u64, x)?;
+        }
+        source.release(0..source.bytes().len());
+        Ok(())
     }
 
     /// Runs a part of the model on all tokens; returns the streams behind it, and the Hessians of the
@@ -219,7 +269,7 @@ impl Calibration<'_> {
         watched: &[&str],
     ) -> Result<(Vec<f32>, Inputs), CalibrateError> {
         let spec = self.model.spec();
-        let n_ctx = self.chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(1);
+        let n_ctx = self.n_ctx();
         // Token ids are numbers of rows where the streams are given.
         let is_layer = matches!(part, ModelPart::Layer(..));
         let program = lower_part(self.model.file(), replaced, spec, self.kernels, n_ctx, part)?;

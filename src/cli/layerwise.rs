@@ -72,16 +72,27 @@ pub fn quantize(
         threads: plan.threads(),
         kernels: plan.kernels(),
     };
+    if plan.method().folds {
+        let left = calibration.unfolded(plan).map_err(&of_model)?;
+        if let Some(first) = left.first() {
+            let n = left.len();
+            super::note(format_args!(
+                "no factors for the inputs of {n} tensors, such as {first}: no norm or product before \
+                 them could take those back"
+            ));
+        }
+    }
     let mut losses = HashMap::new();
     let mut progress = WorkProgress::begin();
     let weights = interrupt::orderly(|cancel| {
         let made = quantize_layers(calibration, plan, &layers, &mut |step| {
-            losses.extend(step.loss.map(|loss| (step.name.to_owned(), loss)));
+            let name = &step.made.weight.name;
+            losses.insert(name.clone(), step.made.outputs);
             let (done, total) = (step.done, step.total);
             progress.show(done as u64, total as u64, |told| {
                 let Told { is_terminal, percent, left } = told;
                 match is_terminal {
-                    true => format!("layers {percent:3} % [{done}/{total}] {}{left}", step.name),
+                    true => format!("layers {percent:3} % [{done}/{total}] {name}{left}"),
                     false => format!("layers {percent} %{left}"),
                 }
             });

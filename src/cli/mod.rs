@@ -28,6 +28,7 @@ mod prefix_cache;
 pub mod progress;
 pub mod pull;
 mod quantize;
+mod receipt;
 mod rerank;
 pub mod rm;
 mod run;
@@ -46,6 +47,7 @@ mod template;
 mod template_args;
 mod threads;
 mod tokens;
+mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{self, BufWriter, Write, stdout};
@@ -108,6 +110,8 @@ enum Command {
     Convert(convert::ConvertArgs),
     /// Write a model's file in other types
     Quantize(quantize::QuantizeArgs),
+    /// Hold a file against its receipt: what was it made of, and has it been changed since
+    Verify(verify::VerifyArgs),
     /// Change the metadata of a GGUF file
     Edit(edit::EditArgs),
     /// Cut a GGUF file into several
@@ -197,6 +201,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),
+        Command::Verify(args) => verify::verify(args, out),
         Command::Edit(args) => edit::edit(args, out),
         Command::Split(args) => split::split(args, out),
         Command::Merge(args) => split::merge(args, out),

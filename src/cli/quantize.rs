@@ -6,16 +6,17 @@ use super::options::whole_number;
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
 use super::target::{Chosen, TargetArgs};
-use super::{CliError, interrupt, space};
+use super::{CliError, interrupt, receipt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::model::describe::bytes;
 use crate::quantize::mix::{Mix, MixError, TensorType, Wishes};
+use crate::quantize::receipt::Request;
 use crate::quantize::{
-    Loss, METHODS, Method, Options, OutputLoss, Plan, QuantizeError, Step, outputs,
+    Loss, METHODS, Method, Options, OutputLoss, Plan, Planned, QuantizeError, Step, outputs,
 };
-use gguf_rs_lite::{GgmlType, GgufFile};
-use serde_json::json;
+use gguf_rs_lite::{GgmlType, GgufFile, PartFile};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,9 +42,12 @@ pub struct QuantizeArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// How codes are found: search (scales of least error), rtn (rounding to nearest), hqq
-    /// (half-quadratic, for types with a minimum) or gptq (search, and codes that make up for the
-    /// errors of those before them at the inputs of a text, --calibrate TEXT: layer after layer, which
-    /// are kept in the folder OUT.layers until all is written, so that the same command goes on)
+    /// (half-quadratic, for types with a minimum); or at the inputs that a text gives (--calibrate
+    /// TEXT): gptq (codes that make up for the errors of those before them), refit (scales that fit
+    /// the codes of search best), awq (columns that see large inputs multiplied first, which the norm
+    /// or product before takes back), and gptq+refit, awq+gptq, awq+refit, awq+gptq+refit. These go
+    /// layer after layer, which are kept in the folder OUT.layers until all is written, so that the
+    /// same command goes on
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
     method: &'static Method,
     /// Importances of columns, a file by `teff imatrix` or llama-imatrix
@@ -84,6 +88,10 @@ pub struct QuantizeArgs {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// A file besides, with what --json says of tensors, one JSON object a line: errors of weights, and of
+    /// outputs before and after a method that sees a text
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    report: Option<PathBuf>,
 }
 
 /// A mix, or none.
@@ -126,7 +134,7 @@ fn parse_tensor_type(text: &str) -> Result<Wish, String> {
 
 /// Quantizes a file.
 pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError> {
-    let options = args.options()?;
+    let mut options = args.options()?;
     args.check_text()?;
     let source = Source::open(&args.input)?;
     let (path, at) = (source.path().to_owned(), args.at(source.path()));
@@ -147,6 +155,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
         None => source.into_file(&args.output)?,
     };
     let file = opened.file.clone();
+    options.receipt = Some(args.receipt(&file)?);
     let chosen = args.target.choose(&file, &path, &options, &at)?;
     let plan = match &chosen {
         Some(chosen) => Plan::with_types(&file, &options, &chosen.types),
@@ -164,7 +173,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     }
     space::check(&args.output, plan.data_bytes())?;
     let start = Instant::now();
-    let layers = match args.target.text().filter(|_| args.method.feeds_back) {
+    let layers = match args.target.text().filter(|_| args.method.sees_text()) {
         Some(text) => {
             Some(layerwise::quantize(&args.target, text, &file, &path, &mut plan, &args.output)?)
         }
@@ -184,6 +193,9 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     drop(progress);
     let outputs = layers.as_ref().map(|layers| &layers.losses);
     let written = Written { losses: &losses, outputs, time: start.elapsed() };
+    if let Some(path) = &args.report {
+        report(path, &tensors_of(&plan, chosen.as_ref(), Some(&written)))?;
+    }
     tell(args, &plan, chosen.as_ref(), Some(written), out)?;
     drop(plan);
     layers.map_or(Ok(()), Layers::remove)
@@ -194,10 +206,10 @@ impl QuantizeArgs {
     fn check_text(&self) -> Result<(), CliError> {
         let name = self.method.name;
         match self.target.text() {
-            None if self.method.feeds_back => Err(CliError::usage(format!(
+            None if self.method.sees_text() => Err(CliError::usage(format!(
                 "--method {name} needs --calibrate TEXT: the inputs of products count that come of it"
             ))),
-            Some(_) if !self.method.feeds_back && !self.target.is_given() => {
+            Some(_) if !self.method.sees_text() && !self.target.is_given() => {
                 Err(CliError::usage(format!(
                     "--calibrate is for --target-size, --target-bpw and methods that see a text: \
                      --method {name} does not"
@@ -244,7 +256,11 @@ impl QuantizeArgs {
         outputs(&self.output, count).iter().try_for_each(|output| {
             let beside = self.imatrix.as_deref().into_iter().chain(self.target.text());
             space::check_output(output, beside.chain(files.iter().map(PathBuf::as_path)), &models)
-        })
+        })?;
+        let inputs = files.iter().map(PathBuf::as_path).chain([&*self.output]);
+        self.report
+            .iter()
+            .try_for_each(|report| space::check_output(report, inputs.clone(), &models))
     }
 
     fn options(&self) -> Result<Options, CliError> {
@@ -272,7 +288,40 @@ impl QuantizeArgs {
             keep_split: self.keep_split,
             threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+            receipt: None,
         })
+    }
+
+    /// What the receipt says: whatever the bytes depend on.
+    fn receipt(&self, file: &GgufFile) -> Result<Request, CliError> {
+        let mut request = receipt::request(file);
+        request.add("method", self.method.name);
+        let mut parameters = self.target.told();
+        let name = |named: Named| named.0.map_or("COPY", Mix::name);
+        parameters.extend(self.mix.map(|named| format!("type={}", name(named))));
+        for (name, ty) in [
+            ("output-tensor-type", self.output_tensor_type),
+            ("token-embedding-type", self.token_embedding_type),
+        ] {
+            parameters.extend(ty.map(|ty| format!("{name}={ty}")));
+        }
+        let wishes = self.tensor_type.iter();
+        parameters.extend(wishes.map(|wish| format!("tensor-type={}={}", wish.pattern, wish.ty)));
+        for (name, is_set) in [
+            ("leave-output-tensor", self.leave_output_tensor),
+            ("pure", self.pure),
+            ("force", self.force),
+        ] {
+            parameters.extend(is_set.then(|| name.to_owned()));
+        }
+        request.add("parameters", parameters.join(" "));
+        if let Some(path) = &self.imatrix {
+            request.add("imatrix.sha256", receipt::hash_of(path)?);
+        }
+        if let Some(path) = self.target.text() {
+            request.add("calibration.sha256", receipt::hash_of(path)?);
+        }
+        Ok(request)
     }
 }
 
@@ -295,6 +344,65 @@ struct Written<'a> {
     time: Duration,
 }
 
+impl Written<'_> {
+    /// What a tensor lost, if it is not copied.
+    fn loss(&self, plan: &Plan<'_>, number: usize) -> Option<Loss> {
+        (!plan.tensors[number].is_copied()).then_some(self.losses[number])
+    }
+
+    /// The relative errors of its outputs by the method's first step alone, and of what was written.
+    fn outputs(&self, plan: &Plan<'_>, number: usize) -> Option<[f64; 2]> {
+        let loss = self.outputs?.get(&plan.tensors[number].info.name)?;
+        let relative = [loss.before, loss.after].map(|lost| (lost / loss.size).sqrt());
+        (loss.size > 0.0).then_some(relative)
+    }
+}
+
+/// What is known of each tensor.
+fn tensors_of(
+    plan: &Plan<'_>,
+    chosen: Option<&Chosen>,
+    written: Option<&Written<'_>>,
+) -> Vec<Value> {
+    let tensor = |(number, tensor): (usize, &Planned<'_>)| {
+        let mut value = json!({
+            "name": tensor.info.name,
+            "shape": tensor.info.dims,
+            "from": tensor.info.ty.name(),
+            "type": tensor.ty.name(),
+            "bytes": tensor.bytes,
+            "method": tensor.method.name,
+            "importances": tensor.has_importances(),
+        });
+        if let Some(probe) = chosen.and_then(|chosen| chosen.probes[number]) {
+            value["probe"] = json!({
+                "type": probe.ty.name(),
+                "relative_error": probe.relative_error,
+                "together": probe.together,
+                "divergence": probe.divergence,
+            });
+        }
+        if let Some(loss) = written.and_then(|written| written.loss(plan, number)) {
+            value["rms_error"] = json!(loss.rms_error());
+            value["relative_error"] = json!(loss.relative());
+            value["cosine"] = json!(loss.cosine());
+        }
+        if let Some([before, after]) = written.and_then(|written| written.outputs(plan, number)) {
+            value["output_error"] = json!({"method_alone": before, "written": after});
+        }
+        value
+    };
+    plan.tensors.iter().enumerate().map(tensor).collect()
+}
+
+/// Writes a line of JSON for each tensor.
+fn report(path: &Path, tensors: &[Value]) -> Result<(), CliError> {
+    let part = PartFile::create(path)?;
+    let lines: String = tensors.iter().map(|tensor| format!("{tensor}\n")).collect();
+    part.file().write_all(lines.as_bytes()).map_err(CliError::at(path))?;
+    Ok(part.finish()?)
+}
+
 /// Tells what was written, with its losses and the time that it took, or what would be.
 fn tell(
     args: &QuantizeArgs,
@@ -307,48 +415,14 @@ fn tell(
     let before: u64 = plan.tensors.iter().map(|t| t.info.bytes).sum();
     let after = plan.data_bytes();
     let bits = |bytes: u64| bytes as f64 * 8.0 / elements.max(1) as f64;
-    let loss_of = |number: usize| {
-        let loss = written.as_ref().map(|written| written.losses[number]);
-        loss.filter(|_| !plan.tensors[number].is_copied())
-    };
-    let output_of = |number: usize| {
-        let outputs = written.as_ref().and_then(|written| written.outputs)?;
-        outputs
-            .get(&plan.tensors[number].info.name)
-            .map(|loss| [loss.before, loss.after].map(|l| (l / loss.size).sqrt()))
-    };
+    let loss_of = |number| written.as_ref().and_then(|written| written.loss(plan, number));
+    let output_of = |number| written.as_ref().and_then(|written| written.outputs(plan, number));
     if args.json {
-        let tensors = plan.tensors.iter().enumerate().map(|(number, tensor)| {
-            let mut value = json!({
-                "name": tensor.info.name,
-                "shape": tensor.info.dims,
-                "from": tensor.info.ty.name(),
-                "type": tensor.ty.name(),
-                "bytes": tensor.bytes,
-                "method": tensor.method.name,
-                "importances": tensor.has_importances(),
-            });
-            if let Some(probe) = chosen.and_then(|chosen| chosen.probes[number]) {
-                value["probe"] = json!({
-                    "type": probe.ty.name(),
-                    "relative_error": probe.relative_error,
-                    "together": probe.together,
-                    "divergence": probe.divergence,
-                });
-            }
-            if let Some(loss) = loss_of(number) {
-                value["rms_error"] = json!(loss.rms_error());
-                value["relative_error"] = json!(loss.relative());
-            }
-            if let Some([before, after]) = output_of(number) {
-                value["output_error"] = json!({"method_alone": before, "written": after});
-            }
-            value
-        });
+        let tensors = tensors_of(plan, chosen, written.as_ref());
         let mut value = json!({
             "type": chosen.map_or_else(|| plan.mix().map_or("COPY", Mix::name), |_| "target"),
             "method": args.method.name,
-            "tensors": tensors.collect::<Vec<_>>(),
+            "tensors": tensors,
             "bytes_before": before,
             "bytes": after,
             "file_bytes": plan.file_bytes().ok(),

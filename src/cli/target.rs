@@ -39,12 +39,12 @@ pub struct TargetArgs {
     target_bpw: Option<f64>,
     /// A text. With a size: to measure on how much losses matter, by runs of the model with
     /// neighbouring layers' tensors of one kind changed; without it the same relative error counts alike
-    /// in all but the head, where it counts forty times. With --method gptq: the text whose inputs of
-    /// products count
+    /// in all but the head, where it counts forty times. With a --method that sees a text:
+    /// the text whose inputs of products count
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
     /// Chunks of that text that are used [default: 2 of 256 tokens to measure losses, 64 of 512 by
-    /// --method gptq]
+    /// methods]
     #[arg(long, value_name = "N", requires = "calibrate",
           value_parser = whole_number(1..=TOKENS_MAX))]
     calibrate_chunks: Option<u32>,
@@ -79,6 +79,14 @@ pub struct Probe {
 }
 
 impl TargetArgs {
+    /// What was asked for, in words for a receipt; those of a size are as long as of any other.
+    pub fn told(&self) -> Vec<String> {
+        let size = self.target_size.map(|size| format!("target-size={size:012}"));
+        let bits = self.target_bpw.map(|bits| format!("target-bpw={bits}"));
+        let chunks = self.calibrate_chunks.map(|n| format!("calibrate-chunks={n}"));
+        [size, bits, chunks].into_iter().flatten().collect()
+    }
+
     /// The text that sensitivities are measured on.
     pub fn text(&self) -> Option<&Path> {
         self.calibrate.as_deref()

@@ -44,6 +44,7 @@ mod vocab;
 pub use error::ConvertError;
 pub use outline::{Place, outline};
 pub use plan::Output;
+pub use selfcheck::TEXTS as SELF_CHECK_TEXTS;
 
 use crate::decoder::lower;
 use crate::model::checkpoint::{Checkpoint, When};

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// What vocabularies disagree about: spaces, digits, cases, contractions, scripts, forms of Unicode,
 /// emoji, code, lines, and words of other models' chats.
-const TEXTS: &[&str] = &[
+pub const TEXTS: &[&str] = &[
     "Hello, world!",
     "The quick brown fox jumps over the lazy dog.",
     " leading",

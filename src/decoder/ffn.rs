@@ -81,7 +81,7 @@ impl Lowering<'_> {
                 let mut weight = self.binder.vector(&at.name("ffn_gate_inp.scale"), n_embd)?;
                 weight.iter_mut().for_each(|weight| *weight /= (n_embd as f32).sqrt());
                 let (kind, eps, weight) = (NormKind::Rms, self.spec.norm_eps, Some(weight));
-                let norm = Norm { kind, eps, weight, bias: None };
+                let norm = Norm { kind, eps, weight, bias: None, name: None };
                 let name = at.name("ffn_gate_inp.weight");
                 let weight = self.matrix(&name, moe.n_experts, n_embd)?;
                 let router = Part { weight, scale: 1.0, bias: None };

@@ -78,6 +78,17 @@ impl Hessian {
         Ok(())
     }
 
+    /// Divides the inputs' columns by factors.
+    ///
+    /// # Panics
+    /// If there are not as many factors as columns.
+    pub fn scale(&mut self, factors: &[f32]) {
+        assert!(factors.len() == self.cols, "a factor for each column");
+        for (row, a) in self.sums.chunks_exact_mut(self.cols).zip(factors) {
+            row.iter_mut().zip(factors).for_each(|(sum, b)| *sum /= a * b);
+        }
+    }
+
     /// The sum of the products of two columns.
     pub fn at(&self, a: usize, b: usize) -> f32 {
         self.sums[a.min(b) * self.cols + a.max(b)]
@@ -97,6 +108,8 @@ struct Input {
     waiting: Vec<Vec<f32>>,
     /// Those of matrices that have met rows.
     hessians: Vec<Option<Hessian>>,
+    /// Sums of magnitudes of each column, of the same matrices.
+    sizes: Vec<Vec<f64>>,
 }
 
 /// Observer that collects the Hessians of a program's products.
@@ -150,7 +163,7 @@ impl Inputs {
 
     fn add_input(&mut self, leader: WeightId, cols: usize, n: usize) -> usize {
         let (waiting, hessians) = (vec![Vec::new(); n], vec![None; n]);
-        self.inputs.push(Input { cols, waiting, hessians });
+        self.inputs.push(Input { cols, waiting, hessians, sizes: vec![Vec::new(); n] });
         self.leaders.push(leader);
         self.inputs.len() - 1
     }
@@ -161,7 +174,8 @@ impl Inputs {
     /// There is no memory, or there are no threads.
     pub fn flush(&mut self, kernels: &KernelTable, threads: usize) -> Result<(), QuantizeError> {
         for input in &mut self.inputs {
-            for (rows, hessian) in input.waiting.iter_mut().zip(&mut input.hessians) {
+            let matrices = input.waiting.iter_mut().zip(&mut input.hessians);
+            for ((rows, hessian), sizes) in matrices.zip(&mut input.sizes) {
                 if rows.is_empty() {
                     continue;
                 }
@@ -171,23 +185,46 @@ impl Inputs {
                 if let Some(hessian) = hessian {
                     hessian.add(kernels, rows, threads)?;
                 }
+                sizes.resize(input.cols, 0.0);
+                for row in rows.chunks_exact(input.cols) {
+                    sizes.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.abs()));
+                }
                 rows.clear();
             }
         }
         Ok(())
     }
 
-    /// Number of the input of a weight, by which weights that share one are known.
-    pub fn input(&self, name: &str) -> Option<usize> {
-        self.names.get(name).and_then(|id| self.of.get(id)).copied()
+    /// The input of a matrix of a weight, by its number, which weights that share it have in common, and
+    /// its Hessian; `None` if it met nothing.
+    pub fn of_matrix(&self, name: &str, matrix: usize) -> Option<(usize, &Hessian)> {
+        let input = self.input(name)?;
+        let hessians = &self.inputs[input].hessians;
+        Some((input, hessians[at(matrix, hessians.len())].as_ref()?))
     }
 
-    /// The Hessian of an input for one matrix of a stack; `None` if it met nothing.
-    pub fn hessian(&self, input: usize, matrix: usize) -> Option<&Hessian> {
-        let hessians = &self.inputs.get(input)?.hessians;
-        // Heads that are parts of one matrix meet the rows that one has.
-        hessians.get(matrix).or(hessians.first())?.as_ref()
+    /// The same, to be changed.
+    pub fn of_matrix_mut(&mut self, name: &str, matrix: usize) -> Option<(usize, &mut Hessian)> {
+        let input = self.input(name)?;
+        let hessians = &mut self.inputs[input].hessians;
+        let at = at(matrix, hessians.len());
+        Some((input, hessians[at].as_mut()?))
     }
+
+    /// The sums of magnitudes of an input's columns, of one matrix; empty if it met nothing.
+    pub fn sizes(&self, input: usize, matrix: usize) -> &[f64] {
+        let sizes = &self.inputs[input].sizes;
+        &sizes[at(matrix, sizes.len())]
+    }
+
+    fn input(&self, name: &str) -> Option<usize> {
+        self.names.get(name).and_then(|id| self.of.get(id)).copied()
+    }
+}
+
+/// Which of `n` matrices' rows a matrix meets: heads that are parts of one matrix meet those that one has.
+fn at(matrix: usize, n: usize) -> usize {
+    if matrix < n { matrix } else { 0 }
 }
 
 impl Observer for Inputs {

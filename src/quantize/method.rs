@@ -17,8 +17,12 @@ pub struct Method {
     pub about: &'static str,
     /// Whether importances change what it does.
     pub uses_importances: bool,
-    /// Whether it feeds errors back, for which it has to see a text.
+    /// Whether it multiplies columns by factors first, which what comes before takes back.
+    pub folds: bool,
+    /// Whether it feeds errors back.
     pub feeds_back: bool,
+    /// Whether scales are fitted again to the codes.
+    pub refits: bool,
     row: RowFn,
 }
 
@@ -35,36 +39,87 @@ pub static METHODS: &[Method] = &[
         name: "search",
         about: "scales that lose least, searched block by block, weighted by importances",
         uses_importances: true,
-        feeds_back: false,
         row: search,
+        ..ROWS_ALONE
     },
     Method {
         name: "rtn",
         about: "rounding to the nearest code, with scales that just cover each block",
-        uses_importances: false,
-        feeds_back: false,
         row: round_to_nearest,
+        ..ROWS_ALONE
     },
     Method {
         name: "hqq",
         about: "half-quadratic zero points for types with a minimum, without importances",
-        uses_importances: false,
-        feeds_back: false,
         row: hqq::quantize,
+        ..ROWS_ALONE
     },
     Method {
         name: "gptq",
         about: "codes that make up for the errors of those before them, at the inputs of a text",
-        uses_importances: true,
         feeds_back: true,
-        row: search,
+        ..AT_INPUTS
+    },
+    Method {
+        name: "refit",
+        about: "scales by least squares for the codes of search, at the inputs of a text",
+        refits: true,
+        ..AT_INPUTS
+    },
+    Method {
+        name: "gptq+refit",
+        about: "gptq, then refit",
+        feeds_back: true,
+        refits: true,
+        ..AT_INPUTS
+    },
+    Method {
+        name: "awq",
+        about: "columns that see large inputs multiplied before search, which the norm or product before takes back",
+        folds: true,
+        ..AT_INPUTS
+    },
+    Method {
+        name: "awq+gptq",
+        about: "awq, then gptq",
+        folds: true,
+        feeds_back: true,
+        ..AT_INPUTS
+    },
+    Method { name: "awq+refit", about: "awq, then refit", folds: true, refits: true, ..AT_INPUTS },
+    Method {
+        name: "awq+gptq+refit",
+        about: "awq, then gptq, then refit",
+        folds: true,
+        feeds_back: true,
+        refits: true,
+        ..AT_INPUTS
     },
 ];
+
+/// What methods have that see nothing but a row and importances.
+const ROWS_ALONE: Method = Method {
+    name: "",
+    about: "",
+    uses_importances: false,
+    folds: false,
+    feeds_back: false,
+    refits: false,
+    row: search,
+};
+
+/// What methods have that begin with the search.
+const AT_INPUTS: Method = Method { uses_importances: true, ..ROWS_ALONE };
 
 impl Method {
     /// The method of a name.
     pub fn from_name(name: &str) -> Option<&'static Method> {
         METHODS.iter().find(|method| method.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether it has to see a text.
+    pub fn sees_text(&self) -> bool {
+        self.folds || self.feeds_back || self.refits
     }
 
     /// Writes the blocks of one row.

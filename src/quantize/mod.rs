@@ -27,9 +27,11 @@
 //! ```
 
 pub mod allocate;
+mod at_inputs;
 pub mod collect;
 mod error;
 mod feedback;
+mod form;
 pub mod hessian;
 mod hqq;
 pub mod imatrix;
@@ -38,15 +40,23 @@ pub mod mix;
 mod output;
 mod plan;
 mod product;
+pub mod receipt;
+mod refit;
 mod rows;
 mod share;
 mod survey;
+mod trial;
+mod warning;
 
+pub use at_inputs::{AtInputs, Factors, OutputLoss};
 pub use error::QuantizeError;
-pub use feedback::{Feedback, OutputLoss};
+pub use feedback::Feedback;
+pub use form::Form;
 pub use method::{METHODS, Method};
 pub use output::outputs;
-pub use plan::{Options, Plan, Planned, Warning};
+pub use plan::{Made, Options, Plan, Planned};
 pub(crate) use rows::check_finite;
 pub use rows::{Loss, Step};
 pub use survey::{Survey, Surveyed, Target};
+pub use trial::Trial;
+pub use warning::Warning;

@@ -4,13 +4,16 @@
 
 use super::error::QuantizeError;
 use super::plan::{Plan, Planned};
+use super::receipt::{self, Known, Request, TensorHash, Written};
 use super::rows::{self, Loss, Step};
 use gguf_rs_lite::{
     DataWriter, GgufWriter, OwnedValue, PartFile, SPLIT_KEYS, shard_path, split_entries,
 };
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const FILE_TYPE: &str = "general.file_type";
 const VERSION: &str = "general.quantization_version";
@@ -51,11 +54,20 @@ impl Plan<'_> {
     }
 
     /// Bytes of what comes before the tensors' data.
-    pub(super) fn header_bytes(&self) -> Result<u64, QuantizeError> {
+    fn header_bytes(&self) -> Result<u64, QuantizeError> {
+        self.header_bytes_with(self.receipt())
+    }
+
+    /// The same for any types: with a receipt, which a copy has none of.
+    pub(super) fn header_bytes_max(&self) -> Result<u64, QuantizeError> {
+        self.header_bytes_with(self.options.receipt.as_ref())
+    }
+
+    fn header_bytes_with(&self, receipt: Option<&Request>) -> Result<u64, QuantizeError> {
         let mut bytes = 0;
         for shard in 0..self.shards() {
             let mut header = Count(0);
-            drop(self.writer(shard, &mut header)?.write_header()?);
+            drop(self.writer(shard, &mut header, (receipt, &self.unknown()))?.write_header()?);
             bytes += header.0;
         }
         Ok(bytes)
@@ -81,17 +93,73 @@ impl Plan<'_> {
         if let Some(path) = paths.iter().find(|path| self.file.is_at(path)) {
             return Err(QuantizeError::SameFile(path.clone()));
         }
-        let mut parts = Vec::new();
-        let mut losses = vec![Loss::default(); self.tensors.len()];
+        if self.receipt().is_none() {
+            let all = self.write_parts(&paths, step)?;
+            PartFile::finish_all(all.parts)?;
+            return Ok(all.losses);
+        }
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("teff-receipt".into());
+            let goes_on = || !stop.load(Ordering::Relaxed);
+            let source = thread
+                .spawn_scoped(scope, move || receipt::hash_of_file(self.file, &goes_on))
+                .map_err(QuantizeError::Threads)?;
+            let all = self.write_parts(&paths, step);
+            stop.store(all.is_err(), Ordering::Relaxed);
+            let all = all?;
+            let source = source.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            let tensors = self.tensors.iter().zip(all.losses.iter().zip(all.hashes));
+            let written = tensors.map(|(tensor, (loss, sha256))| Written {
+                sha256,
+                loss: *loss,
+                has_factors: tensor.has_factors(),
+            });
+            let known = Known { source: source.unwrap_or_default(), tensors: written.collect() };
+            // Over the header of zeros.
+            let first = &all.parts[0];
+            let mut file = first.file();
+            file.seek(SeekFrom::Start(0)).map_err(|error| first.error(error))?;
+            let writer = self.writer(0, file, (self.receipt(), &known))?;
+            drop(writer.write_header().map_err(|error| write_error(first, error))?);
+            PartFile::finish_all(all.parts)?;
+            Ok(all.losses)
+        })
+    }
+
+    /// What a receipt is to say; a file that is copied keeps the one that it has.
+    fn receipt(&self) -> Option<&Request> {
+        self.options.receipt.as_ref().filter(|_| !self.is_copy())
+    }
+
+    fn is_copy(&self) -> bool {
+        self.tensors.iter().all(Planned::is_copied)
+    }
+
+    /// What stands in the first header for what will be known.
+    fn unknown(&self) -> Known {
+        Known::placeholder(self.tensors.len())
+    }
+
+    fn write_parts(
+        &self,
+        paths: &[PathBuf],
+        step: &mut dyn FnMut(Step<'_>) -> bool,
+    ) -> Result<All, QuantizeError> {
+        let n = self.tensors.len();
+        let mut all = All {
+            parts: Vec::new(),
+            losses: vec![Loss::default(); n],
+            hashes: vec![String::new(); n],
+        };
         let total = self.tensors.iter().filter(|t| !t.is_copied()).map(elements).sum();
         let mut progress = Progress { done: 0, total, step };
         for (shard, path) in paths.iter().enumerate() {
             let part = PartFile::create(path)?;
-            self.write_shard(shard, &part, &mut progress, &mut losses)?;
-            parts.push(part);
+            self.write_shard(shard, &part, &mut progress, &mut all)?;
+            all.parts.push(part);
         }
-        PartFile::finish_all(parts)?;
-        Ok(losses)
+        Ok(all)
     }
 
     fn write_shard(
@@ -99,24 +167,28 @@ impl Plan<'_> {
         shard: usize,
         part: &PartFile,
         progress: &mut Progress<'_>,
-        losses: &mut [Loss],
+        all: &mut All,
     ) -> Result<(), QuantizeError> {
-        let writer = self.writer(shard, part.file())?;
+        let writer = self.writer(shard, part.file(), (self.receipt(), &self.unknown()))?;
         let mut data = writer.write_header().map_err(|error| write_error(part, error))?;
         let quantized =
             self.tensors_of(shard).map(|(_, tensor)| tensor).filter(|tensor| !tensor.is_copied());
         rows::quantize(self.file, quantized, self.options, |rows| {
             for (number, tensor) in self.tensors_of(shard) {
+                let mut hash = self.receipt().map(|_| TensorHash::default());
+                let mut seen = |bytes: &[u8]| hash.iter_mut().for_each(|hash| hash.update(bytes));
                 if tensor.is_copied() {
                     self.file.check_uncut()?;
-                    self.copy(tensor, &mut data, part)?;
+                    self.copy(tensor, &mut data, part, &mut seen)?;
                     progress.tell(tensor, number, tensor.info.rows(), Loss::default())?;
                 } else {
-                    losses[number] = rows.tensor(&mut |bytes, rows, loss| {
+                    all.losses[number] = rows.tensor(&mut |bytes, rows, loss| {
+                        seen(bytes);
                         data.write_chunk(bytes).map_err(|error| write_error(part, error))?;
                         progress.tell(tensor, number, rows, loss)
                     })?;
                 }
+                all.hashes[number] = hash.map_or_else(String::new, TensorHash::finish);
                 progress.finished(tensor);
             }
             Ok(())
@@ -132,22 +204,33 @@ impl Plan<'_> {
     }
 
     /// A writer that has a shard's metadata and knows its tensors.
-    fn writer<W: Write>(&self, shard: usize, out: W) -> Result<GgufWriter<W>, QuantizeError> {
+    fn writer<W: Write>(
+        &self,
+        shard: usize,
+        out: W,
+        receipt: (Option<&Request>, &Known),
+    ) -> Result<GgufWriter<W>, QuantizeError> {
         let mut writer = GgufWriter::new(out);
-        self.add_metadata(&mut writer, shard)?;
+        self.add_metadata(&mut writer, shard, receipt)?;
         for (_, tensor) in self.tensors_of(shard) {
             writer.declare(&tensor.info.name[..], tensor.ty, &tensor.info.dims)?;
         }
         Ok(writer)
     }
 
-    /// Copies a tensor, once its numbers are known to be some.
+    /// Copies a tensor, once its numbers are known to be some, or writes what stands for it.
     fn copy(
         &self,
         tensor: &Planned<'_>,
         data: &mut DataWriter<&File>,
         part: &PartFile,
+        seen: &mut dyn FnMut(&[u8]),
     ) -> Result<(), QuantizeError> {
+        if let Some(ready) = &tensor.ready {
+            seen(ready.weight.bytes());
+            let written = data.write_chunk(ready.weight.bytes());
+            return written.map_err(|error| write_error(part, error));
+        }
         let bytes = self.file.data(tensor.info);
         let is_float = tensor.info.ty.block_len() == 1;
         let kernels = self.options.kernels.types(tensor.info.ty).filter(|_| is_float);
@@ -160,6 +243,7 @@ impl Plan<'_> {
             }
         }
         for (i, chunk) in bytes.chunks(COPY_BYTES).enumerate() {
+            seen(chunk);
             data.write_chunk(chunk).map_err(|error| write_error(part, error))?;
             let start = i * COPY_BYTES;
             self.file.release(tensor.info, start..start + chunk.len());
@@ -172,11 +256,15 @@ impl Plan<'_> {
         &self,
         writer: &mut GgufWriter<W>,
         shard: usize,
+        (request, known): (Option<&Request>, &Known),
     ) -> Result<(), QuantizeError> {
         let mut own = self.own_keys();
         if shard == 0 {
             for (key, value) in self.file.entries() {
-                if SPLIT_KEYS.contains(&key) {
+                // A receipt of the input says nothing of an output that is another.
+                let is_copy = request.is_none() && self.is_copy();
+                let is_old = !is_copy && key.starts_with(receipt::PREFIX);
+                if SPLIT_KEYS.contains(&key) || is_old {
                     continue;
                 }
                 let replaced = own.iter().position(|(own, _)| *own == key);
@@ -187,6 +275,12 @@ impl Plan<'_> {
             }
             for (key, value) in own {
                 writer.add(key, value)?;
+            }
+            let names = self.tensors.iter().map(|tensor| &tensor.info.name[..]);
+            if let Some(request) = request {
+                for (key, value) in request.metadata(names, self.method().folds, known) {
+                    writer.add(key, value)?;
+                }
             }
         }
         if self.shards() > 1 {
@@ -218,6 +312,15 @@ impl Plan<'_> {
         }
         keys
     }
+}
+
+/// What was written, in files that do not have their names yet.
+struct All {
+    parts: Vec<PartFile>,
+    /// What each tensor lost.
+    losses: Vec<Loss>,
+    /// Hashes of tensors, if there is to be a receipt.
+    hashes: Vec<String>,
 }
 
 /// Counts what is written.

@@ -1,9 +1,13 @@
 //! Plans: what a file will hold, before anything is computed.
 
+use super::at_inputs::OutputLoss;
 use super::error::QuantizeError;
 use super::imatrix::{Imatrix, Statistics};
 use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
+use super::receipt::Request;
+use super::rows::{Loss, loss_of};
+use super::warning::Warning;
 use crate::tensor::Weight;
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use teff_kernels::KernelTable;
@@ -29,6 +33,8 @@ pub struct Options {
     pub threads: usize,
     /// Kernels that read and write blocks.
     pub kernels: &'static KernelTable,
+    /// What a receipt is to say in the file's metadata, if there is to be one.
+    pub receipt: Option<Request>,
 }
 
 impl Options {
@@ -44,6 +50,7 @@ impl Options {
             keep_split: false,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             kernels: KernelTable::detect(),
+            receipt: None,
         }
     }
 }
@@ -63,8 +70,8 @@ pub struct Planned<'a> {
     pub method: &'static Method,
     /// Importances, `[matrices][columns]`.
     pub(super) importances: Option<Vec<f32>>,
-    /// Blocks that a method which sees a text has made already.
-    pub(super) ready: Option<Weight>,
+    /// What a method that sees a text has made already.
+    pub(super) ready: Option<Made>,
 }
 
 impl Planned<'_> {
@@ -73,7 +80,8 @@ impl Planned<'_> {
         self.ty == self.info.ty
     }
 
-    /// Writes the blocks of one matrix of the tensor, `[rows][columns]`, by the method alone.
+    /// Writes the blocks of one matrix of the tensor, `[rows][columns]`, by the method alone; returns what
+    /// they lost.
     ///
     /// # Errors
     /// The method has no way to the type.
@@ -83,7 +91,7 @@ impl Planned<'_> {
         matrix: usize,
         x: &[f32],
         blocks: &mut [u8],
-    ) -> Result<(), QuantizeError> {
+    ) -> Result<Loss, QuantizeError> {
         let cols = self.info.cols() as usize;
         let no_method = || {
             let (name, ty) = (self.info.name.clone(), self.ty);
@@ -92,10 +100,18 @@ impl Planned<'_> {
         let new = kernels.types(self.ty).ok_or_else(no_method)?;
         let importance = self.importances.as_ref().map(|all| &all[matrix * cols..][..cols]);
         let row_bytes = cols / self.ty.block_len() * self.ty.block_bytes();
+        let (mut loss, mut y) = (Loss::default(), vec![0.0; cols]);
         for (x, blocks) in x.chunks_exact(cols).zip(blocks.chunks_exact_mut(row_bytes)) {
             self.method.quantize(new, x, importance, blocks).map_err(|_| no_method())?;
+            new.dequantize(blocks, &mut y);
+            loss.add(loss_of(x, &y));
         }
-        Ok(())
+        Ok(loss)
+    }
+
+    /// Whether it is the source's times factors, which other tensors take back.
+    pub(super) fn has_factors(&self) -> bool {
+        self.ready.as_ref().is_some_and(|ready| ready.has_factors)
     }
 
     /// Whether importances weigh its errors.
@@ -104,121 +120,17 @@ impl Planned<'_> {
     }
 }
 
-/// Something that a user should know of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Warning {
-    /// Tensors are quantized already, and lose more than if they were quantized from floats.
-    Requantized {
-        /// Number of tensors.
-        tensors: usize,
-        /// Type of the first.
-        ty: GgmlType,
-    },
-    /// Tensors get another type because of their shape.
-    Fallback {
-        /// Number of tensors.
-        tensors: usize,
-        /// The first.
-        name: String,
-        /// Type that it would have got.
-        wanted: GgmlType,
-        /// Type that it gets.
-        ty: GgmlType,
-    },
-    /// No tensor gets the type that the mix is named after: it has that for parts that the model
-    /// lacks.
-    NoBase {
-        /// The mix.
-        mix: Mix,
-        /// Types that tensors get, and how many of them.
-        types: Vec<(GgmlType, usize)>,
-    },
-    /// The method has no way to types, which the default one makes.
-    OtherMethod {
-        /// Number of tensors.
-        tensors: usize,
-        /// The first.
-        name: String,
-        /// Type that it gets.
-        ty: GgmlType,
-        /// Name of the method.
-        method: &'static str,
-    },
-    /// The importance matrix lacks tensors that are quantized.
-    NoImportances {
-        /// Number of tensors.
-        tensors: usize,
-        /// The first.
-        name: String,
-    },
-    /// A type gets no importances although it is of little use without.
-    Forced {
-        /// Number of tensors.
-        tensors: usize,
-        /// The first.
-        name: String,
-        /// Type that it gets.
-        ty: GgmlType,
-    },
-    /// Experts that the calibration text never chose.
-    UnseenExperts {
-        /// Number of experts, over all tensors.
-        experts: usize,
-        /// The first tensor.
-        name: String,
-    },
-}
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let many = |n: &usize| if *n == 1 { "tensor" } else { "tensors" };
-        match self {
-            Warning::Requantized { tensors, ty } => write!(
-                f,
-                "{tensors} {} quantized before (to {ty}): the losses add up, a file of floats \
-                 gives a better result",
-                many(tensors)
-            ),
-            Warning::Fallback { tensors, name, wanted, ty } => write!(
-                f,
-                "{tensors} {} with rows that are no multiple of the type's block, such as {name:?}: \
-                 {ty} for {wanted}",
-                many(tensors)
-            ),
-            Warning::NoBase { mix, types } => {
-                let told = types.iter().map(|(ty, n)| format!("{n} {} {ty}", many(n)));
-                let told = told.collect::<Vec<_>>().join(", ");
-                write!(
-                    f,
-                    "mix {mix} has {} for experts only, of which there are none: ",
-                    mix.base()
-                )?;
-                write!(f, "{told}")
-            }
-            Warning::OtherMethod { tensors, name, ty, method } => write!(
-                f,
-                "method {method} has no way to {tensors} {}, such as {name:?} ({ty}): {} makes them",
-                many(tensors),
-                METHODS[0].name
-            ),
-            Warning::NoImportances { tensors, name } => write!(
-                f,
-                "the importance matrix has nothing for {tensors} {}, such as {name:?}",
-                many(tensors)
-            ),
-            Warning::Forced { tensors, name, ty } => write!(
-                f,
-                "{tensors} {} without importances, such as {name:?}: expect {ty} to be of little use",
-                many(tensors)
-            ),
-            Warning::UnseenExperts { experts, name } => write!(
-                f,
-                "{experts} matrices, such as of {name:?}, have met nothing of the calibration text \
-                 (experts that were never chosen): their columns count alike"
-            ),
-        }
-    }
+/// A tensor that a method which sees a text has made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Its name, type, shape and blocks.
+    pub weight: Weight,
+    /// What it lost, factors taken back.
+    pub loss: Loss,
+    /// Whether it is the source's times factors.
+    pub has_factors: bool,
+    /// What its outputs lost; zeros where the text never came to it, or it is no matrix.
+    pub outputs: OutputLoss,
 }
 
 /// What a file will hold.
@@ -319,22 +231,28 @@ impl<'a> Plan<'a> {
         self.options.threads
     }
 
+    /// How codes are found where the method has a way.
+    pub fn method(&self) -> &'static Method {
+        self.options.method
+    }
+
     /// Kernels that read and write blocks.
     pub fn kernels(&self) -> &'static KernelTable {
         self.options.kernels
     }
 
-    /// Has the file get these blocks, for the tensors of their names and types.
+    /// Has the file get these tensors in place of what it would make.
     ///
     /// # Panics
     /// If a tensor of a name is planned in another type or shape.
-    pub fn take_ready(&mut self, weights: Vec<Weight>) {
-        for weight in weights {
+    pub fn take_ready(&mut self, made: Vec<Made>) {
+        for made in made {
+            let weight = &made.weight;
             let found = self.tensors.iter_mut().find(|tensor| tensor.info.name == weight.name);
             let Some(tensor) = found else { continue };
             let is_same = tensor.ty == weight.ty && tensor.bytes == weight.bytes().len() as u64;
-            assert!(is_same, "{}: blocks as planned", weight.name);
-            tensor.ready = Some(weight);
+            assert!(is_same, "{}: as planned", weight.name);
+            tensor.ready = Some(made);
         }
     }
 
@@ -421,12 +339,26 @@ impl<'a> Plan<'a> {
             let method = self.options.method.name;
             self.warnings.push(Warning::OtherMethod { tensors, name, ty, method });
         }
+        self.warn_of_codebooks();
         self.warn_of_mix();
         let fallen: Vec<&Planned<'_>> = self.tensors.iter().filter(|t| t.ty != t.wanted).collect();
         if let Some(first) = fallen.first() {
             let (name, wanted, ty) = (first.info.name.clone(), first.wanted, first.ty);
             let tensors = fallen.len();
             self.warnings.push(Warning::Fallback { tensors, name, wanted, ty });
+        }
+    }
+
+    fn warn_of_codebooks(&mut self) {
+        let kernels = self.options.kernels;
+        let has_codes = |ty| kernels.types(ty).is_some_and(|kernels| kernels.encoder().is_ok());
+        let is_left = |t: &&Planned<'_>| {
+            t.method.refits && !t.is_copied() && t.ty.block_len() > 1 && !has_codes(t.ty)
+        };
+        let left: Vec<&Planned<'_>> = self.tensors.iter().filter(is_left).collect();
+        if let Some(first) = left.first() {
+            let (tensors, name, ty) = (left.len(), first.info.name.clone(), first.ty);
+            self.warnings.push(Warning::NotRefitted { tensors, name, ty });
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Loss {
     pub error2: f64,
     /// Sum of squared weights.
     pub weight2: f64,
+    /// Sum of squares of what stands for them.
+    pub written2: f64,
 }
 
 impl Loss {
@@ -51,10 +53,19 @@ impl Loss {
         if self.weight2 == 0.0 { 0.0 } else { (self.error2 / self.weight2).sqrt() }
     }
 
-    fn add(&mut self, other: Loss) {
+    /// Cosine of the angle between the weights and what stands for them; 1 of weights that are all zero.
+    pub fn cosine(&self) -> f64 {
+        let product = (self.weight2 + self.written2 - self.error2) / 2.0;
+        let lengths = (self.weight2 * self.written2).sqrt();
+        if lengths == 0.0 { 1.0 } else { product / lengths }
+    }
+
+    /// Adds what others lost.
+    pub fn add(&mut self, other: Loss) {
         self.elements += other.elements;
         self.error2 += other.error2;
         self.weight2 += other.weight2;
+        self.written2 += other.written2;
     }
 }
 
@@ -297,6 +308,12 @@ impl<'a> Work<'a> {
         out: &mut [u8],
         buffers: &mut Buffers,
     ) -> Result<Loss, QuantizeError> {
+        if let Some(ready) = &self.tensor.ready {
+            let start = rows.start as usize * self.new_row_bytes;
+            out.copy_from_slice(&ready.weight.bytes()[start..start + out.len()]);
+            // The whole of it is known.
+            return Ok(if rows.start == 0 { ready.loss } else { Loss::default() });
+        }
         let cols = self.tensor.info.cols() as usize;
         buffers.resize(cols)?;
         let Buffers { x, y } = buffers;
@@ -311,14 +328,6 @@ impl<'a> Work<'a> {
                 &all[matrix * cols..][..cols]
             });
             let method = self.tensor.method;
-            if let Some(ready) = &self.tensor.ready {
-                out.copy_from_slice(
-                    &ready.bytes()[row as usize * self.new_row_bytes..][..out.len()],
-                );
-                self.new.dequantize(out, y);
-                loss.add(loss_of(x, y));
-                continue;
-            }
             method.quantize(self.new, x, importance, out).map_err(|_| QuantizeError::NoMethod {
                 name: self.tensor.info.name.clone(),
                 ty: self.tensor.ty,
@@ -348,13 +357,14 @@ impl Buffers {
 }
 
 /// Sums of squares in eight chains, which compilers turn into vectors.
-fn loss_of(x: &[f32], y: &[f32]) -> Loss {
+pub(super) fn loss_of(x: &[f32], y: &[f32]) -> Loss {
     const CHAINS: usize = 8;
-    let (mut error2, mut weight2) = ([0f64; CHAINS], [0f64; CHAINS]);
+    let [mut error2, mut weight2, mut written2] = [[0f64; CHAINS]; 3];
     let mut add = |i: usize, x: f32, y: f32| {
         let error = f64::from(x) - f64::from(y);
         error2[i] += error * error;
         weight2[i] += f64::from(x) * f64::from(x);
+        written2[i] += f64::from(y) * f64::from(y);
     };
     let ((x8, x_rest), (y8, y_rest)) = (x.as_chunks::<CHAINS>(), y.as_chunks::<CHAINS>());
     for (x, y) in x8.iter().zip(y8) {
@@ -363,7 +373,8 @@ fn loss_of(x: &[f32], y: &[f32]) -> Loss {
     for (i, (&x, &y)) in x_rest.iter().zip(y_rest).enumerate() {
         add(i, x, y);
     }
-    Loss { elements: x.len() as u64, error2: error2.iter().sum(), weight2: weight2.iter().sum() }
+    let [error2, weight2, written2] = [error2, weight2, written2].map(|sums| sums.iter().sum());
+    Loss { elements: x.len() as u64, error2, weight2, written2 }
 }
 
 /// Notices NaN and infinity.

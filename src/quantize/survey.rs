@@ -189,7 +189,7 @@ impl<'a> Survey<'a> {
 
     /// Bits per weight of a file of this size.
     fn bits_of(&self, file_bytes: u64) -> Result<f64, QuantizeError> {
-        let data = file_bytes.saturating_sub(self.plan()?.header_bytes()?);
+        let data = file_bytes.saturating_sub(self.plan()?.header_bytes_max()?);
         Ok(data as f64 * 8.0 / self.elements() as f64)
     }
 
@@ -199,7 +199,7 @@ impl<'a> Survey<'a> {
             Target::FileBytes(bytes) => Ok(bytes),
             Target::BitsPerWeight(bits) => {
                 let data = (bits * self.elements() as f64 / 8.0) as u64;
-                Ok(self.plan()?.header_bytes()?.saturating_add(data))
+                Ok(self.plan()?.header_bytes_max()?.saturating_add(data))
             }
         }
     }

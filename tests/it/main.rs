@@ -40,6 +40,7 @@ mod experts;
 mod faults;
 mod files;
 mod fixture_model;
+mod folds;
 mod generate;
 mod goldens;
 #[cfg(feature = "cli")]
@@ -82,6 +83,8 @@ mod sessions;
 mod target;
 mod tokenizers;
 mod twins;
+#[cfg(feature = "cli")]
+mod verify;
 
 /// `value` with some of its fields set: options may gain fields, so no literal can name them all.
 fn changed<T>(mut value: T, change: impl FnOnce(&mut T)) -> T {

@@ -334,7 +334,13 @@ impl Draw {
 
     fn norm(&mut self, len: usize) -> Norm {
         let kind = self.rng.pick(&[NormKind::Rms, NormKind::Layer]);
-        Norm { kind, eps: 1e-5, weight: self.rng.vector(len), bias: self.rng.vector(len) }
+        Norm {
+            kind,
+            eps: 1e-5,
+            weight: self.rng.vector(len),
+            bias: self.rng.vector(len),
+            name: None,
+        }
     }
 
     fn optional_norm(&mut self, len: usize) -> Option<Norm> {
@@ -661,7 +667,8 @@ pub fn attention(mut draw: Draw, bidirectional: bool, kv_type: KvType) -> (Progr
     let pairing = draw.rng.pick(&[RopePairing::Norm, RopePairing::Neox]);
     let head_norm = |draw: &mut Draw, dim: usize| {
         draw.rng.is(2).then(|| {
-            let norm = Norm { kind: NormKind::Rms, eps: 1e-5, weight: None, bias: None };
+            let norm =
+                Norm { kind: NormKind::Rms, eps: 1e-5, weight: None, bias: None, name: None };
             HeadNorm { norm: Norm { weight: draw.rng.vector(dim), ..norm }, dim }
         })
     };

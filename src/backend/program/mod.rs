@@ -180,6 +180,8 @@ pub struct Norm {
     pub weight: Option<Vec<f32>>,
     /// Elementwise addend, if any.
     pub bias: Option<Vec<f32>>,
+    /// Name of the factor's tensor, if it has one of its own.
+    pub name: Option<String>,
 }
 
 /// Formula of a [`Norm`].

@@ -67,7 +67,7 @@ mod tests {
     }
 
     fn result(input: Buf) -> Op {
-        let norm = Norm { kind: NormKind::Rms, eps: 0.0, weight: None, bias: None };
+        let norm = Norm { kind: NormKind::Rms, eps: 0.0, weight: None, bias: None, name: None };
         Op::Result { input, norm: Some(norm) }
     }
 

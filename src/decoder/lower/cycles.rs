@@ -36,7 +36,7 @@ impl Lowering<'_> {
             return;
         }
         let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-        let norm = Norm { kind, eps, weight: None, bias: None };
+        let norm = Norm { kind, eps, weight: None, bias: None, name: None };
         self.program.ops.push(Op::Normalize { buf: self.x, norm, rows });
         if n == self.spec.layers.len() {
             return;

@@ -43,7 +43,7 @@ impl Lowering<'_> {
             EmbedNorm::Weighted => Some(self.norm("token_embd_norm", n_embd)?),
             EmbedNorm::Bare => {
                 let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-                Some(Norm { kind, eps, weight: None, bias: None })
+                Some(Norm { kind, eps, weight: None, bias: None, name: None })
             }
         };
         if let Some(norm) = norm {

@@ -203,14 +203,14 @@ impl Lowering<'_> {
             NormFormula::Layer | NormFormula::BareLayer => NormKind::Layer,
         };
         if matches!(self.spec.norm, NormFormula::BareRms | NormFormula::BareLayer) {
-            return Ok(Norm { kind, eps, weight: None, bias: None });
+            return Ok(Norm { kind, eps, weight: None, bias: None, name: None });
         }
         // Some files leave the ending away.
         let is_bare = !self.binder.has(&weight) && self.binder.has(name);
         let weight = if is_bare { name.to_string() } else { weight };
-        let weight = Some(self.binder.vector(&weight, len)?);
+        let factors = Some(self.binder.vector(&weight, len)?);
         let bias = self.binder.optional_vector(&format!("{name}.bias"), len)?;
-        Ok(Norm { kind, eps, weight, bias })
+        Ok(Norm { kind, eps, weight: factors, bias, name: Some(weight) })
     }
 
     /// The norm of this name in a layer, if there is one.

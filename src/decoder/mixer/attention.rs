@@ -138,7 +138,7 @@ impl Lowering<'_> {
         };
         let v_norm = spec.v_norm.then(|| {
             let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-            HeadNorm { norm: Norm { kind, eps, weight: None, bias: None }, dim: v_dim }
+            HeadNorm { norm: Norm { kind, eps, weight: None, bias: None, name: None }, dim: v_dim }
         });
         self.program.ops.push(Op::RopeKv(RopeKv {
             qkv,
@@ -212,7 +212,7 @@ impl Lowering<'_> {
             QkNorm::Heads | QkNorm::HeadsAfterRope => self.norm(name, k_dim).map(of(k_dim)),
             QkNorm::BareHeadsAfterRope => {
                 let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-                Ok(of(k_dim)(Norm { kind, eps, weight: None, bias: None }))
+                Ok(of(k_dim)(Norm { kind, eps, weight: None, bias: None, name: None }))
             }
             QkNorm::GainsAfterRope => {
                 let gains = format!("{name}.weight");
@@ -224,7 +224,7 @@ impl Lowering<'_> {
                     false => None,
                 };
                 let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-                Ok(of(k_dim)(Norm { kind, eps, weight, bias: None }))
+                Ok(of(k_dim)(Norm { kind, eps, weight, bias: None, name: None }))
             }
             QkNorm::Whole => self.norm(name, n_heads * k_dim).map(of(n_heads * k_dim)),
             QkNorm::OwnHeads if !self.binder.has(&format!("{name}.weight")) => Ok(None),
@@ -232,7 +232,10 @@ impl Lowering<'_> {
                 let weight = self.binder.matrix(&format!("{name}.weight"), n_heads, k_dim)?;
                 let weight = Some(self.binder.values(&weight));
                 let (kind, eps) = (NormKind::Layer, self.spec.norm_eps);
-                Ok(Some(HeadNorm { norm: Norm { kind, eps, weight, bias: None }, dim: k_dim }))
+                Ok(Some(HeadNorm {
+                    norm: Norm { kind, eps, weight, bias: None, name: None },
+                    dim: k_dim,
+                }))
             }
         }
     }

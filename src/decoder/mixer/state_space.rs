@@ -71,7 +71,7 @@ impl Lowering<'_> {
                 let weight =
                     self.binder.optional_vector(&at.name(&format!("{name}.weight")), len)?;
                 let (kind, eps) = (NormKind::Rms, self.spec.norm_eps);
-                let norm = Some(Norm { kind, eps, weight, bias: None });
+                let norm = Some(Norm { kind, eps, weight, bias: None, name: None });
                 pieces.push(Piece { norm, to: first, ..Piece::heads(bc, first, 0, len, 1) });
                 first += len;
             }
@@ -149,7 +149,7 @@ impl Lowering<'_> {
         let len = n_inner / n_groups;
         let pieces = weights.chunks_exact(len).enumerate().map(|(i, weight)| {
             let (kind, eps, weight) = (NormKind::Rms, self.spec.norm_eps, Some(weight.to_vec()));
-            let norm = Some(Norm { kind, eps, weight, bias: None });
+            let norm = Some(Norm { kind, eps, weight, bias: None, name: None });
             Piece { norm, to: i * len, ..Piece::heads(out, i * len, 0, len, 1) }
         });
         let gather = CopyPieces { pieces: pieces.collect(), out: normed, rows: at.rows };

@@ -1,68 +1,35 @@
 //! Rows on their way to blocks, column after column.
 
+use super::super::at_inputs::AtInputs;
 use super::super::error::QuantizeError;
-use super::super::method::Method;
-use super::{Feedback, OutputLoss, add_times};
-use teff_kernels::{Encoder, KernelTable, Scales, Scratch, TypeKernels};
+use super::super::form::Buffers;
+use super::{Feedback, add_times};
+use teff_kernels::{Encoder, Scales};
 
 /// Rows on their way.
-pub(super) struct Rows<'a> {
+pub(in super::super) struct Feed<'a> {
     pub feedback: &'a Feedback,
-    pub table: &'a KernelTable,
-    pub kernels: &'a TypeKernels,
-    pub method: &'a Method,
+    pub way: &'a AtInputs<'a>,
     /// `[rows][columns]`.
     pub x: &'a [f32],
     pub row_bytes: usize,
 }
 
-impl Rows<'_> {
-    /// Writes the blocks: with feedback, or by the method alone where that loses less.
+impl Feed<'_> {
+    /// Writes the blocks; returns what each column lost.
     pub fn quantize(
         &self,
         blocks: &mut [u8],
-        buffers: &mut (Scratch, Vec<f32>),
-    ) -> Result<OutputLoss, QuantizeError> {
+        buffers: &mut Buffers,
+    ) -> Result<Vec<f32>, QuantizeError> {
         let (n, order) = (self.feedback.order.len(), &self.feedback.order);
-        let importance = &self.feedback.importance[..];
+        let mut in_order = vec![0.0; self.x.len()];
+        self.feed(blocks, &mut in_order, buffers)?;
         let mut errors = vec![0.0; self.x.len()];
-        let mut y = vec![0.0; n];
-        let all = self.x.chunks_exact(n).zip(blocks.chunks_exact_mut(self.row_bytes));
-        for ((x, blocks), errors) in all.zip(errors.chunks_exact_mut(n)) {
-            self.plain(x, Some(importance), blocks)?;
-            self.kernels.dequantize(blocks, &mut y);
-            errors.iter_mut().zip(order).for_each(|(e, &c)| *e = x[c] - y[c]);
+        for (errors, in_order) in errors.chunks_exact_mut(n).zip(in_order.chunks_exact(n)) {
+            order.iter().zip(in_order).for_each(|(&c, e)| errors[c] = *e);
         }
-        let before = self.feedback.costs_of(self.table, &errors, buffers);
-        let mut fed = vec![0; blocks.len()];
-        self.feed(&mut fed, &mut errors, buffers)?;
-        let after = self.feedback.costs_of(self.table, &errors, buffers);
-        let sizes = self.x.chunks_exact(n).zip(errors.chunks_exact_mut(n));
-        sizes.for_each(|(x, e)| e.iter_mut().zip(order).for_each(|(e, &c)| *e = x[c]));
-        let sizes = self.feedback.costs_of(self.table, &errors, buffers);
-        let mut loss = OutputLoss::default();
-        let rows = blocks.chunks_exact_mut(self.row_bytes).zip(fed.chunks_exact(self.row_bytes));
-        for (((blocks, fed), size), (before, after)) in
-            rows.zip(sizes).zip(before.into_iter().zip(after))
-        {
-            if after < before {
-                blocks.copy_from_slice(fed);
-            }
-            loss.add(OutputLoss { before, after: after.min(before), size });
-        }
-        Ok(loss)
-    }
-
-    fn plain(
-        &self,
-        x: &[f32],
-        importance: Option<&[f32]>,
-        blocks: &mut [u8],
-    ) -> Result<(), QuantizeError> {
-        self.method.quantize(self.kernels, x, importance, blocks).map_err(|_| {
-            let (ty, method) = (self.kernels.ty, self.method.name);
-            QuantizeError::NoMethod { name: String::new(), ty, method }
-        })
+        Ok(errors)
     }
 
     /// Block after block for all rows; `errors` become what was lost, in the order of rounding.
@@ -70,25 +37,24 @@ impl Rows<'_> {
         &self,
         blocks: &mut [u8],
         errors: &mut [f32],
-        buffers: &mut (Scratch, Vec<f32>),
+        buffers: &mut Buffers,
     ) -> Result<(), QuantizeError> {
         let (n, len) = (self.feedback.order.len(), self.feedback.len);
-        let block_bytes = self.kernels.ty.block_bytes();
-        errors.fill(0.0);
+        let block_bytes = self.way.kernels.ty.block_bytes();
         let mean_squares: Vec<f32> = self
             .x
             .chunks_exact(n)
             .map(|x| x.iter().map(|x| x * x).sum::<f32>() / n as f32)
             .collect();
         for block in 0..n / len {
-            self.feedback.add_of_before(self.table, block, errors, buffers);
+            self.feedback.add_of_before(self.way.table, block, errors, buffers);
             // Columns of a block lie side by side in the file, too.
             let at = self.feedback.order[block * len] / len;
             for (row, y) in buffers.1.chunks_mut(len).enumerate() {
                 let x = &self.x[row * n + at * len..][..len];
                 let out = &mut blocks[row * self.row_bytes + at * block_bytes..][..block_bytes];
                 let errors = &mut errors[row * n + block * len..][..len];
-                match self.kernels.encoder() {
+                match self.way.kernels.encoder() {
                     Ok(encoder) => {
                         let mean_square = mean_squares[row];
                         self.feed_codes(encoder, block, (x, mean_square), y, errors, out);
@@ -106,7 +72,7 @@ impl Rows<'_> {
         let columns = &self.feedback.order[block * len..][..len];
         let mut changed = x.to_vec();
         columns.iter().zip(y).for_each(|(c, y)| changed[c % len] += y);
-        (changed, &self.feedback.importance[columns[0] / len * len..][..len])
+        (changed, &self.way.form.importance()[columns[0] / len * len..][..len])
     }
 
     /// A block column by column.
@@ -145,9 +111,9 @@ impl Rows<'_> {
     ) -> Result<(), QuantizeError> {
         let len = self.feedback.len;
         let (changed, importance) = self.changed(block, x, y);
-        self.plain(&changed, Some(importance), out)?;
+        self.way.alone(&changed, importance, out)?;
         let mut values = [0.0; 256];
-        self.kernels.dequantize(out, &mut values[..len]);
+        self.way.kernels.dequantize(out, &mut values[..len]);
         for (p, error) in errors.iter_mut().enumerate() {
             let c = self.feedback.order[block * len + p] % len;
             *error = x[c] - values[c];
