@@ -9,10 +9,13 @@
 //! backend's, and made when a number is first named. Activations stay in the backend's buffers
 //! from one range to the next.
 
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+mod auto;
 mod cpu;
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 pub mod gpu;
 mod observer;
+mod offload;
 pub mod pages;
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 mod placed;
@@ -25,10 +28,13 @@ pub(crate) use cpu::LEN_MAX;
 pub use cpu::MAX_THREADS;
 pub use cpu::topology::{CpuSet, available_bytes};
 pub use observer::{Observer, Product};
+pub use offload::{Offload, OffloadSizes, PartName, PlacedPart, SideBytes};
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 pub use placed::Placed;
 pub use plan::{GpuLayers, Placement, Plan, Side};
-pub use step::{Backend, DeviceError, Executor, Results, StartError, StepInput, Unfinished};
+pub use step::{
+    Backend, DeviceError, Executor, Results, StartError, StepInput, Transfers, Unfinished,
+};
 
 use pages::KvType;
 use program::Program;
@@ -47,10 +53,20 @@ pub struct BackendOptions {
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
     pub max_outputs: usize,
+    /// Tokens in a sequence, for which a device is to have room; pages are made as they are needed.
+    pub n_ctx: usize,
     /// Type of cached keys and values.
     pub kv_type: KvType,
     /// Whether decoding may repack the weights.
     pub repack: bool,
+}
+
+impl BackendOptions {
+    /// Sizes that the memory of a place depends on.
+    pub fn sizes(&self) -> OffloadSizes {
+        let &BackendOptions { n_ctx, max_tokens, max_outputs, kv_type, .. } = self;
+        OffloadSizes { n_ctx, max_tokens, max_outputs, kv_type }
+    }
 }
 
 /// A way to make a backend of a program, which the caller of the rooms above chooses: [`start`], or
@@ -89,6 +105,28 @@ pub fn start_placed(
     on_gpu(program, options, placement, tell)
 }
 
+/// Where `placement` would have the parts of a program, by what the GPU says of itself: nothing is brought
+/// there, and nothing is measured.
+///
+/// # Errors
+/// The GPU is not to be had.
+pub fn offload(
+    program: &Program,
+    sizes: &OffloadSizes,
+    placement: &Placement,
+) -> Result<Offload, DeviceError> {
+    #[cfg(any(feature = "gpu", target_vendor = "apple"))]
+    return placed::offload(program, sizes, placement);
+    #[cfg(not(any(feature = "gpu", target_vendor = "apple")))]
+    match placement.layers {
+        GpuLayers::None => {
+            let plan = Plan::new(program, GpuLayers::None, &|_| None);
+            Ok(Offload::new(program, &plan, sizes))
+        }
+        _ => Err(no_code()),
+    }
+}
+
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 fn on_gpu(
     program: Program,
@@ -106,6 +144,10 @@ fn on_gpu(
     _: &Placement,
     _: &dyn Fn(&str),
 ) -> Result<Box<dyn Backend>, StartError> {
-    let fault = "this build has no code for GPUs (feature `gpu`)".to_owned();
-    Err(DeviceError::new("no GPU", fault).into())
+    Err(no_code().into())
+}
+
+#[cfg(not(any(feature = "gpu", target_vendor = "apple")))]
+fn no_code() -> DeviceError {
+    DeviceError::new("no GPU", "this build has no code for GPUs (feature `gpu`)".to_owned())
 }

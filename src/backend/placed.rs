@@ -4,14 +4,16 @@
 //! goes from place to place; what crosses is what operations behind a boundary read of what those
 //! before it wrote: the residual stream, and the results at the end.
 
+use super::auto;
 use super::cpu::Cpu;
-use super::gpu::{Gpu, GpuOptions, unsupported};
+use super::gpu::{AdapterInfo, Gpu, GpuOptions, adapter_info, unsupported};
+use super::offload::{Offload, OffloadSizes, part_of};
 use super::pages::{CacheOp, LayerGroup, PageId, StateSlot};
 use super::plan::{GpuLayers, Placement, Plan, Side};
 use super::program::{Buf, Op, Program};
 use super::{
     Backend, BackendOptions, DeviceError, Executor, Observer, Results, StartError, StepInput,
-    Unfinished,
+    Transfers, Unfinished,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ struct Device {
     plan: Plan,
     groups: Vec<LayerGroup>,
     program: Arc<Program>,
+    sizes: OffloadSizes,
 }
 
 impl Placed {
@@ -47,45 +50,66 @@ impl Placed {
         let (gpu, plan) = on_gpu(&program, options, placement, tell)?;
         let cpu = Cpu::start_part(program.clone(), options, &|op| plan.side(op) == Side::Cpu)?;
         let groups = LayerGroup::of_layers(&program.kv);
-        Ok(Placed { cpu, device: Device { gpu, plan, groups, program } })
-    }
-
-    /// Submissions to the GPU so far.
-    pub fn n_submissions(&self) -> usize {
-        self.device.gpu.as_ref().map_or(0, Gpu::n_submissions)
-    }
-
-    /// Bytes of weights on the GPU.
-    pub fn weight_bytes(&self) -> usize {
-        self.device.gpu.as_ref().map_or(0, Gpu::weight_bytes)
-    }
-
-    /// Name of the GPU, if anything is on one.
-    pub fn adapter(&self) -> Option<&str> {
-        self.device.gpu.as_ref().map(Gpu::name)
+        let sizes = options.sizes();
+        Ok(Placed { cpu, device: Device { gpu, plan, groups, program, sizes } })
     }
 }
 
+/// Where the parts of a program would be, by what the GPU says of itself.
+///
+/// # Errors
+/// There is no such GPU.
+pub(super) fn offload(
+    program: &Program,
+    sizes: &OffloadSizes,
+    placement: &Placement,
+) -> Result<Offload, DeviceError> {
+    let unsupported = |op: &Op| unsupported(program, op, sizes.kv_type);
+    let of = |layers| {
+        let plan = Plan::new(program, layers, &unsupported);
+        Offload::new(program, &plan, sizes)
+    };
+    if placement.layers == GpuLayers::None {
+        return Ok(of(GpuLayers::None));
+    }
+    let AdapterInfo { name, memory_bytes, .. } = adapter_info(placement.adapter.as_deref())?;
+    let layers = match placement.layers {
+        GpuLayers::Auto => auto::fitting(program, sizes, memory_bytes, &unsupported),
+        layers => layers,
+    };
+    Ok(Offload { adapter: Some(name), adapter_bytes: memory_bytes, ..of(layers) })
+}
+
 /// The GPU with the layers that `placement` asks for. If that is as many as it has memory for, half as
-/// many are tried, and so on, until there is no layer left: then none is on a GPU.
+/// many are tried where they fail, and so on, until there is no layer left: then none is on a GPU.
 fn on_gpu(
     program: &Arc<Program>,
     options: &BackendOptions,
     placement: &Placement,
     tell: &dyn Fn(&str),
-) -> Result<(Option<Gpu>, Plan), DeviceError> {
+) -> Result<(Option<Gpu>, Plan), StartError> {
     let gpu_options = GpuOptions {
         adapter: placement.adapter.as_deref(),
+        plain: placement.plain,
         max_tokens: options.max_tokens,
         max_outputs: options.max_outputs,
         kv_type: options.kv_type,
     };
     let unsupported = |op: &Op| unsupported(program, op, options.kv_type);
     let mut layers = placement.layers;
+    if layers == GpuLayers::Auto {
+        layers = match auto::layers(program, options, &gpu_options, &unsupported, tell) {
+            Err(StartError::Device(error)) => {
+                tell(&format!("{error}; all layers stay on the CPU"));
+                GpuLayers::None
+            }
+            layers => layers?,
+        };
+    }
     loop {
         let plan = Plan::new(program, layers, &unsupported);
-        for (layer, reason) in plan.kept() {
-            tell(&format!("layer {layer} stays on the CPU: {reason}"));
+        for (part, reason) in plan.kept() {
+            tell(&format!("{part} stays on the CPU: {reason}"));
         }
         if !plan.uses_gpu() {
             return Ok((None, plan));
@@ -93,7 +117,7 @@ fn on_gpu(
         let is_here = |op: usize| plan.side(op) == Side::Gpu;
         match Gpu::start(program.clone(), &gpu_options, &is_here) {
             Ok(gpu) => return Ok((Some(gpu), plan)),
-            Err(error) if placement.layers != GpuLayers::Auto => return Err(error),
+            Err(error) if placement.layers != GpuLayers::Auto => return Err(error.into()),
             Err(error) => {
                 let n = plan.n_layers_on_gpu() / 2;
                 tell(&format!("{error}; going on with {n} layers on it"));
@@ -118,6 +142,16 @@ impl Backend for Placed {
 
     fn n_threads(&self) -> usize {
         self.cpu.n_threads()
+    }
+
+    fn transfers(&self) -> Transfers {
+        self.device.gpu.as_ref().map_or(Transfers::default(), Gpu::transfers)
+    }
+
+    fn offload(&self) -> Option<Offload> {
+        let Device { gpu, plan, program, sizes, .. } = &self.device;
+        let adapter = gpu.as_ref().map(|gpu| gpu.name().to_owned());
+        Some(Offload { adapter, ..Offload::new(program, plan, sizes) })
     }
 
     fn lock_weights(&self) -> std::io::Result<()> {
@@ -206,7 +240,12 @@ impl Executor for Both<'_> {
                     if cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                         return Err(Unfinished::Cancelled);
                     }
-                    self.device.gpu().run(part, input)?;
+                    let [first, last] = [part.start, part.end - 1];
+                    self.device.gpu().run(part, input).map_err(|error| {
+                        let [first, last] =
+                            [first, last].map(|op| part_of(&self.device.program, op));
+                        error.at(format_args!("{first} to {last}"))
+                    })?;
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! goes along when all layers do. A layer with an operation that the GPU has no shader for stays on
 //! the CPU, with the reason; so does one whose keys and values are shared with such a layer.
 
+use super::offload::PartName;
 use super::program::{AccessKind, Buf, Columns, Op, Program};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,6 +49,8 @@ pub struct Placement {
     pub layers: GpuLayers,
     /// Part of the GPU's name; `None`: the best that is no program on the CPU.
     pub adapter: Option<String>,
+    /// Whether its shaders are those that any adapter can have, whatever this one is better at.
+    pub plain: bool,
 }
 
 /// A place.
@@ -77,8 +80,8 @@ pub struct Plan {
     layer_sides: Vec<Side>,
     /// Buffers that cross before an operation that is elsewhere than the one before it.
     crossings: BTreeMap<usize, Vec<Buf>>,
-    /// Of each layer that was to be on the GPU and is not, the reason.
-    kept: BTreeMap<usize, String>,
+    /// Of each part that was to be on the GPU and is not, the reason.
+    kept: Vec<(PartName, String)>,
     n_layers_on_gpu: usize,
 }
 
@@ -115,10 +118,16 @@ impl Plan {
         }
         let start = program.layers.first().map_or(program.ops.len(), |layer| layer.start);
         let end = program.layers.last().map_or(program.ops.len(), |layer| layer.end);
-        for (range, wanted) in [(0..start, wants_start), (end..program.ops.len(), n_wanted > 0)] {
+        let kept_layers = kept.iter().map(|(&layer, why)| (PartName::Layer(layer), why.clone()));
+        let mut kept_parts: Vec<(PartName, String)> = kept_layers.collect();
+        for (name, range, wanted) in [
+            (PartName::Start, 0..start, wants_start),
+            (PartName::End, end..program.ops.len(), n_wanted > 0),
+        ] {
             for op in range.filter(|_| wanted) {
-                if unsupported(&program.ops[op]).is_none() {
-                    sides[op] = Side::Gpu;
+                match unsupported(&program.ops[op]) {
+                    None => sides[op] = Side::Gpu,
+                    Some(reason) => kept_parts.push((name, reason)),
                 }
             }
         }
@@ -130,7 +139,7 @@ impl Plan {
             }
         }
         let crossings = crossings(program, &sides);
-        Plan { sides, layer_sides, crossings, kept, n_layers_on_gpu }
+        Plan { sides, layer_sides, crossings, kept: kept_parts, n_layers_on_gpu }
     }
 
     /// The place of an operation.
@@ -153,9 +162,14 @@ impl Plan {
         self.sides.contains(&Side::Gpu)
     }
 
-    /// Layers that were to be on the GPU and are not, with the reasons.
-    pub fn kept(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.kept.iter().map(|(&layer, reason)| (layer, &reason[..]))
+    /// Parts that were to be on the GPU and are not, or not whole, with the reasons.
+    pub fn kept(&self) -> impl Iterator<Item = (PartName, &str)> {
+        self.kept.iter().map(|(part, reason)| (*part, &reason[..]))
+    }
+
+    /// Why a part that was to be on the GPU is not.
+    pub fn reason(&self, part: PartName) -> Option<&str> {
+        self.kept().find(|(kept, _)| *kept == part).map(|(_, reason)| reason)
     }
 
     /// Times that a step goes from one place to the other.
@@ -296,7 +310,10 @@ mod tests {
         let no_scale = |op: &Op| matches!(op, Op::Scale { .. }).then(|| "scales".to_owned());
         let plan = Plan::new(&program(), GpuLayers::All, &no_scale);
         assert_eq!(on_gpu(&plan), [1, 2, 5, 6]);
-        assert_eq!(plan.kept().collect::<Vec<_>>(), [(1, "scales")]);
+        // So do the beginning and the end.
+        let kept: Vec<_> = plan.kept().collect();
+        let parts = [PartName::Layer(1), PartName::Start, PartName::End];
+        assert_eq!(kept, parts.map(|part| (part, "scales")));
         assert_eq!(plan.parts(2..7), [2..3, 3..5, 5..7]);
         // The stream crosses each time, what only one place uses does not.
         assert_eq!(plan.crossing(3), [Buf(0)]);

@@ -1,6 +1,7 @@
 //! The seam between the decoder and whatever computes its steps.
 
 use super::observer::Observer;
+use super::offload::Offload;
 use super::pages::{CacheOp, PageFill, PageId, StateSlot};
 use super::program::{Buf, Program};
 use crate::tensor::memory::{NoThreads, OutOfMemory};
@@ -58,6 +59,12 @@ impl DeviceError {
     /// The error of a device.
     pub fn new(device: &str, fault: String) -> DeviceError {
         DeviceError { device: device.to_owned(), fault }
+    }
+
+    /// The same, at a part of the program.
+    #[must_use]
+    pub fn at(self, part: impl fmt::Display) -> DeviceError {
+        DeviceError { fault: format!("{part}: {}", self.fault), ..self }
     }
 }
 
@@ -143,6 +150,17 @@ impl<'a> Results<'a> {
     }
 }
 
+/// What went between the CPU and a device beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transfers {
+    /// Submissions of operations.
+    pub submissions: u64,
+    /// Bytes of steps' inputs and of rows that went to the device.
+    pub bytes_there: u64,
+    /// Bytes of rows and of results that came back.
+    pub bytes_back: u64,
+}
+
 /// A program with the memory and the device to run it.
 pub trait Backend: Send {
     /// The program.
@@ -156,6 +174,16 @@ pub trait Backend: Send {
 
     /// Workers that share a step.
     fn n_threads(&self) -> usize;
+
+    /// What the steps so far sent to a device beside the CPUs, and got back.
+    fn transfers(&self) -> Transfers {
+        Transfers::default()
+    }
+
+    /// Which part of the program runs where; `None`: all of it on the CPUs.
+    fn offload(&self) -> Option<Offload> {
+        None
+    }
 
     /// Keeps in memory what the backend made of the weights.
     ///

@@ -4,7 +4,7 @@
 
 use super::gpu_args::GpuArgs;
 use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
-use super::{CliError, interrupt, threads};
+use super::{CliError, interrupt, offload, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, EngineError, EngineOptions};
@@ -91,6 +91,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         Ok::<_, EngineError>(best)
     });
     let (prompt, generate) = times.map_err(&at)?;
+    let offload = engine.decoder().offload();
     let round = |x: f64| (x * 100.0).round() / 100.0;
     let prompt_tps = round(rate(n_prompt, prompt));
     let gen_tps = round(rate(n_gen * parallel, generate));
@@ -102,13 +103,16 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     // After the peak was read: the buffer is not the model's.
     let stream_gbps = stream_gbps(threads).map(round);
     if args.json {
-        let line = json!({
+        let mut line = json!({
             "prompt_tokens": n_prompt, "prompt_tps": prompt_tps,
             "gen_tokens": n_gen, "gen_tps": gen_tps, "depth": depth,
             "parallel": parallel, "gen_tps_each": gen_tps_each,
             "threads": threads, "isa": isa, "load_ms": load_ms, "rss_mib_max": rss.map(round),
             "stream_gbps": stream_gbps, "model_bytes": model.file().total_bytes(),
         });
+        if let Some(offload) = &offload {
+            line["gpu"] = offload::object(offload);
+        }
         writeln!(out, "{line}")?;
     } else {
         writeln!(out, "prompt   {n_prompt:5} tokens  {prompt_tps:9.1} tokens/s")?;
@@ -124,6 +128,10 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
             "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, \
              peak memory {rss}, memory streams {stream} GB/s"
         )?;
+        let lines = offload.iter().flat_map(offload::lines);
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ pub mod layerwise;
 mod lines;
 mod list;
 mod logits;
+mod offload;
 mod options;
 mod parse;
 mod perplexity;

@@ -18,8 +18,8 @@ pub use lower::{ModelPart, lower, lower_part, lower_with};
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
 use crate::backend::{
-    self, Backend, BackendOptions, CpuSet, DeviceError, Executor, Observer, Start, StartError,
-    StepInput, Unfinished,
+    self, Backend, BackendOptions, CpuSet, DeviceError, Executor, Observer, Offload, Start,
+    StartError, StepInput, Transfers, Unfinished,
 };
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
@@ -303,6 +303,7 @@ impl Decoder {
             kernels,
             max_tokens,
             max_outputs: options.max_outputs.clamp(1, max_tokens),
+            n_ctx: options.n_ctx,
             kv_type: options.kv_type,
             repack: options.repack,
         };
@@ -360,6 +361,16 @@ impl Decoder {
     /// Number of worker threads.
     pub fn n_threads(&self) -> usize {
         self.backend.n_threads()
+    }
+
+    /// What the steps so far sent to a device beside the CPUs, and got back.
+    pub fn transfers(&self) -> Transfers {
+        self.backend.transfers()
+    }
+
+    /// Which part of the program runs where; `None`: all of it on the CPUs.
+    pub fn offload(&self) -> Option<Offload> {
+        self.backend.offload()
     }
 
     /// Keeps in memory what was made of the weights.

@@ -18,6 +18,7 @@ pub mod grammar;
 mod guard;
 mod pace;
 pub mod report;
+mod report_offload;
 mod request;
 mod runner;
 mod saved;

@@ -460,10 +460,15 @@ fn repacked_bytes(types: &BTreeMap<GgmlType, TypeUse>, kernels: &KernelTable) ->
 
 /// Bytes of the buffers of a step.
 fn scratch_bytes(program: &Program, n_ctx: usize) -> u64 {
-    let batch = if program.bidirectional { n_ctx } else { BATCH_DEFAULT.min(n_ctx) };
-    let n_outputs = if program.gives_logits() { 1 } else { batch };
+    let [batch, n_outputs] = step_sizes(program, n_ctx);
     let outputs = program.n_out * n_outputs * size_of::<f32>();
     (program.bytes_per_token() * batch + outputs) as u64
+}
+
+/// Tokens and rows of results in a step.
+pub(super) fn step_sizes(program: &Program, n_ctx: usize) -> [usize; 2] {
+    let batch = if program.bidirectional { n_ctx } else { BATCH_DEFAULT.min(n_ctx) };
+    [batch, if program.gives_logits() { 1 } else { batch }]
 }
 
 /// Bytes of keys and values for a context of `n_ctx` tokens, and of the states beside them.

@@ -10,11 +10,12 @@ use crate::real_models::cached;
 use crate::reference::{attention, compare_on, experts, products, rows};
 use crate::require::require;
 use gguf_rs_lite::GgmlType;
+use std::ops::Range;
 use std::sync::OnceLock;
-use teff::backend::gpu::{Shader, adapters};
+use teff::backend::gpu::{adapters, unsupported};
 use teff::backend::pages::KvType;
 use teff::backend::program::{Op, Program};
-use teff::backend::{BackendOptions, GpuLayers, Placement, start_placed};
+use teff::backend::{BackendOptions, GpuLayers, Placement, Plan, Side, Transfers, start_placed};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk};
 use teff::engine::{Engine, EngineOptions, Model};
 use teff::tensor::Weight;
@@ -55,7 +56,12 @@ pub fn adapter() -> Option<String> {
 }
 
 fn placement(layers: GpuLayers) -> Option<Placement> {
-    Some(Placement { layers, adapter: Some(adapter()?) })
+    Some(Placement { layers, adapter: Some(adapter()?), plain: false })
+}
+
+/// The same with the shaders that are best for the adapter, and with those that any can have.
+fn in_both_forms(placement: Placement) -> [Placement; 2] {
+    [placement.clone(), Placement { plain: true, ..placement }]
 }
 
 fn silent(_: &str) {}
@@ -120,6 +126,7 @@ fn every_type_is_unpacked_as_the_kernels_do() {
             kernels: KernelTable::detect(),
             max_tokens: n,
             max_outputs: n,
+            n_ctx: n,
             kv_type: KvType::F32,
             repack: false,
         };
@@ -154,25 +161,28 @@ fn every_type_is_unpacked_as_the_kernels_do() {
 #[test]
 fn products_are_the_references() {
     let Some(placement) = placement(GpuLayers::All) else { return };
-    let start = start_all(&placement);
     let of_32 = |ty: &GgmlType| ty.block_len() == 32;
     let blocks_of_32: Vec<GgmlType> = TYPES.into_iter().filter(of_32).collect();
     let of_256 = |ty: &GgmlType| ty.block_len() == 256;
     let blocks_of_256: Vec<GgmlType> = TYPES.into_iter().filter(of_256).collect();
     let floats = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
-    compare_on(&start, N_SEEDS, "plain numbers", 1e-9, |draw| products(draw, &floats, 37));
-    compare_on(&start, 3 * N_SEEDS, "32", 1e-9, |draw| products(draw, &blocks_of_32, 32));
-    compare_on(&start, 3 * N_SEEDS, "256", 1e-9, |draw| products(draw, &blocks_of_256, 256));
+    for placement in in_both_forms(placement) {
+        let start = start_all(&placement);
+        compare_on(&start, N_SEEDS, "plain numbers", 1e-9, |draw| products(draw, &floats, 37));
+        compare_on(&start, 3 * N_SEEDS, "32", 1e-9, |draw| products(draw, &blocks_of_32, 32));
+        compare_on(&start, 3 * N_SEEDS, "256", 1e-9, |draw| products(draw, &blocks_of_256, 256));
+    }
 }
 
 #[test]
 fn attention_is_the_references() {
     let Some(placement) = placement(GpuLayers::All) else { return };
-    let start = start_all(&placement);
-    let n = 2 * N_SEEDS;
-    compare_on(&start, n, "attention", 1e-9, |draw| attention(draw, false, KvType::F32));
-    compare_on(&start, n, "both sides", 1e-9, |draw| attention(draw, true, KvType::F32));
-    compare_on(&start, n, "halves", 1e-5, |draw| attention(draw, false, KvType::F16));
+    for placement in in_both_forms(placement) {
+        let (start, n) = (start_all(&placement), 2 * N_SEEDS);
+        compare_on(&start, n, "attention", 1e-9, |draw| attention(draw, false, KvType::F32));
+        compare_on(&start, n, "both sides", 1e-9, |draw| attention(draw, true, KvType::F32));
+        compare_on(&start, n, "halves", 1e-5, |draw| attention(draw, false, KvType::F16));
+    }
 }
 
 #[test]
@@ -192,8 +202,14 @@ fn operations_on_rows_are_the_references_in_either_place() {
 }
 
 /// Logits of a model with layers on the GPU.
-fn logits(model: &Model, tokens: &[u32], options: &EngineOptions, layers: GpuLayers) -> Vec<f32> {
-    let placement = Placement { layers, adapter: adapter() };
+fn logits(
+    model: &Model,
+    tokens: &[u32],
+    options: &EngineOptions,
+    layers: GpuLayers,
+    plain: bool,
+) -> Vec<f32> {
+    let placement = Placement { layers, adapter: adapter(), plain };
     let start =
         |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
     let mut engine = Engine::on(model, options, &start).unwrap();
@@ -239,10 +255,15 @@ fn families_are_the_references_wherever_their_layers_are() {
         let model = model(gguf);
         let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
         let n_layers = model.spec().layers.len();
-        let layers = [GpuLayers::Count(1), GpuLayers::Count(n_layers.div_ceil(2)), GpuLayers::All];
-        for (layers, batch) in layers.into_iter().zip([7, 48, 1]) {
+        for (layers, batch, plain) in [
+            (GpuLayers::Count(1), 7, false),
+            (GpuLayers::Count(n_layers.div_ceil(2)), 48, false),
+            (GpuLayers::Count(n_layers.div_ceil(2)), 7, true),
+            (GpuLayers::All, 1, false),
+            (GpuLayers::All, 48, true),
+        ] {
             let options = crate::changed(options(2, batch), |o| o.n_ctx = Some(n_ctx));
-            let ours = logits(&model, &tokens, &options, layers);
+            let ours = logits(&model, &tokens, &options, layers, plain);
             let error = nmse_max(&ours, &truth, n_vocab);
             assert!(error <= 1e-6, "{name}, {layers:?}, batches of {batch}: NMSE {error:.2e}");
         }
@@ -265,8 +286,8 @@ fn real_models_answer_as_on_the_cpu() {
             o.kv_type = KvType::F16;
         });
         let tokens: Vec<u32> = (0..16).map(|i| 500 + 37 * i).collect();
-        let on_cpu = logits(&model, &tokens, &options, GpuLayers::None);
-        let ours = logits(&model, &tokens, &options, layers);
+        let on_cpu = logits(&model, &tokens, &options, GpuLayers::None, false);
+        let ours = logits(&model, &tokens, &options, layers, false);
         let n_vocab = on_cpu.len() / tokens.len();
         let error = nmse_max(&ours, &on_cpu, n_vocab);
         assert!(error <= 1e-2, "{alias}: NMSE {error:.2e}");
@@ -318,11 +339,71 @@ fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
     }
 }
 
+/// Steps of a model whose layers are in both places: what goes to and fro.
+#[test]
+fn a_range_is_one_submission_and_only_what_is_wanted_comes_back() {
+    if adapter().is_none() {
+        return;
+    }
+    // Of the last, whose streams have no shaders, ranges alternate.
+    for name in ["llama-dense", "qwen3moe-moe", "gemma3n-dense"] {
+        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let n_layers = model.spec().layers.len();
+        for layers in [GpuLayers::Count(1), GpuLayers::Count(n_layers), GpuLayers::All] {
+            let placement = Placement { layers, adapter: adapter(), plain: false };
+            let start = |program, options: &BackendOptions| {
+                start_placed(program, options, &placement, &silent)
+            };
+            let mut engine = Engine::on(&model, &options(1, 16), &start).unwrap();
+            let program = engine.decoder().program();
+            let plan = Plan::new(program, layers, &|op| unsupported(program, op, KvType::F32));
+            let parts = plan.parts(0..program.ops.len());
+            let is_there = |part: &&Range<usize>| plan.side(part.start) == Side::Gpu;
+            let n_ranges = parts.iter().filter(is_there).count() as u64;
+            let streams = parts.iter().skip(1).filter(|part| !is_there(part));
+            let handed_over = streams.flat_map(|part| plan.crossing(part.start));
+            let stream = handed_over.map(|buf| program.widths[buf.0]).sum::<usize>();
+            let n_out = program.n_out;
+            match (name, layers) {
+                ("gemma3n-dense", _) => assert!(n_ranges > 1, "{name}"),
+                _ => assert_eq!((n_ranges, stream), (1, 0), "{name}, {layers:?}"),
+            }
+            let mut before = engine.decoder().transfers();
+            assert_eq!(before, Transfers::default());
+            for (n, outputs) in [(9, Outputs::None), (5, Outputs::All), (1, Outputs::Last)] {
+                engine.lead(|decoder| {
+                    let sequence = decoder.kv_mut().create();
+                    let tokens = &tokens[..n];
+                    decoder.step(&[SequenceChunk { sequence, tokens, outputs }]).unwrap();
+                });
+                let n_results = outputs.count(n);
+                let now = engine.decoder().transfers();
+                let what = format!("{name}, {layers:?}, {n} tokens");
+                let submissions = now.submissions - before.submissions;
+                // Without results there is nothing to do in a range of the head.
+                match n_results {
+                    0 if n_ranges > 1 => assert!(submissions <= n_ranges, "{what}"),
+                    _ => assert_eq!(submissions, n_ranges, "{what}"),
+                }
+                let back = 4 * (n * stream + n_results * n_out) as u64;
+                assert_eq!(now.bytes_back - before.bytes_back, back, "{what}");
+                assert!(now.bytes_there > before.bytes_there, "{what}");
+                before = now;
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_there_is_named() {
     let Fixture { gguf, .. } = fixture_model::load("llama-dense");
     let model = model(gguf);
-    let placement = Placement { layers: GpuLayers::All, adapter: Some("no such thing".into()) };
+    let placement = Placement {
+        layers: GpuLayers::All,
+        adapter: Some("no such thing".into()),
+        ..Placement::default()
+    };
     let start =
         |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
     let error = Engine::on(&model, &options(1, 1), &start).err().unwrap().to_string();
@@ -335,15 +416,5 @@ fn what_is_not_there_is_named() {
         |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
     assert!(Engine::on(&model, &options(1, 1), &start).is_ok());
     let said = said.into_inner().unwrap();
-    assert!(said.iter().any(|line| line.contains("going on with 0 layers")), "{said:?}");
-}
-
-#[test]
-fn loops_that_are_marked_are_unrolled() {
-    for ty in TYPES {
-        for shader in [Shader::MatVec(ty, 4), Shader::MatMul(ty), Shader::Experts(ty)] {
-            let source = shader.source();
-            assert!(!source.contains("unrolled"), "{}", shader.label());
-        }
-    }
+    assert!(said.iter().any(|line| line.contains("all layers stay on the CPU")), "{said:?}");
 }

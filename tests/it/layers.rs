@@ -53,6 +53,7 @@ const UNSAFE_FILES: &[&str] = &[
     "kernels/src/block/mod.rs",
     "src/gguf-rs-lite/src/mapped.rs",
     "src/backend/cpu/pool/",
+    "src/backend/gpu/adapter_memory.rs",
     "src/main.rs",
     "src/teff-c/src/",
 ];

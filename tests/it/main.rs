@@ -47,6 +47,10 @@ mod goldens;
 mod gptq;
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 mod gpu;
+#[cfg(all(any(feature = "gpu", target_vendor = "apple"), feature = "cli"))]
+mod gpu_cli;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+mod gpu_shaders;
 #[cfg(feature = "grammar")]
 mod grammar;
 mod hooked;

@@ -20,6 +20,7 @@ const NAMES: &[(&str, &str)] = &[
     ("gpu", "an adapter named by TEFF_GPU, or Mesa's software Vulkan (scripts/check_gpu.sh)"),
     ("models", "the models of `teff pull smollm2:135m` and `teff pull gemma3:270m`"),
     ("qemu", "QEMU's user-mode emulators (scripts/check_old_cpu.sh, scripts/check_arm.sh)"),
+    ("spirv", "spirv-val of SPIRV-Tools (Debian: spirv-tools)"),
 ];
 
 /// `found`, or `None` with a line on stderr that says `why` the rest of the test is left out.

@@ -96,6 +96,7 @@ fn decoder(model: &Model, sizes: Sizes) -> (Decoder, Arc<Faults>) {
         kernels,
         max_tokens: sizes.max_batch,
         max_outputs: sizes.max_outputs,
+        n_ctx: N_CTX,
         kv_type: KvType::F32,
         repack: true,
     };

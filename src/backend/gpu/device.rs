@@ -1,5 +1,7 @@
 //! The adapter that is chosen, and what goes wrong on it.
 
+use super::adapter_memory::memory_bytes;
+use super::shader::Form;
 use crate::backend::step::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -7,6 +9,10 @@ use std::task::{Context, Poll, Waker};
 /// APIs that the shaders are translated to.
 const BACKENDS: wgpu::Backends =
     wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// Sizes of subgroups that a shader for [`Form::Lanes`] can have: eight lanes fetch a token's columns, and a page
+/// is a whole number of times as many keys.
+const LANES: [u32; 3] = [8, 16, 32];
 
 /// Result of what a device does.
 pub(super) type DeviceResult<T> = Result<T, DeviceError>;
@@ -20,12 +26,22 @@ pub struct AdapterInfo {
     pub api: String,
     /// Whether it is a program on the CPU: such an adapter is only used when it is named.
     pub is_software: bool,
+    /// Bytes that it has for buffers, as far as its driver tells.
+    pub memory_bytes: Option<u64>,
 }
 
 /// The adapters of this machine.
 pub fn adapters() -> Vec<AdapterInfo> {
     let all = all_adapters();
-    all.iter().map(|adapter| describe(&adapter.get_info())).collect()
+    all.iter().map(describe).collect()
+}
+
+/// The adapter whose name has `name` in it, or the best that is no program on the CPU.
+///
+/// # Errors
+/// There is none.
+pub(in crate::backend) fn adapter_info(name: Option<&str>) -> DeviceResult<AdapterInfo> {
+    Ok(describe(&choose(all_adapters(), name)?))
 }
 
 fn all_adapters() -> Vec<wgpu::Adapter> {
@@ -34,11 +50,13 @@ fn all_adapters() -> Vec<wgpu::Adapter> {
     wait(wgpu::Instance::new(descriptor).enumerate_adapters(BACKENDS))
 }
 
-fn describe(info: &wgpu::AdapterInfo) -> AdapterInfo {
+fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
+    let info = adapter.get_info();
     AdapterInfo {
         name: info.name.clone(),
         api: info.backend.to_string(),
         is_software: info.device_type == wgpu::DeviceType::Cpu,
+        memory_bytes: memory_bytes(adapter),
     }
 }
 
@@ -59,6 +77,8 @@ pub(super) struct Device {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    /// Of shaders.
+    pub form: Form,
     /// Name of the adapter.
     name: Arc<str>,
     /// The first thing that went wrong without being asked for.
@@ -66,18 +86,28 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU.
+    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU; with
+    /// shaders that any adapter can have, if it is to be `plain`.
     ///
     /// # Errors
     /// There is none, or it gives no device.
-    pub fn open(name: Option<&str>) -> DeviceResult<Device> {
+    pub fn open(name: Option<&str>, plain: bool) -> DeviceResult<Device> {
         let adapter = choose(all_adapters(), name)?;
-        let name: Arc<str> = adapter.get_info().name.into();
+        let info = adapter.get_info();
+        let form = match plain {
+            true => Form::Plain,
+            false => form_of(&info, adapter.features()),
+        };
+        let name: Arc<str> = info.name.into();
         let error = |fault: String| DeviceError::new(&name, fault);
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("teff"),
             required_limits: limits.clone(),
+            required_features: match form {
+                Form::Plain => wgpu::Features::empty(),
+                Form::Lanes(_) => wgpu::Features::SUBGROUP,
+            },
             ..wgpu::DeviceDescriptor::default()
         };
         let opened = wait(adapter.request_device(&descriptor));
@@ -92,7 +122,7 @@ impl Device {
                 note(&of_loss, format!("the device is lost: {message}"));
             }
         });
-        Ok(Device { device, queue, limits, name, fault })
+        Ok(Device { device, queue, limits, form, name, fault })
     }
 
     /// Name of the adapter.
@@ -193,6 +223,17 @@ impl Device {
         }
         staging.unmap();
         Ok(())
+    }
+}
+
+/// The form of shaders for an adapter.
+fn form_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Form {
+    let lanes = info.subgroup_min_size;
+    let is_fixed = lanes == info.subgroup_max_size && LANES.contains(&lanes);
+    let is_software = info.device_type == wgpu::DeviceType::Cpu;
+    match is_software && is_fixed && features.contains(wgpu::Features::SUBGROUP) {
+        true => Form::Lanes(lanes),
+        false => Form::Plain,
     }
 }
 

@@ -7,7 +7,8 @@ mod experts;
 mod heads;
 mod linear;
 
-use super::shader::{FEW, Shader};
+use super::shader::{FEW_MAX, Form, Shader};
+use super::submission::Work;
 use crate::backend::pages::LayerGroup;
 use crate::backend::program::{
     BoundWeight, Buf, CopyPieces, HeadNorm, Norm, NormKind, Op, Program, Tokens, WeightId,
@@ -24,8 +25,6 @@ const THREADS: usize = 64;
 const GRID_MAX: u32 = 65_535;
 /// Columns of a weight that are unpacked together.
 const CHUNK: usize = 32;
-/// Tokens from which on products are computed in tiles.
-const MANY: u32 = 9;
 /// First word of the step's header that says where a group's part lies.
 pub(super) const GROUPS_FROM: usize = 8;
 
@@ -88,18 +87,16 @@ pub(super) enum Kernel {
 
 impl Kernel {
     /// The shader for a step of `n` tokens.
-    pub fn shader(self, n: u32) -> Shader {
+    pub fn shader(self, n: u32, form: Form) -> Shader {
         match self {
             Kernel::One(shader) => shader,
-            Kernel::Product(ty) if n == 1 => Shader::MatVec(ty, 1),
-            Kernel::Product(ty) if n < MANY => Shader::MatVec(ty, FEW),
-            Kernel::Product(ty) => Shader::MatMul(ty),
+            Kernel::Product(ty) => Shader::product(ty, n, form),
         }
     }
 
     /// All of its shaders.
-    pub fn shaders(self) -> impl Iterator<Item = Shader> {
-        [1, 2, MANY].into_iter().map(move |n| self.shader(n))
+    pub fn shaders(self, form: Form) -> impl Iterator<Item = Shader> {
+        [1, FEW_MAX, FEW_MAX + 1].into_iter().map(move |n| self.shader(n, form))
     }
 }
 
@@ -117,17 +114,13 @@ pub(super) enum Grid {
 }
 
 impl Grid {
-    /// Workgroups in each dimension.
-    pub fn size(self, n: u32) -> [u32; 3] {
+    /// Workgroups in each dimension, for a shader.
+    pub fn size(self, n: u32, shader: Shader, form: Form) -> [u32; 3] {
         let split = |groups: u32| [groups.min(GRID_MAX), groups.div_ceil(GRID_MAX)];
         match self {
             Grid::Rows { x, per_token } => [x, n * per_token, 1],
             Grid::Product { rows } => {
-                let (rows_each, tokens_each) = match n {
-                    1 => (8, 1),
-                    n if n < MANY => (8, FEW),
-                    _ => (64, 32),
-                };
+                let [rows_each, tokens_each] = shader.tile(form);
                 let [x, y] = split(rows.div_ceil(rows_each));
                 [x, y, n.div_ceil(tokens_each)]
             }
@@ -153,6 +146,7 @@ pub(super) struct Dispatch {
     pub grid: Grid,
     /// Tokens that are computed.
     pub rows: Tokens,
+    pub work: Work,
 }
 
 /// Dispatches of operations, and what they need.
@@ -176,6 +170,8 @@ pub(super) struct Shape {
     pub wide: bool,
     /// Longest head, a multiple of 128.
     pub head_max: usize,
+    /// Of shaders.
+    pub form: Form,
 }
 
 /// Rows of a stack of matrices in windows that fit a binding.
@@ -295,7 +291,15 @@ impl<'a> Builder<'a> {
         rows: Tokens,
     ) {
         let op = self.op;
-        self.made.list.push(Dispatch { op, kernel, params, buffers, grid, rows });
+        let work = Work::Little;
+        self.made.list.push(Dispatch { op, kernel, params, buffers, grid, rows, work });
+    }
+
+    /// Says how much the last dispatch computes.
+    fn set_work(&mut self, work: Work) {
+        if let Some(last) = self.made.list.last_mut() {
+            last.work = work;
+        }
     }
 
     /// A thread for each of `len` elements of each row.

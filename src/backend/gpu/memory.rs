@@ -4,6 +4,7 @@ use super::device::{Device, DeviceResult};
 use super::dispatch::{Bound, Dispatch, Dispatches, Scratch, windows};
 use super::input::{bytes_of_floats, bytes_of_words};
 use super::pages::{LayerPages, STORAGE};
+use crate::backend::offload::part_of;
 use crate::backend::pages::KvType;
 use crate::backend::program::{BoundWeight, Op, Output, Program};
 
@@ -30,8 +31,6 @@ pub(super) struct Memory {
     pub step: wgpu::Buffer,
     pub results: wgpu::Buffer,
     pub staging: wgpu::Buffer,
-    /// Bytes of weights.
-    pub weight_bytes: usize,
 }
 
 impl Memory {
@@ -44,7 +43,8 @@ impl Memory {
         [max_tokens, max_outputs]: [usize; 2],
         is_here: &dyn Fn(usize) -> bool,
     ) -> DeviceResult<Memory> {
-        let ops = || (0..program.ops.len()).filter(|&i| is_here(i)).map(|i| &program.ops[i]);
+        let indices = || (0..program.ops.len()).filter(|&i| is_here(i));
+        let ops = || indices().map(|i| &program.ops[i]);
         let mut activations: Vec<Option<wgpu::Buffer>> =
             program.widths.iter().map(|_| None).collect();
         let mut width_max = 1;
@@ -89,10 +89,9 @@ impl Memory {
             step: device.buffer("the input of a step", 64 * max_tokens, STORAGE)?,
             results: device.buffer("rows of results", 4 * n_results, STORAGE)?,
             staging: device.buffer("results on their way", staging_bytes, STAGING)?,
-            weight_bytes: 0,
         };
-        for (_, weight) in ops().flat_map(Op::weights) {
-            memory.upload(device, weight)?;
+        for (op, weight) in indices().flat_map(|op| weights_of(program, op)) {
+            memory.upload(device, weight).map_err(|error| error.at(part_of(program, op)))?;
         }
         device.check()?;
         Ok(memory)
@@ -124,7 +123,6 @@ impl Memory {
                 polled.map_err(|error| device.error(format!("{}: {error}", weight.name)))?;
             }
             self.weights[weight.id().0].push(buffer);
-            self.weight_bytes += bytes.len();
         }
         Ok(())
     }
@@ -169,6 +167,11 @@ impl Memory {
             entries: &entries,
         })
     }
+}
+
+/// Weights of an operation, with its number.
+fn weights_of(program: &Program, op: usize) -> impl Iterator<Item = (usize, &BoundWeight)> {
+    program.ops[op].weights().map(move |(_, weight)| (op, weight))
 }
 
 /// The layer whose keys and values an operation writes or reads.

@@ -7,39 +7,43 @@
 //!
 //! Limits: heads of at most 1024 elements, caches of f16 and f32, and what [`unsupported`] says.
 
+mod adapter_memory;
 mod device;
 mod dispatch;
 mod input;
 mod memory;
 mod pages;
 mod shader;
+mod submission;
 mod support;
 
+pub(super) use device::adapter_info;
 pub use device::{AdapterInfo, adapters};
-pub use shader::Shader;
+pub use shader::{Form, Shader};
 pub use support::unsupported;
 
+use super::offload::part_of;
 use super::pages::{CacheOp, KvType, LayerGroup, PageId};
 use super::program::{Buf, Program, Tokens};
 use super::step::DeviceError;
-use super::{Results, StepInput};
+use super::{Results, StepInput, Transfers};
 use device::{Device, DeviceResult};
-use dispatch::{Builder, Dispatches, Shape};
+use dispatch::{Builder, Dispatch, Dispatches, Shape};
 use memory::Memory;
-use shader::{HEAD_MAX, Pipelines};
+use shader::{HEAD_MAX, HEAD_STEP, Pipelines};
 use std::ops::Range;
 use std::sync::Arc;
+use submission::WORK_MAX;
 use teff_kernels::MAX_BLOCK;
 use teff_kernels::float::block_max;
-
-/// Elements of heads come in steps of so many: two for each thread.
-const HEAD_STEP: usize = 128;
 
 /// Sizes that are fixed when a device is made ready.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GpuOptions<'a> {
     /// Part of the adapter's name; `None`: the best adapter that is no program on the CPU.
     pub adapter: Option<&'a str>,
+    /// Whether shaders are those for any adapter.
+    pub plain: bool,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
@@ -64,7 +68,7 @@ pub(super) struct Gpu {
     results: Vec<f32>,
     maxima: Vec<f32>,
     max_outputs: usize,
-    n_submissions: usize,
+    transfers: Transfers,
 }
 
 impl Gpu {
@@ -78,7 +82,7 @@ impl Gpu {
         options: &GpuOptions<'_>,
         is_here: &dyn Fn(usize) -> bool,
     ) -> DeviceResult<Gpu> {
-        let device = Device::open(options.adapter)?;
+        let device = Device::open(options.adapter, options.plain)?;
         let &GpuOptions { max_tokens, max_outputs, kv_type, .. } = options;
         let groups = LayerGroup::of_layers(&program.kv);
         let head = program.kv.iter().map(|shape| shape.k_dim.max(shape.v_dim)).max().unwrap_or(1);
@@ -89,11 +93,15 @@ impl Gpu {
             max_tokens,
             wide: kv_type == KvType::F32,
             head_max: head.next_multiple_of(HEAD_STEP).min(HEAD_MAX),
+            form: device.form,
         };
         let made = Builder::new(&program, &groups, shape).build(is_here);
         let mut pipelines = Pipelines::default();
-        for shader in made.list.iter().flat_map(|dispatch| dispatch.kernel.shaders()) {
-            pipelines.add(&device, shader)?;
+        for dispatch in &made.list {
+            for shader in dispatch.kernel.shaders(device.form) {
+                let added = pipelines.add(&device, shader);
+                added.map_err(|error| error.at(part_of(&program, dispatch.op)))?;
+            }
         }
         let sizes = [max_tokens, max_outputs];
         let memory = Memory::new(&device, &program, &made, kv_type, sizes, is_here)?;
@@ -110,7 +118,7 @@ impl Gpu {
             maxima: vec![0.0; max_outputs * n_out.div_ceil(MAX_BLOCK)],
             max_outputs,
             program,
-            n_submissions: 0,
+            transfers: Transfers::default(),
         })
     }
 
@@ -119,14 +127,9 @@ impl Gpu {
         self.device.name()
     }
 
-    /// Bytes of weights here.
-    pub fn weight_bytes(&self) -> usize {
-        self.memory.weight_bytes
-    }
-
-    /// Submissions of operations so far.
-    pub fn n_submissions(&self) -> usize {
-        self.n_submissions
+    /// What the steps so far sent here, and got back.
+    pub fn transfers(&self) -> Transfers {
+        self.transfers
     }
 
     /// Changes pages, in this order, and makes what the step is to fill.
@@ -180,43 +183,41 @@ impl Gpu {
         Ok(())
     }
 
-    /// Computes a range of the program, whose operations are all here, as one submission. Behind the
-    /// program's last operation results are there.
+    /// Computes a range of the program, whose operations are all here, as one submission, or as several if
+    /// that would take long. Behind the program's last operation results are there.
     ///
     /// # Errors
     /// The device is lost, or refuses something.
     pub fn run(&mut self, ops: Range<usize>, input: &StepInput<'_>) -> DeviceResult<()> {
         self.write_input(input)?;
         self.bind_all(&ops);
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
         let n = [input.tokens.len() as u32, input.outputs.len() as u32];
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (i, dispatch) in self.made.list.iter().enumerate() {
-                let n = n[usize::from(dispatch.rows == Tokens::Outputs)];
-                if !ops.contains(&dispatch.op) || n == 0 {
-                    continue;
-                }
-                let [x, y, z] = dispatch.grid.size(n);
-                pass.set_pipeline(self.pipelines.get(dispatch.kernel.shader(n)));
-                pass.set_bind_group(0, &self.bindings[i], &[]);
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
+        let rows = |dispatch: &Dispatch| n[usize::from(dispatch.rows == Tokens::Outputs)];
+        let listed = self.made.list.iter().enumerate();
+        let parts = listed.filter(|(_, part)| ops.contains(&part.op) && rows(part) > 0);
+        let parts: Vec<(usize, &Dispatch)> = parts.collect();
+        let n_keys = input.positions.iter().map(|&position| u64::from(position) + 1).sum();
+        let work = parts.iter().map(|(_, part)| part.work.of(u64::from(rows(part)), n_keys));
+        let cuts = submission::cuts(&work.collect::<Vec<_>>(), WORK_MAX);
         let is_last = ops.end == self.program.ops.len();
         let bytes = 4 * self.program.n_out * input.outputs.len();
         let reads = is_last && bytes > 0;
-        if reads {
-            let Memory { results, staging, .. } = &self.memory;
-            encoder.copy_buffer_to_buffer(results, 0, staging, 0, bytes as u64);
+        for cut in &cuts {
+            let mut encoder = self.device.device.create_command_encoder(&Default::default());
+            self.encode(&mut encoder, &parts[cut.clone()], rows);
+            if reads && cut.end == parts.len() {
+                let Memory { results, staging, .. } = &self.memory;
+                encoder.copy_buffer_to_buffer(results, 0, staging, 0, bytes as u64);
+            }
+            self.device.queue.submit([encoder.finish()]);
         }
-        self.device.queue.submit([encoder.finish()]);
-        self.n_submissions += 1;
+        self.transfers.submissions += cuts.len() as u64;
         if reads {
             let results = &mut self.results;
             results.clear();
             let read = |bytes: &[u8]| input::read_floats(bytes, results);
             self.device.read(&self.memory.staging, bytes, read)?;
+            self.transfers.bytes_back += bytes as u64;
             self.results.resize(self.max_outputs * self.program.n_out, 0.0);
         }
         if reads && input.maxima {
@@ -226,6 +227,25 @@ impl Gpu {
             rows.zip(maxima).for_each(|(row, maxima)| block_max(row, maxima));
         }
         self.device.check()
+    }
+
+    /// A pass of dispatches with their numbers, for so many rows each.
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        parts: &[(usize, &Dispatch)],
+        rows: impl Fn(&Dispatch) -> u32,
+    ) {
+        let form = self.device.form;
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for &(i, dispatch) in parts {
+            let n = rows(dispatch);
+            let shader = dispatch.kernel.shader(n, form);
+            let [x, y, z] = dispatch.grid.size(n, shader, form);
+            pass.set_pipeline(self.pipelines.get(shader));
+            pass.set_bind_group(0, &self.bindings[i], &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
     }
 
     /// Brings the input of a step to the device.
@@ -239,13 +259,15 @@ impl Gpu {
         }
         let queue = &self.device.queue;
         queue.write_buffer(&self.memory.step, 0, &bytes);
+        self.transfers.bytes_there += bytes.len() as u64;
         if self.angles_of != input.positions {
             let mut first = 0;
             let n = self.max_tokens();
             for rope in &self.program.ropes {
-                let angles = input::angles(rope, input.positions);
+                let angles = input::bytes_of_floats(&input::angles(rope, input.positions));
                 let at = 4 * (first * n) as u64;
-                queue.write_buffer(&self.memory.angles, at, &input::bytes_of_floats(&angles));
+                queue.write_buffer(&self.memory.angles, at, &angles);
+                self.transfers.bytes_there += angles.len() as u64;
                 first += 2 * rope.inv_freq.len();
             }
             self.angles_of = input.positions.to_vec();
@@ -263,7 +285,7 @@ impl Gpu {
         let dispatches = self.made.list.iter().zip(&mut self.bindings).enumerate();
         for (i, (dispatch, binding)) in dispatches {
             if ops.contains(&dispatch.op) && binding.is_none() {
-                let shader = dispatch.kernel.shader(1);
+                let shader = dispatch.kernel.shader(1, self.device.form);
                 let layout = self.pipelines.layout(shader);
                 *binding = Some(self.memory.bind(&self.device.device, layout, dispatch, i));
             }
@@ -277,6 +299,7 @@ impl Gpu {
     pub fn read_rows(&mut self, buf: Buf, n: usize, rows: &mut Vec<f32>) -> DeviceResult<()> {
         let bytes = 4 * n * self.program.widths[buf.0];
         let buffer = self.memory.activations[buf.0].as_ref().expect("what crosses is used here");
+        self.transfers.bytes_back += bytes as u64;
         self.read_back(buffer, 0, bytes, |bytes| input::read_floats(bytes, rows))
     }
 
@@ -284,6 +307,7 @@ impl Gpu {
     pub fn write_rows(&mut self, buf: Buf, rows: &[f32]) {
         let buffer = self.memory.activations[buf.0].as_ref().expect("what crosses is used here");
         self.device.queue.write_buffer(buffer, 0, &input::bytes_of_floats(rows));
+        self.transfers.bytes_there += 4 * rows.len() as u64;
     }
 
     fn read_back(

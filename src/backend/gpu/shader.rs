@@ -6,13 +6,36 @@ use std::collections::HashMap;
 
 const COMMON: &str = include_str!("shaders/common.wgsl");
 const SUM_OF_ALL: &str = include_str!("shaders/sum_of_all.wgsl");
+const ATTENTION_PARAMS: &str = include_str!("shaders/attention_params.wgsl");
 const BYTES: &str = include_str!("shaders/types/bytes.wgsl");
 
 /// Longest head of keys or values: a workgroup has one in its memory.
 pub(super) const HEAD_MAX: usize = 1024;
 
+/// Elements of heads come in steps of so many: two for each thread.
+pub(super) const HEAD_STEP: usize = 128;
+
 /// Tokens that the product for a few tokens computes at a time, beside one.
 pub(super) const FEW: u32 = 4;
+/// Tokens of a step that are few, at most.
+pub(super) const FEW_MAX: u32 = 8;
+
+/// Tokens of a [`Shader::MatRows`] beside one and [`FEW`].
+pub(super) const ROWS_TOKENS: u32 = 16;
+/// Rows that a lane of it has.
+pub(super) const ROWS_OF_LANE: u32 = 4;
+/// Heads that a [`Shader::HeadGroups`] has at a time.
+pub(super) const SHARED_HEADS: usize = 4;
+
+/// What shaders may rely on, and what is dear to the adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Workgroups and nothing else.
+    Plain,
+    /// A program on the CPU with subgroups of so many lanes: to it each number that is read costs more
+    /// than all that is computed with it, and what lanes tell each other costs nothing.
+    Lanes(u32),
+}
 
 /// A shader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +51,8 @@ pub enum Shader {
     MatVec(GgmlType, u32),
     /// Products with many tokens.
     MatMul(GgmlType),
+    /// Products with so many tokens at a time, rows apart, for [`Form::Lanes`].
+    MatRows(GgmlType, u32),
     /// Products of chosen experts.
     Experts(GgmlType),
     /// Gate and up projections made one.
@@ -45,6 +70,13 @@ pub enum Shader {
     },
     /// Attention over pages.
     Attention {
+        /// As above.
+        wide: bool,
+        /// As above.
+        head_max: usize,
+    },
+    /// The same, of heads that share keys and values, for [`Form::Lanes`].
+    HeadGroups {
         /// As above.
         wide: bool,
         /// As above.
@@ -82,12 +114,65 @@ pub(super) fn unpacking(ty: GgmlType) -> Option<&'static [&'static str]> {
 }
 
 impl Shader {
+    /// Every shader that a program can need in a form.
+    pub fn all(form: Form) -> impl Iterator<Item = Shader> {
+        let of_type = move |ty| {
+            let products = [1, FEW, FEW_MAX + 1].map(|n| Shader::product(ty, n, form));
+            products.into_iter().chain([Shader::Embed(ty), Shader::Experts(ty)])
+        };
+        let types = GgmlType::all().filter(|&ty| unpacking(ty).is_some());
+        let of_heads = move |(wide, head_max)| {
+            let attention = match form {
+                Form::Plain => Shader::Attention { wide, head_max },
+                Form::Lanes(_) => Shader::HeadGroups { wide, head_max },
+            };
+            [Shader::Rope { wide, head_max }, attention]
+        };
+        let heads = [false, true].into_iter().flat_map(|wide| {
+            (HEAD_STEP..=HEAD_MAX).step_by(HEAD_STEP).map(move |head_max| (wide, head_max))
+        });
+        let others = [
+            Shader::Rows { in_place: false },
+            Shader::Rows { in_place: true },
+            Shader::Glu,
+            Shader::Add,
+            Shader::Scale,
+            Shader::Route,
+            Shader::Combine,
+        ];
+        types.flat_map(of_type).chain(heads.flat_map(of_heads)).chain(others)
+    }
+
+    /// The product for a step of `n` tokens.
+    pub(super) fn product(ty: GgmlType, n: u32, form: Form) -> Shader {
+        match (form, n) {
+            (Form::Plain, 1) => Shader::MatVec(ty, 1),
+            (Form::Plain, 2..=FEW_MAX) => Shader::MatVec(ty, FEW),
+            (Form::Plain, _) => Shader::MatMul(ty),
+            (Form::Lanes(_), 1) => Shader::MatRows(ty, 1),
+            (Form::Lanes(_), 2..=FEW_MAX) => Shader::MatRows(ty, FEW),
+            (Form::Lanes(_), _) => Shader::MatRows(ty, ROWS_TOKENS),
+        }
+    }
+
+    /// Rows of the weight, and tokens, that a workgroup of a product has.
+    pub(super) fn tile(self, form: Form) -> [u32; 2] {
+        match (self, form) {
+            (Shader::MatVec(_, tokens), _) => [8, tokens],
+            (Shader::MatMul(_), _) => [64, 32],
+            (Shader::MatRows(_, tokens), Form::Lanes(lanes)) => [ROWS_OF_LANE * lanes, tokens],
+            _ => unreachable!("only products have tiles"),
+        }
+    }
+
     /// Name for messages.
     #[must_use]
     pub fn label(self) -> String {
         match self {
             Shader::Embed(ty) => format!("embedding of {ty}"),
-            Shader::MatVec(ty, n) => format!("product of {ty} for {n} tokens"),
+            Shader::MatVec(ty, n) | Shader::MatRows(ty, n) => {
+                format!("product of {ty} for {n} tokens")
+            }
             Shader::MatMul(ty) => format!("product of {ty} for many tokens"),
             Shader::Experts(ty) => format!("experts of {ty}"),
             other => format!("{other:?}"),
@@ -97,9 +182,9 @@ impl Shader {
     /// The shader in WGSL.
     ///
     /// # Panics
-    /// If the type of a weight has no unpacking.
+    /// If the type of a weight has no unpacking, or it is no shader of the form.
     #[must_use]
-    pub fn source(self) -> String {
+    pub fn source(self, form: Form) -> String {
         let unpack = |ty| unpacking(ty).expect("types were checked before");
         let mut source = String::from(COMMON);
         let mut add = |parts: &[&str]| parts.iter().for_each(|part| source.push_str(part));
@@ -122,6 +207,11 @@ impl Shader {
                 add(&[include_str!("shaders/product_params.wgsl")]);
                 add(&[include_str!("shaders/matmul.wgsl")]);
             }
+            Shader::MatRows(ty, n) => {
+                add(unpack(ty));
+                add(&[include_str!("shaders/product_params.wgsl"), &lanes(form)]);
+                add(&[&include_str!("shaders/matrows.wgsl").replace("TOKENS", &format!("{n}u"))]);
+            }
             Shader::Experts(ty) => {
                 add(unpack(ty));
                 add(&[include_str!("shaders/experts.wgsl")]);
@@ -138,13 +228,16 @@ impl Shader {
                 add(&[SUM_OF_ALL, include_str!("shaders/rope.wgsl")]);
             }
             Shader::Attention { wide, head_max } => {
-                let loads = match wide {
-                    true => include_str!("shaders/kv_f32.wgsl"),
-                    false => include_str!("shaders/kv_f16.wgsl"),
-                };
-                add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), loads]);
+                add(&[ATTENTION_PARAMS, loads_of_pairs(wide)]);
+                add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n")]);
                 let places = format!("{}u", head_max / 128);
                 add(&[&include_str!("shaders/attention.wgsl").replace("PLACES", &places)]);
+            }
+            Shader::HeadGroups { wide, head_max } => {
+                add(&[ATTENTION_PARAMS, loads_of_pairs(wide), &lanes(form)]);
+                let places = head_max.div_ceil(2 * n_lanes(form) as usize);
+                let places = format!("{places}u");
+                add(&[&include_str!("shaders/head_groups.wgsl").replace("PLACES", &places)]);
             }
             Shader::Route => add(&[include_str!("shaders/route.wgsl")]),
             Shader::Combine => add(&[include_str!("shaders/combine.wgsl")]),
@@ -159,14 +252,36 @@ impl Shader {
                 &[false, true]
             }
             Shader::Rows { in_place: true } | Shader::Scale => &[true],
-            Shader::MatVec(..) | Shader::MatMul(_) | Shader::Experts(_) => {
+            Shader::MatVec(..) | Shader::MatMul(_) | Shader::MatRows(..) | Shader::Experts(_) => {
                 &[false, false, false, true]
             }
             Shader::Rope { .. } => &[false, true, true],
-            Shader::Attention { .. } | Shader::Combine => &[false, false, true],
+            Shader::Attention { .. } | Shader::HeadGroups { .. } | Shader::Combine => {
+                &[false, false, true]
+            }
             Shader::Route => &[true, true],
         }
     }
+}
+
+/// How pairs of elements of pages are read.
+fn loads_of_pairs(wide: bool) -> &'static str {
+    match wide {
+        true => include_str!("shaders/kv_f32.wgsl"),
+        false => include_str!("shaders/kv_f16.wgsl"),
+    }
+}
+
+/// Lanes of a subgroup.
+fn n_lanes(form: Form) -> u32 {
+    match form {
+        Form::Lanes(lanes) => lanes,
+        Form::Plain => unreachable!("the shader is of another form"),
+    }
+}
+
+fn lanes(form: Form) -> String {
+    format!("const LANES: u32 = {}u;\n", n_lanes(form))
 }
 
 /// The lines of a source for all, and those behind `//? name`.
@@ -260,7 +375,7 @@ impl Pipelines {
             let layout = layout.or_insert_with(|| layout_of(&device.device, is_written));
             let module = device.device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&label),
-                source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+                source: wgpu::ShaderSource::Wgsl(shader.source(device.form).into()),
             });
             let layout = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: None,

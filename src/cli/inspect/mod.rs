@@ -4,6 +4,8 @@
 mod json;
 
 use super::error::{CliError, hint};
+use super::gpu_args::GpuPlanArgs;
+use super::offload;
 use super::options::{ContextArgs, ModelArgs};
 use crate::backend::pages::KvType;
 use crate::engine::report::{MemoryUse, Problem, Report, ReportOptions, TypeKernel};
@@ -35,6 +37,8 @@ pub struct InspectArgs {
     /// Type of cached keys and values that memory is computed for: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
     kv_type: KvType,
+    #[command(flatten)]
+    gpu: GpuPlanArgs,
 }
 
 /// Prints a report. A file that cannot run is reported as such; that is not an error.
@@ -45,11 +49,25 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> 
     let (file, path) = args.model.file()?;
     let kernels = KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?;
     let n_ctx = args.context.ctx.map(|n| n as usize);
-    let report = Report::new(file, &ReportOptions { n_ctx, kv_type: args.kv_type, kernels });
-    match args.json {
-        true => Ok(writeln!(out, "{}", json::object(&report, &path, args.tensors))?),
-        false => write(&report, &path, args.tensors, out),
+    let options = ReportOptions { n_ctx, kv_type: args.kv_type, kernels };
+    let report = Report::new(file, &options);
+    let offload = args.gpu.placement().and_then(|placement| report.offload(&options, &placement));
+    if args.json {
+        let mut object = json::object(&report, &path, args.tensors);
+        match &offload {
+            None => {}
+            Some(Ok(offload)) => object["gpu"] = offload::object(offload),
+            Some(Err(error)) => object["gpu"] = serde_json::json!({"error": error.to_string()}),
+        }
+        return Ok(writeln!(out, "{object}")?);
     }
+    write(&report, &path, args.tensors, out)?;
+    if let Some(offload) = offload {
+        writeln!(out, "\nLayers on a GPU")?;
+        let lines = offload.map_or_else(|e| vec![e.to_string()], |o| offload::lines(&o));
+        lines.iter().try_for_each(|line| writeln!(out, "  {}", one_line(line)))?;
+    }
+    Ok(())
 }
 
 fn write(report: &Report, path: &Path, tensors: bool, out: &mut dyn Write) -> Result<(), CliError> {

@@ -5,6 +5,7 @@ use super::{
     Bound, Builder, CHUNK, GRID_MAX, Grid, Kernel, Scratch, Segments, THREADS, outputs, windows,
 };
 use crate::backend::gpu::shader::Shader;
+use crate::backend::gpu::submission::Work;
 use crate::backend::program::{ExpertPart, Gating, Moe, Router};
 
 /// Products of experts on their way.
@@ -134,6 +135,7 @@ impl Builder<'_> {
             let grid = Grid::Experts { rows: weight.rows as u32, n_used: op.n_used as u32 };
             let kernel = Kernel::One(Shader::Experts(weight.ty));
             self.push(kernel, params, buffers, grid, op.rows);
+            self.set_work(Work::PerToken((weight.rows * weight.cols * op.n_used) as u64));
         }
     }
 }

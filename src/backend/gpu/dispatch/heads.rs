@@ -1,10 +1,11 @@
 //! Norms and rotation of heads, their way to the cache, and attention.
 
 use super::{
-    Bound, Builder, GROUPS_FROM, Grid, Kernel, Segments, head_segment, norm_kind, outputs,
+    Bound, Builder, GROUPS_FROM, Grid, Kernel, Segments, Shape, head_segment, norm_kind, outputs,
 };
 use crate::backend::gpu::pages::page_pairs;
-use crate::backend::gpu::shader::Shader;
+use crate::backend::gpu::shader::{Form, SHARED_HEADS, Shader};
+use crate::backend::gpu::submission::Work;
 use crate::backend::program::{Attention, HeadNorm, RopeKv, Tokens};
 use teff_kernels::RopePairing;
 
@@ -115,9 +116,17 @@ impl Builder<'_> {
             op.scale.to_bits(),
             op.softcap.unwrap_or(0.0).to_bits(),
         ];
-        let shader = Shader::Attention { wide: self.shape.wide, head_max: self.shape.head_max };
+        let Shape { wide, head_max, form, .. } = self.shape;
+        let (shader, n_groups) = match form {
+            Form::Plain => (Shader::Attention { wide, head_max }, op.n_heads),
+            Form::Lanes(_) => {
+                let of_each = (op.n_heads / shape.n_kv_heads).div_ceil(SHARED_HEADS);
+                (Shader::HeadGroups { wide, head_max }, shape.n_kv_heads * of_each)
+            }
+        };
         let buffers = vec![Bound::Pages(op.layer), Bound::Buf(op.qkv), Bound::Buf(op.out)];
-        let grid = Grid::Rows { x: op.n_heads as u32, per_token: 1 };
+        let grid = Grid::Rows { x: n_groups as u32, per_token: 1 };
         self.push(Kernel::One(shader), params, buffers, grid, op.rows);
+        self.set_work(Work::PerKey((op.n_heads * (shape.k_dim + shape.v_dim)) as u64));
     }
 }

@@ -5,6 +5,7 @@ use super::{
     outputs, windows,
 };
 use crate::backend::gpu::shader::Shader;
+use crate::backend::gpu::submission::Work;
 use crate::backend::program::{Buf, Epilogue, GluClamp, Linear, Norm, Output, Part, Tokens};
 use teff_kernels::Activation;
 
@@ -155,6 +156,7 @@ impl Builder<'_> {
             let buffers = vec![Bound::Weight(weight.id(), i), input.buffer, addend, target.out];
             let grid = Grid::Product { rows: window.len() as u32 };
             self.push(Kernel::Product(weight.ty), params, buffers, grid, rows);
+            self.set_work(Work::PerToken((window.len() * weight.cols) as u64));
         }
     }
 

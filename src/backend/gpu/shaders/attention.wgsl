@@ -1,31 +1,6 @@
 // Attention of one head of a token over the pages of its sequence, 32 keys at a time; a workgroup for each head.
 // Softmax is taken on the way: what was summed before is scaled whenever a larger score comes.
 
-struct Params {
-    outputs: u32,
-    n_heads: u32,
-    // Query heads that share keys and values.
-    n_sharing: u32,
-    n_kv_heads: u32,
-    k_dim: u32,
-    v_dim: u32,
-    width: u32,
-    group: u32,
-    page_pairs: u32,
-    // One for each head.
-    slopes: u32,
-    sinks: u32,
-    scale: f32,
-    // Bound of scores; 0: none.
-    softcap: f32,
-}
-
-@group(0) @binding(3) var<storage, read> pages: array<u32>;
-@group(0) @binding(4) var<storage, read> qkv: array<f32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
-
-const SCORE_MIN: f32 = -3.0e38;
-
 var<workgroup> query: array<vec2<f32>, HEAD_MAX / 2u>;
 // Two threads have a key.
 var<workgroup> halves: array<f32, 64>;
@@ -71,14 +46,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         halves[tid] = sum.x + sum.y;
         workgroupBarrier();
         if (tid % 2u == 0u) {
-            var score = p.scale * (halves[tid] + halves[tid + 1u]);
-            if (p.softcap != 0.0) {
-                score = p.softcap * tanh_of(score / p.softcap);
-            }
-            if (p.slopes != NONE) {
-                let distance = max(key, position) - min(key, position);
-                score -= consts[p.slopes + head] * f32(distance);
-            }
+            let score = score_of(head, key, position, halves[tid] + halves[tid + 1u]);
             weights[slot] = select(SCORE_MIN, score, is_seen);
         }
         workgroupBarrier();

@@ -38,3 +38,36 @@ fn bits_of_bytes(w: u32, i: u32) -> u32 {
 fn bits_to_bytes(w: u32) -> u32 {
     return (w & 1u) | ((w & 2u) << 7u) | ((w & 4u) << 14u) | ((w & 8u) << 21u);
 }
+
+// Four bytes, of which the first `s` bits of `low` are none.
+fn joined(low: u32, high: u32, s: u32) -> u32 {
+    return (low >> s) | ((high << (31u - s)) << 1u);
+}
+
+// 16 bytes from any address on, and of the last word that is read perhaps nothing.
+fn words4(at: u32) -> array<u32, 4> {
+    let first = at >> 2u;
+    let s = (at & 3u) * 8u;
+    var low = weights[first];
+    var w: array<u32, 4>;
+    for (var i = 0u; i < 4u; i++) { // unrolled
+        let high = weights[first + i + 1u];
+        w[i] = joined(low, high, s);
+        low = high;
+    }
+    return w;
+}
+
+// As many again.
+fn words8(at: u32) -> array<u32, 8> {
+    let first = at >> 2u;
+    let s = (at & 3u) * 8u;
+    var low = weights[first];
+    var w: array<u32, 8>;
+    for (var i = 0u; i < 8u; i++) { // unrolled
+        let high = weights[first + i + 1u];
+        w[i] = joined(low, high, s);
+        low = high;
+    }
+    return w;
+}

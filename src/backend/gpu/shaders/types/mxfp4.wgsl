@@ -17,9 +17,10 @@ fn unpack32(at: u32, c: u32, n: u32) -> array<vec4<f32>, 8> {
     let e = byte_at(at);
     // 2^(e - 128); the two smallest are subnormal.
     let d = bitcast<f32>(select(0x00200000u << (e & 1u), (max(e, 1u) - 1u) << 23u, e > 1u));
+    let codes = words4(at + 1u);
     var y: array<vec4<f32>, 8>;
     for (var i = 0u; i < 4u; i++) { // unrolled
-        let w = word_at(at + 1u + 4u * i);
+        let w = codes[i];
         y[i] = d * four(w);
         y[i + 4u] = d * four(w >> 4u);
     }

@@ -9,13 +9,13 @@ fn unpack32(at: u32, c: u32, n: u32) -> array<vec4<f32>, 8> {
     let d = half_at(at + 208u);
     let half = c / 4u;
     let j = c % 4u;
-    let low_at = at + 64u * half + 32u * (j % 2u);
-    let high_at = at + 128u + 32u * half;
+    let lows = words8(at + 64u * half + 32u * (j % 2u));
+    let highs = words8(at + 128u + 32u * half);
     let scales = d * vec2<f32>(scale_q6(at + 192u + 2u * c), scale_q6(at + 193u + 2u * c));
     var y: array<vec4<f32>, 8>;
     for (var i = 0u; i < 8u; i++) { // unrolled
-        let low = (word_at(low_at + 4u * i) >> (4u * (j / 2u))) & 0x0f0f0f0fu;
-        let high = (word_at(high_at + 4u * i) >> (2u * j)) & 0x03030303u;
+        let low = (lows[i] >> (4u * (j / 2u))) & 0x0f0f0f0fu;
+        let high = (highs[i] >> (2u * j)) & 0x03030303u;
         let code = vec4<f32>(unpack4xU8(low | (high << 4u))) - 32.0;
         y[i] = select(scales.x, scales.y, i >= 4u) * code;
     }

@@ -1,0 +1,67 @@
+//! What the program tells of layers on a GPU.
+
+use crate::cli::{Folder, teff};
+use crate::fixture_model;
+use crate::gpu::adapter;
+use serde_json::Value;
+
+fn object(args: &[&str]) -> Value {
+    let output = teff(args, "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn inspect_and_bench_tell_which_layer_runs_where() {
+    let Some(adapter) = adapter() else { return };
+    let folder = Folder::new("gpu");
+    let path = folder.0.join("model.gguf");
+    std::fs::write(&path, fixture_model::load("gemma3-dense").gguf).unwrap();
+    let model = path.to_str().unwrap();
+    let gpu = format!("--gpu={adapter}");
+    let places = |object: &Value| -> Vec<String> {
+        let parts = object["gpu"]["parts"].as_array().unwrap();
+        parts.iter().map(|part| format!("{} {}", part["part"], part["on"])).collect()
+    };
+
+    let all = object(&["inspect", model, "--json", &gpu, "--gpu-layers=all"]);
+    let parts = [r#""embedding""#, "0", "1", "2", r#""head""#];
+    assert_eq!(places(&all), parts.map(|part| format!(r#"{part} "GPU""#)));
+    assert_eq!(all["gpu"]["adapter"], adapter);
+    assert_eq!(all["gpu"]["on_cpu"], serde_json::json!({"weights": 0, "kv": 0, "activations": 0}));
+    assert!(all["gpu"]["on_gpu"]["weights"].as_u64() > Some(0));
+    assert_eq!(
+        (&all["gpu"]["crossings"], &all["gpu"]["token_bytes_there"]),
+        (&0.into(), &0.into())
+    );
+    let n_vocab = fixture_model::load("gemma3-dense").n_vocab;
+    assert_eq!(all["gpu"]["token_bytes_back"], 4 * n_vocab);
+
+    // Bench has what inspect said, of the last layer with the head.
+    let args = ["bench", "-m", model, "--prompt=9", "--gen=2", "--reps=1", "--json"];
+    let one = object(&[&args[..], &["--gpu-layers=1", "--gpu", &adapter]].concat());
+    let planned = object(&["inspect", model, "--json", &gpu, "--gpu-layers=1"]);
+    assert_eq!(places(&one), places(&planned));
+    assert!(places(&one).join(", ").ends_with(r#"1 "CPU", 2 "GPU", "head" "GPU""#));
+    assert_eq!(one["gpu"]["token_bytes_there"], 4 * planned["n_embd"].as_u64().unwrap());
+    assert_eq!(one["gpu"]["layers"], 1);
+    // Without layers on a GPU there is nothing to tell.
+    assert!(object(&args).get("gpu").is_none());
+}
+
+#[test]
+fn why_a_layer_stays_on_the_cpu_is_told() {
+    let Some(adapter) = adapter() else { return };
+    let folder = Folder::new("gpu-reasons");
+    let path = folder.0.join("model.gguf");
+    std::fs::write(&path, fixture_model::load("gemma3-dense").gguf).unwrap();
+    let gpu = format!("--gpu={adapter}");
+    let args = ["inspect", path.to_str().unwrap(), &gpu, "--gpu-layers=all", "--kv-type=q4_0"];
+    let shown = String::from_utf8(teff(&args, "").stdout).unwrap();
+    assert!(shown.contains("0 of 3 layers"), "{shown}");
+    assert!(shown.contains("layer 0 to layer 2: no shader reads a cache of type q4_0"), "{shown}");
+    // A GPU that is not there is no error of the file.
+    let output = teff(&["inspect", args[1], "--gpu=no such thing"], "");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && shown.contains("is no adapter of this machine"), "{shown}");
+}
