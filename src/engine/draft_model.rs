@@ -22,6 +22,10 @@ use std::time::{Duration, Instant};
 /// time for more is that of a prompt, and not one of drafts.
 const READ_MAX: usize = DRAFT_MAX + 1;
 
+/// Tokens of a prompt that a draft model reads at a time, most: the request waits meanwhile, and cannot be
+/// cancelled.
+const BATCH_MAX: usize = 64;
+
 /// Difference between the vocabularies of a draft model and the model that it drafts for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherVocabulary {
@@ -107,7 +111,8 @@ impl DraftModel {
             return Err(EngineError::OtherVocabulary(Box::new(other)));
         }
         let n_ctx = options.n_ctx.unwrap_or(usize::MAX).min(draft.spec().n_ctx_train);
-        let options = EngineOptions { n_ctx: Some(n_ctx), max_outputs: 1, ..*options };
+        let max_batch = options.max_batch.min(BATCH_MAX);
+        let options = EngineOptions { n_ctx: Some(n_ctx), max_batch, max_outputs: 1, ..*options };
         let engine = Engine::new(draft, &options)?;
         let n_ctx = engine.n_ctx();
         let runner = Runner::start(engine, None, 1)?;

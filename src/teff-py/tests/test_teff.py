@@ -98,6 +98,9 @@ class Answers(unittest.TestCase):
             answer.whole()
 
     def test_ctrl_c_ends_an_answer(self):
+        # In the background a shell has programs pass over the signal.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
         timer.start()
         with self.assertRaises(KeyboardInterrupt):
