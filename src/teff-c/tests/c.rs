@@ -2,6 +2,7 @@
 //!
 //! The compiler is `cc`, which rustc links by, so it is there wherever this test is built.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
