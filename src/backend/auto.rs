@@ -105,8 +105,8 @@ fn times_of_layer(
     };
     let mut gpu = Gpu::start(program.clone(), gpu_options, &is_here)?;
     gpu.prepare(&[], &input)?;
-    let written = program.ops[layer.clone()].iter().flat_map(Op::buffers);
-    let written = written.filter(|access| access.kind != AccessKind::Read).last();
+    let mut accesses = program.ops[layer.clone()].iter().flat_map(Op::buffers);
+    let written = accesses.rfind(|access| access.kind != AccessKind::Read);
     let on_gpu = best_of(|| {
         (0..STEPS).try_for_each(|_| gpu.run(layer.clone(), &input))?;
         // Until here nothing waited for it.
@@ -183,7 +183,7 @@ mod tests {
         // A layer has 960 bytes, the rows of a step 8.
         assert_eq!(fitting(None), GpuLayers::All);
         assert_eq!(fitting(Some(4 * 960 + 8)), GpuLayers::Count(3));
-        assert_eq!(fitting(Some((4 * 960 + 8) / 9 * 10 + 10)), GpuLayers::All);
+        assert_eq!(fitting(Some(4 * 960_u64.div_ceil(9) * 10 + 10)), GpuLayers::All);
         assert_eq!(fitting(Some(2000)), GpuLayers::Count(1));
         assert_eq!(fitting(Some(1000)), GpuLayers::None);
     }

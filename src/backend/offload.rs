@@ -179,6 +179,7 @@ pub(super) fn parts(program: &Program) -> Vec<(PartName, Range<usize>)> {
 }
 
 /// The part that an operation is in.
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
 pub(super) fn part_of(program: &Program, op: usize) -> PartName {
     let part = parts(program).into_iter().find(|(_, ops)| ops.contains(&op));
     part.map_or(PartName::End, |(name, _)| name)

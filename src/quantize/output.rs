@@ -48,9 +48,18 @@ impl Plan<'_> {
     /// # Errors
     /// The metadata is over the format's limits.
     pub fn file_bytes(&self) -> Result<u64, QuantizeError> {
+        Ok(self.header_bytes()? + self.padded_bytes())
+    }
+
+    /// The same of a file with other types, but for what its tensors take more: with a receipt, which a
+    /// copy has none of.
+    pub(super) fn file_bytes_max(&self) -> Result<u64, QuantizeError> {
+        Ok(self.header_bytes_max()? + self.padded_bytes())
+    }
+
+    fn padded_bytes(&self) -> u64 {
         let alignment = u64::from(self.file.alignment());
-        let padded = |t: &Planned<'_>| t.bytes.next_multiple_of(alignment);
-        Ok(self.header_bytes()? + self.tensors.iter().map(padded).sum::<u64>())
+        self.tensors.iter().map(|tensor| tensor.bytes.next_multiple_of(alignment)).sum()
     }
 
     /// Bytes of what comes before the tensors' data.

@@ -220,7 +220,7 @@ impl<'a> Survey<'a> {
     fn rest(&self) -> Result<u64, QuantizeError> {
         let own = |tensor: &Surveyed<'_>| tensor.offers.last().map_or(0, |offer| offer.bytes);
         let chosen: u64 = self.tensors.iter().map(own).sum();
-        Ok(self.plan()?.file_bytes()? - chosen)
+        Ok(self.plan()?.file_bytes_max()? - chosen)
     }
 
     /// Threads that compute.

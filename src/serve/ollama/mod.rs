@@ -86,7 +86,7 @@ async fn answer(
     record: &Arc<Record>,
 ) -> Result<Response, Fault> {
     let has_logprobs = wish.logprobs.is_some();
-    let prepared = prepare(loaded.clone(), wish, &record).await?;
+    let prepared = prepare(loaded.clone(), wish, record).await?;
     let running = Running::start(&app, &loaded, vec![prepared], record)?;
     let mut lines = Lines::new(loaded, form, has_logprobs);
     if asked.stream.unwrap_or(true) {
