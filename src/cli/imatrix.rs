@@ -17,6 +17,7 @@ use gguf_rs_lite::PartFile;
 use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Experts that were chosen less than this share as often as if all were alike get a warning: their
@@ -91,11 +92,13 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
         imatrix.merge(&other).map_err(named)?;
     }
     let shared = Arc::new(Mutex::new(imatrix));
+    let is_written = Arc::new(AtomicBool::new(false));
     if let (Some(model), Some(text)) = (&model, &text) {
-        collect(args, model, text, &shared)?;
+        collect(args, model, text, (&shared, &is_written))?;
     }
     let imatrix = shared.lock().unwrap_or_else(PoisonError::into_inner);
     write(&imatrix, &args.output, args.output_format)?;
+    is_written.store(true, Ordering::Release);
     warn_of_experts(&imatrix)?;
     super::note(format_args!(
         "{}: {} weights, {} chunks of {} tokens",
@@ -140,7 +143,7 @@ fn collect(
     args: &ImatrixArgs,
     model: &Model,
     text: &str,
-    shared: &Arc<Mutex<Imatrix>>,
+    (shared, is_written): (&Arc<Mutex<Imatrix>>, &Arc<AtomicBool>),
 ) -> Result<(), CliError> {
     let at = |error: EvalError| CliError::of_model(model.path())(error);
     let tokenizer = tokenizer_of(model)?;
@@ -167,7 +170,7 @@ fn collect(
             imatrix.datasets.push(name);
         }
     }
-    save_at_interrupt(args, shared, first);
+    save_at_interrupt(args, shared, is_written, first);
     let mut progress = ChunkProgress::new(chunks.len(), "chunks");
     let mut cut = Ok(());
     let collected =
@@ -190,12 +193,21 @@ fn unfinished(output: &Path) -> PathBuf {
 }
 
 /// Lets Ctrl-C write what there is.
-fn save_at_interrupt(args: &ImatrixArgs, shared: &Arc<Mutex<Imatrix>>, first: usize) {
+fn save_at_interrupt(
+    args: &ImatrixArgs,
+    shared: &Arc<Mutex<Imatrix>>,
+    is_written: &Arc<AtomicBool>,
+    first: usize,
+) {
     let (shared, path, form) = (shared.clone(), unfinished(&args.output), args.output_format);
+    let is_written = is_written.clone();
     let before = shared.lock().unwrap_or_else(PoisonError::into_inner).chunk_count;
     interrupt::done(move || {
         // Held by others for as long as a chunk's sums are added, or the file is written.
         let imatrix = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_written.load(Ordering::Acquire) {
+            return "all was written".into();
+        }
         let n = imatrix.chunk_count.saturating_sub(before);
         if n == 0 {
             return "no chunk was done, nothing was written".into();
