@@ -39,10 +39,10 @@ impl SideBytes {
     }
 }
 
-/// Which part of a program.
+/// Part of a program: its start, a layer, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartName {
-    /// What is before the first layer.
+    /// Operations before the first layer.
     Start,
     /// A layer, counted from 0.
     Layer(usize),

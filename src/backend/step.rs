@@ -175,7 +175,7 @@ pub trait Backend: Send {
     /// Workers that share a step.
     fn n_threads(&self) -> usize;
 
-    /// What the steps so far sent to a device beside the CPUs, and got back.
+    /// Bytes that the steps so far sent to a device beside the CPUs, and got back.
     fn transfers(&self) -> Transfers {
         Transfers::default()
     }

@@ -363,7 +363,7 @@ impl Decoder {
         self.backend.n_threads()
     }
 
-    /// What the steps so far sent to a device beside the CPUs, and got back.
+    /// Bytes that the steps so far sent to a device beside the CPUs, and got back.
     pub fn transfers(&self) -> Transfers {
         self.backend.transfers()
     }

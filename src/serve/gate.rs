@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::Response;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
+use std::cell::LazyCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -58,7 +59,7 @@ pub async fn handle(
         is_work,
         watch,
         #[cfg(feature = "otlp")]
-        trace: TraceContext::of(request.headers()),
+        trace: app.options.traces.as_ref().map(|_| TraceContext::of(request.headers())),
     };
     if is_work {
         app.n_active.fetch_add(1, Ordering::AcqRel);
@@ -236,7 +237,7 @@ struct Scope {
     is_work: bool,
     watch: Arc<Watch>,
     #[cfg(feature = "otlp")]
-    trace: TraceContext,
+    trace: Option<TraceContext>,
 }
 
 impl Scope {
@@ -247,12 +248,13 @@ impl Scope {
 
     /// Tells the log, and whoever follows traces.
     fn tell(&self, status: u16) {
+        let line = LazyCell::new(|| self.record.line(self.endpoint, status));
         #[cfg(feature = "otlp")]
-        if let Some(traces) = &self.app.options.traces {
-            traces.send(&self.trace, &self.record.line(self.endpoint, status));
+        if let (Some(traces), Some(trace)) = (&self.app.options.traces, &self.trace) {
+            traces.send(trace, &line);
         }
         if let Some(log) = self.app.log.as_ref() {
-            log(&self.record.line(self.endpoint, status));
+            log(&line);
         }
     }
 }
@@ -264,8 +266,9 @@ impl Drop for Scope {
         let status = self.status.unwrap_or(LEFT);
         self.app.metrics.request(self.endpoint, status);
         if self.is_work {
-            self.app.n_active.fetch_sub(1, Ordering::AcqRel);
+            // Before the server may take the request for ended.
             self.tell(status);
+            self.app.n_active.fetch_sub(1, Ordering::AcqRel);
         }
         self.watch.end_request();
     }

@@ -113,8 +113,13 @@ impl Server {
     /// The socket is lost.
     pub fn run(self) -> io::Result<()> {
         let Server { app, listener, runtime } = self;
-        let served = runtime.block_on(serve(app, listener));
+        let served = runtime.block_on(serve(app.clone(), listener));
         runtime.shutdown_background();
+        // Tasks that nobody waits for may keep the rest alive, also when the process ends.
+        #[cfg(feature = "otlp")]
+        if let Some(traces) = &app.options.traces {
+            traces.finish();
+        }
         served
     }
 }

@@ -25,7 +25,8 @@ const SEND_TIME: Duration = Duration::from_secs(5);
 
 /// Where spans go. Dropping it sends those that wait.
 pub struct Traces {
-    sender: Option<SyncSender<Json>>,
+    /// `None` behind the end.
+    sender: Mutex<Option<SyncSender<Json>>>,
     lost: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -77,7 +78,7 @@ impl Traces {
             .name("teff-traces".into())
             .spawn(move || send(&agent, &url, &pairs, &spans, &counted))
             .map_err(TracesError::Thread)?;
-        Ok(Traces { sender: Some(sender), lost, thread: Mutex::new(Some(thread)) })
+        Ok(Traces { sender: Mutex::new(Some(sender)), lost, thread: Mutex::new(Some(thread)) })
     }
 
     /// Spans that did not reach the collector.
@@ -87,7 +88,8 @@ impl Traces {
 
     /// Takes the span of a request that has ended, given its line of the log.
     pub(super) fn send(&self, context: &TraceContext, line: &Json) {
-        let Some(sender) = self.sender.as_ref().filter(|_| context.is_sampled) else { return };
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = sender.as_ref().filter(|_| context.is_sampled) else { return };
         match sender.try_send(context.span(line, SystemTime::now())) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
@@ -97,13 +99,20 @@ impl Traces {
     }
 }
 
-impl Drop for Traces {
-    fn drop(&mut self) {
-        self.sender = None;
+impl Traces {
+    /// Sends the spans that wait, and takes no more.
+    pub(super) fn finish(&self) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

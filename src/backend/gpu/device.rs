@@ -77,7 +77,7 @@ pub(super) struct Device {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
-    /// Of shaders.
+    /// Abilities that shaders may rely on.
     pub form: Form,
     /// Name of the adapter.
     name: Arc<str>,

@@ -170,7 +170,7 @@ pub(super) struct Shape {
     pub wide: bool,
     /// Longest head, a multiple of 128.
     pub head_max: usize,
-    /// Of shaders.
+    /// Abilities that shaders may rely on.
     pub form: Form,
 }
 

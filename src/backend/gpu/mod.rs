@@ -127,7 +127,7 @@ impl Gpu {
         self.device.name()
     }
 
-    /// What the steps so far sent here, and got back.
+    /// Bytes that the steps so far sent here, and got back.
     pub fn transfers(&self) -> Transfers {
         self.transfers
     }

@@ -27,7 +27,7 @@ pub(super) const ROWS_OF_LANE: u32 = 4;
 /// Heads that a [`Shader::HeadGroups`] has at a time.
 pub(super) const SHARED_HEADS: usize = 4;
 
-/// What shaders may rely on, and what is dear to the adapter.
+/// Abilities of an adapter that shaders may rely on, and what is dear to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Workgroups and nothing else.
@@ -75,7 +75,7 @@ pub enum Shader {
         /// As above.
         head_max: usize,
     },
-    /// The same, of heads that share keys and values, for [`Form::Lanes`].
+    /// Attention of heads that share keys and values, for [`Form::Lanes`].
     HeadGroups {
         /// As above.
         wide: bool,

@@ -1,4 +1,4 @@
-//! What is one submission. Systems take a device away from a program whose work keeps it for seconds, and a
+//! Submissions: how many operations are one. Systems take a device away from a program whose work keeps it for seconds, and a
 //! desktop stands still meanwhile, so long steps are cut.
 
 use std::ops::Range;

@@ -82,9 +82,14 @@ fn rendered(
     }
 }
 
+/// Makes prompts that are to be answered: what cannot fit the context is refused by its length.
+fn prompter(loaded: &Loaded) -> Result<Prompter<'_>, Fault> {
+    Ok(loaded.prompter()?.within(loaded.n_ctx))
+}
+
 /// The prompt of a conversation, and how many of its first tokens other conversations begin with.
 fn with_head(loaded: &Loaded, conversation: &Conversation) -> Result<(Prompt, usize), Fault> {
-    let prompter = loaded.prompter()?.within(loaded.n_ctx);
+    let prompter = prompter(loaded)?;
     let input = input_of(loaded, &prompter, conversation)?;
     let prompt = rendered(&prompter, &input, conversation)?;
     let n_head = prompter.head(&input, &prompt);
@@ -131,16 +136,15 @@ fn continued(
 /// The wish cannot be fulfilled.
 pub fn prepared(loaded: &Loaded, wish: Wish) -> Result<Prepared, Fault> {
     let Wish { input, grammar, sampling, max_tokens, stop, logprobs, n, .. } = wish;
-    let prompter = || Ok::<_, Fault>(loaded.prompter()?.within(loaded.n_ctx));
     let (prompt, n_head, conversation) = match &input {
         Input::Chat(conversation) => {
             let (prompt, n_head) = with_head(loaded, conversation)?;
             (prompt, n_head, Some(&**conversation))
         }
-        Input::Text(text) => (prompter()?.text(text)?, 0, None),
+        Input::Text(text) => (prompter(loaded)?.text(text)?, 0, None),
         Input::Parsed(text) => {
             let trusted = Rendered { text: text.clone(), untrusted: Vec::new() };
-            (prompter()?.encode(trusted)?, 0, None)
+            (prompter(loaded)?.encode(trusted)?, 0, None)
         }
         Input::Tokens(ids) => (Prompt { ids: ids.clone(), ..Prompt::default() }, 0, None),
     };

@@ -58,7 +58,7 @@ fn words4(at: u32) -> array<u32, 4> {
     return w;
 }
 
-// As many again.
+// 32 bytes, read as `words4` reads 16.
 fn words8(at: u32) -> array<u32, 8> {
     let first = at >> 2u;
     let s = (at & 3u) * 8u;
