@@ -21,6 +21,7 @@ for features in cache convert hub pypi cli serve; do
 done
 step no_gpu_by_default
 step cargo test --workspace --features teff/gpu # layers on a GPU, too: built once for all
+step scripts/clients/check.sh --python target/debug/teff
 step scripts/check_loom.sh
 step scripts/check_old_cpu.sh
 step scripts/check_arm.sh --fast

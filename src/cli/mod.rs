@@ -34,6 +34,8 @@ mod rerank;
 pub mod rm;
 mod run;
 mod sampling;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+mod sandbox;
 #[cfg(feature = "serve")]
 mod serve;
 #[cfg(feature = "serve")]

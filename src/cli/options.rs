@@ -381,7 +381,7 @@ impl EngineArgs {
 
 /// The file and the scale of `FILE[:SCALE]`; what follows the last colon and is no number belongs
 /// to the file's name, and so does everything in a name that is not UTF-8.
-fn adapter_of(given: &OsStr) -> (PathBuf, f32) {
+pub fn adapter_of(given: &OsStr) -> (PathBuf, f32) {
     let scaled = given.to_str().and_then(|text| text.rsplit_once(':')).and_then(|(path, scale)| {
         Some((OsStr::new(path), scale.parse().ok().filter(|scale: &f32| scale.is_finite())?))
     });

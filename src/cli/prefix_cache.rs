@@ -30,6 +30,18 @@ impl PrefixCacheArgs {
         folder.map(|folder| DiskCache::new(&folder.join(FOLDER), self.cache_bytes))
     }
 
+    /// The folder, made if it was not there; `None` if nothing is to be kept, or there is no place for it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    pub fn folder(&self) -> Result<Option<std::path::PathBuf>, CliError> {
+        let cache = user_folder::cache().ok().filter(|_| self.cache_bytes > 0);
+        let Some(folder) = cache.map(|cache| cache.join(FOLDER)) else { return Ok(None) };
+        std::fs::create_dir_all(&folder).map_err(CliError::at(&folder))?;
+        Ok(Some(folder))
+    }
+
     /// The cache; one without a folder if nothing is to be kept, or there is no place for it.
     pub fn open(&self) -> PrefixCache {
         PrefixCache { disk: self.disk() }

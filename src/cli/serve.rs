@@ -4,6 +4,10 @@ use super::gpu_args::GpuArgs;
 use super::options::{ContextArgs, EngineArgs, whole_number};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+use super::sandbox::{self, Allowed};
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+use super::serve_models::Served;
 use super::serve_models::{self, ServedArgs};
 use super::speculate::SpeculateArgs;
 use super::template_args::TemplateArgs;
@@ -84,6 +88,11 @@ pub struct ServeArgs {
     /// Tell at /slots how many requests run
     #[arg(long, help_heading = "Server")]
     slots: bool,
+    /// Before models are loaded, give up by Landlock what answering needs not: files other than theirs and the
+    /// cache of instructions, programs, connections to elsewhere (but those of --otlp)
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    #[arg(long, conflicts_with_all = ["gpu_layers", "gpu"], help_heading = "Server")]
+    sandbox: bool,
     /// Write no line for each request
     #[arg(long, help_heading = "Server")]
     no_log: bool,
@@ -132,6 +141,8 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
     let scheme = scheme(&options);
     let source = args.template.source()?;
     let models = args.models.served()?;
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    give_up_rights(args, &models)?;
     let cannot = |error| CliError::failed(format!("cannot listen at {address}: {error}"));
     let server = Server::bind(address, options).map_err(cannot)?;
     let bound = server.address().map_err(cannot)?;
@@ -151,6 +162,24 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
         loaded?;
         served.map_err(|_| CliError::failed("the server's thread died"))?.map_err(cannot)
     })
+}
+
+/// Restricts this thread, and those that it will start, to what the models need.
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+fn give_up_rights(args: &ServeArgs, models: &[Served]) -> Result<(), CliError> {
+    if !args.sandbox {
+        return Ok(());
+    }
+    let mut allowed = Allowed { port: args.port, ..Allowed::default() };
+    allowed.read = args.models.files(models);
+    allowed.read.extend(args.speculate.draft_file()?);
+    allowed.write.extend(args.prefixes.folder()?);
+    if !sandbox::restrict(&allowed)? {
+        note(format_args!(
+            "note: --sandbox: this kernel restricts files, and not all of connections and signals"
+        ));
+    }
+    Ok(())
 }
 
 /// The address as people type it.

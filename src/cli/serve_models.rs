@@ -145,6 +145,23 @@ impl ServedArgs {
         }
     }
 
+    /// Files, and folders of files, that loading these models reads.
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    pub fn files(&self, models: &[Served]) -> Vec<PathBuf> {
+        // The parts of a split file lie beside the first.
+        let of_model = |model: &Served| match model.path.parent() {
+            Some(folder) if model.path.to_string_lossy().contains("-00001-of-") => {
+                // What is beside a file without a folder is where the program runs.
+                let here = folder.as_os_str().is_empty();
+                if here { PathBuf::from(".") } else { folder.to_owned() }
+            }
+            _ => model.path.clone(),
+        };
+        let adapters = models.iter().flat_map(|model| &model.adapters);
+        let adapters = adapters.map(|given| super::options::adapter_of(given).0);
+        models.iter().map(of_model).chain(adapters).chain(self.models.clone()).collect()
+    }
+
     /// Whether a model was named, not a folder alone.
     fn names_one(&self) -> bool {
         self.positional.is_some() || !self.model.is_empty() || self.models.is_none()

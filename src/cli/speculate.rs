@@ -46,6 +46,15 @@ impl SpeculateArgs {
         if self.speculate == Speculate::Off { 1 } else { 1 + DRAFT_MAX }
     }
 
+    /// The file of the draft model, if one was named.
+    ///
+    /// # Errors
+    /// There is no such model.
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    pub fn draft_file(&self) -> Result<Option<std::path::PathBuf>, CliError> {
+        self.draft.as_ref().map(resolve).transpose()
+    }
+
     /// Gives an engine the draft model that was named, if one was.
     ///
     /// # Errors

@@ -44,11 +44,13 @@ pub(super) struct Limits {
     pub max_outputs: usize,
     /// Tokens of prompts beside generating requests, at most.
     pub max_beside: usize,
+    /// Tokens of prompts where nothing generates, at most.
+    pub max_prompts: usize,
 }
 
 /// Shares of a step for requests in the order of arrival. `n_steps` is the number of steps made before.
 pub(super) fn shares(wanted: &[Wanted], limits: Limits, n_steps: usize) -> Vec<Share> {
-    let Limits { max_batch: mut room, max_outputs: mut outputs, max_beside } = limits;
+    let Limits { max_batch: mut room, max_outputs: mut outputs, max_beside, max_prompts } = limits;
     let n = wanted.len();
     let mut shares = Vec::with_capacity(n);
     // More requests than a step holds take turns.
@@ -60,9 +62,7 @@ pub(super) fn shares(wanted: &[Wanted], limits: Limits, n_steps: usize) -> Vec<S
         (room, outputs) = (room - 1, outputs - 1);
         shares.push(Share { task, n_tokens: 1, draws: true });
     }
-    if !shares.is_empty() {
-        room = room.min(max_beside);
-    }
+    room = room.min(if shares.is_empty() { max_prompts } else { max_beside });
     let mut prompts: Vec<usize> = (0..n).filter(|&task| wanted[task].left > 1).collect();
     prompts.sort_by_key(|&task| rank(wanted[task], room));
     for task in prompts {
@@ -100,7 +100,8 @@ pub(super) fn is_fair(share: Share, n_prompt: usize) -> bool {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { max_batch: 512, max_outputs: 4, max_beside: 128 };
+    const LIMITS: Limits =
+        Limits { max_batch: 512, max_outputs: 4, max_beside: 128, max_prompts: 512 };
 
     fn told(left: &[usize], limits: Limits, n_steps: usize) -> Vec<(usize, usize, bool)> {
         let wanted: Vec<Wanted> = left.iter().map(|&left| Wanted { left, n_passed: 0 }).collect();
@@ -112,6 +113,9 @@ mod tests {
     fn generating_requests_come_first_and_prompts_fill_what_is_left() {
         assert_eq!(told(&[600], LIMITS, 0), [(0, 512, false)]);
         assert_eq!(told(&[88], LIMITS, 1), [(0, 88, true)]);
+        let slow = Limits { max_prompts: 64, ..LIMITS };
+        assert_eq!(told(&[600], slow, 0), [(0, 64, false)]);
+        assert_eq!(told(&[1, 200], slow, 0), [(0, 1, true), (1, 128, false)]);
         assert_eq!(told(&[1, 200, 1], LIMITS, 0), [(0, 1, true), (2, 1, true), (1, 128, false)]);
         assert_eq!(told(&[300, 300], LIMITS, 0), [(0, 300, true), (1, 212, false)]);
         assert_eq!(told(&[], LIMITS, 0), []);

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 /// Time that a step with generating requests takes at most, where the machine is fast enough.
 const STEP_TIME: Duration = Duration::from_millis(100);
+/// Time that a step of prompts alone takes at most, so that who comes meanwhile is heard. Larger steps share weights
+/// better, above all those of experts.
+const PROMPT_STEP_TIME: Duration = Duration::from_secs(2);
+/// Tokens that such a step may have in any case.
+const PROMPT_TOKENS_MIN: usize = 128;
 /// Tokens by which the number of a prompt's tokens changes.
 const UNIT: usize = 16;
 /// Most tokens of prompts in such a step: more hardly share weights better.
@@ -82,6 +87,13 @@ impl Pace {
         })
     }
 
+    /// Tokens of prompts that a step may have in which nothing generates; `None` when nothing is known.
+    pub fn tokens_alone(&self) -> Option<usize> {
+        let each = self.times.prompt_token_seconds;
+        let n = || (PROMPT_STEP_TIME.as_secs_f64() / each) as usize / UNIT * UNIT;
+        (each > 0.0).then(|| n().max(PROMPT_TOKENS_MIN))
+    }
+
     /// What has been measured.
     pub fn times(&self) -> StepTimes {
         self.times
@@ -109,6 +121,7 @@ mod tests {
         // A token of a prompt takes 1 ms, a step that only generates 20 ms.
         pace.learn(step(0, 512), Duration::from_millis(512));
         assert_eq!(pace.tokens_beside(), Some(96));
+        assert_eq!(pace.tokens_alone(), Some(2000));
         pace.learn(step(3, 0), Duration::from_millis(20));
         assert_eq!(pace.tokens_beside(), Some(80));
         assert!((pace.times().decode_rate - 150.0).abs() < 1e-6);
@@ -125,6 +138,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.learn(step(0, 100), Duration::from_secs(1000));
         assert_eq!(pace.tokens_beside(), Some(UNIT));
+        assert_eq!(pace.tokens_alone(), Some(PROMPT_TOKENS_MIN));
         let mut pace = Pace::default();
         pace.learn(step(0, 100), Duration::from_micros(1));
         assert_eq!(pace.tokens_beside(), Some(TOKENS_MAX));

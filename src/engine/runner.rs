@@ -205,6 +205,7 @@ fn work(
     status: &Mutex<Status>,
 ) {
     let n_fixed = engine.prompt_tokens_beside;
+    let may_come = scheduler.n_running_max() > 1;
     let mut n_beside = n_fixed.unwrap_or(PROMPT_TOKENS_BESIDE);
     scheduler.set_prompt_tokens_beside(n_beside);
     scheduler.set_draft_model(engine.draft.take());
@@ -232,6 +233,10 @@ fn work(
                         pace.learn(kind, start.elapsed());
                         n_beside = n_fixed.or(pace.tokens_beside()).unwrap_or(n_beside);
                         scheduler.set_prompt_tokens_beside(n_beside);
+                        // Where others may come, they are not to wait for a long step.
+                        if let Some(n) = pace.tokens_alone().filter(|_| may_come) {
+                            scheduler.set_prompt_tokens_alone(n);
+                        }
                     }
                 }
                 Err(TryRecvError::Disconnected) => break,

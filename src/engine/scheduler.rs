@@ -104,6 +104,8 @@ pub struct Scheduler<'l> {
     n_tried: usize,
     /// Tokens of prompts beside generating requests, at most.
     max_beside: usize,
+    /// Tokens of prompts where nothing generates, at most.
+    max_prompts: usize,
     /// What the last step was made of, if it was computed to its end.
     last: Option<StepKind>,
     /// What drafts for requests, in the place of the text so far.
@@ -146,6 +148,7 @@ impl<'l> Scheduler<'l> {
             n_arrived: 0,
             n_tried: 0,
             max_beside: PROMPT_TOKENS_BESIDE,
+            max_prompts: usize::MAX,
             last: None,
             draft_model: None,
             counters: Counters::default(),
@@ -155,6 +158,11 @@ impl<'l> Scheduler<'l> {
     /// Has steps with generating requests take at most so many tokens of prompts; it changes no result.
     pub fn set_prompt_tokens_beside(&mut self, n: usize) {
         self.max_beside = n.max(1);
+    }
+
+    /// Has steps without generating requests take at most so many tokens of prompts; it changes no result.
+    pub(super) fn set_prompt_tokens_alone(&mut self, n: usize) {
+        self.max_prompts = n.max(1);
     }
 
     /// Has drafts made by a model, or of the text so far; it changes no result.
@@ -216,6 +224,11 @@ impl<'l> Scheduler<'l> {
     pub fn n_requests(&self) -> usize {
         let waiting = self.waiting.iter().chain(&self.running);
         waiting.map(|task| 1 + task.siblings.len()).sum()
+    }
+
+    /// Number of requests that may run at a time.
+    pub(super) fn n_running_max(&self) -> usize {
+        self.n_running_max
     }
 
     /// Number of requests that run.
@@ -372,6 +385,7 @@ impl<'l> Scheduler<'l> {
             max_batch: stepper.max_batch(),
             max_outputs: stepper.max_outputs(),
             max_beside: self.max_beside,
+            max_prompts: self.max_prompts,
         };
         let wanted = |task: &Task<'_>| Wanted { left: task.left().len(), n_passed: task.n_passed };
         while let Some(&suspect) = self.suspects.front() {

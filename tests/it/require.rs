@@ -15,6 +15,7 @@ const FIXTURES: &str = "TEFF_FIXTURES";
 /// Names that `TEFF_REQUIRE` may list, with what each stands for.
 const NAMES: &[(&str, &str)] = &[
     ("apple", "the standard library for Apple's CPUs (scripts/check_apple.sh)"),
+    ("clients", "Python packages that pip fetches (scripts/clients/check.sh)"),
     ("cross", "compiler and standard library for another CPU (scripts/check_arm.sh)"),
     ("fixtures", "a folder of more vocabularies and chat templates, named by TEFF_FIXTURES"),
     ("gpu", "an adapter named by TEFF_GPU, or Mesa's software Vulkan (scripts/check_gpu.sh)"),

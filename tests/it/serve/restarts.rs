@@ -60,6 +60,25 @@ fn instructions_outlive_a_server() {
     assert_eq!(n_entries(&serving), 2);
 }
 
+/// What a sandboxed server may not do is tested where the sandbox is (`cli/sandbox.rs`).
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sandboxed_server_answers_loads_and_keeps_instructions() {
+    let mut plain = Serving::of_folder("unboxed", &["one", "two"], &["--ctx", "2000"]);
+    let args = ["--ctx", "2000", "--sandbox"];
+    let mut boxed = Serving::of_folder("boxed", &["one", "two"], &args);
+    let first = ask(&boxed, 1, "one");
+    assert_eq!((first.status, n_cached(&first)), (200, 0));
+    wait_for(1, &boxed);
+    boxed.restart();
+    assert!(n_cached(&ask(&boxed, 1, "one")) > 256);
+    // Another is loaded by a thread of the server.
+    let other = json!({ "model": "two", "temperature": 0, "max_tokens": 4 });
+    assert_eq!(boxed.chat(other.clone()).content(), plain.chat(other).content());
+    plain.restart();
+    assert_eq!(ask(&plain, 1, "one").content(), first.content());
+}
+
 #[test]
 fn nothing_is_kept_without_a_place() {
     let mut serving = Serving::start("no-disk", &["--ctx", "2000", "--cache-bytes", "0"]);

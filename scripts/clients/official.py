@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """What the official clients get from `teff serve`: starts the server with a model and runs scripted
-sessions of the `openai`, `anthropic` and `ollama` packages against it, some beside each other.
-
-    python3 -m venv /tmp/clients && /tmp/clients/bin/pip install openai anthropic ollama
-    /tmp/clients/bin/python scripts/check_clients.py target/release/teff smollm2:135m
+sessions of the `openai`, `anthropic` and `ollama` packages against it, some beside each other. `scripts/clients/check.sh`
+installs the packages and runs it.
 """
 
 import base64
@@ -688,13 +686,13 @@ def ollama_is_told_errors(s):
             assert error.status_code == status and error.error, error
 
 
-def main():
+def main(checks=CHECKS, open_session=Session):
     program, model, *only = sys.argv[1:]
     process, url = start(program, model)
     failed = n = 0
     try:
-        session = Session(url, program, model)
-        for function in CHECKS:
+        session = open_session(url, program, model)
+        for function in checks:
             if only and not any(word in function.__name__ for word in only):
                 continue
             began, n = time.time(), n + 1
