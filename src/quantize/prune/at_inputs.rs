@@ -13,6 +13,9 @@ use teff_kernels::{KernelTable, TypeKernels};
 /// Rows that go through a product together.
 const ROWS: usize = 32;
 
+/// Some rows and their bytes, and where their blocks go.
+type PartRows<'a> = ((&'a [f32], &'a [u8]), &'a mut [u8]);
+
 /// How a matrix is pruned.
 #[derive(Clone, Copy, Debug)]
 pub struct PruneAtInputs<'a> {
@@ -52,8 +55,7 @@ impl PruneAtInputs<'_> {
         let mut losses = vec![(OutputLoss::default(), Loss::default()); n_rows.div_ceil(ROWS)];
         let parts = x.chunks(ROWS * n).zip(old.chunks(ROWS * old_bytes));
         let parts = parts.zip(blocks.chunks_mut(ROWS * row_bytes)).zip(&mut losses);
-        let work = |(((x, old), blocks), loss): (((&[f32], &[u8]), &mut [u8]), &mut _),
-                    buffers: &mut Buffers| {
+        let work = |(((x, old), blocks), loss): (PartRows<'_>, &mut _), buffers: &mut Buffers| {
             *loss = self.part(x, old, blocks, buffers)?;
             Ok(())
         };
