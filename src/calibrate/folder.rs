@@ -69,9 +69,7 @@ impl LayerFolder {
             return Err(foreign());
         }
         let made = |info: &TensorInfo| {
-            let (loss, factors, outputs) = losses_of(file.get(&format!("{LOSSES}{}", info.name))?)?;
-            let has_factors = factors != 0.0;
-            Some(Made { weight: Weight::mapped(&file, info), loss, has_factors, outputs })
+            made_of(Weight::mapped(&file, info), file.get(&format!("{LOSSES}{}", info.name))?)
         };
         let made: Option<Vec<Made>> = file.tensors().iter().map(made).collect();
         made.map(Some).ok_or_else(foreign)
@@ -99,6 +97,7 @@ impl LayerFolder {
                 outputs.before,
                 outputs.after,
                 outputs.size,
+                made.unseen as f64,
             ];
             writer.add(format!("{LOSSES}{}", made.weight.name), losses.to_vec())?;
         }
@@ -137,12 +136,13 @@ impl LayerFolder {
     }
 }
 
-/// What a file's value says that a tensor lost.
-fn losses_of(value: Value<'_>) -> Option<(Loss, f64, OutputLoss)> {
+/// A tensor with what a file's value says that it lost.
+fn made_of(weight: Weight, value: Value<'_>) -> Option<Made> {
     let number = |value: Value<'_>| if let Value::F64(x) = value { Some(x) } else { None };
     let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(number).collect();
-    let [elements, error2, weight2, written2, factors, before, after, size] =
+    let [elements, error2, weight2, written2, factors, before, after, size, unseen] =
         numbers?.try_into().ok()?;
     let loss = Loss { elements: elements as u64, error2, weight2, written2 };
-    Some((loss, factors, OutputLoss { before, after, size }))
+    let (has_factors, unseen) = (factors != 0.0, unseen as usize);
+    Some(Made { weight, loss, has_factors, outputs: OutputLoss { before, after, size }, unseen })
 }

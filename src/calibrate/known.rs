@@ -1,6 +1,7 @@
 //! What is made of the inputs of a layer's products, for the matrices that share them.
 
 use crate::quantize::hessian::Hessian;
+use crate::quantize::prune::block_len;
 use crate::quantize::{Feedback, Form, Planned, QuantizeError};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -42,13 +43,19 @@ impl Known {
     ) -> Result<(&Form, Option<&Feedback>), QuantizeError> {
         self.add(input, matrix, hessian)?;
         let form = &self.forms[&(input, matrix)];
-        if !tensor.method.feeds_back {
+        let is_fed = tensor.pruning.map_or(tensor.method.feeds_back, |own| own.method.feeds_back);
+        if !is_fed {
             return Ok((form, None));
         }
-        let len = tensor.ty.block_len();
-        let feedback = match self.feedback.entry((input, matrix, len)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Feedback::new(hessian, len, threads)?),
+        // All tensors of a plan that are fed are pruned, or none.
+        let group = tensor.pruning.map(|own| own.sparsity.group().unwrap_or(1));
+        let len = group.map_or(tensor.ty.block_len(), |group| block_len(hessian.cols, group));
+        let feedback = match (self.feedback.entry((input, matrix, len)), group) {
+            (Entry::Occupied(entry), _) => entry.into_mut(),
+            (Entry::Vacant(entry), None) => entry.insert(Feedback::new(hessian, len, threads)?),
+            (Entry::Vacant(entry), Some(_)) => {
+                entry.insert(Feedback::in_place(hessian, len, threads)?)
+            }
         };
         Ok((form, Some(feedback)))
     }

@@ -26,6 +26,7 @@ use crate::decoder::{
 };
 use crate::engine::{KV_BYTES_DEFAULT, Model};
 use crate::quantize::hessian::Inputs;
+use crate::quantize::prune::PruneAtInputs;
 use crate::quantize::{AtInputs, Factors, Loss, Made, OutputLoss, Plan, Planned, check_finite};
 use crate::tensor::Weight;
 use crate::tensor::memory::reserve;
@@ -106,13 +107,13 @@ pub fn quantize_layers(
 }
 
 impl Calibration<'_> {
-    /// The matrices of a layer that are to be quantized.
+    /// The matrices of a layer that are to be quantized or pruned.
     fn tensors<'p>(&self, plan: &'p Plan<'_>, layer: usize) -> Vec<&'p Planned<'p>> {
         let prefix = format!("blk.{layer}.");
         let is_wanted = |tensor: &&Planned<'_>| {
             tensor.info.name.starts_with(&prefix)
                 && !tensor.is_copied()
-                && tensor.ty.block_len() > 1
+                && (tensor.ty.block_len() > 1 || tensor.pruning.is_some())
                 && tensor.info.dims.len() > 1
         };
         plan.tensors.iter().filter(is_wanted).collect()
@@ -192,7 +193,7 @@ impl Calibration<'_> {
         for name in scaling.names().into_iter().filter(|name| !names.contains(name)) {
             let weight = scaling.apply(self.model.file(), self.kernels, name)?;
             let (loss, outputs) = (Loss::default(), OutputLoss::default());
-            made.push(Made { weight, loss, has_factors: true, outputs });
+            made.push(Made { weight, loss, has_factors: true, outputs, unseen: 0 });
         }
         Ok(made)
     }
@@ -213,31 +214,44 @@ impl Calibration<'_> {
         let mut bytes = Vec::new();
         reserve(&mut bytes, source.n * source.rows * row_bytes, "quantized weights")?;
         let (mut loss, mut outputs) = (Loss::default(), OutputLoss::default());
-        let mut x = Vec::new();
+        let (mut x, mut unseen) = (Vec::new(), 0);
+        if tensor.pruning.is_some() && !inputs.knows(&source.name) {
+            return Err(CalibrateError::Quantize(tensor.no_inputs()));
+        }
         for matrix in 0..source.n {
             self.read_matrix(tensor, &source, matrix, &mut x)?;
             let start = bytes.len();
             bytes.resize(start + source.rows * row_bytes, 0);
             let blocks = &mut bytes[start..];
+            let old = source.rows_of(matrix, 0..source.rows);
             let factors = scaling.of_matrix(&source, matrix);
             let factors = factors.as_ref().map(|(cols, rows)| Factors { cols, rows });
             let Some((input, hessian)) = inputs.of_matrix(&source.name, matrix) else {
                 // Outputs of an expert that the text never chose lose nothing there.
+                unseen += 1;
                 factors.iter().for_each(|factors| factors.apply(&mut x));
-                loss.add(tensor.quantize_alone(self.kernels, matrix, &x, blocks)?);
+                loss.add(tensor.quantize_alone(self.kernels, matrix, (&x, old), blocks)?);
                 continue;
             };
             let (form, feedback) = known.get(tensor, (input, matrix), hessian, self.threads)?;
             let (table, method) = (self.kernels, tensor.method);
-            let way = AtInputs { table, kernels, method, form, feedback, factors };
-            let (of_outputs, of_weights) = way.quantize(&x, blocks, self.threads)?;
+            let (of_outputs, of_weights) = match tensor.pruning {
+                Some(pruning) => PruneAtInputs { tensor, pruning, table, kernels, form, feedback }
+                    .prune((&x, old), blocks, self.threads)?,
+                None => {
+                    let keep_zeros = tensor.keep_zeros;
+                    AtInputs { table, kernels, method, form, feedback, factors, keep_zeros }
+                        .quantize(&x, blocks, self.threads)?
+                }
+            };
             outputs.add(of_outputs);
             loss.add(of_weights);
         }
+        source.release(0..source.bytes().len());
         let shape = [source.n, source.rows, source.cols];
         let weight = Weight::owned(&source.name, tensor.ty, shape, bytes);
         let has_factors = scaling.has(&source.name);
-        Ok(Made { weight, loss, has_factors, outputs })
+        Ok(Made { weight, loss, has_factors, outputs, unseen })
     }
 
     /// Reads a matrix of a tensor, as it is.
@@ -256,7 +270,6 @@ impl Calibration<'_> {
             kernels.dequantize(source.rows_of(matrix, row..row + 1), x);
             check_finite(&source.name, (matrix * source.rows + row) as u64, x)?;
         }
-        source.release(0..source.bytes().len());
         Ok(())
     }
 

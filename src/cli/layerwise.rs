@@ -1,12 +1,12 @@
-//! `teff quantize` by a method that sees a text: the tensors of layers, layer after layer.
+//! `teff quantize` and `teff prune` by a method that sees a text: the tensors of layers, layer after layer.
 
 use super::progress::{Told, WorkProgress};
-use super::target::TargetArgs;
+use super::target::chunks_of;
 use super::{CliError, interrupt};
 use crate::calibrate::{CalibrateError, Calibration, LayerFolder, quantize_layers};
 use crate::engine::{EngineError, Model};
 use crate::model::{Fnv, fingerprint};
-use crate::quantize::{OutputLoss, Plan};
+use crate::quantize::{OutputLoss, Plan, Warning};
 use gguf_rs_lite::GgufFile;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,23 +36,35 @@ impl Layers {
     }
 }
 
-/// Has the plan get the tensors of layers by its method, at the inputs that come of a text.
+/// A model, and the text that it is to see.
+pub struct Texts<'a> {
+    /// The text.
+    pub text: &'a Path,
+    /// Chunks of it that are used, if the user says.
+    pub chunks: Option<u32>,
+    /// The model's file.
+    pub file: &'a Arc<GgufFile>,
+    /// Where that is.
+    pub path: &'a Path,
+}
+
+/// Has the plan get the tensors of layers by its method, at the inputs that come of a text. Finished layers
+/// are in a folder beside the output.
 ///
 /// # Errors
 /// The text or the model cannot be used, or work was stopped: finished layers stay.
-pub fn quantize(
-    args: &TargetArgs,
-    text: &Path,
-    file: &Arc<GgufFile>,
-    path: &Path,
+pub fn make_layers(
+    texts: &Texts<'_>,
     plan: &mut Plan<'_>,
     output: &Path,
 ) -> Result<Layers, CliError> {
+    let Texts { text, file, path, .. } = *texts;
     let model = Model::from_file(file.clone(), path)?;
     if !model.spec().generates() {
         return Err(CliError::of_model(path)(EngineError::NoLogits));
     }
-    let chunks = args.chunks(&model, text, N_CTX, CHUNKS_DEFAULT)?;
+    let n = texts.chunks.map_or(CHUNKS_DEFAULT, |n| n as usize);
+    let chunks = chunks_of(&model, text, N_CTX, n)?;
     let chunks: Vec<&[u32]> = chunks.iter().collect();
     let folder = folder_of(output);
     let of_model = |error: CalibrateError| match error {
@@ -82,12 +94,16 @@ pub fn quantize(
             ));
         }
     }
-    let mut losses = HashMap::new();
+    let (mut losses, mut unseen) = (HashMap::new(), (0, String::new()));
     let mut progress = WorkProgress::begin();
     let weights = interrupt::orderly(|cancel| {
         let made = quantize_layers(calibration, plan, &layers, &mut |step| {
             let name = &step.made.weight.name;
             losses.insert(name.clone(), step.made.outputs);
+            if unseen.0 == 0 {
+                unseen.1.clone_from(name);
+            }
+            unseen.0 += step.made.unseen;
             let (done, total) = (step.done, step.total);
             progress.show(done as u64, total as u64, |told| {
                 let Told { is_terminal, percent, left } = told;
@@ -100,6 +116,10 @@ pub fn quantize(
         });
         made.map_err(of_model)
     })?;
+    drop(progress);
+    if let (experts @ 1.., name) = unseen {
+        super::note(format_args!("warning: {}", Warning::UnseenExperts { experts, name }));
+    }
     plan.take_ready(weights);
     Ok(Layers { folder: layers, n_layers: model.spec().layers.len(), losses })
 }
@@ -122,6 +142,10 @@ fn key(file: &GgufFile, chunks: &[&[u32]], plan: &Plan<'_>) -> u64 {
     for tensor in &plan.tensors {
         hash.update(tensor.ty.name().as_bytes());
         hash.update(tensor.method.name.as_bytes());
+        if let Some(pruning) = tensor.pruning {
+            hash.update(format!("{} {}", pruning.method.name, pruning.sparsity).as_bytes());
+        }
+        hash.update(tensor.keep_zeros.name().as_bytes());
     }
     hash.0
 }

@@ -27,6 +27,7 @@ mod parse;
 mod perplexity;
 mod prefix_cache;
 pub mod progress;
+mod prune;
 pub mod pull;
 mod quantize;
 mod receipt;
@@ -113,6 +114,8 @@ enum Command {
     Convert(convert::ConvertArgs),
     /// Write a model's file in other types
     Quantize(quantize::QuantizeArgs),
+    /// Write a model's file with weights that are zero: a part of each row, or N of every M
+    Prune(prune::PruneArgs),
     /// Hold a file against its receipt: what was it made of, and has it been changed since
     Verify(verify::VerifyArgs),
     /// Change the metadata of a GGUF file
@@ -204,6 +207,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),
+        Command::Prune(args) => prune::prune(args, out),
         Command::Verify(args) => verify::verify(args, out),
         Command::Edit(args) => edit::edit(args, out),
         Command::Split(args) => split::split(args, out),

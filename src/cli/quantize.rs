@@ -1,7 +1,7 @@
 //! `teff quantize`: a model's file in other types.
 
 use super::imatrix::open_imatrix;
-use super::layerwise::{self, Layers};
+use super::layerwise::{Layers, Texts, make_layers};
 use super::options::whole_number;
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
@@ -13,7 +13,8 @@ use crate::model::describe::bytes;
 use crate::quantize::mix::{Mix, MixError, TensorType, Wishes};
 use crate::quantize::receipt::Request;
 use crate::quantize::{
-    Loss, METHODS, Method, Options, OutputLoss, Plan, Planned, QuantizeError, Step, outputs,
+    KeepZeros, Loss, METHODS, Method, Options, OutputLoss, Plan, Planned, QuantizeError, Step,
+    outputs,
 };
 use gguf_rs_lite::{GgmlType, GgufFile, PartFile};
 use serde_json::{Value, json};
@@ -78,6 +79,11 @@ pub struct QuantizeArgs {
     /// Go on without importances where a type is of little use without them
     #[arg(long)]
     force: bool,
+    /// Which weights that are exactly zero stay so: auto (those of rows of which a quarter or more is zero,
+    /// as pruning leaves them, in types that have a code for zero), on (all, and types without one are
+    /// refused) or off
+    #[arg(long, value_name = "WHICH", default_value = "auto", value_parser = parse_keep_zeros)]
+    keep_zeros: KeepZeros,
     /// Threads [default: as many as there are CPUs]
     #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
     threads: Option<u16>,
@@ -119,10 +125,17 @@ fn parse_method(text: &str) -> Result<&'static Method, String> {
     Method::from_name(text).ok_or_else(|| format!("none of {}", names()))
 }
 
-fn parse_type(text: &str) -> Result<GgmlType, String> {
+/// A type of tensors.
+pub fn parse_type(text: &str) -> Result<GgmlType, String> {
     GgmlType::from_name(&text.to_ascii_uppercase())
         .or_else(|| GgmlType::from_name(text))
         .ok_or_else(|| "no tensor type".to_string())
+}
+
+fn parse_keep_zeros(text: &str) -> Result<KeepZeros, String> {
+    let names = || KeepZeros::ALL.map(KeepZeros::name).join(", ");
+    let found = KeepZeros::ALL.into_iter().find(|own| own.name() == text);
+    found.ok_or_else(|| format!("none of {}", names()))
 }
 
 fn parse_tensor_type(text: &str) -> Result<Wish, String> {
@@ -175,7 +188,8 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     let start = Instant::now();
     let layers = match args.target.text().filter(|_| args.method.sees_text()) {
         Some(text) => {
-            Some(layerwise::quantize(&args.target, text, &file, &path, &mut plan, &args.output)?)
+            let texts = Texts { text, chunks: args.target.chunks(), file: &file, path: &path };
+            Some(make_layers(&texts, &mut plan, &args.output)?)
         }
         None => None,
     };
@@ -234,6 +248,7 @@ impl QuantizeArgs {
                     "; importances (--imatrix FILE) let types of fewer bits be used"
                 }
                 QuantizeError::Mix(MixError::NoTensor(_)) => " (--tensor-type)",
+                QuantizeError::NoZero { .. } => " (--keep-zeros)",
                 _ => "",
             };
             match error {
@@ -285,6 +300,8 @@ impl QuantizeArgs {
             imatrix: imatrix.transpose()?,
             imatrix_name: name.unwrap_or_default(),
             force: self.force,
+            pruning: None,
+            keep_zeros: self.keep_zeros,
             keep_split: self.keep_split,
             threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
@@ -313,6 +330,9 @@ impl QuantizeArgs {
             ("force", self.force),
         ] {
             parameters.extend(is_set.then(|| name.to_owned()));
+        }
+        if self.keep_zeros != KeepZeros::Auto {
+            parameters.push(format!("keep-zeros={}", self.keep_zeros.name()));
         }
         request.add("parameters", parameters.join(" "));
         if let Some(path) = &self.imatrix {

@@ -92,6 +92,11 @@ impl TargetArgs {
         self.calibrate.as_deref()
     }
 
+    /// Chunks of it that are used, if the user says.
+    pub fn chunks(&self) -> Option<u32> {
+        self.calibrate_chunks
+    }
+
     /// Whether there is a size.
     pub fn is_given(&self) -> bool {
         self.target().is_some()
@@ -133,35 +138,30 @@ impl TargetArgs {
         Ok(Some(Chosen { types, probes }))
     }
 
-    /// Chunks of a text of at most `n_ctx` tokens: as many as the user said, or `n`.
-    ///
-    /// # Errors
-    /// The text cannot be read or tokenized, or fills no chunk.
-    pub fn chunks(
-        &self,
-        model: &Model,
-        text: &Path,
-        n_ctx: usize,
-        n: usize,
-    ) -> Result<Chunks, CliError> {
-        let n_ctx = model.spec().n_ctx_default(n_ctx);
-        // No option cuts other chunks, which is what a hint of ours would speak of.
-        let at = |error: EvalError| CliError::failed(format!("{}: {error}", text.display()));
-        let mut chunks =
-            Chunks::of_text(&tokenizer_of(model)?, &read_text(text)?, n_ctx).map_err(at)?;
-        chunks.truncate(self.calibrate_chunks.map_or(n, |n| n as usize));
-        Ok(chunks)
-    }
-
     /// What sensitivities are measured with, once it is known that they can be.
     fn probing(&self, text: &Path, file: &Arc<GgufFile>, path: &Path) -> Result<Probing, CliError> {
         let model = Model::from_file(file.clone(), path)?;
         if !model.spec().generates() {
             return Err(CliError::of_model(path)(EngineError::NoLogits));
         }
-        let chunks = self.chunks(&model, text, N_CTX, CHUNKS_DEFAULT)?;
+        let n = self.calibrate_chunks.map_or(CHUNKS_DEFAULT, |n| n as usize);
+        let chunks = chunks_of(&model, text, N_CTX, n)?;
         Ok(Probing { model, chunks })
     }
+}
+
+/// The first `n` chunks of a text, of at most `n_ctx` tokens.
+///
+/// # Errors
+/// The text cannot be read or tokenized, or fills no chunk.
+pub fn chunks_of(model: &Model, text: &Path, n_ctx: usize, n: usize) -> Result<Chunks, CliError> {
+    let n_ctx = model.spec().n_ctx_default(n_ctx);
+    // No option cuts other chunks, which is what a hint of ours would speak of.
+    let at = |error: EvalError| CliError::failed(format!("{}: {error}", text.display()));
+    let mut chunks =
+        Chunks::of_text(&tokenizer_of(model)?, &read_text(text)?, n_ctx).map_err(at)?;
+    chunks.truncate(n);
+    Ok(chunks)
 }
 
 /// A model, and the text that it is run on.

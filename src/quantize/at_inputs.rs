@@ -8,6 +8,7 @@ use super::method::Method;
 use super::refit::Refit;
 use super::rows::Loss;
 use super::share::share;
+use super::zeros::{self, KeepZeros};
 use teff_kernels::{KernelTable, TypeKernels};
 
 /// Rows that go through a product together.
@@ -66,6 +67,8 @@ pub struct AtInputs<'a> {
     pub feedback: Option<&'a Feedback>,
     /// Factors of the matrix.
     pub factors: Option<Factors<'a>>,
+    /// Which zeros of rows stay zeros: none where the type has no code for them.
+    pub keep_zeros: KeepZeros,
 }
 
 impl AtInputs<'_> {
@@ -118,7 +121,15 @@ impl AtInputs<'_> {
         importance: &[f32],
         blocks: &mut [u8],
     ) -> Result<(), QuantizeError> {
-        alone(self.kernels, self.method, x, importance, blocks)
+        alone(self.kernels, self.method, x, importance, blocks)?;
+        let n = importance.len();
+        let row_bytes = n / self.kernels.ty.block_len() * self.kernels.ty.block_bytes();
+        let rows = x.chunks_exact(n).zip(blocks.chunks_exact_mut(row_bytes));
+        for (x, blocks) in rows.filter(|(x, _)| self.keep_zeros.keeps(x)) {
+            zeros::keep(self.kernels, x, Some(importance), blocks)
+                .map_err(|zeros::NoZero(ty)| QuantizeError::NoZero { name: String::new(), ty })?;
+        }
+        Ok(())
     }
 }
 
@@ -182,7 +193,9 @@ impl Part<'_> {
             }
         }
         if let Some(refit) = self.refit {
+            let (old, old_costs) = (blocks.to_vec(), costs.clone());
             refit.rows(x, blocks, &mut costs, buffers)?;
+            self.take_back(x, blocks, &mut costs, (&old, &old_costs));
         }
         let sizes = way.form.costs(way.table, x, buffers);
         let mut loss = OutputLoss::default();
@@ -196,6 +209,23 @@ impl Part<'_> {
         let mut weight_loss = Loss::default();
         weights.for_each(|(row, (x, errors))| weight_loss.add(self.loss(row, x, errors)));
         Ok((loss, weight_loss))
+    }
+
+    /// Gives rows their old blocks and costs where new scales have taken the zeros.
+    fn take_back(&self, x: &[f32], blocks: &mut [u8], costs: &mut [f64], old: (&[u8], &[f64])) {
+        let (n, row_bytes) = (self.way.form.cols(), blocks.len() / costs.len());
+        let mut y = vec![0.0; n];
+        for (row, x) in x.chunks_exact(n).enumerate() {
+            let own = row * row_bytes..(row + 1) * row_bytes;
+            if !self.way.keep_zeros.keeps(x) {
+                continue;
+            }
+            self.way.kernels.dequantize(&blocks[own.clone()], &mut y);
+            if !zeros::is_kept(x, &y) {
+                blocks[own.clone()].copy_from_slice(&old.0[own]);
+                costs[row] = old.1[row];
+            }
+        }
     }
 
     /// The rows times their factors.
@@ -317,7 +347,8 @@ mod tests {
         let feedback =
             method.feeds_back.then(|| Feedback::new(hessian, ty.block_len(), 2).unwrap());
         let (feedback, factors) = (feedback.as_ref(), None);
-        let way = AtInputs { table, kernels, method, form: &form, feedback, factors };
+        let keep_zeros = KeepZeros::Auto;
+        let way = AtInputs { table, kernels, method, form: &form, feedback, factors, keep_zeros };
         let made = [1, 3].map(|threads| {
             let mut blocks = vec![0; w.len() / ty.block_len() * ty.block_bytes()];
             let (loss, weights) = way.quantize(w, &mut blocks, threads).unwrap();
@@ -401,7 +432,9 @@ mod tests {
         let method = &METHODS[0];
         let quantize = |hessian: &Hessian, factors: Option<Factors<'_>>| {
             let form = &Form::new(hessian).unwrap();
-            let way = AtInputs { table, kernels, method, form, feedback: None, factors };
+            let keep_zeros = KeepZeros::Auto;
+            let way =
+                AtInputs { table, kernels, method, form, feedback: None, factors, keep_zeros };
             let mut blocks = vec![0; w.len() / 32 * 18];
             (way.quantize(&w, &mut blocks, 2).unwrap(), blocks)
         };
@@ -428,7 +461,8 @@ mod tests {
         let [mut fed, mut alone] = [vec![0; 36], vec![0; 36]];
         let form = &Form::new(&hessian).unwrap();
         let (method, feedback, factors) = (&METHODS[0], Some(&feedback), None);
-        let way = AtInputs { table, kernels, method, form, feedback, factors };
+        let keep_zeros = KeepZeros::Auto;
+        let way = AtInputs { table, kernels, method, form, feedback, factors, keep_zeros };
         way.quantize(&w, &mut fed, 1).unwrap();
         kernels.quantize(&w, Some(&[0.0; 64]), &mut alone).unwrap();
         assert_eq!(fed, alone);

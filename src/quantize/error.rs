@@ -62,6 +62,34 @@ pub enum QuantizeError {
         /// Column.
         column: u64,
     },
+    /// A type that has no code for zero, and weights that are to be zero.
+    NoZero {
+        /// The tensor.
+        name: String,
+        /// The type.
+        ty: GgmlType,
+    },
+    /// Rows that are no whole number of groups.
+    PruneGroups {
+        /// The tensor.
+        name: String,
+        /// Its columns.
+        cols: u64,
+        /// Columns of a group.
+        group: usize,
+    },
+    /// No tensor that can be pruned.
+    NothingToPrune {
+        /// The pattern that finds none, if there are any.
+        pattern: Option<String>,
+    },
+    /// A way of pruning that has to see inputs of a tensor of which nothing is known.
+    NoInputs {
+        /// The tensor.
+        name: String,
+        /// The method's name.
+        method: &'static str,
+    },
     /// Inputs of a product that are no finite numbers, or of which nothing can be learned.
     NotFiniteInputs,
     /// Weights too large for the type.
@@ -169,6 +197,28 @@ impl fmt::Display for QuantizeError {
             QuantizeError::NotFinite { name, row, column } => {
                 write!(f, "tensor {name:?} has NaN or infinity in row {row}, column {column}")
             }
+            QuantizeError::NoZero { name, ty } => {
+                write!(
+                    f,
+                    "tensor {name:?}: {ty} has no code for zero, so that no weight can stay zero"
+                )
+            }
+            QuantizeError::PruneGroups { name, cols, group } => {
+                write!(
+                    f,
+                    "tensor {name:?} has rows of {cols}, which are no whole groups of {group}"
+                )
+            }
+            QuantizeError::NothingToPrune { pattern: None } => {
+                f.write_str("there are no matrices of layers that could be pruned")
+            }
+            QuantizeError::NothingToPrune { pattern: Some(pattern) } => {
+                write!(f, "{pattern:?} finds no matrix of a layer that could be pruned")
+            }
+            QuantizeError::NoInputs { name, method } => write!(
+                f,
+                "method {method} has to know the inputs of tensor {name:?}, of which nothing is known"
+            ),
             QuantizeError::NotFiniteInputs => {
                 write!(
                     f,

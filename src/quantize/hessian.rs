@@ -195,6 +195,11 @@ impl Inputs {
         Ok(())
     }
 
+    /// Whether the inputs of a weight are collected.
+    pub fn knows(&self, name: &str) -> bool {
+        self.input(name).is_some()
+    }
+
     /// The input of a matrix of a weight, by its number, which weights that share it have in common, and
     /// its Hessian; `None` if it met nothing.
     pub fn of_matrix(&self, name: &str, matrix: usize) -> Option<(usize, &Hessian)> {

@@ -3,7 +3,8 @@
 //! the disk; a write that is cancelled or fails takes its files away again.
 
 use super::error::QuantizeError;
-use super::plan::{Plan, Planned};
+use super::plan::Plan;
+use super::planned::Planned;
 use super::receipt::{self, Known, Request, TensorHash, Written};
 use super::rows::{self, Loss, Step};
 use gguf_rs_lite::{
@@ -98,6 +99,7 @@ impl Plan<'_> {
         out: &Path,
         step: &mut dyn FnMut(Step<'_>) -> bool,
     ) -> Result<Vec<Loss>, QuantizeError> {
+        self.check_ready()?;
         let paths = outputs(out, self.shards());
         if let Some(path) = paths.iter().find(|path| self.file.is_at(path)) {
             return Err(QuantizeError::SameFile(path.clone()));

@@ -1,14 +1,15 @@
 //! Plans: what a file will hold, before anything is computed.
 
-use super::at_inputs::OutputLoss;
 use super::error::QuantizeError;
+use super::form::STRIP;
 use super::imatrix::{Imatrix, Statistics};
 use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
+use super::planned::{Made, Planned};
+use super::prune::Pruning;
 use super::receipt::Request;
-use super::rows::{Loss, loss_of};
 use super::warning::Warning;
-use crate::tensor::Weight;
+use super::zeros::{KeepZeros, has_zero};
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use teff_kernels::KernelTable;
 
@@ -27,6 +28,10 @@ pub struct Options {
     pub imatrix_name: String,
     /// Goes on without importances where a type is of little use without them.
     pub force: bool,
+    /// What is pruned, if something is.
+    pub pruning: Option<Pruning>,
+    /// Which zeros stay zeros in tensors that are not pruned.
+    pub keep_zeros: KeepZeros,
     /// As many files as the input has.
     pub keep_split: bool,
     /// Threads that compute.
@@ -47,90 +52,14 @@ impl Options {
             imatrix: None,
             imatrix_name: String::new(),
             force: false,
+            pruning: None,
+            keep_zeros: KeepZeros::default(),
             keep_split: false,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             kernels: KernelTable::detect(),
             receipt: None,
         }
     }
-}
-
-/// A tensor of the file to be.
-#[derive(Debug)]
-pub struct Planned<'a> {
-    /// The tensor as it is.
-    pub info: &'a TensorInfo,
-    /// Type that it gets.
-    pub ty: GgmlType,
-    /// Type that it would have got, were its rows a multiple of that type's block.
-    pub wanted: GgmlType,
-    /// Bytes that it will have.
-    pub bytes: u64,
-    /// How its codes are found: as wanted, or by the default method where that has no way.
-    pub method: &'static Method,
-    /// Importances, `[matrices][columns]`.
-    pub(super) importances: Option<Vec<f32>>,
-    /// What a method that sees a text has made already.
-    pub(super) ready: Option<Made>,
-}
-
-impl Planned<'_> {
-    /// Whether the bytes are copied.
-    pub fn is_copied(&self) -> bool {
-        self.ty == self.info.ty
-    }
-
-    /// Writes the blocks of one matrix of the tensor, `[rows][columns]`, by the method alone; returns what
-    /// they lost.
-    ///
-    /// # Errors
-    /// The method has no way to the type.
-    pub(crate) fn quantize_alone(
-        &self,
-        kernels: &KernelTable,
-        matrix: usize,
-        x: &[f32],
-        blocks: &mut [u8],
-    ) -> Result<Loss, QuantizeError> {
-        let cols = self.info.cols() as usize;
-        let no_method = || {
-            let (name, ty) = (self.info.name.clone(), self.ty);
-            QuantizeError::NoMethod { name, ty, method: self.method.name }
-        };
-        let new = kernels.types(self.ty).ok_or_else(no_method)?;
-        let importance = self.importances.as_ref().map(|all| &all[matrix * cols..][..cols]);
-        let row_bytes = cols / self.ty.block_len() * self.ty.block_bytes();
-        let (mut loss, mut y) = (Loss::default(), vec![0.0; cols]);
-        for (x, blocks) in x.chunks_exact(cols).zip(blocks.chunks_exact_mut(row_bytes)) {
-            self.method.quantize(new, x, importance, blocks).map_err(|_| no_method())?;
-            new.dequantize(blocks, &mut y);
-            loss.add(loss_of(x, &y));
-        }
-        Ok(loss)
-    }
-
-    /// Whether it is the source's times factors, which other tensors take back.
-    pub(super) fn has_factors(&self) -> bool {
-        self.ready.as_ref().is_some_and(|ready| ready.has_factors)
-    }
-
-    /// Whether importances weigh its errors.
-    pub fn has_importances(&self) -> bool {
-        self.importances.is_some()
-    }
-}
-
-/// A tensor that a method which sees a text has made.
-#[derive(Clone, Debug)]
-pub struct Made {
-    /// Its name, type, shape and blocks.
-    pub weight: Weight,
-    /// What it lost, factors taken back.
-    pub loss: Loss,
-    /// Whether it is the source's times factors.
-    pub has_factors: bool,
-    /// What its outputs lost; zeros where the text never came to it, or it is no matrix.
-    pub outputs: OutputLoss,
 }
 
 /// What a file will hold.
@@ -158,7 +87,9 @@ impl<'a> Plan<'a> {
         }
         options.wishes.check(file)?;
         let shapes: Vec<Shape<'_>> = file.tensors().iter().map(Shape::from).collect();
+        let pruning = options.pruning.as_ref();
         let choices = match options.mix {
+            None if pruning.is_some_and(|pruning| pruning.ty.is_some()) => pruned(file, options)?,
             Some(mix) => {
                 let facts = Facts::of(file)?;
                 mix::choose(mix, &facts, options.imatrix.is_some(), &options.wishes, &shapes)?
@@ -206,8 +137,14 @@ impl<'a> Plan<'a> {
         choices: &[mix::Choice],
     ) -> Result<Plan<'a>, QuantizeError> {
         let mut tensors = Vec::with_capacity(choices.len());
-        for (info, choice) in file.tensors().iter().zip(choices) {
+        let pruned = options.pruning.as_ref().map(|own| own.tensors(file)).transpose()?;
+        for (number, (info, choice)) in file.tensors().iter().zip(choices).enumerate() {
             let elements: u64 = info.dims.iter().product();
+            let is_pruned = pruned.as_ref().is_some_and(|pruned| pruned[number]);
+            let pruning = options.pruning.as_ref().filter(|_| is_pruned);
+            if let Some(pruning) = pruning {
+                pruning.check(info)?;
+            }
             tensors.push(Planned {
                 info,
                 ty: choice.ty,
@@ -216,12 +153,15 @@ impl<'a> Plan<'a> {
                 // more bytes to an element than the largest, which was counted, too.
                 bytes: choice.ty.bytes_of(elements).unwrap_or(u64::MAX),
                 method: method_of(info, choice.ty, options)?,
+                pruning,
+                keep_zeros: keep_zeros(info, choice.ty, is_pruned, options)?,
                 importances: None,
                 ready: None,
             });
         }
         let mut plan = Plan { file, options, file_type, tensors, warnings: Vec::new() };
         plan.find_importances()?;
+        plan.check_inputs()?;
         plan.warn();
         Ok(plan)
     }
@@ -239,6 +179,11 @@ impl<'a> Plan<'a> {
     /// Kernels that read and write blocks.
     pub fn kernels(&self) -> &'static KernelTable {
         self.options.kernels
+    }
+
+    /// What is pruned.
+    pub fn pruning(&self) -> Option<&'a Pruning> {
+        self.options.pruning.as_ref()
     }
 
     /// Has the file get these tensors in place of what it would make.
@@ -325,8 +270,37 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Refuses a method that has to see inputs where importances say nothing of them.
+    fn check_inputs(&self) -> Result<(), QuantizeError> {
+        let Some(pruning) = self.pruning() else { return Ok(()) };
+        let mut pruned = self.tensors.iter().filter(|tensor| tensor.pruning.is_some());
+        if pruning.sees_text {
+            // Hessians come in strips.
+            let group = STRIP;
+            return match pruned.find(|t| !t.info.cols().is_multiple_of(group as u64)) {
+                Some(Planned { info, .. }) => {
+                    let (name, cols) = (info.name.clone(), info.cols());
+                    Err(QuantizeError::PruneGroups { name, cols, group })
+                }
+                None => Ok(()),
+            };
+        }
+        match pruned.find(|tensor| pruning.method.sees_inputs && !tensor.has_importances()) {
+            Some(tensor) => Err(tensor.no_inputs()),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses tensors that are to be pruned at the inputs of a text, which never came to them.
+    pub(super) fn check_ready(&self) -> Result<(), QuantizeError> {
+        let sees_text = self.pruning().is_some_and(|pruning| pruning.sees_text);
+        let is_missed = |t: &&Planned<'_>| sees_text && t.pruning.is_some() && t.ready.is_none();
+        self.tensors.iter().find(is_missed).map_or(Ok(()), |tensor| Err(tensor.no_inputs()))
+    }
+
     fn warn(&mut self) {
-        let is_again = |t: &&Planned<'_>| !t.is_copied() && t.info.ty.block_len() > 1;
+        let is_again =
+            |t: &&Planned<'_>| !t.is_copied() && t.info.ty.block_len() > 1 && !t.stays_in_blocks();
         let again: Vec<GgmlType> =
             self.tensors.iter().filter(is_again).map(|t| t.info.ty).collect();
         if let Some(&ty) = again.first() {
@@ -340,6 +314,7 @@ impl<'a> Plan<'a> {
             self.warnings.push(Warning::OtherMethod { tensors, name, ty, method });
         }
         self.warn_of_codebooks();
+        self.warn_of_zeros();
         self.warn_of_mix();
         let fallen: Vec<&Planned<'_>> = self.tensors.iter().filter(|t| t.ty != t.wanted).collect();
         if let Some(first) = fallen.first() {
@@ -359,6 +334,27 @@ impl<'a> Plan<'a> {
         if let Some(first) = left.first() {
             let (tensors, name, ty) = (left.len(), first.info.name.clone(), first.ty);
             self.warnings.push(Warning::NotRefitted { tensors, name, ty });
+        }
+    }
+
+    /// Looks at the first row of tensors whose type has no zero.
+    fn warn_of_zeros(&mut self) {
+        let options = self.options;
+        let is_lost = |t: &&Planned<'_>| {
+            let [old, new] = [t.info.ty, t.ty].map(|ty| options.kernels.types(ty));
+            let (Some(old), Some(new)) = (old, new) else { return false };
+            if t.is_copied() || options.keep_zeros != KeepZeros::Auto || has_zero(new) {
+                return false;
+            }
+            let mut x = vec![0.0; t.info.cols() as usize];
+            let row_bytes = (t.info.bytes / t.info.rows()) as usize;
+            old.dequantize(&self.file.data(t.info)[..row_bytes], &mut x);
+            KeepZeros::Auto.keeps(&x) && x.iter().any(|x| *x != 0.0)
+        };
+        let lost: Vec<&Planned<'_>> = self.tensors.iter().filter(is_lost).collect();
+        if let Some(first) = lost.first() {
+            let (tensors, name, ty) = (lost.len(), first.info.name.clone(), first.ty);
+            self.warnings.push(Warning::LosesZeros { tensors, name, ty });
         }
     }
 
@@ -395,6 +391,35 @@ pub(super) fn method_of(
     let way = ways.find(|method| kernels.is_some_and(|kernels| method.supports(kernels)));
     let method = options.method.name;
     way.ok_or_else(|| QuantizeError::NoMethod { name: name(), ty, method })
+}
+
+/// The types of a file whose pruned tensors get another.
+fn pruned(file: &GgufFile, options: &Options) -> Result<Vec<mix::Choice>, QuantizeError> {
+    let Some(pruning) = &options.pruning else { return Ok(Vec::new()) };
+    let pruned = pruning.tensors(file)?;
+    let choice = |(info, is_pruned): (&TensorInfo, bool)| {
+        let wanted = pruning.ty.filter(|_| is_pruned).unwrap_or(info.ty);
+        mix::of_type(wanted, info.cols())
+    };
+    Ok(file.tensors().iter().zip(pruned).map(choice).collect())
+}
+
+/// Which zeros of a tensor stay zeros: all that pruning makes, and those that are wanted else.
+fn keep_zeros(
+    info: &TensorInfo,
+    ty: GgmlType,
+    is_pruned: bool,
+    options: &Options,
+) -> Result<KeepZeros, QuantizeError> {
+    let wanted = if is_pruned { KeepZeros::On } else { options.keep_zeros };
+    let is_made = is_pruned || ty != info.ty;
+    match (options.kernels.types(ty).is_some_and(has_zero), wanted) {
+        (true, wanted) => Ok(wanted),
+        (false, KeepZeros::On) if is_made => {
+            Err(QuantizeError::NoZero { name: info.name.clone(), ty })
+        }
+        (false, _) => Ok(KeepZeros::Off),
+    }
 }
 
 /// The number for metadata of a file of these types: of the mix that is named like the type of most

@@ -7,7 +7,8 @@
 //! who took what.
 
 use super::error::QuantizeError;
-use super::plan::{Options, Planned};
+use super::plan::Options;
+use super::planned::Planned;
 use crate::tensor::memory::reserve;
 use gguf_rs_lite::GgufFile;
 use std::any::Any;
@@ -321,24 +322,16 @@ impl<'a> Work<'a> {
         let mut loss = Loss::default();
         for (row, out) in rows.zip(out.chunks_exact_mut(self.new_row_bytes)) {
             let at = row as usize * self.old_row_bytes;
-            self.old.dequantize(&self.data[at..at + self.old_row_bytes], x);
+            let old = &self.data[at..at + self.old_row_bytes];
+            self.old.dequantize(old, x);
             check_finite(&self.tensor.info.name, row, x)?;
-            let importance = self.tensor.importances.as_ref().map(|all| {
-                let matrix = (row / rows_of_matrix) as usize;
-                &all[matrix * cols..][..cols]
-            });
-            let method = self.tensor.method;
-            method.quantize(self.new, x, importance, out).map_err(|_| QuantizeError::NoMethod {
-                name: self.tensor.info.name.clone(),
-                ty: self.tensor.ty,
-                method: method.name,
-            })?;
-            self.new.dequantize(out, y);
-            loss.add(loss_of(x, y));
+            let importance = self.tensor.importance((row / rows_of_matrix) as usize);
+            loss.add(self.tensor.row(self.new, (x, old), importance, out, y)?);
         }
         Ok(loss)
     }
 }
+
 /// A row before and after.
 #[derive(Default)]
 struct Buffers {

@@ -70,6 +70,15 @@ pub enum Warning {
         /// Type that it gets.
         ty: GgmlType,
     },
+    /// Sparse tensors that get types without a zero.
+    LosesZeros {
+        /// Number of tensors.
+        tensors: usize,
+        /// The first.
+        name: String,
+        /// Type that it gets.
+        ty: GgmlType,
+    },
     /// Experts that the calibration text never chose.
     UnseenExperts {
         /// Number of experts, over all tensors.
@@ -115,6 +124,12 @@ impl std::fmt::Display for Warning {
                 f,
                 "the scales of {tensors} {}, such as {name:?} ({ty}), are not fitted again: a code of \
                  the type stands for several weights",
+                many(tensors)
+            ),
+            Warning::LosesZeros { tensors, name, ty } => write!(
+                f,
+                "{tensors} {} of zeros to a quarter or more, such as {name:?}, will have none: {ty} has no \
+                 code for zero",
                 many(tensors)
             ),
             Warning::NoImportances { tensors, name } => write!(

@@ -142,6 +142,15 @@ fn merge() {
 }
 
 #[test]
+fn prune() {
+    let folder = Folder::new("kill-prune");
+    let (input, out) = (model(&folder), folder.0.join("out.gguf"));
+    let method = ["--method", "magnitude", "--sparsity", "0.5"];
+    let args = [&["prune", text(&input), text(&out)], &method[..]].concat();
+    Case { folder: &folder, args, outputs: vec![out.clone()] }.check_plain(&old());
+}
+
+#[test]
 fn imatrix() {
     let folder = Folder::new("kill-imatrix");
     let (model, input) = (golden("dense-model.gguf"), golden("text.txt"));

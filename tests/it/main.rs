@@ -67,6 +67,8 @@ mod measure;
 mod observer;
 #[cfg(feature = "chat-template")]
 mod prompts;
+#[cfg(feature = "cli")]
+mod prune;
 mod quantize;
 #[cfg(feature = "cli")]
 mod readme;

@@ -1,6 +1,6 @@
 //! The JSON form of a report: one object, whose keys programs rely on.
 
-use super::{ELEMENTS_MAX, architecture_lines, problem_line};
+use super::{ELEMENTS_MAX, architecture_lines, problem_line, sparsity};
 use crate::engine::report::{MemoryUse, Report, TypeKernel, TypeUse};
 use gguf_rs_lite::{GgmlType, TensorInfo, Value};
 use serde_json::{Map, Value as Json, json};
@@ -44,6 +44,15 @@ pub fn object(report: &Report, path: &Path, tensors: bool) -> Json {
         object["tensors"] = file.tensors().iter().map(row).collect();
     }
     object
+}
+
+/// Adds how many weights are zero: of matrices, and of each tensor where there are rows of those.
+pub fn add_zeros(object: &mut Json, report: &Report, zeros: &[Option<u64>]) {
+    let [sum, weights] = sparsity(report, zeros);
+    object["zeros"] = json!({"zeros": sum, "weights": weights});
+    if let Some(rows) = object.get_mut("tensors").and_then(Json::as_array_mut) {
+        rows.iter_mut().zip(zeros).for_each(|(row, zeros)| row["zeros"] = json!(zeros));
+    }
 }
 
 fn type_row((ty, of_type): (&GgmlType, &TypeUse)) -> (String, Json) {

@@ -7,10 +7,12 @@ use super::error::{CliError, hint};
 use super::gpu_args::GpuPlanArgs;
 use super::offload;
 use super::options::{ContextArgs, ModelArgs};
+use crate::backend::MAX_THREADS;
 use crate::backend::pages::KvType;
 use crate::engine::report::{MemoryUse, Problem, Report, ReportOptions, TypeKernel};
 use crate::model::Pooling;
 use crate::model::describe::bytes;
+use crate::quantize::zeros_of;
 use gguf_rs_lite::{TensorInfo, Value};
 use std::io::Write;
 use std::path::Path;
@@ -29,6 +31,9 @@ pub struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
+    /// Count the weights that are zero, for which all of them are read
+    #[arg(long)]
+    sparsity: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -51,9 +56,18 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> 
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = ReportOptions { n_ctx, kv_type: args.kv_type, kernels };
     let report = Report::new(file, &options);
+    let zeros = match args.sparsity {
+        true => {
+            let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+            let found = zeros_of(&report.file, kernels, threads.min(MAX_THREADS));
+            Some(found.map_err(|e| CliError::failed(format!("{}: {e}", path.display())))?)
+        }
+        false => None,
+    };
     let offload = args.gpu.placement().and_then(|placement| report.offload(&options, &placement));
     if args.json {
         let mut object = json::object(&report, &path, args.tensors);
+        zeros.iter().for_each(|zeros| json::add_zeros(&mut object, &report, zeros));
         match &offload {
             None => {}
             Some(Ok(offload)) => object["gpu"] = offload::object(offload),
@@ -62,6 +76,7 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> 
         return Ok(writeln!(out, "{object}")?);
     }
     write(&report, &path, args.tensors, out)?;
+    zeros.iter().try_for_each(|zeros| write_zeros(&report, zeros, args.tensors, out))?;
     if let Some(offload) = offload {
         writeln!(out, "\nLayers on a GPU")?;
         let lines = offload.map_or_else(|e| vec![e.to_string()], |o| offload::lines(&o));
@@ -133,6 +148,38 @@ fn write_tensors(report: &Report, all: bool, out: &mut dyn Write) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// How many weights are zero, in all, of matrices, and of each if those are wanted.
+fn write_zeros(
+    report: &Report,
+    zeros: &[Option<u64>],
+    all: bool,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let part = |zeros: u64, weights: u64| 100.0 * zeros as f64 / weights.max(1) as f64;
+    writeln!(out, "\nZeros")?;
+    for (TensorInfo { name, dims, .. }, zeros) in report.file.tensors().iter().zip(zeros) {
+        if let Some(zeros) = zeros.filter(|_| all) {
+            let part = part(zeros, dims.iter().product());
+            writeln!(out, "  {:40} {zeros:>12} {part:6.2} %", one_line(name))?;
+        }
+    }
+    let [zeros, weights] = sparsity(report, zeros);
+    writeln!(out, "  {zeros} of {weights} weights of matrices: {:.2} %", part(zeros, weights))?;
+    Ok(())
+}
+
+/// Zeros and weights of the matrices of a file.
+fn sparsity(report: &Report, zeros: &[Option<u64>]) -> [u64; 2] {
+    let mut sums = [0, 0];
+    for (info, zeros) in report.file.tensors().iter().zip(zeros) {
+        if let Some(zeros) = zeros.filter(|_| info.dims.len() > 1) {
+            sums[0] += zeros;
+            sums[1] += info.dims.iter().product::<u64>();
+        }
+    }
+    sums
 }
 
 fn write_memory(memory: &MemoryUse, out: &mut dyn Write) -> Result<(), CliError> {

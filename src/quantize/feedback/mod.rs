@@ -36,6 +36,8 @@ pub struct Feedback {
     before: Vec<Vec<u8>>,
     /// For each block in that order `[len][len]`: `U` from each of its columns (rows) to each behind it.
     within: Vec<f32>,
+    /// For each column in that order `R[k][k]^2`: what an error of 1 costs once the columns behind answer.
+    costs: Vec<f32>,
 }
 
 impl Feedback {
@@ -47,12 +49,35 @@ impl Feedback {
     /// # Panics
     /// If columns are no whole number of blocks.
     pub fn new(hessian: &Hessian, len: usize, threads: usize) -> Result<Feedback, QuantizeError> {
+        assert!(len > 0 && hessian.cols.is_multiple_of(len), "whole blocks");
+        Feedback::of_order(hessian, order(&hessian.diagonal(), len), len, threads)
+    }
+
+    /// The same for columns that come in the order of the file.
+    ///
+    /// # Errors
+    /// As [`Feedback::new`].
+    ///
+    /// # Panics
+    /// If columns are no whole number of blocks.
+    pub fn in_place(
+        hessian: &Hessian,
+        len: usize,
+        threads: usize,
+    ) -> Result<Feedback, QuantizeError> {
+        assert!(len > 0 && hessian.cols.is_multiple_of(len), "whole blocks");
+        Feedback::of_order(hessian, (0..hessian.cols).collect(), len, threads)
+    }
+
+    fn of_order(
+        hessian: &Hessian,
+        order: Vec<usize>,
+        len: usize,
+        threads: usize,
+    ) -> Result<Feedback, QuantizeError> {
         let n = hessian.cols;
-        assert!(len > 0 && n.is_multiple_of(len), "whole blocks");
-        let importance = hessian.diagonal();
-        let order = order(&importance, len);
         // Inputs of zeros leave nothing to feed back.
-        let mean = mean_of(&importance)?;
+        let mean = mean_of(&hessian.diagonal())?;
         let mut factor = Vec::new();
         reserve(&mut factor, n * n, "the factors of a Hessian")?;
         let mut damping = DAMPING * mean;
@@ -88,12 +113,33 @@ impl Feedback {
             bytes_of(&u)
         });
         let before = before.collect();
-        Feedback { order, len, before, within }
+        let costs = (0..n).map(|k| (r(k, k) * r(k, k)) as f32).collect();
+        Feedback { order, len, before, within, costs }
+    }
+
+    /// Columns.
+    pub(super) fn cols(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Columns of a block.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What an error of 1 of each column costs once those behind it answer, in the order of rounding.
+    pub(super) fn costs(&self) -> &[f32] {
+        &self.costs
+    }
+
+    /// What an error of the `k`-th column adds to those of its block behind it.
+    pub(super) fn within(&self, k: usize) -> &[f32] {
+        &self.within[k * self.len + k % self.len + 1..(k + 1) * self.len]
     }
 
     /// What errors `[rows][columns]`, columns in the order of rounding, add to the columns of a block:
     /// `[rows][len]`.
-    fn add_of_before(
+    pub(super) fn add_of_before(
         &self,
         table: &KernelTable,
         block: usize,
@@ -114,7 +160,7 @@ impl Feedback {
 }
 
 /// `y += a x`, as far as `y` goes.
-fn add_times(y: &mut [f32], a: f32, x: &[f32]) {
+pub(super) fn add_times(y: &mut [f32], a: f32, x: &[f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 

@@ -3,6 +3,7 @@
 use super::super::at_inputs::AtInputs;
 use super::super::error::QuantizeError;
 use super::super::form::Buffers;
+use super::super::zeros;
 use super::{Feedback, add_times};
 use teff_kernels::{Encoder, Scales};
 
@@ -46,6 +47,8 @@ impl Feed<'_> {
             .chunks_exact(n)
             .map(|x| x.iter().map(|x| x * x).sum::<f32>() / n as f32)
             .collect();
+        let keeps: Vec<bool> =
+            self.x.chunks_exact(n).map(|x| self.way.keep_zeros.keeps(x)).collect();
         for block in 0..n / len {
             self.feedback.add_of_before(self.way.table, block, errors, buffers);
             // Columns of a block lie side by side in the file, too.
@@ -56,8 +59,8 @@ impl Feed<'_> {
                 let errors = &mut errors[row * n + block * len..][..len];
                 match self.way.kernels.encoder() {
                     Ok(encoder) => {
-                        let mean_square = mean_squares[row];
-                        self.feed_codes(encoder, block, (x, mean_square), y, errors, out);
+                        let known = (mean_squares[row], keeps[row]);
+                        self.feed_codes(encoder, block, (x, known), y, errors, out);
                     }
                     Err(_) => self.feed_whole(block, x, y, errors, out)?,
                 }
@@ -75,27 +78,41 @@ impl Feed<'_> {
         (changed, &self.way.form.importance()[columns[0] / len * len..][..len])
     }
 
-    /// A block column by column.
+    /// A block column by column; of its row are known the mean square and whether zeros stay.
     fn feed_codes(
         &self,
         encoder: &Encoder,
         block: usize,
-        (x, mean_square): (&[f32], f32),
+        (x, (mean_square, keeps)): (&[f32], (f32, bool)),
         y: &mut [f32],
         errors: &mut [f32],
         out: &mut [u8],
     ) {
         let len = self.feedback.len;
-        let (changed, importance) = self.changed(block, x, y);
-        let scales: Scales = encoder.fit_block(&changed, Some(importance), mean_square).as_stored();
+        let (mut changed, importance) = self.changed(block, x, y);
+        if keeps {
+            changed.iter_mut().zip(x).filter(|(_, x)| **x == 0.0).for_each(|(own, _)| *own = 0.0);
+        }
+        let fitted = encoder.fit_block(&changed, Some(importance), mean_square).as_stored();
+        let scales: Scales = match keeps {
+            true => zeros::refit(encoder, &changed, Some(importance), fitted),
+            false => fitted,
+        };
+        let zero = |c: usize| {
+            let is_zero = keeps && x[c] == 0.0;
+            is_zero
+                .then(|| zeros::zero_code(encoder, &encoder.group_of(&scales, c / encoder.group)))
+        };
         let mut codes = [0; 256];
         for p in 0..len {
             let c = self.feedback.order[block * len + p] % len;
-            let (code, value) = encoder.code(&scales, c, x[c] + y[p]);
+            let (code, value) = match zero(c).flatten() {
+                Some(code) => (code, 0.0),
+                None => encoder.code(&scales, c, x[c] + y[p]),
+            };
             codes[c] = code;
             errors[p] = x[c] - value;
-            let within = &self.feedback.within[(block * len + p) * len + p + 1..];
-            add_times(&mut y[p + 1..], errors[p], within);
+            add_times(&mut y[p + 1..], errors[p], self.feedback.within(block * len + p));
         }
         encoder.assemble(&codes[..len], &[scales], out);
     }

@@ -146,6 +146,11 @@ fn head_type(mix: Mix, cols: u64, facts: &Facts) -> GgmlType {
     }
 }
 
+/// The choice of a type, or of another for rows that are no multiple of its block.
+pub(super) fn of_type(wanted: GgmlType, cols: u64) -> Choice {
+    Choice { ty: fallback(wanted, cols), wanted }
+}
+
 /// A type for rows that are no multiple of `ty`'s block.
 fn fallback(ty: GgmlType, cols: u64) -> GgmlType {
     let fits = |ty: GgmlType| cols.is_multiple_of(ty.block_len() as u64);
@@ -320,6 +325,15 @@ pub(super) fn copied(facts: &Facts, wishes: &Wishes, tensors: &[Shape<'_>]) -> V
         Choice { ty: fallback(wanted, tensor.dims[0]), wanted }
     };
     tensors.iter().map(choice).collect()
+}
+
+/// Whether a tensor is a matrix that a layer multiplies activations by: no embedding or head, norm or router.
+pub(super) fn is_product_of_layer(tensor: &Shape<'_>, facts: &Facts) -> bool {
+    /// Parts of the names of others, embeddings and heads of layers for several tokens included.
+    const OTHERS: &[&str] = &["ffn_gate_inp", "nextn.embed", "nextn.shared_head"];
+    layer_of(tensor.name).is_some()
+        && is_quantized(tensor, facts, &Wishes::default())
+        && !OTHERS.iter().any(|part| tensor.name.contains(part))
 }
 
 /// The number in `blk.N.`; `None` sorts before all layers.

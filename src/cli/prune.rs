@@ -1,0 +1,360 @@
+//! `teff prune`: a model's file with weights that are zero.
+
+use super::imatrix::open_imatrix;
+use super::layerwise::{Layers, Texts, make_layers};
+use super::options::{TOKENS_MAX, whole_number};
+use super::progress::{Told, WorkProgress};
+use super::quantize::parse_type;
+use super::source::Source;
+use super::{CliError, interrupt, receipt, space};
+use crate::backend::MAX_THREADS;
+use crate::cache::ModelRef;
+use crate::model::describe::bytes;
+use crate::quantize::prune::{PRUNE_METHODS, PruneMethod, Pruning, Sparsity};
+use crate::quantize::receipt::Request;
+use crate::quantize::{
+    KeepZeros, Loss, METHODS, Options, OutputLoss, Plan, Planned, QuantizeError, Step, outputs,
+};
+use gguf_rs_lite::{GgmlType, GgufFile};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use teff_kernels::KernelTable;
+
+/// `teff prune`
+#[derive(clap::Args, Debug)]
+pub struct PruneArgs {
+    /// The model: a GGUF file (the first of a split one), an alias or hf:owner/repo[:file]; or a
+    /// Hugging Face folder, which is converted first, into a file beside OUT that goes away again
+    #[arg(value_name = "IN")]
+    input: ModelRef,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// Which weights go, always the same number in each row (or group): magnitude (the smallest), wanda
+    /// (the smallest times the norm of their column's inputs: --imatrix, or --calibrate TEXT, which sees
+    /// pruned layers before each), sparsegpt (about 128 columns at a time, those that cost least once the
+    /// columns behind have made up for them: --calibrate TEXT). By a text it goes layer after layer, which
+    /// are kept in the folder OUT.layers until all is written, so that the same command goes on; of experts
+    /// that it never chose the smallest weights go
+    #[arg(long, value_name = "NAME", value_parser = parse_method)]
+    method: &'static PruneMethod,
+    /// How many go: a part of each row (0.5: round(0.5 * columns) of them), or N:M (2:4): N of every M
+    /// neighbours stay
+    #[arg(long, value_name = "PART|N:M")]
+    sparsity: Sparsity,
+    /// Importances of columns, a file by `teff imatrix` or llama-imatrix
+    #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
+    imatrix: Option<PathBuf>,
+    /// The text whose inputs of products count
+    #[arg(long, value_name = "TEXT")]
+    calibrate: Option<PathBuf>,
+    /// Chunks of 512 tokens of that text that are used [default: 64]
+    #[arg(long, value_name = "N", requires = "calibrate",
+          value_parser = whole_number(1..=TOKENS_MAX))]
+    calibrate_chunks: Option<u32>,
+    /// Prune only tensors whose name the pattern finds, of those that can be: matrices that layers
+    /// multiply by, without routers. May be given several times
+    #[arg(long, value_name = "REGEX")]
+    tensor: Vec<String>,
+    /// Type of the pruned tensors, which needs a code for zero [default: that of each; where it has blocks,
+    /// they stay but for the zeros, unless the method changes other weights]
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
+    ty: Option<GgmlType>,
+    /// As many files as the input has
+    #[arg(long)]
+    keep_split: bool,
+    /// Threads [default: as many as there are CPUs]
+    #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
+    threads: Option<u16>,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_method(text: &str) -> Result<&'static PruneMethod, String> {
+    let names = || PRUNE_METHODS.iter().map(|method| method.name).collect::<Vec<_>>().join(", ");
+    PruneMethod::from_name(text).ok_or_else(|| format!("none of {}", names()))
+}
+
+/// Prunes a file.
+///
+/// # Errors
+/// Options do not go together, the input cannot be read or pruned, the output not written.
+pub fn prune(args: &PruneArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    args.check()?;
+    let mut options = args.options()?;
+    let source = Source::open(&args.input)?;
+    let (path, at) = (source.path().to_owned(), args.at(source.path()));
+    if !args.dry_run {
+        args.check_outputs(&source)?;
+    }
+    let preview = source.preview()?;
+    if let Some(preview) = &preview {
+        // What stands in the way is said before a folder is converted.
+        Plan::new(&preview.file, &options).map_err(&at)?;
+    }
+    let opened = match preview.filter(|_| args.dry_run) {
+        Some(preview) => preview,
+        None => source.into_file(&args.output)?,
+    };
+    let file = opened.file.clone();
+    options.receipt = Some(args.receipt(&file)?);
+    let mut plan = Plan::new(&file, &options).map_err(&at)?;
+    for warning in &plan.warnings {
+        super::note(format_args!("warning: {warning}"));
+    }
+    if args.dry_run {
+        return Ok(tell(args, &plan, None, out)?);
+    }
+    space::check(&args.output, plan.data_bytes())?;
+    let start = Instant::now();
+    let layers = match &args.calibrate {
+        Some(text) => {
+            let texts = Texts { text, chunks: args.calibrate_chunks, file: &file, path: &path };
+            Some(make_layers(&texts, &mut plan, &args.output)?)
+        }
+        None => None,
+    };
+    let losses = write_file(args, &plan, &at)?;
+    let outputs = layers.as_ref().map(|layers| &layers.losses);
+    tell(args, &plan, Some(Written { losses: &losses, outputs, time: start.elapsed() }), out)?;
+    drop(plan);
+    layers.map_or(Ok(()), Layers::remove)
+}
+
+/// Writes the file; returns what each tensor lost.
+fn write_file(
+    args: &PruneArgs,
+    plan: &Plan<'_>,
+    at: &impl Fn(QuantizeError) -> CliError,
+) -> Result<Vec<Loss>, CliError> {
+    let mut progress = WorkProgress::begin();
+    interrupt::orderly(|cancel: &AtomicBool| {
+        let written = plan.write(&args.output, &mut |step| {
+            progress.show(step.done, step.total, |told| line(plan, &step, &told));
+            !cancel.load(Ordering::Relaxed)
+        });
+        written.map_err(|error| match error {
+            QuantizeError::Cancelled => CliError::failed("nothing was written"),
+            error => at(error),
+        })
+    })
+}
+
+/// The line that tells how far a plan is.
+fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
+    let Told { percent, left, .. } = told;
+    if !told.is_terminal {
+        return format!("pruned {percent} %{left}");
+    }
+    let (number, all, name) = (step.number + 1, plan.tensors.len(), &step.tensor.info.name);
+    format!("{percent:3} % [{number}/{all}] {name}{left}")
+}
+
+impl PruneArgs {
+    /// Refuses a method without what it has to see, and what a method does not look at.
+    fn check(&self) -> Result<(), CliError> {
+        let PruneMethod { name, sees_inputs, feeds_back, .. } = *self.method;
+        let has_text = self.calibrate.is_some();
+        let fault = match (sees_inputs, feeds_back) {
+            (false, _) if has_text => {
+                format!("--calibrate is for methods that see a text: --method {name} does not")
+            }
+            (_, true) if !has_text => format!("--method {name} needs --calibrate TEXT"),
+            (true, _) if !has_text && self.imatrix.is_none() => format!(
+                "--method {name} needs the inputs of columns: --imatrix FILE or --calibrate TEXT"
+            ),
+            _ => return Ok(()),
+        };
+        Err(CliError::usage(fault))
+    }
+
+    /// Names the input in front of errors that do not name a file themselves, and the flags that help.
+    fn at(&self, path: &Path) -> impl Fn(QuantizeError) -> CliError + use<> {
+        let path = path.to_owned();
+        move |error| {
+            let hint = match &error {
+                QuantizeError::NothingToPrune { pattern: Some(_) } => " (--tensor)",
+                QuantizeError::NoZero { .. } => " (--type gives pruned tensors another type)",
+                QuantizeError::PruneGroups { .. } => " (--sparsity)",
+                QuantizeError::NoInputs { .. } => " (--tensor chooses others)",
+                _ => "",
+            };
+            match error {
+                QuantizeError::Output(_) | QuantizeError::SameFile(_) => {
+                    CliError::failed(error.to_string())
+                }
+                error => CliError::failed(format!("{}: {error}{hint}", path.display())),
+            }
+        }
+    }
+
+    /// Refuses outputs that are inputs or cannot be written, before work begins.
+    fn check_outputs(&self, source: &Source) -> Result<(), CliError> {
+        let files = source.files();
+        let models: Vec<&GgufFile> = source.file().into_iter().collect();
+        let count = match models.first().filter(|_| self.keep_split) {
+            Some(file) => file.shard_count(),
+            None => 1,
+        };
+        outputs(&self.output, count).iter().try_for_each(|output| {
+            let beside = self.imatrix.iter().chain(&self.calibrate).chain(&files);
+            space::check_output(output, beside.map(PathBuf::as_path), &models)
+        })
+    }
+
+    fn options(&self) -> Result<Options, CliError> {
+        let mut pruning = Pruning::new(self.method, self.sparsity, &self.tensor)?;
+        pruning.sees_text = self.calibrate.is_some();
+        pruning.ty = self.ty;
+        let imatrix = self.imatrix.as_deref().map(open_imatrix);
+        let name = self.imatrix.as_ref().map(|path| path.display().to_string());
+        let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Ok(Options {
+            mix: None,
+            wishes: Default::default(),
+            method: &METHODS[0],
+            imatrix: imatrix.transpose()?,
+            imatrix_name: name.unwrap_or_default(),
+            force: false,
+            pruning: Some(pruning),
+            keep_zeros: KeepZeros::Auto,
+            keep_split: self.keep_split,
+            threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
+            kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+            receipt: None,
+        })
+    }
+
+    /// What the receipt says: whatever the bytes depend on.
+    fn receipt(&self, file: &GgufFile) -> Result<Request, CliError> {
+        let mut request = receipt::request(file);
+        request.add("method", self.method.name);
+        request.add("sparsity", self.sparsity.to_string());
+        let mut parameters: Vec<String> = Vec::new();
+        parameters.extend(self.calibrate_chunks.map(|n| format!("calibrate-chunks={n}")));
+        parameters.extend(self.ty.map(|ty| format!("type={ty}")));
+        parameters.extend(self.tensor.iter().map(|pattern| format!("tensor={pattern}")));
+        request.add("parameters", parameters.join(" "));
+        if let Some(path) = &self.imatrix {
+            request.add("imatrix.sha256", receipt::hash_of(path)?);
+        }
+        if let Some(path) = &self.calibrate {
+            request.add("calibration.sha256", receipt::hash_of(path)?);
+        }
+        Ok(request)
+    }
+}
+
+/// What was written.
+struct Written<'a> {
+    /// What each tensor lost.
+    losses: &'a [Loss],
+    /// What its outputs lost, by name, where a text was seen.
+    outputs: Option<&'a HashMap<String, OutputLoss>>,
+    time: Duration,
+}
+
+impl Written<'_> {
+    /// The relative errors of a tensor's outputs by magnitudes alone, and of what was written.
+    fn outputs(&self, tensor: &Planned<'_>) -> Option<[f64; 2]> {
+        let loss = self.outputs?.get(&tensor.info.name)?;
+        let relative = [loss.before, loss.after].map(|lost| (lost / loss.size).sqrt());
+        (loss.size > 0.0).then_some(relative)
+    }
+}
+
+/// Zeros that a tensor gets.
+fn zeros(tensor: &Planned<'_>) -> Option<u64> {
+    tensor.pruning.map(|pruning| pruning.zeros(tensor.info))
+}
+
+/// What is known of each tensor.
+fn tensors_of(plan: &Plan<'_>, written: Option<&Written<'_>>) -> Vec<Value> {
+    let tensor = |(number, tensor): (usize, &Planned<'_>)| {
+        let mut value = json!({
+            "name": tensor.info.name,
+            "shape": tensor.info.dims,
+            "from": tensor.info.ty.name(),
+            "type": tensor.ty.name(),
+            "bytes": tensor.bytes,
+        });
+        let (Some(zeros), loss) = (zeros(tensor), written.map(|written| written.losses[number]))
+        else {
+            return value;
+        };
+        value["zeros"] = json!(zeros);
+        if let Some(loss) = loss {
+            value["rms_error"] = json!(loss.rms_error());
+            value["relative_error"] = json!(loss.relative());
+            value["cosine"] = json!(loss.cosine());
+        }
+        if let Some([magnitude, own]) = written.and_then(|written| written.outputs(tensor)) {
+            value["output_error"] = json!({"magnitude": magnitude, "written": own});
+        }
+        value
+    };
+    plan.tensors.iter().enumerate().map(tensor).collect()
+}
+
+/// Tells what was written, with its losses and the time that it took, or what would be.
+fn tell(
+    args: &PruneArgs,
+    plan: &Plan<'_>,
+    written: Option<Written<'_>>,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let weights: u64 = plan.tensors.iter().map(|t| t.info.dims.iter().product::<u64>()).sum();
+    let all_zeros: u64 = plan.tensors.iter().filter_map(zeros).sum();
+    let (before, after) = (plan.tensors.iter().map(|t| t.info.bytes).sum(), plan.data_bytes());
+    if args.json {
+        let mut value = json!({
+            "method": args.method.name,
+            "sparsity": args.sparsity.to_string(),
+            "tensors": tensors_of(plan, written.as_ref()),
+            "weights": weights,
+            "zeros": all_zeros,
+            "bytes_before": before,
+            "bytes": after,
+            "file_bytes": plan.file_bytes().ok(),
+            "dry_run": args.dry_run,
+        });
+        if let Some(written) = &written {
+            value["seconds"] = json!(written.time.as_secs_f64());
+        }
+        return writeln!(out, "{value}");
+    }
+    let width = plan.tensors.iter().map(|t| t.info.name.len()).max().unwrap_or(0);
+    for (number, tensor) in plan.tensors.iter().enumerate() {
+        let (name, from, to) = (&tensor.info.name, tensor.info.ty.name(), tensor.ty.name());
+        let Some(zeros) = zeros(tensor) else {
+            writeln!(out, "{name:width$}  {from:>7}")?;
+            continue;
+        };
+        let part = 100.0 * zeros as f64 / (tensor.info.rows() * tensor.info.cols()) as f64;
+        write!(out, "{name:width$}  {from:>7} -> {to:7} {part:6.2} % zero")?;
+        if let Some(written) = &written {
+            write!(out, ", weights {:.2} %", 100.0 * written.losses[number].relative())?;
+            if let Some([magnitude, own]) = written.outputs(tensor).map(|o| o.map(|x| 100.0 * x)) {
+                write!(out, ", output {own:.2} % (magnitude {magnitude:.2} %)")?;
+            }
+        }
+        writeln!(out)?;
+    }
+    let part = 100.0 * all_zeros as f64 / weights.max(1) as f64;
+    let time = written.as_ref().map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
+    writeln!(
+        out,
+        "{all_zeros} of {weights} weights zero ({part:.2} %), {} -> {}{}",
+        bytes(before),
+        bytes(after),
+        time.unwrap_or_default()
+    )
+}
