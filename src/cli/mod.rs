@@ -48,6 +48,7 @@ mod template;
 mod template_args;
 mod threads;
 mod tokens;
+mod tune;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -111,6 +112,8 @@ enum Command {
     Convert(convert::ConvertArgs),
     /// Write a model's file in other types
     Quantize(quantize::QuantizeArgs),
+    /// Train scales, norms or an adapter of a model on a text
+    Tune(Box<tune::TuneArgs>),
     /// Hold a file against its receipt: what was it made of, and has it been changed since
     Verify(verify::VerifyArgs),
     /// Change the metadata of a GGUF file
@@ -202,6 +205,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),
+        Command::Tune(args) => tune::tune(args, out),
         Command::Verify(args) => verify::verify(args, out),
         Command::Edit(args) => edit::edit(args, out),
         Command::Split(args) => split::split(args, out),
