@@ -26,6 +26,7 @@ pub mod sample;
 pub mod serve;
 pub mod tensor;
 pub mod text;
+pub mod tune;
 
 #[cfg(feature = "chat-template")]
 pub use engine::Chat;

@@ -51,6 +51,7 @@ mod template;
 mod template_args;
 mod threads;
 mod tokens;
+mod tune;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -116,6 +117,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Write a model's file with weights that are zero: a part of each row, or N of every M
     Prune(prune::PruneArgs),
+    /// Train scales, norms or an adapter of a model on a text
+    Tune(Box<tune::TuneArgs>),
     /// Hold a file against its receipt: what was it made of, and has it been changed since
     Verify(verify::VerifyArgs),
     /// Change the metadata of a GGUF file
@@ -208,6 +211,7 @@ fn run_command(command: &Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Convert(args) => convert::convert(args, out),
         Command::Quantize(args) => quantize::quantize(args, out),
         Command::Prune(args) => prune::prune(args, out),
+        Command::Tune(args) => tune::tune(args, out),
         Command::Verify(args) => verify::verify(args, out),
         Command::Edit(args) => edit::edit(args, out),
         Command::Split(args) => split::split(args, out),

@@ -144,7 +144,7 @@ impl Plan<'_> {
     }
 
     fn is_copy(&self) -> bool {
-        self.tensors.iter().all(Planned::is_copied)
+        self.tensors.iter().all(|tensor| tensor.is_copied() && tensor.ready.is_none())
     }
 
     /// What stands in the first header for what will be known.
@@ -191,6 +191,8 @@ impl Plan<'_> {
                 if tensor.is_copied() {
                     self.file.check_uncut()?;
                     self.copy(tensor, &mut data, part, &mut seen)?;
+                    all.losses[number] =
+                        tensor.ready.as_ref().map_or_else(Loss::default, |r| r.loss);
                     progress.tell(tensor, number, tensor.info.rows(), Loss::default())?;
                 } else {
                     all.losses[number] = rows.tensor(&mut |bytes, rows, loss| {

@@ -350,7 +350,7 @@ impl Buffers {
 }
 
 /// Sums of squares in eight chains, which compilers turn into vectors.
-pub(super) fn loss_of(x: &[f32], y: &[f32]) -> Loss {
+pub(crate) fn loss_of(x: &[f32], y: &[f32]) -> Loss {
     const CHAINS: usize = 8;
     let [mut error2, mut weight2, mut written2] = [[0f64; CHAINS]; 3];
     let mut add = |i: usize, x: f32, y: f32| {

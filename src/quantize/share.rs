@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Has threads take one part of a work after the other, each with buffers of its own. Of several errors
 /// the first part's counts.
-pub(super) fn share<T: Send, B: Default>(
+pub(crate) fn share<T: Send, B: Default>(
     parts: Vec<T>,
     threads: usize,
     work: &(impl Fn(T, &mut B) -> Result<(), QuantizeError> + Sync),

@@ -32,6 +32,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("calibrate", 7),
     ("eval", 7),
     ("serve", 7),
+    ("tune", 7),
     ("cli", 8),
 ];
 

@@ -88,6 +88,7 @@ mod sessions;
 #[cfg(feature = "cli")]
 mod target;
 mod tokenizers;
+mod tune;
 mod twins;
 #[cfg(feature = "cli")]
 mod verify;

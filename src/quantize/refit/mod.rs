@@ -21,17 +21,18 @@ const SYSTEMS_ELEMENTS: usize = 4 << 20;
 
 /// What is known of a type's scales.
 #[derive(Debug)]
-struct Kind {
+pub(crate) struct Kind {
     /// Whether groups have minimums.
-    has_min: bool,
+    pub has_min: bool,
     /// Whether `d` is a factor of all scales, and `m` of all minimums.
-    is_linear: [bool; 2],
+    pub is_linear: [bool; 2],
     /// Values that a stored scale may have, and a stored minimum.
-    stored: [Vec<u8>; 2],
+    pub stored: [Vec<u8>; 2],
 }
 
 impl Kind {
-    fn of(encoder: &Encoder) -> Kind {
+    /// What is known of the type of an encoder.
+    pub fn of(encoder: &Encoder) -> Kind {
         let groups = vec![Group { scale: 1.0, min: 1.0 }; encoder.len / encoder.group];
         let ones = encoder.compose(&groups).as_stored();
         let twice = |change: fn(&mut Scales)| {

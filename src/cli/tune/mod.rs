@@ -1,0 +1,471 @@
+//! `teff tune`: scales, norms or an adapter, trained on a text or on conversations.
+//!
+//! Ctrl-C writes what the steps so far have given to a checkpoint beside the output, as every some steps do;
+//! the same command goes on from there. The output appears only if it is better on what was not learned
+//! from.
+
+mod data;
+mod told;
+
+use super::options::{ModelArgs, resolve, tokenizer_of, whole_number};
+use super::progress::WorkProgress;
+use super::source::Source;
+use super::{CliError, interrupt, receipt, space};
+use crate::backend::MAX_THREADS;
+use crate::cache::ModelRef;
+use crate::engine::{EngineError, EngineOptions, Model};
+use crate::model::{Fnv, fingerprint};
+use crate::quantize::receipt::Request;
+use crate::quantize::{METHODS, Options, Plan};
+use crate::tune::{
+    Course, Event, LoraShape, Report, Schedule, State, TeacherModel, TuneError, Tuner, What, train,
+};
+use data::{DataArgs, Learned};
+use gguf_rs_lite::{GgufFile, OwnedValue};
+use regex_automata::meta::Regex;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use teff_kernels::KernelTable;
+use told::Figures;
+
+/// Rates when nobody says: relative to what scales and norms were, and of an adapter's numbers.
+const RATE: f64 = 2e-3;
+const LORA_RATE: f64 = 1e-3;
+/// Steps in which the rate grows, as a part of all.
+const WARMUP_PART: u64 = 20;
+
+/// `teff tune`
+#[derive(clap::Args, Debug)]
+pub struct TuneArgs {
+    /// The model: a GGUF file, an alias or hf:owner/repo[:file]
+    #[arg(value_name = "MODEL")]
+    input: ModelRef,
+    /// The file to write: the model with other scales and norms, or an adapter
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// What is trained: scales (of the blocks of quantized tensors, whose codes stay), norms, both
+    /// (scales,norms), or lora (an adapter beside weights of any type)
+    #[arg(long, value_name = "WHAT", default_value = "scales,norms", value_parser = parse_what)]
+    train: Trained,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Learn the answers of this model of the same vocabulary, by their divergence, not the text's tokens
+    #[arg(long, value_name = "MODEL")]
+    teacher: Option<ModelRef>,
+    /// Matrices that are trained, by a pattern that their names are searched for
+    #[arg(long, value_name = "REGEX", default_value = r"^blk\.")]
+    targets: String,
+    /// Rank of the adapter
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = whole_number(1..=1024_u32))]
+    rank: u32,
+    /// The adapter counts this over the rank [default: twice the rank]
+    #[arg(long, value_name = "X", value_parser = parse_positive)]
+    alpha: Option<f64>,
+    /// Steps
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole_number(1..=10_000_000_u64))]
+    steps: u64,
+    /// Sequences of a step
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = whole_number(1..=65_536_u32))]
+    batch: u32,
+    /// How far a number moves in a step, at most: relative to what it was, of an adapter's as it is
+    /// [default: 0.002, of adapters 0.001]
+    #[arg(long, value_name = "X", value_parser = parse_positive)]
+    lr: Option<f64>,
+    /// Steps in which the rate grows to that [default: a twentieth]
+    #[arg(long, value_name = "N", value_parser = whole_number(0..=10_000_000_u64))]
+    warmup: Option<u64>,
+    /// Part of what a number has moved that a step takes back, times the rate
+    #[arg(long, value_name = "X", default_value = "0", value_parser = parse_decay)]
+    weight_decay: f64,
+    /// Length that gradients are cut to
+    #[arg(long, value_name = "X", default_value = "1", value_parser = parse_positive)]
+    clip: f64,
+    /// Seed of the order of sequences, and of an adapter's first numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Measure, and keep the best, every so many steps [default: a fourth]
+    #[arg(long, value_name = "N", value_parser = whole_number(1..=10_000_000_u64))]
+    eval_every: Option<u64>,
+    /// Write a checkpoint every so many steps
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = whole_number(1..=10_000_000_u64))]
+    save_every: u64,
+    /// Threads [default: as many as there are CPUs]
+    #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
+    threads: Option<u16>,
+    /// Say what would be trained, on what and how, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--train` names.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Trained {
+    scales: bool,
+    norms: bool,
+    lora: bool,
+}
+
+fn parse_what(text: &str) -> Result<Trained, String> {
+    let mut what = Trained::default();
+    for part in text.split(',').map(str::trim) {
+        match part {
+            "scales" => what.scales = true,
+            "norms" => what.norms = true,
+            "lora" => what.lora = true,
+            _ => return Err("must be scales, norms, scales,norms or lora".into()),
+        }
+    }
+    match what.lora && (what.scales || what.norms) {
+        true => Err("an adapter leaves the model as it is: lora stands alone".into()),
+        false => Ok(what),
+    }
+}
+
+fn parse_number(text: &str, min: f64, problem: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x >= min);
+    number.ok_or_else(|| problem.to_string())
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    parse_number(text, f64::MIN_POSITIVE, "must be a number above 0")
+}
+
+fn parse_decay(text: &str) -> Result<f64, String> {
+    parse_number(text, 0.0, "must be a number, 0 at least")
+}
+
+/// Tunes a model.
+pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    interrupt::done(|| "nothing was written".into());
+    let start = Instant::now();
+    let source = Source::open(&args.input)?;
+    let path = source.path().to_owned();
+    if source.file().is_none() {
+        let what = "tuning is for GGUF files: `teff convert` makes one of a folder";
+        return Err(CliError::failed(format!("{}: {what}", path.display())));
+    }
+    if !args.dry_run {
+        let models: Vec<&GgufFile> = source.file().into_iter().collect();
+        space::check_output(&args.output, args.data.paths(), &models)?;
+    }
+    let opened = source.into_file(&args.output)?;
+    let model = Model::from_file(opened.file.clone(), &path)?;
+    let learned = args.data.read(&model, &tokenizer_of(&model)?)?;
+    let teacher = args.open_teacher(&model, &learned)?;
+    let mut tuner = args.tuner(&model, &learned)?;
+    let key = args.key(&model, teacher.as_ref(), &learned);
+    let mut state = State::new(tuner.values());
+    let checkpoint = checkpoint_of(&args.output);
+    let course = args.course();
+    if args.dry_run {
+        return args.tell_plan(&tuner, &learned, out);
+    }
+    space::check(
+        &args.output,
+        state.bytes().saturating_add(opened.file.tensors().iter().map(|t| t.bytes).sum()),
+    )?;
+    if checkpoint.exists() {
+        state.load(&checkpoint, key)?;
+        super::note(format_args!(
+            "going on from {} behind step {}",
+            checkpoint.display(),
+            state.steps()
+        ));
+    }
+    let run = Run { args, checkpoint, key, state: Arc::new(Mutex::new(state)) };
+    let report = run.train(&mut tuner, &learned, teacher, &course, &model)?;
+    if report.best.is_some() {
+        interrupt::done(|| "nothing was written".into());
+        args.write(&model, &tuner, &report, &learned)?;
+    }
+    // It is of no further use: the same command would end at once.
+    interrupt::whole(|| drop(std::fs::remove_file(&run.checkpoint)));
+    args.tell(&tuner, &report, start, out)
+}
+
+/// A checkpoint's place.
+fn checkpoint_of(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".unfinished");
+    name.into()
+}
+
+/// Training under way.
+struct Run<'a> {
+    args: &'a TuneArgs,
+    checkpoint: PathBuf,
+    key: u64,
+    state: Arc<Mutex<State>>,
+}
+
+impl Run<'_> {
+    fn train(
+        &self,
+        tuner: &mut Tuner,
+        learned: &Learned,
+        teacher: Option<(Model, TeacherModel)>,
+        course: &Course,
+        model: &Model,
+    ) -> Result<Report, CliError> {
+        self.save_at_interrupt();
+        let (teacher_model, mut teacher) = teacher.unzip();
+        let steps = course.schedule.steps;
+        let mut progress = WorkProgress::begin();
+        let mut told = Figures::default();
+        let first = self.lock().steps();
+        let mut failed = Ok(());
+        let report = train(
+            tuner,
+            (&learned.train, &learned.held_out),
+            teacher.as_mut(),
+            course,
+            &self.state,
+            &mut |event| {
+                match event {
+                    Event::Sequence => {}
+                    Event::Step { step, loss, norm } => {
+                        (told.step, told.loss, told.norm) = (step, loss, norm);
+                        if step.is_multiple_of(self.args.save_every) && step < steps {
+                            failed = self.lock().save(&self.checkpoint, self.key);
+                        }
+                    }
+                    Event::Measured { step, loss } => told.note(step, steps, loss),
+                }
+                let done = told.step.saturating_sub(first);
+                progress.show(done, steps - first, |line| told.line(steps, &line));
+                // A file that was cut meanwhile must not be touched again.
+                let mut files = [Some(model), teacher_model.as_ref()].into_iter().flatten();
+                let is_whole = files.all(|model| model.file().check_uncut().is_ok());
+                failed.is_ok() && is_whole
+            },
+        );
+        drop(progress);
+        failed?;
+        model.file().check_uncut()?;
+        report.map_err(|error| self.args.at(model.path(), error))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets Ctrl-C write what there is.
+    fn save_at_interrupt(&self) {
+        let (state, path, key) = (self.state.clone(), self.checkpoint.clone(), self.key);
+        let is_tried = AtomicBool::new(false);
+        interrupt::done(move || {
+            // Held by others for as long as a step moves numbers.
+            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.steps() == 0 || is_tried.swap(true, Ordering::Relaxed) {
+                return "no step was made, nothing was written".into();
+            }
+            let n = state.steps();
+            match state.save(&path, key) {
+                Ok(()) => {
+                    format!(
+                        "{} has the {n} steps that were made: the same command goes on",
+                        path.display()
+                    )
+                }
+                Err(error) => format!("{n} steps were made and could not be written: {error}"),
+            }
+        });
+    }
+}
+
+impl TuneArgs {
+    fn kernels(&self) -> Result<&'static KernelTable, CliError> {
+        KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))
+    }
+
+    fn n_threads(&self) -> usize {
+        let default = std::thread::available_parallelism().map_or(1, |n| n.get());
+        self.threads.map_or(default.min(MAX_THREADS), usize::from)
+    }
+
+    fn lora(&self) -> Option<LoraShape> {
+        let rank = self.rank as usize;
+        let alpha = self.alpha.map_or(2.0 * rank as f32, |alpha| alpha as f32);
+        self.train.lora.then_some(LoraShape { rank, alpha })
+    }
+
+    fn course(&self) -> Course {
+        let rate = self.lr.unwrap_or(if self.train.lora { LORA_RATE } else { RATE });
+        let schedule = Schedule {
+            steps: self.steps,
+            warmup: self.warmup.unwrap_or(self.steps / WARMUP_PART),
+            rate,
+            decay: self.weight_decay,
+            clip: self.clip,
+        };
+        let eval_every = self.eval_every.unwrap_or((self.steps / 4).max(1));
+        Course { schedule, batch: self.batch as usize, eval_every, seed: self.seed }
+    }
+
+    /// Names a model in front of what went wrong with it, if the error does not name a file itself.
+    fn at(&self, path: &Path, error: TuneError) -> CliError {
+        match error {
+            TuneError::Foreign(_) | TuneError::Output(_) | TuneError::Teacher(_) => error.into(),
+            TuneError::Nothing => {
+                let hint = "(--targets, --train)";
+                CliError::failed(format!("{}: {error} {hint}", path.display()))
+            }
+            error => CliError::failed(format!("{}: {error}", path.display())),
+        }
+    }
+
+    fn open_teacher(
+        &self,
+        model: &Model,
+        learned: &Learned,
+    ) -> Result<Option<(Model, TeacherModel)>, CliError> {
+        let Some(name) = &self.teacher else { return Ok(None) };
+        let teacher = ModelArgs::named(name.clone()).open()?;
+        if !teacher.spec().generates() {
+            return Err(CliError::of_model(teacher.path())(EngineError::NoLogits));
+        }
+        // Numbers of tokens can agree by accident.
+        let tokens =
+            |model: &Model| model.file().get("tokenizer.ggml.tokens").map(|v| format!("{v:?}"));
+        if tokens(model) != tokens(&teacher) {
+            return Err(CliError::of_model(teacher.path())(
+                "the teacher's vocabulary is another one".to_string(),
+            ));
+        }
+        let mut options = EngineOptions::default();
+        (options.threads, options.kernels) = (Some(self.n_threads()), self.kernels()?);
+        let made = TeacherModel::new(&teacher, learned.longest(), &options);
+        let made = made.map_err(|error| CliError::of_model(teacher.path())(error))?;
+        Ok(Some((teacher, made)))
+    }
+
+    fn tuner(&self, model: &Model, learned: &Learned) -> Result<Tuner, CliError> {
+        let Trained { scales, norms, .. } = self.train;
+        let what = What { scales, norms, lora: self.lora() };
+        let pattern = Regex::new(&self.targets)
+            .map_err(|error| CliError::usage(format!("--targets {}: {error}", self.targets)))?;
+        let wanted = |name: &str| pattern.is_match(name);
+        let on = (self.kernels()?, self.n_threads());
+        Tuner::new(model, learned.longest(), what, &wanted, on, self.seed)
+            .map_err(|error| self.at(model.path(), error))
+    }
+
+    /// A number for all that training depends on.
+    fn key(
+        &self,
+        model: &Model,
+        teacher: Option<&(Model, TeacherModel)>,
+        learned: &Learned,
+    ) -> u64 {
+        let mut hash = Fnv::default();
+        hash.update(&fingerprint(model.file()).to_le_bytes());
+        teacher.iter().for_each(|(t, _)| hash.update(&fingerprint(t.file()).to_le_bytes()));
+        for sequence in learned.train.iter().chain(&learned.held_out) {
+            hash.update(&(sequence.tokens.len() as u64).to_le_bytes());
+            sequence.tokens.iter().for_each(|token| hash.update(&token.to_le_bytes()));
+            sequence.counts.iter().for_each(|&counts| hash.update(&[u8::from(counts)]));
+        }
+        hash.update(self.parameters().as_bytes());
+        hash.0
+    }
+
+    /// What was asked for, in words.
+    fn parameters(&self) -> String {
+        let (course, Trained { scales, norms, .. }) = (self.course(), self.train);
+        let Schedule { steps, warmup, rate, decay, clip } = course.schedule;
+        let mut words: Vec<String> = match self.lora() {
+            Some(LoraShape { rank, alpha }) => {
+                vec!["train=lora".into(), format!("rank={rank}"), format!("alpha={alpha}")]
+            }
+            None => vec![format!(
+                "train={}",
+                match (scales, norms) {
+                    (true, true) => "scales,norms",
+                    (true, false) => "scales",
+                    _ => "norms",
+                }
+            )],
+        };
+        words.extend([
+            format!("targets={}", self.targets),
+            format!("steps={steps} batch={} lr={rate} warmup={warmup}", course.batch),
+            format!("weight-decay={decay} clip={clip} eval-every={}", course.eval_every),
+            format!("seed={} teacher={}", self.seed, self.teacher.is_some()),
+        ]);
+        words.join(" ")
+    }
+
+    /// What the receipt says: whatever the bytes depend on.
+    fn receipt(
+        &self,
+        file: &GgufFile,
+        report: &Report,
+        learned: &Learned,
+    ) -> Result<Request, CliError> {
+        let mut request = receipt::request(file);
+        request.add("method", "tune");
+        request.add("parameters", self.parameters());
+        for (name, path) in self.data.named() {
+            request.add(&format!("{name}.sha256"), receipt::hash_of(path)?);
+        }
+        if let Some(teacher) = &self.teacher {
+            let path = resolve(teacher)?;
+            request.add("teacher.sha256", receipt::hash_of(&path)?);
+        }
+        let what = if self.teacher.is_some() { "divergence" } else { "loss" };
+        request.add(&format!("{what}.before"), format!("{:.6}", report.before));
+        request.add(
+            &format!("{what}.after"),
+            report.best.map_or(String::new(), |(l, _)| format!("{l:.6}")),
+        );
+        request.add(
+            "measured",
+            format!("{} predictions of {} sequences", report.n, learned.held_out.len()),
+        );
+        Ok(request)
+    }
+
+    fn write(
+        &self,
+        model: &Model,
+        tuner: &Tuner,
+        report: &Report,
+        learned: &Learned,
+    ) -> Result<(), CliError> {
+        let at = |error| self.at(model.path(), error);
+        let request = self.receipt(model.file(), report, learned)?;
+        if let Some(shape) = self.lora() {
+            let architecture = model.file().get("general.architecture");
+            let architecture = architecture.and_then(|value| value.as_str()).unwrap_or_default();
+            let prefix = crate::quantize::receipt::PREFIX;
+            let entries: Vec<(String, OwnedValue)> = (request.entries.iter())
+                .map(|(key, value)| (format!("{prefix}{key}"), value.clone().into()))
+                .collect();
+            let written = interrupt::whole(|| {
+                tuner.write_adapter(&self.output, architecture, shape, &entries)
+            });
+            return written.map_err(at);
+        }
+        let file = model.file();
+        let options = Options {
+            mix: None,
+            receipt: Some(request),
+            threads: self.n_threads(),
+            kernels: self.kernels()?,
+            method: &METHODS[0],
+            ..Options::new(crate::quantize::mix::Mix::ALL[0])
+        };
+        let mut plan = Plan::new(file, &options)?;
+        plan.take_ready(tuner.made(model).map_err(at)?);
+        interrupt::orderly(|cancel| {
+            let written = plan.write(&self.output, &mut |_| !cancel.load(Ordering::Relaxed));
+            written.map(drop).map_err(CliError::from)
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! What `teff tune` tells.
+
+use super::TuneArgs;
+use super::data::Learned;
+use crate::cli::progress::{Told, clear_line};
+use crate::cli::{CliError, note};
+use crate::tune::{Report, Sequence, Tuner};
+use serde_json::json;
+use std::io::Write;
+use std::time::Instant;
+
+/// What the line of progress says.
+#[derive(Default)]
+pub(super) struct Figures {
+    pub step: u64,
+    pub loss: f64,
+    pub norm: f64,
+    before: Option<f64>,
+}
+
+impl Figures {
+    /// Tells of a measurement.
+    pub fn note(&mut self, step: u64, steps: u64, loss: f64) {
+        clear_line();
+        let change = self
+            .before
+            .map_or(String::new(), |before| format!(" ({:+.1} %)", 100.0 * (loss / before - 1.0)));
+        self.before.get_or_insert(loss);
+        note(format_args!("step {step} of {steps}: held-out loss {loss:.5}{change}"));
+    }
+
+    /// The line of progress.
+    pub fn line(&self, steps: u64, told: &Told) -> String {
+        let Figures { step, loss, norm, .. } = self;
+        let Told { left, .. } = told;
+        format!("{step} of {steps} steps, loss {loss:.4}, gradient {norm:.2e}{left}")
+    }
+}
+
+impl TuneArgs {
+    /// Tells what would be trained.
+    pub(super) fn tell_plan(
+        &self,
+        tuner: &Tuner,
+        learned: &Learned,
+        out: &mut dyn Write,
+    ) -> Result<(), CliError> {
+        let n = learned.train.iter().map(Sequence::n_counted).sum::<usize>();
+        let held_out = learned.held_out.iter().map(Sequence::n_counted).sum::<usize>();
+        if self.json {
+            let names: Vec<_> =
+                tuner.names().map(|(name, n)| json!({"name": name, "numbers": n})).collect();
+            let plan = json!({
+                "trained": tuner.n_trained(), "tensors": names, "parameters": self.parameters(),
+                "sequences": learned.train.len(), "predictions": n, "held_out": held_out,
+            });
+            writeln!(out, "{plan}")?;
+            return Ok(());
+        }
+        for (name, n) in tuner.names() {
+            writeln!(out, "{name}  {n}")?;
+        }
+        writeln!(
+            out,
+            "{} numbers of {} kinds, {n} predictions of {} sequences to learn from, {held_out} to measure; {}",
+            tuner.n_trained(),
+            tuner.names().count(),
+            learned.train.len(),
+            self.parameters()
+        )?;
+        Ok(())
+    }
+
+    /// Tells what came of it.
+    pub(super) fn tell(
+        &self,
+        tuner: &Tuner,
+        report: &Report,
+        start: Instant,
+        out: &mut dyn Write,
+    ) -> Result<(), CliError> {
+        let seconds = start.elapsed().as_secs_f64();
+        let what = if self.teacher.is_some() { "divergence" } else { "loss" };
+        if self.json {
+            let told = json!({
+                "output": self.output.display().to_string(), "written": report.best.is_some(),
+                "loss": what, "before": report.before, "after": report.best.map(|(loss, _)| loss),
+                "best_step": report.best.map(|(_, step)| step), "steps": self.steps,
+                "trained": tuner.n_trained(), "measured": report.n, "seconds": seconds,
+            });
+            writeln!(out, "{told}")?;
+            return Ok(());
+        }
+        let Report { before, best, n } = report;
+        match best {
+            Some((after, step)) => writeln!(
+                out,
+                "{}: {what} {before:.5} -> {after:.5} ({:+.1} %) on {n} predictions that were not \
+                 learned from, behind step {step} of {}, {seconds:.0} s",
+                self.output.display(),
+                100.0 * (after / before - 1.0),
+                self.steps
+            )?,
+            None => writeln!(
+                out,
+                "nothing was written: the {what} of {before:.5} on {n} predictions that were not learned \
+                 from did not become less, {seconds:.0} s"
+            )?,
+        }
+        Ok(())
+    }
+}
