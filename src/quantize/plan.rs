@@ -2,15 +2,17 @@
 
 use super::at_inputs::OutputLoss;
 use super::error::QuantizeError;
+use super::grids;
 use super::imatrix::{Imatrix, Statistics};
 use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
 use super::receipt::Request;
 use super::rows::{Loss, loss_of};
 use super::warning::Warning;
+use crate::grid::{self, Found, Qat};
 use crate::tensor::Weight;
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
-use teff_kernels::KernelTable;
+use teff_kernels::{KernelTable, NoEncoder, TypeKernels};
 
 /// What is wanted.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub struct Options {
     pub threads: usize,
     /// Kernels that read and write blocks.
     pub kernels: &'static KernelTable,
+    /// Whether tensors whose values lie on a grid that their new type has keep their codes.
+    pub qat: Qat,
+    /// Whether tensors that lie on a grid get the type that has its codes, where none is named for them.
+    pub types_of_grids: bool,
     /// What a receipt is to say in the file's metadata, if there is to be one.
     pub receipt: Option<Request>,
 }
@@ -50,6 +56,8 @@ impl Options {
             keep_split: false,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             kernels: KernelTable::detect(),
+            qat: Qat::Auto,
+            types_of_grids: false,
             receipt: None,
         }
     }
@@ -70,6 +78,8 @@ pub struct Planned<'a> {
     pub method: &'static Method,
     /// Importances, `[matrices][columns]`.
     pub(super) importances: Option<Vec<f32>>,
+    /// The grid that its values lie on, whose codes it keeps.
+    pub grid: Option<Found>,
     /// What a method that sees a text has made already.
     pub(super) ready: Option<Made>,
 }
@@ -98,15 +108,47 @@ impl Planned<'_> {
             QuantizeError::NoMethod { name, ty, method: self.method.name }
         };
         let new = kernels.types(self.ty).ok_or_else(no_method)?;
+        let mut grid = self.rows_of_grid(new)?;
         let importance = self.importances.as_ref().map(|all| &all[matrix * cols..][..cols]);
         let row_bytes = cols / self.ty.block_len() * self.ty.block_bytes();
         let (mut loss, mut y) = (Loss::default(), vec![0.0; cols]);
         for (x, blocks) in x.chunks_exact(cols).zip(blocks.chunks_exact_mut(row_bytes)) {
-            self.method.quantize(new, x, importance, blocks).map_err(|_| no_method())?;
+            match &mut grid {
+                Some(grid) => self.keep_codes(grid, x, blocks)?,
+                None => {
+                    let made = self.method.quantize(new, x, importance, blocks);
+                    made.map_err(|_| no_method())?;
+                }
+            }
             new.dequantize(blocks, &mut y);
             loss.add(loss_of(x, &y));
         }
         Ok(loss)
+    }
+
+    /// What writes its codes, if it keeps those of a grid.
+    pub(super) fn rows_of_grid<'a>(
+        &'a self,
+        new: &'a TypeKernels,
+    ) -> Result<Option<grid::Rows<'a>>, QuantizeError> {
+        let rows = self.grid.as_ref().map(|found| Ok(found.rows(new.encoder()?)));
+        rows.transpose().map_err(|NoEncoder(ty)| {
+            let (name, method) = (self.info.name.clone(), self.method.name);
+            QuantizeError::NoMethod { name, ty, method }
+        })
+    }
+
+    /// Writes rows of its codes.
+    pub(super) fn keep_codes(
+        &self,
+        grid: &mut grid::Rows<'_>,
+        x: &[f32],
+        blocks: &mut [u8],
+    ) -> Result<(), QuantizeError> {
+        match grid.encode(x, blocks) {
+            true => Ok(()),
+            false => Err(QuantizeError::OffGrid { name: self.info.name.clone() }),
+        }
     }
 
     /// Whether it is the source's times factors, which other tensors take back.
@@ -168,6 +210,11 @@ impl<'a> Plan<'a> {
             }
             None => shapes.iter().map(|s| mix::Choice { ty: s.ty, wanted: s.ty }).collect(),
         };
+        let mut choices = choices;
+        let grids = match options.types_of_grids && options.qat == Qat::Auto {
+            true => grids::types(file, options, &shapes, &mut choices)?,
+            false => vec![None; shapes.len()],
+        };
         let types: Vec<GgmlType> = choices.iter().map(|choice| choice.ty).collect();
         let is_copy = types.iter().zip(&shapes).all(|(ty, shape)| *ty == shape.ty);
         let file_type = match options.mix {
@@ -175,7 +222,7 @@ impl<'a> Plan<'a> {
             None if is_copy => None,
             None => file_type_of(file, &types),
         };
-        Plan::of_choices(file, options, file_type, &choices)
+        Plan::of_choices(file, options, file_type, &choices, grids)
     }
 
     /// A plan of these types, one for each tensor of the file.
@@ -196,7 +243,8 @@ impl<'a> Plan<'a> {
         assert_eq!(types.len(), file.tensors().len(), "a type for each tensor");
         let choices: Vec<mix::Choice> =
             types.iter().map(|&ty| mix::Choice { ty, wanted: ty }).collect();
-        Plan::of_choices(file, options, file_type_of(file, types), &choices)
+        let grids = vec![None; types.len()];
+        Plan::of_choices(file, options, file_type_of(file, types), &choices, grids)
     }
 
     fn of_choices(
@@ -204,9 +252,10 @@ impl<'a> Plan<'a> {
         options: &'a Options,
         file_type: Option<u32>,
         choices: &[mix::Choice],
+        grids: Vec<Option<Found>>,
     ) -> Result<Plan<'a>, QuantizeError> {
         let mut tensors = Vec::with_capacity(choices.len());
-        for (info, choice) in file.tensors().iter().zip(choices) {
+        for ((info, choice), grid) in file.tensors().iter().zip(choices).zip(grids) {
             let elements: u64 = info.dims.iter().product();
             tensors.push(Planned {
                 info,
@@ -217,11 +266,13 @@ impl<'a> Plan<'a> {
                 bytes: choice.ty.bytes_of(elements).unwrap_or(u64::MAX),
                 method: method_of(info, choice.ty, options)?,
                 importances: None,
+                grid,
                 ready: None,
             });
         }
         let mut plan = Plan { file, options, file_type, tensors, warnings: Vec::new() };
         plan.find_importances()?;
+        plan.find_grids()?;
         plan.warn();
         Ok(plan)
     }
@@ -264,6 +315,18 @@ impl<'a> Plan<'a> {
     /// Bytes of all tensors together.
     pub fn data_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// Looks for the grids of tensors that a method makes row by row; the others' see what a text makes of
+    /// them.
+    fn find_grids(&mut self) -> Result<(), QuantizeError> {
+        let options = self.options;
+        let is_made = |t: &&mut Planned<'_>| !t.is_copied() && !t.method.sees_text();
+        let all = self.tensors.iter_mut().filter(|_| options.qat == Qat::Auto).filter(is_made);
+        for tensor in all.filter(|tensor| tensor.grid.is_none()) {
+            tensor.grid = grids::find(self.file, tensor.info, &[tensor.ty], options)?;
+        }
+        Ok(())
     }
 
     fn find_importances(&mut self) -> Result<(), QuantizeError> {
@@ -326,7 +389,8 @@ impl<'a> Plan<'a> {
     }
 
     fn warn(&mut self) {
-        let is_again = |t: &&Planned<'_>| !t.is_copied() && t.info.ty.block_len() > 1;
+        let is_again =
+            |t: &&Planned<'_>| !t.is_copied() && t.info.ty.block_len() > 1 && t.grid.is_none();
         let again: Vec<GgmlType> =
             self.tensors.iter().filter(is_again).map(|t| t.info.ty).collect();
         if let Some(&ty) = again.first() {

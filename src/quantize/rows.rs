@@ -318,11 +318,18 @@ impl<'a> Work<'a> {
         buffers.resize(cols)?;
         let Buffers { x, y } = buffers;
         let rows_of_matrix = self.tensor.info.dims.get(1).copied().unwrap_or(1);
+        let mut grid = self.tensor.rows_of_grid(self.new)?;
         let mut loss = Loss::default();
         for (row, out) in rows.zip(out.chunks_exact_mut(self.new_row_bytes)) {
             let at = row as usize * self.old_row_bytes;
             self.old.dequantize(&self.data[at..at + self.old_row_bytes], x);
             check_finite(&self.tensor.info.name, row, x)?;
+            if let Some(grid) = &mut grid {
+                self.tensor.keep_codes(grid, x, out)?;
+                self.new.dequantize(out, y);
+                loss.add(loss_of(x, y));
+                continue;
+            }
             let importance = self.tensor.importances.as_ref().map(|all| {
                 let matrix = (row / rows_of_matrix) as usize;
                 &all[matrix * cols..][..cols]

@@ -67,6 +67,9 @@ mod measure;
 mod observer;
 #[cfg(feature = "chat-template")]
 mod prompts;
+mod qat;
+#[cfg(feature = "convert")]
+mod qat_files;
 mod quantize;
 #[cfg(feature = "cli")]
 mod readme;
