@@ -17,6 +17,7 @@ pub mod convert;
 pub mod decoder;
 pub mod engine;
 pub mod eval;
+pub mod grid;
 pub mod kv;
 pub mod model;
 pub mod quantize;

@@ -1,6 +1,7 @@
 //! `teff convert`: a Hugging Face folder, or a repository of the hub, as one GGUF file.
 
 use super::edit::told;
+use super::grids::{self, QatArgs};
 use super::options::cache_of;
 use super::progress::{StderrProgress, Told, WorkProgress};
 use super::{CliError, interrupt, space};
@@ -38,6 +39,8 @@ pub struct ConvertArgs {
     /// Folder with the config.json of the model that an adapter is for [default: the adapter's]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
+    #[command(flatten)]
+    qat: QatArgs,
     /// Say what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -88,7 +91,7 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
         Type::Q8_0 => Some(TargetType::Q8_0),
     };
     let (pre, name, base) = (args.pre.clone(), args.name.clone(), args.base.clone());
-    let options = ConvertOptions { ty, pre, name, base };
+    let options = ConvertOptions { ty, pre, name, base, qat: args.qat.qat };
     let folder = folder(&args.source)?;
     let output = args.output.as_ref().filter(|_| !args.dry_run);
     if let Some(output) = output {
@@ -179,7 +182,8 @@ fn tell(
     if args.json {
         let row = |t: &Output| {
             let codes = t.keeps_codes().map(|keeps| if keeps { "kept" } else { "rounded" });
-            json!({"name": t.name, "type": t.ty.name(), "dims": t.dims(), "codes": codes})
+            let grid = t.grid().map(grids::as_json);
+            json!({"name": t.name, "type": t.ty.name(), "dims": t.dims(), "codes": codes, "grid": grid})
         };
         let tensors: Vec<_> = all.iter().map(row).collect();
         let value = json!({
@@ -201,10 +205,11 @@ fn tell(
         for tensor in all {
             let (name, ty) = (&tensor.name, tensor.ty.name());
             let dims: Vec<String> = tensor.dims().iter().map(u64::to_string).collect();
+            let grid = tensor.grid().map(|found| format!("  {}", grids::told(found)));
             let codes = match tensor.keeps_codes() {
                 Some(true) => "  codes as they are",
                 Some(false) => "  values rounded: no type has the grid",
-                None => "",
+                None => grid.as_deref().unwrap_or(""),
             };
             writeln!(out, "{name:width$}  {ty:>5}  {}{codes}", dims.join(" x "))?;
         }
@@ -212,6 +217,9 @@ fn tell(
     let (arch, n, size) = (conversion.arch(), all.len(), bytes(conversion.bytes()));
     let path = args.output.as_ref().map_or_else(String::new, |p| format!("{}: ", p.display()));
     writeln!(out, "{path}{arch}, {n} tensors of {size}")?;
+    for line in grids::summary(all.iter().filter_map(Output::grid)) {
+        writeln!(out, "{line}")?;
+    }
     let count = |keeps| all.iter().filter(|output| output.keeps_codes() == Some(keeps)).count();
     match (count(true), count(false)) {
         (0, 0) => Ok(()),

@@ -9,6 +9,7 @@ use super::source::Source;
 use super::{CliError, interrupt, receipt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
+use crate::grid::Qat;
 use crate::model::describe::bytes;
 use crate::quantize::prune::{PRUNE_METHODS, PruneMethod, Pruning, Sparsity};
 use crate::quantize::receipt::Request;
@@ -229,6 +230,8 @@ impl PruneArgs {
             keep_split: self.keep_split,
             threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+            qat: Qat::Off,
+            types_of_grids: false,
             receipt: None,
         })
     }

@@ -1,7 +1,9 @@
 //! `teff quantize`: a model's file in other types.
 
+use super::grids::{self, QatArgs};
 use super::imatrix::open_imatrix;
 use super::layerwise::{Layers, Texts, make_layers};
+use super::mix_arg::{self, Named};
 use super::options::whole_number;
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
@@ -9,8 +11,9 @@ use super::target::{Chosen, TargetArgs};
 use super::{CliError, interrupt, receipt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
+use crate::grid::Qat;
 use crate::model::describe::bytes;
-use crate::quantize::mix::{Mix, MixError, TensorType, Wishes};
+use crate::quantize::mix::{MixError, TensorType, Wishes};
 use crate::quantize::receipt::Request;
 use crate::quantize::{
     KeepZeros, Loss, METHODS, Method, Options, OutputLoss, Plan, Planned, QuantizeError, Step,
@@ -37,8 +40,9 @@ pub struct QuantizeArgs {
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// Types, by the common name of their mix (Q4_K_M, IQ2_XS, ...), or COPY: all as they are but
-    /// for those that --tensor-type and its kin name
-    #[arg(long = "type", value_name = "NAME", value_parser = parse_mix, group = "types")]
+    /// for those that --tensor-type and its kin name; or AUTO: COPY, but floats that lie on a grid
+    /// get the type that has its codes
+    #[arg(long = "type", value_name = "NAME", value_parser = mix_arg::parse, group = "types")]
     mix: Option<Named>,
     #[command(flatten)]
     target: TargetArgs,
@@ -84,6 +88,8 @@ pub struct QuantizeArgs {
     /// refused) or off
     #[arg(long, value_name = "WHICH", default_value = "auto", value_parser = parse_keep_zeros)]
     keep_zeros: KeepZeros,
+    #[command(flatten)]
+    qat: QatArgs,
     /// Threads [default: as many as there are CPUs]
     #[arg(short, long, value_name = "N", value_parser = whole_number(1..=MAX_THREADS as u16))]
     threads: Option<u16>,
@@ -100,24 +106,11 @@ pub struct QuantizeArgs {
     report: Option<PathBuf>,
 }
 
-/// A mix, or none.
-#[derive(Clone, Copy, Debug)]
-struct Named(Option<Mix>);
-
 /// A pattern and a type.
 #[derive(Clone, Debug)]
 struct Wish {
     pattern: String,
     ty: GgmlType,
-}
-
-fn parse_mix(text: &str) -> Result<Named, String> {
-    if text.eq_ignore_ascii_case("COPY") {
-        return Ok(Named(None));
-    }
-    let names = || Mix::ALL.iter().map(|mix| mix.name()).collect::<Vec<_>>().join(", ");
-    let mix = Mix::from_name(text);
-    mix.map(|mix| Named(Some(mix))).ok_or_else(|| format!("none of {}, COPY", names()))
 }
 
 fn parse_method(text: &str) -> Result<&'static Method, String> {
@@ -294,7 +287,7 @@ impl QuantizeArgs {
         let name = self.imatrix.as_ref().map(|path| path.display().to_string());
         let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Options {
-            mix: self.mix.and_then(|named| named.0),
+            mix: self.mix.and_then(Named::mix),
             wishes,
             method: self.method,
             imatrix: imatrix.transpose()?,
@@ -305,6 +298,8 @@ impl QuantizeArgs {
             keep_split: self.keep_split,
             threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
             kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+            qat: self.qat.qat,
+            types_of_grids: self.mix == Some(Named::Auto),
             receipt: None,
         })
     }
@@ -314,8 +309,7 @@ impl QuantizeArgs {
         let mut request = receipt::request(file);
         request.add("method", self.method.name);
         let mut parameters = self.target.told();
-        let name = |named: Named| named.0.map_or("COPY", Mix::name);
-        parameters.extend(self.mix.map(|named| format!("type={}", name(named))));
+        parameters.extend(self.mix.map(|named| format!("type={}", named.name())));
         for (name, ty) in [
             ("output-tensor-type", self.output_tensor_type),
             ("token-embedding-type", self.token_embedding_type),
@@ -328,6 +322,7 @@ impl QuantizeArgs {
             ("leave-output-tensor", self.leave_output_tensor),
             ("pure", self.pure),
             ("force", self.force),
+            ("qat=off", self.qat.qat == Qat::Off),
         ] {
             parameters.extend(is_set.then(|| name.to_owned()));
         }
@@ -393,6 +388,7 @@ fn tensors_of(
             "bytes": tensor.bytes,
             "method": tensor.method.name,
             "importances": tensor.has_importances(),
+            "grid": tensor.grid.as_ref().map(grids::as_json),
         });
         if let Some(probe) = chosen.and_then(|chosen| chosen.probes[number]) {
             value["probe"] = json!({
@@ -440,7 +436,7 @@ fn tell(
     if args.json {
         let tensors = tensors_of(plan, chosen, written.as_ref());
         let mut value = json!({
-            "type": chosen.map_or_else(|| plan.mix().map_or("COPY", Mix::name), |_| "target"),
+            "type": args.mix.map_or("target", Named::name),
             "method": args.method.name,
             "tensors": tensors,
             "bytes_before": before,
@@ -473,6 +469,9 @@ fn tell(
             None if tensor.is_copied() => writeln!(out, "{name:width$}  {from:>7} {size:>21}")?,
             None => writeln!(out, "{name:width$}  {from:>7} -> {to:7} {size:>10}")?,
         }
+    }
+    for line in grids::summary(plan.tensors.iter().filter_map(|tensor| tensor.grid.as_ref())) {
+        writeln!(out, "{line}")?;
     }
     let time = written.as_ref().map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
     let time = time.unwrap_or_default();

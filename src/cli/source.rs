@@ -5,7 +5,7 @@ use super::options::cache_of;
 use super::progress::StderrProgress;
 use super::{CliError, convert, interrupt};
 use crate::cache::ModelRef;
-use crate::convert::{Conversion, ConvertOptions, Place};
+use crate::convert::{Conversion, ConvertOptions, Place, Qat};
 use gguf_rs_lite::GgufFile;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +51,9 @@ impl Source {
         if let ModelRef::Path(path) = input
             && path.is_dir()
         {
-            let conversion = convert::plan(path, &ConvertOptions::default())?;
+            // Floats stay floats: what is made of them is chosen by who asks.
+            let options = ConvertOptions { qat: Qat::Off, ..ConvertOptions::default() };
+            let conversion = convert::plan(path, &options)?;
             return Ok(Source::Folder(Box::new(conversion), path.clone()));
         }
         let cache = cache_of(input)?;

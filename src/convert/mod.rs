@@ -33,6 +33,7 @@ mod outline;
 mod packed;
 mod plan;
 mod pre;
+mod qat;
 mod rules;
 mod safetensors;
 mod selfcheck;
@@ -47,6 +48,7 @@ pub use plan::Output;
 pub use selfcheck::TEXTS as SELF_CHECK_TEXTS;
 
 use crate::decoder::lower;
+pub use crate::grid::Qat;
 use crate::model::checkpoint::{Checkpoint, When};
 use crate::model::{Adapter, Hparams, arch};
 use crate::text::Tokenizer;
@@ -108,6 +110,8 @@ pub struct ConvertOptions {
     pub name: Option<String>,
     /// Folder with the `config.json` of the model that an adapter is for; `None`: the adapter's.
     pub base: Option<PathBuf>,
+    /// Whether matrices of floats that lie on a grid get a type that has their codes.
+    pub qat: Qat,
 }
 
 /// A conversion that is planned: everything but the weights has been read.
@@ -148,6 +152,9 @@ impl Conversion {
         plan::choose_types(&mut outputs, target);
         if options.ty.is_none() {
             keep_codes(&tensors, &mut outputs, target)?;
+        }
+        if options.qat == Qat::Auto {
+            qat::find(&tensors, &mut outputs, options.ty)?;
         }
         in_order(&mut outputs);
         let mut keys = general(checkpoint, folder, options, file_type(&outputs, target));
@@ -340,11 +347,14 @@ fn file_type(outputs: &[Output], target: TargetType) -> u32 {
         (GgmlType::Q4_0, 2),
         (GgmlType::Q4_1, 3),
         (GgmlType::Q8_0, 7),
+        (GgmlType::Q5_0, 8),
+        (GgmlType::Q5_1, 9),
         (GgmlType::TQ2_0, 37),
         (GgmlType::MXFP4, 38),
     ];
     let codes = |(ty, _): &&(GgmlType, u32)| -> u64 {
-        let own = outputs.iter().filter(|output| output.repack.is_some() && output.ty == *ty);
+        let has_codes = |output: &&Output| output.repack.is_some() || output.grid.is_some();
+        let own = outputs.iter().filter(|output| has_codes(output) && output.ty == *ty);
         own.map(Output::elements).sum()
     };
     let all: u64 = outputs.iter().map(Output::elements).sum();

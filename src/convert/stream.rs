@@ -6,12 +6,16 @@ use super::ConvertError;
 use super::packed::{self, Repack};
 use super::plan::{Output, Piece};
 use super::safetensors::{Tensor, Tensors};
+use crate::grid::Take;
 use crate::model::checkpoint::Op;
 use gguf_rs_lite::GgmlType;
 use teff_kernels::KernelTable;
 
 /// Elements that are converted at a time: 4 MiB in f32.
 const CHUNK_ELEMENTS: usize = 1 << 20;
+
+/// Elements that are looked at at a time, of which the first may be enough.
+const LOOK_ELEMENTS: usize = 1 << 16;
 
 /// Takes the bytes of a tensor, a part at a time.
 pub(super) type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), ConvertError> + 's;
@@ -36,7 +40,33 @@ pub(super) fn stream(
     for piece in &output.pieces {
         let tensor = &tensors.all()[piece.tensor];
         encoder.scale = piece.scale;
-        read_piece(tensors, tensor, piece, &mut |values| encoder.take(values, &tensor.name, sink))?;
+        let take = &mut |values: &[f32]| encoder.take(values, &tensor.name, sink);
+        read_piece(tensors, tensor, piece, CHUNK_ELEMENTS, take)?;
+    }
+    Ok(())
+}
+
+/// Gives the rows of one tensor of the result, some at a time, until `take` wants no more. They are as the
+/// checkpoint has them.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn rows(
+    tensors: &Tensors,
+    output: &Output,
+    take: &mut Take<'_>,
+) -> Result<(), ConvertError> {
+    let mut is_enough = false;
+    for piece in &output.pieces {
+        let tensor = &tensors.all()[piece.tensor];
+        let read = read_piece(tensors, tensor, piece, LOOK_ELEMENTS, &mut |values| {
+            is_enough = !take(values);
+            if is_enough { Err(ConvertError::Cancelled) } else { Ok(()) }
+        });
+        if is_enough {
+            break;
+        }
+        read?;
     }
     Ok(())
 }
@@ -112,8 +142,16 @@ impl Encoder<'_> {
                 let kernels = KernelTable::detect().types(ty).expect("every type has kernels");
                 let len = ty.bytes_of(self.row.len() as u64).expect("whole blocks");
                 self.bytes.resize(len as usize, 0);
-                let encoded = kernels.quantize(&self.row, None, &mut self.bytes);
-                encoded.expect("targets have quantizers");
+                if let Some(found) = &self.output.grid {
+                    let encoder = kernels.encoder().expect("types of grids have encoders");
+                    if !found.rows(encoder).encode(&self.row, &mut self.bytes) {
+                        let problem = "its values have changed while it was read".into();
+                        return Err(ConvertError::Unpackable { tensor: source.into(), problem });
+                    }
+                } else {
+                    let encoded = kernels.quantize(&self.row, None, &mut self.bytes);
+                    encoded.expect("targets have quantizers");
+                }
             }
         }
         sink(&self.bytes)
@@ -127,6 +165,7 @@ fn read_piece(
     tensors: &Tensors,
     tensor: &Tensor,
     piece: &Piece,
+    elements: usize,
     take: &mut Rows<'_>,
 ) -> Result<(), ConvertError> {
     if tensors.packed(tensor).is_some() {
@@ -163,7 +202,7 @@ fn read_piece(
                 return Err(no_weights());
             }
             multiply(&mut values, mat * rows, cols, piece, &factors);
-            let at_once = (CHUNK_ELEMENTS / columns.len().max(1)).max(1);
+            let at_once = (elements / columns.len().max(1)).max(1);
             for some in wanted.chunks(at_once) {
                 let row = |&r: &usize| columns.iter().map(move |&c| (r, c));
                 let turned = some.iter().flat_map(row).map(|(r, c)| values[c * cols + r]);
@@ -178,7 +217,7 @@ fn read_piece(
         Some(pick) => runs(pick),
     };
     // Runs are read into one buffer until it is full: they may be single rows.
-    let at_once = (CHUNK_ELEMENTS / cols.max(1)).max(1);
+    let at_once = (elements / cols.max(1)).max(1);
     let mut picked = Vec::new();
     for run in runs {
         let mut start = run.start as usize;

@@ -108,6 +108,11 @@ pub enum QuantizeError {
         /// Bits per weight that these are.
         least_bits: f64,
     },
+    /// A tensor that lay on a grid when it was looked at, and does no longer.
+    OffGrid {
+        /// The tensor.
+        name: String,
+    },
     /// Tensors in the other byte order, which are to be turned first.
     BigEndian,
     /// The output is a file of the input.
@@ -233,6 +238,9 @@ impl fmt::Display for QuantizeError {
                 "{target} bytes are too few: with the smallest types the file has {least} bytes \
                  ({least_bits:.3} bits per weight)"
             ),
+            QuantizeError::OffGrid { name } => {
+                write!(f, "tensor {name:?} has changed while the file was read")
+            }
             QuantizeError::BigEndian => f.write_str("the tensors are big-endian"),
             QuantizeError::SameFile(path) => {
                 write!(f, "{}: the output is the input", path.display())

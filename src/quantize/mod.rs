@@ -32,6 +32,7 @@ pub mod collect;
 mod error;
 mod feedback;
 mod form;
+mod grids;
 pub mod hessian;
 mod hqq;
 pub mod imatrix;

@@ -2,6 +2,7 @@
 
 use super::error::QuantizeError;
 use super::form::STRIP;
+use super::grids;
 use super::imatrix::{Imatrix, Statistics};
 use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
@@ -10,6 +11,7 @@ use super::prune::Pruning;
 use super::receipt::Request;
 use super::warning::Warning;
 use super::zeros::{KeepZeros, has_zero};
+use crate::grid::{Found, Qat};
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use teff_kernels::KernelTable;
 
@@ -38,6 +40,10 @@ pub struct Options {
     pub threads: usize,
     /// Kernels that read and write blocks.
     pub kernels: &'static KernelTable,
+    /// Whether tensors whose values lie on a grid that their new type has keep their codes.
+    pub qat: Qat,
+    /// Whether tensors that lie on a grid get the type that has its codes, where none is named for them.
+    pub types_of_grids: bool,
     /// What a receipt is to say in the file's metadata, if there is to be one.
     pub receipt: Option<Request>,
 }
@@ -57,6 +63,8 @@ impl Options {
             keep_split: false,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             kernels: KernelTable::detect(),
+            qat: Qat::Auto,
+            types_of_grids: false,
             receipt: None,
         }
     }
@@ -99,6 +107,11 @@ impl<'a> Plan<'a> {
             }
             None => shapes.iter().map(|s| mix::Choice { ty: s.ty, wanted: s.ty }).collect(),
         };
+        let mut choices = choices;
+        let grids = match options.types_of_grids && options.qat == Qat::Auto {
+            true => grids::types(file, options, &shapes, &mut choices)?,
+            false => vec![None; shapes.len()],
+        };
         let types: Vec<GgmlType> = choices.iter().map(|choice| choice.ty).collect();
         let is_copy = types.iter().zip(&shapes).all(|(ty, shape)| *ty == shape.ty);
         let file_type = match options.mix {
@@ -106,7 +119,7 @@ impl<'a> Plan<'a> {
             None if is_copy => None,
             None => file_type_of(file, &types),
         };
-        Plan::of_choices(file, options, file_type, &choices)
+        Plan::of_choices(file, options, file_type, &choices, grids)
     }
 
     /// A plan of these types, one for each tensor of the file.
@@ -127,7 +140,8 @@ impl<'a> Plan<'a> {
         assert_eq!(types.len(), file.tensors().len(), "a type for each tensor");
         let choices: Vec<mix::Choice> =
             types.iter().map(|&ty| mix::Choice { ty, wanted: ty }).collect();
-        Plan::of_choices(file, options, file_type_of(file, types), &choices)
+        let grids = vec![None; types.len()];
+        Plan::of_choices(file, options, file_type_of(file, types), &choices, grids)
     }
 
     fn of_choices(
@@ -135,10 +149,13 @@ impl<'a> Plan<'a> {
         options: &'a Options,
         file_type: Option<u32>,
         choices: &[mix::Choice],
+        grids: Vec<Option<Found>>,
     ) -> Result<Plan<'a>, QuantizeError> {
         let mut tensors = Vec::with_capacity(choices.len());
         let pruned = options.pruning.as_ref().map(|own| own.tensors(file)).transpose()?;
-        for (number, (info, choice)) in file.tensors().iter().zip(choices).enumerate() {
+        for (number, ((info, choice), grid)) in
+            file.tensors().iter().zip(choices).zip(grids).enumerate()
+        {
             let elements: u64 = info.dims.iter().product();
             let is_pruned = pruned.as_ref().is_some_and(|pruned| pruned[number]);
             let pruning = options.pruning.as_ref().filter(|_| is_pruned);
@@ -156,12 +173,14 @@ impl<'a> Plan<'a> {
                 pruning,
                 keep_zeros: keep_zeros(info, choice.ty, is_pruned, options)?,
                 importances: None,
+                grid,
                 ready: None,
             });
         }
         let mut plan = Plan { file, options, file_type, tensors, warnings: Vec::new() };
         plan.find_importances()?;
         plan.check_inputs()?;
+        plan.find_grids()?;
         plan.warn();
         Ok(plan)
     }
@@ -209,6 +228,19 @@ impl<'a> Plan<'a> {
     /// Bytes of all tensors together.
     pub fn data_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// Looks for the grids of tensors that a method makes row by row; the others' see what a text makes of
+    /// them.
+    fn find_grids(&mut self) -> Result<(), QuantizeError> {
+        let options = self.options;
+        let is_made =
+            |t: &&mut Planned<'_>| !t.is_copied() && !t.method.sees_text() && t.pruning.is_none();
+        let all = self.tensors.iter_mut().filter(|_| options.qat == Qat::Auto).filter(is_made);
+        for tensor in all.filter(|tensor| tensor.grid.is_none()) {
+            tensor.grid = grids::find(self.file, tensor.info, &[tensor.ty], options)?;
+        }
+        Ok(())
     }
 
     fn find_importances(&mut self) -> Result<(), QuantizeError> {
@@ -299,8 +331,10 @@ impl<'a> Plan<'a> {
     }
 
     fn warn(&mut self) {
-        let is_again =
-            |t: &&Planned<'_>| !t.is_copied() && t.info.ty.block_len() > 1 && !t.stays_in_blocks();
+        let is_again = |t: &&Planned<'_>| {
+            let is_new = !t.is_copied() && !t.stays_in_blocks() && t.grid.is_none();
+            is_new && t.info.ty.block_len() > 1
+        };
         let again: Vec<GgmlType> =
             self.tensors.iter().filter(is_again).map(|t| t.info.ty).collect();
         if let Some(&ty) = again.first() {

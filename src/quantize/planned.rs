@@ -6,10 +6,11 @@ use super::method::Method;
 use super::prune::Pruning;
 use super::rows::{Loss, loss_of};
 use super::zeros::{self, KeepZeros};
+use crate::grid::{self, Found};
 use crate::tensor::Weight;
 use gguf_rs_lite::{GgmlType, TensorInfo};
 use std::borrow::Cow;
-use teff_kernels::{KernelTable, TypeKernels};
+use teff_kernels::{KernelTable, NoEncoder, TypeKernels};
 
 /// A tensor of the file to be.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Planned<'a> {
     pub(crate) keep_zeros: KeepZeros,
     /// Importances, `[matrices][columns]`.
     pub(super) importances: Option<Vec<f32>>,
+    /// The grid that its values lie on, whose codes it keeps.
+    pub grid: Option<Found>,
     /// What a method that sees a text has made already.
     pub(super) ready: Option<Made>,
 }
@@ -51,19 +54,39 @@ impl Planned<'_> {
         self.importances.as_ref().map(|all| &all[matrix * cols..][..cols])
     }
 
-    /// Writes the blocks of a row `x`, whose bytes are `old`, and what they are read as into `y`; returns
-    /// what they lost.
+    /// What writes its codes, if it keeps those of a grid.
+    pub(super) fn rows_of_grid<'a>(
+        &'a self,
+        new: &'a TypeKernels,
+    ) -> Result<Option<grid::Rows<'a>>, QuantizeError> {
+        let rows = self.grid.as_ref().map(|found| Ok(found.rows(new.encoder()?)));
+        rows.transpose().map_err(|NoEncoder(ty)| {
+            let (name, method) = (self.info.name.clone(), self.method.name);
+            QuantizeError::NoMethod { name, ty, method }
+        })
+    }
+
+    /// Writes the blocks of a row `x`, whose bytes are `old`, by the codes of a grid if it keeps those, and what
+    /// they are read as into `y`; returns what they lost.
     ///
     /// # Errors
-    /// The method has no way to the type, or the type has no zero.
+    /// The method has no way to the type, the type has no zero, or the row is not on the grid.
     pub(super) fn row(
         &self,
         new: &TypeKernels,
+        grid: Option<&mut grid::Rows<'_>>,
         (x, old): (&[f32], &[u8]),
         importance: Option<&[f32]>,
         blocks: &mut [u8],
         y: &mut [f32],
     ) -> Result<Loss, QuantizeError> {
+        if let Some(grid) = grid {
+            if !grid.encode(x, blocks) {
+                return Err(QuantizeError::OffGrid { name: self.info.name.clone() });
+            }
+            new.dequantize(blocks, y);
+            return Ok(loss_of(x, y));
+        }
         let mut pruned = Cow::Borrowed(x);
         if let Some(pruning) = self.pruning {
             pruning.row(pruned.to_mut(), importance);
@@ -115,10 +138,11 @@ impl Planned<'_> {
         })?;
         let row_bytes = cols / self.ty.block_len() * self.ty.block_bytes();
         let old_bytes = cols / self.info.ty.block_len() * self.info.ty.block_bytes();
+        let mut grid = self.rows_of_grid(new)?;
         let (mut loss, mut y) = (Loss::default(), vec![0.0; cols]);
         let rows = x.chunks_exact(cols).zip(old.chunks_exact(old_bytes));
         for (row, blocks) in rows.zip(blocks.chunks_exact_mut(row_bytes)) {
-            loss.add(self.row(new, row, self.importance(matrix), blocks, &mut y)?);
+            loss.add(self.row(new, grid.as_mut(), row, self.importance(matrix), blocks, &mut y)?);
         }
         Ok(loss)
     }

@@ -319,6 +319,7 @@ impl<'a> Work<'a> {
         buffers.resize(cols)?;
         let Buffers { x, y } = buffers;
         let rows_of_matrix = self.tensor.info.dims.get(1).copied().unwrap_or(1);
+        let mut grid = self.tensor.rows_of_grid(self.new)?;
         let mut loss = Loss::default();
         for (row, out) in rows.zip(out.chunks_exact_mut(self.new_row_bytes)) {
             let at = row as usize * self.old_row_bytes;
@@ -326,7 +327,8 @@ impl<'a> Work<'a> {
             self.old.dequantize(old, x);
             check_finite(&self.tensor.info.name, row, x)?;
             let importance = self.tensor.importance((row / rows_of_matrix) as usize);
-            loss.add(self.tensor.row(self.new, (x, old), importance, out, y)?);
+            let row = self.tensor.row(self.new, grid.as_mut(), (x, old), importance, out, y)?;
+            loss.add(row);
         }
         Ok(loss)
     }

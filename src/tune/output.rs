@@ -40,6 +40,6 @@ impl Tuner {
             kernels.dequantize(new, &mut y);
             loss.add(loss_of(&x, &y));
         }
-        Ok(Made { weight, loss, has_factors: false, outputs: OutputLoss::default() })
+        Ok(Made { weight, loss, has_factors: false, outputs: OutputLoss::default(), unseen: 0 })
     }
 }

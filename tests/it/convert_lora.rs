@@ -19,7 +19,7 @@ const ALPHA: f64 = 6.0;
 /// A tensor in f32.
 pub struct Tensor {
     pub name: String,
-    shape: Vec<u64>,
+    pub shape: Vec<u64>,
     pub values: Vec<f32>,
 }
 
@@ -50,7 +50,7 @@ pub fn read(path: &Path) -> Vec<Tensor> {
     entries.map(one).collect()
 }
 
-fn write(path: &Path, tensors: &[Tensor]) {
+pub fn write(path: &Path, tensors: &[Tensor]) {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for tensor in tensors {
         let from = data.len();
@@ -65,7 +65,7 @@ fn write(path: &Path, tensors: &[Tensor]) {
 }
 
 /// Files of weights of a folder.
-fn shards(folder: &Path) -> Vec<PathBuf> {
+pub fn shards(folder: &Path) -> Vec<PathBuf> {
     let mut all: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     all.retain(|path| path.extension().is_some_and(|end| end == "safetensors"));
     all.sort();

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, u8)] = &[
     ("random", 2),
     ("tensor", 2),
+    ("grid", 2),
     ("backend", 3),
     ("model", 3),
     ("text", 3),

@@ -69,6 +69,9 @@ mod observer;
 mod prompts;
 #[cfg(feature = "cli")]
 mod prune;
+mod qat;
+#[cfg(feature = "convert")]
+mod qat_files;
 mod quantize;
 #[cfg(feature = "cli")]
 mod readme;

@@ -5,6 +5,7 @@ use crate::convert::ConvertError;
 use crate::convert::plan::Output;
 use crate::convert::safetensors::Tensors;
 use crate::convert::stream::Sink;
+use crate::grid::{Levels, scales};
 use crate::model::checkpoint::Op;
 use gguf_rs_lite::GgmlType::{self, MXFP4, Q4_0, Q4_1, Q8_0, TQ2_0};
 use half::f16;
@@ -163,8 +164,7 @@ pub fn stream(tensors: &Tensors, output: &Output, sink: &mut Sink<'_>) -> Result
 struct Blocks<'a> {
     encoder: &'a Encoder,
     grid: &'a Grid,
-    /// Codes by their level plus 128; those of types with a minimum are the levels.
-    code_of: [u8; 256],
+    levels: Levels,
     codes: Vec<u8>,
     scales: Vec<Scales>,
     row_bytes: usize,
@@ -172,12 +172,8 @@ struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     fn new(encoder: &'a Encoder, grid: &'a Grid, row_bytes: usize) -> Blocks<'a> {
-        let mut code_of = [0; 256];
-        for code in 0..encoder.codes {
-            code_of[(i16::from(encoder.level(code as u8)) + 128) as usize] = code as u8;
-        }
         let (codes, scales) = (Vec::with_capacity(grid.cols), Vec::new());
-        Blocks { encoder, grid, code_of, codes, scales, row_bytes }
+        Blocks { encoder, grid, levels: Levels::new(encoder), codes, scales, row_bytes }
     }
 
     /// Adds the blocks of a row.
@@ -190,23 +186,22 @@ impl<'a> Blocks<'a> {
         for (i, block) in blocks.enumerate() {
             let group = groups.of(row, i * self.encoder.len, *cols);
             let (scale, zero) = (groups.scales[group], groups.zero(group));
-            let half = |x: f32| teff_kernels::block::F16::from_f32(x);
             match groups.kind {
                 Kind::Fp4 => {
                     let mut exponents = [0; _];
                     exponents[0] = exponent(scale).unwrap_or_default();
-                    let none = half(0.0);
-                    self.scales.push(Scales::new(none, none, exponents, [0; _]));
+                    let none = scales([0.0; 2]);
+                    self.scales.push(Scales::new(none.d, none.m, exponents, none.mins));
                     self.codes.extend_from_slice(block);
                 }
                 Kind::Integers(_) if has_min => {
-                    self.scales.push(Scales::of_block(half(scale), half(-zero * scale)));
+                    self.scales.push(scales([scale, -zero * scale]));
                     self.codes.extend_from_slice(block);
                 }
                 Kind::Integers(_) => {
-                    self.scales.push(Scales::of_block(half(scale), half(0.0)));
-                    let place = |&code: &u8| (f32::from(code) - zero) as i16 + 128;
-                    self.codes.extend(block.iter().map(|code| self.code_of[place(code) as usize]));
+                    self.scales.push(scales([scale, 0.0]));
+                    let level = |&code: &u8| (f32::from(code) - zero) as i16;
+                    self.codes.extend(block.iter().map(|code| self.levels.code(level(code))));
                 }
             }
         }

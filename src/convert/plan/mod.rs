@@ -5,12 +5,16 @@
 //! tensor of some layout becomes is the affair of `layout.rs`.
 
 mod layout;
+mod types;
 
+pub(super) use types::{choose_types, is_plain, type_of_rows};
+
+use super::ConvertError;
 use super::config::Config;
 use super::dtype::Dtype;
 use super::packed::Repack;
 use super::safetensors::Tensor;
-use super::{ConvertError, TargetType};
+use crate::grid::Found;
 use crate::model::arch::text_parts;
 use crate::model::checkpoint::{BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op};
 use gguf_rs_lite::GgmlType;
@@ -68,6 +72,8 @@ pub struct Output {
     pub(super) values: Option<Vec<f32>>,
     /// Fate of the checkpoint's codes, if it has them as codes.
     pub(super) repack: Option<Repack>,
+    /// The grid that its values lie on, if it gets the codes of that.
+    pub(super) grid: Option<Found>,
 }
 
 impl Output {
@@ -76,13 +82,14 @@ impl Output {
         let shape = vec![values.len() as u64];
         let (pieces, values) = (Vec::new(), Some(values));
         let ty = GgmlType::F32;
-        Output { name: name.into(), ty, shape, pieces, op: Op::Same, values, repack: None }
+        let name = name.into();
+        Output { name, ty, shape, pieces, op: Op::Same, values, repack: None, grid: None }
     }
 
     /// A tensor of these pieces, its type still to be chosen.
     pub(super) fn laid(name: String, shape: Vec<u64>, pieces: Vec<Piece>) -> Output {
         let (ty, op) = (GgmlType::F32, Op::Same);
-        Output { name, ty, shape, pieces, op, values: None, repack: None }
+        Output { name, ty, shape, pieces, op, values: None, repack: None, grid: None }
     }
 
     /// Dimensions in GGUF's order.
@@ -94,6 +101,11 @@ impl Output {
     /// Whether it was codes in the checkpoint: then, whether they stay as they are.
     pub fn keeps_codes(&self) -> Option<bool> {
         self.repack.map(|repack| matches!(repack, Repack::Codes(_)))
+    }
+
+    /// The grid that its values lie on, if it gets the codes of that.
+    pub fn grid(&self) -> Option<&Found> {
+        self.grid.as_ref()
     }
 
     /// Number of elements.
@@ -414,8 +426,7 @@ impl Planner<'_> {
                 })?,
                 _ => vec![piece],
             };
-            let (values, repack) = (None, None);
-            self.outputs.push(Output { name, ty, shape, pieces, op, values, repack });
+            self.outputs.push(Output { ty, op, ..Output::laid(name, shape, pieces) });
         }
         Ok(())
     }
@@ -433,46 +444,6 @@ impl Planner<'_> {
         }
         let Planner { outputs, left_out, metadata, .. } = self;
         Ok(Planned { outputs, left_out, metadata })
-    }
-}
-
-/// Ends of names of matrices that stay in f32, as the reference has it.
-const PLAIN: &[&str] = &[
-    "ffn_gate_inp.weight",
-    "ffn_gate_inp_shexp.weight",
-    "position_embd.weight",
-    "token_types.weight",
-    "ssm_conv1d.weight",
-    "ssm_conv1d_q.weight",
-    "ssm_conv1d_k.weight",
-    "ssm_conv1d_v.weight",
-    "shortconv.conv.weight",
-    "indexer.proj.weight",
-    "altup_correct_coef.weight",
-    "altup_predict_coef.weight",
-];
-
-/// Gives every tensor its type: vectors, norms and small matrices that decide stay in f32.
-pub(super) fn choose_types(outputs: &mut [Output], target: TargetType) {
-    for output in outputs {
-        let is_plain = output.shape.len() <= 1
-            || output.name.ends_with("_norm.weight")
-            || !output.name.ends_with(".weight")
-            || PLAIN.iter().any(|end| output.name.ends_with(end));
-        let cols = output.shape.last().copied().unwrap_or(1);
-        output.ty = if is_plain { GgmlType::F32 } else { type_of_rows(target, cols) };
-    }
-}
-
-/// The type of matrices with so many columns.
-pub(super) fn type_of_rows(target: TargetType, columns: u64) -> GgmlType {
-    match target {
-        // As in the reference: rows that blocks do not divide.
-        TargetType::Q8_0 if !columns.is_multiple_of(32) => GgmlType::F16,
-        TargetType::Q8_0 => GgmlType::Q8_0,
-        TargetType::F16 => GgmlType::F16,
-        TargetType::Bf16 => GgmlType::BF16,
-        TargetType::F32 => GgmlType::F32,
     }
 }
 

@@ -336,6 +336,11 @@ pub(super) fn is_product_of_layer(tensor: &Shape<'_>, facts: &Facts) -> bool {
         && !OTHERS.iter().any(|part| tensor.name.contains(part))
 }
 
+/// Whether a tensor may get another type, and none is named for it.
+pub(super) fn may_change(facts: &Facts, wishes: &Wishes, tensor: &Shape<'_>) -> bool {
+    wishes.of(tensor.name, Role::of(tensor.name)).is_none() && is_quantized(tensor, facts, wishes)
+}
+
 /// The number in `blk.N.`; `None` sorts before all layers.
 fn layer_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("blk.")?;

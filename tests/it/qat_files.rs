@@ -1,0 +1,143 @@
+//! Models whose floats lie on grids: folders become files of the types that have the codes, files of
+//! floats keep them through quantization, and what is on no grid is as it was.
+
+use crate::convert::{Scratch, convert, convert_as_stored, copy_of};
+use crate::convert_lora::{Tensor, read, shards, write};
+use crate::fixture_model::weight;
+use gguf_rs_lite::{GgmlType, GgufFile};
+use half::f16;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use teff::convert::{Conversion, ConvertOptions, Qat, TargetType};
+use teff::quantize::mix::Mix;
+use teff::quantize::{Loss, Options, Plan};
+use teff_kernels::KernelTable;
+
+/// Columns under one scale.
+const GROUP: usize = 32;
+
+/// The values of a matrix on a grid of four bits.
+fn on_grid(tensor: &Tensor) -> Vec<f32> {
+    let drawn = |name: &str, i: usize| {
+        f64::from(weight(11, &format!("{}{name}", tensor.name), &[1 << 20], i as u64))
+    };
+    let value = |i: usize| {
+        let scale = f16::from_f64(0.01 * (1.5 + drawn("#scale", i / GROUP).clamp(-1.0, 1.0)));
+        let code = (40.0 * drawn("#code", i)).round().clamp(-8.0, 7.0);
+        scale.to_f32() * code as f32
+    };
+    (0..tensor.values.len()).map(value).collect()
+}
+
+/// A folder of llama's whose matrices lie on grids where their rows have whole groups.
+fn folder(scratch: &Scratch, is_on_grid: bool) -> PathBuf {
+    let folder = copy_of("llama-spm", scratch);
+    let mut tensors: Vec<Tensor> = shards(&folder).iter().flat_map(|path| read(path)).collect();
+    for tensor in &mut tensors {
+        let cols = tensor.shape.last().copied().unwrap_or(1) as usize;
+        if is_on_grid && tensor.shape.len() == 2 && cols.is_multiple_of(GROUP) {
+            tensor.values = on_grid(tensor);
+        }
+    }
+    shards(&folder).iter().for_each(|path| fs::remove_file(path).unwrap());
+    let _ = fs::remove_file(folder.join("model.safetensors.index.json"));
+    write(&folder.join("model.safetensors"), &tensors);
+    folder
+}
+
+/// All values of a file, by the names of its tensors.
+fn values(path: &Path) -> Vec<(String, Vec<f32>)> {
+    let file = GgufFile::open(path).unwrap();
+    let one = |info: &gguf_rs_lite::TensorInfo| {
+        let mut values = vec![0.0; info.dims.iter().product::<u64>() as usize];
+        let kernels = KernelTable::detect().types(info.ty).unwrap();
+        kernels.dequantize(file.data(info), &mut values);
+        (info.name.clone(), values)
+    };
+    file.tensors().iter().map(one).collect()
+}
+
+fn types(path: &Path, ty: GgmlType) -> usize {
+    GgufFile::open(path).unwrap().tensors().iter().filter(|info| info.ty == ty).count()
+}
+
+/// Embedding, head, and in two layers four matrices of attention, gate and up.
+const MATRICES: usize = 2 + 2 * 6;
+
+#[test]
+fn folders_on_a_grid_become_codes() {
+    let scratch = Scratch::new("qat-folder");
+    let folder = folder(&scratch, true);
+    let [wide, codes, off] = ["wide", "codes", "off"].map(|name| scratch.0.join(name));
+    convert(&folder, &wide, TargetType::F32).unwrap();
+    let conversion = convert_as_stored(&folder, &codes).unwrap();
+    let found: Vec<_> = conversion.tensors().iter().filter_map(|tensor| tensor.grid()).collect();
+    assert_eq!(found.len(), MATRICES);
+    assert!(found.iter().all(|found| found.is_exact() && found.group == GROUP), "{found:?}");
+    assert_eq!(types(&codes, GgmlType::Q4_0), MATRICES);
+    assert!(values(&wide) == values(&codes), "every value comes back");
+    let options = ConvertOptions { qat: Qat::Off, ..ConvertOptions::default() };
+    let plain = Conversion::plan(&folder, &options).unwrap();
+    plain.write(&off, &mut |_| {}, &AtomicBool::new(false)).unwrap();
+    assert_eq!(types(&off, GgmlType::Q4_0), 0);
+    assert!(plain.tensors().iter().all(|tensor| tensor.grid().is_none()));
+    // Eight bits hold four.
+    convert(&folder, &codes, TargetType::Q8_0).unwrap();
+    assert_eq!(types(&codes, GgmlType::Q8_0), MATRICES);
+    let same = |(wide, codes): (&(String, Vec<f32>), &(String, Vec<f32>))| {
+        wide == codes || wide.0.contains("ffn_down")
+    };
+    assert!(values(&wide).iter().zip(&values(&codes)).all(same));
+}
+
+#[test]
+fn plain_folders_stay_floats() {
+    let scratch = Scratch::new("qat-plain");
+    let folder = folder(&scratch, false);
+    let conversion = convert_as_stored(&folder, &scratch.0.join("model.gguf")).unwrap();
+    assert!(conversion.tensors().iter().all(|tensor| tensor.grid().is_none()));
+}
+
+/// Writes a file of other types; returns the types and losses of matrices.
+fn quantize(file: &GgufFile, options: &Options, out: &Path) -> Vec<(GgmlType, bool, Loss)> {
+    let plan = Plan::new(file, options).unwrap();
+    let losses = plan.write(out, &mut |_| true).unwrap();
+    let all = plan.tensors.iter().zip(losses);
+    let matrices = all.filter(|(tensor, _)| tensor.info.dims.len() == 2);
+    let whole = matrices.filter(|(tensor, _)| tensor.info.dims[0].is_multiple_of(32));
+    whole.map(|(tensor, loss)| (tensor.ty, tensor.grid.is_some(), loss)).collect()
+}
+
+#[test]
+fn files_of_floats_on_a_grid_keep_their_codes() {
+    let scratch = Scratch::new("qat-file");
+    let folder = folder(&scratch, true);
+    let [wide, out] = ["wide", "out"].map(|name| scratch.0.join(name));
+    convert(&folder, &wide, TargetType::F32).unwrap();
+    let file = GgufFile::open(&wide).unwrap();
+    for mix in [Mix::Q4_0, Mix::Q8_0] {
+        let mut options = Options::new(mix);
+        options.wishes.pure = true;
+        let found = quantize(&file, &options, &out);
+        assert_eq!(found.len(), MATRICES);
+        for (ty, is_on_grid, loss) in found {
+            assert!(is_on_grid && loss.error2 == 0.0, "{mix}: {ty} {loss:?}");
+        }
+        options.qat = Qat::Off;
+        let found = quantize(&file, &options, &out);
+        assert!(
+            found.iter().all(|(_, is_on_grid, loss)| !is_on_grid && loss.error2 > 0.0),
+            "{mix}"
+        );
+    }
+    // The grid's types where none is wanted; none where another is.
+    let options = Options { mix: None, types_of_grids: true, ..Options::new(Mix::Q4_0) };
+    let found = quantize(&file, &options, &out);
+    assert!(found.iter().all(|(ty, is_on_grid, _)| *ty == GgmlType::Q4_0 && *is_on_grid));
+    assert!(values(&wide) == values(&out));
+    let mut options = Options::new(Mix::IQ4_NL);
+    options.wishes.pure = true;
+    let found = quantize(&file, &options, &out);
+    assert!(found.iter().all(|(ty, is_on_grid, _)| *ty == GgmlType::IQ4_NL && !is_on_grid));
+}
