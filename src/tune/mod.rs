@@ -4,7 +4,7 @@
 //! need nothing of their own, and one with an operation whose gradient is not known is refused by its name.
 //! Codes stay; what is trained of quantized tensors are the scales and minimums of their blocks
 //! (`scales.rs`), as they will be stored. The loss is that of the next token, or the divergence from a
-//! teacher's answers. [`train`] makes steps of AdamW and keeps what was best on tokens that it does not
+//! teacher's answers. [`train`](train()) makes steps of AdamW and keeps what was best on tokens that it does not
 //! learn from.
 //!
 //! Cost: six operations for each weight and token of a step. Memory: the activations of one sequence, some

@@ -154,11 +154,11 @@ impl BlockScales {
         let (mut scales, mut mins) = (old.scales, old.mins);
         for (which, stored) in [&mut scales, &mut mins].into_iter().enumerate() {
             let kind = 2 + which;
-            for g in 0..self.groups() {
+            for (g, stored) in stored.iter_mut().enumerate().take(self.groups()) {
                 let by = values[kind].get(block * self.groups() + g).copied().unwrap_or(0.0);
                 if by != 0.0 {
                     let factor = self.factor(old, g, which) + by * self.units[kind][block];
-                    stored[g] = self.nearest(which, factor);
+                    *stored = self.nearest(which, factor);
                 }
             }
         }

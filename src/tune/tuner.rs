@@ -10,6 +10,7 @@ use crate::backend::program::Program;
 use crate::decoder::lower;
 use crate::engine::Model;
 use std::ops::Range;
+use std::slice::from_ref;
 use teff_kernels::KernelTable;
 
 /// A model with what is trained of it.
@@ -71,8 +72,9 @@ impl Tuner {
     /// # Errors
     /// A token is none of the vocabulary, or there is no memory.
     pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, TuneError> {
-        let (mut all, sequences) = (Vec::new(), [0..tokens.len()]);
-        let mut pass = Pass::new(self.net(), &self.program, (tokens, &sequences), false)?;
+        let (mut all, whole) = (Vec::new(), 0..tokens.len());
+        let batch = (tokens, from_ref(&whole));
+        let mut pass = Pass::new(self.net(), &self.program, batch, false)?;
         pass.forward(&mut |_: Range<usize>, rows: &mut [f32]| {
             all.extend_from_slice(rows);
             Ok(())
@@ -121,8 +123,8 @@ impl Tuner {
         }
         let (on, score) = (self.on, Score::default());
         let mut objective = Objective { on, sequence, teacher, factor, score };
-        let sequences = [0..tokens.len()];
-        let batch = (tokens, &sequences[..]);
+        let whole = 0..tokens.len();
+        let batch = (tokens, from_ref(&whole));
         let mut pass = Pass::new(self.net(), &self.program, batch, factor.is_some())?;
         pass.forward(&mut |tokens, logits| objective.rows(tokens, logits))?;
         if factor.is_some() {

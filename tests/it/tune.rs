@@ -319,14 +319,15 @@ mod program {
         assert_eq!(a.dims[1], 4);
     }
 
-    /// A question of drawn letters, and its answer: on which half of the alphabet its last one is.
+    /// A question of letters of one half of the alphabet, and its answer: which one.
     fn question(seed: u64) -> (String, &'static str) {
-        let letter = |i: u64| {
+        let drawn = |i: u64| {
             let drawn = crate::fixture_model::weight(seed, "letter", &[3, 1], i);
-            char::from(b'a' + (((drawn + 1.0) * 13.0) as u8).min(25))
+            (((drawn + 1.0) * 6.5) as u8).min(12)
         };
-        let text: String = (0..5).map(letter).collect();
-        let is_first = text.ends_with(|c: char| c < 'n');
+        let is_first = drawn(0) < 6;
+        let first = if is_first { b'a' } else { b'n' };
+        let text = (1..6).map(|i| char::from(first + drawn(i))).collect();
         (text, if is_first { "+" } else { "-" })
     }
 
@@ -338,7 +339,11 @@ mod program {
         let [template, model, chats, asked, out] =
             ["t.jinja", "talks.gguf", "chats.jsonl", "asked.jsonl", "adapter.gguf"]
                 .map(|name| folder.0.join(name));
-        fs::write(&template, "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+        fs::write(
+            &template,
+            "{% for m in messages %}{{ '' if loop.first else ' ' }}{{ m.content }}{% endfor %}",
+        )
+        .unwrap();
         let edit = ["edit", text(&input), "--template", text(&template), "-o", text(&model)];
         assert!(teff(&edit, "").status.success());
         let chat = |seed| {
@@ -366,24 +371,22 @@ mod program {
             "--train",
             "lora",
             "--steps",
-            "120",
+            "60",
             "--batch",
-            "16",
+            "8",
             "--lr",
-            "0.02",
+            "0.01",
             "--json",
         ]);
-        // An answer is one token, of which all others were as likely.
-        assert!(
-            told["before"].as_f64().unwrap() > 2.0 && told["after"].as_f64().unwrap() < 0.6,
-            "{told}"
-        );
+        // All tokens were as likely.
+        let [before, after] = ["before", "after"].map(|key| told[key].as_f64().unwrap());
+        assert!(before > 2.0 && after < 0.2, "{told}");
         let accuracy = |more: &[&str]| {
             let args = ["perplexity", "-m", text(&model), "--choices", text(&asked), "--json"];
             json(&[&args[..], more].concat())["accuracy"].as_f64().unwrap()
         };
         let (before, after) = (accuracy(&[]), accuracy(&["--lora", text(&out)]));
-        assert!(before < 0.7 && after > 0.85, "{before} {after}");
+        assert!(before < 0.7 && after > 0.95, "{before} {after}");
     }
 
     /// What does not get better is not written, what cannot be tuned is named, and a plan writes nothing.
