@@ -120,7 +120,26 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
     for name in conversion.left_out() {
         super::note(format_args!("left out: {name}"));
     }
+    if let Some(warning) = lost_tokens(conversion.tokens_left_out()) {
+        super::note(format_args!("{warning}"));
+    }
     Ok(conversion)
+}
+
+/// Tokens that a warning names.
+const TOKENS_NAMED: usize = 4;
+
+/// What is said of tokens that have no place.
+fn lost_tokens(tokens: &[String]) -> Option<String> {
+    let n = tokens.len();
+    let named: Vec<String> =
+        tokens.iter().take(TOKENS_NAMED).map(|token| format!("{token:?}")).collect();
+    let more = if n > TOKENS_NAMED { ", ..." } else { "" };
+    let many = if n == 1 { "token has an id" } else { "tokens have ids" };
+    let named = named.join(", ");
+    (n > 0).then(|| {
+        format!("warning: {n} {many} beyond the embedding's rows and no place: {named}{more}")
+    })
 }
 
 /// The files of a folder.
@@ -192,6 +211,7 @@ fn tell(
             "bytes": conversion.bytes(),
             "tensors": tensors,
             "left_out": conversion.left_out(),
+            "tokens_left_out": conversion.tokens_left_out(),
             "dry_run": args.dry_run,
             "seconds": time.as_secs_f64(),
         });

@@ -100,7 +100,8 @@ pub(super) fn with_spec(config: &Config, spec: &ModelSpec) -> Result<(), Convert
 
 fn activation(config: &Config, layers: &[LayerSpec]) -> Result<(), ConvertError> {
     let Some((entry, value)) = config.first(ACTIVATION_ENTRIES) else { return Ok(()) };
-    let Some(name) = value.as_str() else { return Ok(()) };
+    let Some(name) = value.as_str().map(str::to_ascii_lowercase) else { return Ok(()) };
+    let name = &name[..];
     let known = ACTIVATIONS.iter().find(|(names, _)| names.contains(&name));
     let of_name = known.map_or(&[][..], |(_, all)| all);
     let mut all = layers.iter().flat_map(activations);

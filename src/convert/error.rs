@@ -39,6 +39,13 @@ pub enum ConvertError {
     },
     /// No family has a class of this name.
     UnknownClass(String),
+    /// A class whose architecture runs, but whose checkpoints are not converted.
+    Unconverted {
+        /// The class.
+        class: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// An entry of `config.json` is missing.
     MissingEntry(String),
     /// An entry of `config.json` has no use as it is.
@@ -159,6 +166,9 @@ impl fmt::Display for ConvertError {
             }
             ConvertError::MissingShard { path, tensor } => {
                 write!(f, "{}: missing, and tensor `{tensor}` is in it", path.display())
+            }
+            ConvertError::Unconverted { class, reason } => {
+                write!(f, "models of class {class} run, but are not converted: {reason}")
             }
             ConvertError::UnknownClass(class) => {
                 write!(f, "config.json: no conversion is known for class `{class}`")

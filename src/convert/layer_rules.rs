@@ -136,6 +136,42 @@ impl Writer<'_> {
         self.u32s(key, each)
     }
 
+    /// Each block says how many queries share a head of keys, and a multiple of the stream's width for
+    /// the feed-forward part; or that it has no such part.
+    pub(super) fn block_configs(&mut self, entry: &str) -> Done {
+        let Some(blocks) = self.config.list(entry).cloned() else { return Ok(()) };
+        let bad = |problem: String| ConvertError::BadEntry { entry: entry.into(), problem };
+        let (heads, width) = (self.config.heads()?, self.config.width()?);
+        if blocks.len() != self.config.n_layers {
+            return Err(bad(format!("has {} blocks, not one for each layer", blocks.len())));
+        }
+        let (mut all_heads, mut all_kv, mut all_ff) = (Vec::new(), Vec::new(), Vec::new());
+        for (layer, block) in blocks.iter().enumerate() {
+            let is_set = |name: &str| block.pointer(name).and_then(Value::as_bool) == Some(true);
+            if is_set("/attention/replace_with_linear") || is_set("/ffn/replace_with_linear") {
+                return Err(bad(format!(
+                    "layer {layer} has a plain product in the place of a part, which is not supported"
+                )));
+            }
+            let shared = block.pointer("/attention/n_heads_in_group").and_then(whole);
+            let shared = shared.filter(|_| !is_set("/attention/no_op"));
+            if shared.is_some_and(|n| n == 0 || !heads.is_multiple_of(n)) {
+                return Err(bad(format!(
+                    "layer {layer}: {heads} heads are no groups of {shared:?}"
+                )));
+            }
+            let multiple = block.pointer("/ffn/ffn_mult").and_then(Value::as_f64);
+            let multiple = multiple.filter(|_| !is_set("/ffn/no_op")).unwrap_or(0.0);
+            let n_ff = ((2.0 * multiple * width as f64 / 3.0) as u64).next_multiple_of(256);
+            all_heads.push(shared.map_or(0, |_| heads as u32));
+            all_kv.push(shared.map_or(0, |n| (heads / n) as u32));
+            all_ff.push(u32::try_from(n_ff).map_err(|_| bad(format!("layer {layer}: {n_ff}")))?);
+        }
+        self.u32s("attention.head_count", all_heads)?;
+        self.u32s("attention.head_count_kv", all_kv)?;
+        self.u32s("feed_forward_length", all_ff)
+    }
+
     fn u32s(&mut self, key: &str, each: Vec<u32>) -> Done {
         self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
     }

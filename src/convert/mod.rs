@@ -29,6 +29,7 @@ mod keys;
 mod layer_rules;
 mod lora;
 mod modules;
+mod numbers;
 mod outline;
 mod packed;
 mod plan;
@@ -54,7 +55,7 @@ use crate::model::{Adapter, Hparams, arch};
 use crate::text::Tokenizer;
 use config::Config;
 use dtype::Dtype;
-use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedArray, OwnedValue, PartFile};
+use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue, PartFile};
 use keys::Keys;
 use packed::Repack;
 use safetensors::Tensors;
@@ -122,6 +123,7 @@ pub struct Conversion {
     keys: Keys,
     outputs: Vec<Output>,
     left_out: Vec<String>,
+    tokens_left_out: Vec<String>,
     target: TargetType,
     arch: &'static str,
 }
@@ -162,16 +164,21 @@ impl Conversion {
         if let Some((.., Some(factor))) = keys::long_rope(&config)? {
             keys.set(format!("{}.rope.scaling.attn_factor", checkpoint.arch), factor);
         }
-        add_metadata(&mut keys, &tensors, planned.metadata)?;
+        numbers::arrays(&mut keys, &tensors, planned.metadata)?;
+        if let Some((key, place)) = planned.slopes {
+            let exponent = numbers::alibi_exponent(&tensors, place)?;
+            keys.set(format!("{}.{key}", checkpoint.arch), exponent);
+        }
         keys::sampling(&mut keys, folder)?;
         let embedding = outputs.iter().find(|output| output.name == "token_embd.weight");
         let n_rows = embedding.and_then(|output| output.shape.first()).copied();
         let n_rows = n_rows.ok_or_else(|| ConvertError::MissingEntry("the embedding".into()))?;
         agree::with_tensors(&config, &outputs, n_rows)?;
-        vocab::vocabulary(&mut keys, &config, folder, n_rows as usize, options)?;
+        let tokens_left_out =
+            vocab::vocabulary(&mut keys, &config, folder, n_rows as usize, options)?;
         selfcheck::check(&keys, folder)?;
         let (config, arch) = (Some(config), checkpoint.arch);
-        Ok(Conversion { tensors, config, keys, outputs, left_out, target, arch })
+        Ok(Conversion { tensors, config, keys, outputs, left_out, tokens_left_out, target, arch })
     }
 
     /// [`Conversion::plan`] of an adapter of PEFT.
@@ -186,8 +193,9 @@ impl Conversion {
         in_order(&mut outputs);
         let mut keys = general(checkpoint, folder, options, target.file_type());
         lora::describe(&mut keys, &adapter);
-        let (config, left_out, arch) = (None, Vec::new(), checkpoint.arch);
-        Ok(Conversion { tensors, config, keys, outputs, left_out, target, arch })
+        let (left_out, tokens_left_out) = Default::default();
+        let (config, arch) = (None, checkpoint.arch);
+        Ok(Conversion { tensors, config, keys, outputs, left_out, tokens_left_out, target, arch })
     }
 
     /// Tensors of the result, in its order.
@@ -199,6 +207,12 @@ impl Conversion {
     /// that see or hear or draft.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
+    }
+
+    /// Tokens of the vocabulary whose ids lie beyond the embedding's rows, as "id text": nothing stands
+    /// for them in the result.
+    pub fn tokens_left_out(&self) -> &[String] {
+        &self.tokens_left_out
     }
 
     /// Metadata of the result.
@@ -380,28 +394,10 @@ fn find_checkpoint(config: &Config) -> Result<&'static Checkpoint, ConvertError>
     all.find(|checkpoint| {
         checkpoint.classes.contains(&class.as_str()) && holds(checkpoint.when).unwrap_or(false)
     })
-    .ok_or_else(|| ConvertError::UnknownClass(class.clone()))
-}
-
-/// Arrays of metadata whose elements are tensors of the checkpoint.
-fn add_metadata(
-    keys: &mut Keys,
-    tensors: &Tensors,
-    mut all: Vec<(String, usize, usize)>,
-) -> Result<(), ConvertError> {
-    all.sort();
-    let mut arrays: Vec<(String, Vec<f32>)> = Vec::new();
-    for (key, _, place) in all {
-        let x = stream::number(tensors, &tensors.all()[place])?;
-        match arrays.last_mut() {
-            Some((last, array)) if *last == key => array.push(x),
-            _ => arrays.push((key, vec![x])),
-        }
-    }
-    for (key, array) in arrays {
-        keys.set(key, OwnedValue::Array(OwnedArray::F32(array)));
-    }
-    Ok(())
+    .ok_or_else(|| match arch::UNCONVERTED.iter().find(|row| row.0 == class) {
+        Some(&(_, reason)) => ConvertError::Unconverted { class: class.clone(), reason },
+        None => ConvertError::UnknownClass(class.clone()),
+    })
 }
 
 /// Factors of rotation's frequencies are tensors.

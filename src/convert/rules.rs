@@ -33,6 +33,12 @@ impl Writer<'_> {
                 let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
                 self.given(key, texts)
             }
+            Key::HeadDim(key) => self.set_int(key, self.config.head_dim()?),
+            Key::Share(key, names, times, over) => match self.config.int(names)? {
+                Some(n) => self.set_int(key, n.saturating_mul(times) / over),
+                None => Ok(()),
+            },
+            Key::BlockConfigs(list) => self.block_configs(list),
             Key::Labels(key) => self.labels(key),
             Key::Without(key) => self.without(key),
             Key::Product(key, a, b) => self.of_two(key, a, b, u64::saturating_mul),

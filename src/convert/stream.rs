@@ -112,6 +112,7 @@ impl Encoder<'_> {
         self.row.extend(values.iter().map(|&x| match self.output.op {
             Op::Same => x * self.scale,
             Op::PlusOne => x + 1.0,
+            Op::PlusFifth(n) => x + 0.2_f64.powf(f64::from(n) / 2.0) as f32,
             Op::NegExp => -x.exp(),
         }));
         let ty = self.output.ty;
@@ -144,7 +145,7 @@ impl Encoder<'_> {
                 self.bytes.resize(len as usize, 0);
                 if let Some(found) = &self.output.grid {
                     let encoder = kernels.encoder().expect("types of grids have encoders");
-                    if !found.rows(encoder).encode(&self.row, &mut self.bytes) {
+                    if !found.encode(encoder, &self.row, &mut self.bytes) {
                         let problem = "its values have changed while it was read".into();
                         return Err(ConvertError::Unpackable { tensor: source.into(), problem });
                     }

@@ -13,7 +13,9 @@ const HALVES_MAX: usize = 16;
 /// Codes from which on floats of few bits may have several steps in common.
 const AMBIGUOUS: i16 = 31;
 /// Finer steps that are tried there.
-const FINER_MAX: usize = 32;
+const FINER_MAX: usize = 8;
+/// Elements of a group that leave no room for a step too coarse.
+const SURE: usize = 64;
 /// Finer steps that are tried if no half has the step: codes may have a common divisor.
 const DIVISORS: &[f64] = &[3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
 
@@ -89,7 +91,8 @@ impl Fit {
             if tries > 1 && self.most() > i16::from(i8::MAX) + 1 {
                 tries = FINER_MAX + 1;
             }
-            let is_sure = precision == Precision::F32 || self.most() <= AMBIGUOUS;
+            let is_few = values.len() < SURE && precision != Precision::F32;
+            let is_sure = !is_few || self.most() <= AMBIGUOUS;
             is_sure || tries > FINER_MAX || self.half(values, precision, 0).2
         });
         let best = found.filter(|_| tries <= FINER_MAX).or(first);
@@ -152,7 +155,8 @@ impl Fit {
         }
         let free = if origin == Origin::Zero { 1.0 } else { 2.0 };
         let guesses = STEPS_MAX.log2() + n.max(1.0).log2();
-        (sum - free * most - guesses).max(0.0)
+        // Whole bits: their sum is the same in any order.
+        (sum - free * most - guesses).max(0.0).floor()
     }
 
     /// The least and the largest code; zero is one of those that count from it.

@@ -23,6 +23,7 @@ pub use precision::Precision;
 use fit::Fit;
 use form::Form;
 use gguf_rs_lite::GgmlType;
+use std::panic::resume_unwind;
 use teff_kernels::{Encoder, Scales};
 
 /// Whether grids are looked for.
@@ -39,6 +40,8 @@ pub enum Qat {
 const GROUPS: &[usize] = &[256, 128, 64, 32];
 /// Elements that are looked at first.
 const HEAD_ELEMENTS: usize = 1 << 14;
+/// Elements that are worth a thread.
+const SHARED_ELEMENTS: usize = 1 << 15;
 /// Bits of evidence that a matrix needs: chance does not have it once in all matrices there are.
 pub const EVIDENCE_BITS_MIN: f64 = 100.0;
 
@@ -81,6 +84,10 @@ pub fn find<E>(
     types: &[GgmlType],
     rows: &mut dyn FnMut(&mut Take<'_>) -> Result<(), E>,
 ) -> Result<Option<Found>, E> {
+    let fits = |&ty: &GgmlType| Form::of(ty).is_some_and(|form| form.divides(cols, cols));
+    if cols == 0 || !types.iter().any(fits) {
+        return Ok(None);
+    }
     let mut head: Vec<f32> = Vec::new();
     let n_head = HEAD_ELEMENTS.max(cols) / cols.max(1) * cols;
     rows(&mut |values| {
@@ -111,7 +118,7 @@ pub fn find<E>(
                 continue;
             }
             let mut all = search.again();
-            rows(&mut |values| all.add(values, Some(form)))?;
+            rows(&mut |values| all.add_shared(values, form))?;
             if let Some(found) = all.finish(ty) {
                 return Ok(Some(found));
             }
@@ -173,6 +180,24 @@ impl Search {
         !self.has_failed
     }
 
+    /// [`Search::add`] by as many threads as there are CPUs.
+    fn add_shared(&mut self, values: &[f32], form: Form) -> bool {
+        let parts = shares(values, self.cols).map(|values| (values, self.again()));
+        let add = |(values, mut search): (&[f32], Search)| {
+            search.add(values, Some(form));
+            search
+        };
+        for part in on_threads(parts.collect(), &add) {
+            self.has_failed |= part.has_failed;
+            self.range = [self.range[0].min(part.range[0]), self.range[1].max(part.range[1])];
+            self.groups += part.groups;
+            self.rounded += part.rounded;
+            self.distance = self.distance.max(part.distance);
+            self.evidence_bits += part.evidence_bits;
+        }
+        !self.has_failed
+    }
+
     fn add_group(&mut self, values: &[f32], form: Option<Form>) -> bool {
         let how = (self.origin, self.precision);
         if !self.fit.find(values, self.origin, self.precision, self.chance) {
@@ -222,6 +247,25 @@ impl Found {
         self.rounded == 0
     }
 
+    /// Writes the blocks of many rows, by as many threads as there are CPUs; `false` as by
+    /// [`Rows::encode`].
+    ///
+    /// # Panics
+    /// If lengths do not fit, or the encoder is another type's.
+    pub fn encode(&self, encoder: &Encoder, values: &[f32], blocks: &mut [u8]) -> bool {
+        let row_bytes = blocks.len() / (values.len() / self.cols).max(1);
+        let mut rest = blocks;
+        let parts = shares(values, self.cols).map(|values| {
+            let n = values.len() / self.cols * row_bytes;
+            let (blocks, behind) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = behind;
+            (values, blocks)
+        });
+        let write =
+            |(values, blocks): (&[f32], &mut [u8])| self.rows(encoder).encode(values, blocks);
+        on_threads(parts.collect(), &write).into_iter().all(|done| done)
+    }
+
     /// What writes the blocks of rows, by the encoder of the type.
     ///
     /// # Panics
@@ -231,6 +275,25 @@ impl Found {
         let (levels, fit) = (Levels::new(encoder), Fit::default());
         Rows { found: self, encoder, form, levels, fit, codes: Vec::new(), scales: Vec::new() }
     }
+}
+
+/// Rows in as many parts as there are CPUs, if they are worth that.
+fn shares(values: &[f32], cols: usize) -> std::slice::Chunks<'_, f32> {
+    let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let n = if values.len() < SHARED_ELEMENTS { 1 } else { n_threads };
+    values.chunks((values.len() / cols).div_ceil(n).max(1) * cols)
+}
+
+/// Does the work of all parts, each on a thread of its own but for the last.
+fn on_threads<P: Send, R: Send>(mut parts: Vec<P>, work: &(impl Fn(P) -> R + Sync)) -> Vec<R> {
+    let Some(last) = parts.pop() else { return Vec::new() };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            parts.into_iter().map(|part| scope.spawn(move || work(part))).collect();
+        let last = work(last);
+        let done = threads.into_iter().map(|t| t.join().unwrap_or_else(|p| resume_unwind(p)));
+        done.chain([last]).collect()
+    })
 }
 
 /// What writes the blocks of rows that lie on a grid.

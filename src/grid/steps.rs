@@ -37,7 +37,7 @@ impl Steps {
 
 /// Choices that are tried in a group where a sample may be one or another multiple: bounds the time; the
 /// coarser precisions need some.
-const TRIALS_MAX: usize = 1024;
+const TRIALS_MAX: usize = 64;
 
 /// Says whether steps will do.
 pub(super) type Accept<'a> = dyn FnMut(Steps) -> bool + 'a;

@@ -123,6 +123,13 @@ pub enum Layout {
     StackedTransposed(&'static [&'static str]),
     /// Without the rows before the first position, which is one behind the padding's id.
     BehindPadding,
+    /// [`Layout::PairQ`] for as many heads of the usual size as there are rows.
+    PairHeads,
+    /// As it is, and where the head is the embedding, all of it under this name, multiplied by these
+    /// entries instead of its own. It is, unless the configuration says that it is not.
+    AndHeadIfTied(&'static str, &'static [&'static str]),
+    /// Slopes of ALiBi, of which the first gives the exponent: a number of metadata under the new name.
+    Slopes,
     /// Numbers of metadata: an array of one for each layer under the new name.
     Metadata,
     /// Runs of rows of a state space's input, each multiplied by its element of the entry: gates,
@@ -214,6 +221,8 @@ pub enum Op {
     Same,
     /// One more: norms that multiply by 1 + w.
     PlusOne,
+    /// 5^(-n/2) more: norms that multiply by that plus w.
+    PlusFifth(u8),
     /// -e^x: decays that are kept as their logarithms.
     NegExp,
 }
@@ -370,6 +379,12 @@ pub enum Key {
     DivisibleWidths(&'static str, &'static str, &'static str, &'static str),
     /// Feed-forward width adjusted as LFM 2 does, unless the entries say that it is not.
     AdjustedWidth(&'static [&'static str]),
+    /// The dimensions of a head.
+    HeadDim(&'static str),
+    /// A share of an entry: times the first number, over the second one.
+    Share(&'static str, &'static [&'static str], u64, u64),
+    /// Heads and widths of each layer, by a list of blocks of Llama-Nemotron.
+    BlockConfigs(&'static str),
     /// Pooling of a text's vectors, by the folder's `modules.json`.
     Pooling,
 }

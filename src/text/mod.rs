@@ -38,4 +38,6 @@ pub use stream::{TextStream, Utf8Buffer};
 pub use templates::{BUILTIN_TEMPLATES, BuiltinTemplate, builtin_template};
 #[cfg(feature = "chat-template")]
 pub use thinking::{EFFORTS, effort_variables, thinking_variables};
+#[cfg(feature = "convert")]
+pub(crate) use tokenizer::byte_alphabet;
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer, is_pre_tokenizer};

@@ -27,6 +27,8 @@ mod convert_lora;
 #[cfg(feature = "convert")]
 mod convert_packed;
 #[cfg(feature = "convert")]
+mod convert_reversed;
+#[cfg(feature = "convert")]
 mod convert_vocab;
 mod decoder;
 mod disk_cache;
@@ -79,6 +81,8 @@ mod readme;
 mod real_models;
 mod reference;
 mod require;
+#[cfg(feature = "convert")]
+mod reversed;
 mod sampling;
 mod saved;
 mod scheduler;

@@ -127,7 +127,7 @@ fn drawn(
     (cols, group): (usize, usize),
     scale: Scale,
 ) -> Drawn {
-    let rows = 16;
+    let rows = 8;
     let is_uniform = draw.below(2) == 0;
     let mut all = Drawn { cols, group, steps: Vec::new(), scales: Vec::new(), values: Vec::new() };
     for _ in 0..rows {

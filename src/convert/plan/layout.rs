@@ -31,10 +31,7 @@ impl Planner<'_> {
         if view.iter().any(|&n| n > PICK_MAX) || shape.contains(&0) {
             return Err(bad("no tensor of a model".into()));
         }
-        let mut scale = 1.0;
-        for &entry in fit.names.scales {
-            scale *= self.config.float(&[entry])?.unwrap_or(1.0) as f32;
-        }
+        let scale = self.factor(fit.names.scales)?;
         let blocks = self.blocks.get(&number).copied();
         if blocks.is_none() && !tensor.dtype.is_float() {
             return Err(ConvertError::Type {
@@ -48,8 +45,18 @@ impl Planner<'_> {
         let one = |shape: Vec<u64>, piece: Piece| Ok(vec![(name.clone(), shape, piece)]);
         let rows = view[1];
         match fit.names.layout {
-            Layout::Same | Layout::Drop | Layout::Metadata | Layout::StateRuns(_) => {
-                one(shape.clone(), piece)
+            Layout::Same
+            | Layout::Drop
+            | Layout::Metadata
+            | Layout::Slopes
+            | Layout::StateRuns(_) => one(shape.clone(), piece),
+            Layout::AndHeadIfTied(to, entries) => {
+                let mut parts = one(shape.clone(), piece.clone())?;
+                if self.is_tied {
+                    let piece = Piece { scale: self.factor(entries)?, ..piece };
+                    parts.push((to.to_owned() + fit.suffix, shape.clone(), piece));
+                }
+                Ok(parts)
             }
             Layout::GroupsPaired => self.groups_paired(fit, shape, piece).map_err(bad),
             Layout::Stacked(names) | Layout::StackedTransposed(names) => {
@@ -90,6 +97,10 @@ impl Planner<'_> {
                 let is_q = fit.names.layout == Layout::PairQ;
                 let heads = if is_q { self.config.heads()? } else { self.config.kv_heads()? };
                 let pick = pairs(rows, heads).map_err(bad)?;
+                one(shape.clone(), Piece { pick: Some(pick), ..piece })
+            }
+            Layout::PairHeads => {
+                let pick = pairs(rows, rows / self.config.head_dim()?.max(1)).map_err(bad)?;
                 one(shape.clone(), Piece { pick: Some(pick), ..piece })
             }
             Layout::PairHalfQ | Layout::PairHalfK => {
@@ -167,6 +178,13 @@ impl Planner<'_> {
             }
             Layout::DeltaQkvz => self.delta_qkvz(fit, shape, piece).map_err(bad),
         }
+    }
+
+    /// Product of entries; those that are not there count as 1.
+    fn factor(&self, entries: &[&str]) -> Result<f32, ConvertError> {
+        entries.iter().try_fold(1.0, |product, entry| {
+            Ok(product * self.config.float(&[entry])?.unwrap_or(1.0) as f32)
+        })
     }
 
     /// Rows of tokens of a matrix that has one for each.

@@ -199,6 +199,8 @@ pub(super) struct Planned {
     pub left_out: Vec<String>,
     /// Tensors whose one number belongs to an array of metadata: its key, layer and place.
     pub metadata: Vec<(String, usize, usize)>,
+    /// The key of the exponent of ALiBi, and the place of the slopes that give it.
+    pub slopes: Option<(&'static str, usize)>,
 }
 
 /// A name that a pattern fits.
@@ -235,8 +237,14 @@ pub(super) fn plan(
         left_out: Vec::new(),
         metadata: Vec::new(),
         blocks: HashMap::new(),
+        is_tied: false,
+        slopes: None,
     };
-    let is_tied = config.flag(&["tie_word_embeddings"])? == Some(true);
+    let said = config.flag(&["tie_word_embeddings"])?;
+    let mut all = checkpoint.tensors.iter().flat_map(|names| names.iter());
+    let ties = all.any(|names| matches!(names.layout, Layout::AndHeadIfTied(..)));
+    let is_tied = said.unwrap_or(ties);
+    planner.is_tied = is_tied;
     let scales = scales(tensors, config)?;
     planner.blocks = scales.blocks;
     for (number, tensor) in tensors.iter().enumerate() {
@@ -261,6 +269,8 @@ pub(super) fn plan(
                 let is_copy = is_tied && fit.names.to == "output";
                 if beyond || is_copy || fit.names.layout == Layout::Drop {
                     planner.left_out.push(tensor.name.clone());
+                } else if fit.names.layout == Layout::Slopes {
+                    planner.slopes = Some((fit.names.to, number));
                 } else if fit.names.layout == Layout::Metadata {
                     let layer = fit.layer.unwrap_or_default();
                     planner.metadata.push((fit.names.to.to_owned(), layer, number));
@@ -332,6 +342,9 @@ struct Planner<'a> {
     metadata: Vec<(String, usize, usize)>,
     /// Factors of quantized matrices.
     blocks: HashMap<usize, Blocks>,
+    /// Whether the head is the embedding.
+    is_tied: bool,
+    slopes: Option<(&'static str, usize)>,
 }
 
 /// Factors of quantized matrices, and the tensors that are no weights.
@@ -442,8 +455,8 @@ impl Planner<'_> {
             }
             output.pieces = order.iter().map(|&place| output.pieces[place].clone()).collect();
         }
-        let Planner { outputs, left_out, metadata, .. } = self;
-        Ok(Planned { outputs, left_out, metadata })
+        let Planner { outputs, left_out, metadata, slopes, .. } = self;
+        Ok(Planned { outputs, left_out, metadata, slopes })
     }
 }
 

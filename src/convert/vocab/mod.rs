@@ -4,8 +4,11 @@
 //! The kind is told by the contents, not by the model's class: byte-level BPE (`gpt2`), BPE of
 //! SentencePiece (`llama`), Unigram (`t5`), WordPiece (`bert`).
 
+mod base64;
+mod lines;
 mod special;
 mod table;
+mod tiktoken;
 mod word_list;
 
 use super::config::Config;
@@ -15,6 +18,7 @@ use super::pre::Cutting;
 use super::sentencepiece::{self, SentencePiece};
 use super::templates;
 use super::{ConvertError, ConvertOptions};
+use base64::base64;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -34,7 +38,8 @@ struct Files<'a> {
     config: Value,
 }
 
-/// Adds the vocabulary: `n_rows` is how many tokens the embedding has.
+/// Adds the vocabulary: `n_rows` is how many tokens the embedding has. Returns the tokens whose ids lie
+/// beyond those, as "id text": they have no place.
 ///
 /// # Errors
 /// It is missing, malformed or of a kind without a form in GGUF.
@@ -44,7 +49,7 @@ pub(super) fn vocabulary(
     folder: &Path,
     n_rows: usize,
     options: &ConvertOptions,
-) -> Result<(), ConvertError> {
+) -> Result<Vec<String>, ConvertError> {
     if n_rows > TOKENS_MAX {
         return Err(ConvertError::Vocabulary(format!("{n_rows} tokens")));
     }
@@ -54,8 +59,20 @@ pub(super) fn vocabulary(
         let list = text(&folder.join(word_list::FILE))?;
         tokenizer = list.and_then(|list| word_list::tokenizer(&list, &mut config_of));
     }
+    let ranks = folder.join(tiktoken::FILE);
+    if let Some(list) = text(&ranks)?.filter(|_| tokenizer.is_none()) {
+        if config_of.is_null() {
+            config_of = Value::Object(Map::new());
+        }
+        let made = tiktoken::tokenizer(&list, &mut config_of);
+        tokenizer = Some(made.map_err(|problem| malformed(&ranks, problem))?);
+    }
     let files = Files { folder, tokenizer, config: config_of };
-    let added = files.added()?;
+    let path = folder.join(lines::FILE);
+    let list = text(&path)?.filter(|_| files.tokenizer.is_none());
+    let list = list.map(|list| lines::read(&list).map_err(|problem| malformed(&path, problem)));
+    let list = list.transpose()?;
+    let added = list.as_ref().map_or_else(|| files.added(), |list| Ok(lines::marks(list)))?;
     let kind = files.tokenizer.as_ref().and_then(|t| t.pointer("/model/type"));
     let kind = kind.and_then(Value::as_str).map(str::to_owned);
     let is_byte_level = files.tokenizer.as_ref().is_some_and(has_byte_level);
@@ -63,9 +80,16 @@ pub(super) fn vocabulary(
     let model = if model.exists() { model } else { folder.join("sentencepiece.bpe.model") };
     let is_model = bytes(&model)?.filter(|_| !is_byte_level && kind.as_deref() != Some("Unigram"));
     let n = n_rows;
-    if let Some(content) = is_model {
+    let mut beyond: Vec<(usize, String)> = Vec::new();
+    beyond.extend(added.iter().map(|token| (token.id, token.text.clone())));
+    if let Some(list) = &list {
+        beyond.extend(list.iter().map(|line| line.text.clone()).enumerate().skip(n));
+        lines::write(keys, list, n);
+    } else if let Some(content) = is_model {
         let model_of = |problem: String| malformed(&model, problem);
-        files.sentence_piece(keys, sentencepiece::read(&content).map_err(model_of)?, &added, n)?;
+        let pieces = sentencepiece::read(&content).map_err(model_of)?;
+        beyond.extend(pieces.pieces.iter().map(|piece| piece.text.clone()).enumerate().skip(n));
+        files.sentence_piece(keys, pieces, &added, n)?;
     } else {
         match kind.as_deref() {
             Some("BPE") if is_byte_level => files.byte_level(keys, &added, n, options)?,
@@ -83,7 +107,10 @@ pub(super) fn vocabulary(
     files.special(keys, config, &added)?;
     templates::add(keys, folder, &files.config)?;
     name_for_strips(keys, &added);
-    Ok(())
+    beyond.retain(|(id, _)| *id >= n);
+    beyond.sort();
+    beyond.dedup_by_key(|(id, _)| *id);
+    Ok(beyond.into_iter().map(|(id, text)| format!("{id} {text}")).collect())
 }
 
 fn has_byte_level(tokenizer: &Value) -> bool {
@@ -442,42 +469,5 @@ impl Files<'_> {
             keys.set("tokenizer.ggml.precompiled_charsmap", map);
         }
         Ok(())
-    }
-}
-
-/// Bytes of a text in base64.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let text = text.trim_end_matches('=').as_bytes();
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for four in text.chunks(4) {
-        let mut bits = 0u32;
-        for &byte in four {
-            bits = bits << 6 | u32::from(digit(byte)?);
-        }
-        let missing = 4 - four.len();
-        bits <<= 6 * missing;
-        bytes.extend(&bits.to_be_bytes()[1..4 - missing]);
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_gives_bytes() {
-        assert_eq!(base64("aGVsbG8="), Some(b"hello".to_vec()));
-        assert_eq!(base64("aGVsbG8h"), Some(b"hello!".to_vec()));
-        assert_eq!(base64("aA"), Some(b"h".to_vec()));
-        assert_eq!(base64("a b"), None);
     }
 }

@@ -263,6 +263,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     cohere2moe::HF,
     command_r::HF,
     dbrx::HF,
+    deci::HF,
     deepseek2::HF,
     deepseek32::HF,
     deepseek::HF,
@@ -293,6 +294,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     hunyuan::HF,
     hy_v3::HF,
     internlm2::HF,
+    jais::HF,
     jais2::HF,
     jamba::HF,
     jina_bert::HF,
@@ -312,12 +314,14 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     minimax_01::HF,
     minimax_m2::HF,
     minimax_m3::HF,
+    mistral4::HF,
     mistral3::HF,
     modern_bert::HF,
     mpt::HF,
     nanbeige::HF,
     nemotron::HF,
     nemotron_h::HF,
+    neo_bert::HF,
     nomic_bert::HF,
     olmo2::HF,
     olmo::HF,
@@ -328,7 +332,9 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     pangu::HF,
     phi2::HF,
     phi3::HF,
+    plamo3::HF,
     plm::HF,
+    qwen::HF,
     qwen2::HF,
     qwen2moe::HF,
     qwen2vl::HF,
@@ -350,6 +356,26 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
 pub fn checkpoints() -> impl Iterator<Item = &'static Checkpoint> {
     CHECKPOINTS.iter().flat_map(|of_file| of_file.iter())
 }
+
+/// Classes of Hugging Face whose architecture runs, but whose checkpoints are not converted, and why.
+pub const UNCONVERTED: &[(&str, &str)] = &[
+    ("BailingMoeV3ForCausalLM", "the layouts of its linear attention are not written yet"),
+    (
+        "BailingMoeV3VLForConditionalGeneration",
+        "the layouts of its linear attention are not written yet",
+    ),
+    ("BitNetForCausalLM", TERNARY),
+    ("BitnetForCausalLM", TERNARY),
+    ("Grok1ForCausalLM", EIGHTHS),
+    ("GrokForCausalLM", EIGHTHS),
+    ("PhiMoEForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
+    ("PhimoeForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
+    ("PlamoForCausalLM", "its code orders heads otherwise than its configuration says"),
+    ("TalkieForCausalLM", "gains and signs that its files keep apart are not folded yet"),
+];
+
+const TERNARY: &str = "its floats are what ternary weights are made of when it runs, and not those";
+const EIGHTHS: &str = "its files have eight parts of an expert's matrices under one name";
 
 /// Architectures that are known and not described, and why.
 const REFUSED: &[(&str, &str)] = &[

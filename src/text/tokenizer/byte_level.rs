@@ -27,6 +27,12 @@ static TO_BYTE: LazyLock<[Option<u8>; LIMIT]> = LazyLock::new(|| {
     bytes
 });
 
+/// The alphabet's spelling of some bytes.
+#[cfg(feature = "convert")]
+pub(crate) fn spelling(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| TO_CHAR[usize::from(byte)]).collect()
+}
+
 /// Appends the alphabet's spelling of `text`.
 pub(super) fn encode(text: &str, out: &mut String) {
     out.extend(text.bytes().map(|byte| TO_CHAR[usize::from(byte)]));

@@ -36,6 +36,8 @@ use gguf_rs_lite::GgufFile;
 
 use super::TextError;
 use bpe::Bpe;
+#[cfg(feature = "convert")]
+pub(crate) use byte_level::spelling as byte_alphabet;
 use pipeline::{
     Algorithm, Detokenizer, GgufModel, Normalization, Pipeline, Preparation, Spelling, Words,
 };
