@@ -84,7 +84,7 @@ mod tests {
     fn coarser_types_are_those_that_hold_all() {
         use Precision::{Bf16, F16, F32};
         assert_eq!(F32.coarser(&[1.0, 0.1]), [F32]);
-        assert_eq!(F32.coarser(&[1.0, 0.0999755859375]), [F32, F16]);
+        assert_eq!(F32.coarser(&[1.0, f16::from_f32(0.1).to_f32()]), [F32, F16]);
         assert_eq!(F16.coarser(&[1.0, 1.0078125]), [F16, Bf16]);
         assert_eq!(Bf16.coarser(&[1e-30]), [Bf16]);
     }

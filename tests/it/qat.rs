@@ -43,7 +43,7 @@ fn round(precision: Precision, x: f32) -> f32 {
 
 fn grid_of(values: &[f32], cols: usize, precision: Precision, types: &[GgmlType]) -> Option<Found> {
     let mut rows = |take: &mut teff::grid::Take<'_>| {
-        values.chunks(cols).all(|row| take(row));
+        values.chunks(cols).all(&mut *take);
         Ok::<(), ()>(())
     };
     find(cols, precision, types, &mut rows).unwrap()

@@ -46,8 +46,11 @@ fn folder(scratch: &Scratch, is_on_grid: bool) -> PathBuf {
     folder
 }
 
+/// The name of a tensor, and its values.
+type Named = (String, Vec<f32>);
+
 /// All values of a file, by the names of its tensors.
-fn values(path: &Path) -> Vec<(String, Vec<f32>)> {
+fn values(path: &Path) -> Vec<Named> {
     let file = GgufFile::open(path).unwrap();
     let one = |info: &gguf_rs_lite::TensorInfo| {
         let mut values = vec![0.0; info.dims.iter().product::<u64>() as usize];
@@ -85,9 +88,7 @@ fn folders_on_a_grid_become_codes() {
     // Eight bits hold four.
     convert(&folder, &codes, TargetType::Q8_0).unwrap();
     assert_eq!(types(&codes, GgmlType::Q8_0), MATRICES);
-    let same = |(wide, codes): (&(String, Vec<f32>), &(String, Vec<f32>))| {
-        wide == codes || wide.0.contains("ffn_down")
-    };
+    let same = |(wide, codes): (&Named, &Named)| wide == codes || wide.0.contains("ffn_down");
     assert!(values(&wide).iter().zip(&values(&codes)).all(same));
 }
 
