@@ -65,6 +65,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::process::CommandExt;
     use std::process::Command;
     use std::thread;
 
@@ -94,7 +95,9 @@ mod tests {
             fs::write(write.join("new"), "x").unwrap();
             fs::rename(write.join("new"), write.join("newer")).unwrap();
             fs::remove_file(write.join("newer")).unwrap();
-            assert!(Command::new("true").status().is_err());
+            // Were it allowed, `false` would be what this process is.
+            let refused = Command::new("false").exec();
+            assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
             assert!(fs::read_to_string("/proc/meminfo").is_ok());
             if whole {
                 assert!(TcpStream::connect(address).is_err());
