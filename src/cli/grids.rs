@@ -37,7 +37,7 @@ pub fn told(found: &Found) -> String {
 /// What comes back of the values.
 fn back(found: &Found) -> String {
     match found.is_exact() {
-        true => "every value comes back".into(),
+        true => "every value comes back, rounded to the type it had".into(),
         false => format!(
             "codes come back, scales of {} of {} groups are up to {:.1e} off, as f16 has them",
             found.rounded, found.groups, found.distance
@@ -74,7 +74,7 @@ pub fn summary<'f>(all: impl Iterator<Item = &'f Found>) -> Vec<String> {
     let line = |((ty, group), (n, exact, distance)): ((String, String), Count)| {
         let tensors = if n == 1 { "tensor lies" } else { "tensors lie" };
         let back = match n - exact {
-            0 => "every value comes back".to_owned(),
+            0 => "every value comes back, rounded to the type it had".to_owned(),
             n => format!("scales of {n} are up to {distance:.1e} off, as f16 has them"),
         };
         format!("{n} {tensors} on a grid of {ty}, a scale for {group}: the codes are kept, {back}")

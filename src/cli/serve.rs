@@ -88,8 +88,9 @@ pub struct ServeArgs {
     /// Tell at /slots how many requests run
     #[arg(long, help_heading = "Server")]
     slots: bool,
-    /// Before models are loaded, give up by Landlock what answering needs not: files other than theirs and the
-    /// cache of instructions, programs, connections to elsewhere (but those of --otlp)
+    /// Give up, by Landlock and before models are loaded, what answers do not need: other files than the models
+    /// and the cache of instructions, other programs, connections to elsewhere (but those of --otlp). Not with
+    /// layers on a GPU, whose drivers need more
     #[cfg(all(feature = "sandbox", target_os = "linux"))]
     #[arg(long, conflicts_with_all = ["gpu_layers", "gpu"], help_heading = "Server")]
     sandbox: bool,
@@ -174,10 +175,13 @@ fn give_up_rights(args: &ServeArgs, models: &[Served]) -> Result<(), CliError> {
     allowed.read = args.models.files(models);
     allowed.read.extend(args.speculate.draft_file()?);
     allowed.write.extend(args.prefixes.folder()?);
-    if !sandbox::restrict(&allowed)? {
-        note(format_args!(
-            "note: --sandbox: this kernel restricts files, and not all of connections and signals"
-        ));
+    match sandbox::restrict(&allowed)? {
+        true => {
+            note(format_args!("sandboxed: no files but the models, no connections, no programs"))
+        }
+        false => note(format_args!(
+            "sandboxed: no files but the models, no programs; this kernel leaves connections or signals"
+        )),
     }
     Ok(())
 }

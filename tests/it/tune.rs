@@ -398,7 +398,9 @@ mod program {
         let base = ["-o", text(&out), "-f", text(&words), "--ctx", "32"];
         // From itself nothing is to be learned: what moves moves away.
         let more = ["--teacher", text(&teacher), "--steps", "2", "--train", "norms", "--json"];
-        let told = json(&[&["tune", text(&teacher)][..], &base, &more].concat());
+        let tried = teff(&[&["tune", text(&teacher)][..], &base, &more].concat(), "");
+        assert!(error_of(&tried).contains("nothing was written"));
+        let told: Value = serde_json::from_slice(&tried.stdout).unwrap();
         assert!(told["written"] == false && told["after"].is_null() && !out.exists(), "{told}");
         let planned = json(&[&["tune", text(&student), "--dry-run", "--json"][..], &base].concat());
         assert!(planned["trained"].as_u64().unwrap() > 100 && !out.exists(), "{planned}");

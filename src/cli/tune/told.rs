@@ -62,7 +62,7 @@ impl TuneArgs {
         }
         writeln!(
             out,
-            "{} numbers of {} kinds, {n} predictions of {} sequences to learn from, {held_out} to measure; {}",
+            "{} numbers of {} tensors, {n} predictions of {} sequences to learn from, {held_out} to measure; {}",
             tuner.n_trained(),
             tuner.names().count(),
             learned.train.len(),
@@ -89,10 +89,10 @@ impl TuneArgs {
                 "trained": tuner.n_trained(), "measured": report.n, "seconds": seconds,
             });
             writeln!(out, "{told}")?;
-            return Ok(());
         }
         let Report { before, best, n } = report;
         match best {
+            Some(_) if self.json => {}
             Some((after, step)) => writeln!(
                 out,
                 "{}: {what} {before:.5} -> {after:.5} ({:+.1} %) on {n} predictions that were not \
@@ -101,11 +101,12 @@ impl TuneArgs {
                 100.0 * (after / before - 1.0),
                 self.steps
             )?,
-            None => writeln!(
-                out,
-                "nothing was written: the {what} of {before:.5} on {n} predictions that were not learned \
-                 from did not become less, {seconds:.0} s"
-            )?,
+            None => {
+                return Err(CliError::failed(format!(
+                    "nothing was written: the {what} of {before:.5} on {n} predictions that were not \
+                     learned from did not become less, {seconds:.0} s"
+                )));
+            }
         }
         Ok(())
     }
