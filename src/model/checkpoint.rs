@@ -169,6 +169,11 @@ pub enum Layout {
     TiledBehindKeys,
     /// [`Layout::TiledRows`] of columns.
     TiledColumns,
+    /// Rows of heads of queries, of which every nth one shares a head of keys, to those that share one
+    /// beside each other: as many as the entry says, or else this number.
+    UntiledRows(&'static str, u64),
+    /// [`Layout::UntiledRows`] of columns.
+    UntiledColumns(&'static str, u64),
     /// Queries, keys, values and gates by key head, of a delta rule: two tensors, `attn_qkv` and
     /// `attn_gate`.
     DeltaQkvz,

@@ -4,6 +4,7 @@
 //! checkpoint, each seen as a stack of matrices that may be transposed. Nothing is read here. What a
 //! tensor of some layout becomes is the affair of `layout.rs`.
 
+mod heads;
 mod layout;
 mod types;
 

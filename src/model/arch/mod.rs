@@ -332,6 +332,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     pangu::HF,
     phi2::HF,
     phi3::HF,
+    plamo::HF,
     plamo3::HF,
     plm::HF,
     qwen::HF,
@@ -370,7 +371,6 @@ pub const UNCONVERTED: &[(&str, &str)] = &[
     ("GrokForCausalLM", EIGHTHS),
     ("PhiMoEForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
     ("PhimoeForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
-    ("PlamoForCausalLM", "its code orders heads otherwise than its configuration says"),
     ("TalkieForCausalLM", "gains and signs that its files keep apart are not folded yet"),
 ];
 
