@@ -50,6 +50,8 @@ impl Planner<'_> {
             | Layout::Drop
             | Layout::Metadata
             | Layout::Slopes
+            | Layout::Number
+            | Layout::SecondHalvesNegated
             | Layout::StateRuns(_) => one(shape.clone(), piece),
             Layout::AndHeadIfTied(to, entries) => {
                 let mut parts = one(shape.clone(), piece.clone())?;
@@ -184,6 +186,11 @@ impl Planner<'_> {
             Layout::UntiledColumns(entry, default) => {
                 let columns = self.untiled(entry, default, view[2]).map_err(bad)?;
                 one(shape.clone(), Piece { columns: Some(columns), ..piece })
+            }
+            Layout::AtGroupEnds(entry, to) => {
+                let is_end = self.config.ends_group(fit.layer.unwrap_or_default(), entry)?;
+                let name = if is_end { fit.name(to) + fit.suffix } else { name };
+                Ok(vec![(name, shape.clone(), piece)])
             }
             Layout::DeltaQkvz => self.delta_qkvz(fit, shape, piece).map_err(bad),
         }
@@ -346,6 +353,22 @@ impl Planner<'_> {
             Ok(Piece { pick, scale, ..piece.clone() })
         };
         sizes.into_iter().enumerate().map(run).collect()
+    }
+
+    /// Halves of heads, those that are second negated.
+    pub(super) fn second_negated(&self, piece: &Piece) -> Result<Vec<Piece>, String> {
+        let d = self.config.head_dim().map_err(|error| error.to_string())?;
+        let rows = piece.view[1];
+        if d == 0 || !d.is_multiple_of(2) || !rows.is_multiple_of(d) {
+            return Err(format!("no heads of two halves of {d} rows"));
+        }
+        let half = d / 2;
+        let of = |i: u64| {
+            let scale = if i.is_multiple_of(2) { piece.scale } else { -piece.scale };
+            let pick = Some(((i * half) as u32..((i + 1) * half) as u32).collect());
+            Piece { pick, scale, ..piece.clone() }
+        };
+        Ok((0..rows / half).map(of).collect())
     }
 
     /// A part of the matrix that gives heads their keys and values from latents.
