@@ -321,6 +321,15 @@ impl Config {
         Ok(value.and_then(whole))
     }
 
+    /// Whether a layer is the last of a group of as many as an entry says, or behind the last whole one.
+    ///
+    /// # Errors
+    /// The entry is missing or no integer.
+    pub fn ends_group(&self, layer: usize, entry: &str) -> Result<bool, ConvertError> {
+        let size = self.need(&[entry])?.max(1) as usize;
+        Ok((layer + 1).is_multiple_of(size) || layer >= self.n_layers / size * size)
+    }
+
     /// A number of the description of rotation.
     pub fn rope_float(&self, name: &str) -> Option<f64> {
         self.rope.get(name).and_then(Value::as_f64)

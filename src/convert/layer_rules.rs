@@ -92,6 +92,39 @@ impl Writer<'_> {
         self.given(key, OwnedValue::Array(OwnedArray::U32(each)))
     }
 
+    pub(super) fn one_at_group_ends(&mut self, key: &str, entry: &str) -> Done {
+        let of = |layer| Ok(u32::from(self.config.ends_group(layer, entry)?));
+        let each = (0..self.config.n_layers).map(of).collect::<Result<_, ConvertError>>()?;
+        self.u32s(key, each)
+    }
+
+    pub(super) fn floats_or_zero(&mut self, key: &str, entry: &str) -> Done {
+        let Some(list) = self.config.list(entry) else { return Ok(()) };
+        let bad = || ConvertError::BadEntry {
+            entry: entry.into(),
+            problem: "is not a number or null for each layer".into(),
+        };
+        let of = |layer| match list.get(layer) {
+            None | Some(Value::Null) => Ok(0.0),
+            Some(value) => value.as_f64().map(|x| x as f32).ok_or_else(bad),
+        };
+        let each = (0..self.config.n_layers).map(of).collect::<Result<_, ConvertError>>()?;
+        self.given(key, OwnedValue::Array(OwnedArray::F32(each)))
+    }
+
+    pub(super) fn sections(&mut self, entry: &str) -> Done {
+        let list = self.config.list(entry).map_or(&[][..], Vec::as_slice);
+        let pairs = list.iter().take(3).map(|n| whole(n).and_then(|n| i32::try_from(n).ok()));
+        let pairs: Option<Vec<i32>> = pairs.collect();
+        let bad = || ConvertError::BadEntry {
+            entry: entry.into(),
+            problem: "is not three numbers of pairs".into(),
+        };
+        let mut pairs = pairs.filter(|pairs| pairs.len() == 3).ok_or_else(bad)?;
+        pairs.push(0);
+        self.given("rope.dimension_sections", OwnedValue::Array(OwnedArray::I32(pairs)))
+    }
+
     pub(super) fn leading(&mut self, key: &str, list: &str, text: &str) -> Done {
         let Some(list) = self.config.list(list) else { return Ok(()) };
         let n = list.iter().take_while(|element| element.as_str() == Some(text)).count();

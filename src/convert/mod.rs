@@ -169,6 +169,10 @@ impl Conversion {
             let exponent = numbers::alibi_exponent(&tensors, place)?;
             keys.set(format!("{}.{key}", checkpoint.arch), exponent);
         }
+        if let Some((key, place)) = planned.number {
+            let number = stream::number(&tensors, &tensors.all()[place])?;
+            keys.set(format!("{}.{key}", checkpoint.arch), number);
+        }
         keys::sampling(&mut keys, folder)?;
         let embedding = outputs.iter().find(|output| output.name == "token_embd.weight");
         let n_rows = embedding.and_then(|output| output.shape.first()).copied();

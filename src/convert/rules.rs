@@ -107,6 +107,9 @@ impl Writer<'_> {
                 self.wider_last_layers(key, flag, names, last)
             }
             Key::OneWhere(key, list, text, numbers) => self.one_where(key, list, text, numbers),
+            Key::OneAtGroupEnds(key, entry) => self.one_at_group_ends(key, entry),
+            Key::FloatsOrZero(key, list) => self.floats_or_zero(key, list),
+            Key::Sections(list) => self.sections(list),
             Key::Leading(key, list, text) => self.leading(key, list, text),
             Key::LeadingZeros(key, list) => self.leading_zeros(key, list),
             Key::MustEqual(entry, wanted) => self.must_equal(entry, wanted),

@@ -114,6 +114,7 @@ impl Encoder<'_> {
             Op::PlusOne => x + 1.0,
             Op::PlusFifth(n) => x + 0.2_f64.powf(f64::from(n) / 2.0) as f32,
             Op::NegExp => -x.exp(),
+            Op::Exp => x.exp(),
         }));
         let ty = self.output.ty;
         let max = if ty == GgmlType::F16 { half::f16::MAX.to_f32() } else { f32::MAX };

@@ -130,6 +130,10 @@ pub enum Layout {
     AndHeadIfTied(&'static str, &'static [&'static str]),
     /// Slopes of ALiBi, of which the first gives the exponent: a number of metadata under the new name.
     Slopes,
+    /// A number of metadata under the new name.
+    Number,
+    /// Rows of heads, the second half of each with the other sign: rotations that turn back.
+    SecondHalvesNegated,
     /// Numbers of metadata: an array of one for each layer under the new name.
     Metadata,
     /// Runs of rows of a state space's input, each multiplied by its element of the entry: gates,
@@ -169,6 +173,13 @@ pub enum Layout {
     TiledBehindKeys,
     /// [`Layout::TiledRows`] of columns.
     TiledColumns,
+    /// Rows of heads of queries, of which every nth one shares a head of keys, to those that share one
+    /// beside each other: as many as the entry says, or else this number.
+    UntiledRows(&'static str, u64),
+    /// [`Layout::UntiledRows`] of columns.
+    UntiledColumns(&'static str, u64),
+    /// As it is; under the second name in layers that end a group, by [`Key::OneAtGroupEnds`].
+    AtGroupEnds(&'static str, &'static str),
     /// Queries, keys, values and gates by key head, of a delta rule: two tensors, `attn_qkv` and
     /// `attn_gate`.
     DeltaQkvz,
@@ -225,6 +236,8 @@ pub enum Op {
     PlusFifth(u8),
     /// -e^x: decays that are kept as their logarithms.
     NegExp,
+    /// e^x: likewise, of another sign.
+    Exp,
 }
 
 /// An entry of metadata, its key behind the architecture's name unless it begins with `general.` or
@@ -342,6 +355,13 @@ pub enum Key {
     /// Integers, one for each layer: 1 where the first list has this text, or whose number, counted
     /// from 1, is in the second one; else 0.
     OneWhere(&'static str, &'static str, &'static str, &'static str),
+    /// Integers, one for each layer: 1 in the last of each group of as many as an entry says, and in all
+    /// behind the last whole group; else 0.
+    OneAtGroupEnds(&'static str, &'static str),
+    /// Floats, one for each layer, of a list: 0 where it has null or ends.
+    FloatsOrZero(&'static str, &'static str),
+    /// `rope.dimension_sections` by a list of three numbers of pairs.
+    Sections(&'static str),
     /// How many elements at the start of a list are this text.
     Leading(&'static str, &'static str, &'static str),
     /// How many elements at the start of a list are 0.

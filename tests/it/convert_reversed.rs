@@ -373,6 +373,51 @@ fn plamo_3_with_its_vocabulary() {
 }
 
 #[test]
+fn plamo_1_with_queries_that_share_keys() {
+    let scratch = Scratch::new("reversed-plamo");
+    let drawn = drawn("archs", "plamo-dense", &scratch);
+    // Head 0 of the keys answers the queries of heads 0, 2, 4, 6, head 1 the others.
+    let tiled =
+        |part: &Part| part.rows((0..256).map(|row| (row / 32 % 2 * 4 + row / 64) * 32 + row % 32));
+    let tensors = renamed(&drawn, |name, part| {
+        if is_scale(name) {
+            return Vec::new();
+        }
+        let Some((n, of, end)) = layer(name) else {
+            let to = match name {
+                "token_embd.weight" => "model.embed_tokens.weight",
+                "output_norm.weight" => "model.norm.weight",
+                _ => "lm_head.weight",
+            };
+            return vec![(to.into(), part.clone())];
+        };
+        let (of, part) = match of {
+            "attn_norm" => ("norm", part.clone()),
+            "attn_q" => ("self_attn.q_proj", tiled(part)),
+            "attn_k" => ("self_attn.k_proj", part.clone()),
+            "attn_v" => ("self_attn.v_proj", part.clone()),
+            "attn_output" => ("self_attn.o_proj", tiled(&part.transposed()).transposed()),
+            "ffn_up" => ("mlp.up_proj", part.clone()),
+            "ffn_gate" => ("mlp.gate_proj", part.clone()),
+            "ffn_down" => ("mlp.down_proj", part.clone()),
+            other => panic!("{other}"),
+        };
+        vec![(format!("model.layers.layers.{n}.{of}.{end}"), part)]
+    });
+    let mut config = common();
+    config.insert("n_shared_head".into(), 4.into());
+    config.insert("num_key_value_heads".into(), 8.into());
+    config.insert("tie_word_embeddings".into(), false.into());
+    let folder = checkpoint(&scratch, "PlamoForCausalLM", config.clone().into(), tensors.clone());
+    check(&scratch, &drawn, &folder, SCALES);
+    config.insert("n_shared_head".into(), 3.into());
+    let folder = checkpoint(&scratch, "PlamoForCausalLM", config.into(), tensors);
+    let out = scratch.0.join("other.gguf");
+    let error = convert(&folder, &out, TargetType::F32).unwrap_err();
+    assert!(error.contains("no 8 heads of which 3 share keys"), "{error}");
+}
+
+#[test]
 fn mistral_4() {
     let scratch = Scratch::new("reversed-mistral4");
     let drawn = drawn("archs", "mistral4-moe", &scratch);
@@ -444,7 +489,7 @@ fn mistral_4() {
 fn classes_that_run_and_are_not_converted_say_why() {
     let scratch = Scratch::new("reversed-refused");
     let config = object!({"num_hidden_layers": 1});
-    let folder = checkpoint(&scratch, "TalkieForCausalLM", config, Vec::new());
+    let folder = checkpoint(&scratch, "GrokForCausalLM", config, Vec::new());
     let error = Conversion::plan(&folder, &ConvertOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("TalkieForCausalLM run, but are not converted: gains"), "{error}");
+    assert!(error.contains("GrokForCausalLM run, but are not converted: its files"), "{error}");
 }

@@ -54,9 +54,19 @@ pub struct Drawn {
 }
 
 pub fn drawn(folder: &str, name: &str, scratch: &Scratch) -> Drawn {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    drawn_by(&golden(folder, name), scratch)
+}
+
+/// The description of a drawn model.
+pub fn golden(folder: &str, name: &str) -> PathBuf {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    all.join(folder).join(format!("{name}.json"))
+}
+
+/// The model of a description.
+pub fn drawn_by(golden: &Path, scratch: &Scratch) -> Drawn {
     let path = scratch.0.join("drawn.gguf");
-    fs::write(&path, build(&golden.join(folder).join(format!("{name}.json")))).unwrap();
+    fs::write(&path, build(golden)).unwrap();
     let file = GgufFile::open(&path).unwrap();
     let part = |info: &gguf_rs_lite::TensorInfo| {
         let values = file.data(info).as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect();

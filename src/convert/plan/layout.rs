@@ -1,6 +1,7 @@
 //! The tensors of the result that one of the checkpoint becomes, by its layout: rows and columns picked
 //! anew.
 
+use super::heads::{groups, pairs, pairs_of_half, untiled};
 use super::{Fit, Piece, Planner};
 use crate::convert::ConvertError;
 use crate::convert::safetensors::Tensor;
@@ -49,6 +50,8 @@ impl Planner<'_> {
             | Layout::Drop
             | Layout::Metadata
             | Layout::Slopes
+            | Layout::Number
+            | Layout::SecondHalvesNegated
             | Layout::StateRuns(_) => one(shape.clone(), piece),
             Layout::AndHeadIfTied(to, entries) => {
                 let mut parts = one(shape.clone(), piece.clone())?;
@@ -176,6 +179,19 @@ impl Planner<'_> {
             Layout::TiledRows(_) | Layout::TiledBehindKeys | Layout::TiledColumns => {
                 self.tile(fit.names.layout, shape, piece).map_err(bad).and_then(|(s, p)| one(s, p))
             }
+            Layout::UntiledRows(entry, default) => {
+                let pick = self.untiled(entry, default, rows).map_err(bad)?;
+                one(shape.clone(), Piece { pick: Some(pick), ..piece })
+            }
+            Layout::UntiledColumns(entry, default) => {
+                let columns = self.untiled(entry, default, view[2]).map_err(bad)?;
+                one(shape.clone(), Piece { columns: Some(columns), ..piece })
+            }
+            Layout::AtGroupEnds(entry, to) => {
+                let is_end = self.config.ends_group(fit.layer.unwrap_or_default(), entry)?;
+                let name = if is_end { fit.name(to) + fit.suffix } else { name };
+                Ok(vec![(name, shape.clone(), piece)])
+            }
             Layout::DeltaQkvz => self.delta_qkvz(fit, shape, piece).map_err(bad),
         }
     }
@@ -185,6 +201,15 @@ impl Planner<'_> {
         entries.iter().try_fold(1.0, |product, entry| {
             Ok(product * self.config.float(&[entry])?.unwrap_or(1.0) as f32)
         })
+    }
+
+    /// [`untiled`] by the configuration.
+    fn untiled(&self, entry: &str, default: u64, rows: u64) -> Result<Vec<u32>, String> {
+        let counts = || -> Result<[u64; 2], ConvertError> {
+            Ok([self.config.heads()?, self.config.int(&[entry])?.unwrap_or(default)])
+        };
+        let [heads, each] = counts().map_err(|error| error.to_string())?;
+        untiled(rows, heads, each)
     }
 
     /// Rows of tokens of a matrix that has one for each.
@@ -330,6 +355,22 @@ impl Planner<'_> {
         sizes.into_iter().enumerate().map(run).collect()
     }
 
+    /// Halves of heads, those that are second negated.
+    pub(super) fn second_negated(&self, piece: &Piece) -> Result<Vec<Piece>, String> {
+        let d = self.config.head_dim().map_err(|error| error.to_string())?;
+        let rows = piece.view[1];
+        if d == 0 || !d.is_multiple_of(2) || !rows.is_multiple_of(d) {
+            return Err(format!("no heads of two halves of {d} rows"));
+        }
+        let half = d / 2;
+        let of = |i: u64| {
+            let scale = if i.is_multiple_of(2) { piece.scale } else { -piece.scale };
+            let pick = Some(((i * half) as u32..((i + 1) * half) as u32).collect());
+            Piece { pick, scale, ..piece.clone() }
+        };
+        Ok((0..rows / half).map(of).collect())
+    }
+
     /// A part of the matrix that gives heads their keys and values from latents.
     fn latent(&self, part: Rows, piece: Piece) -> Result<(Vec<u64>, Piece), String> {
         let sizes = || -> Result<[u64; 3], ConvertError> {
@@ -432,56 +473,4 @@ fn view(shape: &[u64]) -> [u64; 3] {
 
 fn squeezed(shape: &[u64]) -> Vec<u64> {
     shape.iter().copied().filter(|&n| n != 1).collect()
-}
-
-/// Rows of heads from two halves to pairs.
-fn pairs(rows: u64, heads: u64) -> Result<Vec<u32>, String> {
-    if heads == 0 || !rows.is_multiple_of(2 * heads) {
-        return Err(format!("no {heads} heads of an even number of rows"));
-    }
-    let d = rows / heads;
-    let head = |h: u64| (0..d).map(move |i| (h * d + i % 2 * (d / 2) + i / 2) as u32);
-    Ok((0..heads).flat_map(head).collect())
-}
-
-/// [`pairs`] of the first half of each head; the second half stays.
-fn pairs_of_half(rows: u64, heads: u64) -> Result<Vec<u32>, String> {
-    if heads == 0 || !rows.is_multiple_of(4 * heads) {
-        return Err(format!("no {heads} heads of two halves of pairs"));
-    }
-    let mut order = pairs(rows, heads * 2)?;
-    let half = (rows / heads / 2) as usize;
-    for (i, run) in order.chunks_mut(half).enumerate().filter(|(i, _)| i % 2 == 1) {
-        run.iter_mut().enumerate().for_each(|(j, row)| *row = (i * half + j) as u32);
-    }
-    Ok(order)
-}
-
-/// Rows of `groups` of queries, a key and a value: all queries, then all keys, then all values.
-fn groups(rows: u64, groups: u64, queries: u64) -> Result<Vec<u32>, String> {
-    let heads = queries + 2;
-    if groups == 0 || !rows.is_multiple_of(groups * heads) {
-        return Err(format!("no {groups} groups of {queries} queries, a key and a value"));
-    }
-    let d = rows / (groups * heads);
-    let run = |from: u64, n: u64| {
-        let start = move |g: u64| (g * heads + from) * d;
-        (0..groups).flat_map(move |g| start(g) as u32..(start(g) + n * d) as u32)
-    };
-    Ok(run(0, queries).chain(run(queries, 1)).chain(run(queries + 1, 1)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heads_are_laid_anew() {
-        assert_eq!(pairs(8, 2), Ok(vec![0, 2, 1, 3, 4, 6, 5, 7]));
-        assert!(pairs(6, 2).is_err());
-        // Two heads of [q, k, v] with two dimensions each.
-        assert_eq!(groups(12, 2, 1), Ok(vec![0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]));
-        // One key head with two queries.
-        assert_eq!(groups(4, 1, 2), Ok(vec![0, 1, 2, 3]));
-    }
 }

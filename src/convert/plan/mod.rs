@@ -4,6 +4,7 @@
 //! checkpoint, each seen as a stack of matrices that may be transposed. Nothing is read here. What a
 //! tensor of some layout becomes is the affair of `layout.rs`.
 
+mod heads;
 mod layout;
 mod types;
 
@@ -201,6 +202,8 @@ pub(super) struct Planned {
     pub metadata: Vec<(String, usize, usize)>,
     /// The key of the exponent of ALiBi, and the place of the slopes that give it.
     pub slopes: Option<(&'static str, usize)>,
+    /// The key of a number, and the place of its tensor.
+    pub number: Option<(&'static str, usize)>,
 }
 
 /// A name that a pattern fits.
@@ -239,6 +242,7 @@ pub(super) fn plan(
         blocks: HashMap::new(),
         is_tied: false,
         slopes: None,
+        number: None,
     };
     let said = config.flag(&["tie_word_embeddings"])?;
     let mut all = checkpoint.tensors.iter().flat_map(|names| names.iter());
@@ -266,11 +270,14 @@ pub(super) fn plan(
             Some(mut fit) => {
                 let beyond = fit.layer.is_some_and(|n| n >= config.n_layers);
                 // With tied weights transformers takes the embedding, whatever the file has here.
-                let is_copy = is_tied && fit.names.to == "output";
+                let is_head = fit.names.to.trim_end_matches(".weight") == "output";
+                let is_copy = is_tied && is_head;
                 if beyond || is_copy || fit.names.layout == Layout::Drop {
                     planner.left_out.push(tensor.name.clone());
                 } else if fit.names.layout == Layout::Slopes {
                     planner.slopes = Some((fit.names.to, number));
+                } else if fit.names.layout == Layout::Number {
+                    planner.number = Some((fit.names.to, number));
                 } else if fit.names.layout == Layout::Metadata {
                     let layer = fit.layer.unwrap_or_default();
                     planner.metadata.push((fit.names.to.to_owned(), layer, number));
@@ -345,6 +352,7 @@ struct Planner<'a> {
     /// Whether the head is the embedding.
     is_tied: bool,
     slopes: Option<(&'static str, usize)>,
+    number: Option<(&'static str, usize)>,
 }
 
 /// Factors of quantized matrices, and the tensors that are no weights.
@@ -433,12 +441,14 @@ impl Planner<'_> {
             }
             let (ty, op) = (GgmlType::F32, fit.names.op);
             let pieces = match fit.names.layout {
-                Layout::StateRuns(entry) => self.state_runs(entry, &piece).map_err(|problem| {
-                    let (tensor, shape) = (tensor.name.clone(), shape.clone());
-                    ConvertError::Shape { tensor, shape, problem }
-                })?,
-                _ => vec![piece],
+                Layout::StateRuns(entry) => self.state_runs(entry, &piece),
+                Layout::SecondHalvesNegated => self.second_negated(&piece),
+                _ => Ok(vec![piece]),
             };
+            let pieces = pieces.map_err(|problem| {
+                let (tensor, shape) = (tensor.name.clone(), shape.clone());
+                ConvertError::Shape { tensor, shape, problem }
+            })?;
             self.outputs.push(Output { ty, op, ..Output::laid(name, shape, pieces) });
         }
         Ok(())
@@ -455,8 +465,8 @@ impl Planner<'_> {
             }
             output.pieces = order.iter().map(|&place| output.pieces[place].clone()).collect();
         }
-        let Planner { outputs, left_out, metadata, slopes, .. } = self;
-        Ok(Planned { outputs, left_out, metadata, slopes })
+        let Planner { outputs, left_out, metadata, slopes, number, .. } = self;
+        Ok(Planned { outputs, left_out, metadata, slopes, number })
     }
 }
 

@@ -254,6 +254,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     arctic::HF,
     baichuan::HF,
     bailingmoe2::HF,
+    bailingmoe3::HF,
     bailingmoe::HF,
     bert::HF,
     bloom::HF,
@@ -332,6 +333,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     pangu::HF,
     phi2::HF,
     phi3::HF,
+    plamo::HF,
     plamo3::HF,
     plm::HF,
     qwen::HF,
@@ -349,6 +351,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     spark2_5::HF,
     stablelm::HF,
     starcoder2::HF,
+    talkie::HF,
     xverse::HF,
 ];
 
@@ -359,19 +362,12 @@ pub fn checkpoints() -> impl Iterator<Item = &'static Checkpoint> {
 
 /// Classes of Hugging Face whose architecture runs, but whose checkpoints are not converted, and why.
 pub const UNCONVERTED: &[(&str, &str)] = &[
-    ("BailingMoeV3ForCausalLM", "the layouts of its linear attention are not written yet"),
-    (
-        "BailingMoeV3VLForConditionalGeneration",
-        "the layouts of its linear attention are not written yet",
-    ),
     ("BitNetForCausalLM", TERNARY),
     ("BitnetForCausalLM", TERNARY),
     ("Grok1ForCausalLM", EIGHTHS),
     ("GrokForCausalLM", EIGHTHS),
     ("PhiMoEForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
     ("PhimoeForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
-    ("PlamoForCausalLM", "its code orders heads otherwise than its configuration says"),
-    ("TalkieForCausalLM", "gains and signs that its files keep apart are not folded yet"),
 ];
 
 const TERNARY: &str = "its floats are what ternary weights are made of when it runs, and not those";
