@@ -5,7 +5,7 @@
 #     missing NAME WHY    ends the script: failed if TEFF_REQUIRE lists NAME or `all`, else skipped
 
 missing() {
-    local known=" all apple clients cross fixtures gpu models qemu spirv " wanted=${TEFF_REQUIRE:-} word
+    local known=" all apple clients cross fixtures gpu models qemu sandbox spirv " wanted=${TEFF_REQUIRE:-} word
     for word in "$1" ${wanted//,/ }; do
         [[ $known == *" $word "* ]] || {
             echo "TEFF_REQUIRE: \`$word\` is none of$known" >&2

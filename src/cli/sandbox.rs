@@ -86,7 +86,17 @@ mod tests {
         let folders = (read.clone(), write.clone(), other.clone());
         let inside = thread::spawn(move || {
             let (read, write, other) = folders;
-            let whole = restrict(&allowed).unwrap();
+            let whole = match restrict(&allowed) {
+                Ok(whole) => whole,
+                Err(error) => {
+                    let wanted = std::env::var("TEFF_REQUIRE").unwrap_or_default();
+                    let is_required =
+                        wanted.split(',').any(|word| matches!(word, "all" | "sandbox"));
+                    assert!(!is_required, "TEFF_REQUIRE={wanted}, but {error}");
+                    eprintln!("skipped: {error} (TEFF_REQUIRE=sandbox makes this a failure)");
+                    return true;
+                }
+            };
             assert_eq!(fs::read_to_string(read.join("file")).unwrap(), "text");
             assert!(fs::write(read.join("file"), "x").is_err());
             assert!(

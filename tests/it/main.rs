@@ -28,6 +28,7 @@ mod convert_lora;
 mod convert_packed;
 #[cfg(feature = "convert")]
 mod convert_reversed;
+#[cfg(feature = "convert")]
 mod convert_reversed_mixed;
 #[cfg(feature = "convert")]
 mod convert_vocab;

@@ -21,6 +21,7 @@ const NAMES: &[(&str, &str)] = &[
     ("gpu", "an adapter named by TEFF_GPU, or Mesa's software Vulkan (scripts/check_gpu.sh)"),
     ("models", "the models of `teff pull smollm2:135m` and `teff pull gemma3:270m`"),
     ("qemu", "QEMU's user-mode emulators (scripts/check_old_cpu.sh, scripts/check_arm.sh)"),
+    ("sandbox", "a Linux kernel with Landlock"),
     ("spirv", "spirv-val of SPIRV-Tools (Debian: spirv-tools)"),
 ];
 

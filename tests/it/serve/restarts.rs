@@ -61,9 +61,15 @@ fn instructions_outlive_a_server() {
 }
 
 /// What a sandboxed server may not do is tested where the sandbox is (`cli/sandbox.rs`).
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
 #[test]
 fn a_sandboxed_server_answers_loads_and_keeps_instructions() {
+    use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let ruleset = ruleset.handle_access(AccessFs::from_all(ABI::V1)).and_then(Ruleset::create);
+    if crate::require::require("sandbox", ruleset.ok(), "this kernel has no Landlock").is_none() {
+        return;
+    }
     let mut plain = Serving::of_folder("unboxed", &["one", "two"], &["--ctx", "2000"]);
     let args = ["--ctx", "2000", "--sandbox"];
     let mut boxed = Serving::of_folder("boxed", &["one", "two"], &args);
