@@ -14,7 +14,6 @@ usage: scripts/measure_methods.py --calibrate TEXT --text TEXT NAME=MODEL.gguf..
 """
 
 import argparse
-import csv
 import datetime
 import html
 import json
@@ -23,16 +22,13 @@ import pathlib
 import subprocess
 import sys
 
-from measure_types import ROOT, STYLE, by_model, teff, text_id
+from measure_types import GUIDE, ROOT, STYLE, by_model, fill, record, recorded, teff, text_id
 
 RECORD = ROOT / "benches/record/methods.csv"
-GUIDE = ROOT / "src/quantize/README.md"
 PICTURE = ROOT / "src/quantize/methods.svg"
 MARKS = ("<!-- table: scripts/measure_methods.py -->\n", "<!-- end of table of methods -->\n")
 TYPES = ["Q4_K_M", "Q3_K_M", "Q2_K"]
 METHODS = ["search", "refit", "gptq", "gptq+refit", "awq", "awq+gptq+refit"]
-COLUMNS = ["date", "version", "model", "type", "method", "bytes", "kl_mean", "kl_error", "top1", "perplexity",
-           "source_perplexity", "cpu_seconds", "memory_mib", "tokens", "calibration", "text"]
 
 
 def main():
@@ -41,7 +37,7 @@ def main():
         for given in args.models:
             name, path = given.split("=", 1)
             measure(name, pathlib.Path(path), args)
-    rows = recorded()
+    rows = recorded(RECORD)
     if not rows:
         sys.exit(f"error: nothing is recorded in {RECORD}")
     write_table(rows)
@@ -82,7 +78,7 @@ def measure(name, source, args):
         teff(args, "perplexity", "-m", source, "-f", args.text, "--chunks", args.chunks, "--save-logits", logits)
     for ty in args.types.split(","):
         for method in args.methods.split(","):
-            if any((row["model"], row["type"], row["method"]) == (name, ty, method) for row in recorded()):
+            if any((row["model"], row["type"], row["method"]) == (name, ty, method) for row in recorded(RECORD)):
                 continue
             out = work / f"{name}.{ty}.{method}.gguf"
             how = ["--imatrix", imatrix] if method == "search" else [
@@ -98,7 +94,7 @@ def measure(name, source, args):
                 "source_perplexity": f"{found['teacher_perplexity']:.4f}", "cpu_seconds": f"{seconds:.0f}",
                 "memory_mib": f"{mib:.0f}", "tokens": found["tokens"],
                 "calibration": text_id(args.calibrate), "text": text_id(args.text),
-            })
+            }, RECORD)
             print(f"{name} {ty} {method}: divergence {found['kl_mean']:.5f}, {seconds:.0f} s", file=sys.stderr, flush=True)
             out.unlink()
 
@@ -110,22 +106,6 @@ def run(args, *more):
     if status:
         sys.exit(f"error: {' '.join(map(str, more))}: status {status}")
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
-def recorded():
-    if not RECORD.exists():
-        return []
-    with RECORD.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def record(row):
-    is_new = not RECORD.exists()
-    with RECORD.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 # ------------------------------------------------------------------ the telling side
@@ -160,9 +140,7 @@ def write_table(rows):
                         f"{float(row['kl_error']):.4f} | {share(own, method):.2f} | {100 * float(row['top1']):.1f} % "
                         f"| {float(row['perplexity']):.2f} | {float(row['cpu_seconds']) / 60:.1f} | {row['memory_mib']} |")
         lines.append("")
-    before, rest = GUIDE.read_text().split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    GUIDE.write_text(before + MARKS[0] + "\n" + "\n".join(lines) + "\n" + MARKS[1] + after)
+    fill(MARKS, lines)
 
 
 WIDTH, LEFT, TOP, ROW, PANEL, GAP = 960, 190, 58, 17, 320, 130

@@ -33,8 +33,6 @@ PICTURE = ROOT / "src/quantize/types.svg"
 MARKS = ("<!-- table: scripts/measure_types.py -->\n", "<!-- end of table -->\n")
 TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_K_M", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0",
          "Q3_K_L", "Q3_K_M", "IQ3_M", "IQ3_XXS", "Q2_K", "IQ2_M"]
-COLUMNS = ["date", "version", "model", "type", "bytes", "bits", "kl_mean", "kl_error", "kl_p99",
-           "top1", "perplexity", "source_perplexity", "tokens", "calibration", "text"]
 
 
 def main():
@@ -131,18 +129,19 @@ def text_id(path):
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
-def recorded():
-    if not RECORD.exists():
+def recorded(path=RECORD):
+    if not path.exists():
         return []
-    with RECORD.open(newline="") as file:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def record(row):
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not RECORD.exists()
-    with RECORD.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+def record(row, path=RECORD):
+    """Appends a row, whose keys are the columns in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(row)
@@ -186,10 +185,14 @@ def write_table(rows):
                 f"| {float(row['kl_p99']):.3f} | {100 * float(row['top1']):.1f} % "
                 f"| {float(row['perplexity']):.2f} |")
         lines.append("")
-    text = GUIDE.read_text()
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    GUIDE.write_text(before + MARKS[0] + "\n" + "\n".join(lines) + "\n" + MARKS[1] + after)
+    fill(MARKS, lines)
+
+
+def fill(marks, lines):
+    """Puts lines into the guide, between two marks."""
+    before, rest = GUIDE.read_text().split(marks[0])
+    after = rest.split(marks[1])[1]
+    GUIDE.write_text(before + marks[0] + "\n" + "\n".join(lines) + "\n" + marks[1] + after)
 
 
 STYLE = """

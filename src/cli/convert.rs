@@ -129,7 +129,7 @@ pub fn plan(folder: &Path, options: &ConvertOptions) -> Result<Conversion, CliEr
 /// Tokens that a warning names.
 const TOKENS_NAMED: usize = 4;
 
-/// What is said of tokens that have no place.
+/// Words about tokens that the embedding has no row for.
 fn lost_tokens(tokens: &[String]) -> Option<String> {
     let n = tokens.len();
     let named: Vec<String> =

@@ -1,4 +1,4 @@
-//! What verbs say of grids that floats lie on (`--qat`).
+//! The option `--qat`, and words about grids that floats lie on.
 
 use crate::grid::{Found, Origin, Qat};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ pub fn told(found: &Found) -> String {
     format!("on a grid: codes {low} to {high}{origin}, a scale for {group}; {back}")
 }
 
-/// What comes back of the values.
+/// Words about how near the codes of a grid bring its values back.
 fn back(found: &Found) -> String {
     match found.is_exact() {
         true => "every value comes back, rounded to the type it had".into(),

@@ -22,7 +22,7 @@ impl Named {
         }
     }
 
-    /// What users call it.
+    /// The name that users give.
     pub fn name(self) -> &'static str {
         match self {
             Named::Mix(mix) => mix.name(),

@@ -33,7 +33,7 @@ impl PrefixCacheArgs {
     /// The folder, made if it was not there; `None` if nothing is to be kept, or there is no place for it.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The folder cannot be made.
     #[cfg(all(feature = "sandbox", target_os = "linux"))]
     pub fn folder(&self) -> Result<Option<std::path::PathBuf>, CliError> {
         let cache = user_folder::cache().ok().filter(|_| self.cache_bytes > 0);

@@ -236,7 +236,7 @@ impl PruneArgs {
         })
     }
 
-    /// What the receipt says: whatever the bytes depend on.
+    /// The receipt's entries: whatever the bytes depend on.
     fn receipt(&self, file: &GgufFile) -> Result<Request, CliError> {
         let mut request = receipt::request(file);
         request.add("method", self.method.name);
@@ -256,7 +256,7 @@ impl PruneArgs {
     }
 }
 
-/// What was written.
+/// Losses and time of a file that was written.
 struct Written<'a> {
     /// What each tensor lost.
     losses: &'a [Loss],

@@ -304,7 +304,7 @@ impl QuantizeArgs {
         })
     }
 
-    /// What the receipt says: whatever the bytes depend on.
+    /// The receipt's entries: whatever the bytes depend on.
     fn receipt(&self, file: &GgufFile) -> Result<Request, CliError> {
         let mut request = receipt::request(file);
         request.add("method", self.method.name);
@@ -350,7 +350,7 @@ fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
     format!("{percent:3} % [{number}/{all}] {name}{left}")
 }
 
-/// What was written.
+/// Losses and time of a file that was written.
 struct Written<'a> {
     /// What each tensor lost.
     losses: &'a [Loss],

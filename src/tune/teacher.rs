@@ -17,7 +17,7 @@ impl TeacherModel {
     /// Makes a model ready for sequences of `n_ctx` tokens.
     ///
     /// # Errors
-    /// It cannot be made ready.
+    /// The teacher cannot be made ready.
     pub fn new(
         model: &Model,
         n_ctx: usize,

@@ -401,7 +401,7 @@ impl TuneArgs {
         words.join(" ")
     }
 
-    /// What the receipt says: whatever the bytes depend on.
+    /// The receipt's entries: whatever the bytes depend on.
     fn receipt(
         &self,
         file: &GgufFile,
