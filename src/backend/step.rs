@@ -115,6 +115,9 @@ pub enum Unfinished {
     Memory(OutOfMemory),
     /// A device beside the CPUs is lost, or refused something.
     Device(DeviceError),
+    /// The same, and the CPUs have taken its part over, from the next step on: all pages and states hold
+    /// anything.
+    Moved(DeviceError),
 }
 
 impl From<DeviceError> for Unfinished {

@@ -1,7 +1,8 @@
 //! Options that say which layers of a model run on a GPU.
 
-use crate::backend::{GpuLayers, Placement, start_placed};
+use crate::backend::{GpuLayers, Placement, PlacementListener, start_placed};
 use crate::engine::{Engine, EngineError, EngineOptions, Model};
+use std::sync::Arc;
 
 /// Layers on a GPU.
 #[derive(clap::Args, Clone, Debug)]
@@ -48,9 +49,10 @@ impl GpuArgs {
     /// An engine with the layers where they are to be.
     pub fn engine(&self, model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
         let placement = self.placement();
+        let listener: Arc<dyn PlacementListener> =
+            Arc::new(|line: &str| super::note(format_args!("note: {line}")));
         Engine::on(model, options, &|program, options| {
-            let tell = |line: &str| super::note(format_args!("note: {line}"));
-            start_placed(program, options, &placement, &tell)
+            start_placed(program, options, &placement, &listener)
         })
     }
 }
@@ -58,5 +60,5 @@ impl GpuArgs {
 /// Layers on the GPU of a name, or on that of the variable's.
 fn placement(layers: GpuLayers, name: Option<String>) -> Placement {
     let named = || std::env::var(GPU_VARIABLE).ok().filter(|name| !name.is_empty());
-    Placement { layers, adapter: name.or_else(named), plain: false }
+    Placement { layers, adapter: name.or_else(named), ..Placement::default() }
 }

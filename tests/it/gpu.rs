@@ -11,11 +11,13 @@ use crate::reference::{attention, compare_on, experts, products, rows};
 use crate::require::require;
 use gguf_rs_lite::GgmlType;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use teff::backend::gpu::{adapters, unsupported};
 use teff::backend::pages::KvType;
 use teff::backend::program::{Op, Program};
-use teff::backend::{BackendOptions, GpuLayers, Placement, Plan, Side, Transfers, start_placed};
+use teff::backend::{
+    BackendOptions, GpuLayers, Placement, PlacementListener, Plan, Side, Transfers, start_placed,
+};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk};
 use teff::engine::{Engine, EngineOptions, Model};
 use teff::tensor::Weight;
@@ -56,7 +58,7 @@ pub fn adapter() -> Option<String> {
 }
 
 fn placement(layers: GpuLayers) -> Option<Placement> {
-    Some(Placement { layers, adapter: Some(adapter()?), plain: false })
+    Some(Placement { layers, adapter: Some(adapter()?), ..Placement::default() })
 }
 
 /// The same with the shaders that are best for the adapter, and with those that any can have.
@@ -64,7 +66,17 @@ fn in_both_forms(placement: Placement) -> [Placement; 2] {
     [placement.clone(), Placement { plain: true, ..placement }]
 }
 
-fn silent(_: &str) {}
+/// A listener that nobody hears.
+pub fn silent() -> Arc<dyn PlacementListener> {
+    Arc::new(|_: &str| {})
+}
+
+/// A listener, and the lines that it was told.
+pub fn noting() -> (Arc<Mutex<Vec<String>>>, Arc<dyn PlacementListener>) {
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let lines = said.clone();
+    (said, Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())))
+}
 
 /// A backend with all that has shaders on the GPU.
 fn start_all(
@@ -73,7 +85,7 @@ fn start_all(
     Program,
     &BackendOptions,
 ) -> Result<Box<dyn teff::backend::Backend>, teff::backend::StartError> {
-    move |program, options| start_placed(program, options, placement, &silent)
+    move |program, options| start_placed(program, options, placement, &silent())
 }
 
 /// Bytes of rows of a type: drawn, and all of one value.
@@ -130,7 +142,7 @@ fn every_type_is_unpacked_as_the_kernels_do() {
             kv_type: KvType::F32,
             repack: false,
         };
-        let backend = start_placed(program, &options, &placement, &silent).unwrap();
+        let backend = start_placed(program, &options, &placement, &silent()).unwrap();
         let options = DecoderOptions {
             threads: Some(1),
             cpus: None,
@@ -209,9 +221,9 @@ fn logits(
     layers: GpuLayers,
     plain: bool,
 ) -> Vec<f32> {
-    let placement = Placement { layers, adapter: adapter(), plain };
+    let placement = Placement { layers, adapter: adapter(), plain, ..Placement::default() };
     let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent());
     let mut engine = Engine::on(model, options, &start).unwrap();
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
@@ -311,9 +323,9 @@ fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
         let Fixture { gguf, tokens, .. } = fixture_model::load(name);
         let model = model(gguf);
         let options = crate::changed(options(1, 40), |o| o.n_ctx = Some(128));
-        let tell = |_: &str| {};
-        let start =
-            |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
+        let start = |program, options: &BackendOptions| {
+            start_placed(program, options, &placement, &silent())
+        };
         let mut engine = Engine::on(&model, &options, &start).unwrap();
         engine.lead(|decoder| {
             let n_out = decoder.n_out();
@@ -351,9 +363,9 @@ fn a_range_is_one_submission_and_only_what_is_wanted_comes_back() {
         let model = model(gguf);
         let n_layers = model.spec().layers.len();
         for layers in [GpuLayers::Count(1), GpuLayers::Count(n_layers), GpuLayers::All] {
-            let placement = Placement { layers, adapter: adapter(), plain: false };
+            let placement = Placement { layers, adapter: adapter(), ..Placement::default() };
             let start = |program, options: &BackendOptions| {
-                start_placed(program, options, &placement, &silent)
+                start_placed(program, options, &placement, &silent())
             };
             let mut engine = Engine::on(&model, &options(1, 16), &start).unwrap();
             let program = engine.decoder().program();
@@ -405,16 +417,15 @@ fn what_is_not_there_is_named() {
         ..Placement::default()
     };
     let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent());
     let error = Engine::on(&model, &options(1, 1), &start).err().unwrap().to_string();
     assert!(error.contains("no such thing") && error.contains("adapter"), "{error}");
     // As many layers as the device has room for are none where there is no device.
     let placement = Placement { layers: GpuLayers::Auto, ..placement };
-    let said = std::sync::Mutex::new(Vec::new());
-    let tell = |line: &str| said.lock().unwrap().push(line.to_owned());
+    let (said, listener) = noting();
     let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &listener);
     assert!(Engine::on(&model, &options(1, 1), &start).is_ok());
-    let said = said.into_inner().unwrap();
+    let said = said.lock().unwrap();
     assert!(said.iter().any(|line| line.contains("all layers stay on the CPU")), "{said:?}");
 }

@@ -117,10 +117,8 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             note(&of_errors, error.to_string());
         }));
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&of_loss, format!("the device is lost: {message}"));
-            }
+        device.set_device_lost_callback(move |_, message| {
+            note(&of_loss, format!("the device is lost: {message}"));
         });
         Ok(Device { device, queue, limits, form, name, fault })
     }

@@ -26,7 +26,7 @@ use super::offload::part_of;
 use super::pages::{CacheOp, KvType, LayerGroup, PageId};
 use super::program::{Buf, Program, Tokens};
 use super::step::DeviceError;
-use super::{Results, StepInput, Transfers};
+use super::{PlacementListener, Results, StepInput, Transfers};
 use device::{Device, DeviceResult};
 use dispatch::{Builder, Dispatch, Dispatches, Shape};
 use memory::Memory;
@@ -50,6 +50,8 @@ pub(super) struct GpuOptions<'a> {
     pub max_outputs: usize,
     /// Type of cached keys and values.
     pub kv_type: KvType,
+    /// Number of the range before which the device is destroyed, for tests.
+    pub lose_at: Option<u64>,
 }
 
 /// A device with the weights, pages and buffers of some of a program's operations.
@@ -69,6 +71,8 @@ pub(super) struct Gpu {
     maxima: Vec<f32>,
     max_outputs: usize,
     transfers: Transfers,
+    /// Ranges until the device is destroyed.
+    lose_at: Option<u64>,
 }
 
 impl Gpu {
@@ -76,11 +80,13 @@ impl Gpu {
     /// [`unsupported`].
     ///
     /// # Errors
-    /// There is no such adapter, or it has no memory for all of that.
+    /// There is no such adapter, or it has no memory for all of that; or the listener, who hears of the
+    /// weights, has no patience.
     pub fn start(
         program: Arc<Program>,
         options: &GpuOptions<'_>,
         is_here: &dyn Fn(usize) -> bool,
+        listener: &dyn PlacementListener,
     ) -> DeviceResult<Gpu> {
         let device = Device::open(options.adapter, options.plain)?;
         let &GpuOptions { max_tokens, max_outputs, kv_type, .. } = options;
@@ -104,7 +110,8 @@ impl Gpu {
             }
         }
         let sizes = [max_tokens, max_outputs];
-        let memory = Memory::new(&device, &program, &made, kv_type, sizes, is_here)?;
+        let mut memory = Memory::new(&device, &program, &made, kv_type, sizes, is_here)?;
+        memory.bring_weights(&device, &program, is_here, listener)?;
         let n_out = program.n_out;
         Ok(Gpu {
             device,
@@ -119,6 +126,7 @@ impl Gpu {
             max_outputs,
             program,
             transfers: Transfers::default(),
+            lose_at: options.lose_at,
         })
     }
 
@@ -189,6 +197,12 @@ impl Gpu {
     /// # Errors
     /// The device is lost, or refuses something.
     pub fn run(&mut self, ops: Range<usize>, input: &StepInput<'_>) -> DeviceResult<()> {
+        if let Some(left) = &mut self.lose_at {
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => self.device.device.destroy(),
+            }
+        }
         self.write_input(input)?;
         self.bind_all(&ops);
         let n = [input.tokens.len() as u32, input.outputs.len() as u32];
