@@ -64,7 +64,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     };
     check_context(&model, depth + n_prompt + n_gen, options.kv_type, args.engine.kv_bytes())?;
     let at = CliError::of_model(model.path());
-    let mut engine = args.gpu.engine(&model, &options).map_err(&at)?;
+    let mut engine = args.gpu.engine(&model, &options)?;
     args.engine.lock(&model, &engine)?;
     let load = start.elapsed();
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);

@@ -10,7 +10,7 @@ use crate::real_models::cached;
 use crate::reference::{attention, compare_on, experts, products, rows};
 use crate::require::require;
 use gguf_rs_lite::GgmlType;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, OnceLock};
 use teff::backend::gpu::{adapters, unsupported};
 use teff::backend::pages::KvType;
@@ -428,4 +428,51 @@ fn what_is_not_there_is_named() {
     assert!(Engine::on(&model, &options(1, 1), &start).is_ok());
     let said = said.lock().unwrap();
     assert!(said.iter().any(|line| line.contains("all layers stay on the CPU")), "{said:?}");
+}
+
+/// Hears of weights on their way, and stops them behind so many parts.
+struct Counting {
+    heard: Mutex<Vec<(u64, u64)>>,
+    most: usize,
+}
+
+impl PlacementListener for Counting {
+    fn tell(&self, line: &str) {
+        panic!("{line}");
+    }
+
+    fn bring(&self, done: u64, total: u64) -> ControlFlow<()> {
+        let mut heard = self.heard.lock().unwrap();
+        heard.push((done, total));
+        if heard.len() < self.most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+#[test]
+fn weights_on_their_way_are_told_and_can_be_stopped() {
+    if adapter().is_none() {
+        return;
+    }
+    let model = model(fixture_model::load("llama-dense").gguf);
+    for most in [usize::MAX, 3] {
+        let counting = Arc::new(Counting { heard: Mutex::default(), most });
+        let listener: Arc<dyn PlacementListener> = counting.clone();
+        let placement =
+            Placement { layers: GpuLayers::All, adapter: adapter(), ..Placement::default() };
+        let start = |program, options: &BackendOptions| {
+            start_placed(program, options, &placement, &listener)
+        };
+        let started = Engine::on(&model, &options(1, 1), &start);
+        let heard = counting.heard.lock().unwrap();
+        assert!(heard.is_sorted_by_key(|(done, _)| *done), "{heard:?}");
+        if most == usize::MAX {
+            let offload = started.unwrap().decoder().offload().unwrap();
+            let n = offload.on_gpu.weights;
+            assert_eq!(heard.last(), Some(&(n, n)));
+        } else {
+            let error = started.err().unwrap().to_string();
+            assert_eq!(heard.len(), most);
+            assert!(error.contains("was stopped on its way"), "{error}");
+        }
+    }
 }
