@@ -194,6 +194,7 @@ fn attention_is_the_references() {
         compare_on(&start, n, "attention", 1e-9, |draw| attention(draw, false, KvType::F32));
         compare_on(&start, n, "both sides", 1e-9, |draw| attention(draw, true, KvType::F32));
         compare_on(&start, n, "halves", 1e-5, |draw| attention(draw, false, KvType::F16));
+        compare_on(&start, n, "eight bits", 1e-3, |draw| attention(draw, false, KvType::Q8_0));
     }
 }
 
@@ -282,6 +283,86 @@ fn families_are_the_references_wherever_their_layers_are() {
     }
 }
 
+/// The CPU's results with the same cache: codes of eight bits on both sides.
+#[test]
+fn families_with_a_cache_of_eight_bits_are_the_cpus() {
+    if adapter().is_none() {
+        return;
+    }
+    for name in FAMILIES {
+        let Fixture { gguf, tokens, n_vocab, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let n_layers = model.spec().layers.len();
+        let options = |batch| {
+            let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
+            crate::changed(options(2, batch), |o| {
+                o.n_ctx = Some(n_ctx);
+                o.kv_type = KvType::Q8_0;
+            })
+        };
+        let truth = logits(&model, &tokens, &options(48), GpuLayers::None, false);
+        for (layers, batch, plain) in [
+            (GpuLayers::Count(n_layers.div_ceil(2)), 7, false),
+            (GpuLayers::All, 1, true),
+            (GpuLayers::All, 48, false),
+        ] {
+            let ours = logits(&model, &tokens, &options(batch), layers, plain);
+            let error = nmse_max(&ours, &truth, n_vocab);
+            assert!(error <= 1e-4, "{name}, {layers:?}, batches of {batch}: NMSE {error:.2e}");
+        }
+    }
+}
+
+/// Pages of one place as the other stores them, byte for byte, and what follows from them.
+#[test]
+fn pages_move_between_the_places() {
+    let Some(on_gpu) = placement(GpuLayers::All) else { return };
+    let on_cpu = Placement::default();
+    for (name, kv_type, bar) in [
+        ("llama-dense", KvType::F32, 1e-6),
+        ("gemma3-dense", KvType::F16, 1e-6),
+        ("gemma3-dense", KvType::Q8_0, 1e-4),
+        ("gpt-oss-moe", KvType::Q8_0, 1e-4),
+    ] {
+        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
+        let model = model(gguf);
+        let options = crate::changed(options(1, 40), |o| {
+            o.n_ctx = Some(128);
+            o.kv_type = kv_type;
+        });
+        let text: Vec<u32> = tokens.iter().cycle().take(70).copied().collect();
+        for (from, to) in [(&on_cpu, &on_gpu), (&on_gpu, &on_cpu)] {
+            let engine = |placement: &Placement| {
+                let start = |program, options: &BackendOptions| {
+                    start_placed(program, options, placement, &silent())
+                };
+                Engine::on(&model, &options, &start).unwrap()
+            };
+            let last =
+                |sequence, tokens| SequenceChunk { sequence, tokens, outputs: Outputs::Last };
+            let (kept, truth) = engine(from).lead(|decoder| {
+                let sequence = decoder.kv_mut().create();
+                decoder.step(&[last(sequence, &text[..40])]).unwrap();
+                decoder.step(&[last(sequence, &text[40..65])]).unwrap();
+                decoder.kv_mut().retain(sequence, &text);
+                let kept = decoder.read_kept(&text, None, usize::MAX).unwrap();
+                (kept, decoder.step(&[last(sequence, &text[65..])]).unwrap().to_vec())
+            });
+            assert!(kept.len() >= 2, "{name}");
+            engine(to).lead(|decoder| {
+                let since = decoder.kv_mut().begin_put();
+                assert_eq!(decoder.put_kept(&text, since, &kept).unwrap(), kept.len());
+                assert_eq!(decoder.read_kept(&text, None, usize::MAX).unwrap(), kept, "{name}");
+                let (sequence, n) = decoder.kv_mut().match_prefix(&text[..65]);
+                assert_eq!(n, 64, "{name}");
+                let ours = decoder.step(&[last(sequence, &text[64..])]).unwrap();
+                let error = nmse_max(ours, &truth, truth.len());
+                assert!(error <= bar, "{name}, {kv_type}, to {to:?}: NMSE {error:.2e}");
+            });
+        }
+    }
+}
+
 /// The CPU's answer, where the CPU is sure of it: it quantizes the inputs of products, a GPU does not.
 #[test]
 fn real_models_answer_as_on_the_cpu() {
@@ -319,10 +400,19 @@ fn real_models_answer_as_on_the_cpu() {
 #[test]
 fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
     let Some(placement) = placement(GpuLayers::Count(1)) else { return };
-    for name in ["llama-dense", "gemma3-dense"] {
+    for (name, kv_type, bar) in [
+        ("llama-dense", KvType::F32, 1e-9),
+        ("gemma3-dense", KvType::F32, 1e-9),
+        // Products of other shapes are rounded otherwise, and then some codes are.
+        ("llama-dense", KvType::Q8_0, 1e-4),
+        ("gemma3-dense", KvType::Q8_0, 1e-4),
+    ] {
         let Fixture { gguf, tokens, .. } = fixture_model::load(name);
         let model = model(gguf);
-        let options = crate::changed(options(1, 40), |o| o.n_ctx = Some(128));
+        let options = crate::changed(options(1, 40), |o| {
+            o.n_ctx = Some(128);
+            o.kv_type = kv_type;
+        });
         let start = |program, options: &BackendOptions| {
             start_placed(program, options, &placement, &silent())
         };
@@ -346,7 +436,7 @@ fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
             decoder.step(&[run(d, &whole[..30], Outputs::None)]).unwrap();
             let alone = decoder.step(&[run(d, &whole[30..60], Outputs::Last)]).unwrap();
             let error = nmse_max(&forked[..n_out], alone, n_out);
-            assert!(error <= 1e-9, "{name}: NMSE {error:.2e} of a fork");
+            assert!(error <= bar, "{name}, {kv_type}: NMSE {error:.2e} of a fork");
         });
     }
 }

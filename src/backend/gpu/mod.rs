@@ -5,7 +5,7 @@
 //! activations, sums and softmax are f32. A range of operations is one submission. For the same
 //! batch the same device gives the same bits; they are not the CPU's.
 //!
-//! Limits: heads of at most 1024 elements, caches of f16 and f32, and what [`unsupported`] says.
+//! Limits: heads of at most 1024 elements, caches of f32, f16 and Q8_0, and what [`unsupported`] says.
 
 mod adapter_memory;
 mod device;
@@ -97,7 +97,7 @@ impl Gpu {
         let shape = Shape {
             binding_max: usize::try_from(binding_max).unwrap_or(usize::MAX),
             max_tokens,
-            wide: kv_type == KvType::F32,
+            kv: kv_type,
             head_max: head.next_multiple_of(HEAD_STEP).min(HEAD_MAX),
             form: device.form,
         };

@@ -1,6 +1,7 @@
 //! The shaders: which files make one, and the pipelines that are compiled of them, once each.
 
 use super::device::{Device, DeviceResult};
+use crate::backend::pages::KvType;
 use gguf_rs_lite::GgmlType;
 use std::collections::HashMap;
 
@@ -63,22 +64,22 @@ pub enum Shader {
     Scale,
     /// Norms and rotation of heads, keys and values to pages.
     Rope {
-        /// Whether pages hold single precision, otherwise half.
-        wide: bool,
+        /// Type of keys and values in pages.
+        kv: KvType,
         /// Longest head, a multiple of 128.
         head_max: usize,
     },
     /// Attention over pages.
     Attention {
         /// As above.
-        wide: bool,
+        kv: KvType,
         /// As above.
         head_max: usize,
     },
     /// Attention of heads that share keys and values, for [`Form::Lanes`].
     HeadGroups {
         /// As above.
-        wide: bool,
+        kv: KvType,
         /// As above.
         head_max: usize,
     },
@@ -121,15 +122,15 @@ impl Shader {
             products.into_iter().chain([Shader::Embed(ty), Shader::Experts(ty)])
         };
         let types = GgmlType::all().filter(|&ty| unpacking(ty).is_some());
-        let of_heads = move |(wide, head_max)| {
+        let of_heads = move |(kv, head_max)| {
             let attention = match form {
-                Form::Plain => Shader::Attention { wide, head_max },
-                Form::Lanes(_) => Shader::HeadGroups { wide, head_max },
+                Form::Plain => Shader::Attention { kv, head_max },
+                Form::Lanes(_) => Shader::HeadGroups { kv, head_max },
             };
-            [Shader::Rope { wide, head_max }, attention]
+            [Shader::Rope { kv, head_max }, attention]
         };
-        let heads = [false, true].into_iter().flat_map(|wide| {
-            (HEAD_STEP..=HEAD_MAX).step_by(HEAD_STEP).map(move |head_max| (wide, head_max))
+        let heads = KvType::ALL.into_iter().filter(|&kv| stored(kv).is_some()).flat_map(|kv| {
+            (HEAD_STEP..=HEAD_MAX).step_by(HEAD_STEP).map(move |head_max| (kv, head_max))
         });
         let others = [
             Shader::Rows { in_place: false },
@@ -185,7 +186,9 @@ impl Shader {
     /// If the type of a weight has no unpacking, or it is no shader of the form.
     #[must_use]
     pub fn source(self, form: Form) -> String {
-        let unpack = |ty| unpacking(ty).expect("types were checked before");
+        const CHECKED: &str = "types were checked before";
+        let unpack = |ty| unpacking(ty).expect(CHECKED);
+        let [load, store] = [0, 1].map(|i| move |kv| stored(kv).expect(CHECKED)[i]);
         let mut source = String::from(COMMON);
         let mut add = |parts: &[&str]| parts.iter().for_each(|part| source.push_str(part));
         match self {
@@ -219,22 +222,18 @@ impl Shader {
             Shader::Glu => add(&[include_str!("shaders/glu.wgsl")]),
             Shader::Add => add(&[include_str!("shaders/add.wgsl")]),
             Shader::Scale => add(&[include_str!("shaders/scale.wgsl")]),
-            Shader::Rope { wide, head_max } => {
-                let stores = match wide {
-                    true => include_str!("shaders/kv_store_f32.wgsl"),
-                    false => include_str!("shaders/kv_store_f16.wgsl"),
-                };
-                add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), stores]);
+            Shader::Rope { kv, head_max } => {
+                add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), load(kv), store(kv)]);
                 add(&[SUM_OF_ALL, include_str!("shaders/rope.wgsl")]);
             }
-            Shader::Attention { wide, head_max } => {
-                add(&[ATTENTION_PARAMS, loads_of_pairs(wide)]);
+            Shader::Attention { kv, head_max } => {
+                add(&[ATTENTION_PARAMS, load(kv)]);
                 add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n")]);
                 let places = format!("{}u", head_max / 128);
                 add(&[&include_str!("shaders/attention.wgsl").replace("PLACES", &places)]);
             }
-            Shader::HeadGroups { wide, head_max } => {
-                add(&[ATTENTION_PARAMS, loads_of_pairs(wide), &lanes(form)]);
+            Shader::HeadGroups { kv, head_max } => {
+                add(&[ATTENTION_PARAMS, load(kv), &lanes(form)]);
                 let places = head_max.div_ceil(2 * n_lanes(form) as usize);
                 let places = format!("{places}u");
                 add(&[&include_str!("shaders/head_groups.wgsl").replace("PLACES", &places)]);
@@ -264,11 +263,19 @@ impl Shader {
     }
 }
 
-/// How pairs of elements of pages are read.
-fn loads_of_pairs(wide: bool) -> &'static str {
-    match wide {
-        true => include_str!("shaders/kv_f32.wgsl"),
-        false => include_str!("shaders/kv_f16.wgsl"),
+/// Files that load from rows of pages, and that store them; `None`: the type has none.
+pub(super) fn stored(kv: KvType) -> Option<[&'static str; 2]> {
+    match kv {
+        KvType::F32 => {
+            Some([include_str!("shaders/kv_f32.wgsl"), include_str!("shaders/kv_store_f32.wgsl")])
+        }
+        KvType::F16 => {
+            Some([include_str!("shaders/kv_f16.wgsl"), include_str!("shaders/kv_store_f16.wgsl")])
+        }
+        KvType::Q8_0 => {
+            Some([include_str!("shaders/kv_q8_0.wgsl"), include_str!("shaders/kv_store_q8_0.wgsl")])
+        }
+        KvType::Q4_0 => None,
     }
 }
 

@@ -1,5 +1,5 @@
 // Norms and rotation of one head of queries or keys of a token, and a key's and a value's way to their page; a
-// workgroup for each head. Pages hold `[kv heads][slots][k_dim]`, then `[kv heads][slots][v_dim]`, in pairs.
+// workgroup for each head. Pages hold `[kv heads][slots]` rows of keys, then as many of values.
 
 struct Params {
     n_heads: u32,
@@ -9,7 +9,7 @@ struct Params {
     width: u32,
     // Place of the layers' group in `step`.
     group: u32,
-    page_pairs: u32,
+    page_words: u32,
     stores: u32,
     // 0: none, 1: root mean square, 2: mean and variance; before or behind the rotation.
     q_norm: u32,
@@ -146,12 +146,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     }
     if (!is_q && p.stores == 1u) {
         let slot = step[step[p.group] + 4u * token + 3u];
-        let pairs = (len + 1u) / 2u;
-        let values = select(0u, p.n_kv_heads * 32u * ((p.k_dim + 1u) / 2u), is_v);
-        let to = (slot / 32u) * p.page_pairs + values + (kv_head * 32u + slot % 32u) * pairs;
-        for (var i = tid; i < pairs; i += 64u) {
-            let second = select(0.0, head[min(2u * i + 1u, len - 1u)], 2u * i + 1u < len);
-            store_pair(to + i, vec2<f32>(head[2u * i], second));
-        }
+        let values = select(0u, p.n_kv_heads * 32u * row_words(p.k_dim), is_v);
+        let of_slot = (kv_head * 32u + slot % 32u) * row_words(len);
+        store_row(tid, (slot / 32u) * p.page_words + values + of_slot, len);
     }
 }
