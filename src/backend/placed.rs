@@ -94,7 +94,7 @@ fn on_gpu(
 ) -> Result<(Option<Gpu>, Plan), StartError> {
     let gpu_options = GpuOptions {
         adapter: placement.adapter.as_deref(),
-        plain: placement.plain,
+        shaders: placement.shaders,
         max_tokens: options.max_tokens,
         max_outputs: options.max_outputs,
         kv_type: options.kv_type,

@@ -42,6 +42,22 @@ impl FromStr for GpuLayers {
     }
 }
 
+/// Shaders of a GPU. All but the best are for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShaderChoice {
+    /// Those that this adapter is best at.
+    #[default]
+    Best,
+    /// Those that any adapter can have.
+    Plain,
+    /// With sums by subgroups, as wide as the adapter says.
+    Subgroups,
+    /// With sums by subgroups, whatever the adapter says of their width.
+    SubgroupsOfAny,
+    /// As for subgroups of so many lanes, without any.
+    Emulated(u32),
+}
+
 /// Where a program is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -49,8 +65,8 @@ pub struct Placement {
     pub layers: GpuLayers,
     /// Part of the GPU's name; `None`: the best that is no program on the CPU.
     pub adapter: Option<String>,
-    /// Whether its shaders are those that any adapter can have, whatever this one is better at.
-    pub plain: bool,
+    /// Its shaders.
+    pub shaders: ShaderChoice,
     /// Whether the CPUs go on where the GPU cannot, be it lost or out of memory in the middle of an answer.
     /// With [`GpuLayers::Auto`] they do in any case.
     pub falls_back: bool,

@@ -11,12 +11,14 @@ use crate::reference::{attention, compare_on, experts, products, rows};
 use crate::require::require;
 use gguf_rs_lite::GgmlType;
 use std::ops::{ControlFlow, Range};
+use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use teff::backend::gpu::{adapters, unsupported};
 use teff::backend::pages::KvType;
 use teff::backend::program::{Op, Program};
 use teff::backend::{
-    BackendOptions, GpuLayers, Placement, PlacementListener, Plan, Side, Transfers, start_placed,
+    BackendOptions, GpuLayers, Placement, PlacementListener, Plan, ShaderChoice, Side, Transfers,
+    start_placed,
 };
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk};
 use teff::engine::{Engine, EngineOptions, Model};
@@ -63,7 +65,7 @@ fn placement(layers: GpuLayers) -> Option<Placement> {
 
 /// The same with the shaders that are best for the adapter, and with those that any can have.
 fn in_both_forms(placement: Placement) -> [Placement; 2] {
-    [placement.clone(), Placement { plain: true, ..placement }]
+    [placement.clone(), Placement { shaders: ShaderChoice::Plain, ..placement }]
 }
 
 /// A listener that nobody hears.
@@ -207,6 +209,48 @@ fn experts_are_the_references() {
     compare_on(&start, N_SEEDS, "quantized", 1e-3, |draw| experts(draw, GgmlType::MXFP4, 32));
 }
 
+/// Sums by subgroups: those of the adapter, taken as they are and as any, and emulated ones of other
+/// widths.
+#[test]
+fn sums_by_subgroups_are_the_references() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    let types = [GgmlType::F32, GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::MXFP4];
+    for shaders in [
+        ShaderChoice::Subgroups,
+        ShaderChoice::SubgroupsOfAny,
+        ShaderChoice::Emulated(8),
+        ShaderChoice::Emulated(16),
+        ShaderChoice::Emulated(32),
+        ShaderChoice::Emulated(64),
+    ] {
+        let placement = Placement { shaders, ..placement.clone() };
+        let (start, n) = (start_all(&placement), N_SEEDS);
+        let what = |of: &str| format!("{of}, {shaders:?}");
+        compare_on(&start, 2 * n, &what("32"), 1e-9, |draw| products(draw, &types, 32));
+        compare_on(&start, n, &what("256"), 1e-9, |draw| {
+            products(draw, &[GgmlType::Q4_K, GgmlType::Q6_K], 256)
+        });
+        compare_on(&start, n, &what("norms"), 1e-9, |draw| attention(draw, false, KvType::F32));
+        compare_on(&start, n, &what("rows"), 1e-9, rows);
+        compare_on(&start, n, &what("experts"), 1e-9, |draw| experts(draw, GgmlType::F32, 23));
+    }
+}
+
+/// The same with the widths that software Vulkan has when it is told so.
+#[test]
+fn sums_by_subgroups_of_other_widths_are_the_references() {
+    if adapter().is_none_or(|adapter| !adapter.contains("llvmpipe")) {
+        return;
+    }
+    for bits in ["128", "512"] {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "gpu::sums_by_subgroups_are_the_references"]);
+        let output = test.env("LP_NATIVE_VECTOR_WIDTH", bits).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{bits} bits: {said}");
+    }
+}
+
 /// Most of these operations have no shader, so rows go from one place to the other and back.
 #[test]
 fn operations_on_rows_are_the_references_in_either_place() {
@@ -222,7 +266,8 @@ fn logits(
     layers: GpuLayers,
     plain: bool,
 ) -> Vec<f32> {
-    let placement = Placement { layers, adapter: adapter(), plain, ..Placement::default() };
+    let shaders = if plain { ShaderChoice::Plain } else { ShaderChoice::Best };
+    let placement = Placement { layers, adapter: adapter(), shaders, ..Placement::default() };
     let start =
         |program, options: &BackendOptions| start_placed(program, options, &placement, &silent());
     let mut engine = Engine::on(model, options, &start).unwrap();

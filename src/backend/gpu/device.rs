@@ -1,7 +1,8 @@
 //! The adapter that is chosen, and what goes wrong on it.
 
 use super::adapter_memory::memory_bytes;
-use super::shader::Form;
+use super::shader::{Form, Width};
+use crate::backend::plan::ShaderChoice;
 use crate::backend::step::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,6 +14,8 @@ const BACKENDS: wgpu::Backends =
 /// Sizes of subgroups that a shader for [`Form::Lanes`] can have: eight lanes fetch a token's columns, and a page
 /// is a whole number of times as many keys.
 const LANES: [u32; 3] = [8, 16, 32];
+/// Sizes of subgroups that divide a workgroup and that shaders are made for.
+const WIDTHS: [u32; 4] = [8, 16, 32, 64];
 
 /// Result of what a device does.
 pub(super) type DeviceResult<T> = Result<T, DeviceError>;
@@ -86,27 +89,25 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU; with
-    /// shaders that any adapter can have, if it is to be `plain`.
+    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU, for
+    /// these shaders.
     ///
     /// # Errors
-    /// There is none, or it gives no device.
-    pub fn open(name: Option<&str>, plain: bool) -> DeviceResult<Device> {
+    /// There is none, it gives no device, or it lacks what the shaders rely on.
+    pub fn open(name: Option<&str>, shaders: ShaderChoice) -> DeviceResult<Device> {
         let adapter = choose(all_adapters(), name)?;
         let info = adapter.get_info();
-        let form = match plain {
-            true => Form::Plain,
-            false => form_of(&info, adapter.features()),
-        };
-        let name: Arc<str> = info.name.into();
+        let name: Arc<str> = info.name.as_str().into();
         let error = |fault: String| DeviceError::new(&name, fault);
+        let form = form_of(&info, adapter.features(), shaders)
+            .ok_or_else(|| error("has no subgroups".to_owned()))?;
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("teff"),
             required_limits: limits.clone(),
             required_features: match form {
-                Form::Plain => wgpu::Features::empty(),
-                Form::Lanes(_) => wgpu::Features::SUBGROUP,
+                Form::Plain | Form::Subgroups(Width::Emulated(_)) => wgpu::Features::empty(),
+                Form::Lanes(_) | Form::Subgroups(_) => wgpu::Features::SUBGROUP,
             },
             ..wgpu::DeviceDescriptor::default()
         };
@@ -224,14 +225,33 @@ impl Device {
     }
 }
 
-/// The form of shaders for an adapter.
-fn form_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Form {
-    let lanes = info.subgroup_min_size;
-    let is_fixed = lanes == info.subgroup_max_size && LANES.contains(&lanes);
+/// The form of shaders for an adapter; `None`: it lacks what they rely on.
+fn form_of(
+    info: &wgpu::AdapterInfo,
+    features: wgpu::Features,
+    shaders: ShaderChoice,
+) -> Option<Form> {
+    let (lanes, is_fixed) =
+        (info.subgroup_min_size, info.subgroup_min_size == info.subgroup_max_size);
     let is_software = info.device_type == wgpu::DeviceType::Cpu;
-    match is_software && is_fixed && features.contains(wgpu::Features::SUBGROUP) {
-        true => Form::Lanes(lanes),
-        false => Form::Plain,
+    let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
+    let width = match is_fixed && WIDTHS.contains(&lanes) {
+        true => Width::Fixed(lanes),
+        false => Width::Any,
+    };
+    match shaders {
+        ShaderChoice::Best
+            if has_subgroups && is_software && is_fixed && LANES.contains(&lanes) =>
+        {
+            Some(Form::Lanes(lanes))
+        }
+        ShaderChoice::Best | ShaderChoice::Subgroups if has_subgroups => {
+            Some(Form::Subgroups(width))
+        }
+        ShaderChoice::SubgroupsOfAny if has_subgroups => Some(Form::Subgroups(Width::Any)),
+        ShaderChoice::Best | ShaderChoice::Plain => Some(Form::Plain),
+        ShaderChoice::Emulated(lanes) => Some(Form::Subgroups(Width::Emulated(lanes))),
+        ShaderChoice::Subgroups | ShaderChoice::SubgroupsOfAny => None,
     }
 }
 

@@ -19,11 +19,12 @@ mod support;
 
 pub(super) use device::adapter_info;
 pub use device::{AdapterInfo, adapters};
-pub use shader::{Form, Shader};
+pub use shader::{Form, Shader, Width};
 pub use support::unsupported;
 
 use super::offload::part_of;
 use super::pages::{CacheOp, KvType, LayerGroup, PageId};
+use super::plan::ShaderChoice;
 use super::program::{Buf, Program, Tokens};
 use super::step::DeviceError;
 use super::{PlacementListener, Results, StepInput, Transfers};
@@ -42,8 +43,8 @@ use teff_kernels::float::block_max;
 pub(super) struct GpuOptions<'a> {
     /// Part of the adapter's name; `None`: the best adapter that is no program on the CPU.
     pub adapter: Option<&'a str>,
-    /// Whether shaders are those for any adapter.
-    pub plain: bool,
+    /// Shaders that it is to have.
+    pub shaders: ShaderChoice,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
@@ -88,7 +89,7 @@ impl Gpu {
         is_here: &dyn Fn(usize) -> bool,
         listener: &dyn PlacementListener,
     ) -> DeviceResult<Gpu> {
-        let device = Device::open(options.adapter, options.plain)?;
+        let device = Device::open(options.adapter, options.shaders)?;
         let &GpuOptions { max_tokens, max_outputs, kv_type, .. } = options;
         let groups = LayerGroup::of_layers(&program.kv);
         let head = program.kv.iter().map(|shape| shape.k_dim.max(shape.v_dim)).max().unwrap_or(1);

@@ -6,7 +6,6 @@ use gguf_rs_lite::GgmlType;
 use std::collections::HashMap;
 
 const COMMON: &str = include_str!("shaders/common.wgsl");
-const SUM_OF_ALL: &str = include_str!("shaders/sum_of_all.wgsl");
 const ATTENTION_PARAMS: &str = include_str!("shaders/attention_params.wgsl");
 const BYTES: &str = include_str!("shaders/types/bytes.wgsl");
 
@@ -33,9 +32,22 @@ pub(super) const SHARED_HEADS: usize = 4;
 pub enum Form {
     /// Workgroups and nothing else.
     Plain,
+    /// Subgroups, which take the sums of norms and of products with a few tokens.
+    Subgroups(Width),
     /// A program on the CPU with subgroups of so many lanes: to it each number that is read costs more
     /// than all that is computed with it, and what lanes tell each other costs nothing.
     Lanes(u32),
+}
+
+/// Lanes of a subgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// So many: 8, 16, 32 or 64.
+    Fixed(u32),
+    /// What the shader finds when it runs.
+    Any,
+    /// So many invocations in the place of a subgroup, for tests.
+    Emulated(u32),
 }
 
 /// A shader.
@@ -124,7 +136,7 @@ impl Shader {
         let types = GgmlType::all().filter(|&ty| unpacking(ty).is_some());
         let of_heads = move |(kv, head_max)| {
             let attention = match form {
-                Form::Plain => Shader::Attention { kv, head_max },
+                Form::Plain | Form::Subgroups(_) => Shader::Attention { kv, head_max },
                 Form::Lanes(_) => Shader::HeadGroups { kv, head_max },
             };
             [Shader::Rope { kv, head_max }, attention]
@@ -147,9 +159,9 @@ impl Shader {
     /// The product for a step of `n` tokens.
     pub(super) fn product(ty: GgmlType, n: u32, form: Form) -> Shader {
         match (form, n) {
-            (Form::Plain, 1) => Shader::MatVec(ty, 1),
-            (Form::Plain, 2..=FEW_MAX) => Shader::MatVec(ty, FEW),
-            (Form::Plain, _) => Shader::MatMul(ty),
+            (Form::Plain | Form::Subgroups(_), 1) => Shader::MatVec(ty, 1),
+            (Form::Plain | Form::Subgroups(_), 2..=FEW_MAX) => Shader::MatVec(ty, FEW),
+            (Form::Plain | Form::Subgroups(_), _) => Shader::MatMul(ty),
             (Form::Lanes(_), 1) => Shader::MatRows(ty, 1),
             (Form::Lanes(_), 2..=FEW_MAX) => Shader::MatRows(ty, FEW),
             (Form::Lanes(_), _) => Shader::MatRows(ty, ROWS_TOKENS),
@@ -198,12 +210,19 @@ impl Shader {
             }
             Shader::Rows { in_place } => {
                 let section = if in_place { "in_place" } else { "separate" };
-                add(&[SUM_OF_ALL, &section_of(include_str!("shaders/rows.wgsl"), section)]);
+                add(&[&sums(form), &section_of(include_str!("shaders/rows.wgsl"), section)]);
             }
             Shader::MatVec(ty, n) => {
                 add(unpack(ty));
                 add(&[include_str!("shaders/product_params.wgsl")]);
-                add(&[&include_str!("shaders/matvec.wgsl").replace("TOKENS", &format!("{n}u"))]);
+                let product = match form {
+                    Form::Subgroups(_) => {
+                        add(&[&sums(form)]);
+                        include_str!("shaders/matvec_subgroups.wgsl")
+                    }
+                    _ => include_str!("shaders/matvec.wgsl"),
+                };
+                add(&[&product.replace("TOKENS", &format!("{n}u"))]);
             }
             Shader::MatMul(ty) => {
                 add(unpack(ty));
@@ -217,14 +236,21 @@ impl Shader {
             }
             Shader::Experts(ty) => {
                 add(unpack(ty));
-                add(&[include_str!("shaders/experts.wgsl")]);
+                let section = match form {
+                    Form::Subgroups(_) => {
+                        add(&[&sums(form)]);
+                        "subgroups"
+                    }
+                    _ => "memory",
+                };
+                add(&[&section_of(include_str!("shaders/experts.wgsl"), section)]);
             }
             Shader::Glu => add(&[include_str!("shaders/glu.wgsl")]),
             Shader::Add => add(&[include_str!("shaders/add.wgsl")]),
             Shader::Scale => add(&[include_str!("shaders/scale.wgsl")]),
             Shader::Rope { kv, head_max } => {
                 add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), load(kv), store(kv)]);
-                add(&[SUM_OF_ALL, include_str!("shaders/rope.wgsl")]);
+                add(&[&sums(form), include_str!("shaders/rope.wgsl")]);
             }
             Shader::Attention { kv, head_max } => {
                 add(&[ATTENTION_PARAMS, load(kv)]);
@@ -279,11 +305,27 @@ pub(super) fn stored(kv: KvType) -> Option<[&'static str; 2]> {
     }
 }
 
+/// Sums over a workgroup, with what they know of its invocations.
+fn sums(form: Form) -> String {
+    const SUBGROUPS: &str = include_str!("shaders/subgroups.wgsl");
+    const REAL: &str = include_str!("shaders/subgroups_real.wgsl");
+    const EMULATED: &str = include_str!("shaders/subgroups_emulated.wgsl");
+    let of =
+        |subgroups: &str, lanes: &str| [SUBGROUPS, &subgroups.replace("LANES", lanes)].concat();
+    match form {
+        Form::Plain => include_str!("shaders/places.wgsl").to_owned(),
+        Form::Lanes(lanes) | Form::Subgroups(Width::Fixed(lanes)) => of(REAL, &format!("{lanes}u")),
+        // Some drivers tell more lanes than there are.
+        Form::Subgroups(Width::Any) => of(REAL, "subgroupAdd(1u)"),
+        Form::Subgroups(Width::Emulated(lanes)) => of(EMULATED, &format!("{lanes}u")),
+    }
+}
+
 /// Lanes of a subgroup.
 fn n_lanes(form: Form) -> u32 {
     match form {
         Form::Lanes(lanes) => lanes,
-        Form::Plain => unreachable!("the shader is of another form"),
+        Form::Plain | Form::Subgroups(_) => unreachable!("the shader is of another form"),
     }
 }
 

@@ -118,7 +118,7 @@ impl Builder<'_> {
         ];
         let Shape { kv, head_max, form, .. } = self.shape;
         let (shader, n_groups) = match form {
-            Form::Plain => (Shader::Attention { kv, head_max }, op.n_heads),
+            Form::Plain | Form::Subgroups(_) => (Shader::Attention { kv, head_max }, op.n_heads),
             Form::Lanes(_) => {
                 let of_each = (op.n_heads / shape.n_kv_heads).div_ceil(SHARED_HEADS);
                 (Shader::HeadGroups { kv, head_max }, shape.n_kv_heads * of_each)
