@@ -119,7 +119,8 @@ impl Device {
             note(&of_errors, error.to_string());
         }));
         device.set_device_lost_callback(move |_, message| {
-            note(&of_loss, format!("the device is lost: {message}"));
+            let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+            note(&of_loss, format!("the device is lost{why}"));
         });
         Ok(Device { device, queue, limits, form, name, fault })
     }
