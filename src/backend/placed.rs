@@ -176,6 +176,10 @@ impl Backend for Placed {
         self.device.gpu.as_ref().map_or(Transfers::default(), Gpu::transfers)
     }
 
+    fn copy_bandwidth(&self) -> Option<f64> {
+        self.device.gpu.as_ref()?.copy_bandwidth().ok()
+    }
+
     fn offload(&self) -> Option<Offload> {
         let Device { gpu, plan, program, sizes, .. } = &self.device;
         let adapter = gpu.as_ref().map(|gpu| gpu.name().to_owned());

@@ -183,6 +183,12 @@ pub trait Backend: Send {
         Transfers::default()
     }
 
+    /// Bytes per second that a device beside the CPUs copies from one place of its memory to another, counted
+    /// once where they are read and once where they are written; `None`: there is no device, or it fails.
+    fn copy_bandwidth(&self) -> Option<f64> {
+        None
+    }
+
     /// Which part of the program runs where; `None`: all of it on the CPUs.
     fn offload(&self) -> Option<Offload> {
         None

@@ -372,6 +372,12 @@ impl Decoder {
         self.backend.transfers()
     }
 
+    /// Bytes per second that a device beside the CPUs copies in its memory, read and written ones; `None`:
+    /// there is no device. It takes a fraction of a second.
+    pub fn copy_bandwidth(&self) -> Option<f64> {
+        self.backend.copy_bandwidth()
+    }
+
     /// Which part of the program runs where; `None`: all of it on the CPUs.
     pub fn offload(&self) -> Option<Offload> {
         self.backend.offload()

@@ -6,6 +6,7 @@ use crate::backend::plan::ShaderChoice;
 use crate::backend::step::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 /// APIs that the shaders are translated to.
 const BACKENDS: wgpu::Backends =
@@ -16,6 +17,13 @@ const BACKENDS: wgpu::Backends =
 const LANES: [u32; 3] = [8, 16, 32];
 /// Sizes of subgroups that divide a workgroup and that shaders are made for.
 const WIDTHS: [u32; 4] = [8, 16, 32, 64];
+
+/// Bytes of a copy that is measured: more than any cache on a GPU has.
+const COPY_BYTES: u64 = 128 << 20;
+/// Copies in a reading: one alone is short for a fast device.
+const COPIES: u64 = 4;
+/// Readings, of which the best counts: before the first one the memory was not touched.
+const COPY_READINGS: usize = 3;
 
 /// Result of what a device does.
 pub(super) type DeviceResult<T> = Result<T, DeviceError>;
@@ -189,6 +197,31 @@ impl Device {
         let descriptor =
             wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false };
         self.guarded(what, || self.device.create_buffer(&descriptor))
+    }
+
+    /// Bytes per second that copies from buffer to buffer read and write: the best of some readings.
+    ///
+    /// # Errors
+    /// There is no memory for the buffers, or the device is lost.
+    pub fn copy_bandwidth(&self) -> DeviceResult<f64> {
+        let bytes = COPY_BYTES.min(self.limits.max_buffer_size) / 16 * 16;
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = || self.buffer("a copy that is measured", bytes as usize, usage);
+        let (from, to) = (buffer()?, buffer()?);
+        let mut best = Duration::MAX;
+        for _ in 0..COPY_READINGS {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            for _ in 0..COPIES {
+                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+            }
+            let start = Instant::now();
+            self.queue.submit([encoder.finish()]);
+            let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+            polled.map_err(|error| self.error(format!("waiting for a copy: {error}")))?;
+            self.check()?;
+            best = best.min(start.elapsed());
+        }
+        Ok((2 * COPIES * bytes) as f64 / best.as_secs_f64().max(1e-9))
     }
 
     /// Waits for all that was submitted, and gives the first `bytes` bytes of a buffer that can be

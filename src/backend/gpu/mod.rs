@@ -141,6 +141,14 @@ impl Gpu {
         self.transfers
     }
 
+    /// Bytes per second that copies from buffer to buffer read and write.
+    ///
+    /// # Errors
+    /// The device has no memory for the buffers, or is lost.
+    pub fn copy_bandwidth(&self) -> DeviceResult<f64> {
+        self.device.copy_bandwidth()
+    }
+
     /// Changes pages, in this order, and makes what the step is to fill.
     ///
     /// # Errors
