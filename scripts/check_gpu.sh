@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo clippy --package teff --all-targets --features gpu -- -D warnings
-cargo test --workspace --features teff/gpu --lib --test it -- gpu:: gpu_cli:: gpu_shaders:: auto:: plan:: submission::
+cargo test --workspace --features teff/gpu --lib --test it -- gpu:: gpu_cli:: gpu_loss:: gpu_models:: gpu_shaders:: auto:: plan:: submission::

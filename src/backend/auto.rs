@@ -7,7 +7,9 @@ use super::offload::{OffloadSizes, SideBytes};
 use super::pages::{CacheOp, LayerGroup, PageFill, PageId, StateSlot};
 use super::plan::{GpuLayers, Plan, Side};
 use super::program::{AccessKind, Op, Program};
-use super::{Backend, BackendOptions, DeviceError, StartError, StepInput, Unfinished};
+use super::{
+    Backend, BackendOptions, DeviceError, PlacementListener, StartError, StepInput, Unfinished,
+};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +39,7 @@ pub(super) fn fitting(
     [GpuLayers::All].into_iter().chain(counts).find(fits).unwrap_or(GpuLayers::None)
 }
 
-/// The layers that `auto` stands for; what speaks against them is told to `tell`.
+/// The layers that `auto` stands for; the listener hears what speaks against them.
 ///
 /// # Errors
 /// There is no GPU, or it fails at the one layer that is measured.
@@ -46,7 +48,7 @@ pub(super) fn layers(
     options: &BackendOptions,
     gpu_options: &GpuOptions<'_>,
     unsupported: &dyn Fn(&Op) -> Option<String>,
-    tell: &dyn Fn(&str),
+    listener: &dyn PlacementListener,
 ) -> Result<GpuLayers, StartError> {
     let AdapterInfo { name, memory_bytes, .. } = adapter_info(gpu_options.adapter)?;
     let layers = fitting(program, &options.sizes(), memory_bytes, unsupported);
@@ -54,7 +56,7 @@ pub(super) fn layers(
         let n = Plan::new(program, layers, unsupported).n_layers_on_gpu();
         let n_layers = program.layers.len();
         let mib = memory >> 20;
-        tell(&format!("{name} has {mib} MiB: {n} of {n_layers} layers fit"));
+        listener.tell(&format!("{name} has {mib} MiB: {n} of {n_layers} layers fit"));
     }
     let plan = Plan::new(program, layers, unsupported);
     let is_on_gpu = |ops: &&Range<usize>| !ops.is_empty() && plan.side(ops.start) == Side::Gpu;
@@ -62,7 +64,7 @@ pub(super) fn layers(
     let times = times_of_layer(program, options, gpu_options, layer)?;
     Ok(match slower(&name, times) {
         Some(why) => {
-            tell(&why);
+            listener.tell(&why);
             GpuLayers::None
         }
         None => layers,
@@ -103,7 +105,9 @@ fn times_of_layer(
         outputs: &[0],
         maxima: false,
     };
-    let mut gpu = Gpu::start(program.clone(), gpu_options, &is_here)?;
+    // A layer is there at once.
+    let gpu_options = GpuOptions { lose_at: None, ..*gpu_options };
+    let mut gpu = Gpu::start(program.clone(), &gpu_options, &is_here, &|_: &str| {})?;
     gpu.prepare(&[], &input)?;
     let mut accesses = program.ops[layer.clone()].iter().flat_map(Op::buffers);
     let written = accesses.rfind(|access| access.kind != AccessKind::Read);
@@ -140,7 +144,7 @@ fn best_of<E>(mut f: impl FnMut() -> Result<(), E>) -> Result<Duration, E> {
 fn start_error(error: Unfinished) -> StartError {
     match error {
         Unfinished::Memory(error) => StartError::Memory(error),
-        Unfinished::Device(error) => StartError::Device(error),
+        Unfinished::Device(error) | Unfinished::Moved(error) => StartError::Device(error),
         Unfinished::Cancelled => unreachable!("nobody could cancel it"),
     }
 }

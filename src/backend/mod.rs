@@ -31,13 +31,14 @@ pub use observer::{Observer, Product};
 pub use offload::{Offload, OffloadSizes, PartName, PlacedPart, SideBytes};
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 pub use placed::Placed;
-pub use plan::{GpuLayers, Placement, Plan, Side};
+pub use plan::{GpuLayers, Placement, PlacementListener, Plan, ShaderChoice, Side};
 pub use step::{
     Backend, DeviceError, Executor, Results, StartError, StepInput, Transfers, Unfinished,
 };
 
 use pages::KvType;
 use program::Program;
+use std::sync::Arc;
 use teff_kernels::KernelTable;
 
 /// Sizes and choices that are fixed when a backend is made.
@@ -85,11 +86,12 @@ pub fn start(program: Program, options: &BackendOptions) -> Result<Box<dyn Backe
     Ok(Box::new(cpu::Cpu::start(program, options)?))
 }
 
-/// The backend that runs `program` as `placement` says. Where that leaves a choice, and what came of it,
-/// is told to `tell`, a line at a time.
+/// The backend that runs `program` as `placement` says. Where that leaves a choice, `listener` hears what
+/// came of it, then and later: with [`GpuLayers::Auto`] the CPUs go on where a GPU cannot.
 ///
 /// # Errors
-/// As of [`start`]; or the GPU is not to be had, or has no memory for the layers that were asked for.
+/// As of [`start`]; or the GPU is not to be had, or has no memory for the layers that were asked for, or the
+/// listener has no patience.
 ///
 /// # Panics
 /// As [`start`].
@@ -97,12 +99,12 @@ pub fn start_placed(
     program: Program,
     options: &BackendOptions,
     placement: &Placement,
-    tell: &dyn Fn(&str),
+    listener: &Arc<dyn PlacementListener>,
 ) -> Result<Box<dyn Backend>, StartError> {
     if placement.layers == GpuLayers::None {
         return start(program, options);
     }
-    on_gpu(program, options, placement, tell)
+    on_gpu(program, options, placement, listener)
 }
 
 /// Where `placement` would have the parts of a program, by what the GPU says of itself: nothing is brought
@@ -132,9 +134,9 @@ fn on_gpu(
     program: Program,
     options: &BackendOptions,
     placement: &Placement,
-    tell: &dyn Fn(&str),
+    listener: &Arc<dyn PlacementListener>,
 ) -> Result<Box<dyn Backend>, StartError> {
-    Ok(Box::new(Placed::start(program, options, placement, tell)?))
+    Ok(Box::new(Placed::start(program, options, placement, listener)?))
 }
 
 #[cfg(not(any(feature = "gpu", target_vendor = "apple")))]
@@ -142,7 +144,7 @@ fn on_gpu(
     _: Program,
     _: &BackendOptions,
     _: &Placement,
-    _: &dyn Fn(&str),
+    _: &Arc<dyn PlacementListener>,
 ) -> Result<Box<dyn Backend>, StartError> {
     Err(no_code().into())
 }

@@ -3,7 +3,7 @@
 
 use super::pages::KvType;
 use super::plan::{Plan, Side};
-use super::program::Program;
+use super::program::{Op, Program, WeightUse};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -92,6 +92,8 @@ pub struct Offload {
     pub bytes_there: u64,
     /// Bytes of a token's rows and results that come back.
     pub bytes_back: u64,
+    /// Bytes of weights that a token reads on the GPU: of experts, as many as are chosen.
+    pub bytes_read: u64,
 }
 
 impl Offload {
@@ -127,6 +129,7 @@ impl Offload {
             n_crossings: plan.n_crossings(),
             bytes_there,
             bytes_back,
+            bytes_read: bytes_read(program, |op| plan.side(op) == Side::Gpu),
         }
     }
 
@@ -183,6 +186,27 @@ pub(super) fn parts(program: &Program) -> Vec<(PartName, Range<usize>)> {
 pub(super) fn part_of(program: &Program, op: usize) -> PartName {
     let part = parts(program).into_iter().find(|(_, ops)| ops.contains(&op));
     part.map_or(PartName::End, |(name, _)| name)
+}
+
+/// Bytes of weights that one token reads in operations.
+fn bytes_read(program: &Program, is_here: impl Fn(usize) -> bool) -> u64 {
+    let of_op = |op: &Op| {
+        let (n_used, n) = match op {
+            Op::Moe(moe) => (moe.n_used as u64, moe.n_experts as u64),
+            _ => (1, 1),
+        };
+        let weights = op.weights().map(|(usage, weight)| {
+            let bytes = weight.bytes().len() as u64;
+            match usage {
+                WeightUse::Product if weight.n > 1 => bytes / n.max(1) * n_used,
+                WeightUse::Product => bytes,
+                WeightUse::Lookup => weight.row_bytes() as u64,
+            }
+        });
+        weights.sum::<u64>()
+    };
+    let here = program.ops.iter().enumerate().filter(|&(i, _)| is_here(i));
+    here.map(|(_, op)| of_op(op)).sum()
 }
 
 /// Bytes of the weights of operations, each once.

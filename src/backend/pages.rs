@@ -95,7 +95,7 @@ impl LayerGroup {
 }
 
 /// Type of cached keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// Single precision.
     F32,

@@ -5,17 +5,17 @@
 //! before it wrote: the residual stream, and the results at the end.
 
 use super::auto;
-use super::cpu::Cpu;
+use super::cpu::{Cpu, Gathered};
 use super::gpu::{AdapterInfo, Gpu, GpuOptions, adapter_info, unsupported};
 use super::offload::{Offload, OffloadSizes, part_of};
 use super::pages::{CacheOp, LayerGroup, PageId, StateSlot};
 use super::plan::{GpuLayers, Placement, Plan, Side};
 use super::program::{Buf, Op, Program};
 use super::{
-    Backend, BackendOptions, DeviceError, Executor, Observer, Results, StartError, StepInput,
-    Transfers, Unfinished,
+    Backend, BackendOptions, DeviceError, Executor, Observer, PlacementListener, Results,
+    StartError, StepInput, Transfers, Unfinished,
 };
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,6 +33,8 @@ struct Device {
     groups: Vec<LayerGroup>,
     program: Arc<Program>,
     sizes: OffloadSizes,
+    /// Hears that the CPUs take everything over when the GPU fails; `None`: they do not.
+    heir: Option<Arc<dyn PlacementListener>>,
 }
 
 impl Placed {
@@ -44,14 +46,16 @@ impl Placed {
         program: Program,
         options: &BackendOptions,
         placement: &Placement,
-        tell: &dyn Fn(&str),
+        listener: &Arc<dyn PlacementListener>,
     ) -> Result<Placed, StartError> {
         let program = Arc::new(program);
-        let (gpu, plan) = on_gpu(&program, options, placement, tell)?;
+        let (gpu, plan) = on_gpu(&program, options, placement, &**listener)?;
         let cpu = Cpu::start_part(program.clone(), options, &|op| plan.side(op) == Side::Cpu)?;
         let groups = LayerGroup::of_layers(&program.kv);
         let sizes = options.sizes();
-        Ok(Placed { cpu, device: Device { gpu, plan, groups, program, sizes } })
+        let falls_back = placement.falls_back || placement.layers == GpuLayers::Auto;
+        let heir = falls_back.then(|| listener.clone());
+        Ok(Placed { cpu, device: Device { gpu, plan, groups, program, sizes, heir } })
     }
 }
 
@@ -86,19 +90,22 @@ fn on_gpu(
     program: &Arc<Program>,
     options: &BackendOptions,
     placement: &Placement,
-    tell: &dyn Fn(&str),
+    listener: &dyn PlacementListener,
 ) -> Result<(Option<Gpu>, Plan), StartError> {
     let gpu_options = GpuOptions {
         adapter: placement.adapter.as_deref(),
-        plain: placement.plain,
+        shaders: placement.shaders,
         max_tokens: options.max_tokens,
         max_outputs: options.max_outputs,
         kv_type: options.kv_type,
+        lose_at: placement.lose_at,
     };
+    let listener = Patience { listener, is_out: AtomicBool::new(false) };
+    let tell = |line: &str| listener.tell(line);
     let unsupported = |op: &Op| unsupported(program, op, options.kv_type);
     let mut layers = placement.layers;
     if layers == GpuLayers::Auto {
-        layers = match auto::layers(program, options, &gpu_options, &unsupported, tell) {
+        layers = match auto::layers(program, options, &gpu_options, &unsupported, &listener) {
             Err(StartError::Device(error)) => {
                 tell(&format!("{error}; all layers stay on the CPU"));
                 GpuLayers::None
@@ -115,15 +122,36 @@ fn on_gpu(
             return Ok((None, plan));
         }
         let is_here = |op: usize| plan.side(op) == Side::Gpu;
-        match Gpu::start(program.clone(), &gpu_options, &is_here) {
+        let is_asked_for = placement.layers != GpuLayers::Auto;
+        match Gpu::start(program.clone(), &gpu_options, &is_here, &listener) {
             Ok(gpu) => return Ok((Some(gpu), plan)),
-            Err(error) if placement.layers != GpuLayers::Auto => return Err(error.into()),
+            Err(error) if is_asked_for || listener.is_out.load(Ordering::Relaxed) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 let n = plan.n_layers_on_gpu() / 2;
                 tell(&format!("{error}; going on with {n} layers on it"));
                 layers = if n == 0 { GpuLayers::None } else { GpuLayers::Count(n) };
             }
         }
+    }
+}
+
+/// A listener, and whether it has stopped a start.
+struct Patience<'a> {
+    listener: &'a dyn PlacementListener,
+    is_out: AtomicBool,
+}
+
+impl PlacementListener for Patience<'_> {
+    fn tell(&self, line: &str) {
+        self.listener.tell(line);
+    }
+
+    fn bring(&self, done: u64, total: u64) -> ControlFlow<()> {
+        let heard = self.listener.bring(done, total);
+        self.is_out.fetch_or(heard.is_break(), Ordering::Relaxed);
+        heard
     }
 }
 
@@ -148,6 +176,10 @@ impl Backend for Placed {
         self.device.gpu.as_ref().map_or(Transfers::default(), Gpu::transfers)
     }
 
+    fn copy_bandwidth(&self) -> Option<f64> {
+        self.device.gpu.as_ref()?.copy_bandwidth().ok()
+    }
+
     fn offload(&self) -> Option<Offload> {
         let Device { gpu, plan, program, sizes, .. } = &self.device;
         let adapter = gpu.as_ref().map(|gpu| gpu.name().to_owned());
@@ -160,13 +192,13 @@ impl Backend for Placed {
 
     fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send)) {
         let Placed { cpu, device } = self;
-        cpu.lead(&mut |cpu| f(&mut Both { cpu, device }));
+        cpu.gather(&mut |cpu| f(&mut Both { cpu, device }));
     }
 }
 
 /// Both places while the CPU's workers are gathered.
-struct Both<'a> {
-    cpu: &'a mut dyn Executor,
+struct Both<'a, 'c> {
+    cpu: &'a mut Gathered<'c>,
     device: &'a mut Device,
 }
 
@@ -175,9 +207,44 @@ impl Device {
     fn gpu(&mut self) -> &mut Gpu {
         self.gpu.as_mut().expect("there is one if the plan says so")
     }
+
+    /// From its first operation to its last: what an error that is none of a single part's is of.
+    fn parts(&self) -> String {
+        let n = self.program.ops.len();
+        let is_here = |op: &usize| self.plan.side(*op) == Side::Gpu;
+        let ends = [(0..n).find(is_here), (0..n).rfind(is_here)];
+        self.between(ends.map(Option::unwrap_or_default))
+    }
+
+    /// The parts of two operations.
+    fn between(&self, ops: [usize; 2]) -> String {
+        let [first, last] = ops.map(|op| part_of(&self.program, op));
+        if first == last { first.to_string() } else { format!("{first} to {last}") }
+    }
 }
 
-impl Both<'_> {
+impl Both<'_, '_> {
+    /// What the GPU gave. If that is an error, and the placement leaves us free, everything runs on the CPUs
+    /// from now on.
+    fn settle<T>(&mut self, given: Result<T, DeviceError>) -> Result<T, Unfinished> {
+        given.map_err(|error| {
+            let Some(listener) = self.device.heir.take() else { return error.into() };
+            listener.tell(&format!(
+                "{error}; all layers are on the CPU now, which computes again what was known of the text"
+            ));
+            self.device.gpu = None;
+            self.device.plan = Plan::new(&self.device.program, GpuLayers::None, &|_| None);
+            self.cpu.take_over();
+            Unfinished::Moved(error)
+        })
+    }
+
+    /// [`Both::settle`] of what is none of a single part's.
+    fn settle_all<T>(&mut self, given: Result<T, DeviceError>) -> Result<T, Unfinished> {
+        let named = given.map_err(|error| error.at(self.device.parts()));
+        self.settle(named)
+    }
+
     /// Brings what operations from `at` on read to their place.
     fn cross(&mut self, at: usize, to: Side, input: &StepInput<'_>) -> Result<(), Unfinished> {
         let n = input.tokens.len();
@@ -190,7 +257,8 @@ impl Both<'_> {
                     self.device.gpu().write_rows(buf, &rows);
                 }
                 Side::Cpu => {
-                    self.device.gpu().read_rows(buf, n, &mut rows)?;
+                    let read = self.device.gpu().read_rows(buf, n, &mut rows);
+                    self.settle_all(read)?;
                     self.cpu.write_rows(buf, &rows)?;
                 }
             }
@@ -205,13 +273,12 @@ impl Both<'_> {
     }
 }
 
-impl Executor for Both<'_> {
+impl Executor for Both<'_, '_> {
     fn prepare(&mut self, ops: &[CacheOp], input: &StepInput<'_>) -> Result<(), Unfinished> {
         self.cpu.prepare(ops, input)?;
-        match &mut self.device.gpu {
-            Some(gpu) => Ok(gpu.prepare(ops, input)?),
-            None => Ok(()),
-        }
+        let Some(gpu) = &mut self.device.gpu else { return Ok(()) };
+        let prepared = gpu.prepare(ops, input);
+        self.settle_all(prepared)
     }
 
     fn run(
@@ -240,12 +307,10 @@ impl Executor for Both<'_> {
                     if cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                         return Err(Unfinished::Cancelled);
                     }
-                    let [first, last] = [part.start, part.end - 1];
-                    self.device.gpu().run(part, input).map_err(|error| {
-                        let [first, last] =
-                            [first, last].map(|op| part_of(&self.device.program, op));
-                        error.at(format_args!("{first} to {last}"))
-                    })?;
+                    let ends = [part.start, part.end - 1];
+                    let ran = self.device.gpu().run(part, input);
+                    let ran = ran.map_err(|error| error.at(self.device.between(ends)));
+                    self.settle(ran)?;
                 }
             }
         }
@@ -277,7 +342,10 @@ impl Executor for Both<'_> {
         for (layer, side) in layers {
             match side {
                 Side::Cpu => out.extend_from_slice(on_cpu.next().expect("each layer has its part")),
-                Side::Gpu => self.device.gpu().read_page(layer, page, n, out)?,
+                Side::Gpu => {
+                    let read = self.device.gpu().read_page(layer, page, n, out);
+                    self.settle_all(read)?;
+                }
             }
         }
         Ok(())
@@ -291,7 +359,10 @@ impl Executor for Both<'_> {
         {
             match side {
                 Side::Cpu => on_cpu.extend_from_slice(bytes),
-                Side::Gpu => self.device.gpu().write_page(*layer, page, bytes)?,
+                Side::Gpu => {
+                    let written = self.device.gpu().write_page(*layer, page, bytes);
+                    self.settle_all(written)?;
+                }
             }
         }
         if on_cpu.is_empty() {

@@ -9,7 +9,7 @@ use super::offload::PartName;
 use super::program::{AccessKind, Buf, Columns, Op, Program};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::str::FromStr;
 
 /// Layers that are to run on a GPU.
@@ -42,6 +42,22 @@ impl FromStr for GpuLayers {
     }
 }
 
+/// Shaders of a GPU. All but the best are for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShaderChoice {
+    /// Those that this adapter is best at.
+    #[default]
+    Best,
+    /// Those that any adapter can have.
+    Plain,
+    /// With sums by subgroups, as wide as the adapter says.
+    Subgroups,
+    /// With sums by subgroups, whatever the adapter says of their width.
+    SubgroupsOfAny,
+    /// As for subgroups of so many lanes, without any.
+    Emulated(u32),
+}
+
 /// Where a program is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -49,8 +65,32 @@ pub struct Placement {
     pub layers: GpuLayers,
     /// Part of the GPU's name; `None`: the best that is no program on the CPU.
     pub adapter: Option<String>,
-    /// Whether its shaders are those that any adapter can have, whatever this one is better at.
-    pub plain: bool,
+    /// Its shaders.
+    pub shaders: ShaderChoice,
+    /// Whether the CPUs go on where the GPU cannot, be it lost or out of memory in the middle of an answer.
+    /// With [`GpuLayers::Auto`] they do in any case.
+    pub falls_back: bool,
+    /// Number of the range of operations before which the GPU is destroyed, for tests of what follows.
+    pub lose_at: Option<u64>,
+}
+
+/// Receiver of what becomes of layers on a GPU.
+pub trait PlacementListener: Send + Sync {
+    /// Hears, a line at a time, what a placement that left a choice has come to.
+    fn tell(&self, line: &str);
+
+    /// Hears that `done` of `total` bytes of weights are on the GPU; [`ControlFlow::Break`] has the rest
+    /// stay away, and the start fail.
+    fn bring(&self, done: u64, total: u64) -> ControlFlow<()> {
+        let _ = (done, total);
+        ControlFlow::Continue(())
+    }
+}
+
+impl<F: Fn(&str) + Send + Sync> PlacementListener for F {
+    fn tell(&self, line: &str) {
+        self(line);
+    }
 }
 
 /// A place.

@@ -115,6 +115,9 @@ pub enum Unfinished {
     Memory(OutOfMemory),
     /// A device beside the CPUs is lost, or refused something.
     Device(DeviceError),
+    /// The same, and the CPUs have taken its part over, from the next step on: all pages and states hold
+    /// anything.
+    Moved(DeviceError),
 }
 
 impl From<DeviceError> for Unfinished {
@@ -178,6 +181,12 @@ pub trait Backend: Send {
     /// Bytes that the steps so far sent to a device beside the CPUs, and got back.
     fn transfers(&self) -> Transfers {
         Transfers::default()
+    }
+
+    /// Bytes per second that a device beside the CPUs copies from one place of its memory to another, counted
+    /// once where they are read and once where they are written; `None`: there is no device, or it fails.
+    fn copy_bandwidth(&self) -> Option<f64> {
+        None
     }
 
     /// Which part of the program runs where; `None`: all of it on the CPUs.

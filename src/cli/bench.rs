@@ -9,6 +9,7 @@ use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, EngineError, EngineOptions};
 use crate::kv::SeqId;
+use crate::model::describe::bytes;
 use crate::random::SplitMix64;
 use crate::tensor::memory;
 use serde_json::json;
@@ -64,7 +65,7 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     };
     check_context(&model, depth + n_prompt + n_gen, options.kv_type, args.engine.kv_bytes())?;
     let at = CliError::of_model(model.path());
-    let mut engine = args.gpu.engine(&model, &options).map_err(&at)?;
+    let mut engine = args.gpu.engine(&model, &options)?;
     args.engine.lock(&model, &engine)?;
     let load = start.elapsed();
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
@@ -100,8 +101,11 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let threads = engine.n_threads();
     let isa = options.kernels.level().to_string();
     let rss = rss_mib_max();
-    // After the peak was read: the buffer is not the model's.
+    // After the peak was read: the buffers are not the model's.
     let stream_gbps = stream_gbps(threads).map(round);
+    let copies = engine.decoder().copy_bandwidth();
+    // Each step reads the weights once, however many sequences share it.
+    let steps = rate(n_gen, generate);
     if args.json {
         let mut line = json!({
             "prompt_tokens": n_prompt, "prompt_tps": prompt_tps,
@@ -112,6 +116,11 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         });
         if let Some(offload) = &offload {
             line["gpu"] = offload::object(offload);
+            if let Some(copies) = copies {
+                line["gpu"]["copy_gbps"] = json!(round(copies / 1e9));
+                let share = offload::copy_share(offload, steps, copies);
+                line["gpu"]["copy_share"] = json!((share * 1e4).round() / 1e4);
+            }
         }
         writeln!(out, "{line}")?;
     } else {
@@ -131,6 +140,16 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         let lines = offload.iter().flat_map(offload::lines);
         for line in lines {
             writeln!(out, "{line}")?;
+        }
+        if let (Some(offload), Some(copies)) = (&offload, copies) {
+            writeln!(
+                out,
+                "a token reads {} of weights on the GPU: {:.1} % of the {:.1} GB/s that it reads and \
+                 writes in copies",
+                bytes(offload.bytes_read),
+                100.0 * offload::copy_share(offload, steps, copies),
+                copies / 1e9
+            )?;
         }
     }
     Ok(())

@@ -1,7 +1,13 @@
 //! Options that say which layers of a model run on a GPU.
 
-use crate::backend::{GpuLayers, Placement, start_placed};
-use crate::engine::{Engine, EngineError, EngineOptions, Model};
+use super::progress::{Told, WorkProgress};
+use super::{CliError, interrupt};
+use crate::backend::{BackendOptions, GpuLayers, Placement, PlacementListener, start_placed};
+use crate::engine::{Engine, EngineOptions, Model};
+use crate::model::describe::bytes;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Layers on a GPU.
 #[derive(clap::Args, Clone, Debug)]
@@ -45,18 +51,52 @@ impl GpuArgs {
         placement(self.gpu_layers, self.gpu.clone())
     }
 
-    /// An engine with the layers where they are to be.
-    pub fn engine(&self, model: &Model, options: &EngineOptions) -> Result<Engine, EngineError> {
+    /// An engine with the layers where they are to be. Ctrl-C has the weights stop on their way to the GPU.
+    pub fn engine(&self, model: &Model, options: &EngineOptions) -> Result<Engine, CliError> {
         let placement = self.placement();
-        Engine::on(model, options, &|program, options| {
-            let tell = |line: &str| super::note(format_args!("note: {line}"));
-            start_placed(program, options, &placement, &tell)
+        let at = CliError::of_model(model.path());
+        if placement.layers == GpuLayers::None {
+            return Engine::new(model, options).map_err(at);
+        }
+        interrupt::orderly(|stop| {
+            let listener: Arc<dyn PlacementListener> =
+                Arc::new(OnStderr { stop, bar: Mutex::default() });
+            let start = |program, options: &BackendOptions| {
+                start_placed(program, options, &placement, &listener)
+            };
+            Engine::on(model, options, &start).map_err(at)
         })
+    }
+}
+
+/// Tells on stderr what becomes of layers on a GPU.
+struct OnStderr {
+    stop: &'static AtomicBool,
+    /// Shows how many of the weights are there, while not all are.
+    bar: Mutex<Option<WorkProgress>>,
+}
+
+impl PlacementListener for OnStderr {
+    fn tell(&self, line: &str) {
+        super::note(format_args!("note: {line}"));
+    }
+
+    fn bring(&self, done: u64, total: u64) -> ControlFlow<()> {
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = |told: Told| {
+            format!("weights to the GPU {} % of {}{}", told.percent, bytes(total), told.left)
+        };
+        bar.get_or_insert_with(WorkProgress::begin).show(done, total, line);
+        let is_stopped = self.stop.load(Ordering::Relaxed);
+        if is_stopped || done >= total {
+            *bar = None;
+        }
+        if is_stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 /// Layers on the GPU of a name, or on that of the variable's.
 fn placement(layers: GpuLayers, name: Option<String>) -> Placement {
     let named = || std::env::var(GPU_VARIABLE).ok().filter(|name| !name.is_empty());
-    Placement { layers, adapter: name.or_else(named), plain: false }
+    Placement { layers, adapter: name.or_else(named), ..Placement::default() }
 }

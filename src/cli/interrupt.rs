@@ -148,7 +148,7 @@ pub fn whole<R>(write: impl FnOnce() -> R) -> R {
 /// # Errors
 /// What `work` says. It counts as an interruption if Ctrl-C came, whatever `work` says.
 pub fn orderly<T, E: Into<CliError>>(
-    work: impl FnOnce(&AtomicBool) -> Result<T, E>,
+    work: impl FnOnce(&'static AtomicBool) -> Result<T, E>,
 ) -> Result<T, CliError> {
     ORDERLY.store(true, Ordering::SeqCst);
     if CAME.load(Ordering::SeqCst) {

@@ -37,6 +37,12 @@ pub fn lines(offload: &Offload) -> Vec<String> {
     lines
 }
 
+/// How much of a GPU's memory bandwidth `steps` steps per second use by reading weights there, of what
+/// copies reach; 0 where nothing is read.
+pub fn copy_share(offload: &Offload, steps: f64, copy_bandwidth: f64) -> f64 {
+    offload.bytes_read as f64 * steps / copy_bandwidth.max(1.0)
+}
+
 /// The same as an object, whose keys programs rely on.
 pub fn object(offload: &Offload) -> Json {
     let part = |part: &PlacedPart| {
@@ -57,5 +63,6 @@ pub fn object(offload: &Offload) -> Json {
         "on_gpu": side(&offload.on_gpu), "on_cpu": side(&offload.on_cpu),
         "crossings": offload.n_crossings,
         "token_bytes_there": offload.bytes_there, "token_bytes_back": offload.bytes_back,
+        "token_bytes_read": offload.bytes_read,
     })
 }

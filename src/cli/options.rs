@@ -317,7 +317,7 @@ impl EngineArgs {
         })?;
         let died = |_| CliError::failed("the vocabulary's thread died");
         let tokenizer = tokenizer.map_err(died)??;
-        let engine = engine.map_err(CliError::of_model(model.path()))?;
+        let engine = engine?;
         self.lock(model, &engine)?;
         for warning in tokenizer.warnings() {
             super::note(format_args!("warning: {warning}"));

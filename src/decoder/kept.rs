@@ -22,6 +22,8 @@ impl Stepper<'_> {
     /// Equal tokens have equal things whenever they are read, so a text may be read in parts while
     /// others use the cache; what is evicted meanwhile is left out.
     ///
+    /// Nothing is kept any more where a device turns out to be lost ([`StepError::Moved`]).
+    ///
     /// # Errors
     /// The system has no memory for a copy, or a device does not give it.
     pub fn read_kept(
@@ -42,7 +44,11 @@ impl Stepper<'_> {
             reserve(&mut bytes, len, what).map_err(StepError::Memory)?;
             match (at.kind, id) {
                 (KeptKind::Page { group }, KeptId::Page(page)) => {
-                    self.executor.read_page(group, page, at.n_tokens(), &mut bytes)?;
+                    let given = self.executor.read_page(group, page, at.n_tokens(), &mut bytes);
+                    match given.map_err(|error| self.broken_off(error)) {
+                        Err(StepError::Moved(_)) => return Ok(Vec::new()),
+                        given => given?,
+                    }
                 }
                 (_, KeptId::States(slot)) => self.executor.read_states(slot, &mut bytes),
                 _ => unreachable!("a page is listed as one"),
@@ -56,7 +62,7 @@ impl Stepper<'_> {
 
     /// Puts back what was read, in order, as long as the budget of the cache has room beside what is
     /// in use and what was used since `PagePool::begin_put` gave `since`. Returns the number of things that
-    /// are there now.
+    /// are there now: none where a device turns out to be lost ([`StepError::Moved`]).
     ///
     /// # Errors
     /// The system has no memory for them, or a device is lost; some may be there.
@@ -81,13 +87,16 @@ impl Stepper<'_> {
                 Some(KeptId::States(slot)) => self.executor.write_states(slot, bytes),
                 None => Ok(()),
             };
-            if let Err(error) = written {
+            if let Err(error) = written.map_err(|error| self.broken_off(error)) {
+                if matches!(error, StepError::Moved(_)) {
+                    return Ok(0);
+                }
                 for (&at, id) in places[i..].iter().zip(&placed[i..]) {
                     if id.is_some() {
                         self.core.kv.forget(tokens, at);
                     }
                 }
-                return Err(error.into());
+                return Err(error);
             }
         }
         Ok(placed.len())

@@ -180,6 +180,9 @@ pub enum StepError {
     /// A device beside the CPUs is lost, or refused something; sequences are as for
     /// [`StepError::Memory`].
     Device(DeviceError),
+    /// The same, and the CPUs have taken its part over. All sequences are empty now, and no prefix is kept:
+    /// their tokens can be computed again.
+    Moved(DeviceError),
 }
 
 impl std::fmt::Display for StepError {
@@ -198,7 +201,7 @@ impl std::fmt::Display for StepError {
             }
             StepError::Cancelled => write!(f, "the step was cancelled"),
             StepError::Memory(error) => error.fmt(f),
-            StepError::Device(error) => error.fmt(f),
+            StepError::Device(error) | StepError::Moved(error) => error.fmt(f),
         }
     }
 }
@@ -211,6 +214,7 @@ impl From<Unfinished> for StepError {
             Unfinished::Cancelled => StepError::Cancelled,
             Unfinished::Memory(error) => StepError::Memory(error),
             Unfinished::Device(error) => StepError::Device(error),
+            Unfinished::Moved(error) => StepError::Moved(error),
         }
     }
 }
@@ -368,6 +372,12 @@ impl Decoder {
         self.backend.transfers()
     }
 
+    /// Bytes per second that a device beside the CPUs copies in its memory, read and written ones; `None`:
+    /// there is no device. It takes a fraction of a second.
+    pub fn copy_bandwidth(&self) -> Option<f64> {
+        self.backend.copy_bandwidth()
+    }
+
     /// Which part of the program runs where; `None`: all of it on the CPUs.
     pub fn offload(&self) -> Option<Offload> {
         self.backend.offload()
@@ -463,6 +473,20 @@ impl Stepper<'_> {
         &mut self.core.kv
     }
 
+    /// Computes those of the tokens that a sequence, which begins with them, does not hold: after
+    /// [`StepError::Moved`] all of them.
+    ///
+    /// # Errors
+    /// A step is refused; those before it were made.
+    pub fn catch_up(&mut self, sequence: SeqId, tokens: &[u32]) -> Result<(), StepError> {
+        let max_batch = self.max_batch();
+        let known = self.kv().len(sequence).min(tokens.len());
+        for tokens in tokens[known..].chunks(max_batch) {
+            self.step(&[SequenceChunk { sequence, tokens, outputs: Outputs::None }])?;
+        }
+        Ok(())
+    }
+
     /// Feeds tokens to one or more sequences. Returns the results that were asked for, in the order
     /// of the chunks and their tokens, `[outputs][n_out]`.
     ///
@@ -541,7 +565,7 @@ impl Stepper<'_> {
         };
         if let Err(error) = self.executor.prepare(core.kv.ops(), &input) {
             core.kv.unreserve();
-            return Err(error.into());
+            return Err(self.broken_off(error));
         }
         if !core.tokens.is_empty() {
             for range in &core.ranges {
@@ -552,11 +576,19 @@ impl Stepper<'_> {
                 let is_exact = core.kv.undo();
                 let is_cancelled = error == Unfinished::Cancelled;
                 debug_assert!(is_exact || !is_cancelled, "cancelled steps were made restorable");
-                return Err(error.into());
+                return Err(self.broken_off(error));
             }
         }
         core.kv.commit();
         Ok(())
+    }
+
+    /// The error of what the backend has not done. If pages are elsewhere now, what they held is forgotten.
+    fn broken_off(&mut self, error: Unfinished) -> StepError {
+        if matches!(error, Unfinished::Moved(_)) {
+            self.core.kv.forget_all();
+        }
+        error.into()
     }
 }
 

@@ -5,7 +5,7 @@
 //! in f64, token by token.
 
 use super::{Engine, EngineError};
-use crate::decoder::{Decoder, Outputs, SequenceChunk, Stepper};
+use crate::decoder::{Decoder, Outputs, SequenceChunk, StepError, Stepper};
 use crate::kv::SeqId;
 use crate::model::Pooling;
 
@@ -117,6 +117,11 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// Forgets what is computed: its sequence is empty.
+    fn begin_again(&mut self) {
+        *self = Text { sequence: self.sequence, ..Text::new(self.tokens) };
+    }
+
     /// Takes the wanted vectors of the next `n` tokens.
     fn take(&mut self, n: usize, rows: &[f32], n_out: usize, pooling: Pooling) {
         self.done += n;
@@ -158,7 +163,14 @@ fn steps(
             room -= tokens.len();
             runs.push(SequenceChunk { sequence, tokens, outputs });
         }
-        let mut rows: &[f32] = decoder.step(&runs)?;
+        let mut rows: &[f32] = match decoder.step(&runs) {
+            Ok(rows) => rows,
+            Err(StepError::Moved(_)) => {
+                texts[first..].iter_mut().for_each(Text::begin_again);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         for (text, run) in texts[first..].iter_mut().zip(&runs) {
             let n = run.outputs.count(run.tokens.len());
             let (own, others) = rows.split_at(n * n_out);

@@ -251,6 +251,7 @@ impl<'l> Scheduler<'l> {
         // A swap, to see what was written before the flag was set.
         self.interrupt.swap(false, Ordering::AcqRel);
         self.end_cancelled(stepper);
+        self.catch_up(stepper);
         self.admit(stepper);
         let shares = self.shares(stepper);
         if shares.is_empty() {
@@ -276,6 +277,11 @@ impl<'l> Scheduler<'l> {
             Ok(Err(error @ StepError::Memory(_))) => {
                 self.restore(stepper);
                 self.starve(stepper, Err(error.into()));
+            }
+            Ok(Err(StepError::Moved(_))) => {
+                // The CPUs go on, and nobody is to blame: tokens are computed again.
+                self.counters.n_failed += 1;
+                self.restore(stepper);
             }
             Ok(Err(error @ StepError::Device(_))) => {
                 self.restore(stepper);
@@ -555,11 +561,15 @@ impl<'l> Scheduler<'l> {
 
     /// Brings cache and tasks in order behind a step that broke off.
     fn restore(&mut self, stepper: &mut Stepper<'_>) {
-        let kv = stepper.kv_mut();
-        // Recurrent states that were changed in place are lost, their tokens are computed again.
-        kv.undo();
+        stepper.kv_mut().undo();
+        self.catch_up(stepper);
+    }
+
+    /// Has tasks compute again what their sequences have lost: by a step that broke off recurrent states
+    /// that were changed in place; all of it by a device, be it in a step or between two.
+    fn catch_up(&mut self, stepper: &mut Stepper<'_>) {
         for task in &mut self.running {
-            let len = task.sequence().map_or(0, |sequence| kv.len(sequence));
+            let len = task.sequence().map_or(0, |sequence| stepper.kv().len(sequence));
             task.cut_back(len);
         }
     }

@@ -6,7 +6,7 @@
 use super::request::CancelToken;
 use super::runner::Runner;
 use super::{EngineError, FinishReason};
-use crate::decoder::{Outputs, SequenceChunk, Stepper};
+use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::kv::SeqId;
 use crate::sample::{LOGPROBS_MAX, Logprobs};
 
@@ -55,25 +55,36 @@ impl Runner {
                 return Ok(Err(FinishReason::Cancelled));
             }
             let end = (start + n_part).min(tokens.len() - 1);
-            let part = tokens[start..=end].to_vec();
-            let more = self.call(move |stepper| score_part(stepper, sequence, &part, n_top))?;
+            let so_far = tokens[..=end].to_vec();
+            let more =
+                self.call(move |stepper| score_part(stepper, sequence, &so_far, start, n_top))?;
             scores.extend(more?);
         }
         Ok(Ok(scores))
     }
 }
 
-/// Scores of all tokens of a part but its first, which come behind those of the sequence.
+/// Scores of a text's tokens behind the one at `start`, of which those before it are the sequence's.
 fn score_part(
     stepper: &mut Stepper<'_>,
     sequence: SeqId,
-    part: &[u32],
+    text: &[u32],
+    start: usize,
     n_top: usize,
 ) -> Result<Vec<Logprobs>, EngineError> {
     let n_out = stepper.n_out();
+    let (known, part) = text.split_at(start);
     let Some((_, tokens)) = part.split_last() else { return Ok(Vec::new()) };
-    let chunk = SequenceChunk { sequence, tokens, outputs: Outputs::All };
-    let rows = stepper.step(&[chunk])?;
-    let rows = rows.chunks_exact(n_out).zip(&part[1..]);
-    Ok(rows.map(|(row, &token)| Logprobs::of(row, token, n_top)).collect())
+    let mut compute = || {
+        // A device that was lost has taken them along.
+        stepper.catch_up(sequence, known)?;
+        let rows = stepper.step(&[SequenceChunk { sequence, tokens, outputs: Outputs::All }])?;
+        let rows = rows.chunks_exact(n_out).zip(&part[1..]);
+        Ok(rows.map(|(row, &token)| Logprobs::of(row, token, n_top)).collect())
+    };
+    let scores = match compute() {
+        Err(StepError::Moved(_)) => compute(),
+        scores => scores,
+    };
+    scores.map_err(EngineError::Step)
 }

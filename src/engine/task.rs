@@ -286,9 +286,9 @@ impl<'l> Task<'l> {
         self.advance_guarded(0, Some(BlockMax::of(&mut logits, &mut maxima)))
     }
 
-    /// Takes note that of the tokens only `n` are computed.
+    /// Takes note that no more than `n` of the tokens are computed.
     pub fn cut_back(&mut self, n: usize) {
-        self.n_done = n;
+        self.n_done = self.n_done.min(n);
     }
 
     /// Takes the task's sequence away; its tokens have to be computed anew, but for those that are

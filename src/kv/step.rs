@@ -224,6 +224,18 @@ impl PagePool {
         exact
     }
 
+    /// Empties all sequences, which stay, and forgets all prefixes: the memory of pages is another one.
+    /// A step that is reserved is taken back.
+    pub fn forget_all(&mut self) {
+        self.undo();
+        self.tree.clear(&mut self.store);
+        let ids: Vec<SeqId> = self.sequences.keys().copied().collect();
+        for id in ids {
+            let is_cut = self.truncate(id, 0);
+            debug_assert!(is_cut, "every sequence can be cut to nothing");
+        }
+    }
+
     /// Undoes what a step has changed of a sequence but its states in place. Says whether it was to
     /// change them there.
     pub(super) fn roll_back(&mut self, id: SeqId) -> bool {

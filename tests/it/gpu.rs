@@ -1,23 +1,24 @@
-//! Layers on a GPU: unpacking of every type, drawn programs against the naive backend, models against
-//! the CPU, with none, one, half and all of their layers there.
+//! Layers on a GPU: unpacking of every type, drawn programs against the naive backend, and starts that
+//! come to nothing.
 //!
 //! The adapter is the one that `TEFF_GPU` names, or Mesa's software Vulkan: see `require.rs`.
 
 use crate::decoder::{model, options};
 use crate::fixture_model::{self, Fixture};
-use crate::measure::nmse_max;
-use crate::real_models::cached;
 use crate::reference::{attention, compare_on, experts, products, rows};
 use crate::require::require;
 use gguf_rs_lite::GgmlType;
-use std::ops::Range;
-use std::sync::OnceLock;
-use teff::backend::gpu::{adapters, unsupported};
+use std::ops::ControlFlow;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+use teff::backend::gpu::adapters;
 use teff::backend::pages::KvType;
 use teff::backend::program::{Op, Program};
-use teff::backend::{BackendOptions, GpuLayers, Placement, Plan, Side, Transfers, start_placed};
+use teff::backend::{
+    BackendOptions, GpuLayers, Placement, PlacementListener, ShaderChoice, start_placed,
+};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk};
-use teff::engine::{Engine, EngineOptions, Model};
+use teff::engine::Engine;
 use teff::tensor::Weight;
 use teff_kernels::{KernelTable, Level};
 
@@ -55,16 +56,27 @@ pub fn adapter() -> Option<String> {
     require("gpu", found.clone(), "there is no adapter to test")
 }
 
-fn placement(layers: GpuLayers) -> Option<Placement> {
-    Some(Placement { layers, adapter: Some(adapter()?), plain: false })
+/// Layers on the adapter that is tested.
+pub fn placement(layers: GpuLayers) -> Option<Placement> {
+    Some(Placement { layers, adapter: Some(adapter()?), ..Placement::default() })
 }
 
 /// The same with the shaders that are best for the adapter, and with those that any can have.
 fn in_both_forms(placement: Placement) -> [Placement; 2] {
-    [placement.clone(), Placement { plain: true, ..placement }]
+    [placement.clone(), Placement { shaders: ShaderChoice::Plain, ..placement }]
 }
 
-fn silent(_: &str) {}
+/// A listener that nobody hears.
+pub fn silent() -> Arc<dyn PlacementListener> {
+    Arc::new(|_: &str| {})
+}
+
+/// A listener, and the lines that it was told.
+pub fn noting() -> (Arc<Mutex<Vec<String>>>, Arc<dyn PlacementListener>) {
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let lines = said.clone();
+    (said, Arc::new(move |line: &str| lines.lock().unwrap().push(line.to_owned())))
+}
 
 /// A backend with all that has shaders on the GPU.
 fn start_all(
@@ -73,7 +85,7 @@ fn start_all(
     Program,
     &BackendOptions,
 ) -> Result<Box<dyn teff::backend::Backend>, teff::backend::StartError> {
-    move |program, options| start_placed(program, options, placement, &silent)
+    move |program, options| start_placed(program, options, placement, &silent())
 }
 
 /// Bytes of rows of a type: drawn, and all of one value.
@@ -130,7 +142,7 @@ fn every_type_is_unpacked_as_the_kernels_do() {
             kv_type: KvType::F32,
             repack: false,
         };
-        let backend = start_placed(program, &options, &placement, &silent).unwrap();
+        let backend = start_placed(program, &options, &placement, &silent()).unwrap();
         let options = DecoderOptions {
             threads: Some(1),
             cpus: None,
@@ -182,6 +194,7 @@ fn attention_is_the_references() {
         compare_on(&start, n, "attention", 1e-9, |draw| attention(draw, false, KvType::F32));
         compare_on(&start, n, "both sides", 1e-9, |draw| attention(draw, true, KvType::F32));
         compare_on(&start, n, "halves", 1e-5, |draw| attention(draw, false, KvType::F16));
+        compare_on(&start, n, "eight bits", 1e-3, |draw| attention(draw, false, KvType::Q8_0));
     }
 }
 
@@ -194,205 +207,53 @@ fn experts_are_the_references() {
     compare_on(&start, N_SEEDS, "quantized", 1e-3, |draw| experts(draw, GgmlType::MXFP4, 32));
 }
 
+/// Sums by subgroups: those of the adapter, taken as they are and as any, and emulated ones of other
+/// widths.
+#[test]
+fn sums_by_subgroups_are_the_references() {
+    let Some(placement) = placement(GpuLayers::All) else { return };
+    let types = [GgmlType::F32, GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::MXFP4];
+    for shaders in [
+        ShaderChoice::Subgroups,
+        ShaderChoice::SubgroupsOfAny,
+        ShaderChoice::Emulated(8),
+        ShaderChoice::Emulated(16),
+        ShaderChoice::Emulated(32),
+        ShaderChoice::Emulated(64),
+    ] {
+        let placement = Placement { shaders, ..placement.clone() };
+        let (start, n) = (start_all(&placement), N_SEEDS);
+        let what = |of: &str| format!("{of}, {shaders:?}");
+        compare_on(&start, 2 * n, &what("32"), 1e-9, |draw| products(draw, &types, 32));
+        compare_on(&start, n, &what("256"), 1e-9, |draw| {
+            products(draw, &[GgmlType::Q4_K, GgmlType::Q6_K], 256)
+        });
+        compare_on(&start, n, &what("norms"), 1e-9, |draw| attention(draw, false, KvType::F32));
+        compare_on(&start, n, &what("rows"), 1e-9, rows);
+        compare_on(&start, n, &what("experts"), 1e-9, |draw| experts(draw, GgmlType::F32, 23));
+    }
+}
+
+/// The same with the widths that software Vulkan has when it is told so.
+#[test]
+fn sums_by_subgroups_of_other_widths_are_the_references() {
+    if adapter().is_none_or(|adapter| !adapter.contains("llvmpipe")) {
+        return;
+    }
+    for bits in ["128", "512"] {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "gpu::sums_by_subgroups_are_the_references"]);
+        let output = test.env("LP_NATIVE_VECTOR_WIDTH", bits).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{bits} bits: {said}");
+    }
+}
+
 /// Most of these operations have no shader, so rows go from one place to the other and back.
 #[test]
 fn operations_on_rows_are_the_references_in_either_place() {
     let Some(placement) = placement(GpuLayers::All) else { return };
     compare_on(&start_all(&placement), N_SEEDS, "rows", 1e-9, rows);
-}
-
-/// Logits of a model with layers on the GPU.
-fn logits(
-    model: &Model,
-    tokens: &[u32],
-    options: &EngineOptions,
-    layers: GpuLayers,
-    plain: bool,
-) -> Vec<f32> {
-    let placement = Placement { layers, adapter: adapter(), plain };
-    let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
-    let mut engine = Engine::on(model, options, &start).unwrap();
-    engine.lead(|decoder| {
-        let sequence = decoder.kv_mut().create();
-        let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
-            let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
-            decoder.step(&[run]).unwrap().to_vec()
-        });
-        chunks.collect()
-    })
-}
-
-/// Fixtures of the families that run whole on a GPU.
-const FAMILIES: [&str; 18] = [
-    "llama-dense",
-    "llama-moe",
-    "llama-dense-yarn",
-    "qwen2-dense",
-    "qwen3-dense",
-    "qwen3moe-moe",
-    "gemma2-dense",
-    "gemma3-dense",
-    "phi3-dense",
-    "smollm3-dense",
-    "granite-dense",
-    "glm4-dense",
-    "olmo2-dense",
-    "starcoder2-dense",
-    "gpt-oss-moe",
-    "stablelm-dense",
-    "internlm2-dense",
-    "gemma3n-dense",
-];
-
-#[test]
-fn families_are_the_references_wherever_their_layers_are() {
-    if adapter().is_none() {
-        return;
-    }
-    for name in FAMILIES {
-        let Fixture { gguf, tokens, n_vocab, logits: truth } = fixture_model::load(name);
-        let model = model(gguf);
-        let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
-        let n_layers = model.spec().layers.len();
-        for (layers, batch, plain) in [
-            (GpuLayers::Count(1), 7, false),
-            (GpuLayers::Count(n_layers.div_ceil(2)), 48, false),
-            (GpuLayers::Count(n_layers.div_ceil(2)), 7, true),
-            (GpuLayers::All, 1, false),
-            (GpuLayers::All, 48, true),
-        ] {
-            let options = crate::changed(options(2, batch), |o| o.n_ctx = Some(n_ctx));
-            let ours = logits(&model, &tokens, &options, layers, plain);
-            let error = nmse_max(&ours, &truth, n_vocab);
-            assert!(error <= 1e-6, "{name}, {layers:?}, batches of {batch}: NMSE {error:.2e}");
-        }
-    }
-}
-
-/// The CPU's answer, where the CPU is sure of it: it quantizes the inputs of products, a GPU does not.
-#[test]
-fn real_models_answer_as_on_the_cpu() {
-    if adapter().is_none() {
-        return;
-    }
-    // Gemma's table is larger than a binding may be on some devices.
-    for (alias, layers) in [("smollm2:135m", GpuLayers::All), ("gemma3:270m", GpuLayers::Count(3))]
-    {
-        let Some(path) = cached(alias) else { return };
-        let model = Model::open(&path).unwrap();
-        let options = crate::changed(options(2, 16), |o| {
-            o.n_ctx = Some(64);
-            o.kv_type = KvType::F16;
-        });
-        let tokens: Vec<u32> = (0..16).map(|i| 500 + 37 * i).collect();
-        let on_cpu = logits(&model, &tokens, &options, GpuLayers::None, false);
-        let ours = logits(&model, &tokens, &options, layers, false);
-        let n_vocab = on_cpu.len() / tokens.len();
-        let error = nmse_max(&ours, &on_cpu, n_vocab);
-        assert!(error <= 1e-2, "{alias}: NMSE {error:.2e}");
-        for (i, (row, truth)) in ours.chunks(n_vocab).zip(on_cpu.chunks(n_vocab)).enumerate() {
-            let largest =
-                |row: &[f32]| (0..n_vocab).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-            let best = largest(truth);
-            let second =
-                (0..n_vocab).filter(|&j| j != best).map(|j| truth[j]).fold(f32::MIN, f32::max);
-            if truth[best] - second > 0.5 {
-                assert_eq!(largest(row), best, "{alias}, token {i}");
-            }
-        }
-    }
-}
-
-#[test]
-fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
-    let Some(placement) = placement(GpuLayers::Count(1)) else { return };
-    for name in ["llama-dense", "gemma3-dense"] {
-        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
-        let model = model(gguf);
-        let options = crate::changed(options(1, 40), |o| o.n_ctx = Some(128));
-        let tell = |_: &str| {};
-        let start =
-            |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
-        let mut engine = Engine::on(&model, &options, &start).unwrap();
-        engine.lead(|decoder| {
-            let n_out = decoder.n_out();
-            let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
-            let run = |sequence, tokens, outputs| SequenceChunk { sequence, tokens, outputs };
-            let whole: Vec<u32> = tokens.iter().cycle().take(70).copied().collect();
-            decoder.step(&[run(a, &whole[..36], Outputs::None)]).unwrap();
-            decoder.step(&[run(a, &whole[36..40], Outputs::None)]).unwrap();
-            // Two sequences in a step; a fork writes to copies of pages.
-            let c = decoder.kv_mut().fork(a, 40).unwrap();
-            let runs = [
-                run(c, &whole[40..60], Outputs::Last),
-                run(b, &whole[..10], Outputs::Last),
-                run(a, &whole[40..50], Outputs::Last),
-            ];
-            let forked = decoder.step(&runs).unwrap().to_vec();
-            let d = decoder.kv_mut().create();
-            decoder.step(&[run(d, &whole[..30], Outputs::None)]).unwrap();
-            let alone = decoder.step(&[run(d, &whole[30..60], Outputs::Last)]).unwrap();
-            let error = nmse_max(&forked[..n_out], alone, n_out);
-            assert!(error <= 1e-9, "{name}: NMSE {error:.2e} of a fork");
-        });
-    }
-}
-
-/// Steps of a model whose layers are in both places: what goes to and fro.
-#[test]
-fn a_range_is_one_submission_and_only_what_is_wanted_comes_back() {
-    if adapter().is_none() {
-        return;
-    }
-    // Of the last, whose streams have no shaders, ranges alternate.
-    for name in ["llama-dense", "qwen3moe-moe", "gemma3n-dense"] {
-        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
-        let model = model(gguf);
-        let n_layers = model.spec().layers.len();
-        for layers in [GpuLayers::Count(1), GpuLayers::Count(n_layers), GpuLayers::All] {
-            let placement = Placement { layers, adapter: adapter(), plain: false };
-            let start = |program, options: &BackendOptions| {
-                start_placed(program, options, &placement, &silent)
-            };
-            let mut engine = Engine::on(&model, &options(1, 16), &start).unwrap();
-            let program = engine.decoder().program();
-            let plan = Plan::new(program, layers, &|op| unsupported(program, op, KvType::F32));
-            let parts = plan.parts(0..program.ops.len());
-            let is_there = |part: &&Range<usize>| plan.side(part.start) == Side::Gpu;
-            let n_ranges = parts.iter().filter(is_there).count() as u64;
-            let streams = parts.iter().skip(1).filter(|part| !is_there(part));
-            let handed_over = streams.flat_map(|part| plan.crossing(part.start));
-            let stream = handed_over.map(|buf| program.widths[buf.0]).sum::<usize>();
-            let n_out = program.n_out;
-            match (name, layers) {
-                ("gemma3n-dense", _) => assert!(n_ranges > 1, "{name}"),
-                _ => assert_eq!((n_ranges, stream), (1, 0), "{name}, {layers:?}"),
-            }
-            let mut before = engine.decoder().transfers();
-            assert_eq!(before, Transfers::default());
-            for (n, outputs) in [(9, Outputs::None), (5, Outputs::All), (1, Outputs::Last)] {
-                engine.lead(|decoder| {
-                    let sequence = decoder.kv_mut().create();
-                    let tokens = &tokens[..n];
-                    decoder.step(&[SequenceChunk { sequence, tokens, outputs }]).unwrap();
-                });
-                let n_results = outputs.count(n);
-                let now = engine.decoder().transfers();
-                let what = format!("{name}, {layers:?}, {n} tokens");
-                let submissions = now.submissions - before.submissions;
-                // Without results there is nothing to do in a range of the head.
-                match n_results {
-                    0 if n_ranges > 1 => assert!(submissions <= n_ranges, "{what}"),
-                    _ => assert_eq!(submissions, n_ranges, "{what}"),
-                }
-                let back = 4 * (n * stream + n_results * n_out) as u64;
-                assert_eq!(now.bytes_back - before.bytes_back, back, "{what}");
-                assert!(now.bytes_there > before.bytes_there, "{what}");
-                before = now;
-            }
-        }
-    }
 }
 
 #[test]
@@ -405,16 +266,62 @@ fn what_is_not_there_is_named() {
         ..Placement::default()
     };
     let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent);
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent());
     let error = Engine::on(&model, &options(1, 1), &start).err().unwrap().to_string();
     assert!(error.contains("no such thing") && error.contains("adapter"), "{error}");
     // As many layers as the device has room for are none where there is no device.
     let placement = Placement { layers: GpuLayers::Auto, ..placement };
-    let said = std::sync::Mutex::new(Vec::new());
-    let tell = |line: &str| said.lock().unwrap().push(line.to_owned());
+    let (said, listener) = noting();
     let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &tell);
+        |program, options: &BackendOptions| start_placed(program, options, &placement, &listener);
     assert!(Engine::on(&model, &options(1, 1), &start).is_ok());
-    let said = said.into_inner().unwrap();
+    let said = said.lock().unwrap();
     assert!(said.iter().any(|line| line.contains("all layers stay on the CPU")), "{said:?}");
+}
+
+/// Hears of weights on their way, and stops them behind so many parts.
+struct Counting {
+    heard: Mutex<Vec<(u64, u64)>>,
+    most: usize,
+}
+
+impl PlacementListener for Counting {
+    fn tell(&self, line: &str) {
+        panic!("{line}");
+    }
+
+    fn bring(&self, done: u64, total: u64) -> ControlFlow<()> {
+        let mut heard = self.heard.lock().unwrap();
+        heard.push((done, total));
+        if heard.len() < self.most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+#[test]
+fn weights_on_their_way_are_told_and_can_be_stopped() {
+    if adapter().is_none() {
+        return;
+    }
+    let model = model(fixture_model::load("llama-dense").gguf);
+    for most in [usize::MAX, 3] {
+        let counting = Arc::new(Counting { heard: Mutex::default(), most });
+        let listener: Arc<dyn PlacementListener> = counting.clone();
+        let placement =
+            Placement { layers: GpuLayers::All, adapter: adapter(), ..Placement::default() };
+        let start = |program, options: &BackendOptions| {
+            start_placed(program, options, &placement, &listener)
+        };
+        let started = Engine::on(&model, &options(1, 1), &start);
+        let heard = counting.heard.lock().unwrap();
+        assert!(heard.is_sorted_by_key(|(done, _)| *done), "{heard:?}");
+        if most == usize::MAX {
+            let offload = started.unwrap().decoder().offload().unwrap();
+            let n = offload.on_gpu.weights;
+            assert_eq!(heard.last(), Some(&(n, n)));
+        } else {
+            let error = started.err().unwrap().to_string();
+            assert_eq!(heard.len(), most);
+            assert!(error.contains("was stopped on its way"), "{error}");
+        }
+    }
 }

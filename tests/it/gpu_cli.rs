@@ -45,6 +45,13 @@ fn inspect_and_bench_tell_which_layer_runs_where() {
     assert!(places(&one).join(", ").ends_with(r#"1 "CPU", 2 "GPU", "head" "GPU""#));
     assert_eq!(one["gpu"]["token_bytes_there"], 4 * planned["n_embd"].as_u64().unwrap());
     assert_eq!(one["gpu"]["layers"], 1);
+    // Of the table, which is the head's matrix too, a token reads all.
+    assert_eq!(one["gpu"]["token_bytes_read"], one["gpu"]["on_gpu"]["weights"]);
+    let [copies, share] = ["copy_gbps", "copy_share"].map(|key| one["gpu"][key].as_f64().unwrap());
+    assert!(copies > 0.1 && (0.0..1.0).contains(&share), "{copies}, {share}");
+    let (read, steps) = (one["gpu"]["token_bytes_read"].as_f64().unwrap(), &one["gen_tps_each"]);
+    let expected = read * steps.as_f64().unwrap() / copies / 1e9;
+    assert!((share - expected).abs() <= 1e-4 + 0.02 * expected, "{share} for {expected}");
     // Without layers on a GPU there is nothing to tell.
     assert!(object(&args).get("gpu").is_none());
 }

@@ -2,9 +2,10 @@
 //! and SPIR-V, which a validator of its makers reads. No GPU is needed.
 
 use crate::require::require;
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use teff::backend::gpu::{Form, Shader};
+use teff::backend::gpu::{Form, Shader, Width};
 use wgpu::naga::back::{hlsl, msl, spv};
 use wgpu::naga::valid::{
     Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
@@ -16,17 +17,44 @@ const MSL: (u8, u8) = (2, 2);
 /// Of Vulkan 1.1.
 const SPIRV: (u8, u8) = (1, 3);
 
-/// Forms of shaders, with subgroups of each size.
-const FORMS: [Form; 4] = [Form::Plain, Form::Lanes(8), Form::Lanes(16), Form::Lanes(32)];
+/// Forms of shaders, with subgroups of each size, but for those that are emulated.
+const FORMS: [Form; 9] = [
+    Form::Plain,
+    Form::Subgroups(Width::Fixed(8)),
+    Form::Subgroups(Width::Fixed(16)),
+    Form::Subgroups(Width::Fixed(32)),
+    Form::Subgroups(Width::Fixed(64)),
+    Form::Subgroups(Width::Any),
+    Form::Lanes(8),
+    Form::Lanes(16),
+    Form::Lanes(32),
+];
 
 /// Every shader in every form that it differs in.
 fn shaders() -> impl Iterator<Item = (Shader, Form)> {
     let of_form = |form| Shader::all(form).map(move |shader| (shader, form));
-    let is_new = |(shader, form): &(Shader, Form)| {
-        let is_of_lanes = matches!(shader, Shader::MatRows(..) | Shader::HeadGroups { .. });
-        is_of_lanes || *form == Form::Plain
-    };
+    let mut known = HashSet::new();
+    let is_new = move |(shader, form): &(Shader, Form)| known.insert(shader.source(*form));
     FORMS.into_iter().flat_map(of_form).filter(is_new)
+}
+
+#[test]
+fn sums_are_by_subgroups_where_there_are_some() {
+    let by_subgroups = |form| {
+        let is_one = |shader: &Shader| shader.source(form).contains("subgroupAdd(");
+        Shader::all(form).filter(is_one).collect::<Vec<_>>()
+    };
+    assert_eq!(by_subgroups(Form::Plain), []);
+    for form in FORMS.into_iter().filter(|form| matches!(form, Form::Subgroups(_))) {
+        let found = by_subgroups(form);
+        for shader in Shader::all(form) {
+            let is_sum = matches!(
+                shader,
+                Shader::MatVec(..) | Shader::Experts(_) | Shader::Rows { .. } | Shader::Rope { .. }
+            );
+            assert_eq!(found.contains(&shader), is_sum, "{shader:?}, {form:?}");
+        }
+    }
 }
 
 /// A shader, checked.
@@ -38,7 +66,7 @@ fn parse(shader: Shader, form: Form) -> (Module, ModuleInfo) {
         .unwrap_or_else(|e| panic!("{label}: {}", e.emit_to_string(&source)));
     let capabilities = match form {
         Form::Plain => Capabilities::SHADER_FLOAT16_IN_FLOAT32,
-        Form::Lanes(_) => Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP,
+        _ => Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP,
     };
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator
@@ -68,7 +96,7 @@ fn every_shader_is_one_in_metals_language() {
 #[test]
 fn every_shader_is_one_in_directx_language() {
     // Those of lanes are for software Vulkan.
-    for (shader, form) in shaders().filter(|(_, form)| *form == Form::Plain) {
+    for (shader, form) in shaders().filter(|(_, form)| !matches!(form, Form::Lanes(_))) {
         let (module, info) = parse(shader, form);
         let mut text = String::new();
         let (options, of_pipeline) = (hlsl::Options::default(), hlsl::PipelineOptions::default());

@@ -54,6 +54,10 @@ mod gpu;
 #[cfg(all(any(feature = "gpu", target_vendor = "apple"), feature = "cli"))]
 mod gpu_cli;
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
+mod gpu_loss;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+mod gpu_models;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
 mod gpu_shaders;
 #[cfg(feature = "grammar")]
 mod grammar;

@@ -10,9 +10,10 @@ use gguf_rs_lite::GgufFile;
 use std::ops::{ControlFlow, Range};
 use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use teff::backend::pages::KvType;
-use teff::backend::{BackendOptions, Executor, StepInput, Unfinished, start};
+use teff::backend::pages::{KvType, PAGE_TOKENS};
+use teff::backend::{BackendOptions, DeviceError, Executor, StepInput, Unfinished, start};
 use teff::decoder::{Decoder, DecoderOptions, Outputs, SequenceChunk, lower};
 use teff::engine::{
     CancelToken, Counters, EngineError, FinishReason, Listener, Model, Request, Scheduler,
@@ -35,6 +36,8 @@ const POISON: u32 = 77;
 enum Fault {
     Panic,
     Cancel(CancelToken),
+    /// A device is lost, with all pages.
+    Loss,
 }
 
 type Faults = Mutex<Box<dyn FnMut(&StepInput<'_>) -> Option<Fault> + Send>>;
@@ -55,6 +58,20 @@ impl Hook for Faults {
                 resume_unwind(Box::new("a phase panicked"));
             }
             Some(Fault::Cancel(token)) => token.cancel(),
+            Some(Fault::Loss) => {
+                for (group, pages) in input.tables.iter().flat_map(|table| table.iter().enumerate())
+                {
+                    for &page in pages.iter().flatten() {
+                        let mut bytes = Vec::new();
+                        executor.read_page(group, page, PAGE_TOKENS, &mut bytes).unwrap();
+                        // No numbers.
+                        bytes.fill(0xff);
+                        executor.write_page(group, page, &bytes).unwrap();
+                    }
+                }
+                let device = "a device".into();
+                return Err(Unfinished::Moved(DeviceError { device, fault: "is lost".into() }));
+            }
             None => {}
         }
         Ok(())
@@ -313,6 +330,8 @@ struct World {
     /// Stop strings by kind.
     stops: Vec<Vec<String>>,
     counted: Counters,
+    /// Losses of all pages in a step.
+    n_lost: Arc<AtomicU64>,
 }
 
 /// Answers to one prompt, at most.
@@ -369,7 +388,7 @@ impl World {
             (sizes, decoder, hook)
         });
         let (decoders, counted) = (decoders.into(), Counters::default());
-        World { name, tokenizer, decoders, alone, stops, counted }
+        World { name, tokenizer, decoders, alone, stops, counted, n_lost: Arc::default() }
     }
 
     /// One schedule: arrivals, cancellations and faults between and in steps.
@@ -389,9 +408,16 @@ impl World {
         let mut asked: Vec<Asked> = Vec::new();
         // Steps from now to the next fault, and cancellations that are due.
         let (mut panic_in, mut cancel_in) = (1 + below(200), 1 + below(25));
+        let mut loss_in = 1 + below(150);
         let due: Arc<Mutex<Option<CancelToken>>> = Arc::default();
-        let in_step = due.clone();
+        let (in_step, n_lost) = (due.clone(), self.n_lost.clone());
         *hook.lock().unwrap() = Box::new(move |input| {
+            loss_in -= 1;
+            if loss_in == 0 {
+                loss_in = 150;
+                n_lost.fetch_add(1, Ordering::Relaxed);
+                return Some(Fault::Loss);
+            }
             panic_in = panic_in.saturating_sub(1);
             let is_shared = input.sequence.last() > Some(&0);
             if input.tokens.contains(&POISON) || (panic_in == 0 && is_shared) {
@@ -496,7 +522,8 @@ impl World {
 fn schedules(mut world: World, n: u64) {
     (0..n).for_each(|seed| world.schedule(seed));
     let Counters { n_cached, n_preempted, n_interrupted, n_failed, n_forked, .. } = world.counted;
-    let counted = [n_cached, n_preempted, n_interrupted, n_failed, n_forked];
+    let n_lost = world.n_lost.load(Ordering::Relaxed);
+    let counted = [n_cached, n_preempted, n_interrupted, n_failed - n_lost, n_forked, n_lost];
     assert!(counted.iter().all(|&count| count > n / 20), "{}: {counted:?}", world.name);
 }
 

@@ -50,6 +50,14 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// [`Backend::lead`] for those who know that these are the CPUs.
+    pub fn gather(&mut self, f: &mut (dyn FnMut(&mut Gathered<'_>) + Send)) {
+        let backend = &mut self.backend;
+        self.pool.lead(|leader| f(&mut Gathered { backend, leader }));
+    }
+}
+
 impl Backend for Cpu {
     fn program(&self) -> &Arc<Program> {
         self.backend.program()
@@ -72,15 +80,21 @@ impl Backend for Cpu {
     }
 
     fn lead(&mut self, f: &mut (dyn FnMut(&mut dyn Executor) + Send)) {
-        let backend = &mut self.backend;
-        self.pool.lead(|leader| f(&mut Gathered { backend, leader }));
+        self.gather(&mut |gathered| f(gathered));
     }
 }
 
 /// The CPUs while their workers are gathered.
-struct Gathered<'a> {
+pub struct Gathered<'a> {
     backend: &'a mut CpuBackend,
     leader: &'a Leader<'a>,
+}
+
+impl Gathered<'_> {
+    /// Runs all operations from the next step on. Pages and states hold anything then.
+    pub fn take_over(&mut self) {
+        self.backend.take_over();
+    }
 }
 
 impl Executor for Gathered<'_> {

@@ -18,7 +18,7 @@ mod states;
 mod streams;
 pub mod topology;
 
-pub use gathered::Cpu;
+pub use gathered::{Cpu, Gathered};
 pub(crate) use pool::LEN_MAX;
 pub use pool::MAX_THREADS;
 
@@ -118,6 +118,8 @@ struct CpuBackend {
     packs: [PackBuffers; FORMATS.len()],
     moe: moe::Buffers,
     interleaved: interleaved::Interleaved,
+    /// Whether decoding may interleave weights.
+    repacks: bool,
     /// Tiles of the current step.
     tiles: attention::Tiles,
     /// Attention's results that are yet to be merged.
@@ -228,12 +230,25 @@ impl CpuBackend {
             partials: Shared::empty(),
             scratch: scratch.collect(),
             interleaved,
+            repacks: options.repack,
             arena: Arena::new(options.kv_type, &program.kv, &program.stored_by(is_here)),
             states: States::new(&program.states),
             program,
             max_tokens,
             max_outputs,
         })
+    }
+
+    /// Runs all operations from now on. Pages and states hold anything then; decoding begins anew to
+    /// interleave, without those weights that there is no memory for.
+    fn take_over(&mut self) {
+        self.arena.take_all(&self.program.kv);
+        if self.repacks {
+            // Those that are interleaved go first: their memory may be wanted.
+            self.interleaved = interleaved::Interleaved::none();
+            self.interleaved =
+                interleaved::Interleaved::plan(self.kernels, &self.program, &|_| true);
+        }
     }
 
     fn program(&self) -> &Arc<Program> {

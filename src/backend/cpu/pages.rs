@@ -117,6 +117,12 @@ impl Arena {
         Arena { kind, space: PageSpace::default(), groups, group_of, pages }
     }
 
+    /// Has pages of all of the program's layers from now on. Those of a layer that was elsewhere are made
+    /// when they are filled.
+    pub fn take_all(&mut self, layers: &[KvShape]) {
+        self.groups = LayerGroup::of_layers(layers);
+    }
+
     /// Type of the stored elements.
     pub fn kind(&self) -> KvType {
         self.kind

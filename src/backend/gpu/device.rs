@@ -1,10 +1,12 @@
 //! The adapter that is chosen, and what goes wrong on it.
 
 use super::adapter_memory::memory_bytes;
-use super::shader::Form;
+use super::shader::{Form, Width};
+use crate::backend::plan::ShaderChoice;
 use crate::backend::step::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 /// APIs that the shaders are translated to.
 const BACKENDS: wgpu::Backends =
@@ -13,6 +15,15 @@ const BACKENDS: wgpu::Backends =
 /// Sizes of subgroups that a shader for [`Form::Lanes`] can have: eight lanes fetch a token's columns, and a page
 /// is a whole number of times as many keys.
 const LANES: [u32; 3] = [8, 16, 32];
+/// Sizes of subgroups that divide a workgroup and that shaders are made for.
+const WIDTHS: [u32; 4] = [8, 16, 32, 64];
+
+/// Bytes of a copy that is measured: more than any cache on a GPU has.
+const COPY_BYTES: u64 = 128 << 20;
+/// Copies in a reading: one alone is short for a fast device.
+const COPIES: u64 = 4;
+/// Readings, of which the best counts: before the first one the memory was not touched.
+const COPY_READINGS: usize = 3;
 
 /// Result of what a device does.
 pub(super) type DeviceResult<T> = Result<T, DeviceError>;
@@ -86,27 +97,25 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU; with
-    /// shaders that any adapter can have, if it is to be `plain`.
+    /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU, for
+    /// these shaders.
     ///
     /// # Errors
-    /// There is none, or it gives no device.
-    pub fn open(name: Option<&str>, plain: bool) -> DeviceResult<Device> {
+    /// There is none, it gives no device, or it lacks what the shaders rely on.
+    pub fn open(name: Option<&str>, shaders: ShaderChoice) -> DeviceResult<Device> {
         let adapter = choose(all_adapters(), name)?;
         let info = adapter.get_info();
-        let form = match plain {
-            true => Form::Plain,
-            false => form_of(&info, adapter.features()),
-        };
-        let name: Arc<str> = info.name.into();
+        let name: Arc<str> = info.name.as_str().into();
         let error = |fault: String| DeviceError::new(&name, fault);
+        let form = form_of(&info, adapter.features(), shaders)
+            .ok_or_else(|| error("has no subgroups".to_owned()))?;
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("teff"),
             required_limits: limits.clone(),
             required_features: match form {
-                Form::Plain => wgpu::Features::empty(),
-                Form::Lanes(_) => wgpu::Features::SUBGROUP,
+                Form::Plain | Form::Subgroups(Width::Emulated(_)) => wgpu::Features::empty(),
+                Form::Lanes(_) | Form::Subgroups(_) => wgpu::Features::SUBGROUP,
             },
             ..wgpu::DeviceDescriptor::default()
         };
@@ -117,10 +126,9 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             note(&of_errors, error.to_string());
         }));
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&of_loss, format!("the device is lost: {message}"));
-            }
+        device.set_device_lost_callback(move |_, message| {
+            let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+            note(&of_loss, format!("the device is lost{why}"));
         });
         Ok(Device { device, queue, limits, form, name, fault })
     }
@@ -191,6 +199,31 @@ impl Device {
         self.guarded(what, || self.device.create_buffer(&descriptor))
     }
 
+    /// Bytes per second that copies from buffer to buffer read and write: the best of some readings.
+    ///
+    /// # Errors
+    /// There is no memory for the buffers, or the device is lost.
+    pub fn copy_bandwidth(&self) -> DeviceResult<f64> {
+        let bytes = COPY_BYTES.min(self.limits.max_buffer_size) / 16 * 16;
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = || self.buffer("a copy that is measured", bytes as usize, usage);
+        let (from, to) = (buffer()?, buffer()?);
+        let mut best = Duration::MAX;
+        for _ in 0..COPY_READINGS {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            for _ in 0..COPIES {
+                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+            }
+            let start = Instant::now();
+            self.queue.submit([encoder.finish()]);
+            let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+            polled.map_err(|error| self.error(format!("waiting for a copy: {error}")))?;
+            self.check()?;
+            best = best.min(start.elapsed());
+        }
+        Ok((2 * COPIES * bytes) as f64 / best.as_secs_f64().max(1e-9))
+    }
+
     /// Waits for all that was submitted, and gives the first `bytes` bytes of a buffer that can be
     /// mapped to `read`.
     ///
@@ -226,14 +259,33 @@ impl Device {
     }
 }
 
-/// The form of shaders for an adapter.
-fn form_of(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Form {
-    let lanes = info.subgroup_min_size;
-    let is_fixed = lanes == info.subgroup_max_size && LANES.contains(&lanes);
+/// The form of shaders for an adapter; `None`: it lacks what they rely on.
+fn form_of(
+    info: &wgpu::AdapterInfo,
+    features: wgpu::Features,
+    shaders: ShaderChoice,
+) -> Option<Form> {
+    let (lanes, is_fixed) =
+        (info.subgroup_min_size, info.subgroup_min_size == info.subgroup_max_size);
     let is_software = info.device_type == wgpu::DeviceType::Cpu;
-    match is_software && is_fixed && features.contains(wgpu::Features::SUBGROUP) {
-        true => Form::Lanes(lanes),
-        false => Form::Plain,
+    let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
+    let width = match is_fixed && WIDTHS.contains(&lanes) {
+        true => Width::Fixed(lanes),
+        false => Width::Any,
+    };
+    match shaders {
+        ShaderChoice::Best
+            if has_subgroups && is_software && is_fixed && LANES.contains(&lanes) =>
+        {
+            Some(Form::Lanes(lanes))
+        }
+        ShaderChoice::Best | ShaderChoice::Subgroups if has_subgroups => {
+            Some(Form::Subgroups(width))
+        }
+        ShaderChoice::SubgroupsOfAny if has_subgroups => Some(Form::Subgroups(Width::Any)),
+        ShaderChoice::Best | ShaderChoice::Plain => Some(Form::Plain),
+        ShaderChoice::Emulated(lanes) => Some(Form::Subgroups(Width::Emulated(lanes))),
+        ShaderChoice::Subgroups | ShaderChoice::SubgroupsOfAny => None,
     }
 }
 

@@ -9,7 +9,7 @@ mod linear;
 
 use super::shader::{FEW_MAX, Form, Shader};
 use super::submission::Work;
-use crate::backend::pages::LayerGroup;
+use crate::backend::pages::{KvType, LayerGroup};
 use crate::backend::program::{
     BoundWeight, Buf, CopyPieces, HeadNorm, Norm, NormKind, Op, Program, Tokens, WeightId,
 };
@@ -166,8 +166,8 @@ pub(super) struct Shape {
     pub binding_max: usize,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
-    /// Whether pages hold single precision.
-    pub wide: bool,
+    /// Type of keys and values in pages.
+    pub kv: KvType,
     /// Longest head, a multiple of 128.
     pub head_max: usize,
     /// Abilities that shaders may rely on.

@@ -4,9 +4,11 @@ use super::device::{Device, DeviceResult};
 use super::dispatch::{Bound, Dispatch, Dispatches, Scratch, windows};
 use super::input::{bytes_of_floats, bytes_of_words};
 use super::pages::{LayerPages, STORAGE};
+use crate::backend::PlacementListener;
 use crate::backend::offload::part_of;
 use crate::backend::pages::KvType;
 use crate::backend::program::{BoundWeight, Op, Output, Program};
+use std::ops::ControlFlow;
 
 /// Bytes of a weight that are on their way to the device at a time.
 const UPLOAD_BYTES: usize = 16 << 20;
@@ -77,7 +79,7 @@ impl Memory {
         device.queue.write_buffer(&constants, 0, &bytes_of_floats(&made.constants));
         let (params, params_stride) = upload_params(device, &made.list)?;
         let staging_bytes = 4 * n_results.max(max_tokens * width_max);
-        let mut memory = Memory {
+        let memory = Memory {
             activations,
             weights: program.weights.iter().map(|_| Vec::new()).collect(),
             pages,
@@ -90,18 +92,47 @@ impl Memory {
             results: device.buffer("rows of results", 4 * n_results, STORAGE)?,
             staging: device.buffer("results on their way", staging_bytes, STAGING)?,
         };
-        for (op, weight) in indices().flat_map(|op| weights_of(program, op)) {
-            memory.upload(device, weight).map_err(|error| error.at(part_of(program, op)))?;
-        }
         device.check()?;
         Ok(memory)
     }
 
-    /// Brings a weight to the device, unless it is there.
-    fn upload(&mut self, device: &Device, weight: &BoundWeight) -> DeviceResult<()> {
-        if !self.weights[weight.id().0].is_empty() {
-            return Ok(());
+    /// Brings the weights of the operations for which `is_here` holds to the device; the listener hears of
+    /// each part.
+    ///
+    /// # Errors
+    /// The device has no memory for them or is lost, or the listener wants no more.
+    pub fn bring_weights(
+        &mut self,
+        device: &Device,
+        program: &Program,
+        is_here: &dyn Fn(usize) -> bool,
+        listener: &dyn PlacementListener,
+    ) -> DeviceResult<()> {
+        let mut is_known = vec![false; program.weights.len()];
+        let here = (0..program.ops.len()).filter(|&op| is_here(op));
+        let used = here.flat_map(|op| weights_of(program, op));
+        let used: Vec<(usize, &BoundWeight)> = used
+            .filter(|(_, weight)| !std::mem::replace(&mut is_known[weight.id().0], true))
+            .collect();
+        let total = used.iter().map(|(_, weight)| weight.bytes().len() as u64).sum();
+        let mut done = 0;
+        for (op, weight) in used {
+            let hear = |n_bytes: usize| {
+                done += n_bytes as u64;
+                listener.bring(done, total)
+            };
+            self.upload(device, weight, hear).map_err(|error| error.at(part_of(program, op)))?;
         }
+        device.check()
+    }
+
+    /// Brings a weight to the device; `hear` is told of each part's bytes.
+    fn upload(
+        &mut self,
+        device: &Device,
+        weight: &BoundWeight,
+        mut hear: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> DeviceResult<()> {
         let most = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
         let row_bytes = weight.row_bytes();
         for window in windows(weight, usize::try_from(most).unwrap_or(usize::MAX)) {
@@ -121,6 +152,9 @@ impl Memory {
                 device.queue.submit([]);
                 let polled = device.device.poll(wgpu::PollType::wait_indefinitely());
                 polled.map_err(|error| device.error(format!("{}: {error}", weight.name)))?;
+                if hear(part.len()).is_break() {
+                    return Err(device.error(format!("{}: was stopped on its way", weight.name)));
+                }
             }
             self.weights[weight.id().0].push(buffer);
         }

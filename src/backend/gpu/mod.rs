@@ -5,7 +5,7 @@
 //! activations, sums and softmax are f32. A range of operations is one submission. For the same
 //! batch the same device gives the same bits; they are not the CPU's.
 //!
-//! Limits: heads of at most 1024 elements, caches of f16 and f32, and what [`unsupported`] says.
+//! Limits: heads of at most 1024 elements, caches of f32, f16 and Q8_0, and what [`unsupported`] says.
 
 mod adapter_memory;
 mod device;
@@ -19,14 +19,15 @@ mod support;
 
 pub(super) use device::adapter_info;
 pub use device::{AdapterInfo, adapters};
-pub use shader::{Form, Shader};
+pub use shader::{Form, Shader, Width};
 pub use support::unsupported;
 
 use super::offload::part_of;
 use super::pages::{CacheOp, KvType, LayerGroup, PageId};
+use super::plan::ShaderChoice;
 use super::program::{Buf, Program, Tokens};
 use super::step::DeviceError;
-use super::{Results, StepInput, Transfers};
+use super::{PlacementListener, Results, StepInput, Transfers};
 use device::{Device, DeviceResult};
 use dispatch::{Builder, Dispatch, Dispatches, Shape};
 use memory::Memory;
@@ -42,14 +43,16 @@ use teff_kernels::float::block_max;
 pub(super) struct GpuOptions<'a> {
     /// Part of the adapter's name; `None`: the best adapter that is no program on the CPU.
     pub adapter: Option<&'a str>,
-    /// Whether shaders are those for any adapter.
-    pub plain: bool,
+    /// Shaders that it is to have.
+    pub shaders: ShaderChoice,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
     pub max_outputs: usize,
     /// Type of cached keys and values.
     pub kv_type: KvType,
+    /// Number of the range before which the device is destroyed, for tests.
+    pub lose_at: Option<u64>,
 }
 
 /// A device with the weights, pages and buffers of some of a program's operations.
@@ -69,6 +72,8 @@ pub(super) struct Gpu {
     maxima: Vec<f32>,
     max_outputs: usize,
     transfers: Transfers,
+    /// Ranges until the device is destroyed.
+    lose_at: Option<u64>,
 }
 
 impl Gpu {
@@ -76,13 +81,15 @@ impl Gpu {
     /// [`unsupported`].
     ///
     /// # Errors
-    /// There is no such adapter, or it has no memory for all of that.
+    /// There is no such adapter, or it has no memory for all of that; or the listener, who hears of the
+    /// weights, has no patience.
     pub fn start(
         program: Arc<Program>,
         options: &GpuOptions<'_>,
         is_here: &dyn Fn(usize) -> bool,
+        listener: &dyn PlacementListener,
     ) -> DeviceResult<Gpu> {
-        let device = Device::open(options.adapter, options.plain)?;
+        let device = Device::open(options.adapter, options.shaders)?;
         let &GpuOptions { max_tokens, max_outputs, kv_type, .. } = options;
         let groups = LayerGroup::of_layers(&program.kv);
         let head = program.kv.iter().map(|shape| shape.k_dim.max(shape.v_dim)).max().unwrap_or(1);
@@ -91,7 +98,7 @@ impl Gpu {
         let shape = Shape {
             binding_max: usize::try_from(binding_max).unwrap_or(usize::MAX),
             max_tokens,
-            wide: kv_type == KvType::F32,
+            kv: kv_type,
             head_max: head.next_multiple_of(HEAD_STEP).min(HEAD_MAX),
             form: device.form,
         };
@@ -104,7 +111,8 @@ impl Gpu {
             }
         }
         let sizes = [max_tokens, max_outputs];
-        let memory = Memory::new(&device, &program, &made, kv_type, sizes, is_here)?;
+        let mut memory = Memory::new(&device, &program, &made, kv_type, sizes, is_here)?;
+        memory.bring_weights(&device, &program, is_here, listener)?;
         let n_out = program.n_out;
         Ok(Gpu {
             device,
@@ -119,6 +127,7 @@ impl Gpu {
             max_outputs,
             program,
             transfers: Transfers::default(),
+            lose_at: options.lose_at,
         })
     }
 
@@ -130,6 +139,14 @@ impl Gpu {
     /// Bytes that the steps so far sent here, and got back.
     pub fn transfers(&self) -> Transfers {
         self.transfers
+    }
+
+    /// Bytes per second that copies from buffer to buffer read and write.
+    ///
+    /// # Errors
+    /// The device has no memory for the buffers, or is lost.
+    pub fn copy_bandwidth(&self) -> DeviceResult<f64> {
+        self.device.copy_bandwidth()
     }
 
     /// Changes pages, in this order, and makes what the step is to fill.
@@ -189,6 +206,12 @@ impl Gpu {
     /// # Errors
     /// The device is lost, or refuses something.
     pub fn run(&mut self, ops: Range<usize>, input: &StepInput<'_>) -> DeviceResult<()> {
+        if let Some(left) = &mut self.lose_at {
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => self.device.device.destroy(),
+            }
+        }
         self.write_input(input)?;
         self.bind_all(&ops);
         let n = [input.tokens.len() as u32, input.outputs.len() as u32];

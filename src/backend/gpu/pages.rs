@@ -1,9 +1,9 @@
 //! Pages of the KV cache on a device: a buffer for each layer that grows with the numbers of pages,
-//! `[pages]([kv heads][slots][k_dim], [kv heads][slots][v_dim])`, elements in pairs. A head of an odd
-//! number of elements has one more.
+//! `[pages]([kv heads][slots] rows of keys, [kv heads][slots] rows of values)`. A row is a head's key or value
+//! in whole words: elements in pairs, of which a head of an odd number has one more, or scales and codes.
 
 use super::device::{Device, DeviceResult};
-use crate::backend::pages::{KvType, PAGE_TOKENS, PageId};
+use crate::backend::pages::{BLOCK, KvType, PAGE_TOKENS, PageId, SCALE_BYTES};
 use crate::backend::program::KvShape;
 use half::f16;
 
@@ -15,10 +15,59 @@ pub(super) const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
 /// Pages that a buffer begins with.
 const PAGES_MIN: usize = 4;
 
-/// Pairs of elements in a page of a layer.
-pub(super) fn page_pairs(shape: &KvShape) -> usize {
-    shape.n_kv_heads * PAGE_TOKENS * (shape.k_dim.div_ceil(2) + shape.v_dim.div_ceil(2))
+/// Words of a row: the key or the value of one head, as `kv_*.wgsl` say.
+fn row_words(dim: usize, kind: KvType) -> usize {
+    match kind {
+        KvType::F32 => dim.next_multiple_of(2),
+        KvType::F16 => dim.div_ceil(2),
+        KvType::Q8_0 => scale_words(dim) + dim.div_ceil(BLOCK) * BLOCK / 4,
+        KvType::Q4_0 => unreachable!("{UNSUPPORTED}"),
+    }
 }
+
+/// Words of the scales that a row of blocks begins with.
+fn scale_words(dim: usize) -> usize {
+    dim.div_ceil(BLOCK).div_ceil(2)
+}
+
+/// Words of a page of a layer.
+pub(super) fn page_words(shape: &KvShape, kind: KvType) -> usize {
+    let rows = shape.n_kv_heads * PAGE_TOKENS;
+    rows * (row_words(shape.k_dim, kind) + row_words(shape.v_dim, kind))
+}
+
+/// Bytes of a page of a layer.
+fn page_bytes(shape: &KvShape, kind: KvType) -> usize {
+    4 * page_words(shape, kind)
+}
+
+/// Numbers of a row that lie one behind the other.
+#[derive(Clone, Copy)]
+struct Run {
+    n: usize,
+    /// Bytes of a number.
+    size: usize,
+    /// Bytes before the first.
+    from: usize,
+}
+
+/// The numbers of a row, in the order of stored pages.
+fn runs(dim: usize, kind: KvType) -> Vec<Run> {
+    let plain = |size| vec![Run { n: dim, size, from: 0 }];
+    match kind {
+        KvType::F32 => plain(size_of::<f32>()),
+        KvType::F16 => plain(size_of::<f16>()),
+        KvType::Q8_0 => {
+            let n_blocks = dim.div_ceil(BLOCK);
+            let codes = Run { n: n_blocks * BLOCK, size: 1, from: 4 * scale_words(dim) };
+            vec![codes, Run { n: n_blocks, size: SCALE_BYTES, from: 0 }]
+        }
+        KvType::Q4_0 => unreachable!("{UNSUPPORTED}"),
+    }
+}
+
+/// Layers with such a cache stay on the CPU.
+const UNSUPPORTED: &str = "no shader reads such a cache";
 
 /// The pages of a layer.
 pub(super) struct LayerPages {
@@ -78,14 +127,10 @@ impl LayerPages {
     ///
     /// [`Executor::read_page`]: crate::backend::Executor::read_page
     pub fn store(&self, bytes: &[u8], n: usize, out: &mut Vec<u8>) {
-        let KvShape { n_kv_heads, k_dim, v_dim, .. } = self.shape;
-        let element = self.element_bytes();
-        let keys = self.element_order(k_dim, 0, true);
-        let values = self.element_order(v_dim, keys_len(n_kv_heads, k_dim), false);
-        for (place, slot) in keys.chain(values) {
+        for Number { at, size, slot } in numbers(self.shape, self.kind) {
             match slot < n {
-                true => out.extend_from_slice(&bytes[place * element..][..element]),
-                false => out.extend([0; 4][..element].iter()),
+                true => out.extend_from_slice(&bytes[at..][..size]),
+                false => out.extend([0; 4][..size].iter()),
             }
         }
     }
@@ -94,50 +139,72 @@ impl LayerPages {
     ///
     /// [`Executor::read_page`]: crate::backend::Executor::read_page
     pub fn restore(&self, stored: &[u8]) -> Vec<u8> {
-        let KvShape { n_kv_heads, k_dim, v_dim, .. } = self.shape;
-        let element = self.element_bytes();
         let mut bytes = vec![0; self.page_bytes()];
-        let keys = self.element_order(k_dim, 0, true);
-        let values = self.element_order(v_dim, keys_len(n_kv_heads, k_dim), false);
-        for ((place, _), stored) in keys.chain(values).zip(stored.chunks_exact(element)) {
-            bytes[place * element..][..element].copy_from_slice(stored);
+        let mut rest = stored;
+        for Number { at, size, .. } in numbers(self.shape, self.kind) {
+            let (number, others) = rest.split_at(size);
+            bytes[at..][..size].copy_from_slice(number);
+            rest = others;
         }
         bytes
     }
+}
 
-    fn element_bytes(&self) -> usize {
-        self.kind.head_bytes(1)
-    }
-
-    /// Places of elements, with their slots, in the order of stored pages: keys
-    /// `[kv heads][dim][slots]`, values `[kv heads][slots][dim]`.
-    fn element_order(
-        &self,
-        dim: usize,
-        first: usize,
-        is_key: bool,
-    ) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let padded = dim.next_multiple_of(2);
-        (0..self.shape.n_kv_heads).flat_map(move |head| {
-            (0..dim * PAGE_TOKENS).map(move |i| {
-                let (slot, d) = match is_key {
+/// Numbers of a page in the order of stored pages: keys `[kv heads][numbers][slots]`, values
+/// `[kv heads][slots][numbers]`, of each first one run of a row and then the next.
+fn numbers(shape: KvShape, kind: KvType) -> impl Iterator<Item = Number> {
+    let KvShape { n_kv_heads, k_dim, v_dim, .. } = shape;
+    let values_from = 4 * n_kv_heads * PAGE_TOKENS * row_words(k_dim, kind);
+    let sides = [(k_dim, 0, true), (v_dim, values_from, false)];
+    sides.into_iter().flat_map(move |(dim, first, is_key)| {
+        let row_bytes = 4 * row_words(dim, kind);
+        runs(dim, kind).into_iter().flat_map(move |Run { n, size, from }| {
+            (0..n_kv_heads * n * PAGE_TOKENS).map(move |i| {
+                let (head, i) = (i / (n * PAGE_TOKENS), i % (n * PAGE_TOKENS));
+                let (slot, number) = match is_key {
                     true => (i % PAGE_TOKENS, i / PAGE_TOKENS),
-                    false => (i / dim, i % dim),
+                    false => (i / n, i % n),
                 };
-                (first + (head * PAGE_TOKENS + slot) * padded + d, slot)
+                let row = first + (head * PAGE_TOKENS + slot) * row_bytes;
+                Number { at: row + from + number * size, size, slot }
             })
         })
+    })
+}
+
+/// A number of a page.
+struct Number {
+    /// Its first byte.
+    at: usize,
+    /// Its bytes.
+    size: usize,
+    slot: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_a_page_fill_it_without_meeting() {
+        for (n_kv_heads, k_dim, v_dim) in [(1, 32, 32), (2, 64, 40), (3, 5, 96), (1, 33, 1)] {
+            let shape = KvShape { n_kv_heads, k_dim, v_dim, window: None };
+            for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
+                let mut is_taken = vec![false; page_bytes(&shape, kind)];
+                let (mut n_bytes, mut slots) = (0, [0; PAGE_TOKENS]);
+                for Number { at, size, slot } in numbers(shape, kind) {
+                    assert!(at % size == 0, "{shape:?}, {kind}");
+                    for taken in &mut is_taken[at..at + size] {
+                        assert!(!std::mem::replace(taken, true), "{shape:?}, {kind}");
+                    }
+                    n_bytes += size;
+                    slots[slot] += size;
+                }
+                // As many as a stored page has, and the same of each token.
+                let of_token = kind.token_bytes(n_kv_heads, k_dim, v_dim);
+                assert_eq!(n_bytes, PAGE_TOKENS * of_token, "{shape:?}, {kind}");
+                assert_eq!(slots, [of_token; PAGE_TOKENS], "{shape:?}, {kind}");
+            }
+        }
     }
-}
-
-fn keys_len(n_kv_heads: usize, k_dim: usize) -> usize {
-    n_kv_heads * PAGE_TOKENS * k_dim.next_multiple_of(2)
-}
-
-fn page_bytes(shape: &KvShape, kind: KvType) -> usize {
-    let pair = match kind {
-        KvType::F32 => 2 * size_of::<f32>(),
-        _ => 2 * size_of::<f16>(),
-    };
-    page_pairs(shape) * pair
 }

@@ -1,11 +1,11 @@
 //! The shaders: which files make one, and the pipelines that are compiled of them, once each.
 
 use super::device::{Device, DeviceResult};
+use crate::backend::pages::KvType;
 use gguf_rs_lite::GgmlType;
 use std::collections::HashMap;
 
 const COMMON: &str = include_str!("shaders/common.wgsl");
-const SUM_OF_ALL: &str = include_str!("shaders/sum_of_all.wgsl");
 const ATTENTION_PARAMS: &str = include_str!("shaders/attention_params.wgsl");
 const BYTES: &str = include_str!("shaders/types/bytes.wgsl");
 
@@ -32,9 +32,22 @@ pub(super) const SHARED_HEADS: usize = 4;
 pub enum Form {
     /// Workgroups and nothing else.
     Plain,
+    /// Subgroups, which take the sums of norms and of products with a few tokens.
+    Subgroups(Width),
     /// A program on the CPU with subgroups of so many lanes: to it each number that is read costs more
     /// than all that is computed with it, and what lanes tell each other costs nothing.
     Lanes(u32),
+}
+
+/// Lanes of a subgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// So many: 8, 16, 32 or 64.
+    Fixed(u32),
+    /// What the shader finds when it runs.
+    Any,
+    /// So many invocations in the place of a subgroup, for tests.
+    Emulated(u32),
 }
 
 /// A shader.
@@ -63,22 +76,22 @@ pub enum Shader {
     Scale,
     /// Norms and rotation of heads, keys and values to pages.
     Rope {
-        /// Whether pages hold single precision, otherwise half.
-        wide: bool,
+        /// Type of keys and values in pages.
+        kv: KvType,
         /// Longest head, a multiple of 128.
         head_max: usize,
     },
     /// Attention over pages.
     Attention {
         /// As above.
-        wide: bool,
+        kv: KvType,
         /// As above.
         head_max: usize,
     },
     /// Attention of heads that share keys and values, for [`Form::Lanes`].
     HeadGroups {
         /// As above.
-        wide: bool,
+        kv: KvType,
         /// As above.
         head_max: usize,
     },
@@ -121,15 +134,15 @@ impl Shader {
             products.into_iter().chain([Shader::Embed(ty), Shader::Experts(ty)])
         };
         let types = GgmlType::all().filter(|&ty| unpacking(ty).is_some());
-        let of_heads = move |(wide, head_max)| {
+        let of_heads = move |(kv, head_max)| {
             let attention = match form {
-                Form::Plain => Shader::Attention { wide, head_max },
-                Form::Lanes(_) => Shader::HeadGroups { wide, head_max },
+                Form::Plain | Form::Subgroups(_) => Shader::Attention { kv, head_max },
+                Form::Lanes(_) => Shader::HeadGroups { kv, head_max },
             };
-            [Shader::Rope { wide, head_max }, attention]
+            [Shader::Rope { kv, head_max }, attention]
         };
-        let heads = [false, true].into_iter().flat_map(|wide| {
-            (HEAD_STEP..=HEAD_MAX).step_by(HEAD_STEP).map(move |head_max| (wide, head_max))
+        let heads = KvType::ALL.into_iter().filter(|&kv| stored(kv).is_some()).flat_map(|kv| {
+            (HEAD_STEP..=HEAD_MAX).step_by(HEAD_STEP).map(move |head_max| (kv, head_max))
         });
         let others = [
             Shader::Rows { in_place: false },
@@ -146,9 +159,9 @@ impl Shader {
     /// The product for a step of `n` tokens.
     pub(super) fn product(ty: GgmlType, n: u32, form: Form) -> Shader {
         match (form, n) {
-            (Form::Plain, 1) => Shader::MatVec(ty, 1),
-            (Form::Plain, 2..=FEW_MAX) => Shader::MatVec(ty, FEW),
-            (Form::Plain, _) => Shader::MatMul(ty),
+            (Form::Plain | Form::Subgroups(_), 1) => Shader::MatVec(ty, 1),
+            (Form::Plain | Form::Subgroups(_), 2..=FEW_MAX) => Shader::MatVec(ty, FEW),
+            (Form::Plain | Form::Subgroups(_), _) => Shader::MatMul(ty),
             (Form::Lanes(_), 1) => Shader::MatRows(ty, 1),
             (Form::Lanes(_), 2..=FEW_MAX) => Shader::MatRows(ty, FEW),
             (Form::Lanes(_), _) => Shader::MatRows(ty, ROWS_TOKENS),
@@ -185,7 +198,9 @@ impl Shader {
     /// If the type of a weight has no unpacking, or it is no shader of the form.
     #[must_use]
     pub fn source(self, form: Form) -> String {
-        let unpack = |ty| unpacking(ty).expect("types were checked before");
+        const CHECKED: &str = "types were checked before";
+        let unpack = |ty| unpacking(ty).expect(CHECKED);
+        let [load, store] = [0, 1].map(|i| move |kv| stored(kv).expect(CHECKED)[i]);
         let mut source = String::from(COMMON);
         let mut add = |parts: &[&str]| parts.iter().for_each(|part| source.push_str(part));
         match self {
@@ -195,12 +210,19 @@ impl Shader {
             }
             Shader::Rows { in_place } => {
                 let section = if in_place { "in_place" } else { "separate" };
-                add(&[SUM_OF_ALL, &section_of(include_str!("shaders/rows.wgsl"), section)]);
+                add(&[&sums(form), &section_of(include_str!("shaders/rows.wgsl"), section)]);
             }
             Shader::MatVec(ty, n) => {
                 add(unpack(ty));
                 add(&[include_str!("shaders/product_params.wgsl")]);
-                add(&[&include_str!("shaders/matvec.wgsl").replace("TOKENS", &format!("{n}u"))]);
+                let product = match form {
+                    Form::Subgroups(_) => {
+                        add(&[&sums(form)]);
+                        include_str!("shaders/matvec_subgroups.wgsl")
+                    }
+                    _ => include_str!("shaders/matvec.wgsl"),
+                };
+                add(&[&product.replace("TOKENS", &format!("{n}u"))]);
             }
             Shader::MatMul(ty) => {
                 add(unpack(ty));
@@ -214,27 +236,30 @@ impl Shader {
             }
             Shader::Experts(ty) => {
                 add(unpack(ty));
-                add(&[include_str!("shaders/experts.wgsl")]);
+                let section = match form {
+                    Form::Subgroups(_) => {
+                        add(&[&sums(form)]);
+                        "subgroups"
+                    }
+                    _ => "memory",
+                };
+                add(&[&section_of(include_str!("shaders/experts.wgsl"), section)]);
             }
             Shader::Glu => add(&[include_str!("shaders/glu.wgsl")]),
             Shader::Add => add(&[include_str!("shaders/add.wgsl")]),
             Shader::Scale => add(&[include_str!("shaders/scale.wgsl")]),
-            Shader::Rope { wide, head_max } => {
-                let stores = match wide {
-                    true => include_str!("shaders/kv_store_f32.wgsl"),
-                    false => include_str!("shaders/kv_store_f16.wgsl"),
-                };
-                add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), stores]);
-                add(&[SUM_OF_ALL, include_str!("shaders/rope.wgsl")]);
+            Shader::Rope { kv, head_max } => {
+                add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n"), load(kv), store(kv)]);
+                add(&[&sums(form), include_str!("shaders/rope.wgsl")]);
             }
-            Shader::Attention { wide, head_max } => {
-                add(&[ATTENTION_PARAMS, loads_of_pairs(wide)]);
+            Shader::Attention { kv, head_max } => {
+                add(&[ATTENTION_PARAMS, load(kv)]);
                 add(&[&format!("const HEAD_MAX: u32 = {head_max}u;\n")]);
                 let places = format!("{}u", head_max / 128);
                 add(&[&include_str!("shaders/attention.wgsl").replace("PLACES", &places)]);
             }
-            Shader::HeadGroups { wide, head_max } => {
-                add(&[ATTENTION_PARAMS, loads_of_pairs(wide), &lanes(form)]);
+            Shader::HeadGroups { kv, head_max } => {
+                add(&[ATTENTION_PARAMS, load(kv), &lanes(form)]);
                 let places = head_max.div_ceil(2 * n_lanes(form) as usize);
                 let places = format!("{places}u");
                 add(&[&include_str!("shaders/head_groups.wgsl").replace("PLACES", &places)]);
@@ -264,11 +289,35 @@ impl Shader {
     }
 }
 
-/// How pairs of elements of pages are read.
-fn loads_of_pairs(wide: bool) -> &'static str {
-    match wide {
-        true => include_str!("shaders/kv_f32.wgsl"),
-        false => include_str!("shaders/kv_f16.wgsl"),
+/// Files that load from rows of pages, and that store them; `None`: the type has none.
+pub(super) fn stored(kv: KvType) -> Option<[&'static str; 2]> {
+    match kv {
+        KvType::F32 => {
+            Some([include_str!("shaders/kv_f32.wgsl"), include_str!("shaders/kv_store_f32.wgsl")])
+        }
+        KvType::F16 => {
+            Some([include_str!("shaders/kv_f16.wgsl"), include_str!("shaders/kv_store_f16.wgsl")])
+        }
+        KvType::Q8_0 => {
+            Some([include_str!("shaders/kv_q8_0.wgsl"), include_str!("shaders/kv_store_q8_0.wgsl")])
+        }
+        KvType::Q4_0 => None,
+    }
+}
+
+/// Sums over a workgroup, with what they know of its invocations.
+fn sums(form: Form) -> String {
+    const SUBGROUPS: &str = include_str!("shaders/subgroups.wgsl");
+    const REAL: &str = include_str!("shaders/subgroups_real.wgsl");
+    const EMULATED: &str = include_str!("shaders/subgroups_emulated.wgsl");
+    let of =
+        |subgroups: &str, lanes: &str| [SUBGROUPS, &subgroups.replace("LANES", lanes)].concat();
+    match form {
+        Form::Plain => include_str!("shaders/places.wgsl").to_owned(),
+        Form::Lanes(lanes) | Form::Subgroups(Width::Fixed(lanes)) => of(REAL, &format!("{lanes}u")),
+        // Some drivers tell more lanes than there are.
+        Form::Subgroups(Width::Any) => of(REAL, "subgroupAdd(1u)"),
+        Form::Subgroups(Width::Emulated(lanes)) => of(EMULATED, &format!("{lanes}u")),
     }
 }
 
@@ -276,7 +325,7 @@ fn loads_of_pairs(wide: bool) -> &'static str {
 fn n_lanes(form: Form) -> u32 {
     match form {
         Form::Lanes(lanes) => lanes,
-        Form::Plain => unreachable!("the shader is of another form"),
+        Form::Plain | Form::Subgroups(_) => unreachable!("the shader is of another form"),
     }
 }
 

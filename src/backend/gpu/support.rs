@@ -1,6 +1,6 @@
 //! What runs on a GPU, and why the rest does not.
 
-use super::shader::{HEAD_MAX, unpacking};
+use super::shader::{HEAD_MAX, stored, unpacking};
 use crate::backend::pages::KvType;
 use crate::backend::program::{
     Epilogue, ExpertPart, HeadNorm, Linear, Moe, Op, Output, Program, RopeKv,
@@ -55,7 +55,7 @@ fn of_linear(op: &Linear) -> Option<String> {
 
 fn of_rope_kv(program: &Program, op: &RopeKv, kv_type: KvType) -> Option<String> {
     let shape = program.kv[op.layer];
-    if !matches!(kv_type, KvType::F16 | KvType::F32) {
+    if stored(kv_type).is_none() {
         return Some(format!("no shader reads a cache of type {kv_type}"));
     }
     if shape.k_dim.max(shape.v_dim) > HEAD_MAX {

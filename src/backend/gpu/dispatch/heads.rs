@@ -3,7 +3,7 @@
 use super::{
     Bound, Builder, GROUPS_FROM, Grid, Kernel, Segments, Shape, head_segment, norm_kind, outputs,
 };
-use crate::backend::gpu::pages::page_pairs;
+use crate::backend::gpu::pages::page_words;
 use crate::backend::gpu::shader::{Form, SHARED_HEADS, Shader};
 use crate::backend::gpu::submission::Work;
 use crate::backend::program::{Attention, HeadNorm, RopeKv, Tokens};
@@ -30,7 +30,7 @@ impl Builder<'_> {
             shape.v_dim as u32,
             self.width(op.qkv) as u32,
             self.group_word(op.layer),
-            page_pairs(&shape) as u32,
+            page_words(&shape, self.shape.kv) as u32,
             u32::from(op.stores),
         ];
         let norms = [q_norm, k_norm, v_norm].map(|norm| self.norm_params(norm));
@@ -52,7 +52,7 @@ impl Builder<'_> {
         params.extend(floats.map(f32::to_bits));
         params.push(norms[2].1.to_bits());
         let n = op.n_heads + if op.stores { 2 * shape.n_kv_heads } else { 0 };
-        let shader = Shader::Rope { wide: self.shape.wide, head_max: self.shape.head_max };
+        let shader = Shader::Rope { kv: self.shape.kv, head_max: self.shape.head_max };
         let buffers = vec![Bound::Angles, Bound::Buf(op.qkv), Bound::Pages(op.layer)];
         let grid = Grid::Rows { x: n as u32, per_token: 1 };
         self.push(Kernel::One(shader), params, buffers, grid, Tokens::All);
@@ -110,18 +110,18 @@ impl Builder<'_> {
             shape.v_dim as u32,
             self.width(op.qkv) as u32,
             self.group_word(op.layer),
-            page_pairs(&shape) as u32,
+            page_words(&shape, self.shape.kv) as u32,
             slopes,
             sinks,
             op.scale.to_bits(),
             op.softcap.unwrap_or(0.0).to_bits(),
         ];
-        let Shape { wide, head_max, form, .. } = self.shape;
+        let Shape { kv, head_max, form, .. } = self.shape;
         let (shader, n_groups) = match form {
-            Form::Plain => (Shader::Attention { wide, head_max }, op.n_heads),
+            Form::Plain | Form::Subgroups(_) => (Shader::Attention { kv, head_max }, op.n_heads),
             Form::Lanes(_) => {
                 let of_each = (op.n_heads / shape.n_kv_heads).div_ceil(SHARED_HEADS);
-                (Shader::HeadGroups { wide, head_max }, shape.n_kv_heads * of_each)
+                (Shader::HeadGroups { kv, head_max }, shape.n_kv_heads * of_each)
             }
         };
         let buffers = vec![Bound::Pages(op.layer), Bound::Buf(op.qkv), Bound::Buf(op.out)];

@@ -33,14 +33,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     }
     let slot = tid / 2u;
     for (var page = first / 32u; page * 32u < end; page++) {
-        let at = step[table + page] * p.page_pairs;
-        let keys = at + (kv_head * 32u + slot) * k_pairs;
+        let at = step[table + page] * p.page_words;
+        let keys = at + (kv_head * 32u + slot) * row_words(p.k_dim);
         let key = page * 32u + slot;
         let is_seen = key >= first && key < end;
         var sum = vec2<f32>();
         if (is_seen) {
             for (var i = tid % 2u; i < k_pairs; i += 2u) {
-                sum = fma(query[i], load_pair(keys + i), sum);
+                sum = fma(query[i], load_pair(keys, i, p.k_dim), sum);
             }
         }
         halves[tid] = sum.x + sum.y;
@@ -68,13 +68,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         // Keys that are not seen may lie in memory that holds anything.
         let low = max(first, page * 32u) - page * 32u;
         let high = min(end - page * 32u, 32u);
-        let values = at + p.n_kv_heads * 32u * k_pairs + kv_head * 32u * v_pairs;
+        let values = at + p.n_kv_heads * 32u * row_words(p.k_dim) + kv_head * 32u * row_words(p.v_dim);
         for (var place = 0u; place < PLACES; place++) { // unrolled
             let d = tid + 64u * place;
             if (d < v_pairs) {
                 var value = acc[place] * shrink;
                 for (var i = low; i < high; i++) {
-                    value = fma(vec2<f32>(weights[i]), load_pair(values + i * v_pairs + d), value);
+                    let pair = load_pair(values + i * row_words(p.v_dim), d, p.v_dim);
+                    value = fma(vec2<f32>(weights[i]), pair, value);
                 }
                 acc[place] = value;
             }

@@ -10,7 +10,7 @@ struct Params {
     v_dim: u32,
     width: u32,
     group: u32,
-    page_pairs: u32,
+    page_words: u32,
     // One for each head.
     slopes: u32,
     sinks: u32,

@@ -41,8 +41,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(subgroup_invocation_id) l
         }
     }
     for (var base = first - first % LANES; base < end; base += LANES) {
-        let page = step[table + base / 32u] * p.page_pairs;
-        let keys = page + (kv_head * 32u + base % 32u + lane) * k_pairs;
+        let page = step[table + base / 32u] * p.page_words;
+        let keys = page + (kv_head * 32u + base % 32u + lane) * row_words(p.k_dim);
         let key = base + lane;
         let is_seen = key >= first && key < end;
         var weight: array<vec2<f32>, SHARED>;
@@ -51,7 +51,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(subgroup_invocation_id) l
         }
         for (var place = 0u; place < PLACES; place++) { // unrolled
             for (var i = LANES * place; i < min(LANES * (place + 1u), k_pairs); i++) {
-                let pair = load_pair(keys + i);
+                let pair = load_pair(keys, i, p.k_dim);
                 for (var h = 0u; h < 4u; h++) { // unrolled
                     let x = subgroupShuffle(query[h][place].x, i % LANES);
                     let y = subgroupShuffle(query[h][place].y, i % LANES);
@@ -72,7 +72,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(subgroup_invocation_id) l
             }
         }
         // Keys that are not seen may lie in memory that holds anything.
-        let values = page + p.n_kv_heads * 32u * k_pairs + kv_head * 32u * v_pairs;
+        let values = page + p.n_kv_heads * 32u * row_words(p.k_dim) + kv_head * 32u * row_words(p.v_dim);
         for (var seen = max(first, base); seen < min(end, base + LANES); seen++) {
             var of_head: array<f32, SHARED>;
             for (var h = 0u; h < 4u; h++) { // unrolled
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(subgroup_invocation_id) l
             for (var place = 0u; place < PLACES; place++) { // unrolled
                 let d = lane + LANES * place;
                 if (d < v_pairs) {
-                    let pair = load_pair(values + (seen % 32u) * v_pairs + d);
+                    let pair = load_pair(values + (seen % 32u) * row_words(p.v_dim), d, p.v_dim);
                     for (var h = 0u; h < 4u; h++) { // unrolled
                         acc[h][place] = fma(vec2<f32>(of_head[h]), pair, acc[h][place]);
                     }

@@ -1,5 +1,9 @@
-// Pairs of elements of pages as halves.
+// Rows of pages in pairs of halves, each of which is a word.
 
-fn load_pair(i: u32) -> vec2<f32> {
-    return unpack2x16float(pages[i]);
+fn row_words(dim: u32) -> u32 {
+    return (dim + 1u) / 2u;
+}
+
+fn load_pair(row: u32, i: u32, dim: u32) -> vec2<f32> {
+    return unpack2x16float(pages[row + i]);
 }

@@ -1,4 +1,6 @@
-fn store_pair(i: u32, x: vec2<f32>) {
-    pages[2u * i] = bitcast<u32>(x.x);
-    pages[2u * i + 1u] = bitcast<u32>(x.y);
+// Stores `head` as a row.
+fn store_row(tid: u32, row: u32, len: u32) {
+    for (var i = tid; i < row_words(len); i += 64u) {
+        pages[row + i] = bitcast<u32>(select(0.0, head[min(i, len - 1u)], i < len));
+    }
 }

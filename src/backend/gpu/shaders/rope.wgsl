@@ -1,5 +1,5 @@
 // Norms and rotation of one head of queries or keys of a token, and a key's and a value's way to their page; a
-// workgroup for each head. Pages hold `[kv heads][slots][k_dim]`, then `[kv heads][slots][v_dim]`, in pairs.
+// workgroup for each head. Pages hold `[kv heads][slots]` rows of keys, then as many of values.
 
 struct Params {
     n_heads: u32,
@@ -9,7 +9,7 @@ struct Params {
     width: u32,
     // Place of the layers' group in `step`.
     group: u32,
-    page_pairs: u32,
+    page_words: u32,
     stores: u32,
     // 0: none, 1: root mean square, 2: mean and variance; before or behind the rotation.
     q_norm: u32,
@@ -48,24 +48,25 @@ struct Params {
 
 var<workgroup> head: array<f32, HEAD_MAX>;
 
-fn normalize_head(tid: u32, len: u32, norm: u32, weight: u32, bias: u32, eps: f32) {
+fn normalize_head(at: Place, len: u32, norm: u32, weight: u32, bias: u32, eps: f32) {
     if (norm == 0u) {
         return;
     }
+    let tid = at.tid;
     var center = 0.0;
     if (norm == 2u) {
         var sum = 0.0;
         for (var i = tid; i < len; i += 64u) {
             sum += head[i];
         }
-        center = sum_of_all(tid, sum) / f32(len);
+        center = sum_of_all(at, sum) / f32(len);
     }
     var squares = 0.0;
     for (var i = tid; i < len; i += 64u) {
         let x = head[i] - center;
         squares += x * x;
     }
-    let factor = 1.0 / sqrt(sum_of_all(tid, squares) / f32(len) + eps);
+    let factor = 1.0 / sqrt(sum_of_all(at, squares) / f32(len) + eps);
     for (var i = tid; i < len; i += 64u) {
         var y = (head[i] - center) * factor;
         if (weight != NONE) {
@@ -100,7 +101,9 @@ fn of_segment(first: u32, segment: u32) -> u32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) wg: vec3<u32>, invocation: Invocation) {
+    let at = place_of(invocation);
+    let tid = at.tid;
     let token = wg.y;
     let index = wg.x;
     let is_q = index < p.n_heads;
@@ -118,22 +121,23 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
     if (is_v) {
-        let at = kv_head * p.v_segment;
-        normalize_head(tid, len, p.v_norm, of_segment(p.v_weight, at), of_segment(p.v_bias, at), p.v_eps);
+        let segment = kv_head * p.v_segment;
+        let weight = of_segment(p.v_weight, segment);
+        normalize_head(at, len, p.v_norm, weight, of_segment(p.v_bias, segment), p.v_eps);
     } else {
         let norm = select(p.k_norm, p.q_norm, is_q);
         let eps = select(p.k_eps, p.q_eps, is_q);
-        let at = select(kv_head * p.k_segment, index * p.q_segment, is_q);
-        let weight = of_segment(select(p.k_weight, p.q_weight, is_q), at);
-        let bias = of_segment(select(p.k_bias, p.q_bias, is_q), at);
+        let segment = select(kv_head * p.k_segment, index * p.q_segment, is_q);
+        let weight = of_segment(select(p.k_weight, p.q_weight, is_q), segment);
+        let bias = of_segment(select(p.k_bias, p.q_bias, is_q), segment);
         if (p.norm_after == 0u) {
-            normalize_head(tid, len, norm, weight, bias, eps);
+            normalize_head(at, len, norm, weight, bias, eps);
         }
         if (p.n_pairs > 0u) {
             rotate(tid, token);
         }
         if (p.norm_after == 1u) {
-            normalize_head(tid, len, norm, weight, bias, eps);
+            normalize_head(at, len, norm, weight, bias, eps);
         }
     }
     var factor = 1.0;
@@ -146,12 +150,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     }
     if (!is_q && p.stores == 1u) {
         let slot = step[step[p.group] + 4u * token + 3u];
-        let pairs = (len + 1u) / 2u;
-        let values = select(0u, p.n_kv_heads * 32u * ((p.k_dim + 1u) / 2u), is_v);
-        let to = (slot / 32u) * p.page_pairs + values + (kv_head * 32u + slot % 32u) * pairs;
-        for (var i = tid; i < pairs; i += 64u) {
-            let second = select(0.0, head[min(2u * i + 1u, len - 1u)], 2u * i + 1u < len);
-            store_pair(to + i, vec2<f32>(head[2u * i], second));
-        }
+        let values = select(0u, p.n_kv_heads * 32u * row_words(p.k_dim), is_v);
+        let of_slot = (kv_head * 32u + slot % 32u) * row_words(len);
+        store_row(tid, (slot / 32u) * p.page_words + values + of_slot, len);
     }
 }

@@ -51,7 +51,9 @@ fn load(i: u32) -> f32 {
 //? all
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+fn main(@builtin(workgroup_id) wg: vec3<u32>, invocation: Invocation) {
+    let at = place_of(invocation);
+    let tid = at.tid;
     let row = wg.y;
     let segment = wg.x;
     let token = token_of(row, p.outputs);
@@ -63,7 +65,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         for (var i = tid; i < p.len; i += 64u) {
             sum += load(first + i);
         }
-        center = sum_of_all(tid, sum) / f32(p.len);
+        center = sum_of_all(at, sum) / f32(p.len);
     }
     if (p.norm != 0u) {
         var sum = 0.0;
@@ -71,7 +73,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             let x = load(first + i) - center;
             sum += x * x;
         }
-        factor = 1.0 / sqrt(sum_of_all(tid, sum) / f32(p.len) + p.eps);
+        factor = 1.0 / sqrt(sum_of_all(at, sum) / f32(p.len) + p.eps);
     }
     let of_segment = segment * p.weight_segment;
     let out_row = select(token, row, p.compact_rows == 1u);
