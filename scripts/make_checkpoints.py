@@ -84,6 +84,7 @@ MODELS = {
         residual_multiplier=0.5, attention_multiplier=0.2)),
     "solar-open": ("SolarOpenForCausalLM", "SolarOpenConfig", SMALL | EXPERTS | dict(
         head_dim=16, n_routed_experts=4, n_shared_experts=1, routed_scaling_factor=2.0)),
+    "bitnet-b1.58": ("BitNetForCausalLM", "BitNetConfig", SMALL | dict(tie_word_embeddings=True)),
     "bamba": ("BambaForCausalLM", "BambaConfig", SMALL | dict(
         num_hidden_layers=3, attn_layer_indices=[1], mamba_n_heads=8, mamba_n_groups=2,
         mamba_d_state=16, mamba_d_conv=4)),

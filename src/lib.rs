@@ -22,6 +22,7 @@ pub mod kv;
 pub mod model;
 pub mod quantize;
 mod random;
+pub mod receipt;
 pub mod sample;
 #[cfg(feature = "serve")]
 pub mod serve;

@@ -130,7 +130,7 @@ fn on_gpu(
             }
             Err(error) => {
                 let n = plan.n_layers_on_gpu() / 2;
-                tell(&format!("{error}; going on with {n} layers on it"));
+                tell(&format!("{error}; going on, layers on it: {n}"));
                 layers = if n == 0 { GpuLayers::None } else { GpuLayers::Count(n) };
             }
         }

@@ -1,7 +1,8 @@
 //! Checkpoints of the hub: of a repository the files that a conversion reads, in the folder that
 //! the repository has in the cache.
 //!
-//! Weights are safetensors: those that the index names, or else the only file of them. Pickles,
+//! Weights are safetensors: those that the index names, those of ranks of tensor parallelism, or else the
+//! only file of them. Pickles,
 //! which are programs, other forms of the same weights and everything else stay where they are.
 
 use super::error::CacheError;
@@ -39,6 +40,9 @@ const MODULES: &[&str] =
 const INDEX: &str = "model.safetensors.index.json";
 /// Weights of a checkpoint in one file.
 const WEIGHTS: &str = "model.safetensors";
+/// What names of weights have that each rank of tensor parallelism has a part of, before the rank: no index
+/// names them all.
+const RANK: &str = "-TP-";
 /// Weights of an adapter.
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Bytes of a file that holds no weights: more than a conversion would read.
@@ -83,9 +87,15 @@ fn weights(repo: &str, listed: &[HubFile], folder: &Path) -> Result<Vec<HubFile>
         }
     };
     let named = |name: &str| listed.iter().find(|file| file.path == name).cloned();
+    let is_of_ranks = |file: &&HubFile| is_weights(&file.path) && file.path.contains(RANK);
+    let of_ranks: Vec<HubFile> = listed.iter().filter(is_of_ranks).cloned().collect();
     if named(INDEX).is_some() {
-        let names = indexed(repo, &folder.join(INDEX))?;
+        let mut names = indexed(repo, &folder.join(INDEX))?;
+        names.extend(of_ranks.into_iter().map(|file| file.path));
         return names.iter().map(|name| named(name).ok_or_else(|| missing(name))).collect();
+    }
+    if !of_ranks.is_empty() {
+        return Ok(of_ranks);
     }
     if let Some(file) = named(WEIGHTS).or_else(|| named(ADAPTER)) {
         return Ok(vec![file]);
@@ -197,6 +207,9 @@ mod tests {
         assert_eq!(chosen(&["consolidated.safetensors", WEIGHTS]).expect("one"), [WEIGHTS]);
         assert_eq!(chosen(&["x.safetensors", "y.bin"]).expect("one"), ["x.safetensors"]);
         assert_eq!(chosen(&["config.json", ADAPTER]).expect("one"), [ADAPTER]);
+        let ranks =
+            ["m-1-TP-000.safetensors", "m-1-TP-001.safetensors", "m-0-TP-common.safetensors"];
+        assert_eq!(chosen(&[&ranks[..], &["config.json", WEIGHTS]].concat()).expect("all"), ranks);
         let several = chosen(&["a.safetensors", "b.safetensors"]).expect_err("two");
         assert!(several.contains("has no model.safetensors.index.json"), "{several}");
         let none = chosen(&["pytorch_model.bin", "onnx/model.safetensors"]).expect_err("none");

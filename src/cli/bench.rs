@@ -9,7 +9,7 @@ use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::engine::{BATCH_DEFAULT, EngineError, EngineOptions};
 use crate::kv::SeqId;
-use crate::model::describe::bytes;
+use crate::model::describe::{bytes, counted};
 use crate::random::SplitMix64;
 use crate::tensor::memory;
 use serde_json::json;
@@ -134,8 +134,9 @@ pub fn bench(args: &BenchArgs, out: &mut dyn Write) -> Result<(), CliError> {
         let stream = stream_gbps.map_or("unknown".into(), |gbps| gbps.to_string());
         writeln!(
             out,
-            "depth {depth}, {threads} threads, {isa}, loaded in {load_ms:.0} ms, \
-             peak memory {rss}, memory streams {stream} GB/s"
+            "depth {depth}, {}, {isa}, loaded in {load_ms:.0} ms, \
+             peak memory {rss}, memory streams {stream} GB/s",
+            counted(threads, "thread")
         )?;
         let lines = offload.iter().flat_map(offload::lines);
         for line in lines {

@@ -4,11 +4,13 @@ use super::edit::told;
 use super::grids::{self, QatArgs};
 use super::options::cache_of;
 use super::progress::{StderrProgress, Told, WorkProgress};
-use super::{CliError, interrupt, space};
+use super::{CliError, interrupt, receipt, space};
 use crate::cache::ModelRef;
-use crate::convert::{Conversion, ConvertError, ConvertOptions, Output, Place, TargetType};
-use crate::model::describe::bytes;
+use crate::convert::{Conversion, ConvertError, ConvertOptions, Output, Place, Qat, TargetType};
+use crate::model::describe::{bytes, counted};
+use crate::receipt::Request;
 use crate::text::is_pre_tokenizer;
+use clap::ValueEnum;
 use gguf_rs_lite::GgufFile;
 use serde_json::json;
 use std::io::Write;
@@ -101,7 +103,10 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), CliError> 
     let conversion = plan(&folder, &options)?;
     let start = Instant::now();
     match output {
-        Some(output) => write(&conversion, &folder, output)?,
+        Some(output) => {
+            let request = |file: &GgufFile| args.receipt(file);
+            write_any(&conversion, &folder, output, Some(&request))?;
+        }
         None => drop(outline(&conversion, &folder)?),
     }
     Ok(tell(args, &conversion, start.elapsed(), out)?)
@@ -161,6 +166,15 @@ pub fn outline(conversion: &Conversion, folder: &Path) -> Result<(Arc<GgufFile>,
 /// # Errors
 /// There is none, or the folder cannot be converted.
 pub fn write(conversion: &Conversion, folder: &Path, output: &Path) -> Result<(), CliError> {
+    write_any(conversion, folder, output, None)
+}
+
+fn write_any(
+    conversion: &Conversion,
+    folder: &Path,
+    output: &Path,
+    receipt: Option<&dyn Fn(&GgufFile) -> Request>,
+) -> Result<(), CliError> {
     space::check(output, conversion.bytes())?;
     let total = conversion.bytes();
     let mut progress = WorkProgress::begin();
@@ -170,8 +184,27 @@ pub fn write(conversion: &Conversion, folder: &Path, output: &Path) -> Result<()
     };
     interrupt::orderly(|cancel| {
         let show = &mut |done| progress.show(done, total, line);
-        conversion.write(output, show, cancel).map_err(at(folder))
+        let written = match receipt {
+            Some(request) => conversion.write_with_receipt(output, request, show, cancel),
+            None => conversion.write(output, show, cancel),
+        };
+        written.map_err(at(folder))
     })
+}
+
+impl ConvertArgs {
+    /// The receipt's entries: whatever the bytes depend on, beside the folder.
+    fn receipt(&self, file: &GgufFile) -> Request {
+        let mut request = receipt::request(file);
+        request.add("method", "convert");
+        let ty = self.ty.to_possible_value();
+        let mut parameters: Vec<String> =
+            ty.iter().map(|ty| format!("type={}", ty.get_name())).collect();
+        parameters.extend(self.pre.as_ref().map(|pre| format!("pre={pre}")));
+        parameters.extend((self.qat.qat == Qat::Off).then(|| "qat=off".to_owned()));
+        request.add("parameters", parameters.join(" "));
+        request
+    }
 }
 
 /// Names the folder in front of errors that do not, and the flags that help.
@@ -236,7 +269,7 @@ fn tell(
     }
     let (arch, n, size) = (conversion.arch(), all.len(), bytes(conversion.bytes()));
     let path = args.output.as_ref().map_or_else(String::new, |p| format!("{}: ", p.display()));
-    writeln!(out, "{path}{arch}, {n} tensors of {size}")?;
+    writeln!(out, "{path}{arch}, {} of {size}", counted(n, "tensor"))?;
     for line in grids::summary(all.iter().filter_map(Output::grid)) {
         writeln!(out, "{line}")?;
     }

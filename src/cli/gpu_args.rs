@@ -46,6 +46,12 @@ impl GpuPlanArgs {
 const GPU_VARIABLE: &str = "TEFF_GPU";
 
 impl GpuArgs {
+    /// Whether layers are wanted on a GPU.
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    pub fn asks_for_layers(&self) -> bool {
+        self.gpu_layers != GpuLayers::None
+    }
+
     /// Where layers are to be.
     fn placement(&self) -> Placement {
         placement(self.gpu_layers, self.gpu.clone())

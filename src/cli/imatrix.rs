@@ -11,6 +11,7 @@ use super::{CliError, interrupt, space};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, Model};
 use crate::eval::{self, Chunks, EvalError};
+use crate::model::describe::counted;
 use crate::quantize::collect::{RareExperts, rare_experts};
 use crate::quantize::imatrix::{Imatrix, ImatrixError};
 use gguf_rs_lite::PartFile;
@@ -101,10 +102,10 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
     is_written.store(true, Ordering::Release);
     warn_of_experts(&imatrix)?;
     super::note(format_args!(
-        "{}: {} weights, {} chunks of {} tokens",
+        "{}: {}, {} of {} tokens",
         args.output.display(),
-        imatrix.weights().len(),
-        imatrix.chunk_count,
+        counted(imatrix.weights().len(), "weight"),
+        counted(imatrix.chunk_count, "chunk"),
         imatrix.chunk_size
     ));
     Ok(())
@@ -153,8 +154,8 @@ fn collect(
     let n_ctx = chunks.n_ctx();
     let rest: Vec<u32> = chunks.iter().skip(first).flatten().copied().collect();
     if rest.is_empty() {
-        let n = chunks.len();
-        return Err(CliError::failed(format!("--from-chunk {first}: the text has {n} chunks")));
+        let n = counted(chunks.len(), "chunk");
+        return Err(CliError::failed(format!("--from-chunk {first}: the text has {n}")));
     }
     let chunks = Chunks::of_tokens(rest, None, n_ctx).map_err(at)?;
     let options = args.engine.options(KvType::F16)?;
@@ -212,14 +213,14 @@ fn save_at_interrupt(
         if n == 0 {
             return "no chunk was done, nothing was written".into();
         }
-        let next = first + n as usize;
+        let (next, chunks) = (first + n as usize, counted(n, "chunk"));
         match write(&imatrix, &path, form) {
             Ok(()) => format!(
-                "{} has the {n} chunks that were done: go on with --merge {} --from-chunk {next}",
+                "{} has {chunks}: go on with --merge {} --from-chunk {next}",
                 path.display(),
                 path.display()
             ),
-            Err(error) => format!("{n} chunks were done and could not be written: {error}"),
+            Err(error) => format!("{chunks} could not be written: {error}"),
         }
     });
 }
@@ -254,7 +255,7 @@ fn warn_of_experts(imatrix: &Imatrix) -> std::io::Result<()> {
         ));
     }
     if let Some(more) = rare.len().checked_sub(RARE_LAYERS_TOLD).filter(|&n| n > 0) {
-        super::note(format_args!("warning: so it is in {more} more layers"));
+        super::note(format_args!("warning: so it is in {}", counted(more, "more layer")));
     }
     Ok(())
 }

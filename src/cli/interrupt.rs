@@ -1,16 +1,19 @@
-//! Ctrl-C, for every verb alike: the process ends at once with code 130 and says what was done.
+//! Ctrl-C, for every verb alike: the process ends at once with code 130 and says what was done. SIGTERM and
+//! SIGHUP do the same, but that the process ends by the signal, as if nobody had watched for it.
 //!
 //! A thread of its own waits for the signal and ends the process, so that nothing depends on what
 //! the other threads do: they may wait for a terminal, for a pipe, or be inside a long step. Two
 //! things are kept whole. Output is written in records ([`whole`]), none of which is cut. A
 //! download ends by itself ([`orderly`]), so that its helpers and files go away with it; one that
 //! does not within [`GRACE`] is ended like anything else. A second Ctrl-C waits for nothing. A chat
-//! ends its answer instead ([`instead`]).
+//! ends its answer instead ([`instead`]), and has its terminal put in order before a signal ends it
+//! ([`before_end`]); a server lets requests end at SIGTERM ([`instead_of_term`]).
 
 use super::{CliError, threads};
+use crate::model::describe::counted;
 use std::io::{IsTerminal, stderr, stdout};
 use std::process::exit;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -25,8 +28,12 @@ const RECORD_WAIT: Duration = Duration::from_millis(300);
 /// Time between looks at the two.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Whether Ctrl-C came.
+/// Whether Ctrl-C came, or a signal that ends the process.
 static CAME: AtomicBool = AtomicBool::new(false);
+/// The signal that ends the process; 0: it is Ctrl-C.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// What puts the terminal in order before a signal ends the process.
+static RESTORE: Mutex<Option<fn()>> = Mutex::new(None);
 /// Whether work is going on that ends by itself.
 static ORDERLY: AtomicBool = AtomicBool::new(false);
 /// Held while a record is written.
@@ -41,7 +48,10 @@ static INSTEAD: Mutex<Option<Act>> = Mutex::new(None);
 
 type Act = Box<dyn FnOnce() + Send>;
 
-/// Watches for Ctrl-C from now on.
+/// What SIGTERM does in the place of ending the process, whenever it comes.
+static INSTEAD_OF_TERM: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
+
+/// Watches for Ctrl-C and for signals that end the process from now on.
 ///
 /// # Errors
 /// The system lets nobody watch for signals.
@@ -51,14 +61,83 @@ pub fn watch() -> Result<(), CliError> {
         if let Some(act) = instead {
             return act();
         }
-        let end = || std::thread::Builder::new().name("teff-interrupt".into()).spawn(end);
-        if CAME.swap(true, Ordering::SeqCst) || end().is_err() {
-            exit(INTERRUPTED.into());
-        }
+        begin_end();
     };
     threads::check_room()?;
     ctrlc::set_handler(on_signal)
-        .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}")))
+        .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}")))?;
+    watch_signals()
+}
+
+/// Has a thread end the process, or ends it, if that is under way.
+fn begin_end() {
+    let end = || std::thread::Builder::new().name("teff-interrupt".into()).spawn(end);
+    if CAME.swap(true, Ordering::SeqCst) || end().is_err() {
+        leave();
+    }
+}
+
+/// Ends the process, by the signal that it is ended by.
+fn leave() -> ! {
+    #[cfg(unix)]
+    match SIGNAL.load(Ordering::SeqCst) {
+        0 => {}
+        // It cannot fail for those that are watched for.
+        signal => drop(signal_hook::low_level::emulate_default_handler(signal)),
+    }
+    exit(INTERRUPTED.into())
+}
+
+#[cfg(unix)]
+fn watch_signals() -> Result<(), CliError> {
+    use signal_hook::consts::{SIGHUP, SIGTERM};
+    let failed = |error| CliError::failed(format!("cannot watch for signals: {error}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM]).map_err(failed)?;
+    let watch = move || {
+        for signal in signals.forever() {
+            let instead = INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(act) = instead.as_ref().filter(|_| signal == SIGTERM) {
+                act();
+                continue;
+            }
+            drop(instead);
+            if let Some(restore) = *RESTORE.lock().unwrap_or_else(PoisonError::into_inner) {
+                restore();
+            }
+            SIGNAL.store(signal, Ordering::SeqCst);
+            begin_end();
+        }
+    };
+    threads::check_room()?;
+    std::thread::Builder::new().name("teff-signals".into()).spawn(watch).map_err(failed)?;
+    Ok(())
+}
+
+/// There are no such signals here.
+#[cfg(not(unix))]
+fn watch_signals() -> Result<(), CliError> {
+    Ok(())
+}
+
+/// Has SIGTERM do this instead of ending the process, until the guard is dropped.
+pub fn instead_of_term(act: impl Fn() + Send + 'static) -> InsteadOfTerm {
+    *INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
+    InsteadOfTerm
+}
+
+/// Guard of [`instead_of_term`].
+#[must_use]
+pub struct InsteadOfTerm;
+
+impl Drop for InsteadOfTerm {
+    fn drop(&mut self) {
+        *INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Has `restore` put the terminal in order before SIGTERM or SIGHUP ends the process, from now on.
+pub fn before_end(restore: fn()) {
+    *RESTORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(restore);
 }
 
 /// Has the next Ctrl-C do this instead of ending the process, until the guard is dropped. One after
@@ -108,11 +187,14 @@ fn end() {
     };
     let done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     tell(done.as_ref().map_or(String::new(), |done| done()));
-    exit(INTERRUPTED.into());
+    leave();
 }
 
-/// The last line of an interrupted process.
+/// The last line of an interrupted process. Whoever sends a signal is told only what was done.
 fn tell(done: String) {
+    if done.is_empty() && SIGNAL.load(Ordering::SeqCst) != 0 {
+        return;
+    }
     super::progress::clear_line();
     // The answer so far, or what the user typed, has no line break of its own.
     let is_terminal = stderr().is_terminal() && stdout().is_terminal();
@@ -130,10 +212,7 @@ pub fn done(tell: impl Fn() -> String + Send + 'static) {
 /// Counts things that were done, for [`done`]: `3 texts`.
 pub fn count(what: &'static str) -> &'static AtomicU64 {
     let counter: &'static AtomicU64 = Box::leak(Box::default());
-    done(move || {
-        let n = counter.load(Ordering::SeqCst);
-        format!("{n} {what}{} done", if n == 1 { "" } else { "s" })
-    });
+    done(move || format!("{} done", counted(counter.load(Ordering::SeqCst), what)));
     counter
 }
 
@@ -163,35 +242,8 @@ pub fn orderly<T, E: Into<CliError>>(
         // The thread that waits for this work leaves the message to it.
         let message = result.err().map_or_else(String::new, |error| error.into().to_string());
         tell(message);
-        exit(INTERRUPTED.into());
+        leave();
     }
     ORDERLY.store(false, Ordering::SeqCst);
     result.map_err(Into::into)
-}
-
-/// Has `restore` put the terminal in order before SIGTERM or SIGHUP ends the process, from now on. They
-/// end it as if nobody had watched.
-///
-/// # Errors
-/// The system lets nobody watch for signals.
-#[cfg(unix)]
-pub fn before_end(restore: fn()) -> Result<(), CliError> {
-    use signal_hook::consts::{SIGHUP, SIGTERM};
-    let failed = |error| CliError::failed(format!("cannot watch for signals: {error}"));
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM]).map_err(failed)?;
-    let watch = move || {
-        for signal in signals.forever() {
-            restore();
-            // It cannot fail for these two.
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
-        }
-    };
-    std::thread::Builder::new().name("teff-signals".into()).spawn(watch).map_err(failed)?;
-    Ok(())
-}
-
-/// There are no such signals here.
-#[cfg(not(unix))]
-pub fn before_end(_restore: fn()) -> Result<(), CliError> {
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! A program in two places, printed: for `inspect` and `bench`.
 
 use crate::backend::{Offload, PartName, PlacedPart, SideBytes};
-use crate::model::describe::bytes;
+use crate::model::describe::{bytes, counted};
 use serde_json::{Value as Json, json};
 
 /// What runs where, a line for each thing to know.
@@ -30,9 +30,10 @@ pub fn lines(offload: &Offload) -> Vec<String> {
     }
     let Offload { n_crossings, bytes_there, bytes_back, .. } = offload;
     lines.push(format!(
-        "a token sends {} there and {} back, and goes from one to the other {n_crossings} times",
+        "a token sends {} there and {} back, and goes from one to the other {}",
         bytes(*bytes_there),
-        bytes(*bytes_back)
+        bytes(*bytes_back),
+        counted(*n_crossings, "time")
     ));
     lines
 }

@@ -10,6 +10,7 @@ use crate::engine::{Engine, EngineError, Model};
 use crate::eval::{
     self, Accuracy, Chunks, EvalError, LogitsFile, LogitsWriter, Options, Question, Report, Teacher,
 };
+use crate::model::describe::counted;
 use crate::text::Tokenizer;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -224,11 +225,11 @@ fn figures(report: &Report, chunks: &Chunks) -> Figures {
         "tokens": perplexity.tokens(), "chunks": report.n_chunks, "ctx": chunks.n_ctx(),
     }));
     let mut lines = vec![format!(
-        "perplexity {:.4} +/- {:.4} ({} tokens scored in {} chunks of {})",
+        "perplexity {:.4} +/- {:.4} ({} scored in {} of {})",
         perplexity.value(),
         perplexity.error(),
-        perplexity.tokens(),
-        report.n_chunks,
+        counted(perplexity.tokens(), "token"),
+        counted(report.n_chunks, "chunk"),
         chunks.n_ctx()
     )];
     let Some(divergence) = &report.divergence else { return (found, lines) };
@@ -289,8 +290,8 @@ fn choice_figures(accuracy: &Accuracy) -> Figures {
         "accuracy_norm": mean, "accuracy_norm_error": errors[1],
     }));
     let line = format!(
-        "{} questions: {:.2} +/- {:.2} % right, {:.2} +/- {:.2} % by likelihood per token",
-        accuracy.n,
+        "{}: {:.2} +/- {:.2} % right, {:.2} +/- {:.2} % by likelihood per token",
+        counted(accuracy.n, "question"),
         100.0 * sum,
         100.0 * errors[0],
         100.0 * mean,

@@ -140,6 +140,8 @@ impl Progress for StderrProgress {
 /// none where all is done at once. The line goes away with this.
 pub struct WorkProgress {
     began: Instant,
+    /// What an earlier process had done; it does not count for the time that is left.
+    first: u64,
     drawn: Option<Instant>,
     tenths_told: u64,
     is_terminal: bool,
@@ -158,8 +160,13 @@ pub struct Told {
 impl WorkProgress {
     /// Draws nothing yet.
     pub fn begin() -> WorkProgress {
+        WorkProgress::behind(0)
+    }
+
+    /// Of work that goes on where so much is done.
+    pub fn behind(first: u64) -> WorkProgress {
         let is_terminal = stderr().is_terminal();
-        WorkProgress { began: Instant::now(), drawn: None, tenths_told: 0, is_terminal }
+        WorkProgress { began: Instant::now(), first, drawn: None, tenths_told: 0, is_terminal }
     }
 
     /// Tells that `done` of `total` are done, by a `line` that is made if it is shown.
@@ -172,12 +179,8 @@ impl WorkProgress {
         if !is_due {
             return;
         }
-        let part = done as f64 / total.max(1) as f64;
-        let seconds = self.began.elapsed().as_secs_f64() * (1.0 - part) / part.max(1e-9);
-        let left = match done > 0 && done < total {
-            true => format!(", {} left", duration(seconds)),
-            false => String::new(),
-        };
+        let left =
+            left(done.saturating_sub(self.first), total.saturating_sub(done), self.began.elapsed());
         let percent = done * 100 / total.max(1);
         let line = line(Told { is_terminal: self.is_terminal, percent, left });
         if self.is_terminal {
@@ -193,6 +196,14 @@ impl WorkProgress {
 impl Drop for WorkProgress {
     fn drop(&mut self) {
         clear_line();
+    }
+}
+
+/// `, 12 s left` where so much was done in that time; nothing before the first and behind the last.
+fn left(done: u64, rest: u64, time: Duration) -> String {
+    match done > 0 && rest > 0 {
+        true => format!(", {} left", duration(time.as_secs_f64() * rest as f64 / done as f64)),
+        false => String::new(),
     }
 }
 
@@ -213,6 +224,13 @@ mod tests {
     #[test]
     fn figures_read_well() {
         assert_eq!([12.4, 187.0, 3725.0].map(duration), ["12 s", "3 min 07 s", "1 h 02 min"]);
+    }
+
+    #[test]
+    fn time_left_is_of_what_this_process_did() {
+        let time = Duration::from_secs(6);
+        assert_eq!(left(10, 20, time), ", 12 s left");
+        assert_eq!([left(0, 20, time), left(10, 0, time)], ["", ""]);
     }
 
     #[test]

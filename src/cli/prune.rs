@@ -12,10 +12,10 @@ use crate::cache::ModelRef;
 use crate::grid::Qat;
 use crate::model::describe::bytes;
 use crate::quantize::prune::{PRUNE_METHODS, PruneMethod, Pruning, Sparsity};
-use crate::quantize::receipt::Request;
 use crate::quantize::{
     KeepZeros, Loss, METHODS, Options, OutputLoss, Plan, Planned, QuantizeError, Step, outputs,
 };
+use crate::receipt::Request;
 use gguf_rs_lite::{GgmlType, GgufFile};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -314,7 +314,8 @@ fn tell(
     written: Option<Written<'_>>,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
-    let weights: u64 = plan.tensors.iter().map(|t| t.info.dims.iter().product::<u64>()).sum();
+    let matrices = plan.tensors.iter().filter(|t| t.info.dims.len() > 1);
+    let weights: u64 = matrices.map(|t| t.info.dims.iter().product::<u64>()).sum();
     let all_zeros: u64 = plan.tensors.iter().filter_map(zeros).sum();
     let (before, after) = (plan.tensors.iter().map(|t| t.info.bytes).sum(), plan.data_bytes());
     if args.json {
@@ -355,7 +356,7 @@ fn tell(
     let time = written.as_ref().map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
     writeln!(
         out,
-        "{all_zeros} of {weights} weights zero ({part:.2} %), {} -> {}{}",
+        "{all_zeros} of {weights} weights of matrices pruned to zero ({part:.2} %), {} -> {}{}",
         bytes(before),
         bytes(after),
         time.unwrap_or_default()

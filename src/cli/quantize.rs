@@ -7,18 +7,18 @@ use super::mix_arg::{self, Named};
 use super::options::whole_number;
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
-use super::target::{Chosen, TargetArgs};
+use super::target::{self, Chosen, TargetArgs};
 use super::{CliError, interrupt, receipt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::grid::Qat;
 use crate::model::describe::bytes;
 use crate::quantize::mix::{MixError, TensorType, Wishes};
-use crate::quantize::receipt::Request;
 use crate::quantize::{
     KeepZeros, Loss, METHODS, Method, Options, OutputLoss, Plan, Planned, QuantizeError, Step,
     outputs,
 };
+use crate::receipt::Request;
 use gguf_rs_lite::{GgmlType, GgufFile, PartFile};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -154,7 +154,7 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     }
     if let Some(preview) = preview.as_ref().filter(|_| !args.target.is_given()) {
         // What stands in the way is said before a folder is converted.
-        Plan::new(&preview.file, &options).map_err(&at)?;
+        target::plan(&preview.file, &options, &at)?;
     }
     let opened = match preview.filter(|_| !needs_weights) {
         Some(preview) => preview,
@@ -163,11 +163,10 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     let file = opened.file.clone();
     options.receipt = Some(args.receipt(&file)?);
     let chosen = args.target.choose(&file, &path, &options, &at)?;
-    let plan = match &chosen {
-        Some(chosen) => Plan::with_types(&file, &options, &chosen.types),
-        None => Plan::new(&file, &options),
+    let mut plan = match &chosen {
+        Some(chosen) => Plan::with_types(&file, &options, &chosen.types).map_err(&at)?,
+        None => target::plan(&file, &options, &at)?,
     };
-    let mut plan = plan.map_err(&at)?;
     for warning in &plan.warnings {
         let is_allowed = matches!(warning, crate::quantize::Warning::Requantized { .. });
         if !(is_allowed && args.allow_requantize) {

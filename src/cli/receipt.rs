@@ -2,15 +2,10 @@
 
 use super::CliError;
 use crate::convert::SELF_CHECK_TEXTS;
-use crate::quantize::receipt::{Request, TensorHash};
+use crate::receipt::{Request, hash_of_path};
 use crate::text::{EncodeOptions, Tokenizer};
 use gguf_rs_lite::GgufFile;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
-
-/// Bytes of a file that are read at a time.
-const READ_BYTES: usize = 1 << 20;
 
 /// A request with the tokens that a file's vocabulary makes of some texts, if it has one.
 pub fn request(file: &GgufFile) -> Request {
@@ -36,13 +31,6 @@ pub fn ids_of(tokenizer: &Tokenizer, text: &str) -> Option<String> {
 /// # Errors
 /// It cannot be read.
 pub fn hash_of(path: &Path) -> Result<String, CliError> {
-    let mut file = File::open(path).map_err(CliError::at(path))?;
-    let (mut hash, mut buffer) = (TensorHash::default(), vec![0; READ_BYTES]);
-    loop {
-        let n = file.read(&mut buffer).map_err(CliError::at(path))?;
-        if n == 0 {
-            return Ok(hash.finish());
-        }
-        hash.update(&buffer[..n]);
-    }
+    let hash = hash_of_path(path, &|| true).map_err(CliError::at(path))?;
+    Ok(hash.unwrap_or_default())
 }

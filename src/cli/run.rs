@@ -11,6 +11,7 @@ use crate::backend::pages::KvType;
 use crate::engine::{
     AnswerEvent, EngineError, FinishReason, Model, Request, Runner, Stats, TokenEvent,
 };
+use crate::model::describe::counted;
 use crate::sample::Filter;
 use crate::text::{AnswerFormat, Message, Prompt, Prompter, StopStrings, TextError, Tokenizer};
 use serde_json::{Value as Json, json};
@@ -98,7 +99,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     written?;
     prefixes.keep(&runner, &shared);
     if view.n_hidden() > 0 {
-        super::note(format_args!("thinking: {} tokens, not shown", view.n_hidden()));
+        super::note(format_args!("thinking: {}, not shown", counted(view.n_hidden(), "token")));
     }
     super::note(format_args!("{}", statistics(&stats)));
     if let Some(seed) = seed {
@@ -335,7 +336,8 @@ fn speeds(
     let s = prompt.as_secs_f64();
     let cached = if n_cached > 0 { format!(" ({n_cached} cached)") } else { String::new() };
     let speed = rate(n_prompt - n_cached, s);
-    let mut line = format!("prompt {n_prompt} tokens{cached}, {s:.2} s ({speed:.1} tokens/s)");
+    let prompt = counted(n_prompt, "token");
+    let mut line = format!("prompt {prompt}{cached}, {s:.2} s ({speed:.1} tokens/s)");
     if n_generated > 1 {
         let s = generate.as_secs_f64();
         let speed = rate(n_generated - 1, s);

@@ -92,7 +92,7 @@ pub struct ServeArgs {
     /// and the cache of instructions, other programs, connections to elsewhere (but those of --otlp). Not with
     /// layers on a GPU, whose drivers need more
     #[cfg(all(feature = "sandbox", target_os = "linux"))]
-    #[arg(long, conflicts_with_all = ["gpu_layers", "gpu"], help_heading = "Server")]
+    #[arg(long, help_heading = "Server")]
     sandbox: bool,
     /// Write no line for each request
     #[arg(long, help_heading = "Server")]
@@ -139,6 +139,12 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
         )));
     }
     let options = options(args, keys)?;
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    if args.sandbox && args.gpu.asks_for_layers() {
+        return Err(CliError::usage(
+            "--sandbox is not for layers on a GPU (--gpu-layers), whose drivers need more",
+        ));
+    }
     let scheme = scheme(&options);
     let source = args.template.source()?;
     let models = args.models.served()?;
@@ -150,6 +156,9 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
     let handle = server.handle();
     // Probes are answered while the model is loaded.
     std::thread::scope(|scope| {
+        // The server watches for it, too, once it runs.
+        let on_term = handle.clone();
+        let _term = interrupt::instead_of_term(move || on_term.drain());
         let served = threads::spawn(scope, move || server.run())?;
         let loaded = serve_models::offer(args, models, source, &handle);
         let on_interrupt = handle.clone();

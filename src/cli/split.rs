@@ -4,6 +4,7 @@
 use super::copy::{self, Copies, Entries};
 use super::options::{parse_bytes, whole_number};
 use super::{CliError, header, space};
+use crate::model::describe::counted;
 use gguf_rs_lite::{GgufFile, Limits, OwnedValue, TensorInfo, shard_path, split_entries};
 use std::io::Write;
 use std::path::PathBuf;
@@ -88,7 +89,8 @@ pub fn split(args: &SplitArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     for (i, tensors) in parts.iter().enumerate() {
         let bytes: u64 = tensors.iter().map(|info| info.bytes).sum();
-        writeln!(out, "{}: {} tensors, {bytes} bytes", path_of(i).display(), tensors.len())?;
+        let n = counted(tensors.len(), "tensor");
+        writeln!(out, "{}: {n}, {bytes} bytes", path_of(i).display())?;
     }
     Ok(())
 }
@@ -118,8 +120,8 @@ pub fn merge(args: &MergeArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let file = header::open(&args.input)?;
     space::check_output(&args.output, [], &[&file])?;
     copy::write(&file, &entries_of(&file), file.tensors(), &args.output)?;
-    let n = file.shard_count();
-    let files = if n == 1 { "file" } else { "files" };
-    writeln!(out, "{}: {} tensors of {n} {files}", args.output.display(), file.tensors().len())?;
+    let tensors = counted(file.tensors().len(), "tensor");
+    let files = counted(file.shard_count(), "file");
+    writeln!(out, "{}: {tensors} of {files}", args.output.display())?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::{CliError, interrupt};
 use crate::engine::{EngineError, EngineOptions, Model};
 use crate::eval::{self, Chunks, EvalError, Sensitivity};
 use crate::quantize::allocate::Offer;
-use crate::quantize::{Options, QuantizeError, Survey, Surveyed, Target};
+use crate::quantize::{Options, Plan, QuantizeError, Survey, Surveyed, Target};
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -265,6 +265,29 @@ fn survey<'a>(
             !cancel.load(Ordering::Relaxed)
         });
         surveyed.map_err(|error| match error {
+            QuantizeError::Cancelled => stopped(),
+            error => at(error),
+        })
+    })
+}
+
+/// A plan of a file, whose tensors are looked at where their types depend on values.
+///
+/// # Errors
+/// As [`Plan::new`], or Ctrl-C came.
+pub fn plan<'a>(
+    file: &'a GgufFile,
+    options: &'a Options,
+    at: &dyn Fn(QuantizeError) -> CliError,
+) -> Result<Plan<'a>, CliError> {
+    let mut progress = WorkProgress::begin();
+    interrupt::orderly(|cancel| {
+        let planned = Plan::watched(file, options, &mut |info, done, total| {
+            let told = |told| line("looked at", &info.name, done, total, &told);
+            progress.show(done as u64, total as u64, told);
+            !cancel.load(Ordering::Relaxed)
+        });
+        planned.map_err(|error| match error {
             QuantizeError::Cancelled => stopped(),
             error => at(error),
         })

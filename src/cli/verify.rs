@@ -4,7 +4,9 @@ use super::options::ModelArgs;
 use super::receipt::ids_of;
 use super::{CliError, header, interrupt};
 use crate::engine::report::{Report, ReportOptions};
-use crate::quantize::receipt::{Checked, PREFIX, check, check_source, tokens};
+use crate::model::describe::counted;
+use crate::quantize::receipt::{Checked, check, check_folder, check_source, tokens};
+use crate::receipt::PREFIX;
 use gguf_rs_lite::GgufFile;
 use serde_json::json;
 use std::io::Write;
@@ -17,8 +19,9 @@ use teff_kernels::KernelTable;
 pub struct VerifyArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The GGUF file that it was made of: is it that one, and did each tensor lose what the receipt says
-    #[arg(long, value_name = "FILE")]
+    /// The GGUF file that it was made of: is it that one, and did each tensor lose what the receipt says; or the
+    /// Hugging Face folder that it was converted from, whose files are compared and tensors not measured anew
+    #[arg(long, value_name = "FILE|DIR")]
     source: Option<PathBuf>,
     /// One JSON object
     #[arg(long)]
@@ -79,7 +82,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     match faults.len() {
         0 => Ok(()),
-        n => Err(CliError::failed(format!("{}: {n} faults", path.display()))),
+        n => Err(CliError::failed(format!("{}: {}", path.display(), counted(n, "fault")))),
     }
 }
 
@@ -89,6 +92,12 @@ fn against(
     file: &GgufFile,
     kernels: &KernelTable,
 ) -> Result<Option<Checked>, CliError> {
+    if path.is_dir() {
+        return interrupt::orderly(|cancel: &AtomicBool| {
+            check_folder(file, path, &|| !cancel.load(Ordering::Relaxed))
+                .map_err(CliError::at(path))
+        });
+    }
     let source = header::open(path)?;
     let at = CliError::of_model(path);
     interrupt::orderly(|cancel: &AtomicBool| {
@@ -103,18 +112,19 @@ fn tell(
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     match checked {
-        Some(checked) => writeln!(out, "{} tensors as in the receipt", checked.same)?,
+        Some(checked) => writeln!(out, "{} as in the receipt", counted(checked.same, "tensor"))?,
         None => writeln!(out, "no receipt: tensors are not checked")?,
     }
     if texts > 0 {
-        writeln!(out, "{texts} texts cut by the vocabulary")?;
+        writeln!(out, "{} cut by the vocabulary", counted(texts, "text"))?;
     }
     if let Some(source) = source {
         let left = match source.unmeasured {
             0 => String::new(),
-            n => format!(", {n} not measured: they are the source's times factors"),
+            n => format!(", {n} not measured: {}", source.why),
         };
-        writeln!(out, "{} tensors lost what the receipt says{left}", source.same)?;
+        let same = counted(source.same, "tensor");
+        writeln!(out, "{same} lost what the receipt says{left}")?;
     }
     Ok(())
 }

@@ -91,8 +91,8 @@ const EPSILONS: &[(&str, &[&str])] = &[
 /// from.
 pub(super) fn as_entry(error: ModelError) -> ConvertError {
     let ModelError::MissingKey(key) = &error else { return ConvertError::Model(error) };
-    let name = key.split_once('.').map_or("", |(_, name)| name);
-    match INTS.iter().chain(EPSILONS).find(|row| row.0 == name) {
+    let is_of = |name: &str| key.strip_suffix(name).is_some_and(|arch| arch.ends_with('.'));
+    match INTS.iter().chain(EPSILONS).find(|row| is_of(row.0)) {
         Some((_, entries)) => ConvertError::MissingEntry(entries[0].into()),
         None => ConvertError::Model(error),
     }

@@ -39,32 +39,29 @@ mod rules;
 mod safetensors;
 mod selfcheck;
 mod sentencepiece;
+mod shards;
 mod stream;
 mod templates;
+mod ternary;
 mod vocab;
+mod write;
 
 pub use error::ConvertError;
 pub use outline::{Place, outline};
 pub use plan::Output;
 pub use selfcheck::TEXTS as SELF_CHECK_TEXTS;
 
-use crate::decoder::lower;
 pub use crate::grid::Qat;
+use crate::model::arch;
 use crate::model::checkpoint::{Checkpoint, When};
-use crate::model::{Adapter, Hparams, arch};
-use crate::text::Tokenizer;
 use config::Config;
 use dtype::Dtype;
-use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue, PartFile};
+use gguf_rs_lite::{GgmlType, OwnedValue};
 use keys::Keys;
 use packed::Repack;
 use safetensors::Tensors;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use teff_kernels::KernelTable;
 
 /// Type of the large matrices of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +123,7 @@ pub struct Conversion {
     tokens_left_out: Vec<String>,
     target: TargetType,
     arch: &'static str,
+    folder: PathBuf,
 }
 
 impl Conversion {
@@ -141,13 +139,14 @@ impl Conversion {
         }
         let config = Config::open(folder)?;
         let checkpoint = find_checkpoint(&config)?;
-        let mut tensors = Tensors::open(folder)?;
+        let mut tensors = Tensors::open(folder, &|name| plan::join(checkpoint, name))?;
         for name in modules::products(folder)? {
             tensors.add_under(folder.join(&name).join("model.safetensors"), &name)?;
         }
         packed::unpack(&mut tensors, &config)?;
         let planned = plan::plan(tensors.all(), &config, checkpoint)?;
         let (mut outputs, left_out) = (planned.outputs, planned.left_out);
+        ternary::settle(&tensors, &mut outputs, &config)?;
         add_rotation(&mut outputs, &config)?;
         check_head(&outputs, &config)?;
         let target = options.ty.unwrap_or_else(|| stored_type(&tensors));
@@ -181,8 +180,17 @@ impl Conversion {
         let tokens_left_out =
             vocab::vocabulary(&mut keys, &config, folder, n_rows as usize, options)?;
         selfcheck::check(&keys, folder)?;
-        let (config, arch) = (Some(config), checkpoint.arch);
-        Ok(Conversion { tensors, config, keys, outputs, left_out, tokens_left_out, target, arch })
+        Ok(Conversion {
+            tensors,
+            config: Some(config),
+            keys,
+            outputs,
+            left_out,
+            tokens_left_out,
+            target,
+            arch: checkpoint.arch,
+            folder: folder.to_owned(),
+        })
     }
 
     /// [`Conversion::plan`] of an adapter of PEFT.
@@ -197,9 +205,17 @@ impl Conversion {
         in_order(&mut outputs);
         let mut keys = general(checkpoint, folder, options, target.file_type());
         lora::describe(&mut keys, &adapter);
-        let (left_out, tokens_left_out) = Default::default();
-        let (config, arch) = (None, checkpoint.arch);
-        Ok(Conversion { tensors, config, keys, outputs, left_out, tokens_left_out, target, arch })
+        Ok(Conversion {
+            tensors,
+            config: None,
+            keys,
+            outputs,
+            left_out: Vec::new(),
+            tokens_left_out: Vec::new(),
+            target,
+            arch: checkpoint.arch,
+            folder: folder.to_owned(),
+        })
     }
 
     /// Tensors of the result, in its order.
@@ -242,105 +258,6 @@ impl Conversion {
     fn tensor_bytes(&self) -> impl Iterator<Item = u64> {
         let of_one = |output: &Output| output.ty.bytes_of(output.elements()).unwrap_or(u64::MAX);
         self.outputs.iter().map(of_one)
-    }
-
-    /// The result without its weights, checked as [`Conversion::write`] does before it writes them; it is
-    /// there for as long as its place.
-    ///
-    /// # Errors
-    /// The result would not load, or computes something else than the configuration says; or the
-    /// folder for temporary files has no room for its header.
-    pub fn outline(&self) -> Result<(Arc<GgufFile>, Place), ConvertError> {
-        let (file, place) = outline::outline(|out| self.writer(out), self.tensor_bytes())?;
-        let file = Arc::new(file);
-        self.check(&file)?;
-        Ok((file, place))
-    }
-
-    /// Writes the result: first under another name beside `path`, then, once it has been loaded as
-    /// a model is, in one rename. `progress` is told the bytes of weights so far. Nothing is left
-    /// behind if it fails or `cancel` becomes true.
-    ///
-    /// # Errors
-    /// Those of [`Conversion::outline`], before a weight is read; then, a file cannot be read or
-    /// written, or a number is not finite or too large.
-    pub fn write(
-        &self,
-        path: &Path,
-        progress: &mut dyn FnMut(u64),
-        cancel: &AtomicBool,
-    ) -> Result<(), ConvertError> {
-        let part = PartFile::create(path)?;
-        let file = part.file();
-        outline::write(file, self.writer(file)?, self.tensor_bytes())
-            .map_err(|error| named(&part, error))?
-            .map_err(|error| part.error(error))?;
-        self.check(&Arc::new(GgufFile::open(part.path())?))?;
-        outline::clear(file).map_err(|error| part.error(error))?;
-        self.write_to(&part, progress, cancel)?;
-        self.check(&Arc::new(GgufFile::open(part.path())?))?;
-        Ok(part.finish()?)
-    }
-
-    /// A writer that has all metadata and knows all tensors.
-    fn writer<W: Write>(&self, out: W) -> Result<GgufWriter<W>, ConvertError> {
-        let mut writer = GgufWriter::new(out);
-        for (key, value) in &self.keys.entries {
-            writer.add(key.clone(), value.clone())?;
-        }
-        for output in &self.outputs {
-            writer.declare(output.name.clone(), output.ty, &output.dims())?;
-        }
-        Ok(writer)
-    }
-
-    fn write_to(
-        &self,
-        part: &PartFile,
-        progress: &mut dyn FnMut(u64),
-        cancel: &AtomicBool,
-    ) -> Result<(), ConvertError> {
-        let named = |error| named(part, error);
-        let mut data = self.writer(part.file())?.write_header().map_err(named)?;
-        let mut done = 0;
-        for output in &self.outputs {
-            stream::stream(&self.tensors, output, &mut |bytes| {
-                if cancel.load(Ordering::SeqCst) {
-                    return Err(ConvertError::Cancelled);
-                }
-                data.write_chunk(bytes).map_err(named)?;
-                done += bytes.len() as u64;
-                progress(done);
-                Ok(())
-            })?;
-        }
-        data.finish().map_err(named)?;
-        Ok(())
-    }
-
-    /// Loads the result as it is loaded to be run: every tensor and key has a meaning, and the one that
-    /// the configuration gives it.
-    fn check(&self, file: &Arc<GgufFile>) -> Result<(), ConvertError> {
-        let Some(config) = &self.config else {
-            return Adapter::new(file.clone(), self.arch, 1.0)
-                .map(drop)
-                .map_err(ConvertError::Model);
-        };
-        let hparams = Hparams::new(file).map_err(keys::as_entry)?;
-        let spec = arch::spec(&hparams).map_err(keys::as_entry)?;
-        agree::with_spec(config, &spec)?;
-        let n_ctx = hparams.n_ctx_train.min(512);
-        lower(file, &spec, KernelTable::detect(), n_ctx).map_err(ConvertError::Model)?;
-        Tokenizer::from_gguf(file).map_err(ConvertError::Text)?;
-        Ok(())
-    }
-}
-
-/// Names the file of an error of writing it, such as that of a full disk.
-fn named(part: &PartFile, error: gguf_rs_lite::Error) -> ConvertError {
-    match error {
-        gguf_rs_lite::Error::Write(error) => part.error(error).into(),
-        error => ConvertError::Gguf(error),
     }
 }
 

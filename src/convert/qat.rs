@@ -38,7 +38,8 @@ pub(super) fn find(
 /// The type of floats of a matrix that may lie on a grid: all of one, as they are.
 fn precision(tensors: &Tensors, output: &Output) -> Option<Precision> {
     let is_as_it_was = |piece: &Piece| piece.scale == 1.0 && piece.blocks.is_none();
-    let is_matrix = !is_plain(output) && output.repack.is_none() && output.op == Op::Same;
+    let has_own = matches!(output.op, Op::Same | Op::Ternary);
+    let is_matrix = !is_plain(output) && output.repack.is_none() && has_own;
     let all = output.pieces.iter().map(|piece| tensors.all()[piece.tensor].dtype);
     let dtype = all.reduce(|a, b| if a == b { a } else { Dtype::Bool })?;
     let may_be = is_matrix && output.pieces.iter().all(is_as_it_was);

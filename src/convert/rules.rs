@@ -90,6 +90,11 @@ impl Writer<'_> {
             }
             Key::OverRootOfLayers(key, names) => self.over_root_of_layers(key, names),
             Key::InverseRoot(key, name) => self.inverse_root(key, name),
+            Key::ScaleOfHeads(key, names) => {
+                let usual = 1.0 / (self.config.head_dim()? as f64).sqrt();
+                self.given(key, self.config.float(names)?.unwrap_or(usual) as f32)
+            }
+            Key::YarnBeside(entry, texts) => self.yarn_beside(entry, texts),
             Key::PositionsBehindPadding(key, name) => self.behind_padding(key, name),
             Key::Count(key, entry) => {
                 let n = self.config.list(entry).map(Vec::len);
@@ -269,6 +274,29 @@ impl Writer<'_> {
         let Some(x) = self.config.float(&[name])? else { return Ok(()) };
         let is_usual = x == self.config.head_dim()? as f64;
         self.some(key, (!is_usual).then_some((1.0 / x.sqrt()) as f32))
+    }
+
+    fn yarn_beside(&mut self, entry: &str, texts: &[&str]) -> Done {
+        match self.config.text(entry) {
+            None => return Ok(()),
+            Some(text) if texts.contains(&text) => self.set("rope.scaling.type", "yarn"),
+            Some(text) => {
+                let problem = format!("is `{text}`, which is not supported");
+                return Err(ConvertError::BadEntry { entry: entry.into(), problem });
+            }
+        }
+        let original = self.config.need(&["original_max_position_embeddings"])?;
+        self.set_int("rope.scaling.original_context_length", original)?;
+        for (key, entry) in [
+            ("rope.scaling.factor", "scaling_factor"),
+            ("rope.scaling.yarn_ext_factor", "extrapolation_factor"),
+            ("rope.scaling.yarn_beta_fast", "beta_fast"),
+            ("rope.scaling.yarn_beta_slow", "beta_slow"),
+        ] {
+            let x = self.config.float(&[entry])?;
+            self.set(key, x.ok_or_else(|| ConvertError::MissingEntry(entry.into()))? as f32);
+        }
+        Ok(())
     }
 
     fn behind_padding(&mut self, key: &str, name: &str) -> Done {

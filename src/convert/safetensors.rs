@@ -5,11 +5,16 @@
 //! of bytes), and the bytes. Headers are read whole and checked: ranges lie in the file, agree with
 //! types and shapes, do not overlap and leave nothing out. Tensors are read in pieces when they are
 //! needed, by plain reads, so that a file that shrinks is an error and not a signal.
+//!
+//! Files may belong to ranks of tensor parallelism, by their names (`-TP-003`): then each has a part of some
+//! matrices, under one name, and they are read as one ([`join_parts`](Tensors::join_parts)).
 
 use super::ConvertError;
 use super::dtype::Dtype;
-use super::files::{json, malformed};
+use super::files::malformed;
 use super::packed::{Grid, Packed};
+use super::shards::{self, rank};
+use crate::model::checkpoint::Join;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -21,8 +26,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Dimensions of a tensor: more than any checkpoint has.
 const DIMS_MAX: usize = 8;
-/// Files of a checkpoint: the largest published one has some 200.
-const FILES_MAX: usize = 4096;
 
 /// A tensor of a checkpoint.
 #[derive(Clone, Debug)]
@@ -35,14 +38,23 @@ pub struct Tensor {
     pub shape: Vec<u64>,
     file: usize,
     offset: u64,
+    /// Files and offsets of the parts behind the first.
+    parts: Vec<(usize, u64)>,
+    /// Bytes of a part that lie beside each other.
+    run: u64,
     /// Bytes of all elements.
     pub bytes: u64,
 }
 
 impl Tensor {
+    /// A tensor of these bytes at an offset of a file that is to be named.
+    fn at(name: String, dtype: Dtype, shape: Vec<u64>, offset: u64, bytes: u64) -> Tensor {
+        Tensor { name, dtype, shape, file: 0, offset, parts: Vec::new(), run: bytes, bytes }
+    }
+
     /// A tensor of f32 that is in no file.
     pub fn shaped(name: String, shape: Vec<u64>) -> Tensor {
-        Tensor { name, dtype: Dtype::F32, shape, file: 0, offset: 0, bytes: 0 }
+        Tensor::at(name, Dtype::F32, shape, 0, 0)
     }
 }
 
@@ -59,16 +71,13 @@ pub struct Tensors {
 }
 
 impl Tensors {
-    /// Finds the files of a folder and reads their headers.
+    /// Finds the files of a folder and reads their headers; `join` says how parts of a tensor lie in it.
     ///
     /// # Errors
-    /// There are none, one is missing or malformed.
-    pub fn open(folder: &Path) -> Result<Tensors, ConvertError> {
-        let index = folder.join("model.safetensors.index.json");
-        let (names, wanted) = match json(&index)? {
-            Some(value) => indexed(&index, &value)?,
-            None => (single(folder)?, Vec::new()),
-        };
+    /// There are none, one is missing or malformed, or a part of a tensor is missing.
+    pub fn open(folder: &Path, join: &dyn Fn(&str) -> Join) -> Result<Tensors, ConvertError> {
+        let index = folder.join(shards::INDEX);
+        let (names, wanted) = shards::find(folder)?;
         let mut all = Tensors::default();
         for name in &names {
             let path = folder.join(name);
@@ -83,6 +92,7 @@ impl Tensors {
             let problem = format!("tensor `{tensor}` is not in {file}, as this index says");
             return Err(malformed(&index, problem));
         }
+        all.join_parts(join)?;
         Ok(all)
     }
 
@@ -96,10 +106,6 @@ impl Tensors {
         Ok(all)
     }
 
-    /// Reads the header of one file.
-    ///
-    /// # Errors
-    /// It is malformed, or names a tensor that another file has.
     /// Reads the header of another file: its tensors get this name and a dot before their own.
     ///
     /// # Errors
@@ -129,15 +135,68 @@ impl Tensors {
         for tensor in &mut tensors {
             tensor.name.insert_str(0, root);
             (tensor.file, tensor.offset) = (number, tensor.offset + start);
-            let place = self.tensors.len();
-            if self.by_name.insert(tensor.name.clone(), place).is_some() {
-                let problem = format!("tensor `{}` is in another file, too", tensor.name);
-                return Err(malformed(&path, problem));
-            }
-            self.tensors.push(tensor.clone());
+            let Some(&place) = self.by_name.get(&tensor.name) else {
+                self.by_name.insert(tensor.name.clone(), self.tensors.len());
+                self.tensors.push(tensor.clone());
+                continue;
+            };
+            let first = &mut self.tensors[place];
+            let last = first.parts.last().map_or(first.file, |part| part.0);
+            let ranks = rank(&self.files[last].0).zip(rank(&path));
+            let problem = match ranks.is_some_and(|(last, own)| last < own) {
+                false => "is in another file, too",
+                true if (first.dtype, &first.shape) == (tensor.dtype, &tensor.shape) => {
+                    first.parts.push((tensor.file, tensor.offset));
+                    continue;
+                }
+                true => "has another type or shape than its first part",
+            };
+            return Err(malformed(&path, format!("tensor `{}` {problem}", tensor.name)));
         }
         self.files.push((path, file));
         Ok(())
+    }
+
+    /// Makes tensors of ranks whole.
+    ///
+    /// # Errors
+    /// A part is missing, or there are parts of what has none.
+    fn join_parts(&mut self, join: &dyn Fn(&str) -> Join) -> Result<(), ConvertError> {
+        let ranks = self.files.iter().filter_map(|(path, _)| rank(path));
+        let n_ranks = ranks.collect::<HashSet<u32>>().len();
+        for tensor in &mut self.tensors {
+            let path = &self.files[tensor.file].0;
+            if rank(path).is_none() {
+                continue;
+            }
+            let (n, join) = (tensor.parts.len() + 1, join(&tensor.name));
+            let wanted = if join == Join::Never { 1 } else { n_ranks };
+            if n != wanted {
+                let problem = format!("tensor `{}` has {n} parts, not {wanted}", tensor.name);
+                return Err(malformed(path, problem));
+            }
+            if n == 1 {
+                continue;
+            }
+            let &[rows, cols] = &tensor.shape[..] else {
+                return Err(malformed(path, format!("tensor `{}` is no matrix", tensor.name)));
+            };
+            let n = n as u64;
+            tensor.bytes = tensor.bytes.saturating_mul(n);
+            match join {
+                Join::Columns => {
+                    tensor.run = cols * tensor.dtype.bytes() as u64;
+                    tensor.shape[1] = cols.saturating_mul(n);
+                }
+                Join::Rows | Join::Never => tensor.shape[0] = rows.saturating_mul(n),
+            }
+        }
+        Ok(())
+    }
+
+    /// Paths of the files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| &**path)
     }
 
     /// The tensors.
@@ -168,7 +227,7 @@ impl Tensors {
             let (name, shape) = (packed.name.clone(), packed.shape.clone());
             let bytes = shape.iter().product();
             let dtype = Dtype::Packed;
-            self.tensors.push(Tensor { name, dtype, shape, file: 0, offset: place as u64, bytes });
+            self.tensors.push(Tensor::at(name, dtype, shape, place as u64, bytes));
         }
         self.packed = packed;
         self.by_name =
@@ -272,61 +331,30 @@ impl Tensors {
         if tensor.dtype == Dtype::Packed {
             return Err(self.wrong_type(tensor));
         }
-        let (path, file) = &self.files[tensor.file];
-        let mut file = file;
-        file.seek(SeekFrom::Start(tensor.offset + at))
+        if tensor.parts.is_empty() {
+            return self.read_at((tensor.file, tensor.offset + at), out);
+        }
+        let n = tensor.parts.len() as u64 + 1;
+        let (mut at, mut rest) = (at, out);
+        while !rest.is_empty() {
+            let (run, within) = (at / tensor.run, at % tensor.run);
+            let len = rest.len().min((tensor.run - within) as usize);
+            let (some, behind) = rest.split_at_mut(len);
+            let (file, offset) = match run % n {
+                0 => (tensor.file, tensor.offset),
+                part => tensor.parts[part as usize - 1],
+            };
+            self.read_at((file, offset + run / n * tensor.run + within), some)?;
+            (at, rest) = (at + len as u64, behind);
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, (file, at): (usize, u64), out: &mut [u8]) -> Result<(), ConvertError> {
+        let (path, mut file) = (&self.files[file].0, &self.files[file].1);
+        file.seek(SeekFrom::Start(at))
             .and_then(|_| file.read_exact(out))
             .map_err(|error| ConvertError::Io { path: path.clone(), error })
-    }
-}
-
-/// Files that an index names, and which tensor is in which.
-type Indexed = (Vec<String>, Vec<(String, String)>);
-
-fn indexed(path: &Path, value: &Value) -> Result<Indexed, ConvertError> {
-    let map = value.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| malformed(path, "`weight_map` is missing"))?;
-    let mut wanted = Vec::with_capacity(map.len());
-    for (tensor, file) in map {
-        let is_plain = |name: &&str| Path::new(name).file_name() == Some(name.as_ref());
-        let file = file.as_str().filter(is_plain);
-        let problem = || malformed(path, format!("`{tensor}` is in no file of this folder"));
-        wanted.push((tensor.clone(), file.ok_or_else(problem)?.to_owned()));
-    }
-    let mut names: Vec<String> = wanted.iter().map(|(_, file)| file.clone()).collect();
-    names.sort();
-    names.dedup();
-    if names.len() > FILES_MAX {
-        return Err(malformed(path, format!("more than {FILES_MAX} files")));
-    }
-    Ok((names, wanted))
-}
-
-/// The one file of a folder without an index.
-fn single(folder: &Path) -> Result<Vec<String>, ConvertError> {
-    let io = |error| ConvertError::Io { path: folder.to_owned(), error };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        names.extend(entry.map_err(io)?.file_name().into_string().ok());
-    }
-    names.sort();
-    let usual = names.iter().find(|name| *name == "model.safetensors");
-    let mut others = names.iter().filter(|name| name.ends_with(".safetensors"));
-    match (usual, others.next(), others.next()) {
-        (Some(name), ..) | (None, Some(name), None) => Ok(vec![name.clone()]),
-        (None, Some(_), Some(_)) => Err(malformed(
-            &folder.join("model.safetensors.index.json"),
-            "missing, and there are several files of weights",
-        )),
-        _ => {
-            let is_weights = |name: &&String| {
-                [".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5"]
-                    .iter()
-                    .any(|e| name.ends_with(e))
-            };
-            let found = names.iter().find(is_weights).cloned();
-            Err(ConvertError::NoWeights { path: folder.to_owned(), found })
-        }
     }
 }
 
@@ -374,7 +402,7 @@ fn read_entry(name: &str, value: &Value) -> Result<Tensor, String> {
     if range[1].checked_sub(range[0]) != Some(bytes) {
         return Err(format!("{bytes} bytes by its shape, others by `data_offsets`"));
     }
-    Ok(Tensor { name: name.to_owned(), dtype, shape, file: 0, offset: range[0], bytes })
+    Ok(Tensor::at(name.to_owned(), dtype, shape, range[0], bytes))
 }
 
 #[cfg(test)]

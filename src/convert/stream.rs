@@ -3,11 +3,13 @@
 //! that memory does not grow with tensors. Only a matrix that is transposed is held whole.
 
 use super::ConvertError;
+use super::dtype::Dtype;
 use super::packed::{self, Repack};
 use super::plan::{Output, Piece};
 use super::safetensors::{Tensor, Tensors};
 use crate::grid::Take;
 use crate::model::checkpoint::Op;
+use crate::receipt::{Loss, loss_of};
 use gguf_rs_lite::GgmlType;
 use teff_kernels::KernelTable;
 
@@ -20,22 +22,31 @@ const LOOK_ELEMENTS: usize = 1 << 16;
 /// Takes the bytes of a tensor, a part at a time.
 pub(super) type Sink<'s> = dyn FnMut(&[u8]) -> Result<(), ConvertError> + 's;
 
-/// Gives all bytes of one tensor of the result.
+/// Gives all bytes of one tensor of the result. Returns what was lost of its numbers, as they are once they
+/// are changed, in its type, if that is asked.
 ///
 /// # Errors
 /// A file cannot be read, a number is not finite or does not fit the type, or `sink` says so.
 pub(super) fn stream(
     tensors: &Tensors,
     output: &Output,
+    measures: bool,
     sink: &mut Sink<'_>,
-) -> Result<(), ConvertError> {
-    let (row, bytes) = (Vec::new(), Vec::new());
-    let mut encoder = Encoder { output, scale: 1.0, row, bytes, done: 0 };
+) -> Result<Loss, ConvertError> {
     if let Some(Repack::Codes(_)) = output.repack {
-        return packed::stream(tensors, output, sink);
+        return packed::stream(tensors, output, measures, sink);
     }
+    let measures = measures && !is_exact(tensors, output);
+    let mut encoder = Encoder {
+        output,
+        scale: 1.0,
+        row: Vec::new(),
+        bytes: Vec::new(),
+        done: 0,
+        lost: measures.then(|| (Loss::default(), Vec::new())),
+    };
     if let Some(values) = &output.values {
-        return encoder.take(values, &output.name, sink);
+        encoder.take(values, &output.name, sink)?;
     }
     for piece in &output.pieces {
         let tensor = &tensors.all()[piece.tensor];
@@ -43,11 +54,27 @@ pub(super) fn stream(
         let take = &mut |values: &[f32]| encoder.take(values, &tensor.name, sink);
         read_piece(tensors, tensor, piece, CHUNK_ELEMENTS, take)?;
     }
-    Ok(())
+    Ok(encoder.lost.map_or_else(Loss::default, |lost| lost.0))
+}
+
+/// Whether a tensor's type holds all of its numbers, whatever they are.
+fn is_exact(tensors: &Tensors, output: &Output) -> bool {
+    let dtype = match output.ty {
+        GgmlType::F32 => return true,
+        GgmlType::F16 => Dtype::F16,
+        GgmlType::BF16 => Dtype::BF16,
+        _ => return false,
+    };
+    let is_same = |piece: &Piece| {
+        let is_as_it_was = piece.scale == 1.0 && piece.blocks.is_none();
+        is_as_it_was && tensors.all()[piece.tensor].dtype == dtype
+    };
+    let has_own = matches!(output.op, Op::Same | Op::Ternary);
+    has_own && output.values.is_none() && output.pieces.iter().all(is_same)
 }
 
 /// Gives the rows of one tensor of the result, some at a time, until `take` wants no more. They are as the
-/// checkpoint has them.
+/// checkpoint has them, or ternary where they become so.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -59,8 +86,16 @@ pub(super) fn rows(
     let mut is_enough = false;
     for piece in &output.pieces {
         let tensor = &tensors.all()[piece.tensor];
+        let mut made = Vec::new();
         let read = read_piece(tensors, tensor, piece, LOOK_ELEMENTS, &mut |values| {
-            is_enough = !take(values);
+            is_enough = !match output.ternary {
+                None => take(values),
+                Some(ternary) => {
+                    made.clear();
+                    made.extend(values.iter().map(|&x| ternary.of(x)));
+                    take(&made)
+                }
+            };
             if is_enough { Err(ConvertError::Cancelled) } else { Ok(()) }
         });
         if is_enough {
@@ -98,6 +133,8 @@ struct Encoder<'a> {
     bytes: Vec<u8>,
     /// Elements so far.
     done: u64,
+    /// What was lost, and room for values that are read back, if it is measured.
+    lost: Option<(Loss, Vec<f32>)>,
 }
 
 impl Encoder<'_> {
@@ -109,8 +146,10 @@ impl Encoder<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), ConvertError> {
         self.row.clear();
+        let ternary = self.output.ternary;
         self.row.extend(values.iter().map(|&x| match self.output.op {
             Op::Same => x * self.scale,
+            Op::Ternary => ternary.expect("settled before anything is written").of(x),
             Op::PlusOne => x + 1.0,
             Op::PlusFifth(n) => x + 0.2_f64.powf(f64::from(n) / 2.0) as f32,
             Op::NegExp => -x.exp(),
@@ -155,6 +194,12 @@ impl Encoder<'_> {
                     encoded.expect("targets have quantizers");
                 }
             }
+        }
+        if let Some((loss, back)) = &mut self.lost {
+            let kernels = KernelTable::detect().types(ty).expect("every type has kernels");
+            back.resize(self.row.len(), 0.0);
+            kernels.dequantize(&self.bytes, back);
+            loss.add(loss_of(&self.row, back));
         }
         sink(&self.bytes)
     }

@@ -315,8 +315,8 @@ impl Report {
     pub fn architecture_lines(&self) -> Vec<String> {
         let architecture = self.text("general.architecture").unwrap_or("unknown");
         if let Some(adapter) = &self.adapter {
-            let n = adapter.targets().count();
-            return vec![format!("LoRA adapter of {n} tensors for {architecture} models")];
+            let tensors = describe::counted(adapter.targets().count(), "tensor");
+            return vec![format!("LoRA adapter of {tensors} for {architecture} models")];
         }
         let mut lines = vec![architecture.to_string()];
         match &self.spec {

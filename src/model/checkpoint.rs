@@ -5,6 +5,12 @@
 //! such as `model.` are left out. A pattern is the whole name of a tensor, or that
 //! name without its `.weight` or `.bias`, which the new name then gets, too.
 
+mod common;
+
+pub use common::{
+    BUFFERS, DECODER, EXPERTS, GATE_UP_EXPERTS, OTHER_PARTS, PAIRS, ROTARY_ALL, VOCAB,
+};
+
 /// Checkpoints of one or more classes of transformers that have one architecture in GGUF.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -52,6 +58,19 @@ pub struct Names {
     /// Entries whose first one that is there is how many layers of the result come before the layers
     /// that these names number; none: they are numbered alike.
     pub behind: &'static [&'static str],
+    /// How the parts lie that the files of ranks have of the tensor.
+    pub join: Join,
+}
+
+/// How parts of a matrix lie in it that have its name, one in each file of a rank of tensor parallelism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// There are none.
+    Never,
+    /// One below the other.
+    Rows,
+    /// Side by side.
+    Columns,
 }
 
 /// Names of a tensor whose elements stay as they are.
@@ -61,7 +80,7 @@ pub const fn same(from: &'static str, to: &'static str) -> Names {
 
 /// Names of a tensor whose elements get another order or shape.
 pub const fn laid(from: &'static str, to: &'static str, layout: Layout) -> Names {
-    Names { from, to, layout, op: Op::Same, scales: &[], behind: &[] }
+    Names { from, to, layout, op: Op::Same, scales: &[], behind: &[], join: Join::Never }
 }
 
 /// Names of a tensor that becomes several.
@@ -93,6 +112,11 @@ impl Names {
     /// These names of layers behind as many others as an entry says.
     pub const fn behind(self, behind: &'static [&'static str]) -> Names {
         Names { behind, ..self }
+    }
+
+    /// These names of a tensor that may come in parts.
+    pub const fn joined(self, join: Join) -> Names {
+        Names { join, ..self }
     }
 }
 
@@ -238,6 +262,9 @@ pub enum Op {
     NegExp,
     /// e^x: likewise, of another sign.
     Exp,
+    /// -1, 0 or 1 times the mean of all magnitudes: floats that a model makes ternary when it runs. A
+    /// matrix that is ternary stays as it is.
+    Ternary,
 }
 
 /// An entry of metadata, its key behind the architecture's name unless it begins with `general.` or
@@ -338,6 +365,12 @@ pub enum Key {
     OverRootOfLayers(&'static str, &'static [&'static str]),
     /// One over the square root of an entry, where that is not the dimension of a head.
     InverseRoot(&'static str, &'static str),
+    /// A float, the first of these entries, or else one over the square root of a head's dimensions.
+    ScaleOfHeads(&'static str, &'static [&'static str]),
+    /// YaRN described by entries beside each other, where the text of the first one is one of these: all of
+    /// `scaling_factor`, `original_max_position_embeddings`, `extrapolation_factor`, `beta_fast` and
+    /// `beta_slow`. Another text is refused.
+    YarnBeside(&'static str, &'static [&'static str]),
     /// Positions behind the padding's: an entry less one more than the padding's id.
     PositionsBehindPadding(&'static str, &'static str),
     /// Length of a list.
@@ -408,88 +441,3 @@ pub enum Key {
     /// Pooling of a text's vectors, by the folder's `modules.json`.
     Pooling,
 }
-
-/// Names that most decoders of transformers have.
-pub const DECODER: &[Names] = &[
-    same("embed_tokens", "token_embd"),
-    same("norm", "output_norm"),
-    same("lm_head", "output"),
-    same("layers.#.input_layernorm", "blk.#.attn_norm"),
-    same("layers.#.post_attention_layernorm", "blk.#.ffn_norm"),
-    same("layers.#.self_attn.q_proj", "blk.#.attn_q"),
-    same("layers.#.self_attn.k_proj", "blk.#.attn_k"),
-    same("layers.#.self_attn.v_proj", "blk.#.attn_v"),
-    same("layers.#.self_attn.o_proj", "blk.#.attn_output"),
-    same("layers.#.self_attn.q_norm", "blk.#.attn_q_norm"),
-    same("layers.#.self_attn.k_norm", "blk.#.attn_k_norm"),
-    same("layers.#.mlp.gate_proj", "blk.#.ffn_gate"),
-    same("layers.#.mlp.up_proj", "blk.#.ffn_up"),
-    same("layers.#.mlp.down_proj", "blk.#.ffn_down"),
-];
-
-/// Names of experts in the mould of Qwen and DeepSeek, one tensor each or stacked.
-pub const EXPERTS: &[Names] = &[
-    same("layers.#.mlp.gate", "blk.#.ffn_gate_inp"),
-    same("layers.#.mlp.gate.e_score_correction_bias", "blk.#.exp_probs_b.bias"),
-    same("layers.#.mlp.experts.@.gate_proj", "blk.#.ffn_gate_exps"),
-    same("layers.#.mlp.experts.@.up_proj", "blk.#.ffn_up_exps"),
-    same("layers.#.mlp.experts.@.down_proj", "blk.#.ffn_down_exps"),
-    split("layers.#.mlp.experts.gate_up_proj", GATE_UP_EXPERTS),
-    same("layers.#.mlp.experts.down_proj", "blk.#.ffn_down_exps.weight"),
-    same("layers.#.mlp.shared_expert.gate_proj", "blk.#.ffn_gate_shexp"),
-    same("layers.#.mlp.shared_expert.up_proj", "blk.#.ffn_up_shexp"),
-    same("layers.#.mlp.shared_expert.down_proj", "blk.#.ffn_down_shexp"),
-    laid("layers.#.mlp.shared_expert_gate", "blk.#.ffn_gate_inp_shexp", Layout::Squeezed),
-    same("layers.#.mlp.shared_experts.gate_proj", "blk.#.ffn_gate_shexp"),
-    same("layers.#.mlp.shared_experts.up_proj", "blk.#.ffn_up_shexp"),
-    same("layers.#.mlp.shared_experts.down_proj", "blk.#.ffn_down_shexp"),
-];
-
-/// Gate and up projections of experts, one behind the other.
-pub const GATE_UP_EXPERTS: &[(&str, Rows)] = &[
-    ("blk.#.ffn_gate_exps.weight", Rows::FirstHalf),
-    ("blk.#.ffn_up_exps.weight", Rows::SecondHalf),
-];
-
-/// Rows of queries and keys from halves to pairs, before [`DECODER`].
-pub const PAIRS: &[Names] = &[
-    laid("layers.#.self_attn.q_proj", "blk.#.attn_q", Layout::PairQ),
-    laid("layers.#.self_attn.k_proj", "blk.#.attn_k", Layout::PairK),
-];
-
-/// Buffers of transformers that hold no weights: masks, and frequencies that are computed anew.
-pub const BUFFERS: &[&str] = &[
-    ".attention.masked_bias",
-    ".attention.bias",
-    ".attn.masked_bias",
-    ".attn.bias",
-    ".rotary_emb.inv_freq",
-    ".rope.freqs",
-    "rotary_emb.inv_freq",
-    "embeddings.position_ids",
-];
-
-/// Beginnings and parts of names of what sees, hears or projects into the text: not converted.
-pub const OTHER_PARTS: &[&str] = &[
-    "visual.",
-    "vision_tower.",
-    "vision_model.",
-    "vision_",
-    "audio_",
-    "audio_tower.",
-    "multi_modal_projector.",
-    "mm_projector.",
-    "mlp_AR.",
-    "vit.",
-    "code2wav.",
-    "talker.",
-    "token2wav.",
-    "mtp.",
-    "embed_vision.",
-    "embed_audio.",
-];
-
-/// The most entries that all decoders have with a head dimension of their own.
-pub const ROTARY_ALL: &[Key] = &[Key::RotaryShare(&[], 1.0)];
-/// Size of the vocabulary.
-pub const VOCAB: &[Key] = &[Key::Int("vocab_size", &["vocab_size"])];

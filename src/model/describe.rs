@@ -3,7 +3,7 @@
 //! The words are for people and may change with any version; programs read [`ModelSpec`].
 
 use super::*;
-use std::fmt;
+use std::fmt::{self, Display};
 
 /// Lines about a network: its sizes, what differs from the common shape, its layers, its head.
 pub fn lines(spec: &ModelSpec) -> Vec<String> {
@@ -34,7 +34,8 @@ pub fn lines(spec: &ModelSpec) -> Vec<String> {
 
 /// The sizes that every architecture names.
 pub fn sizes(n_layers: usize, n_embd: usize, n_ctx_train: usize) -> String {
-    format!("{n_layers} layers, {n_embd} wide, trained for a context of {n_ctx_train} tokens")
+    let layers = counted(n_layers, "layer");
+    format!("{layers}, {n_embd} wide, trained for a context of {n_ctx_train} tokens")
 }
 
 /// `93.8 MiB`
@@ -93,9 +94,14 @@ fn ranges(numbers: &[usize]) -> String {
     runs.collect::<Vec<_>>().join(", ")
 }
 
-/// `1 head`, `2 heads`.
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+/// `1 head`, `2 heads`, `2 matrices`, `2 entries`.
+pub fn counted<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
+    match (n == N::from(1), what.strip_suffix("ix"), what.strip_suffix("ry")) {
+        (true, ..) => format!("{n} {what}"),
+        (_, Some(stem), _) => format!("{n} {stem}ices"),
+        (_, _, Some(stem)) => format!("{n} {stem}ries"),
+        _ => format!("{n} {what}s"),
+    }
 }
 
 fn layer_in_words(layer: &LayerSpec) -> String {

@@ -6,9 +6,9 @@ use super::feedback::{Feed, Feedback};
 use super::form::{Buffers, Form};
 use super::method::Method;
 use super::refit::Refit;
-use super::rows::Loss;
 use super::share::share;
 use super::zeros::{self, KeepZeros};
+use crate::receipt::Loss;
 use teff_kernels::{KernelTable, TypeKernels};
 
 /// Rows that go through a product together.

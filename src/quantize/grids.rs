@@ -3,10 +3,14 @@
 use super::error::QuantizeError;
 use super::mix::{self, Facts, Shape};
 use super::plan::Options;
+use super::planned::Planned;
 use super::rows::check_finite;
-use crate::grid::{self, Found, Precision};
+use crate::grid::{self, Found, Precision, Qat};
 use crate::tensor::memory::reserve;
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo};
+
+/// Hears of a tensor that was looked at, how many were and of how many; whether to go on.
+pub(super) type Look<'l> = dyn FnMut(&TensorInfo, usize, usize) -> bool + 'l;
 
 /// Elements that are looked at at a time, of which the first may be enough.
 const LOOK_ELEMENTS: usize = 1 << 16;
@@ -53,18 +57,21 @@ pub(super) fn find(
     })
 }
 
-/// Has tensors that lie on a grid get the type that has its codes, where none is named for them.
+/// Has tensors that lie on a grid get the type that has its codes, where none is named for them. `on` hears of
+/// each that is looked at, as by [`Plan::watched`](super::Plan::watched).
 ///
 /// # Errors
-/// As [`find`].
+/// As [`find`], or `on` says to stop.
 pub(super) fn types(
     file: &GgufFile,
     options: &Options,
     shapes: &[Shape<'_>],
     choices: &mut [mix::Choice],
+    on: &mut Look<'_>,
 ) -> Result<Vec<Option<Found>>, QuantizeError> {
     let facts = Facts::of(file)?;
     let mut all = Vec::with_capacity(choices.len());
+    let n = shapes.len();
     for ((info, shape), choice) in file.tensors().iter().zip(shapes).zip(choices) {
         let is_open = info.ty.block_len() == 1
             && choice.ty == info.ty
@@ -77,6 +84,34 @@ pub(super) fn types(
             *choice = mix::Choice { ty: found.ty, wanted: found.ty };
         }
         all.push(found);
+        if !on(info, all.len(), n) {
+            return Err(QuantizeError::Cancelled);
+        }
     }
     Ok(all)
+}
+
+/// Finds the grids of tensors that a method makes row by row; the others' see what a text makes of them. `on`
+/// hears of each that is looked at.
+///
+/// # Errors
+/// As [`types`].
+pub(super) fn of_made(
+    file: &GgufFile,
+    options: &Options,
+    tensors: &mut [Planned<'_>],
+    on: &mut Look<'_>,
+) -> Result<(), QuantizeError> {
+    let n = tensors.len();
+    let all = tensors.iter_mut().enumerate().filter(|_| options.qat == Qat::Auto);
+    let is_made = |t: &Planned<'_>| {
+        !t.is_copied() && !t.method.sees_text() && t.pruning.is_none() && t.grid.is_none()
+    };
+    for (number, tensor) in all.filter(|(_, tensor)| is_made(tensor)) {
+        tensor.grid = find(file, tensor.info, &[tensor.ty], options)?;
+        if !on(tensor.info, number + 1, n) {
+            return Err(QuantizeError::Cancelled);
+        }
+    }
+    Ok(())
 }

@@ -43,6 +43,7 @@ mod plan;
 mod planned;
 mod product;
 pub mod prune;
+#[cfg(feature = "receipt")]
 pub mod receipt;
 mod refit;
 mod rows;
@@ -52,6 +53,7 @@ mod trial;
 mod warning;
 mod zeros;
 
+pub use crate::receipt::Loss;
 pub use at_inputs::{AtInputs, Factors, OutputLoss};
 pub use error::QuantizeError;
 pub use feedback::Feedback;
@@ -61,8 +63,8 @@ pub use output::outputs;
 pub use plan::{Options, Plan};
 pub use planned::{Made, Planned};
 pub(crate) use refit::Kind as ScaleKind;
-pub use rows::{Loss, Step};
-pub(crate) use rows::{check_finite, loss_of};
+pub use rows::Step;
+pub(crate) use rows::check_finite;
 pub(crate) use share::share;
 pub use survey::{Survey, Surveyed, Target};
 pub use trial::Trial;

@@ -5,8 +5,8 @@
 use super::error::QuantizeError;
 use super::plan::Plan;
 use super::planned::Planned;
-use super::receipt::{self, Known, Request, TensorHash, Written};
-use super::rows::{self, Loss, Step};
+use super::rows::{self, Step};
+use crate::receipt::{self, Known, Loss, Request, TensorHash, Written};
 use gguf_rs_lite::{
     DataWriter, GgufWriter, OwnedValue, PartFile, SPLIT_KEYS, shard_path, split_entries,
 };
@@ -126,7 +126,8 @@ impl Plan<'_> {
                 loss: *loss,
                 has_factors: tensor.has_factors(),
             });
-            let known = Known { source: source.unwrap_or_default(), tensors: written.collect() };
+            let (source, files) = (source.unwrap_or_default(), Vec::new());
+            let known = Known { source, files, tensors: written.collect() };
             // Over the header of zeros.
             let first = &all.parts[0];
             let mut file = first.file();

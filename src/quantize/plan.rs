@@ -8,10 +8,10 @@ use super::method::{METHODS, Method};
 use super::mix::{self, Facts, Mix, Shape, Wishes};
 use super::planned::{Made, Planned};
 use super::prune::Pruning;
-use super::receipt::Request;
 use super::warning::Warning;
 use super::zeros::{KeepZeros, has_zero};
 use crate::grid::{Found, Qat};
+use crate::receipt::Request;
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use teff_kernels::KernelTable;
 
@@ -90,6 +90,19 @@ impl<'a> Plan<'a> {
     /// Types cannot be chosen or made, a pattern finds no tensor, a type needs importances, or these
     /// are another model's.
     pub fn new(file: &'a GgufFile, options: &'a Options) -> Result<Plan<'a>, QuantizeError> {
+        Plan::watched(file, options, &mut |_, _, _| true)
+    }
+
+    /// [`Plan::new`], where `on` hears of tensors whose values are looked at: the last one, how many were and
+    /// of how many. It returns whether to go on.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and [`QuantizeError::Cancelled`] if `on` says so.
+    pub fn watched(
+        file: &'a GgufFile,
+        options: &'a Options,
+        on: &mut dyn FnMut(&TensorInfo, usize, usize) -> bool,
+    ) -> Result<Plan<'a>, QuantizeError> {
         if file.data_order() == ByteOrder::Big {
             return Err(QuantizeError::BigEndian);
         }
@@ -109,7 +122,7 @@ impl<'a> Plan<'a> {
         };
         let mut choices = choices;
         let grids = match options.types_of_grids && options.qat == Qat::Auto {
-            true => grids::types(file, options, &shapes, &mut choices)?,
+            true => grids::types(file, options, &shapes, &mut choices, on)?,
             false => vec![None; shapes.len()],
         };
         let types: Vec<GgmlType> = choices.iter().map(|choice| choice.ty).collect();
@@ -119,7 +132,7 @@ impl<'a> Plan<'a> {
             None if is_copy => None,
             None => file_type_of(file, &types),
         };
-        Plan::of_choices(file, options, file_type, &choices, grids)
+        Plan::of_choices(file, options, file_type, &choices, grids, on)
     }
 
     /// A plan of these types, one for each tensor of the file.
@@ -141,7 +154,8 @@ impl<'a> Plan<'a> {
         let choices: Vec<mix::Choice> =
             types.iter().map(|&ty| mix::Choice { ty, wanted: ty }).collect();
         let grids = vec![None; types.len()];
-        Plan::of_choices(file, options, file_type_of(file, types), &choices, grids)
+        let file_type = file_type_of(file, types);
+        Plan::of_choices(file, options, file_type, &choices, grids, &mut |_, _, _| true)
     }
 
     fn of_choices(
@@ -150,6 +164,7 @@ impl<'a> Plan<'a> {
         file_type: Option<u32>,
         choices: &[mix::Choice],
         grids: Vec<Option<Found>>,
+        on: &mut grids::Look<'_>,
     ) -> Result<Plan<'a>, QuantizeError> {
         let mut tensors = Vec::with_capacity(choices.len());
         let pruned = options.pruning.as_ref().map(|own| own.tensors(file)).transpose()?;
@@ -180,7 +195,7 @@ impl<'a> Plan<'a> {
         let mut plan = Plan { file, options, file_type, tensors, warnings: Vec::new() };
         plan.find_importances()?;
         plan.check_inputs()?;
-        plan.find_grids()?;
+        grids::of_made(file, options, &mut plan.tensors, on)?;
         plan.warn();
         Ok(plan)
     }
@@ -228,19 +243,6 @@ impl<'a> Plan<'a> {
     /// Bytes of all tensors together.
     pub fn data_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
-    }
-
-    /// Looks for the grids of tensors that a method makes row by row; the others' see what a text makes of
-    /// them.
-    fn find_grids(&mut self) -> Result<(), QuantizeError> {
-        let options = self.options;
-        let is_made =
-            |t: &&mut Planned<'_>| !t.is_copied() && !t.method.sees_text() && t.pruning.is_none();
-        let all = self.tensors.iter_mut().filter(|_| options.qat == Qat::Auto).filter(is_made);
-        for tensor in all.filter(|tensor| tensor.grid.is_none()) {
-            tensor.grid = grids::find(self.file, tensor.info, &[tensor.ty], options)?;
-        }
-        Ok(())
     }
 
     fn find_importances(&mut self) -> Result<(), QuantizeError> {

@@ -1,181 +1,213 @@
-//! Receipts: what a file was made of and by what, in its own metadata, with a sha256 for each tensor.
-//!
-//! The keys begin with `teff.receipt.`; other programs pass them over. A tensor's hash is that of its bytes;
-//! that of a file is over the name, type, dimensions and hash of each tensor in turn. Hashes are only known
-//! when the data is written, so a header is written twice: first with zeros of the same length.
+//! Files held against their receipts.
 
-#[cfg(feature = "receipt")]
-mod check;
-mod sha256;
+use super::error::QuantizeError;
+use crate::receipt::{
+    ERRORS, FACTORS, FILE_HASHES, FILES, HASHES, IDS, Loss, SOURCE, TENSORS, TEXTS, hash_of_file,
+    hash_of_path, hash_of_tensor, loss_of,
+};
+use gguf_rs_lite::{GgufFile, TensorInfo, Value};
+use std::io;
+use std::path::{Component, Path};
+use teff_kernels::KernelTable;
 
-#[cfg(feature = "receipt")]
-pub use check::{Checked, check, check_source, tokens};
+/// Errors may differ from those in a receipt by this part of them: sums come in another order.
+const ERROR_TOLERANCE: f64 = 1e-4;
 
-use super::rows::Loss;
-use gguf_rs_lite::{GgmlType, GgufFile, OwnedValue};
-use sha256::Hasher;
-
-/// Beginning of all keys.
-pub const PREFIX: &str = "teff.receipt.";
-pub(super) const VERSION: &str = "teff.receipt.version";
-pub(super) const SOURCE: &str = "teff.receipt.source.sha256";
-pub(super) const TENSORS: &str = "teff.receipt.tensors.names";
-pub(super) const HASHES: &str = "teff.receipt.tensors.sha256";
-pub(super) const ERRORS: &str = "teff.receipt.tensors.rms_error";
-pub(super) const COSINES: &str = "teff.receipt.tensors.cosine";
-pub(super) const FACTORS: &str = "teff.receipt.tensors.factors";
-pub(super) const TEXTS: &str = "teff.receipt.tokenizer.texts";
-pub(super) const IDS: &str = "teff.receipt.tokenizer.ids";
-
-/// Digits of a hash.
-const DIGITS: usize = 64;
-/// Bytes that are hashed between two looks at whether the file is whole.
-const CHUNK_BYTES: usize = 4 << 20;
-
-/// What is known before anything is written. Without the feature `receipt` hashes stay empty.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
-    /// Key behind [`PREFIX`] and value: the method, parameters, hashes of texts.
-    pub entries: Vec<(String, String)>,
-    /// Texts, and their tokens' ids in decimal with spaces between.
-    pub tokens: Vec<(String, String)>,
+/// What came of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Tensors that are as the receipt says.
+    pub same: usize,
+    /// What is not as it says, a line each, with the tensor's name.
+    pub faults: Vec<String>,
+    /// Tensors whose losses are not measured.
+    pub unmeasured: usize,
+    /// Why not.
+    pub why: &'static str,
 }
 
-/// What is known of a tensor when it is written.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Written {
-    pub sha256: String,
-    pub loss: Loss,
-    /// Whether it is the source's times factors.
-    pub has_factors: bool,
+/// A receipt as it is in a file.
+struct Receipt<'a> {
+    names: Vec<&'a str>,
+    hashes: Vec<&'a str>,
+    errors: Vec<f64>,
+    factors: Vec<bool>,
 }
 
-/// What is known when all is written.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    pub source: String,
-    pub tensors: Vec<Written>,
+/// A list of texts.
+fn texts<'a>(file: &'a GgufFile, key: &str) -> Option<Vec<&'a str>> {
+    file.get(key)?.as_array()?.iter().map(|value| value.as_str()).collect()
 }
 
-impl Known {
-    /// As much room as what will be known takes.
-    pub fn placeholder(tensors: usize) -> Known {
-        let sha256 = "0".repeat(DIGITS);
-        let loss = Loss::default();
-        let written = Written { sha256: sha256.clone(), loss, has_factors: false };
-        Known { source: sha256, tensors: vec![written; tensors] }
+impl<'a> Receipt<'a> {
+    /// `None` if there is none; an error if it does not fit together.
+    fn of(file: &'a GgufFile) -> Option<Result<Receipt<'a>, String>> {
+        file.get(TENSORS)?;
+        let number =
+            |value: Value<'_>| if let Value::F32(x) = value { Some(x.into()) } else { None };
+        let flag = |value: Value<'_>| if let Value::Bool(x) = value { Some(x) } else { None };
+        let read = || {
+            let (names, hashes) = (texts(file, TENSORS)?, texts(file, HASHES)?);
+            let errors = file.get(ERRORS)?.as_array()?.iter().map(number);
+            let errors = errors.collect::<Option<Vec<f64>>>()?;
+            let factors = match file.get(FACTORS) {
+                Some(value) => value.as_array()?.iter().map(flag).collect::<Option<_>>()?,
+                None => vec![false; names.len()],
+            };
+            let n = names.len();
+            let fits = hashes.len() == n && errors.len() == n && factors.len() == n;
+            fits.then_some(Receipt { names, hashes, errors, factors })
+        };
+        Some(read().ok_or_else(|| "the receipt is damaged".to_owned()))
     }
 }
 
-impl Request {
-    /// Adds what is known of a key, without [`PREFIX`].
-    pub fn add(&mut self, key: &str, value: impl Into<String>) {
-        self.entries.push((key.to_owned(), value.into()));
-    }
-
-    /// The entries of metadata, for tensors of these names; which of them have factors is only said by
-    /// methods that make some.
-    pub(super) fn metadata<'a>(
-        &self,
-        names: impl Iterator<Item = &'a str>,
-        folds: bool,
-        known: &Known,
-    ) -> Vec<(String, OwnedValue)> {
-        let all =
-            |of: &dyn Fn(&Written) -> f32| -> Vec<f32> { known.tensors.iter().map(of).collect() };
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        let hashes: Vec<String> = known.tensors.iter().map(|t| t.sha256.clone()).collect();
-        let factors: Vec<bool> = known.tensors.iter().map(|t| t.has_factors).collect();
-        let version = concat!("teff ", env!("CARGO_PKG_VERSION"));
-        let mut entries: Vec<(String, OwnedValue)> = vec![
-            (VERSION.into(), version.into()),
-            (SOURCE.into(), known.source.clone().into()),
-            (TENSORS.into(), names.into()),
-            (HASHES.into(), hashes.into()),
-            (ERRORS.into(), all(&|tensor| tensor.loss.rms_error() as f32).into()),
-            (COSINES.into(), all(&|tensor| tensor.loss.cosine() as f32).into()),
-        ];
-        if folds {
-            entries.push((FACTORS.into(), factors.into()));
-        }
-        for (key, value) in &self.entries {
-            entries.push((format!("{PREFIX}{key}"), value.clone().into()));
-        }
-        if !self.tokens.is_empty() {
-            let (texts, ids): (Vec<String>, Vec<String>) = self.tokens.iter().cloned().unzip();
-            entries.push((TEXTS.into(), texts.into()));
-            entries.push((IDS.into(), ids.into()));
-        }
-        entries
-    }
-}
-
-/// Hashes bytes, such as those of a tensor.
-#[derive(Default)]
-pub struct TensorHash(Hasher);
-
-impl TensorHash {
-    /// Goes on with bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The hash in hexadecimal digits.
-    pub fn finish(self) -> String {
-        self.0.finish()
-    }
-}
-
-/// The hash of tensors in turn.
-#[derive(Default)]
-pub(super) struct FileHash(Hasher);
-
-impl FileHash {
-    pub fn update(&mut self, name: &str, ty: GgmlType, dims: &[u64], sha256: &str) {
-        for part in [name, ty.name(), sha256] {
-            self.0.update(&(part.len() as u64).to_le_bytes());
-            self.0.update(part.as_bytes());
-        }
-        self.0.update(&(dims.len() as u64).to_le_bytes());
-        dims.iter().for_each(|dim| self.0.update(&dim.to_le_bytes()));
-    }
-
-    pub fn finish(self) -> String {
-        self.0.finish()
-    }
-}
-
-/// The hash of all tensors of a file; `goes_on` is asked between parts.
+/// Holds a file's tensors against its receipt; `None` if it has none, or `goes_on` said no.
 ///
 /// # Errors
 /// The file was cut meanwhile.
-pub(super) fn hash_of_file(
+pub fn check(
     file: &GgufFile,
     goes_on: &dyn Fn() -> bool,
-) -> Result<Option<String>, gguf_rs_lite::Error> {
-    let mut all = FileHash::default();
-    for info in file.tensors() {
-        let Some(sha256) = hash_of_tensor(file, info, goes_on)? else { return Ok(None) };
-        all.update(&info.name, info.ty, &info.dims, &sha256);
+) -> Result<Option<Checked>, QuantizeError> {
+    let mut checked = Checked::default();
+    let receipt = match Receipt::of(file) {
+        None => return Ok(None),
+        Some(Ok(receipt)) => receipt,
+        Some(Err(fault)) => return Ok(Some(Checked { faults: vec![fault], ..checked })),
+    };
+    for (name, expected) in receipt.names.iter().zip(&receipt.hashes) {
+        let Some(info) = file.tensor(name) else {
+            checked.faults.push(format!("tensor {name:?} is missing"));
+            continue;
+        };
+        match hash_of_tensor(file, info, goes_on)? {
+            None => return Ok(None),
+            Some(found) if found == **expected => checked.same += 1,
+            Some(_) => checked.faults.push(format!("tensor {name:?} has been changed")),
+        }
     }
-    Ok(Some(all.finish()))
+    for info in file.tensors().iter().filter(|info| !receipt.names.contains(&&info.name[..])) {
+        checked.faults.push(format!("tensor {:?} is not in the receipt", info.name));
+    }
+    Ok(Some(checked))
 }
 
-/// The hash of a tensor's bytes; `goes_on` is asked between parts.
-fn hash_of_tensor(
+/// Texts of a receipt, and the ids that their tokens had.
+pub fn tokens(file: &GgufFile) -> Vec<(&str, &str)> {
+    let (texts, ids) = (texts(file, TEXTS), texts(file, IDS));
+    texts.into_iter().flatten().zip(ids.into_iter().flatten()).collect()
+}
+
+/// Holds a receipt against the file that it was made of: hashes, and what each tensor lost, measured anew;
+/// `None` if there is no receipt, or `goes_on` said no.
+///
+/// # Errors
+/// A file was cut meanwhile, or a type has no kernels.
+pub fn check_source(
     file: &GgufFile,
-    info: &gguf_rs_lite::TensorInfo,
+    source: &GgufFile,
+    kernels: &KernelTable,
     goes_on: &dyn Fn() -> bool,
-) -> Result<Option<String>, gguf_rs_lite::Error> {
-    file.check_uncut()?;
-    let mut hash = TensorHash::default();
-    for (number, chunk) in file.data(info).chunks(CHUNK_BYTES).enumerate() {
+) -> Result<Option<Checked>, QuantizeError> {
+    let mut checked = Checked::default();
+    let Some(Ok(receipt)) = Receipt::of(file) else { return Ok(None) };
+    let Some(found) = hash_of_file(source, goes_on)? else { return Ok(None) };
+    if file.get(SOURCE).and_then(|value| value.as_str()) != Some(&found) {
+        checked.faults.push("the source is not the one that the file was made of".into());
+    }
+    if file.get("general.type").and_then(|value| value.as_str()) == Some("adapter") {
+        (checked.unmeasured, checked.why) = (receipt.names.len(), "an adapter has its own");
+        return Ok(Some(checked));
+    }
+    let tensors = receipt.names.iter().zip(&receipt.errors).zip(&receipt.factors);
+    for ((name, &expected), has_factors) in tensors {
+        let pair = (file.tensor(name), source.tensor(name));
+        let (Some(made), Some(from)) = pair else {
+            checked.faults.push(format!("tensor {name:?} is not in both files"));
+            continue;
+        };
+        if made.dims != from.dims {
+            checked.faults.push(format!("tensor {name:?} is of another shape in the source"));
+            continue;
+        }
+        if *has_factors {
+            checked.unmeasured += 1;
+            checked.why = "they are the source's times factors";
+            continue;
+        }
         if !goes_on() {
             return Ok(None);
         }
-        hash.update(chunk);
-        let start = number * CHUNK_BYTES;
-        file.release(info, start..start + chunk.len());
+        let found = measure((file, made), (source, from), kernels)?.rms_error();
+        if (found - expected).abs() > ERROR_TOLERANCE * expected.max(f64::from(f32::MIN_POSITIVE)) {
+            checked.faults.push(format!(
+                "tensor {name:?} has an RMS error of {found:.3e}, not {expected:.3e}"
+            ));
+        } else {
+            checked.same += 1;
+        }
     }
-    Ok(Some(hash.finish()))
+    Ok(Some(checked))
+}
+
+/// Holds a receipt against the folder that its file was converted from: the hashes of that folder's files.
+/// What tensors lost is not measured anew. `None` if there is no receipt, or `goes_on` said no.
+///
+/// # Errors
+/// A file of the folder cannot be read.
+pub fn check_folder(
+    file: &GgufFile,
+    folder: &Path,
+    goes_on: &dyn Fn() -> bool,
+) -> io::Result<Option<Checked>> {
+    let mut checked = Checked::default();
+    let Some(Ok(receipt)) = Receipt::of(file) else { return Ok(None) };
+    let (Some(names), Some(hashes)) = (texts(file, FILES), texts(file, FILE_HASHES)) else {
+        checked.faults.push("the file was not made of a folder".into());
+        return Ok(Some(checked));
+    };
+    (checked.unmeasured, checked.why) = (receipt.names.len(), "the source is no GGUF file");
+    for (name, expected) in names.iter().zip(hashes) {
+        let path = folder.join(name);
+        // A name from a file is no way out of the folder.
+        let is_within = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+        if !is_within || !path.is_file() {
+            checked.faults.push(format!("the source's file {name:?} is missing"));
+            continue;
+        }
+        match hash_of_path(&path, goes_on)? {
+            None => return Ok(None),
+            Some(found) if found == expected => {}
+            Some(_) => checked.faults.push(format!("the source's file {name:?} is another")),
+        }
+    }
+    Ok(Some(checked))
+}
+
+/// What a tensor lost.
+fn measure(
+    (file, made): (&GgufFile, &TensorInfo),
+    (source, from): (&GgufFile, &TensorInfo),
+    kernels: &KernelTable,
+) -> Result<Loss, QuantizeError> {
+    let mut loss = Loss::default();
+    let types = |info: &TensorInfo| {
+        let (name, ty) = (info.name.clone(), info.ty);
+        kernels.types(ty).ok_or(QuantizeError::CannotRead { name, ty })
+    };
+    if made.ty == from.ty && file.data(made) == source.data(from) {
+        return Ok(loss);
+    }
+    let (new, old) = (types(made)?, types(from)?);
+    let cols = made.cols() as usize;
+    let [mut x, mut y] = [vec![0.0; cols], vec![0.0; cols]];
+    let row_bytes = |info: &TensorInfo| info.bytes as usize / info.rows().max(1) as usize;
+    let rows = file.data(made).chunks(row_bytes(made).max(1));
+    for (made, from) in rows.zip(source.data(from).chunks(row_bytes(from).max(1))) {
+        new.dequantize(made, &mut y);
+        old.dequantize(from, &mut x);
+        loss.add(loss_of(&x, &y));
+    }
+    Ok(loss)
 }

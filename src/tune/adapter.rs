@@ -2,11 +2,26 @@
 
 use super::parameters::LoraShape;
 use super::{TuneError, Tuner};
-use gguf_rs_lite::{GgmlType, GgufWriter, OwnedValue, PartFile};
+use crate::engine::Model;
+use crate::receipt::{self, Known, Request, TensorHash, Written};
+use gguf_rs_lite::{GgmlType, GgufWriter, PartFile};
 use std::path::Path;
 
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
 impl Tuner {
-    /// Writes the adapter, for models of this architecture.
+    /// The hash of a model's tensors, as receipts have it.
+    ///
+    /// # Errors
+    /// The file was cut meanwhile.
+    pub fn source_hash(&self, model: &Model) -> Result<String, TuneError> {
+        Ok(receipt::hash_of_file(model.file(), &|| true)?.unwrap_or_default())
+    }
+
+    /// Writes the adapter, for models of this architecture, with a receipt: what it says beside hashes, and
+    /// the hash of the model's tensors.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -15,7 +30,7 @@ impl Tuner {
         path: &Path,
         architecture: &str,
         shape: LoraShape,
-        entries: &[(String, OwnedValue)],
+        (request, source): (&Request, String),
     ) -> Result<(), TuneError> {
         let part = PartFile::create(path)?;
         let mut writer = GgufWriter::new(std::io::BufWriter::new(part.file()));
@@ -23,10 +38,17 @@ impl Tuner {
         writer.add("general.architecture", architecture)?;
         writer.add("adapter.type", "lora")?;
         writer.add("adapter.lora.alpha", shape.alpha)?;
-        for (key, value) in entries {
-            writer.add(&key[..], value.clone())?;
-        }
         let all = &self.parameters.all;
+        let written = all.iter().map(|parameter| {
+            let mut hash = TensorHash::default();
+            hash.update(&bytes_of(&parameter.values));
+            Written { sha256: hash.finish(), ..Written::default() }
+        });
+        let known = Known { source, tensors: written.collect(), ..Known::default() };
+        let names = all.iter().map(|parameter| &parameter.name[..]);
+        for (key, value) in request.metadata(names, false, &known) {
+            writer.add(key, value)?;
+        }
         for parameter in all {
             let (rank, n) = (shape.rank as u64, parameter.values.len() as u64);
             let dims = match parameter.name.ends_with(".lora_a") {
@@ -37,8 +59,7 @@ impl Tuner {
         }
         let mut data = writer.write_header()?;
         for parameter in all {
-            let bytes: Vec<u8> = parameter.values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            data.write_tensor(&bytes)?;
+            data.write_tensor(&bytes_of(&parameter.values))?;
         }
         data.finish()?;
         Ok(part.finish()?)

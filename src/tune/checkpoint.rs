@@ -38,6 +38,11 @@ impl State {
         State { step: 0, values, moments, before: None, best: None }
     }
 
+    /// Mean loss before the first step on what is not learned from, if it was measured.
+    pub fn before(&self) -> Option<f64> {
+        self.before
+    }
+
     /// Steps that were made.
     pub fn steps(&self) -> u64 {
         self.step

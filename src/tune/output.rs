@@ -2,7 +2,8 @@
 
 use super::{TuneError, Tuner};
 use crate::engine::Model;
-use crate::quantize::{Loss, Made, OutputLoss, loss_of};
+use crate::quantize::{Made, OutputLoss};
+use crate::receipt::{Loss, loss_of};
 use crate::tensor::Weight;
 use gguf_rs_lite::GgmlType;
 

@@ -8,6 +8,7 @@ use crate::backend::program::{BoundWeight, Epilogue, Linear, Norm, Op, Output, P
 use crate::backend::program::{HeadNorm, WeightUse};
 use crate::random::SplitMix64;
 use crate::tensor::Weight;
+use gguf_rs_lite::GgmlType;
 use std::array::from_fn;
 use std::collections::{HashMap, HashSet};
 
@@ -61,6 +62,8 @@ pub(super) struct Parameters {
     norms: HashMap<String, Factors>,
     scales: HashMap<WeightId, (BlockScales, [Option<usize>; 4])>,
     pairs: HashMap<WeightId, (String, Pair)>,
+    /// Matrices whose scales were to be trained, and whose types have none that move.
+    pub fixed: Vec<(String, GgmlType)>,
 }
 
 /// Their gradients.
@@ -122,6 +125,7 @@ impl Parameters {
             norms: HashMap::new(),
             scales: HashMap::new(),
             pairs: HashMap::new(),
+            fixed: Vec::new(),
         };
         let looked_up: HashSet<WeightId> = (program.ops.iter())
             .flat_map(Op::weights)
@@ -148,6 +152,11 @@ impl Parameters {
         }
     }
 
+    /// Matrices of which scales or an adapter are trained.
+    pub fn n_matrices(&self) -> usize {
+        self.scales.len() + self.pairs.len()
+    }
+
     fn add(&mut self, name: String, values: Vec<f32>) -> usize {
         self.all.push(Parameter { name, values });
         self.all.len() - 1
@@ -169,7 +178,10 @@ impl Parameters {
         if self.scales.contains_key(&weight.id()) || weight.n != 1 {
             return Ok(());
         }
-        let Some(scales) = BlockScales::new(on, on.kernels, weight)? else { return Ok(()) };
+        let Some(scales) = BlockScales::new(on, on.kernels, weight)? else {
+            self.fixed.push((weight.name.clone(), weight.ty));
+            return Ok(());
+        };
         let lengths = scales.lengths();
         let numbers = from_fn(|kind| {
             let name = format!("{}.{}", weight.name, KINDS[kind]);

@@ -36,6 +36,11 @@ pub(super) struct BlockScales {
     units: [Vec<f32>; 4],
 }
 
+/// Whether each factor is twice the one below.
+fn are_powers_of_two(table: &[(f32, u8)]) -> bool {
+    table.windows(2).all(|pair| pair[1].0 == 2.0 * pair[0].0)
+}
+
 /// Scales with factors alone.
 fn bare(scales: &Scales) -> Scales {
     let one = F16::from_f32(1.0);
@@ -43,7 +48,8 @@ fn bare(scales: &Scales) -> Scales {
 }
 
 impl BlockScales {
-    /// The parameters of a weight; `None` if its type has no scales of its own.
+    /// The parameters of a weight; `None` if its type has no scales of its own, or only exponents, which
+    /// are too far apart for the steps of training.
     pub fn new(
         on: Machine,
         kernels: &'static KernelTable,
@@ -68,7 +74,8 @@ impl BlockScales {
         let [by_d, by_m] = kind.is_linear;
         let has =
             [by_d, by_m && kind.has_min, tables[0].len() > 1, tables[1].len() > 1 && kind.has_min];
-        if has == [false; 4] {
+        let are_exponents = has == [false, false, true, false] && are_powers_of_two(&tables[0]);
+        if has == [false; 4] || are_exponents {
             return Ok(None);
         }
         let (source, current) = (weight.clone(), weight.clone());

@@ -9,6 +9,7 @@ use super::pass::{self, Pass};
 use crate::backend::program::Program;
 use crate::decoder::lower;
 use crate::engine::Model;
+use gguf_rs_lite::GgmlType;
 use std::ops::Range;
 use std::slice::from_ref;
 use teff_kernels::KernelTable;
@@ -52,6 +53,16 @@ impl Tuner {
     /// Names of what is trained: tensors, each with what of it.
     pub fn names(&self) -> impl Iterator<Item = (&str, usize)> {
         self.parameters.all.iter().map(|p| (&p.name[..], p.values.len()))
+    }
+
+    /// Matrices of which scales or an adapter are trained.
+    pub fn n_matrices(&self) -> usize {
+        self.parameters.n_matrices()
+    }
+
+    /// Matrices that were to be trained and stay, as their types have no scales or none that a step moves.
+    pub fn fixed(&self) -> impl Iterator<Item = (&str, GgmlType)> {
+        self.parameters.fixed.iter().map(|(name, ty)| (&name[..], *ty))
     }
 
     /// Tokens of the vocabulary.

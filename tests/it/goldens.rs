@@ -1,7 +1,7 @@
 //! A test for each tiny model of `tests/golden`, so that a failure names its model and models share
 //! the cores. A filter chooses some: `cargo test --test it goldens::archs::llama`.
 //!
-//! A new fixture is one more name here, spelled with `_` for `-`.
+//! A new fixture is one more name here, spelled with `_` for `-` and `.`.
 
 /// A test of each name, and the list of them.
 macro_rules! tests_of {
@@ -24,7 +24,8 @@ mod archs {
     tests_of! {
         crate::fixture_model::names, crate::decoder::check_fixture,
         afmoe_moe apertus_dense arcee_dense arctic_moe baichuan_dense bailingmoe2_moe
-        bailingmoe2_shared bailingmoe3_clamped bailingmoe3_moe bailingmoe_moe bitnet_dense
+        bailingmoe2_shared bailingmoe3_clamped bailingmoe3_moe bailingmoe_moe bitnet_b1_58_dense
+        bitnet_dense
         bloom_dense chatglm_dense codeshell_dense cohere2_dense cohere2moe_moe command_r_dense
         dbrx_moe deci_dense deepseek2_heads deepseek2_lite deepseek2_moe deepseek32_moe
         deepseek_moe dots1_moe ernie4_5_moe ernie4_5_moe_all exaone4_dense exaone_dense
@@ -61,7 +62,7 @@ mod embeddings {
 }
 
 fn identifier(fixture: &str) -> String {
-    fixture.replace('-', "_")
+    fixture.replace(['-', '.'], "_")
 }
 
 /// The fixture whose test has this name.

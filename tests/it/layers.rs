@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 /// Every room of `src`, with its rank. A room may use rooms of a lower rank, never its equals.
 const ROOMS: &[(&str, u8)] = &[
     ("random", 2),
+    ("receipt", 2),
     ("tensor", 2),
     ("grid", 2),
     ("backend", 3),

@@ -29,7 +29,11 @@ mod convert_packed;
 #[cfg(feature = "convert")]
 mod convert_reversed;
 #[cfg(feature = "convert")]
+mod convert_reversed_grok;
+#[cfg(feature = "convert")]
 mod convert_reversed_mixed;
+#[cfg(feature = "convert")]
+mod convert_ternary;
 #[cfg(feature = "convert")]
 mod convert_vocab;
 mod decoder;

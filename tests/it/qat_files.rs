@@ -134,6 +134,18 @@ fn files_of_floats_on_a_grid_keep_their_codes() {
     }
     // The grid's types where none is wanted; none where another is.
     let options = Options { mix: None, types_of_grids: true, ..Options::new(Mix::Q4_0) };
+    // Whoever watches hears of each tensor, and can have it stop.
+    let mut heard = Vec::new();
+    Plan::watched(&file, &options, &mut |info, done, total| {
+        heard.push((info.name.clone(), done, total));
+        true
+    })
+    .unwrap();
+    let n = file.tensors().len();
+    assert_eq!(heard.len(), n);
+    assert!(heard.iter().enumerate().all(|(i, told)| (told.1, told.2) == (i + 1, n)), "{heard:?}");
+    let stopped = Plan::watched(&file, &options, &mut |_, done, _| done < 2).unwrap_err();
+    assert!(matches!(stopped, teff::quantize::QuantizeError::Cancelled), "{stopped}");
     let found = quantize(&file, &options, &out);
     assert!(found.iter().all(|(ty, is_on_grid, _)| *ty == GgmlType::Q4_0 && *is_on_grid));
     assert!(values(&wide) == values(&out));

@@ -317,6 +317,101 @@ mod program {
         assert!(file.tensors().iter().all(|tensor| tensor.ty == GgmlType::F32));
         let a = file.tensor("blk.0.attn_q.weight.lora_a").unwrap();
         assert_eq!(a.dims[1], 4);
+        // It carries a receipt, which knows of the model.
+        let n = file.tensors().len();
+        let verified = teff(&["verify", text(&out), "--source", text(&student)], "");
+        let told = String::from_utf8(verified.stdout).unwrap();
+        assert!(verified.status.success(), "{told}");
+        assert!(told.contains(&format!("{n} tensors as in the receipt")), "{told}");
+        let mut bytes = fs::read(&out).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        let changed = folder.0.join("changed.gguf");
+        fs::write(&changed, bytes).unwrap();
+        let verified = teff(&["verify", text(&changed), "--source", text(&words)], "");
+        assert_eq!(verified.status.code(), Some(1));
+        let verified = teff(&["verify", text(&changed)], "");
+        let told = String::from_utf8(verified.stdout).unwrap();
+        assert!(told.contains("has been changed"), "{told}");
+        let other = folder.0.join("tiny.gguf");
+        let told = error_of(&teff(&["verify", text(&out), "--source", text(&other)], ""));
+        assert!(told.ends_with(": 1 fault"), "{told}");
+    }
+
+    /// What has no effect is refused, what stays is named.
+    #[test]
+    fn options_without_effect_are_refused() {
+        let folder = Folder::new("tune-unused");
+        let [floats, words, student] = student(&folder);
+        let out = folder.0.join("out.gguf");
+        let tried = |model: &std::path::Path, more: &[&str]| {
+            let base = ["tune", text(model), "-o", text(&out), "--ctx", "32", "--dry-run"];
+            let output = teff(&[&base[..], more].concat(), "");
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert!(!out.exists());
+            (output.status.code(), told)
+        };
+        let text_of = ["-f", text(&words)];
+        for (more, code, expected) in [
+            (&["--rank", "4"][..], 2, "--rank is for --train lora"),
+            (&["--alpha", "4"], 2, "--alpha is for --train lora"),
+            (&["--train", "norms", "--targets", "attn"], 2, "--targets chooses matrices"),
+            (&["--targets", "zzz"], 1, "--targets zzz: no matrix of such a name"),
+            (&["--targets", "zzz", "--train", "lora"], 1, "nothing to train"),
+        ] {
+            let (found, told) = tried(&student, &[&text_of[..], more].concat());
+            assert!(found == Some(code) && told.contains(expected), "{more:?}: {told}");
+        }
+        let (code, told) = tried(&student, &[]);
+        assert!(code == Some(2) && told.contains("--file") && told.contains("--chats"), "{told}");
+        let (code, told) = tried(&student, &text_of);
+        assert!(code == Some(0) && !told.contains("not trained"), "{told}");
+        // Floats have no scales, and exponents do not move.
+        let (code, told) = tried(&floats, &text_of);
+        assert!(code == Some(0) && told.contains("of F32, which has no scales"), "{told}");
+        let exponents = folder.0.join("mxfp4.gguf");
+        json(&["quantize", "--json", text(&floats), text(&exponents), "--type", "MXFP4", "--pure"]);
+        let (code, told) = tried(&exponents, &text_of);
+        assert!(code == Some(0) && told.contains("of MXFP4, which has scales that no"), "{told}");
+        let (code, told) = tried(&exponents, &[&text_of[..], &["--train", "scales"]].concat());
+        assert!(code == Some(1) && told.contains("nothing to train"), "{told}");
+    }
+
+    /// An answer whose first letter makes one token with the space before it counts from that token on.
+    #[test]
+    fn answers_may_begin_within_a_token() {
+        let folder = Folder::new("tune-merged");
+        let [input, _] = speaking(&folder);
+        let [template, model, chats, out] =
+            ["t.jinja", "talks.gguf", "chats.jsonl", "out.gguf"].map(|name| folder.0.join(name));
+        // The last space merges with what follows.
+        let source = "{% for m in messages %}{{ 'A: ' if m.role == 'assistant' else 'Q: ' }}{{ m.content }}\n\
+            {% endfor %}{{ 'A: ' if add_generation_prompt }}";
+        fs::write(&template, source).unwrap();
+        let edit = ["edit", text(&input), "--template", text(&template), "-o", text(&model)];
+        assert!(teff(&edit, "").status.success());
+        let file = teff::engine::Model::open(&model).unwrap();
+        let tokenizer = file.tokenizer().unwrap();
+        let n = |text: &str| tokenizer.encode(text, Default::default()).unwrap().len();
+        let answer = "a quick brown fox";
+        let whole = format!("Q: what\nA: {answer}\n");
+        assert!(n(&whole) < n("Q: what\nA: ") + n(&format!("{answer}\n")), "nothing merges");
+        let chat = serde_json::json!({"messages": [
+            {"role": "user", "content": "what"}, {"role": "assistant", "content": answer}]});
+        fs::write(&chats, format!("{chat}\n{chat}\n")).unwrap();
+        let told = json(&[
+            "tune",
+            text(&model),
+            "-o",
+            text(&out),
+            "--chats",
+            text(&chats),
+            "--train",
+            "lora",
+            "--dry-run",
+            "--json",
+        ]);
+        let common = n("Q: what\nA:");
+        assert_eq!(told["predictions"], n(&whole) - common, "{told}");
     }
 
     /// A question of letters of one half of the alphabet, and its answer: which one.

@@ -128,3 +128,58 @@ fn receipts_know_of_factors() {
     let told = verify(&[text(&out), "--source", text(&input)]);
     assert!(!told.contains("not measured"), "{told}");
 }
+
+/// A converted file has a receipt of the folder's files and of what tensors lost in their types; the same
+/// bytes come of the same folder.
+#[cfg(feature = "convert")]
+#[test]
+fn converted_files_have_receipts() {
+    let folder = Folder::new("verify-convert");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hf/llama-spm");
+    let source = folder.0.join("hf");
+    fs::create_dir(&source).unwrap();
+    for entry in fs::read_dir(golden).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), source.join(entry.file_name())).unwrap();
+    }
+    let convert = |name: &str, ty: &str| {
+        let out = folder.0.join(name);
+        let output = teff(&["convert", text(&source), "-o", text(&out), "--type", ty], "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        out
+    };
+    let [plain, small] = [convert("plain.gguf", "f32"), convert("small.gguf", "q8_0")];
+    let again = convert("again.gguf", "q8_0");
+    assert!(fs::read(&small).unwrap() == fs::read(again).unwrap());
+    for (out, ty) in [(&plain, "f32"), (&small, "q8_0")] {
+        let file = GgufFile::open(out).unwrap();
+        let entry = |key: &str| file.get(&format!("teff.receipt.{key}")).unwrap().as_str().unwrap();
+        assert_eq!((entry("method"), entry("parameters")), ("convert", &*format!("type={ty}")));
+        let n = file.tensors().len();
+        let told = verify(&[text(out)]);
+        assert!(told.contains(&format!("{n} tensors as in the receipt")), "{told}");
+        let told = verify(&[text(out), "--source", text(&source)]);
+        assert!(told.contains(&format!("{n} not measured: the source is no GGUF file")), "{told}");
+    }
+    // What was lost is what differs from the floats.
+    let found = faults(&[text(&small), "--source", text(&plain)]);
+    assert_eq!(found, ["the source is not the one that the file was made of"]);
+    let file = GgufFile::open(&small).unwrap();
+    let errors = file.get("teff.receipt.tensors.rms_error").unwrap().as_array().unwrap();
+    for (info, error) in file.tensors().iter().zip(errors.iter()) {
+        let Value::F32(error) = error else { panic!("no number") };
+        match info.ty {
+            gguf_rs_lite::GgmlType::F32 => assert_eq!(error, 0.0, "{}", info.name),
+            gguf_rs_lite::GgmlType::Q8_0 => assert!(error > 0.0, "{}", info.name),
+            // Rows that blocks do not divide are halves, which may hold all.
+            _ => assert!(error >= 0.0, "{}", info.name),
+        }
+    }
+    let config = source.join("config.json");
+    let own = fs::read_to_string(&config).unwrap();
+    fs::write(&config, own.replace('{', "{ ")).unwrap();
+    let found = faults(&[text(&small), "--source", text(&source)]);
+    assert_eq!(found, ["the source's file \"config.json\" is another"]);
+    fs::remove_file(&config).unwrap();
+    let found = faults(&[text(&small), "--source", text(&source)]);
+    assert_eq!(found, ["the source's file \"config.json\" is missing"]);
+}

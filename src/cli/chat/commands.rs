@@ -7,7 +7,7 @@ use super::screen::Screen;
 use super::talk::Talk;
 use super::{ChatArgs, saved, settings};
 use crate::cache::ModelRef;
-use crate::model::describe::bytes;
+use crate::model::describe::{bytes, counted};
 use crate::text::EncodeOptions;
 use std::path::Path;
 use std::str::FromStr;
@@ -263,8 +263,8 @@ fn load(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
         return Err("needs a FILE".into());
     }
     saved::load(desk.talk, Path::new(file))?;
-    let n = desk.talk.chat.messages().len();
-    note(format_args!("{n} messages from {file}"));
+    let messages = counted(desk.talk.chat.messages().len(), "message");
+    note(format_args!("{messages} from {file}"));
     Ok(Next::Line)
 }
 
@@ -292,10 +292,10 @@ fn stats(desk: &mut Desk<'_, '_>, _: &str) -> Result<Next, Failure> {
     let seconds = stats.generate_time.as_secs_f64().max(1e-9);
     let rate = stats.n_generated.saturating_sub(1) as f64 / seconds;
     note(format_args!(
-        "prompt {n_computed} tokens ({} cached), answer {} tokens, {rate:.1} tokens/s, context {} \
-         of {}, KV {}",
+        "prompt {} ({} cached), answer {}, {rate:.1} tokens/s, context {} of {}, KV {}",
+        counted(n_computed, "token"),
         stats.n_cached,
-        stats.n_generated,
+        counted(stats.n_generated, "token"),
         talk.n_used(),
         talk.chat.n_ctx(),
         bytes(talk.kv_bytes() as u64),

@@ -16,6 +16,7 @@ mod talk;
 use super::answer_args::AnswerArgs;
 use super::options::{ModelArgs, TOKENS_MAX, whole_number};
 use super::{CliError, interrupt, note};
+use crate::model::describe::counted;
 use commands::{Desk, Next};
 use editor::Editor;
 use input::{Input, Lines, Typed};
@@ -107,7 +108,8 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
     if let Some(path) = args.session.as_deref().filter(|path| path.exists()) {
         saved::load(&mut talk, path).map_err(CliError::failed)?;
         args.override_saved(&mut talk)?;
-        note(format_args!("{} messages from {}", talk.chat.messages().len(), path.display()));
+        let messages = counted(talk.chat.messages().len(), "message");
+        note(format_args!("{messages} from {}", path.display()));
     }
     let mut input: Box<dyn Input> = match is_terminal {
         true if is_dumb => Box::new(Lines::new(PROMPT)),
@@ -115,7 +117,7 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
         false => Box::new(Lines::new("")),
     };
     if is_terminal {
-        interrupt::before_end(editor::restore_terminal)?;
+        interrupt::before_end(editor::restore_terminal);
         note(format_args!(
             "{}, a context of {} tokens. /help lists the commands, Ctrl-C stops an answer, Ctrl-D \
              leaves.",

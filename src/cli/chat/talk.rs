@@ -8,6 +8,7 @@ use super::screen::Screen;
 use super::{ChatArgs, OnFull};
 use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request, Runner};
 use crate::engine::{Speculation, Stats, TokenEvent};
+use crate::model::describe::counted;
 use crate::sample::{Filter, SampleParams};
 use crate::text::{Answer, AnswerDelta, AnswerFormat, Message, Prompt, TextError, Tokenizer};
 use serde_json::{Map, Value as Json, json};
@@ -204,7 +205,7 @@ impl Talk {
         let rest = coming.reader.finish();
         coming.take(rest, screen)?;
         if coming.reader.n_hidden() > 0 {
-            note(format_args!("thinking: {} tokens", coming.reader.n_hidden()));
+            note(format_args!("thinking: {}", counted(coming.reader.n_hidden(), "token")));
         }
         Ok(coming.answer)
     }
@@ -213,10 +214,8 @@ impl Talk {
     fn drop_turns(&mut self, n_more: usize) -> Result<bool, Refusal> {
         let n = self.chat.make_room(n_more).map_err(|error| self.problem(&error))?;
         if n > 0 {
-            let s = if n == 1 { "" } else { "s" };
-            note(format_args!(
-                "\nthe context is full: the oldest {n} message{s} left out from now on"
-            ));
+            let oldest = counted(n, "message");
+            note(format_args!("\nthe context is full: the oldest {oldest} left out from now on"));
         }
         Ok(n > 0)
     }
@@ -343,7 +342,7 @@ impl Coming {
         let deltas = self.reader.token(id, text);
         let n_hidden = self.reader.n_hidden();
         if n_hidden > 0 && self.answer.content.is_empty() {
-            progress::show_line(&format!("thinking: {n_hidden} tokens"));
+            progress::show_line(&format!("thinking: {}", counted(n_hidden, "token")));
         }
         self.take(deltas, screen)
     }

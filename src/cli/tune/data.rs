@@ -2,13 +2,15 @@
 //!
 //! A line of a file of conversations is a JSON object with `messages`, as APIs have them. The model's chat
 //! template makes tokens of it; only the answers count, each from behind what stands in front of it to its
-//! end.
+//! end. A token that has the end of what stands in front and the beginning of the answer, such as a space
+//! and a letter, is the answer's.
 
 use crate::cli::corpus::read_text;
 use crate::cli::options::{TOKENS_MAX, whole_number};
 use crate::cli::{CliError, lines, note};
 use crate::engine::Model;
 use crate::eval::Chunks;
+use crate::model::describe::counted;
 use crate::text::{Prompter, Tokenizer};
 use crate::tune::Sequence;
 use serde_json::{Value, json};
@@ -24,12 +26,13 @@ const EVAL_DEFAULT: u32 = 8;
 
 /// What to learn from.
 #[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("learned").args(["file", "chats"]).required(true)))]
 pub struct DataArgs {
     /// The text to learn from; - is standard input
-    #[arg(short, long, value_name = "PATH", required_unless_present = "chats")]
+    #[arg(short, long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Conversations to learn the answers of: JSON objects with `messages`, one on a line
-    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    #[arg(long, value_name = "PATH")]
     chats: Option<PathBuf>,
     /// What is measured, in the same form [default: the end of what there is to learn from, which is then
     /// left out]
@@ -137,8 +140,9 @@ fn chats(path: &Path, tokenizer: &Tokenizer, n_ctx: usize) -> Result<Vec<Sequenc
     }
     if cut > 0 {
         note(format_args!(
-            "warning: {}: {cut} answers begin behind {n_ctx} tokens and are left out (--ctx)",
-            path.display()
+            "warning: {}: {} left out, beginning behind {n_ctx} tokens (--ctx)",
+            path.display(),
+            counted(cut, "answer")
         ));
     }
     match all.is_empty() {
@@ -152,26 +156,29 @@ fn chats(path: &Path, tokenizer: &Tokenizer, n_ctx: usize) -> Result<Vec<Sequenc
 fn conversation(value: &Value, prompter: &Prompter<'_>) -> Result<Vec<Sequence>, String> {
     let messages = value.get("messages").and_then(Value::as_array);
     let messages = messages.ok_or("no object with `messages`")?;
-    let ids = |n: usize, answers: bool| {
+    let prompt = |n: usize, answers: bool| {
         let mut input = json!({ "messages": messages[..n], "add_generation_prompt": answers });
         if let Some(tools) = value.get("tools") {
             input["tools"] = tools.clone();
         }
-        prompter.conversation(&input).map(|prompt| prompt.ids).map_err(|error| error.to_string())
+        prompter.conversation(&input).map_err(|error| error.to_string())
     };
     let is_answer = |message: &Value| message["role"] == "assistant";
     let Some(last) = messages.iter().rposition(is_answer) else { return Ok(Vec::new()) };
-    let whole = ids(last + 1, false)?;
+    let whole = prompt(last + 1, false)?.ids;
     let (mut joined, mut apart) = (vec![false; whole.len().saturating_sub(1)], Vec::new());
     for (at, _) in messages.iter().enumerate().filter(|(_, message)| is_answer(message)) {
-        let (before, with) = (ids(at, true)?, ids(at + 1, false)?);
-        if !with.starts_with(&before) || before.is_empty() || with.len() == before.len() {
+        let (before, with) = (prompt(at, true)?, prompt(at + 1, false)?);
+        let goes_on = with.rendered.text.starts_with(&before.rendered.text);
+        let with = with.ids;
+        let common = before.ids.iter().zip(&with).take_while(|(a, b)| a == b).count();
+        if !goes_on || common == 0 || with.len() == common {
             return Err(format!(
                 "message {}: the template does not go on where it lets answer",
                 at + 1
             ));
         }
-        let counted = before.len() - 1..with.len() - 1;
+        let counted = common - 1..with.len() - 1;
         if whole.starts_with(&with) {
             joined[counted].fill(true);
         } else {

@@ -6,6 +6,7 @@
 
 mod data;
 mod told;
+mod values;
 
 use super::options::{ModelArgs, resolve, tokenizer_of, whole_number};
 use super::progress::WorkProgress;
@@ -14,14 +15,15 @@ use super::{CliError, interrupt, receipt, space};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::engine::{EngineError, EngineOptions, Model};
+use crate::model::describe::counted;
 use crate::model::{Fnv, fingerprint};
-use crate::quantize::receipt::Request;
 use crate::quantize::{METHODS, Options, Plan};
+use crate::receipt::Request;
 use crate::tune::{
     Course, Event, LoraShape, Report, Schedule, State, TeacherModel, TuneError, Tuner, What, train,
 };
 use data::{DataArgs, Learned};
-use gguf_rs_lite::{GgufFile, OwnedValue};
+use gguf_rs_lite::GgufFile;
 use regex_automata::meta::Regex;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,10 +32,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use teff_kernels::KernelTable;
 use told::Figures;
+use values::{Trained, parse_decay, parse_positive, parse_what};
 
 /// Rates when nobody says: relative to what scales and norms were, and of an adapter's numbers.
 const RATE: f64 = 2e-3;
 const LORA_RATE: f64 = 1e-3;
+/// Matrices and rank when nobody says.
+const TARGETS: &str = r"^blk\.";
+const RANK: u32 = 8;
 /// Steps in which the rate grows, as a part of all.
 const WARMUP_PART: u64 = 20;
 
@@ -46,8 +52,9 @@ pub struct TuneArgs {
     /// The file to write: the model with other scales and norms, or an adapter
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// What is trained: scales (of the blocks of quantized tensors, whose codes stay), norms, both
-    /// (scales,norms), or lora (an adapter beside weights of any type)
+    /// What is trained: scales (of the blocks of quantized tensors, whose codes stay; those of MXFP4 are powers
+    /// of two, which no step reaches, and stay, too), norms, both (scales,norms), or lora (an adapter beside
+    /// weights of any type)
     #[arg(long, value_name = "WHAT", default_value = "scales,norms", value_parser = parse_what)]
     train: Trained,
     #[command(flatten)]
@@ -55,12 +62,13 @@ pub struct TuneArgs {
     /// Learn the answers of this model of the same vocabulary, by their divergence, not the text's tokens
     #[arg(long, value_name = "MODEL")]
     teacher: Option<ModelRef>,
-    /// Matrices that are trained, by a pattern that their names are searched for
-    #[arg(long, value_name = "REGEX", default_value = r"^blk\.")]
-    targets: String,
-    /// Rank of the adapter
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = whole_number(1..=1024_u32))]
-    rank: u32,
+    /// Matrices of which scales or an adapter are trained, by a pattern that their names are searched for
+    /// [default: ^blk\.]
+    #[arg(long, value_name = "REGEX")]
+    targets: Option<String>,
+    /// Rank of the adapter [default: 8]
+    #[arg(long, value_name = "N", value_parser = whole_number(1..=1024_u32))]
+    rank: Option<u32>,
     /// The adapter counts this over the rank [default: twice the rank]
     #[arg(long, value_name = "X", value_parser = parse_positive)]
     alpha: Option<f64>,
@@ -103,45 +111,9 @@ pub struct TuneArgs {
     json: bool,
 }
 
-/// What `--train` names.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Trained {
-    scales: bool,
-    norms: bool,
-    lora: bool,
-}
-
-fn parse_what(text: &str) -> Result<Trained, String> {
-    let mut what = Trained::default();
-    for part in text.split(',').map(str::trim) {
-        match part {
-            "scales" => what.scales = true,
-            "norms" => what.norms = true,
-            "lora" => what.lora = true,
-            _ => return Err("must be scales, norms, scales,norms or lora".into()),
-        }
-    }
-    match what.lora && (what.scales || what.norms) {
-        true => Err("an adapter leaves the model as it is: lora stands alone".into()),
-        false => Ok(what),
-    }
-}
-
-fn parse_number(text: &str, min: f64, problem: &str) -> Result<f64, String> {
-    let number = text.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x >= min);
-    number.ok_or_else(|| problem.to_string())
-}
-
-fn parse_positive(text: &str) -> Result<f64, String> {
-    parse_number(text, f64::MIN_POSITIVE, "must be a number above 0")
-}
-
-fn parse_decay(text: &str) -> Result<f64, String> {
-    parse_number(text, 0.0, "must be a number, 0 at least")
-}
-
 /// Tunes a model.
 pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    args.check()?;
     interrupt::done(|| "nothing was written".into());
     let start = Instant::now();
     let source = Source::open(&args.input)?;
@@ -159,6 +131,7 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let learned = args.data.read(&model, &tokenizer_of(&model)?)?;
     let teacher = args.open_teacher(&model, &learned)?;
     let mut tuner = args.tuner(&model, &learned)?;
+    args.tell_fixed(&tuner);
     let key = args.key(&model, teacher.as_ref(), &learned);
     let mut state = State::new(tuner.values());
     let checkpoint = checkpoint_of(&args.output);
@@ -216,9 +189,10 @@ impl Run<'_> {
         self.save_at_interrupt();
         let (teacher_model, mut teacher) = teacher.unzip();
         let steps = course.schedule.steps;
-        let mut progress = WorkProgress::begin();
-        let mut told = Figures::default();
         let first = self.lock().steps();
+        let before = self.lock().before();
+        let mut progress = WorkProgress::behind(first);
+        let mut told = Figures { step: first, before, ..Figures::default() };
         let mut failed = Ok(());
         let report = train(
             tuner,
@@ -237,8 +211,7 @@ impl Run<'_> {
                     }
                     Event::Measured { step, loss } => told.note(step, steps, loss),
                 }
-                let done = told.step.saturating_sub(first);
-                progress.show(done, steps - first, |line| told.line(steps, &line));
+                progress.show(told.step, steps, |line| told.line(steps, &line));
                 // A file that was cut meanwhile must not be touched again.
                 let mut files = [Some(model), teacher_model.as_ref()].into_iter().flatten();
                 let is_whole = files.all(|model| model.file().check_uncut().is_ok());
@@ -265,15 +238,12 @@ impl Run<'_> {
             if state.steps() == 0 || is_tried.swap(true, Ordering::Relaxed) {
                 return "no step was made, nothing was written".into();
             }
-            let n = state.steps();
+            let steps = counted(state.steps(), "step");
             match state.save(&path, key) {
                 Ok(()) => {
-                    format!(
-                        "{} has the {n} steps that were made: the same command goes on",
-                        path.display()
-                    )
+                    format!("{} has {steps}: the same command goes on", path.display())
                 }
-                Err(error) => format!("{n} steps were made and could not be written: {error}"),
+                Err(error) => format!("{steps} could not be written: {error}"),
             }
         });
     }
@@ -289,8 +259,26 @@ impl TuneArgs {
         self.threads.map_or(default.min(MAX_THREADS), usize::from)
     }
 
+    /// Refuses what would have no effect.
+    fn check(&self) -> Result<(), CliError> {
+        let Trained { scales, lora, .. } = self.train;
+        let given = [("--rank", self.rank.is_some()), ("--alpha", self.alpha.is_some())];
+        let unused = match given.iter().find(|(_, is_given)| *is_given && !lora) {
+            Some((flag, _)) => format!("{flag} is for --train lora"),
+            None if self.targets.is_some() && !scales && !lora => {
+                "--targets chooses matrices, and --train norms trains none".into()
+            }
+            None => return Ok(()),
+        };
+        Err(CliError::usage(unused))
+    }
+
+    fn targets(&self) -> &str {
+        self.targets.as_deref().unwrap_or(TARGETS)
+    }
+
     fn lora(&self) -> Option<LoraShape> {
-        let rank = self.rank as usize;
+        let rank = self.rank.unwrap_or(RANK) as usize;
         let alpha = self.alpha.map_or(2.0 * rank as f32, |alpha| alpha as f32);
         self.train.lora.then_some(LoraShape { rank, alpha })
     }
@@ -348,12 +336,20 @@ impl TuneArgs {
     fn tuner(&self, model: &Model, learned: &Learned) -> Result<Tuner, CliError> {
         let Trained { scales, norms, .. } = self.train;
         let what = What { scales, norms, lora: self.lora() };
-        let pattern = Regex::new(&self.targets)
-            .map_err(|error| CliError::usage(format!("--targets {}: {error}", self.targets)))?;
+        let targets = self.targets();
+        let pattern = Regex::new(targets)
+            .map_err(|error| CliError::usage(format!("--targets {targets}: {error}")))?;
         let wanted = |name: &str| pattern.is_match(name);
         let on = (self.kernels()?, self.n_threads());
-        Tuner::new(model, learned.longest(), what, &wanted, on, self.seed)
-            .map_err(|error| self.at(model.path(), error))
+        let tuner = Tuner::new(model, learned.longest(), what, &wanted, on, self.seed)
+            .map_err(|error| self.at(model.path(), error))?;
+        match self.targets.is_some() && tuner.n_matrices() == 0 {
+            true => Err(CliError::failed(format!(
+                "{}: --targets {targets}: no matrix of such a name has what is to be trained",
+                model.path().display()
+            ))),
+            false => Ok(tuner),
+        }
     }
 
     /// A number for all that training depends on.
@@ -393,7 +389,7 @@ impl TuneArgs {
             )],
         };
         words.extend([
-            format!("targets={}", self.targets),
+            format!("targets={}", self.targets()),
             format!("steps={steps} batch={} lr={rate} warmup={warmup}", course.batch),
             format!("weight-decay={decay} clip={clip} eval-every={}", course.eval_every),
             format!("seed={} teacher={}", self.seed, self.teacher.is_some()),
@@ -426,7 +422,11 @@ impl TuneArgs {
         );
         request.add(
             "measured",
-            format!("{} predictions of {} sequences", report.n, learned.held_out.len()),
+            format!(
+                "{} of {}",
+                counted(report.n, "prediction"),
+                counted(learned.held_out.len(), "sequence")
+            ),
         );
         Ok(request)
     }
@@ -443,12 +443,11 @@ impl TuneArgs {
         if let Some(shape) = self.lora() {
             let architecture = model.file().get("general.architecture");
             let architecture = architecture.and_then(|value| value.as_str()).unwrap_or_default();
-            let prefix = crate::quantize::receipt::PREFIX;
-            let entries: Vec<(String, OwnedValue)> = (request.entries.iter())
-                .map(|(key, value)| (format!("{prefix}{key}"), value.clone().into()))
-                .collect();
+            // Its file has no vocabulary.
+            let request = Request { tokens: Vec::new(), ..request };
+            let source = tuner.source_hash(model).map_err(at)?;
             let written = interrupt::whole(|| {
-                tuner.write_adapter(&self.output, architecture, shape, &entries)
+                tuner.write_adapter(&self.output, architecture, shape, (&request, source))
             });
             return written.map_err(at);
         }

@@ -88,12 +88,15 @@ impl Packed {
 /// Finds the matrices of a method among the tensors.
 type Find = fn(&Parts<'_>) -> Result<Vec<Packed>, ConvertError>;
 
+/// `quant_method` of ternary weights.
+pub(super) const TERNARY: &str = "bitnet";
+
 /// `quant_method`, and who knows it.
 const METHODS: &[(&str, Find)] = &[
     ("gptq", gptq::find),
     ("awq", awq::find),
     ("hqq", hqq::find),
-    ("bitnet", ternary::find),
+    (TERNARY, ternary::find),
     ("mxfp4", fp4::find_experts),
     ("compressed-tensors", compressed::find),
     // Floats with factors beside them, which are read as such.

@@ -7,6 +7,7 @@ use crate::convert::safetensors::Tensors;
 use crate::convert::stream::Sink;
 use crate::grid::{Levels, scales};
 use crate::model::checkpoint::Op;
+use crate::receipt::{Loss, loss_of};
 use gguf_rs_lite::GgmlType::{self, MXFP4, Q4_0, Q4_1, Q8_0, TQ2_0};
 use half::f16;
 use teff_kernels::{Encoder, KernelTable, Scales};
@@ -135,13 +136,20 @@ fn exponent(scale: f32) -> Option<u8> {
     }
 }
 
-/// Gives all bytes of a tensor of the result whose codes stay.
+/// Gives all bytes of a tensor of the result whose codes stay. Returns what scales lost in its type, if that is
+/// asked.
 ///
 /// # Errors
 /// A file cannot be read, or `sink` says so.
-pub fn stream(tensors: &Tensors, output: &Output, sink: &mut Sink<'_>) -> Result<(), ConvertError> {
+pub fn stream(
+    tensors: &Tensors,
+    output: &Output,
+    measures: bool,
+    sink: &mut Sink<'_>,
+) -> Result<Loss, ConvertError> {
     let kernels = KernelTable::detect().types(output.ty).expect("every type has kernels");
     let encoder = kernels.encoder().expect("types of grids have encoders");
+    let (mut lost, mut values, mut back) = (Loss::default(), Vec::new(), Vec::new());
     for piece in &output.pieces {
         let grid = tensors.grid(&tensors.all()[piece.tensor])?;
         let row_bytes = output.ty.bytes_of(grid.cols as u64).expect("whole blocks") as usize;
@@ -150,6 +158,13 @@ pub fn stream(tensors: &Tensors, output: &Output, sink: &mut Sink<'_>) -> Result
         let all = (0..grid.rows as u32).collect::<Vec<u32>>();
         for &row in piece.pick.as_ref().unwrap_or(&all) {
             blocks.add(row as usize, &mut bytes);
+            if measures {
+                values.clear();
+                grid.widen(row as usize, &mut values);
+                back.resize(values.len(), 0.0);
+                kernels.dequantize(&bytes[bytes.len() - row_bytes..], &mut back);
+                lost.add(loss_of(&values, &back));
+            }
             if bytes.len() >= CHUNK_BYTES {
                 sink(&bytes)?;
                 bytes.clear();
@@ -157,7 +172,7 @@ pub fn stream(tensors: &Tensors, output: &Output, sink: &mut Sink<'_>) -> Result
         }
         sink(&bytes)?;
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// Blocks of rows.

@@ -15,9 +15,10 @@ use super::config::Config;
 use super::dtype::Dtype;
 use super::packed::Repack;
 use super::safetensors::Tensor;
+use super::ternary::Ternary;
 use crate::grid::Found;
 use crate::model::arch::text_parts;
-use crate::model::checkpoint::{BUFFERS, Checkpoint, Layout, Names, OTHER_PARTS, Op};
+use crate::model::checkpoint::{BUFFERS, Checkpoint, Join, Layout, Names, OTHER_PARTS, Op};
 use gguf_rs_lite::GgmlType;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -75,22 +76,22 @@ pub struct Output {
     pub(super) repack: Option<Repack>,
     /// The grid that its values lie on, if it gets the codes of that.
     pub(super) grid: Option<Found>,
+    /// What its elements become, if they become ternary.
+    pub(super) ternary: Option<Ternary>,
 }
 
 impl Output {
     /// A vector of computed numbers.
     pub(super) fn computed(name: &str, values: Vec<f32>) -> Output {
         let shape = vec![values.len() as u64];
-        let (pieces, values) = (Vec::new(), Some(values));
-        let ty = GgmlType::F32;
-        let name = name.into();
-        Output { name, ty, shape, pieces, op: Op::Same, values, repack: None, grid: None }
+        Output { values: Some(values), ..Output::laid(name.into(), shape, Vec::new()) }
     }
 
     /// A tensor of these pieces, its type still to be chosen.
     pub(super) fn laid(name: String, shape: Vec<u64>, pieces: Vec<Piece>) -> Output {
         let (ty, op) = (GgmlType::F32, Op::Same);
-        Output { name, ty, shape, pieces, op, values: None, repack: None, grid: None }
+        let (values, repack, grid, ternary) = Default::default();
+        Output { name, ty, shape, pieces, op, values, repack, grid, ternary }
     }
 
     /// Dimensions in GGUF's order.
@@ -296,6 +297,11 @@ pub(super) fn plan(
 /// A name without its root.
 fn bare(name: &str) -> &str {
     ROOTS.iter().find_map(|root| name.strip_prefix(root)).unwrap_or(name)
+}
+
+/// How parts of the tensor of this name lie in it.
+pub(super) fn join(checkpoint: &Checkpoint, name: &str) -> Join {
+    find(checkpoint, bare(name)).map_or(Join::Never, |fit| fit.names.join)
 }
 
 /// Whether the matrix of this name is stored with its inputs as rows.

@@ -130,6 +130,7 @@ const ARCHS: &[(&str, Describe)] = &[
     ("bailingmoe3", bailingmoe3::spec),
     ("bert", bert::spec),
     ("bitnet", bitnet::spec),
+    ("bitnet-b1.58", bitnet::relu2),
     ("bloom", bloom::spec),
     ("chatglm", chatglm::spec),
     ("codeshell", codeshell::spec),
@@ -257,6 +258,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     bailingmoe3::HF,
     bailingmoe::HF,
     bert::HF,
+    bitnet::HF,
     bloom::HF,
     chatglm::HF,
     codeshell::HF,
@@ -291,6 +293,7 @@ const CHECKPOINTS: &[&[Checkpoint]] = &[
     granite::HF,
     granite_swa::HF,
     granitehybrid::HF,
+    grok::HF,
     hrm_text::HF,
     hunyuan::HF,
     hy_v3::HF,
@@ -362,16 +365,9 @@ pub fn checkpoints() -> impl Iterator<Item = &'static Checkpoint> {
 
 /// Classes of Hugging Face whose architecture runs, but whose checkpoints are not converted, and why.
 pub const UNCONVERTED: &[(&str, &str)] = &[
-    ("BitNetForCausalLM", TERNARY),
-    ("BitnetForCausalLM", TERNARY),
-    ("Grok1ForCausalLM", EIGHTHS),
-    ("GrokForCausalLM", EIGHTHS),
     ("PhiMoEForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
     ("PhimoeForCausalLM", "it weighs experts by SparseMixer, which has no form in GGUF"),
 ];
-
-const TERNARY: &str = "its floats are what ternary weights are made of when it runs, and not those";
-const EIGHTHS: &str = "its files have eight parts of an expert's matrices under one name";
 
 /// Architectures that are known and not described, and why.
 const REFUSED: &[(&str, &str)] = &[

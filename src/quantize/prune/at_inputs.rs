@@ -5,9 +5,9 @@ use super::super::error::QuantizeError;
 use super::super::feedback::Feedback;
 use super::super::form::{Buffers, Form};
 use super::super::planned::Planned;
-use super::super::rows::{Loss, loss_of};
 use super::super::share::share;
 use super::{Pruning, feedback};
+use crate::receipt::{Loss, loss_of};
 use teff_kernels::{KernelTable, TypeKernels};
 
 /// Rows that go through a product together.

@@ -71,7 +71,8 @@ fn a_sandboxed_server_answers_loads_and_keeps_instructions() {
         return;
     }
     let mut plain = Serving::of_folder("unboxed", &["one", "two"], &["--ctx", "2000"]);
-    let args = ["--ctx", "2000", "--sandbox"];
+    // No layers on a GPU is what goes with it, said or not.
+    let args = ["--ctx", "2000", "--sandbox", "--gpu-layers", "0"];
     let mut boxed = Serving::of_folder("boxed", &["one", "two"], &args);
     let first = ask(&boxed, 1, "one");
     assert_eq!((first.status, n_cached(&first)), (200, 0));
@@ -83,6 +84,18 @@ fn a_sandboxed_server_answers_loads_and_keeps_instructions() {
     assert_eq!(boxed.chat(other.clone()).content(), plain.chat(other).content());
     plain.restart();
     assert_eq!(ask(&plain, 1, "one").content(), first.content());
+}
+
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+#[test]
+fn a_sandbox_is_not_for_layers_on_a_gpu() {
+    for layers in ["1", "all", "auto"] {
+        let args = ["serve", "-m", "none.gguf", "--sandbox", "--gpu-layers", layers];
+        let output = crate::cli::teff(&args, "");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("--sandbox is not for layers on a GPU"), "{told}");
+    }
 }
 
 #[test]

@@ -31,8 +31,8 @@ impl Hasher {
     /// Nothing.
     pub fn update(&mut self, _: &[u8]) {}
 
-    /// No hash.
+    /// As many digits as a hash has.
     pub fn finish(self) -> String {
-        String::new()
+        "0".repeat(super::DIGITS)
     }
 }
