@@ -2,10 +2,12 @@
 //! what is ternary already stays.
 
 use crate::convert::{Scratch, configure, convert, convert_as_stored};
+use crate::convert_lora::read;
 use crate::reversed::{Drawn, Part, SCALES, check, checkpoint, drawn, is_scale, layer, renamed};
 use gguf_rs_lite::GgufFile;
 use serde_json::{Value, json as object};
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 use teff::convert::TargetType;
 use teff_kernels::KernelTable;
@@ -179,4 +181,55 @@ fn the_class_of_transformers_has_floats_unless_they_are_quantized_online() {
         error.contains("`hidden_act` is gelu, and this architecture computes relu2"),
         "{error}"
     );
+}
+
+/// Has a folder's ternary matrices as transformers packs them: a byte has a row of each quarter.
+fn pack(folder: &Path) {
+    let path = folder.join("model.safetensors");
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut add = |name: String, ty: &str, shape: &[u64], bytes: Vec<u8>| {
+        let range = [data.len(), data.len() + bytes.len()];
+        data.extend(bytes);
+        let entry = object!({"dtype": ty, "shape": shape, "data_offsets": range});
+        header.insert(name, entry);
+    };
+    for tensor in read(&path) {
+        let floats = || tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        if !tensor.name.contains("_proj") {
+            add(tensor.name.clone(), "F32", &tensor.shape, floats());
+            continue;
+        }
+        let scale = tensor.values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let quarter = tensor.values.len() / 4;
+        let code = |part: usize, i: usize| {
+            ((tensor.values[part * quarter + i] / scale) as i8 + 1) as u8 & 3
+        };
+        let byte = |i: usize| (0..4).fold(0, |byte, part| byte | code(part, i) << (2 * part));
+        let shape = [tensor.shape[0] / 4, tensor.shape[1]];
+        add(tensor.name.clone(), "U8", &shape, (0..quarter).map(byte).collect());
+        let name = format!("{}_scale", tensor.name);
+        add(name, "F32", &[1], scale.to_le_bytes().to_vec());
+    }
+    let header = Value::from(header).to_string().into_bytes();
+    fs::write(path, [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()).unwrap();
+}
+
+#[test]
+fn packed_matrices_of_the_class_keep_their_codes() {
+    let scratch = Scratch::new("ternary-packed");
+    let drawn = drawn("archs", "bitnet-dense", &scratch);
+    let class = CLASSES[1];
+    let quantization = object!({"quant_method": "bitnet", "linear_class": "autobitlinear",
+        "quantization_mode": "offline"});
+    let more = object!({"hidden_act": "relu2", "quantization_config": quantization});
+    let folder = checkpoint(&scratch, class, config(&more), tensors(&drawn, class, ternary));
+    pack(&folder);
+    let out = scratch.0.join("model.gguf");
+    convert(&folder, &out, TargetType::F32).unwrap();
+    check_linears(&drawn, &out, ternary);
+    let conversion = convert_as_stored(&folder, &out).unwrap();
+    check_linears(&drawn, &out, ternary);
+    assert_eq!(conversion.arch(), "bitnet-b1.58");
+    let kept = conversion.tensors().iter().filter(|output| output.keeps_codes() == Some(true));
+    assert_eq!(kept.count(), 14);
 }
