@@ -17,6 +17,9 @@ use teff_kernels::{
 
 /// Bytes of a matrix that no cache holds.
 const STREAMED_BYTES: usize = 64 << 20;
+/// The same, where a cache of the last level is shared by many cores: forms of different sizes are
+/// compared.
+const COMPARED_BYTES: usize = 512 << 20;
 /// Rows given to one call, as a decoder's chunks.
 const CHUNK_ROWS: usize = 4 * ROW_STEP;
 const COLS: usize = 2048;
@@ -62,7 +65,7 @@ fn main() {
         let mut groups = zeros(0);
         if kernels.lanes().is_some() {
             groups = zeros(chunks * CHUNK_ROWS * kernels.interleaved_row_bytes(row_bytes));
-            kernels.interleave(w, row_bytes, &mut groups);
+            assert!(kernels.interleave(w, row_bytes, &mut groups), "a form of all rows");
         }
         let decode = |interleaved: bool, n| {
             let input = Input::new(table, kernels, n);
@@ -103,8 +106,76 @@ fn main() {
             cached(8),
         );
     }
+    for ty in GgmlType::all().filter(chosen).filter(|&ty| table.sparse(ty).next().is_some()) {
+        without_zeros(table, ty);
+    }
     if names.is_empty() || names.iter().any(|name| name == "float") {
         float_operations(table, ghz);
+    }
+}
+
+/// Decoding from rows without zeros, beside that from all of their codes, two runs of each in turn.
+fn without_zeros(table: &KernelTable, ty: GgmlType) {
+    let row_bytes = COLS / ty.block_len() * ty.block_bytes();
+    for (pattern, fours) in [("2:4", true), ("half", false)] {
+        let mut w = weights(ty, COMPARED_BYTES);
+        let rows = w.len() / row_bytes / CHUNK_ROWS * CHUNK_ROWS;
+        prune(ty, &mut w, fours);
+        let pack = |kernels: &TypeKernels| {
+            let mut groups = zeros(rows * kernels.interleaved_row_bytes(row_bytes));
+            kernels.interleave(&w[..rows * row_bytes], row_bytes, &mut groups).then_some(groups)
+        };
+        let form = |kernels| Some((kernels, pack(kernels)?));
+        let dense = table.types(ty).and_then(form);
+        let sparse = table.sparse(ty).find_map(form);
+        let (Some(dense), Some(sparse)) = (dense, sparse) else { continue };
+        for n in [1, 4] {
+            let input = Input::new(table, dense.0, n);
+            let rate = |(kernels, groups): &(&TypeKernels, MmapMut)| {
+                let (mut scratch, mut y) = (Scratch::default(), vec![0.0; CHUNK_ROWS * n]);
+                let time = best(|| {
+                    for groups in groups.chunks_exact(groups.len() / (rows / CHUNK_ROWS)) {
+                        let (acts, rows) = (&input.acts(), 0..CHUNK_ROWS);
+                        kernels.matmul_interleaved(groups, rows, acts, &mut scratch, &mut y);
+                    }
+                });
+                (rows * COLS) as f64 / time.as_secs_f64() / 1e9
+            };
+            let [mut all, mut kept] = [0.0_f64; 2];
+            for _ in 0..3 {
+                (all, kept) = (all.max(rate(&dense)), kept.max(rate(&sparse)));
+            }
+            let gained = kept / all;
+            println!(
+                "{ty} {pattern:4} {n} tokens: {all:6.2} weights/ns, {kept:6.2} without zeros, \
+                 {gained:.2}x"
+            );
+        }
+    }
+}
+
+/// Makes half of the codes zero, two of every four or by a pattern of no such order.
+fn prune(ty: GgmlType, w: &mut [u8], fours: bool) {
+    let mut state = 7u64;
+    for block in w.chunks_exact_mut(ty.block_bytes()) {
+        let mut left = 16;
+        for at in 0..32 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let is_zero = match fours {
+                true => at % 4 < 2,
+                false => (state >> 33) as usize % (32 - at) < left,
+            };
+            if is_zero {
+                left -= 1;
+                match ty.block_bytes() {
+                    34 => block[2 + at] = 0,
+                    _ => {
+                        let (byte, shift) = (&mut block[2 + at % 16], at / 16 * 4);
+                        *byte = *byte & !(15 << shift) | 8 << shift;
+                    }
+                }
+            }
+        }
     }
 }
 

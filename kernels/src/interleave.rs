@@ -16,6 +16,9 @@
 //! Blocks of codebook types are written out first, see [`crate::block::expanded`]: theirs are more
 //! bytes, and what comes back are the written-out blocks.
 //!
+//! Forms that leave zeros out keep the order, see [`crate::block::two_of_four`] and the level of AVX-512
+//! VBMI2. Not all rows have one.
+//!
 //! Cost: some bytes per cycle, once per weight.
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no other level interleaves"))]
@@ -224,7 +227,7 @@ mod tests {
                     16 => interleave::<16>(Parts::of(ty), &rows, &mut want),
                     _ => panic!("groups have 8 or 16 rows"),
                 }
-                kernels.interleave(&rows, row_bytes, &mut group);
+                assert!(kernels.interleave(&rows, row_bytes, &mut group));
                 assert!(group == want, "{ty} at level {}", table.level());
                 kernels.restore(&group, row_bytes, &mut back);
                 assert!(back == rows, "{ty} at level {}", table.level());

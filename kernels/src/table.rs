@@ -25,6 +25,8 @@ pub const ROW_STEP: usize = 24;
 pub struct KernelTable {
     pub(crate) level: Level,
     pub(crate) types: &'static [TypeKernels],
+    /// Kernels of types whose interleaved form leaves zeros out.
+    pub(crate) sparse: &'static [TypeKernels],
     pub(crate) float: FloatOps,
     pub(crate) pack: PackFn,
     pub(crate) order: PanelOrder,
@@ -37,6 +39,8 @@ pub(crate) type PackFn = fn(&ActPlan, &[f32], ActUnit<'_>);
 pub(crate) type InterleavedFn = fn(&[u8], usize, usize, &Acts<'_>, &mut [f32]);
 /// `(type, from, to)`: from one order of bytes to another.
 pub(crate) type ReorderFn = fn(GgmlType, &[u8], &mut [u8]);
+/// A [`ReorderFn`] that tells whether the rows have such a form.
+pub(crate) type InterleaveFn = fn(GgmlType, &[u8], &mut [u8]) -> bool;
 pub(crate) type QuantizeFn = fn(&[f32], Option<&[f32]>, &mut [u8]);
 pub(crate) type MatmulFn = fn(&[u8], usize, &Acts<'_>, &mut Scratch, &mut [f32]);
 
@@ -49,6 +53,13 @@ impl KernelTable {
     /// The kernels of a weight type; `None` if it has none.
     pub fn types(&self, ty: GgmlType) -> Option<&TypeKernels> {
         self.types.iter().find(|kernels| kernels.ty == ty)
+    }
+
+    /// The kernels of a weight type whose interleaved forms leave zeros out, where that is faster, the
+    /// best first: forms of two of every four neighbours, or of half of a group's codes.
+    /// [`TypeKernels::interleave`] tells which rows have one.
+    pub fn sparse(&self, ty: GgmlType) -> impl Iterator<Item = &TypeKernels> {
+        self.sparse.iter().filter(move |kernels| kernels.ty == ty)
     }
 
     /// The float operations.
@@ -123,11 +134,23 @@ pub(crate) struct Interleaved {
     pub lanes: usize,
     pub matmul: InterleavedFn,
     /// Interleaves one group of rows.
-    pub interleave: ReorderFn,
+    pub interleave: InterleaveFn,
     /// Takes a group apart into its rows.
     pub restore: ReorderFn,
-    /// The written-out blocks of the rows, if they are not the native ones.
-    pub expanded: Option<ExpandedRows>,
+    /// What the blocks of a group are.
+    pub blocks: GroupBlocks,
+}
+
+/// The blocks of a group.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no other level interleaves"))]
+pub(crate) enum GroupBlocks {
+    /// Those of the file.
+    Native,
+    /// Written out, as the restored rows are.
+    Expanded(ExpandedRows),
+    /// So many bytes each without zeros; restored rows are native.
+    Sparse(usize),
 }
 
 /// Rows of [`crate::block::expanded`].
@@ -227,36 +250,55 @@ impl TypeKernels {
         self.interleaved.map(|interleaved| interleaved.lanes)
     }
 
-    /// Bytes that a row of `row_bytes` has in a group: as many, but for codebook types more.
+    /// Bytes that a row of `row_bytes` has in a group: as many, but for codebook types more, and less
+    /// without zeros.
     pub fn interleaved_row_bytes(&self, row_bytes: usize) -> usize {
+        let native = self.ty.block_bytes();
+        self.blocks_of(row_bytes)
+            * match self.interleaved_form().blocks {
+                GroupBlocks::Native => native,
+                GroupBlocks::Expanded(expanded) => expanded.block_bytes,
+                GroupBlocks::Sparse(bytes) => bytes,
+            }
+    }
+
+    /// Bytes that a row of `row_bytes` has once its group is restored.
+    fn restored_row_bytes(&self, row_bytes: usize) -> usize {
+        match self.interleaved_form().blocks {
+            GroupBlocks::Native | GroupBlocks::Sparse(_) => row_bytes,
+            GroupBlocks::Expanded(expanded) => self.blocks_of(row_bytes) * expanded.block_bytes,
+        }
+    }
+
+    fn blocks_of(&self, row_bytes: usize) -> usize {
         let block_bytes = self.ty.block_bytes();
         assert!(row_bytes.is_multiple_of(block_bytes), "rows of whole {} blocks", self.ty);
-        let expanded = self.interleaved_form().expanded;
-        row_bytes / block_bytes * expanded.map_or(block_bytes, |expanded| expanded.block_bytes)
+        row_bytes / block_bytes
     }
 
     /// Interleaves whole groups of rows of `row_bytes` each into `out`, whose rows have
-    /// [`TypeKernels::interleaved_row_bytes`].
-    pub fn interleave(&self, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+    /// [`TypeKernels::interleaved_row_bytes`]. All rows have such a form, unless it leaves zeros out
+    /// ([`KernelTable::sparse`]): where they have too few of these, the answer is false, and `out`
+    /// holds anything.
+    #[must_use]
+    pub fn interleave(&self, rows: &[u8], row_bytes: usize, out: &mut [u8]) -> bool {
         let Interleaved { lanes, interleave, .. } = self.interleaved_form();
         let (rows_bytes, group_bytes) = (lanes * row_bytes, self.group_bytes(row_bytes));
         assert!(rows.len().is_multiple_of(rows_bytes), "whole groups");
         assert!(rows.len() / rows_bytes * group_bytes == out.len(), "the groups' length");
         let groups = out.chunks_exact_mut(group_bytes);
-        rows.chunks_exact(rows_bytes)
-            .zip(groups)
-            .for_each(|(from, to)| interleave(self.ty, from, to));
+        rows.chunks_exact(rows_bytes).zip(groups).all(|(from, to)| interleave(self.ty, from, to))
     }
 
     /// The rows of whole groups: the inverse of [`TypeKernels::interleave`], except that codebook
     /// types stay written out.
     pub(crate) fn restore(&self, groups: &[u8], row_bytes: usize, rows: &mut [u8]) {
-        let (restore, group_bytes) = (self.interleaved_form().restore, self.group_bytes(row_bytes));
-        assert!(
-            groups.len() == rows.len() && rows.len().is_multiple_of(group_bytes),
-            "whole groups"
-        );
-        let rows = rows.chunks_exact_mut(group_bytes);
+        let Interleaved { lanes, restore, .. } = self.interleaved_form();
+        let (group_bytes, rows_bytes) =
+            (self.group_bytes(row_bytes), lanes * self.restored_row_bytes(row_bytes));
+        assert!(groups.len().is_multiple_of(group_bytes), "whole groups");
+        assert!(groups.len() / group_bytes * rows_bytes == rows.len(), "the rows' length");
+        let rows = rows.chunks_exact_mut(rows_bytes);
         groups
             .chunks_exact(group_bytes)
             .zip(rows)
@@ -264,7 +306,7 @@ impl TypeKernels {
     }
 
     /// The values of row `row` of a matrix from the group it lies in. `rows` is scratch and grows to
-    /// the group's length.
+    /// the length of the group's rows.
     pub fn dequantize_lane(
         &self,
         group: &[u8],
@@ -273,12 +315,15 @@ impl TypeKernels {
         rows: &mut Vec<u8>,
         out: &mut [f32],
     ) {
-        let Interleaved { lanes, expanded, .. } = self.interleaved_form();
-        rows.resize(group.len(), 0);
+        let Interleaved { lanes, blocks, .. } = self.interleaved_form();
+        let restored_bytes = self.restored_row_bytes(row_bytes);
+        rows.resize(lanes * restored_bytes, 0);
         self.restore(group, row_bytes, rows);
-        let row_bytes = self.interleaved_row_bytes(row_bytes);
-        let dequantize = expanded.map_or(self.dequantize, |expanded| expanded.dequantize);
-        dequantize(&rows[row % lanes * row_bytes..][..row_bytes], out);
+        let dequantize = match blocks {
+            GroupBlocks::Native | GroupBlocks::Sparse(_) => self.dequantize,
+            GroupBlocks::Expanded(expanded) => expanded.dequantize,
+        };
+        dequantize(&rows[row % lanes * restored_bytes..][..restored_bytes], out);
     }
 
     /// [`TypeKernels::matmul`] of rows `rows`, given the interleaved groups that they lie in.
@@ -301,18 +346,22 @@ impl TypeKernels {
         assert!(groups.len() == n_groups * group_bytes, "the groups of the rows");
         assert!(y.len() == rows.len() * plan.n_tokens, "an output per row and token");
         acts.check();
-        let Interleaved { matmul, expanded, .. } = self.interleaved_form();
+        let Interleaved { matmul, blocks, .. } = self.interleaved_form();
         if y.is_empty() {
             // No row, or no token.
         } else if plan.layout() == Layout::Rows {
             matmul(groups, group_bytes, skip, acts, y);
         } else {
             let mut native = std::mem::take(&mut scratch.native);
-            native.resize(native.len().max(groups.len()), 0);
-            self.restore(groups, row_bytes, &mut native[..groups.len()]);
-            let row_bytes = self.interleaved_row_bytes(row_bytes);
-            let w = &native[skip * row_bytes..][..rows.len() * row_bytes];
-            let matmul = expanded.map_or(self.matmul, |expanded| expanded.matmul);
+            let restored_bytes = self.restored_row_bytes(row_bytes);
+            let len = n_groups * lanes * restored_bytes;
+            native.resize(native.len().max(len), 0);
+            self.restore(groups, row_bytes, &mut native[..len]);
+            let w = &native[skip * restored_bytes..][..rows.len() * restored_bytes];
+            let matmul = match blocks {
+                GroupBlocks::Native | GroupBlocks::Sparse(_) => self.matmul,
+                GroupBlocks::Expanded(expanded) => expanded.matmul,
+            };
             matmul(w, rows.len(), acts, scratch, y);
             scratch.native = native;
         }
@@ -412,6 +461,22 @@ pub(crate) const fn with_rows_max<const N: usize>(
         i += 1;
     }
     types
+}
+
+/// Kernels of a list with other interleaved forms.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const fn sparse<const N: usize>(
+    types: &[TypeKernels],
+    forms: &[(GgmlType, Interleaved); N],
+) -> [TypeKernels; N] {
+    let mut sparse = [types[0]; N];
+    let mut i = 0;
+    while i < N {
+        let (ty, form) = forms[i];
+        sparse[i] = TypeKernels { interleaved: Some(form), ..types[place_of(ty, types)] };
+        i += 1;
+    }
+    sparse
 }
 
 /// How a level reads and writes the blocks of a type.

@@ -222,6 +222,10 @@ fn levels_and_types() {
         let table = KernelTable::at_most(Level::Avx512Vnni);
         assert_eq!(table.level() == Level::Avx512Vnni, has);
         assert!(!has || kernels(table, GgmlType::Q4_K).level == Level::Avx512Vnni);
+        let has =
+            has && is_x86_feature_detected!("avx512vbmi2") && is_x86_feature_detected!("popcnt");
+        let table = KernelTable::at_most(Level::Avx512Vbmi2);
+        assert_eq!(table.level() == Level::Avx512Vbmi2, has);
     }
     #[cfg(target_arch = "aarch64")]
     {
@@ -314,45 +318,184 @@ fn interleaved_rows_equal_native_ones() {
         for ty in types() {
             let kernels = kernels(table, ty);
             let Some(lanes) = kernels.lanes() else { continue };
-            let (n_groups, cols) = (3, ty.block_len() * (1 + random.below(4)));
-            let row_bytes = cols / ty.block_len() * ty.block_bytes();
+            let cols = ty.block_len() * (1 + random.below(4));
             let filled = [0xff, 0x80, 0x7f].map(Blocks::Filled);
             for kind in [Blocks::Tame, Blocks::Any].into_iter().chain(filled) {
-                let w = weights(ty, n_groups * lanes, cols, kind, &mut random);
-                let interleaved_bytes = kernels.interleaved_row_bytes(row_bytes);
-                let mut groups = vec![0; n_groups * lanes * interleaved_bytes];
-                kernels.interleave(&w, row_bytes, &mut groups);
-                for n in (1..=ROWS_MAX + 1).chain([12, 13, 19]) {
-                    let first = random.below(n_groups * lanes);
-                    let rows = first..first + 1 + random.below(n_groups * lanes - first);
-                    let mut x = inputs(n * cols, &mut random);
-                    if random.below(3) == 0 {
-                        x.iter_mut().for_each(|x| *x = x.signum());
-                    }
-                    let native = &w[rows.start * row_bytes..rows.end * row_bytes];
-                    let want = matmul(table, ty, native, cols, &x);
-                    let group_bytes = lanes * interleaved_bytes;
-                    let covering =
-                        rows.start / lanes * group_bytes..rows.end.div_ceil(lanes) * group_bytes;
-                    let plans = [KernelTable::plan, KernelTable::plan_interleaved];
-                    for plan in plans.map(|plan| plan(table, kernels.act, cols, n)) {
-                        let packed = Packed::by_plan(table, plan, &x);
-                        let mut y = vec![7.0; rows.len() * n];
-                        kernels.matmul_interleaved(
-                            &groups[covering.clone()],
-                            rows.clone(),
-                            &packed.acts(),
-                            &mut Scratch::default(),
-                            &mut y,
-                        );
-                        let got: Vec<u32> = y.into_iter().map(bits).collect();
-                        let what = format!("interleaved {kind:?} {rows:?} n={n} {plan:?}");
-                        assert_equal(ty, &what, rows.len(), &got, &want);
-                    }
-                }
+                let w = weights(ty, N_GROUPS * lanes, cols, kind, &mut random);
+                groups_equal_native(table, kernels, &w, cols, &format!("{kind:?}"), &mut random);
             }
         }
     }
+}
+
+/// Rows of the forms that leave zeros out: the same bits as all of their codes have.
+#[test]
+fn rows_without_zeros_equal_native_ones() {
+    let mut random = Random(8);
+    for (table, ty, kernels) in sparse_forms() {
+        let lanes = kernels.lanes().expect("a form");
+        for cols in [1, 2, 3, 7].map(|n| n * ty.block_len()) {
+            let filled = [0xff, 0x80, 0x7f].map(Blocks::Filled);
+            for kind in [Blocks::Tame, Blocks::Any].into_iter().chain(filled) {
+                let mut w = weights(ty, N_GROUPS * lanes, cols, kind, &mut random);
+                prune(ty, &mut w, &mut random);
+                let row_bytes = w.len() / (N_GROUPS * lanes);
+                assert!(kernels.interleaved_row_bytes(row_bytes) < row_bytes);
+                groups_equal_native(table, kernels, &w, cols, &format!("{kind:?}"), &mut random);
+            }
+        }
+    }
+}
+
+/// Forms of half of the codes: the same bits wherever these are.
+#[test]
+fn rows_of_half_zeros_anywhere_equal_native_ones() {
+    let mut random = Random(10);
+    for (table, ty, kernels) in sparse_forms().filter(|(.., kernels)| !holds_fours(kernels)) {
+        let (n, lanes) = (3, kernels.lanes().expect("a form"));
+        for _ in 0..8 {
+            let mut w = weights(ty, N_GROUPS * lanes, n * ty.block_len(), Blocks::Any, &mut random);
+            // All of some words of a group, none of others.
+            for rows in w.chunks_exact_mut(lanes * n * ty.block_bytes()) {
+                let total = lanes * n * 32;
+                let mut places: Vec<usize> = (0..total).collect();
+                let random_places = random.below(3) > 0;
+                for i in 0..if random_places { total } else { 0 } {
+                    places.swap(i, random.below(total));
+                }
+                for place in &places[..total / 2] {
+                    let block = &mut rows[place / 32 * ty.block_bytes()..];
+                    set_code(ty, block, place % 32, 0);
+                }
+            }
+            groups_equal_native(table, kernels, &w, n * ty.block_len(), "half", &mut random);
+        }
+    }
+}
+
+/// One code too many is seen, wherever it is.
+#[test]
+fn rows_with_too_few_zeros_have_no_form_without() {
+    let mut random = Random(9);
+    for (_, ty, kernels) in sparse_forms() {
+        let (n, lanes) = (3, kernels.lanes().expect("a form"));
+        let mut w = vec![0; lanes * n * ty.block_bytes()];
+        for block in w.chunks_exact_mut(ty.block_bytes()) {
+            (0..32).for_each(|at| set_code(ty, block, at, if at % 4 < 2 { -3 } else { 0 }));
+        }
+        let row_bytes = n * ty.block_bytes();
+        let mut group = vec![0; lanes * kernels.interleaved_row_bytes(row_bytes)];
+        assert!(kernels.interleave(&w, row_bytes, &mut group));
+        for block in 0..lanes * n {
+            let mut w = w.clone();
+            let at = 4 * random.below(8) + 2 + random.below(2);
+            set_code(ty, &mut w[block * ty.block_bytes()..], at, 1);
+            assert!(!kernels.interleave(&w, row_bytes, &mut group), "{ty} block {block}");
+        }
+    }
+}
+
+/// The forms that leave zeros out, of all levels.
+fn sparse_forms() -> impl Iterator<Item = (&'static KernelTable, GgmlType, &'static TypeKernels)> {
+    let of_type = |(table, ty): (&'static KernelTable, GgmlType)| {
+        table.sparse(ty).map(move |kernels| (table, ty, kernels))
+    };
+    let tables = tables().into_iter();
+    tables.flat_map(|table| types().map(move |ty| (table, ty))).flat_map(of_type)
+}
+
+/// Whether a form is one of two of every four: it has no room for three of them.
+fn holds_fours(kernels: &TypeKernels) -> bool {
+    let (ty, lanes) = (kernels.ty, kernels.lanes().expect("a form"));
+    let mut w = vec![0; lanes * ty.block_bytes()];
+    for block in w.chunks_exact_mut(ty.block_bytes()) {
+        (0..32).for_each(|at| set_code(ty, block, at, 0));
+    }
+    (0..3).for_each(|at| set_code(ty, &mut w, at, 1));
+    !kernels.interleave(
+        &w,
+        ty.block_bytes(),
+        &mut vec![0; w.len()][..lanes * kernels.interleaved_row_bytes(ty.block_bytes())],
+    )
+}
+
+/// Sets a code of a block of 32.
+fn set_code(ty: GgmlType, block: &mut [u8], at: usize, code: i8) {
+    match ty {
+        GgmlType::Q8_0 => block[2 + at] = code as u8,
+        GgmlType::Q4_0 => {
+            let (byte, shift) = (&mut block[2 + at % 16], at / 16 * 4);
+            *byte = *byte & !(15 << shift) | ((code + 8) as u8) << shift;
+        }
+        _ => panic!("{ty} has no form without zeros"),
+    }
+}
+
+/// Sets two of every four codes to zero, sometimes more.
+fn prune(ty: GgmlType, w: &mut [u8], random: &mut Random) {
+    for block in w.chunks_exact_mut(ty.block_bytes()) {
+        for four in (0..32).step_by(4) {
+            let (first, step) = (random.below(4), 1 + random.below(3));
+            set_code(ty, block, four + first, 0);
+            set_code(ty, block, four + (first + step) % 4, 0);
+            if random.below(8) == 0 {
+                set_code(ty, block, four + random.below(4), 0);
+            }
+        }
+    }
+}
+
+/// Groups that [`groups_equal_native`] takes.
+const N_GROUPS: usize = 3;
+
+/// Products of some rows of the groups of `w`, of few tokens and of more.
+fn groups_equal_native(
+    table: &KernelTable,
+    of_groups: &TypeKernels,
+    w: &[u8],
+    cols: usize,
+    what: &str,
+    random: &mut Random,
+) {
+    let (ty, lanes) = (of_groups.ty, of_groups.lanes().expect("groups"));
+    let row_bytes = cols / ty.block_len() * ty.block_bytes();
+    let group_bytes = lanes * of_groups.interleaved_row_bytes(row_bytes);
+    let mut groups = vec![0; N_GROUPS * group_bytes];
+    assert!(of_groups.interleave(w, row_bytes, &mut groups));
+    for n in (1..=ROWS_MAX + 1).chain([12, 13, 19]) {
+        let first = random.below(N_GROUPS * lanes);
+        let rows = first..first + 1 + random.below(N_GROUPS * lanes - first);
+        let mut x = inputs(n * cols, random);
+        if random.below(3) == 0 {
+            x.iter_mut().for_each(|x| *x = x.signum());
+        }
+        let native = &w[rows.start * row_bytes..rows.end * row_bytes];
+        let want = matmul(table, ty, native, cols, &x);
+        let covering = rows.start / lanes * group_bytes..rows.end.div_ceil(lanes) * group_bytes;
+        let plans = [KernelTable::plan, KernelTable::plan_interleaved];
+        for plan in plans.map(|plan| plan(table, of_groups.act, cols, n)) {
+            let packed = Packed::by_plan(table, plan, &x);
+            let mut y = vec![7.0; rows.len() * n];
+            of_groups.matmul_interleaved(
+                &groups[covering.clone()],
+                rows.clone(),
+                &packed.acts(),
+                &mut Scratch::default(),
+                &mut y,
+            );
+            let got: Vec<u32> = y.into_iter().map(bits).collect();
+            let what = format!("{} interleaved {what} {rows:?} n={n} {plan:?}", table.level());
+            assert_equal(ty, &what, rows.len(), &got, &want);
+        }
+    }
+    // One row's values.
+    let (mut values, mut want) = (vec![0.0; cols], vec![0.0; cols]);
+    let row = random.below(N_GROUPS * lanes);
+    let group = &groups[row / lanes * group_bytes..][..group_bytes];
+    of_groups.dequantize_lane(group, row_bytes, row, &mut Vec::new(), &mut values);
+    of_groups.dequantize(&w[row * row_bytes..][..row_bytes], &mut want);
+    let of_row = |values: Vec<f32>| values.into_iter().map(bits).collect::<Vec<_>>();
+    assert_eq!(of_row(values), of_row(want), "{ty}, {what}: values of row {row}");
 }
 
 /// A row alone or among others, on both layouts: the same bits.

@@ -92,6 +92,11 @@ fn every_architecture_has_a_fixture() {
 
 /// The fixture with its matrices in another type.
 pub fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
+    quantized_with(gguf, ty, |_, _| ())
+}
+
+/// [`quantized`] of rows that `change` has changed, given the part of the tensor that is before them.
+fn quantized_with(gguf: &[u8], ty: GgmlType, change: impl Fn(f32, &mut [f32])) -> Vec<u8> {
     let file = GgufFile::from_bytes(gguf.to_vec()).unwrap();
     let kernels = KernelTable::at_most(Level::Scalar).types(ty).unwrap();
     let mut writer = GgufWriter::new(Vec::new());
@@ -110,12 +115,16 @@ pub fn quantized(gguf: &[u8], ty: GgmlType) -> Vec<u8> {
             data.write_tensor(bytes).unwrap();
             continue;
         }
-        let values: Vec<f32> =
+        let mut values: Vec<f32> =
             bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
         let n = ty.bytes_of(values.len() as u64).unwrap() as usize;
         let mut blocks = vec![0; n];
         let cols = tensor.dims[0] as usize;
         let row_bytes = n / (values.len() / cols);
+        let n_rows = values.len() / cols;
+        for (r, row) in values.chunks_mut(cols).enumerate() {
+            change(r as f32 / n_rows as f32, row);
+        }
         for (row, blocks) in values.chunks(cols).zip(blocks.chunks_mut(row_bytes)) {
             kernels.quantize(row, None, blocks).unwrap();
         }
@@ -236,6 +245,70 @@ fn interleaving_the_weights_changes_no_bit() {
             });
         }
     }
+}
+
+/// Two of every four neighbours, or half of the columns, some of them side by side.
+fn prune(fours: bool, row: &mut [f32]) {
+    for (i, four) in row.chunks_mut(4).enumerate() {
+        match (fours, i % 4) {
+            (true, i) => (four[i], four[(i + 1 + i % 2) % 4]) = (0.0, 0.0),
+            (false, 0) => four.fill(0.0),
+            (false, 1) => {}
+            (false, i) => (four[i % 2], four[3]) = (0.0, 0.0),
+        }
+    }
+}
+
+#[test]
+fn weights_without_their_zeros_change_no_bit() {
+    let detected = KernelTable::detect();
+    let mut shrunk = 0;
+    for name in ["qwen3-dense", "llama-moe"] {
+        let Fixture { gguf, tokens, .. } = fixture_model::load(name);
+        for ty in [GgmlType::Q8_0, GgmlType::Q4_0] {
+            for (fours, unfit) in [(true, false), (true, true), (false, false), (false, true)] {
+                // A row that is not among those that are tried stays as it is.
+                let pruned = quantized_with(&gguf, ty, |part, row| {
+                    if !unfit || !(0.74..0.76).contains(&part) {
+                        prune(fours, row);
+                    }
+                });
+                let model = model(pruned);
+                let plain = changed(options(2, 48), |o| o.repack = false);
+                let native = bits(&logits(&model, &tokens, &plain));
+                let mut engine = Engine::new(&model, &options(2, 48)).unwrap();
+                let repacked = engine.lead(|decoder| {
+                    let planned = decoder.repacked_bytes()[1];
+                    for batch in [1, 2, 9, 13, 48] {
+                        let sequence = decoder.kv_mut().create();
+                        let chunks = tokens.chunks(batch).flat_map(|tokens| {
+                            let run = SequenceChunk { sequence, tokens, outputs: Outputs::All };
+                            bits(decoder.step(&[run]).unwrap())
+                        });
+                        let repacked: Vec<u32> = chunks.collect();
+                        let what = format!("{name} {ty} {fours} {unfit} in batches of {batch}");
+                        assert!(repacked == native, "{what}");
+                        decoder.kv_mut().remove(sequence);
+                    }
+                    let [done, all] = decoder.repacked_bytes();
+                    assert!(done == all && all <= planned, "{name} {ty}: {done} of {all}");
+                    shrunk += usize::from(all < planned);
+                    planned
+                });
+                let mut dense =
+                    Engine::new(&self::model(quantized(&gguf, ty)), &options(2, 48)).unwrap();
+                let dense = dense.lead(|decoder| decoder.repacked_bytes()[1]);
+                let has_form = detected.sparse(ty).count() > usize::from(!fours);
+                assert_eq!(
+                    repacked < dense,
+                    has_form,
+                    "{name} {ty} {fours}: {repacked} of {dense}"
+                );
+            }
+        }
+    }
+    let has_forms = detected.sparse(GgmlType::Q8_0).count() > 0;
+    assert_eq!(shrunk > 0, has_forms, "rows that do not fit are found while weights are repacked");
 }
 
 #[test]

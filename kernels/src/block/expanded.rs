@@ -153,7 +153,7 @@ mod tests {
                 (0..lanes * row_bytes).map(|i| (i * 167 + i / 13 + i / 251) as u8).collect();
             let mut group = vec![0; lanes * kernels.interleaved_row_bytes(row_bytes)];
             let mut back = group.clone();
-            kernels.interleave(&rows, row_bytes, &mut group);
+            assert!(kernels.interleave(&rows, row_bytes, &mut group));
             kernels.restore(&group, row_bytes, &mut back);
             let (mut values, mut want) = ([0.0; 256], [0.0; 256]);
             for (from, got) in as_blocks::<B>(&rows).iter().zip(as_blocks::<Expanded<B, S>>(&back))

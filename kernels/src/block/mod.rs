@@ -55,6 +55,7 @@ mod search;
 mod side_by_side;
 pub mod tq1_0;
 pub mod tq2_0;
+pub(crate) mod two_of_four;
 
 pub use encode::{Encode, Encoder, Group, Scales};
 pub use q8_1::BlockQ8_1;

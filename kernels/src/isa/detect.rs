@@ -71,9 +71,12 @@ levels! {
     /// AVX2 with AVX-VNNI: Intel's since Alder Lake, Zen 5 and later.
     #[cfg(target_arch = "x86_64")]
     AvxVnni = "avxvnni": has_avxvnni();
-    /// AVX2 with AVX-512 F, BW, DQ, VL and VNNI: Zen 4, Ice Lake and later.
+    /// AVX2 with AVX-512 F, BW, DQ, VL and VNNI: Cascade Lake.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni = "avx512vnni": has_avx512vnni();
+    /// AVX-512 VNNI with VBMI2: Zen 4, Ice Lake and later.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi2 = "avx512vbmi2": has_avx512vbmi2();
     /// Any 64-bit ARM: Cortex-A53 and A72, which are Raspberry Pi 3 and 4.
     #[cfg(target_arch = "aarch64")]
     Neon = "neon": true;
@@ -143,6 +146,13 @@ fn has_avxvnni() -> bool {
 fn has_avx512vnni() -> bool {
     cpufeatures::new!(avx512, "avx512f", "avx512bw", "avx512dq", "avx512vl");
     has_avx2() && avx512::get() && std::arch::x86_64::__cpuid_count(7, 0).ecx >> 11 & 1 == 1
+}
+
+/// VBMI2 is CPUID leaf 7, ecx bit 6, which `cpufeatures` does not know; POPCNT is older.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512vbmi2() -> bool {
+    cpufeatures::new!(bits, "popcnt");
+    has_avx512vnni() && bits::get() && std::arch::x86_64::__cpuid_count(7, 0).ecx >> 6 & 1 == 1
 }
 
 /// FEAT_DotProd, in all of a machine's different cores.

@@ -19,6 +19,7 @@ pub(crate) fn table(_: token::Scalar) -> &'static KernelTable {
 static TABLE: KernelTable = KernelTable {
     level: Level::Scalar,
     types: LIST,
+    sparse: &[],
     float: FloatOps::SCALAR,
     pack: act::pack,
     order: PanelOrder::Plus128,

@@ -57,6 +57,8 @@ tables! {
     AvxVnni: super::avxvnni::vex::table;
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni: super::avx512vnni::table;
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi2: super::avx512vbmi2::table;
     #[cfg(target_arch = "aarch64")]
     Neon: super::neon::table;
     #[cfg(target_arch = "aarch64")]

@@ -9,13 +9,18 @@
 //!
 //! Only weights in codebook types (IQ1, IQ2, IQ3) grow, to 4.6 bits each at most, because they are
 //! repacked as the numbers that the codebook has: that makes them several times as fast.
+//!
+//! Weights that pruning has left two of every four neighbours shrink: they are repacked without zeros
+//! where the kernels have such a form ([`KernelTable::sparse`]). Some rows of a weight are tried when a
+//! model is loaded; where rows that come later do not fit the form, they stay as they are in the file.
 
 use super::Context;
 use super::pool::{Phase, Shared};
 use super::topology::available_bytes;
 use crate::backend::program::{BoundWeight, Program};
 use std::ops::Range;
-use teff_kernels::{Ahead, KernelTable};
+use std::sync::atomic::{AtomicBool, Ordering};
+use teff_kernels::{Ahead, KernelTable, TypeKernels};
 
 /// Steps that repack all weights: even a short answer gains from it, and little memory is held
 /// twice while a step repacks.
@@ -27,6 +32,8 @@ const TICKET_BYTES: usize = 256 << 10;
 /// Divisor of the available memory that repacked weights may take: a system that runs out of memory
 /// can drop pages of a file, but not these.
 const AVAILABLE_SHARE: usize = 2;
+/// Groups of rows of a weight that are tried for a form without zeros.
+const TRIED: usize = 4;
 
 /// The repacked weights of a program.
 pub(super) struct Interleaved {
@@ -40,6 +47,8 @@ pub(super) struct Interleaved {
 
 struct Entry {
     weight: BoundWeight,
+    /// Kernels for the form of its groups.
+    kernels: &'static TypeKernels,
     /// Rows of a group, their bytes in the file, and the group's.
     lanes: usize,
     file_bytes: usize,
@@ -54,6 +63,16 @@ struct Entry {
 pub(super) struct Part {
     entry: usize,
     groups: Range<usize>,
+    /// Whether rows were found that do not fit the form.
+    is_unfit: AtomicBool,
+}
+
+/// Groups that hold rows of a product.
+pub(super) struct Groups {
+    /// Kernels for their form.
+    pub kernels: &'static TypeKernels,
+    /// Their bytes.
+    pub bytes: Range<usize>,
 }
 
 impl Interleaved {
@@ -66,7 +85,7 @@ impl Interleaved {
     /// only those that take no more of it than in the file, or none at all. Operations for which
     /// `is_here` does not hold are run elsewhere.
     pub fn plan(
-        kernels: &KernelTable,
+        kernels: &'static KernelTable,
         program: &Program,
         is_here: &dyn Fn(usize) -> bool,
     ) -> Interleaved {
@@ -106,7 +125,8 @@ impl Interleaved {
         for (i, entry) in self.weights.iter().enumerate().skip(self.next) {
             let n = (budget / entry.group_bytes).min(entry.groups.len() - entry.done);
             if n > 0 {
-                parts.push(Part { entry: i, groups: entry.done..entry.done + n });
+                let groups = entry.done..entry.done + n;
+                parts.push(Part { entry: i, groups, is_unfit: AtomicBool::new(false) });
             }
             budget -= n * entry.group_bytes;
             if entry.done + n < entry.groups.len() {
@@ -120,9 +140,14 @@ impl Interleaved {
     pub fn finish(&mut self, batch: &[Part]) {
         for part in batch {
             let entry = &mut self.weights[part.entry];
-            entry.done = part.groups.end;
-            let bytes = |group: usize| group * entry.file_bytes;
-            entry.weight.release(bytes(part.groups.start)..bytes(part.groups.end));
+            match part.is_unfit.load(Ordering::Relaxed) {
+                true => entry.groups.end = entry.groups.start + entry.done,
+                false => {
+                    entry.done = part.groups.end;
+                    let bytes = |group: usize| group * entry.file_bytes;
+                    entry.weight.release(bytes(part.groups.start)..bytes(part.groups.end));
+                }
+            }
             if entry.done == entry.groups.len() {
                 self.next = part.entry + 1;
             }
@@ -145,19 +170,22 @@ impl Interleaved {
         entry.is_some_and(|entry| entry.done == entry.groups.len())
     }
 
-    /// Bytes of the groups that hold rows `rows` of the stack, if all of them are interleaved.
-    pub fn groups(&self, weight: &BoundWeight, rows: Range<usize>) -> Option<Range<usize>> {
+    /// The groups that hold rows `rows` of the stack, if all of them are interleaved.
+    pub fn groups(&self, weight: &BoundWeight, rows: Range<usize>) -> Option<Groups> {
         let entry = &self.weights[(*self.by_id.get(weight.id().0)?)?];
         let groups = rows.start / entry.lanes..rows.end.div_ceil(entry.lanes);
         let bytes = |group: usize| (entry.groups.start + group) * entry.group_bytes;
-        (groups.end <= entry.done).then(|| bytes(groups.start)..bytes(groups.end))
+        (groups.end <= entry.done).then(|| Groups {
+            kernels: entry.kernels,
+            bytes: bytes(groups.start)..bytes(groups.end),
+        })
     }
 }
 
 /// The products that have an interleaved form, if it is no larger or `may_grow`, in the order of
 /// their first use, and the bytes of all.
 fn entries(
-    kernels: &KernelTable,
+    kernels: &'static KernelTable,
     program: &Program,
     may_grow: bool,
     is_here: &dyn Fn(usize) -> bool,
@@ -170,7 +198,8 @@ fn entries(
         if std::mem::replace(&mut is_known[weight.id().0], true) {
             continue;
         }
-        let Some(kernels) = kernels.types(weight.ty) else { continue };
+        let sparse = kernels.sparse(weight.ty).find(|kernels| fits(kernels, weight));
+        let Some(kernels) = sparse.or_else(|| kernels.types(weight.ty)) else { continue };
         let Some(lanes) = kernels.lanes() else { continue };
         let row_bytes = kernels.interleaved_row_bytes(weight.row_bytes());
         if row_bytes > weight.row_bytes() && !may_grow {
@@ -183,9 +212,24 @@ fn entries(
         let groups = first..first + weight.n * weight.rows / lanes;
         end = groups.end * group_bytes;
         let weight = weight.clone();
-        weights.push(Entry { weight, lanes, file_bytes, group_bytes, groups, done: 0 });
+        weights.push(Entry { weight, kernels, lanes, file_bytes, group_bytes, groups, done: 0 });
     }
     (weights, end)
+}
+
+/// Whether some groups of a weight, the first and the last among them, fit a form without zeros.
+fn fits(kernels: &TypeKernels, weight: &BoundWeight) -> bool {
+    let (lanes, row_bytes) = (kernels.lanes().unwrap_or(1), weight.row_bytes());
+    let n_groups = weight.n * weight.rows / lanes;
+    if n_groups == 0 {
+        return false;
+    }
+    let mut group = vec![0; lanes * kernels.interleaved_row_bytes(row_bytes)];
+    let mut tried = (0..TRIED).map(|i| (n_groups - 1) * i / (TRIED - 1));
+    tried.all(|i| {
+        let rows = &weight.bytes()[i * lanes * row_bytes..][..lanes * row_bytes];
+        kernels.interleave(rows, row_bytes, &mut group)
+    })
 }
 
 impl Context<'_> {
@@ -193,7 +237,6 @@ impl Context<'_> {
     pub(super) fn interleave(&self, part: &Part) {
         let Interleaved { bytes, weights, .. } = &self.backend.interleaved;
         let entry = &weights[part.entry];
-        let kernels = self.type_kernels(&entry.weight);
         let first = entry.groups.start;
         let items = first + part.groups.start..first + part.groups.end;
         let chunk = (TICKET_BYTES / entry.group_bytes).max(1);
@@ -203,7 +246,10 @@ impl Context<'_> {
                 let bytes_of = |group: usize| (group - first) * entry.file_bytes;
                 let rows = bytes_of(groups.start)..bytes_of(groups.end);
                 let out = bytes.write_cells(&mut ticket, entry.group_bytes);
-                kernels.interleave(&entry.weight.bytes()[rows], entry.weight.row_bytes(), out);
+                let (rows, row_bytes) = (&entry.weight.bytes()[rows], entry.weight.row_bytes());
+                if !entry.kernels.interleave(rows, row_bytes, out) {
+                    part.is_unfit.store(true, Ordering::Relaxed);
+                }
             }
         });
     }

@@ -361,7 +361,7 @@ impl Context<'_> {
         let rows = rows.start..rows.end.min(rows.start + n);
         let of_stack = index * weight.rows + rows.start..index * weight.rows + rows.end;
         match self.backend.interleaved.groups(weight, of_stack) {
-            Some(groups) => self.backend.interleaved.ahead(groups),
+            Some(groups) => self.backend.interleaved.ahead(groups.bytes),
             None => Ahead::of(weight.rows_of(index, rows)),
         }
     }
@@ -492,7 +492,7 @@ impl Context<'_> {
         let of_stack = index * weight.rows + rows.start..index * weight.rows + rows.end;
         match self.backend.interleaved.groups(weight, of_stack.clone()) {
             Some(groups) => {
-                let groups = &operands.interleaved[groups];
+                let (kernels, groups) = (groups.kernels, &operands.interleaved[groups.bytes]);
                 kernels.matmul_interleaved(groups, of_stack, acts, scratch, y);
             }
             None => {

@@ -424,11 +424,11 @@ impl Context<'_> {
                 let token = self.input.tokens[item] as usize;
                 let row = out.write_cells(&mut ticket, table.cols);
                 match self.backend.interleaved.groups(table, token..token + 1) {
-                    Some(group) => {
+                    Some(groups) => {
                         // Its pages of the file have been given back.
-                        let (group, bytes) = (&interleaved[group], table.row_bytes());
+                        let (group, bytes) = (&interleaved[groups.bytes], table.row_bytes());
                         let rows = &mut scratch.group;
-                        kernels.dequantize_lane(group, bytes, token, rows, row);
+                        groups.kernels.dequantize_lane(group, bytes, token, rows, row);
                     }
                     None => kernels.dequantize(table.rows_of(0, token..token + 1), row),
                 }

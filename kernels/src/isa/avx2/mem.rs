@@ -78,6 +78,14 @@ pub(super) fn spread<T: Bytes4>(x: &T) -> __m256i {
     _mm256_set1_epi32(unsafe { std::ptr::from_ref(x).cast::<i32>().read_unaligned() })
 }
 
+/// Eight bytes, in every two lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn spread_8(x: &[i8; 8]) -> __m256i {
+    // SAFETY: eight bytes; the read takes any alignment.
+    _mm256_set1_epi64x(unsafe { x.as_ptr().cast::<i64>().read_unaligned() })
+}
+
 /// Eight floats.
 #[inline]
 #[target_feature(enable = "avx")]

@@ -21,9 +21,10 @@ pub(in crate::isa) mod mem;
 pub(in crate::isa) mod pack;
 pub(in crate::isa) mod panels;
 mod quantized;
-mod reorder;
+pub(in crate::isa) mod reorder;
 pub(in crate::isa) mod rows;
 pub(in crate::isa) mod sum;
+pub(in crate::isa) mod two_of_four;
 pub(in crate::isa) mod unpack;
 
 use super::scalar::N_TYPES;
@@ -36,8 +37,8 @@ use crate::interleave::{Parts, groups};
 use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
-    ExpandedRows, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels,
-    overlaid, overlaid_blocks, with_rows_max,
+    ExpandedRows, GroupBlocks, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch,
+    TypeKernels, overlaid, overlaid_blocks, sparse, with_rows_max,
 };
 use dense::DenseScratch;
 use dot::{Dot, MulAdd};
@@ -54,6 +55,7 @@ pub(crate) fn table(_: token::Avx2) -> &'static KernelTable {
 static TABLE: KernelTable = KernelTable {
     level: Level::Avx2,
     types: &AVX2_TYPES,
+    sparse: &sparse(&AVX2_TYPES, Kernels::<MulAdd>::SPARSE),
     float: FLOAT,
     pack: entry_pack,
     order: PanelOrder::ByHalves,
@@ -147,6 +149,14 @@ impl<D: Dot> Kernels<D> {
     ];
 }
 
+impl<D: Dot> Kernels<D> {
+    /// Forms without zeros.
+    pub(in crate::isa) const SPARSE: &'static [(GgmlType, Interleaved); 2] = &[
+        (BlockQ8_0::TY, two_of_four::form::<BlockQ8_0, LANES>(two_of_four::matmul::<BlockQ8_0, D>)),
+        (BlockQ4_0::TY, two_of_four::form::<BlockQ4_0, LANES>(two_of_four::matmul::<BlockQ4_0, D>)),
+    ];
+}
+
 /// The interleaved form of `LANES` rows to a group, with its kernel.
 pub(in crate::isa) const fn interleaved_by<const LANES: usize>(
     matmul: InterleavedFn,
@@ -156,11 +166,12 @@ pub(in crate::isa) const fn interleaved_by<const LANES: usize>(
         matmul,
         // SAFETY: the CPU has the features, see the head of this file.
         interleave: |ty, rows, out| unsafe {
-            reorder::interleave::<LANES>(Parts::of(ty), rows, out)
+            reorder::interleave::<LANES>(Parts::of(ty), rows, out);
+            true
         },
         // SAFETY: as above.
         restore: |ty, group, out| unsafe { reorder::restore::<LANES>(Parts::of(ty), group, out) },
-        expanded: None,
+        blocks: GroupBlocks::Native,
     }
 }
 
@@ -183,13 +194,16 @@ macro_rules! expanded_forms {
                 Interleaved {
                     lanes: LANES,
                     matmul,
-                    // SAFETY: the CPU has the features, see the head of this file.
-                    interleave: |_, rows, out| unsafe { interleave::<LANES>(rows, out) },
+                    interleave: |_, rows, out| {
+                        // SAFETY: the CPU has the features, see the head of this file.
+                        unsafe { interleave::<LANES>(rows, out) };
+                        true
+                    },
                     restore: |_, group, out| {
                         // SAFETY: as above.
                         unsafe { reorder::restore::<LANES>(Parts::of_words($words), group, out) }
                     },
-                    expanded: Some(ExpandedRows {
+                    blocks: GroupBlocks::Expanded(ExpandedRows {
                         block_bytes: 4 * $words,
                         matmul: panels,
                         dequantize: dequantize_row::<Expanded<$block, $scales>>,

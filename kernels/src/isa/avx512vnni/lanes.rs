@@ -16,11 +16,11 @@ use crate::isa::tokens::Rows;
 use std::arch::x86_64::*;
 
 /// Rows of a group.
-pub(super) const LANES: usize = 16;
+pub(in crate::isa) const LANES: usize = 16;
 
 /// How far ahead kernels that are slower than memory ask for every line, into L2: L1 has fewer lines
 /// under way than these kernels can use.
-const FAR_BYTES: usize = 16 << 10;
+pub(in crate::isa) const FAR_BYTES: usize = 16 << 10;
 
 /// The `W` words of a block, of all rows, and what does not fill a word.
 #[derive(Clone, Copy)]
@@ -391,7 +391,7 @@ pub(super) fn expanded_scales<const S: usize, const W: usize>(b: &Words<'_, W>) 
 /// Writes the rows of tokens `token..token + N`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn write<const N: usize>(
+pub(in crate::isa) fn write<const N: usize>(
     place: &LaneOutputs,
     sums: [__m512; N],
     token: usize,

@@ -5,15 +5,23 @@ use std::arch::x86_64::*;
 /// 64 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load(x: &[u8; 64]) -> __m512i {
+pub(in crate::isa) fn load(x: &[u8; 64]) -> __m512i {
     // SAFETY: 64 bytes; the load takes any alignment.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(in crate::isa) fn store(x: &mut [u8; 64], value: __m512i) {
+    // SAFETY: 64 bytes; the store takes any alignment.
+    unsafe { _mm512_storeu_si512(x.as_mut_ptr().cast(), value) }
 }
 
 /// 32 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load_32(x: &[u8; 32]) -> __m256i {
+pub(in crate::isa) fn load_32(x: &[u8; 32]) -> __m256i {
     crate::isa::avx2::mem::load(x)
 }
 
@@ -28,9 +36,17 @@ pub(super) fn load_16(x: &[u8; 16]) -> __m128i {
 /// Four bytes, in every lane.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn spread(x: &[i8; 4]) -> __m512i {
+pub(in crate::isa) fn spread(x: &[i8; 4]) -> __m512i {
     // SAFETY: four bytes; the read takes any alignment.
     _mm512_set1_epi32(unsafe { x.as_ptr().cast::<i32>().read_unaligned() })
+}
+
+/// Eight bytes, in every two lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn spread_8(x: &[i8; 8]) -> __m512i {
+    // SAFETY: eight bytes; the read takes any alignment.
+    _mm512_set1_epi64(unsafe { x.as_ptr().cast::<i64>().read_unaligned() })
 }
 
 /// Sixteen floats.

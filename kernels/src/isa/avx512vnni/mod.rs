@@ -6,14 +6,15 @@
 //!
 //! An entry's one `unsafe` calls a function of the level's features. It is sound because entries
 //! leave this file only inside [`TABLE`], and that only against the level's token, which
-//! also proves what AVX2's entries need.
+//! also proves what AVX2's entries need; the level above, whose token proves as much, has them too.
 
 #![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
 
 mod dense;
-mod lanes;
-mod mem;
+pub(in crate::isa) mod lanes;
+pub(in crate::isa) mod mem;
 mod panels;
+mod two_of_four;
 mod vector;
 
 use super::avx2;
@@ -23,12 +24,14 @@ use super::avx2::unpack::{self, Codes32};
 use super::scalar::N_TYPES;
 use crate::act::{Acts, PanelOrder, ROWS_MAX};
 use crate::block::expanded::*;
+use crate::block::two_of_four::TwoOfFour;
 use crate::block::*;
 use crate::interleave::groups;
 use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use crate::table::{
     Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, matmul_of, overlaid,
+    sparse,
 };
 use gguf_rs_lite::GgmlType;
 
@@ -40,14 +43,23 @@ pub(crate) fn table(_: token::Avx512Vnni) -> &'static KernelTable {
 static TABLE: KernelTable = KernelTable {
     level: Level::Avx512Vnni,
     types: &TYPES,
+    sparse: &sparse(&TYPES, SPARSE),
     float: avx2::FLOAT,
     pack: avx2::entry_pack,
     order: PanelOrder::Plus128,
     interleaved_rows_max: ROWS_MAX,
 };
 
-static TYPES: [TypeKernels; N_TYPES] =
+pub(in crate::isa) static TYPES: [TypeKernels; N_TYPES] =
     overlaid(Level::Avx512Vnni, avx2::TYPES, MATMULS, INTERLEAVED);
+
+/// Forms without zeros.
+pub(in crate::isa) const SPARSE: &[(GgmlType, Interleaved); 2] =
+    &[(GgmlType::Q8_0, sparse_form::<BlockQ8_0>()), (GgmlType::Q4_0, sparse_form::<BlockQ4_0>())];
+
+const fn sparse_form<B: TwoOfFour>() -> Interleaved {
+    avx2::two_of_four::form::<B, { lanes::LANES }>(two_of_four::matmul::<B>)
+}
 
 /// Where a thread unpacks weights, and sums.
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use crate::isa::avx2::dot::Dot;
 use crate::isa::avx2::{self, Kernels};
 use crate::isa::detect::{Level, token};
 use crate::isa::scalar::N_TYPES;
-use crate::table::{KernelTable, TypeKernels, overlaid, with_rows_max};
+use crate::table::{KernelTable, TypeKernels, overlaid, sparse, with_rows_max};
 use std::arch::asm;
 use std::arch::x86_64::__m256i;
 
@@ -34,6 +34,7 @@ macro_rules! level {
                 static TABLE: KernelTable = KernelTable {
                     level: Level::$level,
                     types: &TYPES,
+                    sparse: &sparse(&TYPES, Kernels::<$step>::SPARSE),
                     float: avx2::FLOAT,
                     pack: avx2::entry_pack,
                     order: $step::ORDER,

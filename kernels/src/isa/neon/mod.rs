@@ -40,6 +40,7 @@ macro_rules! level {
         static TABLE: $crate::table::KernelTable = $crate::table::KernelTable {
             level: $level,
             types: &TYPES,
+            sparse: &[],
             float: $crate::isa::neon::FLOAT,
             pack: $crate::isa::neon::pack::pack,
             order: $crate::act::PanelOrder::Plus128,

@@ -27,6 +27,7 @@ pub(crate) fn table(_: token::Sse41) -> &'static KernelTable {
 static TABLE: KernelTable = KernelTable {
     level: Level::Sse41,
     types: &TYPES,
+    sparse: &[],
     float: FLOAT,
     pack: act::pack,
     order: PanelOrder::Plus128,
