@@ -2,8 +2,8 @@
 //! filter has chosen, a short list. Order is by logit, highest first, then by token id.
 //!
 //! Selection instead of sorting: the best k of n by a heap of k (k small), which looks only into
-//! blocks of tokens whose bound is above the worst one kept, or by quickselect. What goes by
-//! probability is in `mass.rs`.
+//! blocks of tokens whose bound is above the worst one kept, or by quickselect over the bounds and then
+//! over what is in such blocks. What goes by probability is in `mass.rs`.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -29,8 +29,8 @@ pub struct Candidates<'a> {
     pub(super) listed: bool,
 }
 
-/// Up to this k one pass with a heap beats quickselect over the whole vocabulary.
-const HEAP_K_MAX: usize = 512;
+/// Up to this k a pass with a heap beats quickselect over the bounds of blocks.
+const HEAP_K_MAX: usize = 128;
 /// A mask that leaves less than this share of the vocabulary makes a list: a look at some bits
 /// instead of a write for most logits.
 const LISTED_SHARE: usize = 4;
@@ -151,6 +151,12 @@ impl<'a> Candidates<'a> {
             self.listed = true;
             return;
         }
+        if !self.listed
+            && let Some(found) = self.best_blocks(k)
+        {
+            *self.list = found;
+            self.listed = true;
+        }
         self.list_all();
         if k < self.list.len() {
             self.list.select_nth_unstable_by(k - 1, order);
@@ -206,7 +212,8 @@ impl<'a> Candidates<'a> {
         if !self.listed && k <= HEAP_K_MAX {
             return self.dense_top(k);
         }
-        let mut all: Vec<Candidate> = self.iter().collect();
+        let found = if self.listed { None } else { self.best_blocks(k) };
+        let mut all = found.unwrap_or_else(|| self.iter().collect());
         if k < all.len() && k > 0 {
             all.select_nth_unstable_by(k - 1, order);
         }
@@ -218,6 +225,19 @@ impl<'a> Candidates<'a> {
     /// The tokens of a block of the dense logits.
     pub(super) fn block(&self, block: usize) -> impl Iterator<Item = Candidate> {
         self.logits.block(block).map(|(id, logit)| Candidate { id: id as u32, logit })
+    }
+
+    /// Dense candidates at least as likely as the best of the block that comes `k`-th by its bound: `k` or
+    /// more, among them the best ones. `None` where there are fewer: tokens have become less likely than
+    /// the bounds of their blocks, or there are not as many blocks.
+    fn best_blocks(&self, k: usize) -> Option<Vec<Candidate>> {
+        let mut bounds = self.logits.bounds().to_vec();
+        if k == 0 || k > bounds.len() {
+            return None;
+        }
+        let (_, &mut bound, _) = bounds.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        let found: Vec<Candidate> = self.above(bound).collect();
+        (found.len() >= k).then_some(found)
     }
 
     fn list_all(&mut self) {

@@ -1,9 +1,9 @@
 //! Log-probabilities of a drawn token and of the likeliest ones, from the model's own logits:
 //! before penalties, masks and the temperature, as the APIs of OpenAI and llama.cpp give them.
 //!
-//! Cost: two passes over the vocabulary in f64, for requests that ask.
+//! Cost: a pass over the vocabulary and an exponential for each token, for requests that ask.
 
-use super::math::exp;
+use super::mass::sum_of_weights;
 
 /// Likeliest tokens that a request may ask for, at most: as OpenAI's API.
 pub const LOGPROBS_MAX: usize = 20;
@@ -25,9 +25,8 @@ impl Logprobs {
     /// # Panics
     /// If `token` is no index into the logits.
     pub fn of(logits: &[f32], token: u32, n_top: usize) -> Logprobs {
-        let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = logits.iter().map(|&logit| exp(f64::from(logit) - max)).sum();
-        let log_sum = max + sum.ln();
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let log_sum = f64::from(max) + sum_of_weights(logits, max).ln();
         let of = |logit: f32| (f64::from(logit) - log_sum) as f32;
         let mut top: Vec<(u32, f32)> = Vec::with_capacity(n_top.min(LOGPROBS_MAX) + 1);
         for (id, &logit) in logits.iter().enumerate() {

@@ -81,8 +81,10 @@ impl Filter for Mirostat {
             let top: Vec<f32> = candidates.top(N_TOP).iter().map(|c| c.logit).collect();
             candidates.keep_best(n_kept(&top, self.mu, candidates.n_vocab()));
         } else if let Some(weights) = candidates.weights() {
-            let most = self.mu * LN_2;
-            candidates.retain(|c| c.id == best.id || weights.surprise(c.logit) <= most);
+            match weights.logit(self.mu * LN_2) {
+                bound if bound > best.logit => candidates.keep_only(best.id),
+                bound => candidates.keep_above(bound),
+            }
         }
         let token = candidates.draw(rng.unit_f64()).ok_or(SampleError::NothingLeft)?;
         let weights = candidates.weights();
@@ -210,10 +212,9 @@ mod tests {
                     let mass: f64 = sorted[..kept].iter().map(|&id| all[id]).sum();
                     let surprise = -(all[token as usize] / mass).log2();
                     filter.accept(token);
-                    assert!(
-                        (filter.mu - (mu - 0.5 * (surprise - 3.5))).abs() < 1e-6,
-                        "seed {seed}"
-                    );
+                    // Sums are of exponentials in f32.
+                    let distance = (filter.mu - (mu - 0.5 * (surprise - 3.5))).abs();
+                    assert!(distance < 5e-6, "seed {seed}: {distance}");
                     filter.accept(token);
                 }
                 let out = sorted[kept..].iter().find(|&&id| seen[id] > 0);

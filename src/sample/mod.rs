@@ -7,8 +7,8 @@
 //! (mirostat, adaptive-p) behind all. A file may bring other defaults ([`SampleParams::of_file`]).
 //!
 //! The same seed and the same logits give the same tokens on every platform: the generator is
-//! [`rng::Rng`], exponential and logarithm are those of [`math`] (no libm), and equal logits are
-//! ordered by token id everywhere. A new filter is one file with its tests beside it, its line and
+//! [`rng::Rng`], exponential and logarithm are those of [`math`] and of the kernels, which have the same
+//! bits at every level (no libm), and equal logits are ordered by token id everywhere. A new filter is one file with its tests beside it, its line and
 //! its row in [`FILTERS`] below, which also gives the CLI its flags and the HTTP server its JSON
 //! fields, and a field of [`SampleParams`] for each of its parameters, with its default. What filters
 //! need of the tokens' texts they ask a [`Vocabulary`].

@@ -54,8 +54,8 @@ impl Filter for Xtc {
             return Ok(());
         }
         let Some(weights) = candidates.weights() else { return Ok(()) };
-        let allowed = candidates.iter().filter(|c| c.logit > f32::NEG_INFINITY);
-        let likely = allowed.filter(|c| weights.probability(c.logit) >= self.threshold);
+        let near = candidates.above(weights.floor(self.threshold).max(f32::MIN));
+        let likely = near.filter(|c| weights.probability(c.logit) >= self.threshold);
         let mut likely: Vec<_> = likely.collect();
         if let Some(least) = likely.iter().copied().max_by(order) {
             likely.retain(|c| c.id != least.id);

@@ -1,5 +1,7 @@
 //! The choice of a level: the best of the CPU, or what the environment allows of it.
 
+use std::sync::OnceLock;
+
 use super::detect::{Level, UnknownLevel, token};
 use crate::table::KernelTable;
 
@@ -8,9 +10,13 @@ const TEFF_ISA: &str = "TEFF_ISA";
 
 impl KernelTable {
     /// The table of the best level of this CPU, unless the environment variable `TEFF_ISA` names a
-    /// lower one. A name that is no level's is passed over: [`KernelTable::from_env`] tells.
+    /// lower one. A name that is no level's is passed over: [`KernelTable::from_env`] tells. Both are looked
+    /// at once: asking a CPU what it has takes tens of microseconds in a virtual machine.
     pub fn detect() -> &'static KernelTable {
-        KernelTable::from_env().unwrap_or_else(|_| KernelTable::at_most(Level::BEST))
+        static DETECTED: OnceLock<&KernelTable> = OnceLock::new();
+        DETECTED.get_or_init(|| {
+            KernelTable::from_env().unwrap_or_else(|_| KernelTable::at_most(Level::BEST))
+        })
     }
 
     /// [`KernelTable::detect`] that reports a wrong name.
