@@ -6,10 +6,15 @@ with such blocks find the grid again and lose next to nothing, which says little
 order of the residual stream, of an expansion's units and of a value head's parts is free: drawn anew, neighbours
 come from many blocks of the old file and lie on no grid, while every function of the model is as before.
 
-usage: scripts/shuffle_columns.py MODEL-f16.gguf OUT.gguf     needs: pip install gguf numpy
+usage: scripts/shuffle_columns.py [--widen N] MODEL-f16.gguf OUT.gguf     needs: pip install gguf numpy
 MODEL's tensors are floats: teff quantize MODEL OUT --type F16
+
+--widen 256 appends columns of zeros until all rows are multiples of 256, so that types with blocks of 256 apply: to
+the residual stream, whose norms are scaled for it, and to heads' outputs, as heads of zeros in each group (llama only).
 """
 
+import argparse
+import math
 import sys
 
 import gguf
@@ -17,25 +22,36 @@ import numpy as np
 
 
 def main():
-    source, target = sys.argv[1:3]
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--widen", type=int, metavar="N")
+    p.add_argument("source", metavar="MODEL-f16.gguf")
+    p.add_argument("target", metavar="OUT.gguf")
+    args = p.parse_args()
+    source, target = args.source, args.target
     reader = gguf.GGUFReader(source)
     arch = reader.fields["general.architecture"].contents()
     if arch not in ("llama", "gemma3"):
         sys.exit(f"error: {source}: architecture {arch}, only llama and gemma3 are known")
+    if args.widen and arch != "llama":
+        sys.exit(f"error: {source}: architecture {arch}, only llama is widened")
     writer = gguf.GGUFWriter(target, arch)
-    copy_metadata(reader, writer)
     orders = Orders(reader, arch)
+    wider = Wider(reader, arch, args.widen) if args.widen else None
+    copy_metadata(reader, writer, wider.metadata if wider else {})
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, orders.applied(tensor.name, np.array(tensor.data)))
+        data = orders.applied(tensor.name, np.array(tensor.data))
+        writer.add_tensor(tensor.name, wider.applied(tensor.name, data) if wider else data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def copy_metadata(reader, writer):
+def copy_metadata(reader, writer, replaced):
+    for key, (value, kind) in replaced.items():
+        writer.add_key_value(key, value, kind)
     for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture":
+        if key.startswith("GGUF.") or key == "general.architecture" or key in replaced:
             continue
         if field.types[0] == gguf.GGUFValueType.ARRAY:
             writer.add_array(key, field.contents())
@@ -96,6 +112,53 @@ class Orders:
         orders = np.repeat(self.by_layer[layer, "value"], n_each, axis=0)
         size = orders.shape[1]
         return (orders + size * np.arange(len(orders))[:, None]).ravel()
+
+
+class Wider:
+    """Columns of zeros behind those of the stream, and heads of zeros behind those of each group."""
+
+    def __init__(self, reader, arch, multiple):
+        def value(key):
+            return reader.fields[f"{arch}.{key}"].contents()
+
+        self.width, n_head, self.n_head_kv = (
+            value(key) for key in ("embedding_length", "attention.head_count", "attention.head_count_kv"))
+        self.size = self.width // n_head
+        self.each = n_head // self.n_head_kv
+        step = multiple // math.gcd(multiple, self.size * self.n_head_kv)
+        self.each_wide = -(-self.each // step) * step
+        self.wide = -(-self.width // multiple) * multiple
+        # A norm divides by the root of the mean square, which zeros lower.
+        self.share = self.width / self.wide
+        count, real = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32
+        epsilon = "attention.layer_norm_rms_epsilon"
+        self.metadata = {f"{arch}.{key}": entry for key, entry in {
+            "embedding_length": (self.wide, count),
+            "attention.head_count": (self.each_wide * self.n_head_kv, count),
+            "attention.key_length": (self.size, count),
+            "attention.value_length": (self.size, count),
+            epsilon: (value(epsilon) * self.share, real),
+        }.items()}
+
+    def applied(self, name, data):
+        part = name.removeprefix("blk.").partition(".")[2]
+        if data.ndim == 1:
+            return np.pad(data * math.sqrt(self.share), (0, self.wide - self.width)).astype(data.dtype)
+        if part == "attn_q.weight":
+            data = self.with_heads(data)
+        if part == "attn_output.weight":
+            data = self.with_heads(data.T).T
+        if part in ("attn_output.weight", "ffn_down.weight"):
+            data = np.pad(data, ((0, self.wide - self.width), (0, 0)))
+        else:
+            data = np.pad(data, ((0, 0), (0, self.wide - self.width)))
+        return np.ascontiguousarray(data)
+
+    def with_heads(self, rows):
+        """Rows of heads, with those of zeros behind each group."""
+        groups = rows.reshape(self.n_head_kv, self.each, self.size, -1)
+        groups = np.pad(groups, ((0, 0), (0, self.each_wide - self.each), (0, 0), (0, 0)))
+        return groups.reshape(-1, rows.shape[1])
 
 
 if __name__ == "__main__":
