@@ -49,6 +49,7 @@ static INSTEAD: Mutex<Option<Act>> = Mutex::new(None);
 type Act = Box<dyn FnOnce() + Send>;
 
 /// What SIGTERM does in the place of ending the process, whenever it comes.
+#[cfg(any(unix, feature = "serve"))]
 static INSTEAD_OF_TERM: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// Watches for Ctrl-C and for signals that end the process from now on.
@@ -120,6 +121,7 @@ fn watch_signals() -> Result<(), CliError> {
 }
 
 /// Has SIGTERM do this instead of ending the process, until the guard is dropped.
+#[cfg(feature = "serve")]
 pub fn instead_of_term(act: impl Fn() + Send + 'static) -> InsteadOfTerm {
     *INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
     InsteadOfTerm
@@ -127,8 +129,10 @@ pub fn instead_of_term(act: impl Fn() + Send + 'static) -> InsteadOfTerm {
 
 /// Guard of [`instead_of_term`].
 #[must_use]
+#[cfg(feature = "serve")]
 pub struct InsteadOfTerm;
 
+#[cfg(feature = "serve")]
 impl Drop for InsteadOfTerm {
     fn drop(&mut self) {
         *INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -73,6 +73,7 @@ impl Known {
     }
 
     /// [`Known::placeholder`] where the source is a folder with files of these names.
+    #[cfg(feature = "convert")]
     pub fn placeholder_of(files: &[String], tensors: usize) -> Known {
         let files = files.iter().map(|name| (name.clone(), "0".repeat(DIGITS))).collect();
         Known { files, ..Known::placeholder(tensors) }
@@ -161,8 +162,9 @@ pub fn hash_of_path(path: &Path, goes_on: &dyn Fn() -> bool) -> io::Result<Optio
 }
 
 /// The hash of files with these names and hashes.
+#[cfg(feature = "convert")]
 pub(crate) fn hash_of_files(files: &[(String, String)]) -> String {
-    let mut all = Hasher::default();
+    let mut all = FileHash::default().0;
     for part in files.iter().flat_map(|(name, hash)| [name, hash]) {
         all.update(&(part.len() as u64).to_le_bytes());
         all.update(part.as_bytes());

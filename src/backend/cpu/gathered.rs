@@ -90,6 +90,7 @@ pub struct Gathered<'a> {
     leader: &'a Leader<'a>,
 }
 
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
 impl Gathered<'_> {
     /// Runs all operations from the next step on. Pages and states hold anything then.
     pub fn take_over(&mut self) {

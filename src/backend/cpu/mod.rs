@@ -18,7 +18,9 @@ mod states;
 mod streams;
 pub mod topology;
 
-pub use gathered::{Cpu, Gathered};
+pub use gathered::Cpu;
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+pub use gathered::Gathered;
 pub(crate) use pool::LEN_MAX;
 pub use pool::MAX_THREADS;
 
@@ -119,6 +121,7 @@ struct CpuBackend {
     moe: moe::Buffers,
     interleaved: interleaved::Interleaved,
     /// Whether decoding may interleave weights.
+    #[cfg(any(feature = "gpu", target_vendor = "apple"))]
     repacks: bool,
     /// Tiles of the current step.
     tiles: attention::Tiles,
@@ -230,6 +233,7 @@ impl CpuBackend {
             partials: Shared::empty(),
             scratch: scratch.collect(),
             interleaved,
+            #[cfg(any(feature = "gpu", target_vendor = "apple"))]
             repacks: options.repack,
             arena: Arena::new(options.kv_type, &program.kv, &program.stored_by(is_here)),
             states: States::new(&program.states),
@@ -241,6 +245,7 @@ impl CpuBackend {
 
     /// Runs all operations from now on. Pages and states hold anything then; decoding begins anew to
     /// interleave, without those weights that there is no memory for.
+    #[cfg(any(feature = "gpu", target_vendor = "apple"))]
     fn take_over(&mut self) {
         self.arena.take_all(&self.program.kv);
         if self.repacks {

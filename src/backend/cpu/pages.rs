@@ -119,6 +119,7 @@ impl Arena {
 
     /// Has pages of all of the program's layers from now on. Those of a layer that was elsewhere are made
     /// when they are filled.
+    #[cfg(any(feature = "gpu", target_vendor = "apple"))]
     pub fn take_all(&mut self, layers: &[KvShape]) {
         self.groups = LayerGroup::of_layers(layers);
     }
