@@ -120,23 +120,11 @@ fn watch_signals() -> Result<(), CliError> {
     Ok(())
 }
 
-/// Has SIGTERM do this instead of ending the process, until the guard is dropped.
+/// Has SIGTERM do this instead of ending the process, from now on: also while a server that has ended itself
+/// is being left, which a signal that is looked at late must not end otherwise.
 #[cfg(feature = "serve")]
-pub fn instead_of_term(act: impl Fn() + Send + 'static) -> InsteadOfTerm {
+pub fn instead_of_term(act: impl Fn() + Send + 'static) {
     *INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
-    InsteadOfTerm
-}
-
-/// Guard of [`instead_of_term`].
-#[must_use]
-#[cfg(feature = "serve")]
-pub struct InsteadOfTerm;
-
-#[cfg(feature = "serve")]
-impl Drop for InsteadOfTerm {
-    fn drop(&mut self) {
-        *INSTEAD_OF_TERM.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
 /// Has `restore` put the terminal in order before SIGTERM or SIGHUP ends the process, from now on.

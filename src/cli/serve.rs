@@ -158,7 +158,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), CliError> {
     std::thread::scope(|scope| {
         // The server watches for it, too, once it runs.
         let on_term = handle.clone();
-        let _term = interrupt::instead_of_term(move || on_term.drain());
+        interrupt::instead_of_term(move || on_term.drain());
         let served = threads::spawn(scope, move || server.run())?;
         let loaded = serve_models::offer(args, models, source, &handle);
         let on_interrupt = handle.clone();
