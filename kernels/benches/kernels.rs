@@ -17,8 +17,8 @@ use teff_kernels::{
 
 /// Bytes of a matrix that no cache holds.
 const STREAMED_BYTES: usize = 64 << 20;
-/// The same, where a cache of the last level is shared by many cores: forms of different sizes are
-/// compared.
+/// Bytes of a matrix that no cache holds, where one of the last level is shared by many cores: forms of
+/// different sizes are compared.
 const COMPARED_BYTES: usize = 512 << 20;
 /// Rows given to one call, as a decoder's chunks.
 const CHUNK_ROWS: usize = 4 * ROW_STEP;

@@ -137,7 +137,7 @@ pub(crate) struct Interleaved {
     pub interleave: InterleaveFn,
     /// Takes a group apart into its rows.
     pub restore: ReorderFn,
-    /// What the blocks of a group are.
+    /// Blocks of a group: the file's or others.
     pub blocks: GroupBlocks,
 }
 
@@ -145,7 +145,7 @@ pub(crate) struct Interleaved {
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no other level interleaves"))]
 pub(crate) enum GroupBlocks {
-    /// Those of the file.
+    /// Blocks of the file.
     Native,
     /// Written out, as the restored rows are.
     Expanded(ExpandedRows),

@@ -224,7 +224,7 @@ impl Device {
 }
 
 impl Both<'_, '_> {
-    /// What the GPU gave. If that is an error, and the placement leaves us free, everything runs on the CPUs
+    /// A result of the GPU. If it is an error, and the placement leaves us free, everything runs on the CPUs
     /// from now on.
     fn settle<T>(&mut self, given: Result<T, DeviceError>) -> Result<T, Unfinished> {
         given.map_err(|error| {

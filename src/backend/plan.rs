@@ -45,10 +45,10 @@ impl FromStr for GpuLayers {
 /// Shaders of a GPU. All but the best are for tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShaderChoice {
-    /// Those that this adapter is best at.
+    /// Shaders that this adapter is best at.
     #[default]
     Best,
-    /// Those that any adapter can have.
+    /// Shaders that any adapter can have.
     Plain,
     /// With sums by subgroups, as wide as the adapter says.
     Subgroups,

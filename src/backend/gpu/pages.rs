@@ -174,9 +174,9 @@ fn numbers(shape: KvShape, kind: KvType) -> impl Iterator<Item = Number> {
 
 /// A number of a page.
 struct Number {
-    /// Its first byte.
+    /// First byte of the number.
     at: usize,
-    /// Its bytes.
+    /// Bytes of the number.
     size: usize,
     slot: usize,
 }

@@ -44,7 +44,7 @@ pub enum Form {
 pub enum Width {
     /// So many: 8, 16, 32 or 64.
     Fixed(u32),
-    /// What the shader finds when it runs.
+    /// A width that the shader finds when it runs.
     Any,
     /// So many invocations in the place of a subgroup, for tests.
     Emulated(u32),

@@ -102,6 +102,7 @@ macro_rules! four_times {
         $body
     })*};
 }
+pub(in crate::isa) use four_times;
 
 /// A group of rows.
 #[inline(never)]

@@ -7,6 +7,7 @@ use crate::act::Acts;
 use crate::block::two_of_four::TwoOfFour;
 use crate::interleave::groups;
 use crate::isa::avx2::mem::prefetch;
+use crate::isa::avx2::two_of_four::four_times;
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use std::arch::x86_64::*;
 
@@ -49,17 +50,6 @@ fn codes<B: TwoOfFour>(words: &[[u8; 64]], k: usize) -> __m512i {
     let word = if k < 2 { word } else { _mm512_srli_epi16::<4>(word) };
     let nibbles = _mm512_and_si512(word, _mm512_set1_epi8(15));
     _mm512_sub_epi8(nibbles, _mm512_set1_epi8(8))
-}
-
-/// Unrolls a loop over the four words of kept codes.
-macro_rules! four_times {
-    (|$k:ident| $body:expr) => {
-        four_times!(|$k| $body, 0 1 2 3)
-    };
-    (|$k:ident| $body:expr, $($i:literal)*) => {$({
-        const $k: usize = $i;
-        $body
-    })*};
 }
 
 /// A group of rows.
