@@ -31,9 +31,9 @@ pub struct Candidates<'a> {
 
 /// Up to this k a pass with a heap beats quickselect over the bounds of blocks.
 const HEAP_K_MAX: usize = 128;
-/// A mask that leaves less than this share of the vocabulary makes a list: a look at some bits
-/// instead of a write for most logits.
-const LISTED_SHARE: usize = 4;
+/// A mask that leaves less than this share of the vocabulary makes a list, which costs more for a
+/// token than a write to its logit.
+const LISTED_SHARE: usize = 32;
 
 impl<'a> Candidates<'a> {
     /// All tokens; `logits` must hold a finite one and no NaN. `list` is scratch.
@@ -88,11 +88,7 @@ impl<'a> Candidates<'a> {
             self.list_allowed(bits);
             return;
         }
-        for id in 0..n {
-            if !allowed(id as u32) {
-                self.logits.set(id, f32::NEG_INFINITY);
-            }
-        }
+        self.logits.keep(bits);
     }
 
     /// The likeliest candidate, the one with the lowest id among equals; `None` if all are forbidden

@@ -83,11 +83,37 @@ impl<'a> BlockMax<'a> {
         *bound = larger(*bound, value);
     }
 
+    /// Lowers every element whose bit is not set to negative infinity: bit `i % 32` of word `i / 32`,
+    /// and all beyond the words. The bounds of their blocks are maxima again.
+    pub fn keep(&mut self, bits: &[u32]) {
+        let halves = bits.iter().flat_map(|word| [*word as u16, (word >> 16) as u16]);
+        let halves = halves.chain(std::iter::repeat(0));
+        let blocks = self.values.chunks_mut(MAX_BLOCK).zip(&mut *self.bounds);
+        for ((block, bound), kept) in blocks.zip(halves) {
+            match kept {
+                u16::MAX => {}
+                0 => {
+                    block.fill(f32::NEG_INFINITY);
+                    *bound = f32::NEG_INFINITY;
+                }
+                _ => {
+                    for (i, x) in block.iter_mut().enumerate() {
+                        *x = if kept >> i & 1 == 1 { *x } else { f32::NEG_INFINITY };
+                    }
+                    block_max(block, std::slice::from_mut(bound));
+                }
+            }
+        }
+    }
+
     /// Replaces every element `x` by `f(x)`; `f` must not reverse their order.
     pub fn map(&mut self, f: impl Fn(f32) -> f32) {
         self.values.iter_mut().chain(&mut *self.bounds).for_each(|x| *x = f(*x));
     }
 }
+
+/// [`BlockMax::keep`] gives each block half of a word.
+const _: () = assert!(2 * MAX_BLOCK == u32::BITS as usize);
 
 #[cfg(test)]
 mod tests {
@@ -135,5 +161,25 @@ mod tests {
         assert!(vector.block(1).all(|(i, x)| i >= MAX_BLOCK && x == vector.values()[i]));
         let bounded = |(i, &bound)| vector.block(i).all(|(_, x): (usize, f32)| x <= bound);
         assert!(vector.bounds().iter().enumerate().all(bounded));
+    }
+
+    #[test]
+    fn elements_without_a_bit_are_lowered_and_bounds_are_maxima() {
+        let words = [0, u32::MAX, 0x0001_ffff, 0xffff_0000, 0xa5a5_0f00, 1 << 31];
+        let x: Vec<f32> = (0..200).map(|i| ((i * 29) % 41) as f32 - 50.0).collect();
+        for n in [0, 1, 16, 17, 100, 191, 192, 200] {
+            let (mut kept, mut room) = (x[..n].to_vec(), Vec::new());
+            BlockMax::of(&mut kept, &mut room).keep(&words);
+            let bit = |i: usize| words.get(i / 32).is_some_and(|word| word >> (i % 32) & 1 == 1);
+            let expected: Vec<f32> =
+                (0..n).map(|i| if bit(i) { x[i] } else { f32::NEG_INFINITY }).collect();
+            assert_eq!(kept, expected, "{n}");
+            let mut maxima = vec![0.0; n.div_ceil(MAX_BLOCK)];
+            block_max(&expected, &mut maxima);
+            assert_eq!(room, maxima, "{n}");
+        }
+        let (mut nan, mut room) = ([f32::NAN; 20], Vec::new());
+        BlockMax::of(&mut nan, &mut room).keep(&[2]);
+        assert_eq!(room, [f32::INFINITY, f32::NEG_INFINITY]);
     }
 }

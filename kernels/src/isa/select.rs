@@ -32,6 +32,8 @@ impl KernelTable {
 
     /// The best level of this CPU that is not above `level`.
     pub fn at_most(level: Level) -> &'static KernelTable {
+        #[cfg(target_arch = "x86_64")]
+        super::avx2::lines::look_at_cpu();
         let levels = Level::ALL.iter().rev().filter(|&&candidate| candidate <= level);
         levels.copied().find_map(table).expect("every CPU has the lowest level")
     }

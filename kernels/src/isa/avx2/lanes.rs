@@ -6,6 +6,7 @@
 //! the specification. There are no shuffles but for scales, and memory is read as one stream.
 
 use super::dot::Dot;
+use super::lines::{AHEAD_BYTES, FAR_BYTES, leads_prefetcher, outruns_memory};
 use super::mem::{fence, load, load_16, pin, prefetch, spread, store, store_ps};
 use super::unpack::{
     Codes16, Codes32, EightScales, MXFP4_CODES, Unsigned256, exponents, of_expanded, shifted, trits,
@@ -20,18 +21,6 @@ use std::arch::x86_64::*;
 
 /// Rows of a group.
 pub(super) const LANES: usize = 8;
-
-/// How far ahead memory is asked for: the hardware stops at the end of each page of 4 KiB.
-pub(in crate::isa) const AHEAD_BYTES: usize = 4096;
-
-/// Whether a kernel is done with `bytes` that hold `weights`, for so many tokens, before memory
-/// brings the next: that is so with one token and weights of 4 bits or more. Then the hardware, once
-/// led to a page, keeps more lines under way than the core may ask for by itself, and a request per
-/// block is worth 3 to 13 % over one per line with AVX2, 11 to 47 % with AVX-512. A kernel that is
-/// slower than memory comes too late for the hardware to follow, and gains by asking for every line.
-pub(in crate::isa) const fn outruns_memory(bytes: usize, weights: usize, tokens: usize) -> bool {
-    tokens == 1 && 2 * bytes >= weights
-}
 
 /// The `W` words of a block, of all rows, and what does not fill a word.
 #[derive(Clone, Copy)]
@@ -275,8 +264,8 @@ pub(super) fn write<const N: usize>(
 #[target_feature(enable = "sse")]
 fn prefetch_share<B: Block, const N: usize, const J: usize, const STEPS: usize>(words: &[u8; 32]) {
     // The planes of six bits lie apart: not an order that the hardware could follow.
-    let in_order = B::TY != GgmlType::Q6_K;
-    if in_order && outruns_memory(size_of::<B>(), B::LEN, N) {
+    let followed = B::TY != GgmlType::Q6_K && outruns_memory(size_of::<B>(), B::LEN, N);
+    if followed && leads_prefetcher() {
         if J == 0 {
             prefetch::<_MM_HINT_T1, _>(words, AHEAD_BYTES);
         }
@@ -284,7 +273,10 @@ fn prefetch_share<B: Block, const N: usize, const J: usize, const STEPS: usize>(
     }
     let share = (size_of::<B>() * LANES).div_ceil(64) * 64 / STEPS;
     for line in (0..share).step_by(64) {
-        prefetch::<_MM_HINT_T0, _>(words, AHEAD_BYTES + J * share + line);
+        match followed {
+            true => prefetch::<_MM_HINT_T1, _>(words, FAR_BYTES + J * share + line),
+            false => prefetch::<_MM_HINT_T0, _>(words, AHEAD_BYTES + J * share + line),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub(in crate::isa) mod dot;
 mod exp;
 mod float;
 pub(in crate::isa) mod lanes;
+pub(in crate::isa) mod lines;
 pub(in crate::isa) mod mem;
 pub(in crate::isa) mod pack;
 pub(in crate::isa) mod panels;

@@ -5,7 +5,8 @@
 //! first four and two of the last, are the shuffle's control. Then products are those of dense rows.
 
 use super::dot::Dot;
-use super::lanes::{AHEAD_BYTES, LANES, write};
+use super::lanes::{LANES, write};
+use super::lines::AHEAD_BYTES;
 use super::mem::{load, load_16, pin, prefetch, spread_8, store};
 use super::{reorder, unpack::shifted};
 use crate::act::Acts;

@@ -8,9 +8,10 @@
 use crate::act::Acts;
 use crate::block::{BlockQ8_0, as_blocks, as_blocks_mut};
 use crate::interleave::{Parts, groups};
+use crate::isa::avx2::lines::FAR_BYTES;
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::reorder;
-use crate::isa::avx512vnni::lanes::{FAR_BYTES, LANES, write};
+use crate::isa::avx512vnni::lanes::{LANES, write};
 use crate::isa::avx512vnni::mem::{load, load_32, spread, store};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
 use gguf_rs_lite::GgmlType;

@@ -9,7 +9,8 @@ use crate::act::SUMS;
 use crate::block::expanded::{Codebook, Expanded};
 use crate::block::iq4_nl;
 use crate::interleave::{FIFTH, LaneOutputs};
-use crate::isa::avx2::lanes::{AHEAD_BYTES, outruns_memory, trit_of};
+use crate::isa::avx2::lanes::trit_of;
+use crate::isa::avx2::lines::{AHEAD_BYTES, FAR_BYTES, leads_prefetcher, outruns_memory};
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::unpack::{Codes16, Codes32, MXFP4_CODES, TWO_TRITS, Unsigned256};
 use crate::isa::tokens::Rows;
@@ -17,10 +18,6 @@ use std::arch::x86_64::*;
 
 /// Rows of a group.
 pub(in crate::isa) const LANES: usize = 16;
-
-/// How far ahead kernels that are slower than memory ask for every line, into L2: L1 has fewer lines
-/// under way than these kernels can use.
-pub(in crate::isa) const FAR_BYTES: usize = 16 << 10;
 
 /// The `W` words of a block, of all rows, and what does not fill a word.
 #[derive(Clone, Copy)]
@@ -413,7 +410,7 @@ fn prefetch_share<const N: usize>(
     (bytes, weights): (usize, usize),
     (j, steps): (usize, usize),
 ) {
-    if outruns_memory(bytes, weights, N) {
+    if outruns_memory(bytes, weights, N) && leads_prefetcher() {
         if j == 0 {
             prefetch::<_MM_HINT_T1, _>(words, AHEAD_BYTES);
         }

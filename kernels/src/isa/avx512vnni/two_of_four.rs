@@ -1,11 +1,12 @@
 //! Decoding from interleaved rows of two codes of every four, as AVX2's kernels of the same name,
 //! sixteen rows to a group.
 
-use super::lanes::{FAR_BYTES, LANES, write};
+use super::lanes::{LANES, write};
 use super::mem::{load, load_32, spread_8};
 use crate::act::Acts;
 use crate::block::two_of_four::TwoOfFour;
 use crate::interleave::groups;
+use crate::isa::avx2::lines::FAR_BYTES;
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::two_of_four::four_times;
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
