@@ -166,11 +166,28 @@ impl<'a> Candidates<'a> {
         self.list_of_blocks(|max| max >= bound, |c| c.logit >= bound);
     }
 
-    /// Keeps one, if it is a candidate.
-    pub fn keep_only(&mut self, token: u32) {
-        let kept = self.logit(token).map(|logit| Candidate { id: token, logit });
-        self.list.clear();
-        self.list.extend(kept);
+    /// The likeliest `n` that are not forbidden, best first. Cost: a look at the maxima of blocks for
+    /// `n` up to [`HEAP_K_MAX`], a list of all beyond.
+    pub fn likeliest(&self, n: usize) -> Vec<Candidate> {
+        let mut found = match n {
+            1 => self.best().into_iter().collect(),
+            _ if self.listed || n > HEAP_K_MAX => {
+                let mut all: Vec<Candidate> = self.iter().collect();
+                all.sort_unstable_by(order);
+                all.truncate(n);
+                all
+            }
+            _ => self.dense_top(n),
+        };
+        found.retain(|c| c.logit > f32::NEG_INFINITY);
+        found
+    }
+
+    /// Keeps those of the given tokens that are candidates, in the given order.
+    pub fn keep_only(&mut self, tokens: &[u32]) {
+        let candidate = |&id: &u32| self.logit(id).map(|logit| Candidate { id, logit });
+        let kept: Vec<Candidate> = tokens.iter().filter_map(candidate).collect();
+        *self.list = kept;
         self.listed = true;
     }
 

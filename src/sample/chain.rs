@@ -100,14 +100,16 @@ impl SamplerChain {
 }
 
 /// Drops filters that cannot change what one behind them takes: a greedy chain, which takes the
-/// likeliest, needs no others that keep it.
+/// likeliest, needs no others that keep it. Tells filters what the next one takes.
 fn leave_out_idle(filters: &mut Vec<Box<dyn Filter>>) {
-    let Some(end) = filters.iter().rposition(|filter| filter.takes_best()) else { return };
-    let needed = filters[..end].iter().rposition(|filter| !filter.keeps_best());
-    let next = needed.map_or(0, |last| last + 1);
-    filters.drain(next..end);
-    if let Some(last) = needed {
-        filters[last].only_best_matters();
+    if let Some(end) = filters.iter().rposition(|filter| filter.takes_best() == Some(1)) {
+        let needed = filters[..end].iter().rposition(|filter| !filter.keeps_best());
+        filters.drain(needed.map_or(0, |last| last + 1)..end);
+    }
+    for next in 1..filters.len() {
+        if let Some(k) = filters[next].takes_best() {
+            filters[next - 1].only_best_matter(k);
+        }
     }
 }
 

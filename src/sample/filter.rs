@@ -31,14 +31,17 @@ pub trait Filter: CloneFilter + fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether nothing but the likeliest candidate is left behind this filter.
-    fn takes_best(&self) -> bool {
-        false
+    /// How many of the likeliest candidates it takes of those that it gets, at most, whatever the others
+    /// are; `None` if others count.
+    fn takes_best(&self) -> Option<usize> {
+        None
     }
 
-    /// Takes note that only the likeliest of the candidates that it leaves matters, as the next filter
-    /// takes that one.
-    fn only_best_matters(&mut self) {}
+    /// Takes note that only the likeliest `k` of the candidates that it leaves matter, as the next filter
+    /// takes no others.
+    fn only_best_matter(&mut self, k: usize) {
+        let _ = k;
+    }
 }
 
 /// Copies of boxed filters; every filter that is `Clone` has it.

@@ -72,7 +72,7 @@ impl Filter for Infill {
             // Nothing is likely: the answer ends, where it may.
             if let Some(end) = self.vocabulary.end().filter(|&end| candidates.logit(end).is_some())
             {
-                candidates.keep_only(end);
+                candidates.keep_only(&[end]);
             }
             return Ok(());
         }

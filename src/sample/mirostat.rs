@@ -82,13 +82,13 @@ impl Filter for Mirostat {
             candidates.keep_best(n_kept(&top, self.mu, candidates.n_vocab()));
         } else if let Some(weights) = candidates.weights() {
             match weights.logit(self.mu * LN_2) {
-                bound if bound > best.logit => candidates.keep_only(best.id),
+                bound if bound > best.logit => candidates.keep_only(&[best.id]),
                 bound => candidates.keep_above(bound),
             }
         }
         let token = candidates.draw(rng.unit_f64()).ok_or(SampleError::NothingLeft)?;
         let weights = candidates.weights();
-        candidates.keep_only(token);
+        candidates.keep_only(&[token]);
         self.drawn = candidates
             .best()
             .zip(weights)

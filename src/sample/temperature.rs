@@ -74,8 +74,8 @@ impl Filter for Temperature {
         true
     }
 
-    fn takes_best(&self) -> bool {
-        self.t == 0.0
+    fn takes_best(&self) -> Option<usize> {
+        (self.t == 0.0).then_some(1)
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn zero_takes_the_lowest_id_among_equals() {
         let greedy = build(&SampleParams::greedy()).unwrap();
-        assert!(greedy.takes_best());
+        assert_eq!(greedy.takes_best(), Some(1));
         assert_distribution(&filtered(greedy, &[1.0, 2.0, 2.0]), &[(1, 1.0)]);
     }
 

@@ -40,6 +40,10 @@ impl Filter for TopK {
     fn keeps_best(&self) -> bool {
         true
     }
+
+    fn takes_best(&self) -> Option<usize> {
+        Some(self.k)
+    }
 }
 
 #[cfg(test)]

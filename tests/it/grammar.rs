@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use teff::engine::Model;
 use teff::engine::grammar::{Grammar, GrammarError, Grammars};
-use teff::sample::{Filter, SampleParams, SamplerChain};
+use teff::sample::rng::Rng;
+use teff::sample::{Candidates, Filter, SampleError, SampleParams, SamplerChain};
 use teff::text::Tokenizer;
 use teff_kernels::BlockMax;
 
@@ -178,6 +179,54 @@ fn what_a_schema_says_and_is_not_enforced_is_refused_with_its_place() {
         matches!(&error, GrammarError::Keyword { keyword, .. } if keyword == "type"),
         "{error:?}"
     );
+}
+
+/// A filter that changes nothing, and does not tell the one before what the next takes.
+#[derive(Clone, Debug)]
+struct Nothing;
+
+impl Filter for Nothing {
+    fn apply(&mut self, _: &mut Candidates<'_>, _: &mut Rng) -> Result<(), SampleError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_few_tokens_asked_for_one_by_one_are_those_of_the_whole_mask() {
+    let rig = Rig::new();
+    let any = schema("{}");
+    let person = schema(
+        r#"{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+            "required": ["name", "age"], "additionalProperties": false}"#,
+    );
+    let regex = Grammar::Regex("([a-z]{1,5}[ ,.]){1,9}(yes|no)".into());
+    let mut drawn = 0;
+    for (grammar, seed) in [any, person, regex].iter().zip(1..) {
+        for top_k in [1, 2, 7, 40] {
+            let mut params = SampleParams::default();
+            (params.seed, params.top_k, params.temperature) = (seed, top_k, 1.0);
+            let one_by_one: Vec<Box<dyn Filter>> = vec![rig.filter(grammar)];
+            let masked: Vec<Box<dyn Filter>> = vec![rig.filter(grammar), Box::new(Nothing)];
+            let mut chains = [one_by_one, masked]
+                .map(|first| SamplerChain::with_first(params.clone(), first).unwrap());
+            let mut rng = Rng::new(seed + top_k as u64);
+            let end = rig.tokenizer.eos().unwrap();
+            for _ in 0..60 {
+                let n = rig.tokenizer.vocab_size();
+                let logits: Vec<f32> = (0..n).map(|_| 6.0 * rng.unit_f64() as f32).collect();
+                let [token, other] = [0, 1].map(|i| {
+                    chains[i].sample(BlockMax::of(&mut logits.clone(), &mut Vec::new())).unwrap()
+                });
+                assert_eq!(token, other, "{grammar:?}, the best {top_k}");
+                drawn += 1;
+                if token == end {
+                    break;
+                }
+                chains.iter_mut().for_each(|chain| chain.accept(token));
+            }
+        }
+    }
+    assert!(drawn > 200, "{drawn} tokens were drawn");
 }
 
 #[test]

@@ -7,6 +7,9 @@ use llguidance::toktrie::{TokEnv, TokTrie};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Likeliest tokens that are asked for one by one before all are, at most.
+const ASKED_MAX: usize = 128;
+
 /// Where a sequence is in a grammar.
 pub(super) struct GrammarFilter {
     /// Only ever used through `&mut`; the lock is for its caches, which are not shared between threads.
@@ -15,7 +18,8 @@ pub(super) struct GrammarFilter {
     ends: Arc<[u32]>,
     /// Whether tokens are the answer's, no more the prompt's.
     is_in_answer: bool,
-    only_best_matters: bool,
+    /// How many of the likeliest tokens that it allows matter; `None` if all do.
+    that_matter: Option<usize>,
     /// What went wrong when a token was taken.
     failure: Option<String>,
 }
@@ -26,7 +30,7 @@ impl GrammarFilter {
             matcher: Mutex::new(matcher),
             ends,
             is_in_answer: false,
-            only_best_matters: false,
+            that_matter: None,
             failure: None,
         }
     }
@@ -41,6 +45,29 @@ impl GrammarFilter {
         let mut matcher = self.locked();
         let fits = matcher.validate_tokens(&tokens).is_ok_and(|n| n == tokens.len());
         fits && matcher.consume_tokens(&tokens).is_ok()
+    }
+
+    /// The likeliest `k` candidates that the grammar allows, best first, if a look at a few more tells.
+    /// One is asked for faster than all tokens are: 0.2 to 1 us, where a mask of 262,144 takes 10 to
+    /// 1,000.
+    fn likeliest_allowed(
+        &self,
+        candidates: &Candidates<'_>,
+        k: usize,
+    ) -> Result<Option<Vec<u32>>, String> {
+        let mut allowed = Vec::with_capacity(k);
+        let n = if k == 1 { 1 } else { ASKED_MAX };
+        for (i, candidate) in candidates.likeliest(n).into_iter().enumerate() {
+            if self.allows(candidate.id)? {
+                allowed.push(candidate.id);
+                if allowed.len() == k {
+                    return Ok(Some(allowed));
+                }
+            } else if i >= ASKED_MAX / 8 && allowed.len() < i / 2 {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the grammar goes on with a token, or may end where the token ends the answer.
@@ -81,11 +108,10 @@ impl Filter for GrammarFilter {
         if let Some(failure) = &self.failure {
             return Err(failed(failure.clone()));
         }
-        if self.only_best_matters
-            && let Some(best) = candidates.best()
-            && self.allows(best.id).map_err(failed)?
+        if let Some(k) = self.that_matter.filter(|k| *k <= ASKED_MAX / 2)
+            && let Some(allowed) = self.likeliest_allowed(candidates, k).map_err(failed)?
         {
-            candidates.keep_only(best.id);
+            candidates.keep_only(&allowed);
             return Ok(());
         }
         let mask = self.locked().compute_mask_or_eos();
@@ -100,8 +126,8 @@ impl Filter for GrammarFilter {
         }
     }
 
-    fn only_best_matters(&mut self) {
-        self.only_best_matters = true;
+    fn only_best_matter(&mut self, k: usize) {
+        self.that_matter = Some(k);
     }
 }
 
@@ -185,7 +211,7 @@ impl Filter for Lazy {
         }
     }
 
-    fn only_best_matters(&mut self) {
-        self.grammar.only_best_matters();
+    fn only_best_matter(&mut self, k: usize) {
+        self.grammar.only_best_matter(k);
     }
 }

@@ -2,8 +2,9 @@
 //! engine of the `llguidance` crate.
 //!
 //! [`Grammars`] is made once for a vocabulary, a [`Filter`] for each request: it forbids tokens whose
-//! bytes lead out of the grammar, and what ends an answer before the grammar may end. Where the chain is
-//! greedy and the likeliest token is allowed, no mask is computed.
+//! bytes lead out of the grammar, and what ends an answer before the grammar may end. Where the chain
+//! takes a few of the likeliest tokens (greedy, top-k), they are asked for one by one, and all tokens only if
+//! few of those are allowed.
 //!
 //! **Nothing is silently ignored**: a schema's keyword that is not enforced is refused with its place
 //! (`schema.rs`). **Bounded**: sizes, depths, the engine's limits, and a deadline for compiling, which
