@@ -2,7 +2,7 @@
 //! layer faster, which is measured.
 
 use super::cpu::Cpu;
-use super::gpu::{AdapterInfo, Gpu, GpuOptions, adapter_info};
+use super::gpu::{AdapterInfo, AdapterRoom, Gpu, GpuOptions, adapter_info};
 use super::offload::{OffloadSizes, SideBytes};
 use super::pages::{CacheOp, LayerGroup, PageFill, PageId, StateSlot};
 use super::plan::{GpuLayers, Plan, Side};
@@ -14,27 +14,24 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Layers may take this share of an adapter's memory, in tenths: its driver and other programs have some.
-const TENTHS: u64 = 9;
 /// Steps in a reading: what a device is told first, it may do while it is told the next.
 const STEPS: u32 = 4;
 /// Readings, the best of which counts: in the first ones weights are read for the first time.
 const READINGS: usize = 5;
 
-/// As many layers as fit `adapter_bytes`; all where the driver does not tell its memory: then what it has
-/// no room for is seen when it is asked for.
+/// As many layers as an adapter has room for; all where the driver does not tell its memory: then what it
+/// has no room for is seen when it is asked for.
 pub(super) fn fitting(
     program: &Program,
     sizes: &OffloadSizes,
-    adapter_bytes: Option<u64>,
+    room: AdapterRoom,
     unsupported: &dyn Fn(&Op) -> Option<String>,
 ) -> GpuLayers {
-    let Some(adapter_bytes) = adapter_bytes else { return GpuLayers::All };
     let counts = (1..=program.layers.len()).rev().map(GpuLayers::Count);
     let fits = |layers: &GpuLayers| {
         let plan = Plan::new(program, *layers, unsupported);
         let needed = SideBytes::new(program, &plan, sizes, Side::Gpu).total();
-        needed <= adapter_bytes / 10 * TENTHS
+        room.holds(needed, room.in_place_bytes(program, &plan))
     };
     [GpuLayers::All].into_iter().chain(counts).find(fits).unwrap_or(GpuLayers::None)
 }
@@ -50,8 +47,8 @@ pub(super) fn layers(
     unsupported: &dyn Fn(&Op) -> Option<String>,
     listener: &dyn PlacementListener,
 ) -> Result<GpuLayers, StartError> {
-    let AdapterInfo { name, memory_bytes, .. } = adapter_info(gpu_options.adapter)?;
-    let layers = fitting(program, &options.sizes(), memory_bytes, unsupported);
+    let (AdapterInfo { name, memory_bytes, .. }, room) = adapter_info(gpu_options.adapter)?;
+    let layers = fitting(program, &options.sizes(), room, unsupported);
     if let (Some(memory), false) = (memory_bytes, layers == GpuLayers::All) {
         let n = Plan::new(program, layers, unsupported).n_layers_on_gpu();
         let n_layers = program.layers.len();
@@ -183,7 +180,9 @@ mod tests {
         let kv_type = KvType::F32;
         let sizes = OffloadSizes { n_ctx: 10, max_tokens: 1, max_outputs: 1, kv_type };
         let program = program();
-        let fitting = |bytes| fitting(&program, &sizes, bytes, &|_| None);
+        let fitting = |own| {
+            fitting(&program, &sizes, AdapterRoom { own, ..AdapterRoom::default() }, &|_| None)
+        };
         // A layer has 960 bytes, the rows of a step 8.
         assert_eq!(fitting(None), GpuLayers::All);
         assert_eq!(fitting(Some(4 * 960 + 8)), GpuLayers::Count(3));

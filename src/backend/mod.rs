@@ -31,7 +31,7 @@ pub use observer::{Observer, Product};
 pub use offload::{Offload, OffloadSizes, PartName, PlacedPart, SideBytes};
 #[cfg(any(feature = "gpu", target_vendor = "apple"))]
 pub use placed::Placed;
-pub use plan::{GpuLayers, Placement, PlacementListener, Plan, ShaderChoice, Side};
+pub use plan::{GpuLayers, Placement, PlacementListener, Plan, ShaderChoice, Side, WeightSource};
 pub use step::{
     Backend, DeviceError, Executor, Results, StartError, StepInput, Transfers, Unfinished,
 };

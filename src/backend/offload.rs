@@ -86,6 +86,9 @@ pub struct Offload {
     pub on_cpu: SideBytes,
     /// On the GPU.
     pub on_gpu: SideBytes,
+    /// Bytes of the GPU's weights that are pages of the mapped file: they are in memory once, even those that the
+    /// CPU reads too.
+    pub in_place: u64,
     /// Times that a step goes from one place to the other.
     pub n_crossings: usize,
     /// Bytes of a token's rows that go to the GPU.
@@ -126,6 +129,7 @@ impl Offload {
             parts: parts.collect(),
             on_cpu: SideBytes::new(program, plan, sizes, Side::Cpu),
             on_gpu: SideBytes::new(program, plan, sizes, Side::Gpu),
+            in_place: 0,
             n_crossings: plan.n_crossings(),
             bytes_there,
             bytes_back,

@@ -69,19 +69,23 @@ pub(super) fn offload(
     placement: &Placement,
 ) -> Result<Offload, DeviceError> {
     let unsupported = |op: &Op| unsupported(program, op, sizes.kv_type);
-    let of = |layers| {
-        let plan = Plan::new(program, layers, &unsupported);
-        Offload::new(program, &plan, sizes)
-    };
     if placement.layers == GpuLayers::None {
-        return Ok(of(GpuLayers::None));
+        let plan = Plan::new(program, GpuLayers::None, &unsupported);
+        return Ok(Offload::new(program, &plan, sizes));
     }
-    let AdapterInfo { name, memory_bytes, .. } = adapter_info(placement.adapter.as_deref())?;
+    let (AdapterInfo { name, memory_bytes, .. }, room) =
+        adapter_info(placement.adapter.as_deref())?;
     let layers = match placement.layers {
-        GpuLayers::Auto => auto::fitting(program, sizes, memory_bytes, &unsupported),
+        GpuLayers::Auto => auto::fitting(program, sizes, room, &unsupported),
         layers => layers,
     };
-    Ok(Offload { adapter: Some(name), adapter_bytes: memory_bytes, ..of(layers) })
+    let plan = Plan::new(program, layers, &unsupported);
+    Ok(Offload {
+        adapter: Some(name),
+        adapter_bytes: memory_bytes,
+        in_place: room.in_place_bytes(program, &plan),
+        ..Offload::new(program, &plan, sizes)
+    })
 }
 
 /// The GPU with the layers that `placement` asks for. If that is as many as it has memory for, half as
@@ -95,6 +99,7 @@ fn on_gpu(
     let gpu_options = GpuOptions {
         adapter: placement.adapter.as_deref(),
         shaders: placement.shaders,
+        weights: placement.weights,
         max_tokens: options.max_tokens,
         max_outputs: options.max_outputs,
         kv_type: options.kv_type,
@@ -183,7 +188,8 @@ impl Backend for Placed {
     fn offload(&self) -> Option<Offload> {
         let Device { gpu, plan, program, sizes, .. } = &self.device;
         let adapter = gpu.as_ref().map(|gpu| gpu.name().to_owned());
-        Some(Offload { adapter, ..Offload::new(program, plan, sizes) })
+        let in_place = gpu.as_ref().map_or(0, Gpu::in_place_bytes);
+        Some(Offload { adapter, in_place, ..Offload::new(program, plan, sizes) })
     }
 
     fn lock_weights(&self) -> std::io::Result<()> {

@@ -58,6 +58,20 @@ pub enum ShaderChoice {
     Emulated(u32),
 }
 
+/// Where a GPU reads weights. All but the best is for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightSource {
+    /// Where the file is mapped, if the GPU has the CPU's memory and can; else copies.
+    #[default]
+    Best,
+    /// Copies.
+    Copies,
+    /// Copies of the map's pages that a weight touches, bound as if they were the map.
+    PageCopies,
+    /// Pages of zeros in the place of the map, as of a GPU that does not read what is there.
+    PagesMisread,
+}
+
 /// Where a program is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -67,6 +81,8 @@ pub struct Placement {
     pub adapter: Option<String>,
     /// Its shaders.
     pub shaders: ShaderChoice,
+    /// Where it reads weights.
+    pub weights: WeightSource,
     /// Whether the CPUs go on where the GPU cannot, be it lost or out of memory in the middle of an answer.
     /// With [`GpuLayers::Auto`] they do in any case.
     pub falls_back: bool,

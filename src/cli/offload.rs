@@ -28,6 +28,12 @@ pub fn lines(offload: &Offload) -> Vec<String> {
             "in all on the {name}: weights {weights}, keys and values {kv}, activations {activations}"
         ));
     }
+    if offload.in_place > 0 {
+        lines.push(format!(
+            "the GPU reads {} of its weights where the file is mapped",
+            bytes(offload.in_place)
+        ));
+    }
     let Offload { n_crossings, bytes_there, bytes_back, .. } = offload;
     lines.push(format!(
         "a token sends {} there and {} back, and goes from one to the other {}",
@@ -61,7 +67,7 @@ pub fn object(offload: &Offload) -> Json {
     json!({
         "adapter": offload.adapter, "adapter_bytes": offload.adapter_bytes, "layers": n_layers,
         "parts": offload.parts.iter().map(part).collect::<Vec<_>>(),
-        "on_gpu": side(&offload.on_gpu), "on_cpu": side(&offload.on_cpu),
+        "on_gpu": side(&offload.on_gpu), "in_place": offload.in_place, "on_cpu": side(&offload.on_cpu),
         "crossings": offload.n_crossings,
         "token_bytes_there": offload.bytes_there, "token_bytes_back": offload.bytes_back,
         "token_bytes_read": offload.bytes_read,

@@ -29,6 +29,17 @@ enum Bytes {
     Owned(Arc<Vec<u8>>),
 }
 
+/// A memory map that a weight lies in.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightMap<'a> {
+    /// Owner of the map.
+    pub file: &'a Arc<GgufFile>,
+    /// The whole map, which begins with a page of the system's.
+    pub bytes: &'a [u8],
+    /// The weight's first byte.
+    pub offset: usize,
+}
+
 impl Weight {
     /// A view of a tensor of a file with 1 to 3 dimensions; the third counts the matrices.
     pub fn mapped(file: &Arc<GgufFile>, info: &TensorInfo) -> Weight {
@@ -55,6 +66,13 @@ impl Weight {
             Bytes::Mapped(file, info) => file.data(info),
             Bytes::Owned(bytes) => bytes,
         }
+    }
+
+    /// The memory map that the bytes lie in; `None` if they lie in none.
+    pub fn map(&self) -> Option<WeightMap<'_>> {
+        let Bytes::Mapped(file, info) = &self.bytes else { return None };
+        let (bytes, offset) = file.map_of(info)?;
+        Some(WeightMap { file, bytes, offset })
     }
 
     /// Gives memory of `part` of the bytes back to the system, which has them in the file.

@@ -3,14 +3,15 @@
 
 use crate::decoder::{model, options};
 use crate::fixture_model::{self, Fixture};
-use crate::gpu::{adapter, placement, silent};
+use crate::gpu::{adapter, noting, placement, silent};
 use crate::measure::nmse_max;
 use crate::real_models::cached;
 use std::ops::Range;
 use teff::backend::gpu::unsupported;
 use teff::backend::pages::KvType;
 use teff::backend::{
-    BackendOptions, GpuLayers, Placement, Plan, ShaderChoice, Side, Transfers, start_placed,
+    self, BackendOptions, GpuLayers, OffloadSizes, Placement, Plan, ShaderChoice, Side, Transfers,
+    WeightSource, start_placed,
 };
 use teff::decoder::{Outputs, SequenceChunk};
 use teff::engine::{Engine, EngineOptions, Model};
@@ -25,9 +26,17 @@ fn logits(
 ) -> Vec<f32> {
     let shaders = if plain { ShaderChoice::Plain } else { ShaderChoice::Best };
     let placement = Placement { layers, adapter: adapter(), shaders, ..Placement::default() };
+    logits_of(&mut engine(model, options, &placement), tokens, options)
+}
+
+fn engine(model: &Model, options: &EngineOptions, placement: &Placement) -> Engine {
     let start =
-        |program, options: &BackendOptions| start_placed(program, options, &placement, &silent());
-    let mut engine = Engine::on(model, options, &start).unwrap();
+        |program, options: &BackendOptions| start_placed(program, options, placement, &silent());
+    Engine::on(model, options, &start).unwrap()
+}
+
+/// Logits of all tokens.
+fn logits_of(engine: &mut Engine, tokens: &[u32], options: &EngineOptions) -> Vec<f32> {
     engine.lead(|decoder| {
         let sequence = decoder.kv_mut().create();
         let chunks = tokens.chunks(options.max_batch).flat_map(|tokens| {
@@ -134,12 +143,7 @@ fn pages_move_between_the_places() {
         });
         let text: Vec<u32> = tokens.iter().cycle().take(70).copied().collect();
         for (from, to) in [(&on_cpu, &on_gpu), (&on_gpu, &on_cpu)] {
-            let engine = |placement: &Placement| {
-                let start = |program, options: &BackendOptions| {
-                    start_placed(program, options, placement, &silent())
-                };
-                Engine::on(&model, &options, &start).unwrap()
-            };
+            let engine = |placement| engine(&model, &options, placement);
             let last =
                 |sequence, tokens| SequenceChunk { sequence, tokens, outputs: Outputs::Last };
             let (kept, truth) = engine(from).lead(|decoder| {
@@ -199,6 +203,64 @@ fn real_models_answer_as_on_the_cpu() {
     }
 }
 
+/// Weights as pages of the file's map, which a GPU with the CPU's memory reads in place, are those that are
+/// copied, bit by bit. Where no GPU has that memory, the pages are copied.
+#[test]
+fn weights_in_pages_of_the_file_are_those_that_are_copied() {
+    if adapter().is_none() {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("teff-gpu-pages-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixtures = ["llama-dense", "llama-moe", "gemma3-dense"].map(|name| {
+        let path = folder.join(format!("{name}.gguf"));
+        std::fs::write(&path, fixture_model::load(name).gguf).unwrap();
+        (path, GpuLayers::All)
+    });
+    let real = cached("smollm2:135m").map(|path| (path, GpuLayers::Count(2)));
+    for (path, layers) in fixtures.into_iter().chain(real) {
+        let model = Model::open(&path).unwrap();
+        let options = crate::changed(options(2, 12), |o| o.n_ctx = Some(64));
+        let tokens: Vec<u32> = (3..16).collect();
+        let placement = |weights| {
+            let placed = Placement { layers, adapter: adapter(), ..Placement::default() };
+            Placement { weights, ..placed }
+        };
+        let run = |weights| {
+            let (said, listener) = noting();
+            let placement = placement(weights);
+            let start = |program, options: &BackendOptions| {
+                start_placed(program, options, &placement, &listener)
+            };
+            let mut engine = Engine::on(&model, &options, &start).unwrap();
+            let logits = logits_of(&mut engine, &tokens, &options);
+            let said = said.lock().unwrap().clone();
+            (logits, engine.decoder().offload().unwrap(), said)
+        };
+        let (copies, offload, _) = run(WeightSource::Copies);
+        assert_eq!(offload.in_place, 0, "{path:?}");
+        let (ours, offload, said) = run(WeightSource::PageCopies);
+        assert_eq!(offload.in_place, offload.on_gpu.weights, "{path:?}");
+        assert!(ours == copies && said.is_empty(), "{path:?}, {said:?}");
+        // A device that does not read what is there gets copies, and is named.
+        let (ours, offload, said) = run(WeightSource::PagesMisread);
+        assert_eq!(offload.in_place, 0, "{path:?}");
+        let [line] = &said[..] else { panic!("{path:?}: {said:?}") };
+        assert!(line.contains(&offload.adapter.unwrap()) && line.contains("copied"), "{line}");
+        assert!(ours == copies, "{path:?}");
+        // What is best is what was planned.
+        let (ours, offload, said) = run(WeightSource::Best);
+        assert!(ours == copies && said.is_empty(), "{path:?}, {said:?}");
+        let engine = engine(&model, &options, &Placement::default());
+        let kv_type = KvType::F32;
+        let sizes = OffloadSizes { n_ctx: 64, max_tokens: 12, max_outputs: 12, kv_type };
+        let best = placement(WeightSource::Best);
+        let planned = backend::offload(engine.decoder().program(), &sizes, &best).unwrap();
+        assert_eq!(planned.in_place, offload.in_place, "{path:?}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
     let Some(placement) = placement(GpuLayers::Count(1)) else { return };
@@ -215,10 +277,7 @@ fn forks_pages_and_batches_go_on_where_layers_are_on_a_gpu() {
             o.n_ctx = Some(128);
             o.kv_type = kv_type;
         });
-        let start = |program, options: &BackendOptions| {
-            start_placed(program, options, &placement, &silent())
-        };
-        let mut engine = Engine::on(&model, &options, &start).unwrap();
+        let mut engine = engine(&model, &options, &placement);
         engine.lead(|decoder| {
             let n_out = decoder.n_out();
             let (a, b) = (decoder.kv_mut().create(), decoder.kv_mut().create());
@@ -256,10 +315,7 @@ fn a_range_is_one_submission_and_only_what_is_wanted_comes_back() {
         let n_layers = model.spec().layers.len();
         for layers in [GpuLayers::Count(1), GpuLayers::Count(n_layers), GpuLayers::All] {
             let placement = Placement { layers, adapter: adapter(), ..Placement::default() };
-            let start = |program, options: &BackendOptions| {
-                start_placed(program, options, &placement, &silent())
-            };
-            let mut engine = Engine::on(&model, &options(1, 16), &start).unwrap();
+            let mut engine = engine(&model, &options(1, 16), &placement);
             let program = engine.decoder().program();
             let plan = Plan::new(program, layers, &|op| unsupported(program, op, KvType::F32));
             let parts = plan.parts(0..program.ops.len());

@@ -57,6 +57,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/gguf-rs-lite/src/mapped.rs",
     "src/backend/cpu/pool/",
     "src/backend/gpu/adapter_memory.rs",
+    "src/backend/gpu/map_buffer.rs",
     "src/main.rs",
     "src/teff-c/src/",
 ];

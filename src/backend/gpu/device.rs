@@ -1,8 +1,10 @@
 //! The adapter that is chosen, and what goes wrong on it.
 
-use super::adapter_memory::memory_bytes;
+use super::adapter_memory::AdapterRoom;
+use super::in_place::{InPlace, window_bytes_max};
+use super::map_buffer::reads_maps;
 use super::shader::{Form, Width};
-use crate::backend::plan::ShaderChoice;
+use crate::backend::plan::{ShaderChoice, WeightSource};
 use crate::backend::step::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -47,12 +49,15 @@ pub fn adapters() -> Vec<AdapterInfo> {
     all.iter().map(describe).collect()
 }
 
-/// The adapter whose name has `name` in it, or the best that is no program on the CPU.
+/// The adapter whose name has `name` in it, or the best that is no program on the CPU, and its room.
 ///
 /// # Errors
 /// There is none.
-pub(in crate::backend) fn adapter_info(name: Option<&str>) -> DeviceResult<AdapterInfo> {
-    Ok(describe(&choose(all_adapters(), name)?))
+pub(in crate::backend) fn adapter_info(
+    name: Option<&str>,
+) -> DeviceResult<(AdapterInfo, AdapterRoom)> {
+    let adapter = choose(all_adapters(), name)?;
+    Ok((describe(&adapter), AdapterRoom::new(&adapter)))
 }
 
 fn all_adapters() -> Vec<wgpu::Adapter> {
@@ -67,7 +72,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         name: info.name.clone(),
         api: info.backend.to_string(),
         is_software: info.device_type == wgpu::DeviceType::Cpu,
-        memory_bytes: memory_bytes(adapter),
+        memory_bytes: AdapterRoom::new(adapter).bytes(),
     }
 }
 
@@ -90,6 +95,10 @@ pub(super) struct Device {
     pub limits: wgpu::Limits,
     /// Abilities that shaders may rely on.
     pub form: Form,
+    /// Rules for weights that are bound as pages of the file's map, if any are.
+    pub in_place: Option<InPlace>,
+    /// What those pages are.
+    pub weights: WeightSource,
     /// Name of the adapter.
     name: Arc<str>,
     /// The first thing that went wrong without being asked for.
@@ -98,11 +107,15 @@ pub(super) struct Device {
 
 impl Device {
     /// Opens the adapter whose name has `name` in it, or the best that is no program on the CPU, for
-    /// these shaders.
+    /// these shaders, which read weights there.
     ///
     /// # Errors
     /// There is none, it gives no device, or it lacks what the shaders rely on.
-    pub fn open(name: Option<&str>, shaders: ShaderChoice) -> DeviceResult<Device> {
+    pub fn open(
+        name: Option<&str>,
+        shaders: ShaderChoice,
+        weights: WeightSource,
+    ) -> DeviceResult<Device> {
         let adapter = choose(all_adapters(), name)?;
         let info = adapter.get_info();
         let name: Arc<str> = info.name.as_str().into();
@@ -121,6 +134,12 @@ impl Device {
         };
         let opened = wait(adapter.request_device(&descriptor));
         let (device, queue) = opened.map_err(|e| error(format!("gives no device: {e}")))?;
+        let binds_pages = match weights {
+            WeightSource::Best => reads_maps(&info),
+            WeightSource::Copies => false,
+            WeightSource::PageCopies | WeightSource::PagesMisread => true,
+        };
+        let in_place = binds_pages.then(|| InPlace::new(&limits));
         let fault = Arc::new(Mutex::new(None));
         let (of_errors, of_loss) = (fault.clone(), fault.clone());
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -130,7 +149,7 @@ impl Device {
             let why = if message.is_empty() { String::new() } else { format!(": {message}") };
             note(&of_loss, format!("the device is lost{why}"));
         });
-        Ok(Device { device, queue, limits, form, name, fault })
+        Ok(Device { device, queue, limits, form, in_place, weights, name, fault })
     }
 
     /// Name of the adapter.
@@ -141,6 +160,11 @@ impl Device {
     /// An error that names the adapter.
     pub fn error(&self, fault: impl Into<String>) -> DeviceError {
         DeviceError::new(&self.name, fault.into())
+    }
+
+    /// Bytes of a window of a weight, at most.
+    pub fn window_bytes_max(&self) -> usize {
+        window_bytes_max(&self.limits)
     }
 
     /// Whether anything has gone wrong so far.

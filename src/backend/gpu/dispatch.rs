@@ -162,8 +162,8 @@ pub(super) struct Dispatches {
 /// Sizes that dispatches depend on beside the program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
-    /// Bytes of a binding, at most.
-    pub binding_max: usize,
+    /// Bytes of a window of a weight, at most.
+    pub window_bytes_max: usize,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Type of keys and values in pages.
@@ -174,11 +174,11 @@ pub(super) struct Shape {
     pub form: Form,
 }
 
-/// Rows of a stack of matrices in windows that fit a binding.
-pub(super) fn windows(weight: &BoundWeight, binding_max: usize) -> Vec<Range<usize>> {
+/// Rows of a stack of matrices in windows of `bytes_max` bytes at most.
+pub(super) fn windows(weight: &BoundWeight, bytes_max: usize) -> Vec<Range<usize>> {
     let total = weight.n * weight.rows;
     // Some bytes behind the last row may be read.
-    let rows = (binding_max.saturating_sub(CHUNK) / weight.row_bytes().max(1)).max(1);
+    let rows = (bytes_max.saturating_sub(CHUNK) / weight.row_bytes().max(1)).max(1);
     (0..total).step_by(rows).map(|first| first..(first + rows).min(total)).collect()
 }
 
@@ -319,7 +319,7 @@ impl<'a> Builder<'a> {
 
     fn embed(&mut self, table: &BoundWeight, scale: f32, addend: u32, positions: bool, out: Buf) {
         let chunks = table.cols.div_ceil(CHUNK);
-        for (i, window) in windows(table, self.shape.binding_max).into_iter().enumerate() {
+        for (i, window) in windows(table, self.shape.window_bytes_max).into_iter().enumerate() {
             let params = [
                 chunks as u32,
                 table.cols as u32,

@@ -1,27 +1,24 @@
 //! Buffers of a program on a device.
 
 use super::device::{Device, DeviceResult};
-use super::dispatch::{Bound, Dispatch, Dispatches, Scratch, windows};
+use super::dispatch::{Bound, Dispatch, Dispatches, Scratch};
 use super::input::{bytes_of_floats, bytes_of_words};
 use super::pages::{LayerPages, STORAGE};
-use crate::backend::PlacementListener;
-use crate::backend::offload::part_of;
+use super::weights::Weights;
 use crate::backend::pages::KvType;
-use crate::backend::program::{BoundWeight, Op, Output, Program};
-use std::ops::ControlFlow;
+use crate::backend::program::{Op, Output, Program};
+use std::num::NonZeroU64;
 
-/// Bytes of a weight that are on their way to the device at a time.
-const UPLOAD_BYTES: usize = 16 << 20;
 /// Usage of a buffer that results are read from.
-const STAGING: wgpu::BufferUsages =
+pub(super) const STAGING: wgpu::BufferUsages =
     wgpu::BufferUsages::MAP_READ.union(wgpu::BufferUsages::COPY_DST);
 
 /// The buffers.
 pub(super) struct Memory {
     /// By their numbers in the program, those that operations here use.
     pub activations: Vec<Option<wgpu::Buffer>>,
-    /// Windows of each weight, none if it is not used here.
-    weights: Vec<Vec<wgpu::Buffer>>,
+    /// None until they are brought.
+    pub weights: Weights,
     /// By layer.
     pub pages: Vec<Option<LayerPages>>,
     scratch: Vec<wgpu::Buffer>,
@@ -81,7 +78,7 @@ impl Memory {
         let staging_bytes = 4 * n_results.max(max_tokens * width_max);
         let memory = Memory {
             activations,
-            weights: program.weights.iter().map(|_| Vec::new()).collect(),
+            weights: Weights::default(),
             pages,
             scratch,
             constants,
@@ -96,83 +93,19 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Brings the weights of the operations for which `is_here` holds to the device; the listener hears of
-    /// each part.
-    ///
-    /// # Errors
-    /// The device has no memory for them or is lost, or the listener wants no more.
-    pub fn bring_weights(
-        &mut self,
-        device: &Device,
-        program: &Program,
-        is_here: &dyn Fn(usize) -> bool,
-        listener: &dyn PlacementListener,
-    ) -> DeviceResult<()> {
-        let mut is_known = vec![false; program.weights.len()];
-        let here = (0..program.ops.len()).filter(|&op| is_here(op));
-        let used = here.flat_map(|op| weights_of(program, op));
-        let used: Vec<(usize, &BoundWeight)> = used
-            .filter(|(_, weight)| !std::mem::replace(&mut is_known[weight.id().0], true))
-            .collect();
-        let total = used.iter().map(|(_, weight)| weight.bytes().len() as u64).sum();
-        let mut done = 0;
-        for (op, weight) in used {
-            let hear = |n_bytes: usize| {
-                done += n_bytes as u64;
-                listener.bring(done, total)
-            };
-            self.upload(device, weight, hear).map_err(|error| error.at(part_of(program, op)))?;
-        }
-        device.check()
-    }
-
-    /// Brings a weight to the device; `hear` is told of each part's bytes.
-    fn upload(
-        &mut self,
-        device: &Device,
-        weight: &BoundWeight,
-        mut hear: impl FnMut(usize) -> ControlFlow<()>,
-    ) -> DeviceResult<()> {
-        let most = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
-        let row_bytes = weight.row_bytes();
-        for window in windows(weight, usize::try_from(most).unwrap_or(usize::MAX)) {
-            let bytes = &weight.bytes()[window.start * row_bytes..window.end * row_bytes];
-            // Words are read from where a row ends, so there is one more.
-            let buffer = device.buffer(&weight.name, bytes.len() + 4, STORAGE)?;
-            for (i, part) in bytes.chunks(UPLOAD_BYTES).enumerate() {
-                let at = (i * UPLOAD_BYTES) as u64;
-                let whole = part.len() / 4 * 4;
-                device.queue.write_buffer(&buffer, at, &part[..whole]);
-                if whole < part.len() {
-                    let mut last = [0; 4];
-                    last[..part.len() - whole].copy_from_slice(&part[whole..]);
-                    device.queue.write_buffer(&buffer, at + whole as u64, &last);
-                }
-                // What is on its way takes memory until it is submitted and done.
-                device.queue.submit([]);
-                let polled = device.device.poll(wgpu::PollType::wait_indefinitely());
-                polled.map_err(|error| device.error(format!("{}: {error}", weight.name)))?;
-                if hear(part.len()).is_break() {
-                    return Err(device.error(format!("{}: was stopped on its way", weight.name)));
-                }
-            }
-            self.weights[weight.id().0].push(buffer);
-        }
-        Ok(())
-    }
-
-    /// The buffer that a shader is given.
-    fn buffer(&self, bound: Bound) -> &wgpu::Buffer {
+    /// The binding that a shader is given.
+    fn resource(&self, bound: Bound) -> wgpu::BindingResource<'_> {
         const HERE: &str = "operations here have their buffers here";
-        match bound {
+        let buffer = match bound {
+            Bound::Weight(id, window) => return self.weights.binding(id, window),
             Bound::Buf(buf) => self.activations[buf.0].as_ref().expect(HERE),
-            Bound::Weight(id, window) => &self.weights[id.0][window],
             Bound::Pages(layer) => self.pages[layer].as_ref().expect(HERE).buffer(),
             Bound::Angles => &self.angles,
             Bound::Scratch(kind) => &self.scratch[kind as usize],
             Bound::Results => &self.results,
             Bound::Nothing => &self.constants,
-        }
+        };
+        buffer.as_entire_binding()
     }
 
     /// Bindings of dispatch number `index`.
@@ -186,11 +119,11 @@ impl Memory {
         let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: &self.params,
             offset: (index * self.params_stride) as u64,
-            size: std::num::NonZeroU64::new(params_bytes(dispatch) as u64),
+            size: NonZeroU64::new(params_bytes(dispatch) as u64),
         });
         let step = self.step.as_entire_binding();
         let first = [params, step, self.constants.as_entire_binding()];
-        let rest = dispatch.buffers.iter().map(|&bound| self.buffer(bound).as_entire_binding());
+        let rest = dispatch.buffers.iter().map(|&bound| self.resource(bound));
         let resources: Vec<wgpu::BindingResource<'_>> = first.into_iter().chain(rest).collect();
         let entries: Vec<wgpu::BindGroupEntry<'_>> = (resources.into_iter().enumerate())
             .map(|(i, resource)| wgpu::BindGroupEntry { binding: i as u32, resource })
@@ -201,11 +134,6 @@ impl Memory {
             entries: &entries,
         })
     }
-}
-
-/// Weights of an operation, with its number.
-fn weights_of(program: &Program, op: usize) -> impl Iterator<Item = (usize, &BoundWeight)> {
-    program.ops[op].weights().map(move |(_, weight)| (op, weight))
 }
 
 /// The layer whose keys and values an operation writes or reads.

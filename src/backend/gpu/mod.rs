@@ -10,13 +10,17 @@
 mod adapter_memory;
 mod device;
 mod dispatch;
+mod in_place;
 mod input;
+mod map_buffer;
 mod memory;
 mod pages;
 mod shader;
 mod submission;
 mod support;
+mod weights;
 
+pub(super) use adapter_memory::AdapterRoom;
 pub(super) use device::adapter_info;
 pub use device::{AdapterInfo, adapters};
 pub use shader::{Form, Shader, Width};
@@ -24,7 +28,7 @@ pub use support::unsupported;
 
 use super::offload::part_of;
 use super::pages::{CacheOp, KvType, LayerGroup, PageId};
-use super::plan::ShaderChoice;
+use super::plan::{ShaderChoice, WeightSource};
 use super::program::{Buf, Program, Tokens};
 use super::step::DeviceError;
 use super::{PlacementListener, Results, StepInput, Transfers};
@@ -37,6 +41,7 @@ use std::sync::Arc;
 use submission::WORK_MAX;
 use teff_kernels::MAX_BLOCK;
 use teff_kernels::float::block_max;
+use weights::Weights;
 
 /// Sizes that are fixed when a device is made ready.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +50,8 @@ pub(super) struct GpuOptions<'a> {
     pub adapter: Option<&'a str>,
     /// Shaders that it is to have.
     pub shaders: ShaderChoice,
+    /// Where they read weights.
+    pub weights: WeightSource,
     /// Tokens in a step, at most.
     pub max_tokens: usize,
     /// Rows of results in a step, at most.
@@ -89,14 +96,12 @@ impl Gpu {
         is_here: &dyn Fn(usize) -> bool,
         listener: &dyn PlacementListener,
     ) -> DeviceResult<Gpu> {
-        let device = Device::open(options.adapter, options.shaders)?;
+        let device = Device::open(options.adapter, options.shaders, options.weights)?;
         let &GpuOptions { max_tokens, max_outputs, kv_type, .. } = options;
         let groups = LayerGroup::of_layers(&program.kv);
         let head = program.kv.iter().map(|shape| shape.k_dim.max(shape.v_dim)).max().unwrap_or(1);
-        let limits = &device.limits;
-        let binding_max = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let shape = Shape {
-            binding_max: usize::try_from(binding_max).unwrap_or(usize::MAX),
+            window_bytes_max: device.window_bytes_max(),
             max_tokens,
             kv: kv_type,
             head_max: head.next_multiple_of(HEAD_STEP).min(HEAD_MAX),
@@ -112,7 +117,7 @@ impl Gpu {
         }
         let sizes = [max_tokens, max_outputs];
         let mut memory = Memory::new(&device, &program, &made, kv_type, sizes, is_here)?;
-        memory.bring_weights(&device, &program, is_here, listener)?;
+        memory.weights = Weights::bring(&device, &program, is_here, listener)?;
         let n_out = program.n_out;
         Ok(Gpu {
             device,
@@ -139,6 +144,11 @@ impl Gpu {
     /// Bytes that the steps so far sent here, and got back.
     pub fn transfers(&self) -> Transfers {
         self.transfers
+    }
+
+    /// Bytes of weights that are bound as pages of the mapped file.
+    pub fn in_place_bytes(&self) -> u64 {
+        self.memory.weights.in_place_bytes
     }
 
     /// Bytes per second that copies from buffer to buffer read and write.

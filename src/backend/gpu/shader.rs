@@ -8,6 +8,7 @@ use std::collections::HashMap;
 const COMMON: &str = include_str!("shaders/common.wgsl");
 const ATTENTION_PARAMS: &str = include_str!("shaders/attention_params.wgsl");
 const BYTES: &str = include_str!("shaders/types/bytes.wgsl");
+const CHUNK: &str = include_str!("shaders/chunk.wgsl");
 
 /// Longest head of keys or values: a workgroup has one in its memory.
 pub(super) const HEAD_MAX: usize = 1024;
@@ -214,7 +215,7 @@ impl Shader {
             }
             Shader::MatVec(ty, n) => {
                 add(unpack(ty));
-                add(&[include_str!("shaders/product_params.wgsl")]);
+                add(&[include_str!("shaders/product_params.wgsl"), CHUNK]);
                 let product = match form {
                     Form::Subgroups(_) => {
                         add(&[&sums(form)]);
@@ -236,6 +237,7 @@ impl Shader {
             }
             Shader::Experts(ty) => {
                 add(unpack(ty));
+                add(&[CHUNK]);
                 let section = match form {
                     Form::Subgroups(_) => {
                         add(&[&sums(form)]);

@@ -176,6 +176,13 @@ impl GgufFile {
         &self.shards[tensor.shard].bytes[start..start + tensor.bytes as usize]
     }
 
+    /// The memory map that a tensor lies in, which begins with a page of the system's, and the tensor's
+    /// first byte there; `None` if the bytes are not a map's. It is there as long as this file is.
+    pub fn map_of(&self, tensor: &TensorInfo) -> Option<(&[u8], usize)> {
+        let map = self.shards[tensor.shard].bytes.map_bytes()?;
+        Some((map, tensor.offset as usize))
+    }
+
     /// The format's version: 1, 2 or 3; of a split model, the first shard's.
     pub fn version(&self) -> u32 {
         self.shards[0].encoding.version

@@ -63,6 +63,14 @@ impl Bytes {
         }
     }
 
+    /// The whole map, which begins with a page of the system's; `None` for bytes that are owned.
+    pub fn map_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Bytes::Mapped(map, _) => Some(map),
+            Bytes::Owned(_) => None,
+        }
+    }
+
     /// Asks the system to read the file ahead. A hint: failure changes nothing but speed.
     pub fn advise_willneed(&self) {
         #[cfg(unix)]

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use teff::backend::{Start, start};
 use teff::engine::{Engine, EngineOptions, Model, Request, Runner};
 use teff::sample::rng::Rng;
 use teff::sample::{Candidates, Filter, SampleError};
@@ -26,13 +27,18 @@ struct Inner {
 
 impl Inner {
     fn start(name: &str, limits: impl FnOnce(&mut Limits)) -> Inner {
+        Inner::start_on(name, limits, &start)
+    }
+
+    /// The same with another backend.
+    fn start_on(name: &str, limits: impl FnOnce(&mut Limits), start: &Start<'_>) -> Inner {
         let folder = Folder::new(&format!("inner-{name}"));
         let keys = vec![("llama.context_length", 200_000_u32.into())];
         let model = Model::open(&folder.tiny_with("talker", keys)).unwrap();
         let tokenizer = Arc::new(model.tokenizer().unwrap());
         let mut options = EngineOptions::default();
         (options.threads, options.n_ctx) = (Some(1), Some(100_000));
-        let engine = Engine::new(&model, &options).unwrap();
+        let engine = Engine::on(&model, &options, start).unwrap();
         let sizes = (engine.n_ctx(), engine.decoder().kv().kv_bytes_max());
         let runner = Runner::start(engine, Some(tokenizer.clone()), 1).unwrap();
         let mut of_model = ModelOptions::default();
@@ -218,4 +224,42 @@ fn a_connection_that_takes_nothing_is_closed() {
     let figures = inner.get("/metrics").text();
     let cancelled = "teff_requests_cancelled_total{phase=\"decode\"} 1";
     assert!(figures.lines().any(|line| line == cancelled), "{figures}");
+}
+
+/// A GPU that is lost in the middle of an answer: the CPUs go on with the text, and it is told once.
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+#[test]
+fn a_lost_gpu_ends_no_answer() {
+    use teff::backend::{BackendOptions, GpuLayers, Placement, start_placed};
+    let Some(adapter) = crate::gpu::adapter() else { return };
+    let body = json!({
+        "messages": [{ "role": "user", "content": "one" }], "ignore_eos": true, "max_tokens": 12,
+        "temperature": 0,
+    });
+    let answer = |name: &str, lose_at: Option<u64>| {
+        let (said, listener) = crate::gpu::noting();
+        let (layers, adapter) = (GpuLayers::All, Some(adapter.clone()));
+        let placement =
+            Placement { layers, adapter, falls_back: true, lose_at, ..Placement::default() };
+        let start = |program, options: &BackendOptions| {
+            start_placed(program, options, &placement, &listener)
+        };
+        let inner = Inner::start_on(name, |_| {}, &start);
+        let [first, again] = [(); 2].map(|()| {
+            let reply = Reply::read(inner.send("POST", "/v1/chat/completions", &body.to_string()));
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let choice = reply.json()["choices"][0].clone();
+            assert_eq!(choice["finish_reason"], "length");
+            choice["message"]["content"].as_str().unwrap().to_owned()
+        });
+        let said = said.lock().unwrap().clone();
+        (first, again, said)
+    };
+    let (truth, _, said) = answer("kept", None);
+    assert!(said.is_empty(), "{said:?}");
+    // The prompt is the first range.
+    let (first, again, said) = answer("lost", Some(6));
+    assert_eq!([&first, &again], [&truth; 2]);
+    let [line] = &said[..] else { panic!("{said:?}") };
+    assert!(line.contains("is lost") && line.contains("all layers are on the CPU now"), "{line}");
 }

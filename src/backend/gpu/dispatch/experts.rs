@@ -111,7 +111,7 @@ impl Builder<'_> {
         let weight = &part.weight;
         let biases = self.constant(part.biases.as_deref());
         let scales = self.constant(part.scales.as_deref());
-        for (i, window) in windows(weight, self.shape.binding_max).into_iter().enumerate() {
+        for (i, window) in windows(weight, self.shape.window_bytes_max).into_iter().enumerate() {
             let params = vec![
                 outputs(op.rows),
                 weight.rows as u32,

@@ -132,7 +132,7 @@ impl Builder<'_> {
             Mode::Add(scale) => (1, scale, None),
             Mode::Logits(scale, softcap) => (2, scale, softcap),
         };
-        for (i, window) in windows(weight, self.shape.binding_max).into_iter().enumerate() {
+        for (i, window) in windows(weight, self.shape.window_bytes_max).into_iter().enumerate() {
             let first = window.start as u32;
             let params = vec![
                 outputs(rows),

@@ -62,11 +62,7 @@ fn part_of(r: Row, lane: u32, lanes: u32) -> f32 {
         let start = r.of_window * p.row_bytes;
         for (var chunk = lane; chunk < p.chunks; chunk += lanes) {
             let w = unpack32(start + (chunk / CHUNKS) * BLOCK_BYTES, chunk % CHUNKS, p.cols - 32u * chunk);
-            var sum = vec4<f32>();
-            for (var i = 0u; i < 8u; i++) { // unrolled
-                sum = fma(w[i], x[from_row + 8u * chunk + i], sum);
-            }
-            acc += (sum.x + sum.y) + (sum.z + sum.w);
+            acc += product_of_chunk(w, from_row + 8u * chunk);
         }
     }
     return acc;

@@ -22,12 +22,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         for (var chunk = lane; chunk < p.chunks; chunk += LANES) {
             let w = unpack32(start + (chunk / CHUNKS) * BLOCK_BYTES, chunk % CHUNKS, p.cols - 32u * chunk);
             for (var t = 0u; t < TOKENS; t++) { // unrolled
-                let begin = at[t] + 8u * chunk;
-                var sum = w[0] * x[begin];
-                for (var i = 0u; i < 7u; i++) { // unrolled
-                    sum = fma(w[i + 1u], x[begin + i + 1u], sum);
-                }
-                acc[t] += (sum.x + sum.y) + (sum.z + sum.w);
+                acc[t] += product_of_chunk(w, at[t] + 8u * chunk);
             }
         }
     }

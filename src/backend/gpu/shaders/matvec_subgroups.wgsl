@@ -24,12 +24,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, invocation: Invocation) {
         for (var chunk = at.lane; chunk < p.chunks; chunk += at.lanes) {
             let w = unpack32(start + (chunk / CHUNKS) * BLOCK_BYTES, chunk % CHUNKS, p.cols - 32u * chunk);
             for (var t = 0u; t < TOKENS; t++) { // unrolled
-                let begin = inputs[t] + 8u * chunk;
-                var sum = w[0] * x[begin];
-                for (var k = 0u; k < 7u; k++) { // unrolled
-                    sum = fma(w[k + 1u], x[begin + k + 1u], sum);
-                }
-                acc[t] += (sum.x + sum.y) + (sum.z + sum.w);
+                acc[t] += product_of_chunk(w, inputs[t] + 8u * chunk);
             }
         }
         for (var t = 0u; t < TOKENS; t++) { // unrolled
