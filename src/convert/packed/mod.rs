@@ -14,6 +14,7 @@ mod gptq;
 mod grid;
 mod hqq;
 mod repack;
+pub(super) mod said;
 mod ternary;
 
 pub(super) use grid::Grid;
@@ -99,8 +100,10 @@ const METHODS: &[(&str, Find)] = &[
     (TERNARY, ternary::find),
     ("mxfp4", fp4::find_experts),
     ("compressed-tensors", compressed::find),
+    ("modelopt", fp4::find_modelopt),
     // Floats with factors beside them, which are read as such.
     ("fp8", |_| Ok(Vec::new())),
+    ("fbgemm_fp8", |_| Ok(Vec::new())),
 ];
 
 /// Puts quantized matrices in the places of the tensors that they are kept in.
@@ -155,8 +158,20 @@ impl Parts<'_> {
 
     /// Whether groups of a matrix are of the size that the configuration says, if it says one for all.
     fn agrees(&self, cols: usize, n_groups: usize) -> bool {
-        let said = self.int(&["group_size"]).filter(|_| self.quantization.get("dynamic").is_none());
+        let said = self
+            .int(&["group_size", "q_group_size"])
+            .filter(|_| self.quantization.get("dynamic").is_none());
         said.is_none_or(|len| len > 0 && cols.div_ceil(len) == n_groups)
+    }
+
+    /// Refuses words that are no numbers of 32 bits, by what the configuration says.
+    fn check_words(&self, method: &str) -> Result<(), ConvertError> {
+        match self.text(&["pack_dtype"]).filter(|&dtype| dtype != "int32") {
+            None => Ok(()),
+            Some(dtype) => {
+                Err(ConvertError::Quantized(format!("{method} (`pack_dtype` is {dtype})")))
+            }
+        }
     }
 
     /// A text of the configuration.
