@@ -442,6 +442,16 @@ fn gptq_of_several_bits_and_places_is_read() {
     };
     check("gptq-dynamic", (ENTRY, said.clone()), "Q4_0 Q8_0", &pack);
     said.as_object_mut().unwrap().remove("dynamic");
+    // Biases of zeros where there are none are nothing; others are.
+    let biased = |x: f32| {
+        move |_: &str, rows: usize, cols: usize| {
+            let (mut tensors, values) = gptq(4, 128, rows, cols);
+            tensors.push(f16s("bias", &[rows], &vec![x; rows]));
+            (tensors, values)
+        }
+    };
+    check("gptq-no-bias", (ENTRY, said.clone()), "Q4_0", &biased(0.0));
+    refused("gptq-bias", (ENTRY, said.clone()), "attention_bias", &biased(0.5));
     refused("gptq-bits", (ENTRY, said), "is expected", &pack);
 }
 

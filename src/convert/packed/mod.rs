@@ -25,6 +25,7 @@ use super::config::Config;
 use super::safetensors::{Tensor, Tensors};
 use grid::Groups;
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// Codes of a matrix, or of a stack of them, and what they stand for.
 pub(super) trait Codes: Send + Sync {
@@ -119,7 +120,30 @@ pub(super) fn unpack(tensors: &mut Tensors, config: &Config) -> Result<(), Conve
     let find = METHODS.iter().find(|(name, _)| *name == method);
     let (_, find) = find.ok_or_else(|| ConvertError::Quantized(method.into()))?;
     let packed = find(&Parts { tensors, quantization })?;
-    tensors.replace(packed)
+    let no_biases = no_biases(tensors, config, &packed)?;
+    tensors.replace(packed, &no_biases)
+}
+
+/// Names of biases of zeros where the configuration says that there are none: older releases of Optimum gave
+/// every quantized module one.
+fn no_biases(
+    tensors: &Tensors,
+    config: &Config,
+    packed: &[Packed],
+) -> Result<HashSet<String>, ConvertError> {
+    let mut names = HashSet::new();
+    let said = ["attention_bias", "mlp_bias"].map(|entry| config.get(entry));
+    if !said.contains(&Some(&Value::Bool(false))) {
+        return Ok(names);
+    }
+    for packed in packed {
+        let bias = tensors.named(&format!("{}.bias", packed.module()));
+        let Some(bias) = bias.filter(|bias| bias.dtype.is_float()) else { continue };
+        if tensors.floats(bias)?.iter().all(|x| *x == 0.0) {
+            names.insert(bias.name.clone());
+        }
+    }
+    Ok(names)
 }
 
 /// The tensors of a checkpoint, and what its configuration says of how they are quantized.
