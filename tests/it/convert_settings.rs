@@ -263,7 +263,7 @@ fn fp8(i: usize) -> (u8, f32) {
     let code = drawn(i, 24) as u8;
     let value = (1.0 + f32::from(code % 8) / 8.0) * f32::from(1_u8 << (code / 8));
     let sign = u8::from(i.is_multiple_of(3)) << 7;
-    (sign | 0x38 + code, if sign == 0 { value } else { -value })
+    (sign | (0x38 + code), if sign == 0 { value } else { -value })
 }
 
 #[test]
