@@ -29,6 +29,9 @@ const NAMES: &[&str] = &[
     "chat_template.jinja",
     "modules.json",
     "adapter_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
     INDEX,
 ];
 /// Folders whose templates belong to a checkpoint.

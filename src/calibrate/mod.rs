@@ -107,12 +107,14 @@ pub fn quantize_layers(
 }
 
 impl Calibration<'_> {
-    /// The matrices of a layer that are to be quantized or pruned.
+    /// The matrices of a layer that are to be quantized or pruned, but for those that keep the codes of a grid:
+    /// no method makes these any nearer to the source, and factors would take them off the grid.
     fn tensors<'p>(&self, plan: &'p Plan<'_>, layer: usize) -> Vec<&'p Planned<'p>> {
         let prefix = format!("blk.{layer}.");
         let is_wanted = |tensor: &&Planned<'_>| {
             tensor.info.name.starts_with(&prefix)
                 && !tensor.is_copied()
+                && tensor.grid.is_none()
                 && (tensor.ty.block_len() > 1 || tensor.pruning.is_some())
                 && tensor.info.dims.len() > 1
         };

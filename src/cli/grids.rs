@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 #[derive(clap::Args, Debug)]
 pub struct QatArgs {
     /// Floats that lie on a grid, as those of models that were trained for a few bits do: auto has them
-    /// keep their codes where the type is one that has such, off rounds them like any other
+    /// keep their codes where the type is one that has such, whatever the method, and a size prefers that type;
+    /// off rounds them like any other
     #[arg(long, value_name = "auto|off", default_value = "auto", value_parser = parse)]
     pub qat: Qat,
 }

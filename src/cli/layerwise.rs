@@ -146,6 +146,7 @@ fn key(file: &GgufFile, chunks: &[&[u32]], plan: &Plan<'_>) -> u64 {
             hash.update(format!("{} {}", pruning.method.name, pruning.sparsity).as_bytes());
         }
         hash.update(tensor.keep_zeros.name().as_bytes());
+        hash.update(&[u8::from(tensor.grid.is_some())]);
     }
     hash.0
 }

@@ -50,9 +50,10 @@ pub struct QuantizeArgs {
     /// (half-quadratic, for types with a minimum); or at the inputs that a text gives (--calibrate
     /// TEXT): gptq (codes that make up for the errors of those before them), refit (scales that fit
     /// the codes of search best), awq (columns that see large inputs multiplied first, which the norm
-    /// or product before takes back), and gptq+refit, awq+gptq, awq+refit, awq+gptq+refit. These go
-    /// layer after layer, which are kept in the folder OUT.layers until all is written, so that the
-    /// same command goes on
+    /// or product before takes back), awq+clip (and ranges of blocks shrunk where the outputs lose less
+    /// by that), and gptq+refit, awq+gptq, awq+refit, awq+clip+refit, awq+gptq+refit. These go layer
+    /// after layer, which are kept in the folder OUT.layers until all is written, so that the same
+    /// command goes on
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = parse_method)]
     method: &'static Method,
     /// Importances of columns, a file by `teff imatrix` or llama-imatrix
@@ -115,7 +116,11 @@ struct Wish {
 
 fn parse_method(text: &str) -> Result<&'static Method, String> {
     let names = || METHODS.iter().map(|method| method.name).collect::<Vec<_>>().join(", ");
-    Method::from_name(text).ok_or_else(|| format!("none of {}", names()))
+    let why = match text.contains("clip") && text.contains("gptq") {
+        true => " (gptq finds ranges of its own, so clipping has no effect before it)",
+        false => "",
+    };
+    Method::from_name(text).ok_or_else(|| format!("none of {}{why}", names()))
 }
 
 /// A type of tensors.

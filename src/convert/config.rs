@@ -6,6 +6,7 @@
 
 use super::ConvertError;
 use super::files::{json, text};
+use super::packed::said;
 use crate::model::arch::text_parts;
 use serde_json::{Map, Value};
 use std::fs;
@@ -47,9 +48,10 @@ impl Config {
         let path = folder.join("config.json");
         let value = json(&path)?;
         let missing = || ConvertError::Malformed { path, problem: "missing".into() };
-        let Value::Object(root) = value.ok_or_else(missing)? else {
+        let Value::Object(mut root) = value.ok_or_else(missing)? else {
             unreachable!("`json` gives objects only")
         };
+        said::find(&mut root, folder)?;
         let mut config = Config::new(root)?;
         config.folder = folder.to_owned();
         Ok(config)

@@ -80,6 +80,16 @@ impl Dtype {
     }
 }
 
+/// A power of two, which is a float of 8 bits of exponent (E8M0, OCP Microscaling 1.0): all ones is no number.
+pub fn power(exponent: u8) -> f32 {
+    match exponent {
+        // 2^-127 is subnormal in f32.
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        e => f32::from_bits(u32::from(e) << 23),
+    }
+}
+
 /// A float of 8 bits: with 4 bits of exponent there is no infinity, and only all ones is no number.
 fn f8(x: u8, exponent_bits: u32, mantissa_bits: u32) -> f32 {
     let sign = if x & 0x80 == 0 { 1.0 } else { -1.0 };
@@ -115,5 +125,7 @@ mod tests {
             [2f32.powi(-16), 1.0, 57344.0, f32::INFINITY]
         );
         assert!(e5m2(0x7d).is_nan());
+        assert_eq!([0, 1, 127, 128, 254].map(power), [-127, -126, 0, 1, 127].map(|e| 2f32.powi(e)));
+        assert!(power(255).is_nan());
     }
 }

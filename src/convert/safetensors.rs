@@ -210,18 +210,23 @@ impl Tensors {
     }
 
     /// Puts quantized matrices in the places of the tensors that they are kept in, all of
-    /// their modules but for biases.
+    /// their modules but for biases that are not `dropped`.
     ///
     /// # Errors
     /// A weight has the place of two.
-    pub fn replace(&mut self, packed: Vec<Packed>) -> Result<(), ConvertError> {
+    pub fn replace(
+        &mut self,
+        packed: Vec<Packed>,
+        dropped: &HashSet<String>,
+    ) -> Result<(), ConvertError> {
         let modules: HashSet<&str> = packed.iter().map(Packed::module).collect();
         self.tensors.retain(|tensor| {
             let of_module = tensor.name.rsplit_once('.').filter(|(_, part)| *part != "bias");
             let of_experts =
                 ["_blocks", "_scales"].iter().find_map(|e| tensor.name.strip_suffix(e));
             let owners = of_module.map(|(module, _)| module).into_iter().chain(of_experts);
-            !owners.into_iter().any(|module| modules.contains(module))
+            !dropped.contains(&tensor.name)
+                && !owners.into_iter().any(|module| modules.contains(module))
         });
         for (place, packed) in packed.iter().enumerate() {
             let (name, shape) = (packed.name.clone(), packed.shape.clone());

@@ -3,7 +3,7 @@
 //! that memory does not grow with tensors. Only a matrix that is transposed is held whole.
 
 use super::ConvertError;
-use super::dtype::Dtype;
+use super::dtype::{Dtype, power};
 use super::packed::{self, Repack};
 use super::plan::{Output, Piece};
 use super::safetensors::{Tensor, Tensors};
@@ -319,7 +319,15 @@ fn factors(tensors: &Tensors, piece: &Piece) -> Result<Vec<f32>, ConvertError> {
     let mut bytes = vec![0; tensor.bytes as usize];
     tensors.read(tensor, 0, &mut bytes)?;
     let mut factors = Vec::new();
-    tensor.dtype.widen(&bytes, &mut factors);
+    if tensor.dtype == Dtype::U8 {
+        factors.extend(bytes.into_iter().map(power));
+    } else if !tensor.dtype.widen(&bytes, &mut factors) {
+        return Err(ConvertError::Type {
+            tensor: tensor.name.clone(),
+            ty: format!("{:?}", tensor.dtype),
+            problem: "no type of factors",
+        });
+    }
     Ok(factors)
 }
 

@@ -1,6 +1,7 @@
 //! Matrices quantized for inputs that are known: by a method alone, with feedback of errors, with scales
 //! that are fitted again, and with columns and rows multiplied by factors that something else takes back.
 
+use super::clip::Clip;
 use super::error::QuantizeError;
 use super::feedback::{Feed, Feedback};
 use super::form::{Buffers, Form};
@@ -91,6 +92,7 @@ impl AtInputs<'_> {
         let n_rows = x.len() / n;
         assert!(x.len() == n_rows * n && blocks.len() == n_rows * row_bytes, "whole rows");
         assert!(self.factors.is_none_or(|f| (f.cols.len(), f.rows.len()) == (n, n_rows)));
+        let clip = self.method.clips.then(|| Clip::new(self));
         let refit = match self.method.refits {
             true => Refit::new(self.form, self.table, self.kernels),
             false => None,
@@ -99,7 +101,7 @@ impl AtInputs<'_> {
         let parts = x.chunks(ROWS * n).zip(blocks.chunks_mut(ROWS * row_bytes)).zip(&mut losses);
         let parts = parts.enumerate().map(|(number, ((x, blocks), loss))| {
             let rows = self.factors.map(|factors| &factors.rows[number * ROWS..][..x.len() / n]);
-            (Part { way: self, refit: refit.as_ref(), x, rows }, blocks, loss)
+            (Part { way: self, clip: clip.as_ref(), refit: refit.as_ref(), x, rows }, blocks, loss)
         });
         let work = |(part, blocks, loss): (Part<'_>, &mut [u8], &mut _), buffers: &mut Buffers| {
             *loss = part.quantize(blocks, buffers)?;
@@ -152,9 +154,18 @@ pub(super) fn alone(
     Ok(())
 }
 
+/// What is missing of weights in their blocks.
+pub(super) fn errors(kernels: &TypeKernels, x: &[f32], blocks: &[u8]) -> Vec<f32> {
+    let mut errors = vec![0.0; x.len()];
+    kernels.dequantize(blocks, &mut errors);
+    errors.iter_mut().zip(x).for_each(|(e, x)| *e = x - *e);
+    errors
+}
+
 /// Some rows of a matrix.
 struct Part<'a> {
     way: &'a AtInputs<'a>,
+    clip: Option<&'a Clip<'a>>,
     refit: Option<&'a Refit<'a>>,
     /// The rows as they are.
     x: &'a [f32],
@@ -173,11 +184,14 @@ impl Part<'_> {
         let changed = self.changed();
         let x = changed.as_deref().unwrap_or(self.x);
         way.alone(x, importance, blocks)?;
-        let mut costs = way.form.costs(way.table, &self.errors(x, blocks), buffers);
+        let mut costs = way.form.costs(way.table, &errors(way.kernels, x, blocks), buffers);
         let before = match way.factors {
             Some(factors) => self.costs_without(factors, buffers)?,
             None => costs.clone(),
         };
+        if let Some(clip) = self.clip {
+            clip.rows(x, blocks, &mut costs, buffers)?;
+        }
         if let Some(feedback) = way.feedback {
             let mut fed = vec![0; blocks.len()];
             let row_bytes = blocks.len() / costs.len();
@@ -194,7 +208,7 @@ impl Part<'_> {
         }
         if let Some(refit) = self.refit {
             let (old, old_costs) = (blocks.to_vec(), costs.clone());
-            refit.rows(x, blocks, &mut costs, buffers)?;
+            refit.rows(x, blocks, &mut costs, buffers);
             self.take_back(x, blocks, &mut costs, (&old, &old_costs));
         }
         let sizes = way.form.costs(way.table, x, buffers);
@@ -204,7 +218,7 @@ impl Part<'_> {
             let back = self.rows.map_or(1.0, |rows| f64::from(rows[row]).powi(-2));
             loss.add(OutputLoss { before, after: after * back, size: size * back });
         }
-        let errors = self.errors(x, blocks);
+        let errors = errors(way.kernels, x, blocks);
         let weights = x.chunks_exact(n).zip(errors.chunks_exact(n)).enumerate();
         let mut weight_loss = Loss::default();
         weights.for_each(|(row, (x, errors))| weight_loss.add(self.loss(row, x, errors)));
@@ -248,18 +262,11 @@ impl Part<'_> {
         let importance: Vec<f32> = importance.map(|(i, c)| i * c * c).collect();
         let mut blocks = vec![0; self.x.len() / ty.block_len() * ty.block_bytes()];
         way.alone(self.x, &importance, &mut blocks)?;
-        let mut errors = self.errors(self.x, &blocks);
+        let mut errors = errors(way.kernels, self.x, &blocks);
         for errors in errors.chunks_exact_mut(n) {
             errors.iter_mut().zip(factors.cols).for_each(|(e, c)| *e *= c);
         }
         Ok(way.form.costs(way.table, &errors, buffers))
-    }
-
-    fn errors(&self, x: &[f32], blocks: &[u8]) -> Vec<f32> {
-        let mut errors = vec![0.0; x.len()];
-        self.way.kernels.dequantize(blocks, &mut errors);
-        errors.iter_mut().zip(x).for_each(|(e, x)| *e = x - *e);
-        errors
     }
 
     /// What a row of weights lost, once its factors are taken back.
@@ -277,7 +284,7 @@ impl Part<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::quantize::METHODS;
     use crate::quantize::hessian::Hessian;
@@ -292,7 +299,7 @@ mod tests {
     }
 
     /// A Hessian of inputs whose columns go together, some of which are zero, and rows of weights.
-    fn drawn(seed: u64, inputs: usize, rows: usize) -> (Hessian, Vec<f32>) {
+    pub fn drawn(seed: u64, inputs: usize, rows: usize) -> (Hessian, Vec<f32>) {
         let mut draw = draws(seed);
         let mut x = Vec::new();
         for _ in 0..inputs {
@@ -333,14 +340,14 @@ mod tests {
         }
     }
 
-    struct Made {
-        blocks: Vec<u8>,
-        errors: Vec<f32>,
-        loss: OutputLoss,
+    pub struct Made {
+        pub blocks: Vec<u8>,
+        pub errors: Vec<f32>,
+        pub loss: OutputLoss,
     }
 
     /// What a method makes of weights, for two numbers of threads.
-    fn make(ty: GgmlType, method: &'static str, hessian: &Hessian, w: &[f32]) -> Made {
+    pub fn make(ty: GgmlType, method: &'static str, hessian: &Hessian, w: &[f32]) -> Made {
         let table = KernelTable::detect();
         let (kernels, method) = (table.types(ty).unwrap(), Method::from_name(method).unwrap());
         let form = Form::new(hessian).unwrap();
@@ -390,7 +397,8 @@ mod tests {
         let types = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS];
         for (seed, inputs) in [(1, 5), (2, 90), (3, 1500)] {
             let (hessian, w) = drawn(seed, inputs, 12);
-            for ty in types.into_iter().chain([MXFP4, TQ2_0, TQ1_0, IQ3_S]) {
+            let points = [IQ3_S, IQ3_XXS, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_S, IQ1_M];
+            for ty in types.into_iter().chain([MXFP4, TQ2_0, TQ1_0]).chain(points) {
                 let [alone, refitted] =
                     ["search", "refit"].map(|method| make(ty, method, &hessian, &w));
                 let rows = |made: &Made| -> Vec<f64> {
@@ -412,7 +420,19 @@ mod tests {
                     };
                     assert!(codes(&alone) == codes(&refitted), "{ty}: codes stay");
                 } else {
-                    assert!(alone.blocks == refitted.blocks, "{ty}");
+                    // Points and the scales within blocks stay: values are multiples by blocks.
+                    let blocks = alone.errors.chunks(256).zip(refitted.errors.chunks(256));
+                    for ((alone, refitted), w) in blocks.zip(w.chunks(256)) {
+                        let [old, new] = [alone, refitted].map(|errors| {
+                            w.iter().zip(errors).map(|(w, e)| f64::from(w - e)).collect::<Vec<_>>()
+                        });
+                        let dot = |a: &[f64], b: &[f64]| -> f64 {
+                            a.iter().zip(b).map(|(a, b)| a * b).sum()
+                        };
+                        let (both, own) = (dot(&old, &new), dot(&old, &old) * dot(&new, &new));
+                        assert!(both * both >= own * (1.0 - 1e-4), "{ty}: {both} {own}");
+                    }
+                    assert!(after < before, "{ty} {inputs}: {after} {before}");
                 }
                 if ty == Q4_K {
                     let both = make(ty, "gptq+refit", &hessian, &w).loss;

@@ -4,6 +4,7 @@ use super::error::QuantizeError;
 use super::hessian::Hessian;
 use super::product::product;
 use crate::tensor::memory::reserve;
+use std::ops::Range;
 use teff_kernels::{KernelTable, Scratch};
 
 /// Added to the diagonal, as a part of its mean, as in GPTQ.
@@ -89,6 +90,13 @@ impl Form {
         let mut products = Vec::new();
         product(table, &self.matrix, x, self.n, scratch, &mut products);
         products
+    }
+
+    /// Some rows and columns, floats as bytes.
+    pub(super) fn part(&self, rows: Range<usize>, cols: Range<usize>) -> Vec<u8> {
+        const BYTES: usize = size_of::<f32>();
+        let rows = self.matrix.chunks_exact(self.n * BYTES).skip(rows.start).take(rows.len());
+        rows.flat_map(|row| &row[cols.start * BYTES..cols.end * BYTES]).copied().collect()
     }
 
     /// What each row of errors costs.

@@ -91,8 +91,8 @@ pub(super) fn types(
     Ok(all)
 }
 
-/// Finds the grids of tensors that a method makes row by row; the others' see what a text makes of them. `on`
-/// hears of each that is looked at.
+/// Finds the grids of tensors that are made: they keep their codes by every method, those that see a text, too.
+/// `on` hears of each that is looked at.
 ///
 /// # Errors
 /// As [`types`].
@@ -104,9 +104,7 @@ pub(super) fn of_made(
 ) -> Result<(), QuantizeError> {
     let n = tensors.len();
     let all = tensors.iter_mut().enumerate().filter(|_| options.qat == Qat::Auto);
-    let is_made = |t: &Planned<'_>| {
-        !t.is_copied() && !t.method.sees_text() && t.pruning.is_none() && t.grid.is_none()
-    };
+    let is_made = |t: &Planned<'_>| !t.is_copied() && t.pruning.is_none() && t.grid.is_none();
     for (number, tensor) in all.filter(|(_, tensor)| is_made(tensor)) {
         tensor.grid = find(file, tensor.info, &[tensor.ty], options)?;
         if !on(tensor.info, number + 1, n) {

@@ -19,6 +19,8 @@ pub struct Method {
     pub uses_importances: bool,
     /// Whether it multiplies columns by factors first, which what comes before takes back.
     pub folds: bool,
+    /// Whether it shrinks the ranges of groups first, where the outputs lose less by that.
+    pub clips: bool,
     /// Whether it feeds errors back.
     pub feeds_back: bool,
     /// Whether scales are fitted again to the codes.
@@ -80,6 +82,21 @@ pub static METHODS: &[Method] = &[
         ..AT_INPUTS
     },
     Method {
+        name: "awq+clip",
+        about: "awq, and ranges of groups that are shrunk where the outputs lose less by that",
+        folds: true,
+        clips: true,
+        ..AT_INPUTS
+    },
+    Method {
+        name: "awq+clip+refit",
+        about: "awq+clip, then refit",
+        folds: true,
+        clips: true,
+        refits: true,
+        ..AT_INPUTS
+    },
+    Method {
         name: "awq+gptq",
         about: "awq, then gptq",
         folds: true,
@@ -103,6 +120,7 @@ const ROWS_ALONE: Method = Method {
     about: "",
     uses_importances: false,
     folds: false,
+    clips: false,
     feeds_back: false,
     refits: false,
     row: search,
@@ -119,7 +137,7 @@ impl Method {
 
     /// Whether it has to see a text.
     pub fn sees_text(&self) -> bool {
-        self.folds || self.feeds_back || self.refits
+        self.folds || self.clips || self.feeds_back || self.refits
     }
 
     /// Writes the blocks of one row.

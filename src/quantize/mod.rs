@@ -28,6 +28,7 @@
 
 pub mod allocate;
 mod at_inputs;
+mod clip;
 pub mod collect;
 mod error;
 mod feedback;

@@ -349,7 +349,6 @@ impl<'a> Plan<'a> {
             let method = self.options.method.name;
             self.warnings.push(Warning::OtherMethod { tensors, name, ty, method });
         }
-        self.warn_of_codebooks();
         self.warn_of_zeros();
         self.warn_of_mix();
         let fallen: Vec<&Planned<'_>> = self.tensors.iter().filter(|t| t.ty != t.wanted).collect();
@@ -357,19 +356,6 @@ impl<'a> Plan<'a> {
             let (name, wanted, ty) = (first.info.name.clone(), first.wanted, first.ty);
             let tensors = fallen.len();
             self.warnings.push(Warning::Fallback { tensors, name, wanted, ty });
-        }
-    }
-
-    fn warn_of_codebooks(&mut self) {
-        let kernels = self.options.kernels;
-        let has_codes = |ty| kernels.types(ty).is_some_and(|kernels| kernels.encoder().is_ok());
-        let is_left = |t: &&Planned<'_>| {
-            t.method.refits && !t.is_copied() && t.ty.block_len() > 1 && !has_codes(t.ty)
-        };
-        let left: Vec<&Planned<'_>> = self.tensors.iter().filter(is_left).collect();
-        if let Some(first) = left.first() {
-            let (tensors, name, ty) = (left.len(), first.info.name.clone(), first.ty);
-            self.warnings.push(Warning::NotRefitted { tensors, name, ty });
         }
     }
 

@@ -11,11 +11,13 @@
 
 use super::allocate::{self, Offer};
 use super::error::QuantizeError;
+use super::grids;
 use super::method::Method;
 use super::mix::{self, Facts, Shape};
 use super::plan::{self, Options, Plan};
 use super::rows::check_finite;
 use super::share::share;
+use crate::grid::{self, Qat};
 use crate::tensor::{Weight, memory};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo};
 use teff_kernels::{KernelTable, TypeKernels};
@@ -95,6 +97,7 @@ impl<'a> Survey<'a> {
             let trial = Trial::new(file, tensor.info, options, tensor.importances.as_deref())?;
             let (offers, size2) = trial.run(file.alignment().into(), options.threads)?;
             (tensor.offers, tensor.size2) = (offers, size2);
+            tensor.find_grid(file, options)?;
             if !step(tensor.info, done, total) {
                 return Err(QuantizeError::Cancelled);
             }
@@ -245,6 +248,20 @@ impl<'a> Survey<'a> {
 }
 
 impl Surveyed<'_> {
+    /// A type that has the codes of a grid which all weights lie on loses nothing.
+    fn find_grid(&mut self, file: &GgufFile, options: &Options) -> Result<(), QuantizeError> {
+        if options.qat == Qat::Off || self.info.ty.block_len() > 1 {
+            return Ok(());
+        }
+        let is_offered = |ty: &&GgmlType| self.offers.iter().any(|offer| offer.ty == **ty);
+        let types: Vec<GgmlType> = grid::TYPES.iter().filter(is_offered).copied().collect();
+        if let Some(found) = grids::find(file, self.info, &types, options)? {
+            let own = self.offers.iter_mut().filter(|offer| offer.ty == found.ty);
+            own.for_each(|offer| offer.cost = 0.0);
+        }
+        Ok(())
+    }
+
     /// The offer whose loss is to be measured for a file of so many bits per weight: the most bits
     /// below, of those that lose something, or else the least above.
     pub fn probe(&self, bits: f64) -> Option<&Offer> {

@@ -61,15 +61,6 @@ pub enum Warning {
         /// Type that it gets.
         ty: GgmlType,
     },
-    /// Types whose codes stand for several weights each: their scales are not fitted again.
-    NotRefitted {
-        /// Number of tensors.
-        tensors: usize,
-        /// The first.
-        name: String,
-        /// Type that it gets.
-        ty: GgmlType,
-    },
     /// Sparse tensors that get types without a zero.
     LosesZeros {
         /// Number of tensors.
@@ -119,12 +110,6 @@ impl std::fmt::Display for Warning {
                 "method {method} has no way to {tensors} {}, such as {name:?} ({ty}): {} makes them",
                 many(tensors),
                 METHODS[0].name
-            ),
-            Warning::NotRefitted { tensors, name, ty } => write!(
-                f,
-                "the scales of {tensors} {}, such as {name:?} ({ty}), are not fitted again: a code of \
-                 the type stands for several weights",
-                many(tensors)
             ),
             Warning::LosesZeros { tensors, name, ty } => write!(
                 f,

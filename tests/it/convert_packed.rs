@@ -42,12 +42,12 @@ const TYPES: &[(&str, &str, bool, f64)] = &[
     ("hqq-8bit-g128", "F16", false, 1e-4),
 ];
 
-fn golden() -> PathBuf {
+pub fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/quantized")
 }
 
 /// Rows and columns of a tensor of a file, and its values.
-fn values(file: &GgufFile, name: &str) -> (usize, Vec<f32>) {
+pub fn values(file: &GgufFile, name: &str) -> (usize, Vec<f32>) {
     let info = file.tensor(name).unwrap_or_else(|| panic!("{name}"));
     let cols = info.dims[0] as usize;
     let mut values = vec![0.0; info.dims.iter().product::<u64>() as usize];
@@ -57,7 +57,7 @@ fn values(file: &GgufFile, name: &str) -> (usize, Vec<f32>) {
 }
 
 /// Names of a layer's matrices: theirs, ours, and the heads of which rows are laid anew.
-const MATRICES: &[(&str, &str, bool)] = &[
+pub const MATRICES: &[(&str, &str, bool)] = &[
     ("self_attn.q_proj", "attn_q", true),
     ("self_attn.k_proj", "attn_k", true),
     ("self_attn.v_proj", "attn_v", false),
@@ -68,7 +68,7 @@ const MATRICES: &[(&str, &str, bool)] = &[
 ];
 
 /// Rows in the order of the checkpoint: halves of heads in place of pairs.
-fn unpaired(cols: usize, head: usize, values: &[f32]) -> Vec<f32> {
+pub fn unpaired(cols: usize, head: usize, values: &[f32]) -> Vec<f32> {
     let rows: Vec<&[f32]> = values.chunks_exact(cols).collect();
     let place = |row: usize| {
         let (first, i) = (row / head * head, row % head);
@@ -220,7 +220,7 @@ fn missing_factors_are_named() {
 }
 
 /// Changes an entry of `quantization_config`.
-fn set(folder: &Path, entry: &str, value: Value) {
+pub fn set(folder: &Path, entry: &str, value: Value) {
     let path = folder.join("config.json");
     let mut config = json(&path);
     config["quantization_config"][entry] = value;
@@ -232,7 +232,9 @@ fn what_is_not_read_is_refused_by_name() {
     use serde_json::json;
     for (name, entry, value, expected) in [
         ("gptq-3bit-g128-sym", "checkpoint_format", json!("marlin"), "gptq (marlin)"),
-        ("gptq-3bit-g128-sym", "bits", json!(5), "gptq of unknown bits"),
+        ("gptq-3bit-g128-sym", "bits", json!(5), "gptq (5 bits)"),
+        ("gptq-3bit-g128-sym", "pack_dtype", json!("int16"), "gptq (`pack_dtype` is int16)"),
+        ("gptq-3bit-g128-sym", "is_marlin_format", json!(true), "gptq (`is_marlin_format`)"),
         ("gptq-3bit-g128-sym", "bits", json!(8), "[1, 32] is expected"),
         ("gptq-3bit-g128-sym", "group_size", json!(64), "not as many groups as `group_size`"),
         ("awq-4bit-g128", "group_size", json!(32), "not as many groups as `group_size`"),
@@ -240,12 +242,6 @@ fn what_is_not_read_is_refused_by_name() {
         ("awq-4bit-g128", "version", json!("gemv"), "awq (gemv, 4 bits)"),
         ("awq-4bit-g128", "bits", json!(3), "awq (gemm, 3 bits)"),
         ("bitnet-ternary", "linear_class", json!("other"), "bitnet (other)"),
-        (
-            "hqq-2bit-g32",
-            "quant_config",
-            json!({"zero_quant_params": {"nbits": 8}}),
-            "hqq with `zero_quant_params`",
-        ),
     ] {
         let scratch = Scratch::new("packed-refused");
         let folder = copy_folder(&golden().join(name), &scratch);

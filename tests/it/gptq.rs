@@ -78,8 +78,17 @@ fn methods_go_together() {
     let folder = Folder::new("methods");
     let [input, words] = speaking(&folder);
     let mut sums = Vec::new();
-    for method in ["refit", "gptq", "gptq+refit", "awq", "awq+refit", "awq+gptq", "awq+gptq+refit"]
-    {
+    for method in [
+        "refit",
+        "gptq",
+        "gptq+refit",
+        "awq",
+        "awq+clip",
+        "awq+clip+refit",
+        "awq+refit",
+        "awq+gptq",
+        "awq+gptq+refit",
+    ] {
         let mut files = Vec::new();
         for threads in ["1", "3"] {
             let out = folder.0.join(format!("{threads}.gguf"));
@@ -107,6 +116,7 @@ fn methods_go_together() {
     }
     let of = |wanted: &str| sums.iter().find(|(method, _)| *method == wanted).unwrap().1;
     assert!(of("gptq+refit") < of("gptq") && of("gptq") < of("refit"), "{sums:?}");
+    assert!(of("awq+clip") < of("awq") && of("awq+clip+refit") < of("awq+clip"), "{sums:?}");
 }
 
 /// Factors fold in experts, and a model whose norms come behind products says what has none.
@@ -156,6 +166,11 @@ fn texts_and_methods_go_together() {
         let told = String::from_utf8(output.stderr).unwrap();
         assert!(told.contains("--calibrate") && told.contains("--method"), "{told}");
     }
+    let method = ["--method", "awq+clip+gptq", "--calibrate", "text.txt"];
+    let output = teff(&[&base[..], &method].concat(), "");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("awq+clip+refit") && told.contains("has no effect"), "{told}");
 }
 
 /// A model and its plan to become Q4_0 with error feedback, and what came of its layers.

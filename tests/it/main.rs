@@ -33,6 +33,8 @@ mod convert_reversed_grok;
 #[cfg(feature = "convert")]
 mod convert_reversed_mixed;
 #[cfg(feature = "convert")]
+mod convert_settings;
+#[cfg(feature = "convert")]
 mod convert_ternary;
 #[cfg(feature = "convert")]
 mod convert_vocab;

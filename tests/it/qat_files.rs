@@ -9,9 +9,11 @@ use half::f16;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use teff::calibrate::{Calibration, LayerFolder, quantize_layers};
 use teff::convert::{Conversion, ConvertOptions, Qat, TargetType};
+use teff::engine::Model;
 use teff::quantize::mix::Mix;
-use teff::quantize::{Loss, Options, Plan};
+use teff::quantize::{Loss, Method, Options, Plan, Survey, Surveyed, Target};
 use teff_kernels::KernelTable;
 
 /// Columns under one scale.
@@ -30,13 +32,13 @@ fn on_grid(tensor: &Tensor) -> Vec<f32> {
     (0..tensor.values.len()).map(value).collect()
 }
 
-/// A folder of llama's whose matrices lie on grids where their rows have whole groups.
-fn folder(scratch: &Scratch, is_on_grid: bool) -> PathBuf {
+/// A folder of llama's of which some matrices lie on grids where their rows have whole groups.
+fn folder(scratch: &Scratch, is_on_grid: fn(&str) -> bool) -> PathBuf {
     let folder = copy_of("llama-spm", scratch);
     let mut tensors: Vec<Tensor> = shards(&folder).iter().flat_map(|path| read(path)).collect();
     for tensor in &mut tensors {
         let cols = tensor.shape.last().copied().unwrap_or(1) as usize;
-        if is_on_grid && tensor.shape.len() == 2 && cols.is_multiple_of(GROUP) {
+        if is_on_grid(&tensor.name) && tensor.shape.len() == 2 && cols.is_multiple_of(GROUP) {
             tensor.values = on_grid(tensor);
         }
     }
@@ -71,7 +73,7 @@ const MATRICES: usize = 2 + 2 * 6;
 #[test]
 fn folders_on_a_grid_become_codes() {
     let scratch = Scratch::new("qat-folder");
-    let folder = folder(&scratch, true);
+    let folder = folder(&scratch, |_| true);
     let [wide, codes, off] = ["wide", "codes", "off"].map(|name| scratch.0.join(name));
     convert(&folder, &wide, TargetType::F32).unwrap();
     let conversion = convert_as_stored(&folder, &codes).unwrap();
@@ -95,7 +97,7 @@ fn folders_on_a_grid_become_codes() {
 #[test]
 fn plain_folders_stay_floats() {
     let scratch = Scratch::new("qat-plain");
-    let folder = folder(&scratch, false);
+    let folder = folder(&scratch, |_| false);
     let conversion = convert_as_stored(&folder, &scratch.0.join("model.gguf")).unwrap();
     assert!(conversion.tensors().iter().all(|tensor| tensor.grid().is_none()));
 }
@@ -113,7 +115,7 @@ fn quantize(file: &GgufFile, options: &Options, out: &Path) -> Vec<(GgmlType, bo
 #[test]
 fn files_of_floats_on_a_grid_keep_their_codes() {
     let scratch = Scratch::new("qat-file");
-    let folder = folder(&scratch, true);
+    let folder = folder(&scratch, |_| true);
     let [wide, out] = ["wide", "out"].map(|name| scratch.0.join(name));
     convert(&folder, &wide, TargetType::F32).unwrap();
     let file = GgufFile::open(&wide).unwrap();
@@ -153,4 +155,61 @@ fn files_of_floats_on_a_grid_keep_their_codes() {
     options.wishes.pure = true;
     let found = quantize(&file, &options, &out);
     assert!(found.iter().all(|(ty, is_on_grid, _)| *ty == GgmlType::IQ4_NL && !is_on_grid));
+}
+
+/// Methods that see a text leave matrices on grids alone, and make the others better.
+#[test]
+fn methods_that_see_a_text_keep_grids() {
+    let scratch = Scratch::new("qat-methods");
+    let folder = folder(&scratch, |name| name.contains("self_attn"));
+    let [wide, out] = ["wide", "out"].map(|name| scratch.0.join(name));
+    convert(&folder, &wide, TargetType::F32).unwrap();
+    let model = Model::open(&wide).unwrap();
+    let source = values(&wide);
+    for method in ["gptq+refit", "awq"] {
+        let method = Method::from_name(method).unwrap();
+        let options = Options { method, ..Options::new(Mix::Q4_0) };
+        let mut plan = Plan::new(model.file(), &options).unwrap();
+        let kernels = options.kernels;
+        let tokens: Vec<u32> = (3..35).collect();
+        let calibration = Calibration { model: &model, chunks: &[&tokens], threads: 2, kernels };
+        let layers = LayerFolder::open(&scratch.0.join(method.name), 1).unwrap();
+        let made = quantize_layers(calibration, &plan, &layers, &mut |_| true).unwrap();
+        let names: Vec<&str> = made.iter().map(|made| &made.weight.name[..]).collect();
+        assert!(names.contains(&"blk.0.ffn_gate.weight"), "{names:?}");
+        assert!(!names.iter().any(|name| name.contains(".attn_") && !name.contains("norm")));
+        plan.take_ready(made.clone());
+        plan.write(&out, &mut |_| true).unwrap();
+        let (mut kept, mut norms) = (0, 0);
+        for (old, new) in source.iter().zip(values(&out)) {
+            let is_on_grid = old.0.contains(".attn_") && !old.0.contains("norm");
+            kept += usize::from(is_on_grid);
+            assert!(!is_on_grid || *old == new, "{}: {}", method.name, old.0);
+            // Factors of a norm would take its readers off their grids.
+            norms += usize::from(old.0.contains("attn_norm") && *old == new);
+        }
+        assert_eq!((kept, norms), (8, 2), "{}", method.name);
+    }
+}
+
+/// A size gives matrices on grids the type of their codes, and the room to others.
+#[test]
+fn sizes_know_of_grids() {
+    let scratch = Scratch::new("qat-size");
+    let folder = folder(&scratch, |name| name.contains("self_attn"));
+    let wide = scratch.0.join("wide");
+    convert(&folder, &wide, TargetType::F32).unwrap();
+    let file = GgufFile::open(&wide).unwrap();
+    for (qat, expected) in [(Qat::Auto, 8), (Qat::Off, 0)] {
+        let options = Options { qat, ..Options::new(Mix::Q4_0) };
+        let target = Target::BitsPerWeight(8.5);
+        let survey = Survey::new(&file, &options, target, &mut |_, _, _| true).unwrap();
+        let usual: Vec<f64> = survey.tensors.iter().map(Surveyed::usual_sensitivity).collect();
+        let types = survey.types(&usual).unwrap();
+        let plan = Plan::with_types(&file, &options, &types).unwrap();
+        let kept = plan.tensors.iter().filter(|tensor| tensor.grid.is_some());
+        let kept: Vec<_> = kept.filter(|t| t.info.name.contains(".attn_")).collect();
+        assert_eq!(kept.len(), expected);
+        assert!(kept.iter().all(|tensor| tensor.ty == GgmlType::Q4_0));
+    }
 }

@@ -28,6 +28,7 @@ pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
         let bits = bits.map_or_else(|| "unknown".into(), |bits| bits.to_string());
         return Err(ConvertError::Quantized(format!("awq ({version}, {bits} bits)")));
     }
+    parts.check_words("awq")?;
     let matrix = |base: &str| {
         let [qweight, qzeros, scales] =
             ["qweight", "qzeros", "scales"].map(|part| parts.need(base, part));

@@ -4,33 +4,47 @@
 use super::fields::{Fields, mask};
 use super::fp4::Fp4;
 use super::grid::{Groups, Kind, Place, Zeros};
-use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, refuse, two};
+use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, must_be, refuse, said, two};
 use crate::convert::dtype::Dtype;
 use serde_json::Value;
+
+/// Formats that are read, by the tensors that each module has.
+const FORMATS: &[&str] = &[
+    "dense",
+    "float-quantized",
+    "int-quantized",
+    "mixed-precision",
+    "mxfp4-pack-quantized",
+    "mxfp8-quantized",
+    "naive-quantized",
+    "nvfp4-pack-quantized",
+    "pack-quantized",
+];
+/// Locations of transforms that are in the weights already; others are computed at run time.
+const IN_WEIGHTS: &[&str] = &["weight_input", "weight_output"];
 
 /// Integers of a matrix, packed or bytes.
 struct Integers {
     rows: usize,
     cols: usize,
     bits: usize,
-    /// Columns of a group.
-    group: usize,
+    /// Rows and columns of a group.
+    group: [usize; 2],
+    /// Groups side by side.
     across: usize,
     /// Codes that a word has; `None`: they cross words.
     in_word: Option<usize>,
     weight: Tensor,
     scale: Tensor,
     zero: Option<Tensor>,
+    g_idx: Option<Tensor>,
 }
 
 /// Matrices of all formats, by the tensors that modules have.
 pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
+    check_formats(parts.quantization)?;
     let mut all = Vec::new();
     for base in parts.bases("weight_packed") {
-        if parts.part(base, "weight_g_idx").is_some() {
-            let problem = "groups in the order of activations (`weight_g_idx`)".into();
-            return Err(ConvertError::Unpackable { tensor: base.into(), problem });
-        }
         let is_global = parts.part(base, "weight_global_scale").is_some();
         let packed = parts.need(base, "weight_packed")?;
         all.push(match packed.dtype {
@@ -45,6 +59,36 @@ pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
         }
     }
     Ok(all)
+}
+
+/// Refuses what no tensor tells: formats that are not read, and transforms of activations.
+fn check_formats(quantization: &Value) -> Result<(), ConvertError> {
+    let refuse = |entry: &str, name: &str| {
+        Err(ConvertError::Quantized(format!("compressed-tensors (`{entry}` is {name})")))
+    };
+    let values = |part: &str| -> Vec<&Value> {
+        let groups = quantization.pointer(part).and_then(Value::as_object);
+        groups.map(|groups| groups.values().collect()).unwrap_or_default()
+    };
+    let format = |value: &'_ Value| value.get("format").and_then(Value::as_str).map(str::to_owned);
+    let of_groups = values("/config_groups").into_iter().chain([quantization]).filter_map(format);
+    if let Some(other) = of_groups.into_iter().find(|name| !FORMATS.contains(&&name[..])) {
+        return refuse("format", &other);
+    }
+    let sparse = quantization.get("sparsity_config").and_then(format);
+    if let Some(sparse) = sparse.filter(|name| name != "dense") {
+        return refuse("sparsity_config.format", &sparse);
+    }
+    for transform in values("/transform_config/config_groups") {
+        let apply = transform.get("apply").and_then(Value::as_array);
+        for location in apply.into_iter().flatten().map(|apply| apply.get("location")) {
+            let location = location.and_then(Value::as_str).unwrap_or("missing");
+            if !IN_WEIGHTS.contains(&location) {
+                return refuse("transform_config: location", location);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A number that all groups of the configuration have.
@@ -88,7 +132,8 @@ impl Integers {
     fn bytes(parts: &Parts<'_>, base: &str, weight: Tensor) -> Result<Integers, ConvertError> {
         let size = two(&weight)?;
         let zero = parts.part(base, "weight_zero_point");
-        Integers::of(parts, base, size, 8, None, weight, zero)
+        let bits = number(parts, "num_bits").filter(|bits| (1..=8).contains(bits)).unwrap_or(8);
+        Integers::of(parts, base, size, bits, None, weight, zero)
     }
 
     fn of(
@@ -102,20 +147,32 @@ impl Integers {
     ) -> Result<Integers, ConvertError> {
         let scale = parts.need(base, "weight_scale")?;
         let n: u64 = scale.shape.iter().product();
-        let across = match scale.shape[..] {
-            _ if n == 1 => 1,
-            [down] | [down, 1] if down as usize == rows => 1,
-            [down, across] if down as usize == rows && across > 0 => across as usize,
+        let block = said::block_size(parts.quantization).map(|block| block.map(|n| n as usize));
+        let (group, across) = match scale.shape[..] {
+            _ if n == 1 => ([rows, cols], 1),
+            [down] | [down, 1] if down as usize == rows => ([1, cols], 1),
+            [down, across] if down as usize == rows && across > 0 => {
+                let across = across as usize;
+                let group = number(parts, "group_size").unwrap_or(cols.div_ceil(across));
+                ([1, group], across)
+            }
+            [down, across]
+                if block
+                    .is_some_and(|[high, _]| high > 0 && rows.div_ceil(high) == down as usize) =>
+            {
+                (block.unwrap_or_default(), across as usize)
+            }
             _ => return Err(refuse(&scale, format!("no scales for {rows} rows"))),
         };
-        let group = match across {
-            1 => cols,
-            _ => number(parts, "group_size").unwrap_or(cols.div_ceil(across)),
-        };
-        if group == 0 || cols.div_ceil(group) != across {
-            return Err(refuse(&scale, format!("no groups of {group} of {cols} columns")));
+        if group[1] == 0 || cols.div_ceil(group[1]) != across {
+            let problem = format!("no groups of {} of {cols} columns", group[1]);
+            return Err(refuse(&scale, problem));
         }
-        let own = Integers { rows, cols, bits, group, across, in_word, weight, scale, zero };
+        let g_idx = parts.part(base, "weight_g_idx");
+        if let Some(g_idx) = &g_idx {
+            must_be(g_idx, &[cols])?;
+        }
+        let own = Integers { rows, cols, bits, group, across, in_word, weight, scale, zero, g_idx };
         own.check_zeros()?;
         Ok(own)
     }
@@ -127,7 +184,7 @@ impl Integers {
         let expected = match zero.dtype {
             Dtype::I32 => Fields::words_of(self.rows, self.bits) * self.across,
             Dtype::I8 if n == 1 => 1,
-            _ => self.rows * self.across,
+            _ => self.rows.div_ceil(self.group[0]) * self.across,
         };
         match n == expected as u64 {
             true => Ok(()),
@@ -151,9 +208,14 @@ impl Integers {
             all().map(|at| f32::from(field(at))).collect()
         } else {
             let numbers = tensors.floats(zero)?;
-            let at = |(row, g)| if numbers.len() == 1 { 0 } else { row * self.across + g };
-            all().map(|place| numbers[at(place)] + f32::from(self.offset())).collect()
+            let at = |(row, g)| if numbers.len() == 1 { 0 } else { self.place(row, g) };
+            all().map(|(row, g)| numbers[at((row, g))] + f32::from(self.offset())).collect()
         }))
+    }
+
+    /// The place of a row's group among the scales.
+    fn place(&self, row: usize, g: usize) -> usize {
+        row / self.group[0] * self.across + g
     }
 }
 
@@ -164,19 +226,23 @@ impl Codes for Integers {
 
     fn groups(&self, tensors: &Tensors) -> Result<Groups, ConvertError> {
         let scales = tensors.floats(&self.scale)?;
-        let n = self.rows * self.across;
+        let all = (0..self.rows).flat_map(|row| (0..self.across).map(move |g| (row, g)));
         Ok(Groups {
             kind: Kind::Integers(mask(self.bits)),
-            place: Place::Rows { len: self.group, across: self.across },
-            scales: if scales.len() == 1 { vec![scales[0]; n] } else { scales },
+            place: Place::of(tensors, self.g_idx.as_ref(), self.group[1], self.across)?,
+            scales: all.map(|(row, g)| scales[self.place(row, g)]).collect(),
             zeros: self.zeros(tensors)?,
         })
     }
 
     fn codes(&self, tensors: &Tensors) -> Result<Vec<u8>, ConvertError> {
         if self.weight.dtype == Dtype::I8 {
-            let bytes = tensors.whole(&self.weight)?;
-            return Ok(bytes.into_iter().map(|byte| byte ^ self.offset()).collect());
+            let mut codes = tensors.whole(&self.weight)?;
+            codes.iter_mut().for_each(|code| *code = code.wrapping_add(self.offset()));
+            return match codes.iter().any(|&code| code > mask(self.bits)) {
+                true => Err(refuse(&self.weight, format!("codes of more than {} bits", self.bits))),
+                false => Ok(codes),
+            };
         }
         let words = tensors.words(&self.weight)?;
         let (line, bits) = (words.len() / self.rows, self.bits);

@@ -3,7 +3,7 @@
 
 use super::grid::{Groups, Kind, Place, Zeros};
 use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, must_be, refuse, two};
-use crate::convert::dtype::Dtype;
+use crate::convert::dtype::{Dtype, power};
 
 /// Elements of a byte.
 const ELEMENTS: usize = 2;
@@ -15,43 +15,60 @@ pub(super) struct Fp4 {
     group: usize,
     packed: Tensor,
     scale: Tensor,
-    /// Divisor of all scales.
-    divisor: Option<Tensor>,
+    /// The number that all scales have to do with.
+    of_all: Option<(Tensor, OfAll)>,
+}
+
+/// What the number of all scales does to them.
+#[derive(Clone, Copy)]
+enum OfAll {
+    Divides,
+    Multiplies,
 }
 
 impl Fp4 {
     /// MXFP4 of compressed-tensors.
     pub(super) fn mx(parts: &Parts<'_>, base: &str) -> Result<Fp4, ConvertError> {
-        Fp4::of(parts, base, 32, None)
+        Fp4::of(parts, base, 32, parts.need(base, "weight_packed")?, None)
     }
 
     /// NVFP4 of compressed-tensors.
     pub(super) fn nv(parts: &Parts<'_>, base: &str) -> Result<Fp4, ConvertError> {
         let divisor = parts.need(base, "weight_global_scale")?;
-        if divisor.shape.iter().product::<u64>() != 1 {
-            return Err(refuse(&divisor, "not one number"));
-        }
-        Fp4::of(parts, base, 16, Some(divisor))
+        let packed = parts.need(base, "weight_packed")?;
+        Fp4::of(parts, base, 16, packed, Some((divisor, OfAll::Divides)))
+    }
+
+    /// NVFP4 of ModelOpt.
+    fn modelopt(parts: &Parts<'_>, base: &str) -> Result<Fp4, ConvertError> {
+        let factor = parts.need(base, "weight_scale_2")?;
+        let packed = parts.need(base, "weight")?;
+        Fp4::of(parts, base, 16, packed, Some((factor, OfAll::Multiplies)))
     }
 
     fn of(
         parts: &Parts<'_>,
         base: &str,
         group: usize,
-        divisor: Option<Tensor>,
+        packed: Tensor,
+        of_all: Option<(Tensor, OfAll)>,
     ) -> Result<Fp4, ConvertError> {
-        let packed = parts.need(base, "weight_packed")?;
         let scale = parts.need(base, "weight_scale")?;
         let [rows, bytes] = two(&packed)?;
         let cols = bytes * ELEMENTS;
         must_be(&scale, &[rows, cols / group])?;
-        let own = Fp4 { rows, cols, group, packed, scale, divisor };
+        let own = Fp4 { rows, cols, group, packed, scale, of_all };
         own.check()?;
         Ok(own)
     }
 
     fn check(&self) -> Result<(), ConvertError> {
-        let of_scales = if self.divisor.is_some() { Dtype::F8E4M3 } else { Dtype::U8 };
+        let of_scales = if self.of_all.is_some() { Dtype::F8E4M3 } else { Dtype::U8 };
+        if let Some((of_all, _)) = &self.of_all
+            && of_all.shape.iter().product::<u64>() != 1
+        {
+            return Err(refuse(of_all, "not one number"));
+        }
         match () {
             () if self.packed.dtype != Dtype::U8 => Err(refuse(&self.packed, "no bytes")),
             () if !self.cols.is_multiple_of(self.group) => {
@@ -77,12 +94,22 @@ pub(super) fn find_experts(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertErro
         must_be(&scale, &[experts, outputs, groups].map(|n| n as usize))?;
         let (rows, cols) = (experts.saturating_mul(outputs) as usize, groups as usize * 32);
         let packed = packed.clone();
-        let codes = Fp4 { rows, cols, group: 32, packed, scale, divisor: None };
+        let codes = Fp4 { rows, cols, group: 32, packed, scale, of_all: None };
         codes.check()?;
         let shape = vec![experts, cols as u64, outputs];
         Ok(Packed { name: base.into(), shape, turned: true, codes: Box::new(codes) })
     };
     bases.map(stack).collect()
+}
+
+/// NVFP4 of ModelOpt, whose floats of eight bits have factors beside them and are read as such.
+pub(super) fn find_modelopt(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
+    let algorithm = parts.text(&["quant_algo"]).unwrap_or("no `quant_algo`");
+    if !["FP8", "NVFP4", "W4A16_NVFP4"].contains(&algorithm) {
+        return Err(ConvertError::Quantized(format!("modelopt ({algorithm})")));
+    }
+    let matrix = |base| Ok(Packed::matrix(base, Fp4::modelopt(parts, base)?));
+    parts.bases("weight_scale_2").map(matrix).collect()
 }
 
 impl Codes for Fp4 {
@@ -91,19 +118,15 @@ impl Codes for Fp4 {
     }
 
     fn groups(&self, tensors: &Tensors) -> Result<Groups, ConvertError> {
-        let scales = match &self.divisor {
-            // 2^(e - 127), the smallest of which is subnormal in f32; all ones is no number.
-            None => {
-                let power = |e: u8| match e {
-                    0 => f32::from_bits(1 << 22),
-                    255 => f32::NAN,
-                    e => f32::from_bits(u32::from(e) << 23),
-                };
-                tensors.whole(&self.scale)?.into_iter().map(power).collect()
-            }
-            Some(divisor) => {
-                let divisor = tensors.floats(divisor)?[0];
-                tensors.floats(&self.scale)?.into_iter().map(|scale| scale / divisor).collect()
+        let scales = match &self.of_all {
+            None => tensors.whole(&self.scale)?.into_iter().map(power).collect(),
+            Some((of_all, use_of_all)) => {
+                let of_all = tensors.floats(of_all)?[0];
+                let scales = tensors.floats(&self.scale)?.into_iter();
+                match use_of_all {
+                    OfAll::Divides => scales.map(|scale| scale / of_all).collect(),
+                    OfAll::Multiplies => scales.map(|scale| scale * of_all).collect(),
+                }
             }
         };
         let (len, across) = (self.group, self.cols / self.group);

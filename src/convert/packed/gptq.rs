@@ -8,6 +8,9 @@ use super::fields::{Fields, mask};
 use super::grid::{Groups, Kind, Place, Zeros};
 use super::{Codes, ConvertError, Packed, Parts, Tensor, Tensors, must_be, refuse, two};
 
+/// Bits of codes that go through words as one stream.
+const BITS: [usize; 4] = [2, 3, 4, 8];
+
 struct Gptq {
     rows: usize,
     cols: usize,
@@ -30,13 +33,25 @@ pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
         "gptq_v2" => false,
         other => return Err(ConvertError::Quantized(format!("gptq ({other})"))),
     };
-    let bits = parts.int(&["bits"]).filter(|bits| [2, 3, 4, 8].contains(bits));
-    let bits = bits.ok_or_else(|| ConvertError::Quantized("gptq of unknown bits".into()))?;
+    if parts.quantization.get("is_marlin_format").is_some_and(|on| on == true) {
+        return Err(ConvertError::Quantized("gptq (`is_marlin_format`)".into()));
+    }
+    parts.check_words("gptq")?;
+    let said = parts.int(&["bits"]).filter(|bits| BITS.contains(bits));
+    let said = said.ok_or_else(|| {
+        let bits = parts.int(&["bits"]).map_or_else(|| "unknown".into(), |bits| bits.to_string());
+        ConvertError::Quantized(format!("gptq ({bits} bits)"))
+    })?;
+    let is_dynamic = parts.quantization.get("dynamic").is_some_and(|own| !own.is_null());
     let matrix = |base: &str| {
         let [qweight, qzeros, scales] =
             ["qweight", "qzeros", "scales"].map(|part| parts.need(base, part));
         let (qweight, qzeros, scales) = (qweight?, qzeros?, scales?);
         let ([words, rows], [n_groups, outputs]) = (two(&qweight)?, two(&scales)?);
+        // Modules may have bits of their own: the zero points tell, of which there is one for each output.
+        let has = |bits: usize| qzeros.shape.last() == Some(&(Fields::words_of(rows, bits) as u64));
+        let mut others = BITS.into_iter().filter(|&bits| is_dynamic && has(bits));
+        let bits = if has(said) { said } else { others.next().unwrap_or(said) };
         let cols = words * 32 / bits;
         if outputs != rows || Fields::words_of(cols, bits) != words {
             return Err(refuse(&qweight, format!("not {bits} bits for each of {outputs} outputs")));
@@ -82,17 +97,6 @@ impl Gptq {
         }
         Ok(zeros)
     }
-
-    /// The group of each column, if they are not side by side.
-    fn columns(&self, tensors: &Tensors) -> Result<Option<Vec<u32>>, ConvertError> {
-        let Some(g_idx) = &self.g_idx else { return Ok(None) };
-        let of = tensors.words(g_idx)?;
-        if of.iter().any(|&group| group as usize >= self.n_groups) {
-            return Err(refuse(g_idx, format!("a group beyond the {}", self.n_groups)));
-        }
-        let in_order = of.iter().enumerate().all(|(col, &g)| g as usize == col / self.group);
-        Ok((!in_order).then_some(of))
-    }
 }
 
 impl Codes for Gptq {
@@ -104,10 +108,7 @@ impl Codes for Gptq {
         let across = self.n_groups;
         let zeros = self.zeros(tensors)?;
         let scales = tensors.floats(&self.scales)?;
-        let place = match self.columns(tensors)? {
-            Some(of) => Place::Columns { of, across },
-            None => Place::Rows { len: self.group, across },
-        };
+        let place = Place::of(tensors, self.g_idx.as_ref(), self.group, across)?;
         let turned =
             || (0..self.rows).flat_map(|row| (0..across).map(move |group| group * self.rows + row));
         Ok(Groups {

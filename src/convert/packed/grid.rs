@@ -1,5 +1,7 @@
 //! Grids: what the codes of a quantized matrix stand for.
 
+use super::{ConvertError, Tensor, Tensors, refuse};
+
 /// Values of floats of four bits (1 sign, 2 exponent, 1 mantissa; OCP Microscaling 1.0).
 const FP4: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
@@ -50,6 +52,29 @@ pub enum Place {
     Flat(usize),
     /// Elements, counted through all rows: each of as many in turn.
     Turns(usize),
+}
+
+impl Place {
+    /// Groups of `len` columns, so many in a row, or those that `index` names for each column. Minus one for all
+    /// of them says nothing.
+    pub(super) fn of(
+        tensors: &Tensors,
+        index: Option<&Tensor>,
+        len: usize,
+        across: usize,
+    ) -> Result<Place, ConvertError> {
+        let of = index.map(|index| tensors.words(index)).transpose()?.unwrap_or_default();
+        let is_said = of.iter().any(|&group| group != u32::MAX);
+        let is_beyond = of.iter().any(|&group| group as usize >= across);
+        if let Some(index) = index.filter(|_| is_said && is_beyond) {
+            return Err(refuse(index, format!("a group beyond the {across}")));
+        }
+        let is_in_order = of.iter().enumerate().all(|(col, &group)| group as usize == col / len);
+        match is_said && !is_in_order {
+            true => Ok(Place::Columns { of, across }),
+            false => Ok(Place::Rows { len, across }),
+        }
+    }
 }
 
 impl Groups {

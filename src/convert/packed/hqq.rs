@@ -13,6 +13,9 @@ use crate::convert::dtype::Dtype;
 struct Hqq {
     rows: usize,
     cols: usize,
+    /// The largest code.
+    max: u8,
+    /// Bits that a code has room for.
     bits: usize,
     /// Elements of a group.
     group: usize,
@@ -24,23 +27,46 @@ struct Hqq {
 
 /// Every module that has `W_q`.
 pub(super) fn find(parts: &Parts<'_>) -> Result<Vec<Packed>, ConvertError> {
-    let params = |name: &str| parts.quantization.pointer(&format!("/quant_config/{name}"));
-    for name in ["scale_quant_params", "zero_quant_params"] {
-        if params(name).is_some_and(|value| !value.is_null()) {
-            return Err(ConvertError::Quantized(format!("hqq with `{name}`")));
-        }
-    }
     parts.bases("W_q").map(|base| Ok(Packed::matrix(base, matrix(parts, base)?))).collect()
 }
 
+/// Scales or zero points; what says how these are quantized themselves is ignored by recent releases, which
+/// keep floats all the same.
+fn plain(parts: &Parts<'_>, base: &str, part: &str) -> Result<Tensor, ConvertError> {
+    let name = format!("{part}_quant_params");
+    let params = parts.quantization.pointer(&format!("/quant_config/{name}"));
+    match parts.part(base, part).filter(|tensor| tensor.dtype.is_float()) {
+        None if params.is_some_and(|params| !params.is_null()) => {
+            Err(ConvertError::Quantized(format!("hqq with `{name}`")))
+        }
+        None => parts.need(base, part),
+        Some(tensor) => Ok(tensor),
+    }
+}
+
+/// A number of bits, which is no integer for ternary codes: the largest code, and the bits that it has room for.
+fn bits(parts: &Parts<'_>, tensor: &Tensor) -> Result<(u8, usize), ConvertError> {
+    let bits = match tensor.dtype.is_float() {
+        true => parts.tensors.floats(tensor)?.first().copied(),
+        false => parts.tensors.integers(tensor)?.first().map(|&bits| bits as f32),
+    };
+    let bits = bits.unwrap_or_default();
+    let room = match bits {
+        1.0 => 1,
+        // log2 of 3, nearly.
+        1.58 | 2.0 => 2,
+        3.0 | 4.0 => bits as usize,
+        5.0 | 6.0 | 8.0 => 8,
+        other => return Err(refuse(tensor, format!("{other} bits"))),
+    };
+    Ok(((bits.exp2() - 1.0).round() as u8, room))
+}
+
 fn matrix(parts: &Parts<'_>, base: &str) -> Result<Hqq, ConvertError> {
-    let [packed, scale, zero] = ["W_q", "scale", "zero"].map(|part| parts.need(base, part));
-    let (packed, scale, zero) = (packed?, scale?, zero?);
-    let [bits, axis] = ["nbits", "axis"].map(|part| {
-        let tensor = parts.need(base, part)?;
-        Ok::<usize, ConvertError>(parts.tensors.integers(&tensor)?.first().copied().unwrap_or(9))
-    });
-    let (bits, axis) = (bits?, axis?);
+    let packed = parts.need(base, "W_q")?;
+    let (scale, zero) = (plain(parts, base, "scale")?, plain(parts, base, "zero")?);
+    let (max, bits) = bits(parts, &parts.need(base, "nbits")?)?;
+    let axis = parts.tensors.integers(&parts.need(base, "axis")?)?.first().copied().unwrap_or(2);
     let shape = parts.need(base, "shape")?;
     let &[rows, cols] = &parts.tensors.integers(&shape)?[..] else {
         return Err(refuse(&shape, "no two dimensions"));
@@ -52,12 +78,14 @@ fn matrix(parts: &Parts<'_>, base: &str) -> Result<Hqq, ConvertError> {
     if zero.shape != scale.shape || group * n_groups != elements || axis > 1 {
         return Err(refuse(&scale, format!("no groups along axis {axis} of {elements} elements")));
     }
-    let own = Hqq { rows, cols, bits, group, axis, packed, scale, zero };
+    let own = Hqq { rows, cols, max, bits, group, axis, packed, scale, zero };
     let dtype = if bits == 3 { Dtype::I32 } else { Dtype::U8 };
-    let ([lines, across], fields) = (two(&own.packed)?, own.fields());
+    let [lines, across] = two(&own.packed)?;
     let [high, wide] = own.shape();
-    let is_there = [1, 2, 3, 4, 8].contains(&bits) && own.packed.dtype == dtype;
-    if !is_there || across != wide || lines != high.div_ceil(fields) {
+    // Bytes may be kept as floats (`view_as_float`).
+    let is_there = own.packed.dtype == dtype || own.packed.dtype.is_float();
+    let line_bytes = across.saturating_mul(own.packed.dtype.bytes());
+    if !is_there || line_bytes != wide * dtype.bytes() || lines != high.div_ceil(own.fields()) {
         let problem = format!("not {elements} codes of {bits} bits in groups of {group}");
         return Err(refuse(&own.packed, problem));
     }
@@ -90,7 +118,7 @@ impl Codes for Hqq {
             _ => Place::Flat(len),
         };
         Ok(Groups {
-            kind: Kind::Integers(mask(self.bits)),
+            kind: Kind::Integers(self.max),
             place,
             scales: tensors.floats(&self.scale)?,
             zeros: Zeros::Each(tensors.floats(&self.zero)?),
@@ -98,9 +126,10 @@ impl Codes for Hqq {
     }
 
     fn codes(&self, tensors: &Tensors) -> Result<Vec<u8>, ConvertError> {
-        let words = match self.bits {
-            3 => tensors.words(&self.packed)?,
-            _ => tensors.whole(&self.packed)?.into_iter().map(u32::from).collect(),
+        let bytes = tensors.whole(&self.packed)?;
+        let words: Vec<u32> = match self.bits {
+            3 => bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect(),
+            _ => bytes.into_iter().map(u32::from).collect(),
         };
         let [high, wide] = self.shape();
         let lines = words.len() / wide;

@@ -14,6 +14,7 @@ mod gptq;
 mod grid;
 mod hqq;
 mod repack;
+pub(super) mod said;
 mod ternary;
 
 pub(super) use grid::Grid;
@@ -24,6 +25,7 @@ use super::config::Config;
 use super::safetensors::{Tensor, Tensors};
 use grid::Groups;
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// Codes of a matrix, or of a stack of them, and what they stand for.
 pub(super) trait Codes: Send + Sync {
@@ -99,8 +101,10 @@ const METHODS: &[(&str, Find)] = &[
     (TERNARY, ternary::find),
     ("mxfp4", fp4::find_experts),
     ("compressed-tensors", compressed::find),
+    ("modelopt", fp4::find_modelopt),
     // Floats with factors beside them, which are read as such.
     ("fp8", |_| Ok(Vec::new())),
+    ("fbgemm_fp8", |_| Ok(Vec::new())),
 ];
 
 /// Puts quantized matrices in the places of the tensors that they are kept in.
@@ -116,7 +120,30 @@ pub(super) fn unpack(tensors: &mut Tensors, config: &Config) -> Result<(), Conve
     let find = METHODS.iter().find(|(name, _)| *name == method);
     let (_, find) = find.ok_or_else(|| ConvertError::Quantized(method.into()))?;
     let packed = find(&Parts { tensors, quantization })?;
-    tensors.replace(packed)
+    let no_biases = no_biases(tensors, config, &packed)?;
+    tensors.replace(packed, &no_biases)
+}
+
+/// Names of biases of zeros where the configuration says that there are none: older releases of Optimum gave
+/// every quantized module one.
+fn no_biases(
+    tensors: &Tensors,
+    config: &Config,
+    packed: &[Packed],
+) -> Result<HashSet<String>, ConvertError> {
+    let mut names = HashSet::new();
+    let said = ["attention_bias", "mlp_bias"].map(|entry| config.get(entry));
+    if !said.contains(&Some(&Value::Bool(false))) {
+        return Ok(names);
+    }
+    for packed in packed {
+        let bias = tensors.named(&format!("{}.bias", packed.module()));
+        let Some(bias) = bias.filter(|bias| bias.dtype.is_float()) else { continue };
+        if tensors.floats(bias)?.iter().all(|x| *x == 0.0) {
+            names.insert(bias.name.clone());
+        }
+    }
+    Ok(names)
 }
 
 /// The tensors of a checkpoint, and what its configuration says of how they are quantized.
@@ -155,8 +182,20 @@ impl Parts<'_> {
 
     /// Whether groups of a matrix are of the size that the configuration says, if it says one for all.
     fn agrees(&self, cols: usize, n_groups: usize) -> bool {
-        let said = self.int(&["group_size"]).filter(|_| self.quantization.get("dynamic").is_none());
+        let said = self
+            .int(&["group_size", "q_group_size"])
+            .filter(|_| self.quantization.get("dynamic").is_none());
         said.is_none_or(|len| len > 0 && cols.div_ceil(len) == n_groups)
+    }
+
+    /// Refuses words that are no numbers of 32 bits, by what the configuration says.
+    fn check_words(&self, method: &str) -> Result<(), ConvertError> {
+        match self.text(&["pack_dtype"]).filter(|&dtype| dtype != "int32") {
+            None => Ok(()),
+            Some(dtype) => {
+                Err(ConvertError::Quantized(format!("{method} (`pack_dtype` is {dtype})")))
+            }
+        }
     }
 
     /// A text of the configuration.

@@ -8,7 +8,7 @@ use crate::convert::stream::Sink;
 use crate::grid::{Levels, scales};
 use crate::model::checkpoint::Op;
 use crate::receipt::{Loss, loss_of};
-use gguf_rs_lite::GgmlType::{self, MXFP4, Q4_0, Q4_1, Q8_0, TQ2_0};
+use gguf_rs_lite::GgmlType::{self, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, TQ2_0};
 use half::f16;
 use teff_kernels::{Encoder, KernelTable, Scales};
 
@@ -54,6 +54,7 @@ fn both(a: Repack, b: Repack) -> Repack {
     match (a, b) {
         _ if a == b => a,
         (Repack::Codes(Q4_0 | Q4_1), Repack::Codes(Q4_0 | Q4_1)) => Repack::Codes(Q4_1),
+        (Repack::Codes(Q5_0 | Q5_1), Repack::Codes(Q5_0 | Q5_1)) => Repack::Codes(Q5_1),
         (Repack::Rounded(ty), Repack::Codes(_)) | (Repack::Codes(_), Repack::Rounded(ty)) => {
             Repack::Rounded(ty)
         }
@@ -96,13 +97,14 @@ fn type_of(groups: &Groups, cols: usize) -> Option<GgmlType> {
             .map(|group| groups.zero(group))
             .all(|zero| zero.fract() == 0.0 && -zero >= low && max - zero <= high)
     };
-    let minimum = |group| -groups.zero(group) * groups.scales[group];
+    let has_minimums =
+        || (0..n).all(|g| (groups.zero(g) * groups.scales[g]).abs() <= f16::MAX.to_f32());
     match () {
         () if has(256) && within(-1.0, 1.0) => Some(TQ2_0),
         () if within(-8.0, 7.0) => Some(Q4_0),
-        () if max <= 15.0 && (0..n).map(minimum).all(|m| m.abs() <= f16::MAX.to_f32()) => {
-            Some(Q4_1)
-        }
+        () if max <= 15.0 && has_minimums() => Some(Q4_1),
+        () if within(-16.0, 15.0) => Some(Q5_0),
+        () if max <= 31.0 && has_minimums() => Some(Q5_1),
         () if within(-128.0, 127.0) => Some(Q8_0),
         () => None,
     }
@@ -194,7 +196,7 @@ impl<'a> Blocks<'a> {
     /// Adds the blocks of a row.
     fn add(&mut self, row: usize, bytes: &mut Vec<u8>) {
         let Grid { cols, groups, .. } = self.grid;
-        let has_min = self.encoder.ty == Q4_1;
+        let has_min = matches!(self.encoder.ty, Q4_1 | Q5_1);
         self.codes.clear();
         self.scales.clear();
         let blocks = self.grid.codes_of(row).chunks_exact(self.encoder.len);
@@ -246,6 +248,8 @@ mod tests {
         assert_eq!(of(15, &[8.0, 7.0], 64), Some(Q4_1), "8 is a level too many");
         assert_eq!(of(7, &[4.0, 0.0], 32), Some(Q4_0), "three bits fit wherever they begin");
         assert_eq!(of(3, &[1.5, 2.0], 32), Some(Q4_1));
+        assert_eq!(of(31, &[16.0, 16.0], 32), Some(Q5_0));
+        assert_eq!(of(31, &[16.0, 3.5], 32), Some(Q5_1));
         assert_eq!(of(255, &[128.0, 128.0], 32), Some(Q8_0));
         assert_eq!(of(255, &[127.0, 128.0], 32), None);
         assert_eq!(of(2, &[1.0], 256), Some(TQ2_0));

@@ -13,14 +13,13 @@ pub(super) use types::{choose_types, is_plain, type_of_rows};
 use super::ConvertError;
 use super::config::Config;
 use super::dtype::Dtype;
-use super::packed::Repack;
+use super::packed::{Repack, said};
 use super::safetensors::Tensor;
 use super::ternary::Ternary;
 use crate::grid::Found;
 use crate::model::arch::text_parts;
 use crate::model::checkpoint::{BUFFERS, Checkpoint, Join, Layout, Names, OTHER_PARTS, Op};
 use gguf_rs_lite::GgmlType;
-use serde_json::Value;
 use std::collections::HashMap;
 
 /// Beginnings of names that say in which part of a class a tensor is, longest first; they are left
@@ -164,7 +163,11 @@ impl Blocks {
         let size = match scales.shape[..] {
             _ if n == 1 => [rows, cols],
             [n] | [n, 1] if n == rows => [1, cols],
-            [_, _] => block.ok_or_else(|| bad("blocks of unknown size"))?,
+            [_, _] if block.is_some() => block.unwrap_or_default(),
+            [n, across] if n == rows && across > 0 && cols.is_multiple_of(across) => {
+                [1, cols / across]
+            }
+            [_, _] => return Err(bad("blocks of unknown size")),
             _ => return Err(bad("no factors")),
         };
         let [down, across] =
@@ -371,13 +374,27 @@ struct Scales {
 
 /// Ends of names of factors that stand beside `.weight`.
 const SCALES: &[&str] = &["_scale_inv", "_scale"];
-/// Ends of names of factors of activations, which are not quantized here.
-const ACTIVATIONS: &[&str] = &[".input_scale", ".output_scale", ".activation_scale"];
+/// Ends of names of what belongs to activations and to caches, which are not quantized here.
+const ACTIVATIONS: &[&str] = &[
+    ".input_scale",
+    ".input_scale_ub",
+    ".input_global_scale",
+    ".input_zero_point",
+    ".output_scale",
+    ".output_zero_point",
+    ".activation_scale",
+    ".q_scale",
+    ".k_scale",
+    ".k_zero_point",
+    ".v_scale",
+    ".v_zero_point",
+    ".kv_scale",
+];
 
 fn scales(tensors: &[Tensor], config: &Config) -> Result<Scales, ConvertError> {
     let mut all = Scales { blocks: HashMap::new(), other: Vec::new() };
     let Some(quantization) = config.get("quantization_config") else { return Ok(all) };
-    let block = block_size(quantization);
+    let block = said::block_size(quantization);
     let places: HashMap<&str, usize> =
         tensors.iter().enumerate().map(|(place, t)| (&t.name[..], place)).collect();
     for (number, tensor) in tensors.iter().enumerate() {
@@ -403,20 +420,6 @@ fn scales(tensors: &[Tensor], config: &Config) -> Result<Scales, ConvertError> {
         });
     }
     Ok(all)
-}
-
-/// Rows and columns of a block, where the configuration says so.
-fn block_size(quantization: &Value) -> Option<[u64; 2]> {
-    let pair = |value: &Value| -> Option<[u64; 2]> {
-        Some([value.get(0)?.as_u64()?, value.get(1)?.as_u64()?])
-    };
-    let own = quantization.get("weight_block_size").and_then(pair);
-    let groups = quantization.get("config_groups").and_then(Value::as_object);
-    let mut groups = groups
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, group)| group.pointer("/weights/block_structure").and_then(pair));
-    own.or_else(|| groups.next())
 }
 
 impl Planner<'_> {

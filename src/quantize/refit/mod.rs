@@ -6,12 +6,15 @@
 //! a block stores is rounded, in super-blocks to codes of few bits times `d`: so these are then improved in
 //! turn, each code of a scale to the best that there is, `d` and the scale of the minimums to their
 //! closed forms, from the rounded solution and from the scales that were there. The better of both is taken
-//! where the row's cost falls, with the damping of the form and without.
+//! where the row's cost falls, with the damping of the form and without. Types of points have one scale for each
+//! block that is solved for.
 
+mod points;
 mod solve;
 
-use super::error::QuantizeError;
+use super::at_inputs::errors;
 use super::form::{Buffers, Form, STRIP, dot};
+use points::Points;
 use solve::{Normal, Search, solve};
 use teff_kernels::block::F16;
 use teff_kernels::{Encoder, Group, KernelTable, Scales, TypeKernels};
@@ -69,22 +72,70 @@ pub(super) struct Refit<'a> {
     form: &'a Form,
     table: &'a KernelTable,
     kernels: &'a TypeKernels,
+    way: Way<'a>,
+}
+
+/// What the blocks of a type hold.
+enum Way<'a> {
+    Codes(Codes<'a>),
+    Points(Points<'a>),
+}
+
+impl<'a> Refit<'a> {
+    /// For a type; `None` if it has neither codes nor points.
+    pub fn new(
+        form: &'a Form,
+        table: &'a KernelTable,
+        kernels: &'a TypeKernels,
+    ) -> Option<Refit<'a>> {
+        let way = match kernels.encoder() {
+            Ok(encoder) => Way::Codes(Codes::new(form, table, encoder)),
+            Err(_) => Way::Points(Points::new(form, table, kernels)?),
+        };
+        Some(Refit { form, table, kernels, way })
+    }
+
+    /// Changes the scales of rows of blocks for the weights `x`, `[rows][columns]`, whose costs are given.
+    pub fn rows(&self, x: &[f32], blocks: &mut [u8], costs: &mut [f64], buffers: &mut Buffers) {
+        let n = self.form.cols();
+        let row_bytes = blocks.len() / costs.len();
+        let old_errors = errors(self.kernels, x, blocks);
+        let products = self.form.times(self.table, &old_errors, buffers);
+        let refitted = match &self.way {
+            Way::Codes(codes) => codes.refitted(blocks, &products, buffers),
+            Way::Points(points) => points.refitted(blocks, &products, buffers),
+        };
+        let new_errors = errors(self.kernels, x, &refitted);
+        let new_costs = self.form.costs(self.table, &new_errors, buffers);
+        let damping = self.form.damping();
+        let undamped = |cost: f64, errors: &[f32]| cost - damping * dot(errors, errors);
+        let rows = blocks.chunks_exact_mut(row_bytes).zip(refitted.chunks_exact(row_bytes));
+        let errors = old_errors.chunks_exact(n).zip(new_errors.chunks_exact(n));
+        for ((((old, new), cost), new_cost), (old_errors, new_errors)) in
+            rows.zip(costs).zip(new_costs).zip(errors)
+        {
+            let is_less = new_cost < *cost;
+            if is_less && undamped(new_cost, new_errors) <= undamped(*cost, old_errors) {
+                old.copy_from_slice(new);
+                *cost = new_cost;
+            }
+        }
+    }
+}
+
+/// Rows of a type of codes.
+struct Codes<'a> {
+    form: &'a Form,
+    table: &'a KernelTable,
     encoder: &'a Encoder,
     kind: Kind,
     /// Where groups have minimums: `H 1` for the ones of each group, `[groups][columns]`.
     ones: Vec<f32>,
 }
 
-impl<'a> Refit<'a> {
-    /// For a type; `None` if it has codes of several weights together.
-    pub fn new(
-        form: &'a Form,
-        table: &'a KernelTable,
-        kernels: &'a TypeKernels,
-    ) -> Option<Refit<'a>> {
-        let encoder = kernels.encoder().ok()?;
-        let kind = Kind::of(encoder);
-        let mut own = Refit { form, table, kernels, encoder, kind, ones: Vec::new() };
+impl<'a> Codes<'a> {
+    fn new(form: &'a Form, table: &'a KernelTable, encoder: &'a Encoder) -> Codes<'a> {
+        let mut own = Codes { form, table, encoder, kind: Kind::of(encoder), ones: Vec::new() };
         if own.kind.has_min {
             let (n, group) = (form.cols(), encoder.group);
             let mut rows = vec![0.0; n / group * n];
@@ -93,27 +144,20 @@ impl<'a> Refit<'a> {
             }
             own.ones = form.times(table, &rows, &mut Buffers::default());
         }
-        Some(own)
+        own
     }
 
-    /// Changes the scales of rows of blocks for the weights `x`, `[rows][columns]`, whose costs are given.
-    pub fn rows(
-        &self,
-        x: &[f32],
-        blocks: &mut [u8],
-        costs: &mut [f64],
-        buffers: &mut Buffers,
-    ) -> Result<(), QuantizeError> {
+    /// Blocks of rows with the best scales, by the products of the rows' errors and the form.
+    fn refitted(&self, blocks: &[u8], products: &[f32], buffers: &mut Buffers) -> Vec<u8> {
         let (n, encoder) = (self.form.cols(), self.encoder);
-        let row_bytes = blocks.len() / costs.len();
-        let mut codes = vec![0; x.len()];
-        let mut scales = vec![Scales::default(); x.len() / encoder.len];
+        let n_rows = products.len() / n;
+        let row_bytes = blocks.len() / n_rows;
+        let mut codes = vec![0; products.len()];
+        let mut scales = vec![Scales::default(); products.len() / encoder.len];
         encoder.take_apart(blocks, &mut codes, &mut scales);
         let levels: Vec<f32> = codes.iter().map(|&code| encoder.level(code).into()).collect();
-        let errors = self.errors(x, blocks);
-        let products = self.form.times(self.table, &errors, buffers);
         let mut refitted = vec![0; blocks.len()];
-        let some = (SYSTEMS_ELEMENTS / self.unknowns().pow(2)).clamp(1, costs.len());
+        let some = (SYSTEMS_ELEMENTS / self.unknowns().pow(2)).clamp(1, n_rows);
         let parts = levels.chunks(some * n).zip(products.chunks(some * n));
         let scales = scales.chunks(some * (n / encoder.len)).zip(codes.chunks(some * n));
         let out = refitted.chunks_mut(some * row_bytes);
@@ -126,34 +170,13 @@ impl<'a> Refit<'a> {
                 encoder.assemble(codes, &self.best(scales, &system), out);
             }
         }
-        let changed = self.errors(x, &refitted);
-        let new_costs = self.form.costs(self.table, &changed, buffers);
-        let damping = self.form.damping();
-        let undamped = |cost: f64, errors: &[f32]| cost - damping * dot(errors, errors);
-        let rows = blocks.chunks_exact_mut(row_bytes).zip(refitted.chunks_exact(row_bytes));
-        let errors = errors.chunks_exact(n).zip(changed.chunks_exact(n));
-        for ((((old, new), cost), new_cost), (e, changed)) in
-            rows.zip(costs).zip(new_costs).zip(errors)
-        {
-            if new_cost < *cost && undamped(new_cost, changed) <= undamped(*cost, e) {
-                old.copy_from_slice(new);
-                *cost = new_cost;
-            }
-        }
-        Ok(())
+        refitted
     }
 
     /// Scales and minimums of a row.
     fn unknowns(&self) -> usize {
         let n_groups = self.form.cols() / self.encoder.group;
         if self.kind.has_min { 2 * n_groups } else { n_groups }
-    }
-
-    fn errors(&self, x: &[f32], blocks: &[u8]) -> Vec<f32> {
-        let mut errors = vec![0.0; x.len()];
-        self.kernels.dequantize(blocks, &mut errors);
-        errors.iter_mut().zip(x).for_each(|(e, x)| *e = x - *e);
-        errors
     }
 
     /// The normal equations of each row: for changes of its scales, then of its minimums.
