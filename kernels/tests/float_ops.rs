@@ -301,6 +301,11 @@ proptest! {
         prop_assert_eq!(largest, x[..n].iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let sum = float::exp_sum(&mut e, largest);
         assert_close(sum, e.iter().map(|&e| f64::from(e)).sum(), 20.0 * EPS, 0.0, "exp_sum");
+        let distances = x[..n].iter().map(|&x| f64::from(x - largest));
+        let product = e.iter().zip(distances).map(|(&e, d)| f64::from(e) * d).sum();
+        let moments = float::exp_moments(&x[..n], largest);
+        assert_close(moments[0], sum.into(), 0.0, 1e-36, "exp_moments");
+        assert_close(moments[1], product, 40.0 * EPS, 0.0, "exp_moments");
     }
 
     #[test]

@@ -179,6 +179,12 @@ fn exp_and_activations_equal_scalar_everywhere() {
     for table in tables() {
         let ops = table.float();
         compare(&x, |x| _ = (ops.exp_sum)(x, 0.0), |x| _ = float::exp_sum(x, 0.0), "exp");
+        // Whole groups, in which each lane has one number and a weight of zero.
+        for x in x.iter().step_by(16) {
+            let x: [f32; 16] = std::array::from_fn(|i| [*x, -200.0][i % 2]);
+            let moments = (ops.exp_moments)(&x, 0.0);
+            assert_same(&moments, &float::exp_moments(&x, 0.0), "exp_moments");
+        }
         for f in ACTIVATIONS {
             compare(&x, |x| (ops.act)(f, x), |x| float::act(f, x), &format!("{f:?}"));
         }
@@ -236,6 +242,8 @@ fn softmax_and_its_parts_equal_scalar() {
             let sums = [(ops.exp_sum)(&mut got, max), float::exp_sum(&mut want, max)];
             assert_same(&got, &want, what);
             assert_same(&sums[..1], &sums[1..], what);
+            let moments = (ops.exp_moments)(&x, max);
+            assert_same(&moments, &float::exp_moments(&x, max), what);
         }
         compare(&x, ops.softmax, float::softmax, what);
     });

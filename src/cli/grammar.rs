@@ -46,9 +46,14 @@ impl GrammarArgs {
         let given = if let Some(schema) = &self.json_schema {
             let is_inline =
                 schema.trim_start().starts_with('{') || matches!(schema.trim(), "true" | "false");
+            let path = Path::new(schema);
             let (text, name) = match is_inline {
                 true => (schema.clone(), "--json-schema".into()),
-                false => of_file("json-schema", Path::new(schema))?,
+                false if !schema.contains(['/', '\\', '.', '-']) && !path.exists() => {
+                    let problem = "neither a file nor a schema, which is in braces";
+                    return Err(CliError::usage(format!("--json-schema {schema:?}: {problem}")));
+                }
+                false => of_file("json-schema", path)?,
             };
             Some((Grammar::JsonSchema(text), name))
         } else if let Some(regex) = &self.regex {

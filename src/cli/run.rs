@@ -5,7 +5,6 @@ use super::answer_view::{self, AnswerReader, AnswerView};
 use super::lines::without_bom;
 use super::options::{ModelArgs, TOKENS_MAX, input_file, whole_number};
 use super::prefix_cache::PrefixCache;
-use super::template_args::builtin_names;
 use super::{CliError, interrupt, progress};
 use crate::backend::pages::KvType;
 use crate::engine::{
@@ -13,7 +12,9 @@ use crate::engine::{
 };
 use crate::model::describe::counted;
 use crate::sample::Filter;
-use crate::text::{AnswerFormat, Message, Prompt, Prompter, StopStrings, TextError, Tokenizer};
+use crate::text::{
+    AnswerFormat, Message, Prompt, Prompter, StopStrings, TextError, Tokenizer, builtin_names,
+};
 use serde_json::{Value as Json, json};
 use std::io::{IsTerminal, Read, Write, stdin};
 use std::path::{Path, PathBuf};
@@ -256,7 +257,7 @@ fn prepare(
 ) -> Result<Prepared, CliError> {
     let told = |error: TextError| {
         let hint = prompt_hint(&error);
-        CliError::failed(format!("{error}{hint}"))
+        CliError::failed(format!("{}{hint}", args.answer.template.told(&error)))
     };
     if args.raw {
         let prompt = Prompter::with_template(tokenizer, None).text(text).map_err(told)?;

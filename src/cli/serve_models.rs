@@ -7,7 +7,7 @@ use crate::backend::pages::KvType;
 use crate::cache::ModelRef;
 use crate::engine::{EngineOptions, Model, Runner};
 use crate::serve::{Loaded, ModelOptions, Offer, ServerHandle, duration};
-use crate::text::Tokenizer;
+use crate::text::{Tokenizer, builtin_names};
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -289,9 +289,14 @@ fn variables(
     source: Option<&str>,
 ) -> Result<Map<String, Json>, CliError> {
     let at = CliError::of_model(model.path());
-    let prompter = args.template.prompter(tokenizer, source).map_err(at)?;
+    let prompter = args.template.prompter(tokenizer, source);
+    let prompter = prompter.map_err(|error| at(CliError::failed(args.template.told(&error))))?;
     if !prompter.has_template() {
-        note(format_args!("note: the model has no chat template: it continues texts only"));
+        note(format_args!(
+            "note: the model has no chat template: it continues texts only; --chat-template takes a file \
+             or one of {}",
+            builtin_names()
+        ));
         return Ok(Map::new());
     }
     let mut input = json!({

@@ -2,9 +2,9 @@
 
 use super::options::ModelArgs;
 use super::parse::read_object;
-use super::template_args::{builtin_names, parse_variable, template_source};
+use super::template_args::{parse_variable, template_source};
 use super::{CliError, interrupt};
-use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::text::{ChatTemplate, TextError, Tokenizer, builtin_names};
 use serde_json::Value as Json;
 use std::io::Write;
 

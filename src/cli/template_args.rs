@@ -4,7 +4,7 @@ use super::CliError;
 use crate::engine::Model;
 use crate::sample::{Filter, ReasoningBudget};
 use crate::text::{
-    AnswerFormat, BUILTIN_TEMPLATES, ChatTemplate, EFFORTS, Prompter, TextError, Tokenizer,
+    AnswerFormat, ChatTemplate, EFFORTS, Prompter, TextError, Tokenizer, builtin_names,
     builtin_template, effort_variables, thinking_variables,
 };
 use serde_json::{Map, Value as Json};
@@ -85,11 +85,6 @@ pub fn template_source(name: &str) -> Result<String, CliError> {
     })
 }
 
-/// Names of the built-in templates.
-pub fn builtin_names() -> String {
-    BUILTIN_TEMPLATES.iter().map(|template| template.name).collect::<Vec<_>>().join(", ")
-}
-
 impl TemplateArgs {
     /// The source that stands in for the model's, if one was named.
     ///
@@ -113,6 +108,16 @@ impl TemplateArgs {
                 Ok(Prompter::with_template(tokenizer, Some(ChatTemplate::new(source)?)))
             }
             None => Prompter::new(tokenizer),
+        }
+    }
+
+    /// An error of the template, with the template's name if it is not the model's own.
+    pub fn told(&self, error: &TextError) -> String {
+        match (&self.chat_template, error) {
+            (Some(name), TextError::Template(_) | TextError::MessageLost { .. }) => {
+                format!("--chat-template {name}: {error}")
+            }
+            _ => error.to_string(),
         }
     }
 
@@ -203,6 +208,7 @@ impl TemplateArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::BUILTIN_TEMPLATES;
     use serde_json::json;
 
     #[test]

@@ -2,11 +2,9 @@
 //!
 //! Sums are made of exponentials in vectors of f32, [`PART`] at a time, and added up in f64: relative
 //! error some 1e-6, as much as a logit's own rounding makes, and the same bits on every CPU. Most
-//! distributions are steep, so that a few hundred of the best tokens hold the share that is wanted. Of
-//! others, what is too light to matter is dropped, the rest is weighed in bins, and of these but the last
-//! one is sorted.
-
-use std::cmp::Ordering;
+//! distributions are steep, so that a few hundred of the best tokens hold the share that is wanted. Others
+//! are weighed in bins by distance, and of these but the last one is sorted: where most of the vocabulary
+//! stays in the running, it stays where it is, and what goes is forbidden.
 
 use teff_kernels::{FloatOps, KernelTable, MAX_BLOCK};
 
@@ -19,10 +17,10 @@ const BINS: usize = 2048;
 const BINS_PER_UNIT: f64 = 64.0;
 /// Best tokens that are tried before the whole vocabulary is looked through.
 const HEAD: usize = 512;
+/// Blocks with tokens that matter make a list if they are less than this share of all.
+const LISTED_SHARE: usize = 2;
 /// Candidates whose exponentials are made at once.
 const PART: usize = 64 * MAX_BLOCK;
-/// Distance below the best logit at which a weight is zero in f32.
-const NOTHING: f32 = 150.0;
 /// What a bound of logits is lowered by, so that rounding leaves nothing out.
 const MARGIN: f64 = 1e-3;
 
@@ -35,6 +33,8 @@ pub struct Weights {
     pub total: f64,
     /// Natural logarithm of that.
     ln_total: f64,
+    /// Mean surprise: the entropy of the distribution, with the natural logarithm.
+    pub entropy: f64,
 }
 
 impl Weights {
@@ -63,23 +63,10 @@ impl Candidates<'_> {
     /// Weights of the candidates; `None` if all are forbidden or none is left.
     pub fn weights(&self) -> Option<Weights> {
         let best = self.best()?.logit;
-        let total = self.sums(best).iter().sum();
-        Some(Weights { best, total, ln_total: ln(total) })
-    }
-
-    /// Mean surprise: the entropy of the distribution, with the natural logarithm.
-    pub fn entropy(&self, weights: &Weights) -> f64 {
-        let (mut distances, mut room) = ([0.0; PART], [0.0; PART]);
-        let moments = (0..self.n_parts()).map(|part| {
-            let distances = self.part(part, &mut distances);
-            // No product of zero and infinity.
-            distances.iter_mut().for_each(|l| *l = (*l - weights.best).max(-NOTHING));
-            let weights = &mut room[..distances.len()];
-            weights.copy_from_slice(distances);
-            (ops().exp_sum)(weights, 0.0);
-            f64::from((ops().dot)(weights, distances))
-        });
-        weights.ln_total - moments.sum::<f64>() / weights.total
+        let moments = self.moments(best);
+        let [total, products] = [0, 1].map(|i| moments.iter().map(|m| m[i]).sum::<f64>());
+        let ln_total = ln(total);
+        Some(Weights { best, total, ln_total, entropy: ln_total - products / total })
     }
 
     /// Candidates whose logits are at least `bound`, in their present order.
@@ -107,49 +94,46 @@ impl Candidates<'_> {
         if !self.keep_head(&weights, wanted, |_, _| true) {
             // All tokens lighter than this together weigh less than half of what may be left out.
             let light = 0.5 * (weights.total - wanted) / self.len() as f64;
-            self.keep_above(floor(weights.best, light));
+            self.list_heavy(floor(weights.best, light));
         }
-        let best = weights.best;
-        self.cut_mass(wanted, best, |c| f64::from(best) - f64::from(c.logit), order);
+        self.cut_mass(wanted, weights.best, f64::from(weights.best));
     }
 
     /// Keeps the fewest most typical ones that together hold `share` of the probability: those whose
     /// surprise is nearest to the entropy.
     pub fn keep_typical(&mut self, share: f32) {
         let Some(weights) = self.weights() else { return };
-        let (best, total) = (weights.best, weights.total);
-        let entropy = self.entropy(&weights);
+        let Weights { best, total, ln_total, entropy } = weights;
         let wanted = f64::from(share) * total;
-        let distance = |c: &Candidate| (weights.surprise(c.logit) - entropy).abs();
-        let nearer_than = |c: &Candidate, last: f32| distance(c) < weights.surprise(last) - entropy;
+        // Logit of a token whose surprise is the entropy.
+        let center = f64::from(best) + ln_total - entropy;
+        let distance = |logit: f32| (f64::from(logit) - center).abs();
+        let nearer_than = |c: &Candidate, last: f32| distance(c.logit) < center - f64::from(last);
         if !self.keep_head(&weights, wanted, nearer_than) {
             // Tokens lighter than this together weigh less than half of what may be left out, and come
             // behind all others, if they are farther from the entropy than the best one, too.
             let light = 0.5 * (total - wanted) / self.len() as f64;
-            let farthest = entropy + (entropy - weights.surprise(best)).max(0.0);
+            let farthest = entropy + distance(best);
             let nearest = floor(best, total * exp(-farthest));
-            self.keep_above(floor(best, light).min(nearest).max(f32::MIN));
+            self.list_heavy(floor(best, light).min(nearest));
         }
-        self.cut_mass(wanted, best, distance, |a, b| {
-            distance(a).total_cmp(&distance(b)).then_with(|| order(a, b))
-        });
+        self.cut_mass(wanted, best, center);
     }
 
     /// The candidate at `unit` (in `[0, 1)`) of the cumulated probabilities, in present order;
     /// `None` if all are forbidden or none is left.
     pub fn draw(&self, unit: f64) -> Option<u32> {
         let best = self.best()?;
-        let sums = self.sums(best.logit);
-        let mut left = unit * sums.iter().sum::<f64>();
-        let part = sums.iter().position(|&sum| {
+        let moments = self.moments(best.logit);
+        let mut left = unit * moments.iter().map(|m| m[0]).sum::<f64>();
+        let part = moments.iter().position(|&[sum, _]| {
             let is_here = left < sum;
             left -= if is_here { 0.0 } else { sum };
             is_here
         });
-        let mut room = [0.0; PART];
-        let weights = part.map_or(&mut [][..], |part| self.part(part, &mut room));
-        (ops().exp_sum)(weights, best.logit);
-        let at = weights.iter().position(|&weight| {
+        let (mut copy, mut room) = ([0.0; PART], [0.0; PART]);
+        let logits = part.map_or(&[][..], |part| self.part(part, &mut copy));
+        let at = weigh(logits, best.logit, &mut room).iter().position(|&weight| {
             left -= f64::from(weight);
             left < 0.0
         });
@@ -173,7 +157,8 @@ impl Candidates<'_> {
         if self.len() > HEAD {
             head.retain(|c| keep(c, last));
         }
-        let mass = weigh(&head, weights.best, &mut [0.0; PART]).1;
+        let logits: Vec<f32> = head.iter().map(|c| c.logit).collect();
+        let mass = sum_of_weights(&logits, weights.best);
         self.listed = mass > 0.0 && mass >= wanted;
         if self.listed {
             *self.list = head;
@@ -181,26 +166,34 @@ impl Candidates<'_> {
         self.listed
     }
 
-    /// Sum of the weights of each part.
-    fn sums(&self, best: f32) -> Vec<f64> {
-        let mut room = [0.0; PART];
-        let sum = |part| f64::from((ops().exp_sum)(self.part(part, &mut room), best));
-        (0..self.n_parts()).map(sum).collect()
+    /// Makes a list of the candidates whose logits are at least `bound`, if few blocks have any.
+    fn list_heavy(&mut self, bound: f32) {
+        let bounds = self.logits.bounds();
+        let n_heavy = bounds.iter().filter(|max| **max >= bound).count();
+        if n_heavy < bounds.len() / LISTED_SHARE {
+            self.keep_above(bound.max(f32::MIN));
+        }
+    }
+
+    /// [`moments`] of each part.
+    fn moments(&self, best: f32) -> Vec<[f64; 2]> {
+        let mut copy = [0.0; PART];
+        (0..self.n_parts()).map(|part| moments(self.part(part, &mut copy), best)).collect()
     }
 
     fn n_parts(&self) -> usize {
         self.len().div_ceil(PART)
     }
 
-    /// Logits of the candidates from `part * PART` on, at most [`PART`], in a copy.
-    fn part<'r>(&self, part: usize, room: &'r mut [f32; PART]) -> &'r mut [f32] {
+    /// Logits of the candidates from `part * PART` on, at most [`PART`]; `copy` is room for those of a list.
+    fn part<'r>(&'r self, part: usize, copy: &'r mut [f32; PART]) -> &'r [f32] {
         let first = part * PART;
-        let room = &mut room[..PART.min(self.len() - first)];
-        match self.listed {
-            true => copy_logits(&self.list[first..], room),
-            false => room.copy_from_slice(&self.logits.values()[first..][..room.len()]),
+        let n = PART.min(self.len() - first);
+        if !self.listed {
+            return &self.logits.values()[first..][..n];
         }
-        room
+        copy.iter_mut().zip(&self.list[first..]).for_each(|(to, c)| *to = c.logit);
+        &copy[..n]
     }
 
     /// Token of the candidate at an index of the present order.
@@ -208,20 +201,16 @@ impl Candidates<'_> {
         if self.listed { self.list[index].id } else { index as u32 }
     }
 
-    /// Keeps the nearest ones of the list that weigh `wanted` together, by a distance of at least zero;
-    /// equally near ones by `order`.
-    fn cut_mass(
-        &mut self,
-        wanted: f64,
-        best: f32,
-        distance: impl Fn(&Candidate) -> f64,
-        order: impl Fn(&Candidate, &Candidate) -> Ordering,
-    ) {
-        let bin = |c: &Candidate| ((distance(c) * BINS_PER_UNIT) as usize).min(BINS - 1);
-        let (mut masses, mut room) = ([0.0; BINS], [0.0; PART]);
-        for part in self.list.chunks(PART) {
-            for (c, &weight) in part.iter().zip(weigh(part, best, &mut room).0) {
-                masses[bin(c)] += f64::from(weight);
+    /// Keeps the candidates nearest to `center` that weigh `wanted` together; equally near ones in their
+    /// order.
+    fn cut_mass(&mut self, wanted: f64, best: f32, center: f64) {
+        let mut masses = [0.0; BINS];
+        let (mut copy, mut room, mut bins) = ([0.0; PART], [0.0; PART], [0; PART]);
+        for part in 0..self.n_parts() {
+            let logits = self.part(part, &mut copy);
+            let bins = bins_of(logits, center, &mut bins);
+            for (&bin, &weight) in bins.iter().zip(weigh(logits, best, &mut room)) {
+                masses[bin as usize % BINS] += f64::from(weight);
             }
         }
         let mut left = wanted;
@@ -232,40 +221,75 @@ impl Candidates<'_> {
         });
         // Only rounding of the sums finds none.
         let Some(last) = last else { return };
-        let mut end: Vec<Candidate> =
-            self.list.iter().copied().filter(|c| bin(c) == last).collect();
-        end.sort_unstable_by(order);
+        let mut end = self.keep_bins(last as u32, center);
+        let distance = |c: &Candidate| (f64::from(c.logit) - center).abs();
+        end.sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then_with(|| order(a, b)));
         let enough = end.iter().position(|c| {
             left -= relative(c.logit, best);
             left <= 0.0
         });
-        end.truncate(enough.map_or(end.len(), |last| last + 1));
-        self.list.retain(|c| bin(c) < last);
-        self.list.extend(end);
+        let mut out: Vec<u32> =
+            enough.map_or(&[][..], |enough| &end[enough + 1..]).iter().map(|c| c.id).collect();
+        out.sort_unstable();
+        self.forbid(&out);
+    }
+
+    /// Keeps the candidates of the bins up to `last`; returns those in it.
+    fn keep_bins(&mut self, last: u32, center: f64) -> Vec<Candidate> {
+        if self.listed {
+            self.list.retain(|c| bin_of(c.logit, center) <= last);
+            return self.list.iter().copied().filter(|c| bin_of(c.logit, center) == last).collect();
+        }
+        let (mut end, mut bins) = (Vec::new(), [0; PART]);
+        for (first, logits) in (0..).step_by(PART).zip(self.logits.lower().chunks_mut(PART)) {
+            let bins = bins_of(logits, center, &mut bins);
+            for ((id, &logit), &bin) in (first..).zip(&*logits).zip(bins) {
+                if bin == last && logit > f32::NEG_INFINITY {
+                    end.push(Candidate { id, logit });
+                }
+            }
+            // By itself, and without a branch, so that it vectorizes.
+            for (logit, &bin) in logits.iter_mut().zip(bins) {
+                *logit = if bin > last { f32::NEG_INFINITY } else { *logit };
+            }
+        }
+        end
     }
 }
 
 /// Sum of the exponentials of logits less the best one.
 pub(super) fn sum_of_weights(logits: &[f32], best: f32) -> f64 {
-    let mut room = [0.0; PART];
-    let sum = |part: &[f32]| {
-        let room = &mut room[..part.len()];
-        room.copy_from_slice(part);
-        f64::from((ops().exp_sum)(room, best))
-    };
-    logits.chunks(PART).map(sum).sum()
+    logits.chunks(PART).map(|part| moments(part, best)[0]).sum()
 }
 
-/// Weights of at most [`PART`] candidates, and their sum.
-fn weigh<'r>(part: &[Candidate], best: f32, room: &'r mut [f32; PART]) -> (&'r [f32], f64) {
+/// Sum of the weights of at most [`PART`] logits, and of their products with the distances from the best
+/// one.
+fn moments(part: &[f32], best: f32) -> [f64; 2] {
+    (ops().exp_moments)(part, best).map(f64::from)
+}
+
+/// Weights of at most [`PART`] logits.
+fn weigh<'r>(part: &[f32], best: f32, room: &'r mut [f32; PART]) -> &'r [f32] {
     let room = &mut room[..part.len()];
-    copy_logits(part, room);
-    let sum = (ops().exp_sum)(room, best);
-    (room, f64::from(sum))
+    room.copy_from_slice(part);
+    (ops().exp_sum)(room, best);
+    room
 }
 
-fn copy_logits(candidates: &[Candidate], to: &mut [f32]) {
-    to.iter_mut().zip(candidates).for_each(|(to, c)| *to = c.logit);
+/// Bins of at most [`PART`] logits.
+fn bins_of<'r>(part: &[f32], center: f64, room: &'r mut [u32; PART]) -> &'r [u32] {
+    let room = &mut room[..part.len()];
+    room.iter_mut().zip(part).for_each(|(bin, &logit)| *bin = bin_of(logit, center));
+    room
+}
+
+/// Bin of a logit by its distance from the center.
+fn bin_of(logit: f32, center: f64) -> u32 {
+    /// `2^52`: a sum with it has the nearest integer in its lowest bits, which vectorizes.
+    const ROUND: f64 = 4_503_599_627_370_496.0;
+    let bin = (f64::from(logit) - center).abs() * BINS_PER_UNIT;
+    let bin = if bin < (BINS - 1) as f64 { bin } else { (BINS - 1) as f64 };
+    (bin + ROUND).to_bits() as u32
 }
 
 /// A logit that all candidates of this weight have or more.

@@ -90,7 +90,7 @@ impl Filter for Dynamic {
     fn apply(&mut self, candidates: &mut Candidates<'_>, _: &mut Rng) -> Result<(), SampleError> {
         let n_allowed = candidates.iter().filter(|c| c.logit > f32::NEG_INFINITY).count();
         let Some(weights) = candidates.weights().filter(|_| n_allowed > 1) else { return Ok(()) };
-        let share = candidates.entropy(&weights) / ln(n_allowed as f64);
+        let share = weights.entropy / ln(n_allowed as f64);
         let t = self.least + (self.most - self.least) * pow(share.clamp(0.0, 1.0), self.exponent);
         heat(candidates, t as f32);
         Ok(())
@@ -101,13 +101,14 @@ impl Filter for Dynamic {
     }
 }
 
-/// Divides the logits by `t`.
+/// Divides the logits by `t`, by products, which take a third of the time of quotients.
 fn heat(candidates: &mut Candidates<'_>, t: f32) {
     if t == 0.0 {
         candidates.keep_best(1);
     } else if let Some(best) = candidates.best() {
-        // Relative to the best one, so that a tiny t gives negative infinity, never NaN.
-        candidates.map(|logit| (logit - best.logit) / t);
+        // Relative to the best one, and finite, so that a tiny t gives negative infinity, never NaN.
+        let factor = (1.0 / t).min(f32::MAX);
+        candidates.map(|logit| (logit - best.logit) * factor);
     }
 }
 

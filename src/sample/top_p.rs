@@ -42,7 +42,7 @@ impl Filter for TopP {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_distribution, filtered};
+    use super::super::testing::{assert_distribution, draw_logits, filtered, probabilities};
     use super::*;
 
     #[test]
@@ -57,5 +57,26 @@ mod tests {
         // 0.7 is too little for 0.84; 0.4, 0.3 and 0.15 of 0.85.
         assert_distribution(&with(0.84), &[(1, 0.47059), (2, 0.35294), (3, 0.17647)]);
         assert!(build(&SampleParams { top_p: 1.0, ..Default::default() }).is_none());
+    }
+
+    #[test]
+    fn what_is_left_agrees_with_sorting() {
+        for seed in 0..400 {
+            let logits = draw_logits(seed);
+            let p = (seed % 23) as f32 / 23.0;
+            let all = probabilities(&logits);
+            let mut sorted: Vec<usize> = (0..all.len()).filter(|&id| all[id] > 0.0).collect();
+            sorted.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            let mut mass = 0.0;
+            let end = sorted.iter().position(|&id| {
+                mass += all[id];
+                mass >= f64::from(p) - 1e-12
+            });
+            sorted.truncate(end.map_or(sorted.len(), |last| last + 1));
+            sorted.sort_unstable();
+            let filter = build(&SampleParams { top_p: p, ..Default::default() }).unwrap();
+            let left: Vec<usize> = filtered(filter, &logits).iter().map(|c| c.0 as usize).collect();
+            assert_eq!(left, sorted, "seed {seed}, p {p}");
+        }
     }
 }

@@ -35,7 +35,7 @@ pub use prompt::{Prompt, Prompter};
 pub use stop::{Released, STOP_BYTES_MAX, STOP_STRINGS_MAX, StopError, StopStrings};
 pub use stream::{TextStream, Utf8Buffer};
 #[cfg(feature = "chat-template")]
-pub use templates::{BUILTIN_TEMPLATES, BuiltinTemplate, builtin_template};
+pub use templates::{BUILTIN_TEMPLATES, BuiltinTemplate, builtin_names, builtin_template};
 #[cfg(feature = "chat-template")]
 pub use thinking::{EFFORTS, effort_variables, thinking_variables};
 #[cfg(feature = "convert")]

@@ -92,6 +92,11 @@ pub const BUILTIN_TEMPLATES: &[BuiltinTemplate] = &[
     },
 ];
 
+/// Names of the built-in templates, for people.
+pub fn builtin_names() -> String {
+    BUILTIN_TEMPLATES.iter().map(|template| template.name).collect::<Vec<_>>().join(", ")
+}
+
 /// The built-in template of a family.
 pub fn builtin_template(name: &str) -> Option<&'static BuiltinTemplate> {
     BUILTIN_TEMPLATES.iter().find(|template| template.name == name)

@@ -21,7 +21,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets: [(&str, fn(&Path) -> Outcome); 11] = [
+    let targets: [(&str, fn(&Path) -> Outcome); 12] = [
         ("open", open),
         ("safetensors", safetensors),
         ("checkpoint", checkpoint),
@@ -32,6 +32,7 @@ fn main() -> Outcome {
         ("answers", answers),
         ("session", session),
         ("grammars", grammars),
+        ("templates", templates),
         ("requests", requests),
     ];
     for (target, write) in targets {
@@ -265,6 +266,18 @@ fn shard(no: u16) -> Result<Vec<u8>, Error> {
     ];
     let name = ["first.weight", "second.weight"][usize::from(no)];
     model(WriteOptions::default(), &values, &[(name, GgmlType::I8, &[4])])
+}
+
+fn templates(folder: &Path) -> Outcome {
+    for template in teff::text::BUILTIN_TEMPLATES {
+        fs::write(folder.join(template.name), template.source)?;
+    }
+    let cases = fs::read(common::golden("jinja/cases.json"))?;
+    let cases: Vec<(String, Option<String>)> = serde_json::from_slice(&cases)?;
+    for (number, (source, _)) in cases.iter().enumerate() {
+        fs::write(folder.join(format!("case-{number}")), source)?;
+    }
+    Ok(())
 }
 
 fn grammars(folder: &Path) -> Outcome {

@@ -217,7 +217,7 @@ fn a_full_context_stops_the_turn_or_drops_the_oldest() {
     let output = chat(&model, &args, &too_long);
     let notes = String::from_utf8(output.stderr).unwrap();
     assert!(notes.contains("taken back"), "{notes}");
-    assert!(notes.contains("error: 1 of the messages were not answered"), "{notes}");
+    assert!(notes.contains("error: 1 of the messages was not answered"), "{notes}");
     assert!(!String::from_utf8_lossy(&output.stdout).trim().is_empty(), "the next one is answered");
 }
 

@@ -354,6 +354,9 @@ fn errors_of_grammars_tell_line_and_column() {
     }
     let deep = format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000));
     assert!(matches!(rig.error(&Grammar::Gbnf(deep)), GrammarError::Syntax { .. }));
+    // A rule without a text, which only the engine finds.
+    let endless = rig.error(&Grammar::Gbnf("root ::= root \"a\"".into()));
+    assert!(endless.to_string().contains("no token can follow"), "{endless}");
     let long = Grammar::Gbnf("#".repeat(2 << 20));
     assert!(matches!(rig.error(&long), GrammarError::TooLong { .. }));
 }

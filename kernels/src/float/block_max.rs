@@ -76,6 +76,11 @@ impl<'a> BlockMax<'a> {
         (first..).zip(self.values[first..].iter().copied().take(MAX_BLOCK))
     }
 
+    /// The vector, of which elements may be lowered.
+    pub fn lower(&mut self) -> &mut [f32] {
+        self.values
+    }
+
     /// Changes one element.
     pub fn set(&mut self, index: usize, value: f32) {
         self.values[index] = value;
@@ -157,6 +162,8 @@ mod tests {
         vector.map(|x| x / 2.0 - 1.0);
         assert_eq!(vector.bounds(), [1.5, 0.0]);
         assert_eq!(vector.values()[3], -1.5);
+        vector.lower()[3] = -4.0;
+        assert_eq!((vector.values()[3], vector.bounds()[0]), (-4.0, 1.5));
         assert!(vector.block(0).eq((0..).zip(vector.values()[..MAX_BLOCK].iter().copied())));
         assert!(vector.block(1).all(|(i, x)| i >= MAX_BLOCK && x == vector.values()[i]));
         let bounded = |(i, &bound)| vector.block(i).all(|(_, x): (usize, f32)| x <= bound);

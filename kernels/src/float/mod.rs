@@ -42,7 +42,7 @@ pub use quantized::{
     hadamard, widen_lanes_q4_0, widen_lanes_q8_0, widen_rows_q4_0, widen_rows_q8_0,
 };
 pub use rope::{RopePairing, rope};
-pub use softmax::{exp_sum, max, softmax};
+pub use softmax::{exp_moments, exp_sum, max, softmax};
 
 /// Accumulators of a sum.
 pub const LANES: usize = 8;

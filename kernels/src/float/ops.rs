@@ -48,6 +48,8 @@ pub struct FloatOps {
     pub(crate) prefetch: fn(*const u8, usize),
     /// `(x, max)`: `x = exp(x - max)`, returns the sum.
     pub exp_sum: fn(&mut [f32], f32) -> f32,
+    /// `(x, max)`: sums of `exp(x - max)` and of `exp(x - max) (x - max)`.
+    pub exp_moments: fn(&[f32], f32) -> [f32; 2],
     /// The largest element; `-inf` of none.
     pub max: fn(&[f32]) -> f32,
     /// `x = exp(x) / sum(exp(x))`.
@@ -80,6 +82,7 @@ impl FloatOps {
         soft_cap: float::soft_cap,
         prefetch: |_, _| (),
         exp_sum: float::exp_sum,
+        exp_moments: float::exp_moments,
         max: float::max,
         softmax: float::softmax,
         f16_to_f32: float::f16_to_f32,

@@ -130,7 +130,8 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
     // A person has seen it; a script looks at the code.
     match talk.n_refused {
         n if n > 0 && !is_terminal => {
-            Err(CliError::failed(format!("{n} of the messages were not answered")))
+            let were = if n == 1 { "was" } else { "were" };
+            Err(CliError::failed(format!("{n} of the messages {were} not answered")))
         }
         _ => Ok(()),
     }

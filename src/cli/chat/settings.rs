@@ -139,7 +139,7 @@ pub fn set(
             let names: Vec<String> = names().collect();
             let near = super::commands::nearest(name, names.iter().map(String::as_str));
             let near = near.map_or(String::new(), |near| format!(": did you mean `{near}`?"));
-            return Err(format!("there is no setting `{name}`{near}; /set shows all"));
+            return Err(format!("there is no setting `{name}`{near} (/set shows all)"));
         }
         (_, _, None) => {}
     }

@@ -2,7 +2,6 @@
 
 use super::super::answer_view::{AnswerReader, ReasoningShow};
 use super::super::prefix_cache::PrefixCache;
-use super::super::template_args::builtin_names;
 use super::super::{CliError, interrupt, note, progress};
 use super::screen::Screen;
 use super::{ChatArgs, OnFull};
@@ -10,7 +9,9 @@ use crate::engine::{AnswerEvent, Chat, EngineError, FinishReason, Model, Request
 use crate::engine::{Speculation, Stats, TokenEvent};
 use crate::model::describe::counted;
 use crate::sample::{Filter, SampleParams};
-use crate::text::{Answer, AnswerDelta, AnswerFormat, Message, Prompt, TextError, Tokenizer};
+use crate::text::{
+    Answer, AnswerDelta, AnswerFormat, Message, Prompt, TextError, Tokenizer, builtin_names,
+};
 use serde_json::{Map, Value as Json, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -369,7 +370,8 @@ fn variables(
     source: Option<&str>,
     format: &AnswerFormat,
 ) -> Result<Map<String, Json>, CliError> {
-    let prompter = args.answer.template.prompter(tokenizer, source)?;
+    let template = &args.answer.template;
+    let prompter = template.prompter(tokenizer, source).map_err(|error| template.told(&error))?;
     if !prompter.has_template() {
         return Err(CliError::failed(format!(
             "it has no chat template, as models that only continue texts (`teff run --raw`); \

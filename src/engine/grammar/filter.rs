@@ -1,5 +1,6 @@
 //! A grammar as a filter of one sequence.
 
+use super::first_lines;
 use crate::sample::rng::Rng;
 use crate::sample::{Candidates, Filter, SampleError};
 use llguidance::Matcher;
@@ -79,7 +80,7 @@ impl GrammarFilter {
             (true, false) => matcher.is_accepting(),
             (false, false) => matcher.validate_tokens(&[token]).map(|n| n == 1),
         };
-        allowed.map_err(|error| error.to_string())
+        allowed.map_err(|error| first_lines(&error.to_string()))
     }
 }
 
@@ -115,14 +116,14 @@ impl Filter for GrammarFilter {
             return Ok(());
         }
         let mask = self.locked().compute_mask_or_eos();
-        candidates.mask(mask.map_err(|error| failed(error.to_string()))?.as_slice());
+        candidates.mask(mask.map_err(|error| failed(first_lines(&error.to_string())))?.as_slice());
         Ok(())
     }
 
     fn accept(&mut self, token: u32) {
         if self.is_in_answer && self.failure.is_none() && !self.ends.contains(&token) {
             let taken = self.locked().consume_token(token);
-            self.failure = taken.err().map(|error| error.to_string());
+            self.failure = taken.err().map(|error| first_lines(&error.to_string()));
         }
     }
 

@@ -251,7 +251,11 @@ impl Grammars {
             let warnings = matcher.grammar_warnings();
             match matcher.get_error().or_else(|| warnings.into_iter().next()) {
                 Some(problem) => Err(problem),
-                None => Ok(matcher),
+                // Rules may have no text: that is told now, not when the first token is wanted.
+                None => match matcher.compute_mask_or_eos() {
+                    Ok(_) => Ok(matcher),
+                    Err(error) => Err(error.to_string()),
+                },
             }
         });
         compiled.map_err(|error| match (&error, grammar) {
@@ -298,11 +302,16 @@ fn compile_guarded<T: Send + 'static, E: fmt::Display>(
 /// The words of an error of the engine, without traces, and of a regular expression's, which is a picture,
 /// the last line.
 fn first_lines(text: &str) -> String {
+    if text.starts_with("NoExtensionBias") {
+        return "no token can follow: it has no text that the vocabulary can spell".into();
+    }
     if let Some((_, why)) = text.split_once("regex parse error") {
         let why = why.lines().find_map(|line| line.trim().strip_prefix("error: "));
         return format!("the regular expression is wrong: {}", why.unwrap_or("it does not parse"));
     }
-    let lines = text.lines().take_while(|line| !line.starts_with("<backtrace>"));
+    let is_trace =
+        |line: &str| ["<backtrace>", "<non-verbose/>"].iter().any(|t| line.starts_with(t));
+    let lines = text.lines().take_while(|line| !is_trace(line));
     let words: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
     words.join("; ")
 }

@@ -17,6 +17,7 @@ use super::generate::{Wish, prepared};
 use super::loaded::Loaded;
 use super::openai::{self, CHAT, Common};
 use crate::engine::{CancelToken, DraftModel, Engine, EngineError, Model, Runner};
+use crate::text::builtin_names;
 use serde_json::Value as Json;
 use std::fmt;
 use std::path::Path;
@@ -126,6 +127,14 @@ impl Local {
         let fields = checked(CHAT.checked(body)?)?;
         let common = Common::of(&fields)?;
         let wish = openai::chat_wish(&common, &fields, &self.loaded)?;
+        if !self.loaded.prompter()?.has_template() {
+            let problem = format!(
+                "the model has no chat template, as models that only continue texts; the option \
+                 `chat_template` takes the source of one, or one of {}",
+                builtin_names()
+            );
+            return Err(Fault::field("messages", problem).into());
+        }
         self.start(wish, openai::chat_whole, cancel)
     }
 

@@ -8,7 +8,7 @@ use crate::serve::body::{Fields, typed};
 use crate::serve::fault::Fault;
 use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::loaded::ModelOptions;
-use crate::text::{BUILTIN_TEMPLATES, builtin_template};
+use crate::text::{builtin_names, builtin_template};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
@@ -110,8 +110,7 @@ fn template(text: String) -> Result<String, Fault> {
     if text.contains(['{', '\n']) {
         return Ok(text);
     }
-    let names: Vec<&str> = BUILTIN_TEMPLATES.iter().map(|template| template.name).collect();
-    let problem = format!("`{text}` is neither a template nor one of {}", names.join(", "));
+    let problem = format!("`{text}` is neither a template nor one of {}", builtin_names());
     Err(Fault::field("chat_template", problem))
 }
 

@@ -74,7 +74,7 @@ static int refusals(teff_model *model) {
     SAYS("top_p");
     CHECK(teff_chat(model, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", NULL, NULL, NULL, &whole)
           == TEFF_ERROR_REQUEST);
-    SAYS("template");
+    SAYS("the option `chat_template` takes the source of one, or one of chatml, ");
     CHECK(whole == NULL);
     CHECK(teff_embed(model, none, 2, &vectors, &dim) == TEFF_ERROR_ARGUMENT);
     CHECK(teff_embed(model, NULL, 2, &vectors, &dim) == TEFF_ERROR_ARGUMENT);

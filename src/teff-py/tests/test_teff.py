@@ -128,6 +128,11 @@ class Refusals(unittest.TestCase):
         with self.assertRaises(TypeError):
             model.complete("a", stop=object())
 
+    def test_without_a_template_the_ways_to_one_are_named(self):
+        model = teff.Model(PATH, ctx=128, threads=1)
+        with self.assertRaisesRegex(teff.RequestError, "chat_template.*one of chatml, "):
+            model.chat([{"role": "user", "content": "hi"}])
+
     def test_what_is_no_model_is_an_error(self):
         with self.assertRaisesRegex(teff.ModelError, "no_such_file"):
             teff.Model("no_such_file")

@@ -12,7 +12,7 @@ pub(super) use super::quantized::{
 use super::sum::sum_ps;
 use super::{attention, dense};
 use crate::float::activation::{ERF_FAR_Q, ERF_NEAR, ERF_NEAR_P, GELU_CUBIC, GELU_LINEAR, QUICK};
-use crate::float::softmax::larger;
+use crate::float::softmax::{ExpMoments, LIGHT, larger};
 use crate::float::{self, Activation, Ahead, RopePairing};
 use std::arch::x86_64::*;
 
@@ -294,6 +294,26 @@ pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
         sum = update_some(sum, tail, |sum, x| _mm256_add_ps(sum, x));
     }
     sum_ps(sum)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
+    let (groups, tail) = x.as_chunks::<8>();
+    let (all_max, light) = (_mm256_set1_ps(max), _mm256_set1_ps(LIGHT));
+    let (mut sums, mut products) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    for x in groups {
+        let d = _mm256_sub_ps(load_ps(x), all_max);
+        // NaN is not less, and the second operand of a maximum.
+        let counts = _mm256_cmp_ps::<_CMP_NLT_UQ>(d, light);
+        let d = _mm256_max_ps(light, d);
+        let e = _mm256_and_ps(counts, exp(d));
+        sums = _mm256_add_ps(sums, e);
+        products = _mm256_fmadd_ps(e, d, products);
+    }
+    let mut moments = ExpMoments::default();
+    store_ps(&mut moments.sums, sums);
+    store_ps(&mut moments.products, products);
+    moments.finish(tail, max)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

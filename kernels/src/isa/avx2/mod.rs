@@ -685,6 +685,7 @@ float_ops! {
     soft_cap(x: &mut [f32], cap: f32);
     prefetch(address: *const u8, bytes: usize);
     exp_sum(x: &mut [f32], max: f32) -> f32;
+    exp_moments(x: &[f32], max: f32) -> [f32; 2];
     max(x: &[f32]) -> f32;
     softmax(x: &mut [f32]);
     f16_to_f32(x: &[u16], out: &mut [f32]);

@@ -28,7 +28,7 @@ static TABLE: KernelTable = KernelTable {
     level: Level::Avx512Vbmi2,
     types: &avx512vnni::TYPES,
     sparse: &SPARSE,
-    float: avx2::FLOAT,
+    float: avx512vnni::FLOAT,
     pack: avx2::entry_pack,
     order: PanelOrder::Plus128,
     interleaved_rows_max: ROWS_MAX,

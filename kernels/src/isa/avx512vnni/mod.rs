@@ -11,6 +11,7 @@
 #![allow(clippy::needless_range_loop, reason = "as in AVX2's kernels")]
 
 mod dense;
+mod float;
 pub(in crate::isa) mod lanes;
 pub(in crate::isa) mod mem;
 mod panels;
@@ -26,6 +27,7 @@ use crate::act::{Acts, PanelOrder, ROWS_MAX};
 use crate::block::expanded::*;
 use crate::block::two_of_four::TwoOfFour;
 use crate::block::*;
+use crate::float::FloatOps;
 use crate::interleave::groups;
 use crate::isa::detect::{Level, token};
 use crate::isa::tokens::{Rows, few_tokens, parts_of};
@@ -44,10 +46,19 @@ static TABLE: KernelTable = KernelTable {
     level: Level::Avx512Vnni,
     types: &TYPES,
     sparse: &sparse(&TYPES, SPARSE),
-    float: avx2::FLOAT,
+    float: FLOAT,
     pack: avx2::entry_pack,
     order: PanelOrder::Plus128,
     interleaved_rows_max: ROWS_MAX,
+};
+
+/// AVX2's float operations, but for what a whole vocabulary goes through.
+pub(in crate::isa) const FLOAT: FloatOps = FloatOps {
+    exp_moments: |x, max| {
+        // SAFETY: the CPU has the features, see above.
+        unsafe { float::exp_moments(x, max) }
+    },
+    ..avx2::FLOAT
 };
 
 pub(in crate::isa) static TYPES: [TypeKernels; N_TYPES] =

@@ -11,7 +11,7 @@ pub(super) use super::quantized::{
 use super::vector::*;
 use crate::float::activation::{ERF_FAR_Q, ERF_NEAR, ERF_NEAR_P, GELU_CUBIC, GELU_LINEAR, QUICK};
 use crate::float::exp::{LN_2_HIGH, LN_2_LOW, P, X_MAX, X_MIN};
-use crate::float::softmax::larger;
+use crate::float::softmax::{ExpMoments, LIGHT, larger};
 use crate::float::{self, Activation, RopePairing};
 
 /// `y = f(y)`, eight at a time.
@@ -251,6 +251,24 @@ pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
         sum = update_some(sum, tail, F32x8::plus);
     }
     sum.sum()
+}
+
+pub(super) fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
+    let (groups, tail) = x.as_chunks::<8>();
+    let (all_max, light, zero) = (F32x8::splat(max), F32x8::splat(LIGHT), F32x8::splat(0.0));
+    let (mut sums, mut products) = (zero, zero);
+    for x in groups {
+        let x = F32x8::load(x).minus(all_max);
+        // NaN is not less.
+        let d = F32x8::if_greater(light, x, light, x);
+        let e = F32x8::if_greater(light, x, zero, exp(d));
+        sums = sums.plus(e);
+        products = products.plus_product(e, d);
+    }
+    let mut moments = ExpMoments::default();
+    sums.store(&mut moments.sums);
+    products.store(&mut moments.products);
+    moments.finish(tail, max)
 }
 
 pub(super) fn max(x: &[f32]) -> f32 {

@@ -154,6 +154,7 @@ pub(in crate::isa) const FLOAT: FloatOps = FloatOps {
     soft_cap: float::soft_cap,
     prefetch: FloatOps::SCALAR.prefetch,
     exp_sum: float::exp_sum,
+    exp_moments: float::exp_moments,
     max: float::max,
     softmax: float::softmax,
     f16_to_f32: float::f16_to_f32,
