@@ -57,7 +57,14 @@ pub(super) fn layers(
     }
     let plan = Plan::new(program, layers, unsupported);
     let is_on_gpu = |ops: &&Range<usize>| !ops.is_empty() && plan.side(ops.start) == Side::Gpu;
-    let Some(layer) = program.layers.iter().rev().find(is_on_gpu) else { return Ok(layers) };
+    let Some(layer) = program.layers.iter().rev().find(is_on_gpu) else {
+        // The embedding and the head alone would only send rows to and fro.
+        if let Some((part, reason)) = plan.kept().next() {
+            listener
+                .tell(&format!("{name} can run no layer: {part}: {reason}; all stay on the CPU"));
+        }
+        return Ok(GpuLayers::None);
+    };
     let times = times_of_layer(program, options, gpu_options, layer)?;
     Ok(match slower(&name, times) {
         Some(why) => {

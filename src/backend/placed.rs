@@ -7,7 +7,7 @@
 use super::auto;
 use super::cpu::{Cpu, Gathered};
 use super::gpu::{AdapterInfo, Gpu, GpuOptions, adapter_info, unsupported};
-use super::offload::{Offload, OffloadSizes, part_of};
+use super::offload::{Offload, OffloadSizes, PartName, part_of};
 use super::pages::{CacheOp, LayerGroup, PageId, StateSlot};
 use super::plan::{GpuLayers, Placement, Plan, Side};
 use super::program::{Buf, Op, Program};
@@ -120,8 +120,14 @@ fn on_gpu(
     }
     loop {
         let plan = Plan::new(program, layers, &unsupported);
-        for (part, reason) in plan.kept() {
-            tell(&format!("{part} stays on the CPU: {reason}"));
+        let kept: Vec<(PartName, &str)> = plan.kept().collect();
+        for parts in kept.chunk_by(|a, b| a.1 == b.1) {
+            let (first, reason) = parts[0];
+            match parts {
+                [_] => tell(&format!("{first} stays on the CPU: {reason}")),
+                [.., (last, _)] => tell(&format!("{first} to {last} stay on the CPU: {reason}")),
+                [] => {}
+            }
         }
         if !plan.uses_gpu() {
             return Ok((None, plan));

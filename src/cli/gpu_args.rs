@@ -18,7 +18,7 @@ pub struct GpuArgs {
     gpu_layers: GpuLayers,
     /// The GPU, by a part of its name; so does the variable TEFF_GPU [default: the best that is no
     /// program on the CPU]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "gpu_layers")]
     gpu: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl GpuPlanArgs {
     /// Where layers are to be, if that is asked.
     pub fn placement(&self) -> Option<Placement> {
         let named = self.gpu.clone()?;
-        Some(placement(self.gpu_layers, Some(named).filter(|name| !name.is_empty())))
+        Some(placement(self.gpu_layers, Some(named)))
     }
 }
 
@@ -70,7 +70,14 @@ impl GpuArgs {
             let start = |program, options: &BackendOptions| {
                 start_placed(program, options, &placement, &listener)
             };
-            Engine::on(model, options, &start).map_err(at)
+            let engine = Engine::on(model, options, &start).map_err(at)?;
+            if let Some(offload) = engine.decoder().offload()
+                && let Some(adapter) = &offload.adapter
+            {
+                let [n, n_layers] = offload.n_layers();
+                super::note(format_args!("note: {n} of {n_layers} layers are on {adapter}"));
+            }
+            Ok::<_, CliError>(engine)
         })
     }
 }
@@ -104,5 +111,6 @@ impl PlacementListener for OnStderr {
 /// Layers on the GPU of a name, or on that of the variable's.
 fn placement(layers: GpuLayers, name: Option<String>) -> Placement {
     let named = || std::env::var(GPU_VARIABLE).ok().filter(|name| !name.is_empty());
-    Placement { layers, adapter: name.or_else(named), ..Placement::default() }
+    let adapter = name.filter(|name| !name.is_empty()).or_else(named);
+    Placement { layers, adapter, ..Placement::default() }
 }

@@ -62,7 +62,7 @@ use std::process::ExitCode;
 
 pub use error::CliError;
 
-/// Runs GGUF language models on the CPU.
+/// Runs GGUF language models on the CPU, and layers of them on a GPU.
 #[derive(Parser, Debug)]
 #[command(
     version,

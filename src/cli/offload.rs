@@ -25,7 +25,8 @@ pub fn lines(offload: &Offload) -> Vec<String> {
         let SideBytes { weights, kv, activations } = *side;
         let [weights, kv, activations] = [weights, kv, activations].map(bytes);
         lines.push(format!(
-            "in all on the {name}: weights {weights}, keys and values {kv}, activations {activations}"
+            "in all on the {name}: weights {weights} (what parts share counts once), keys and values {kv}, \
+             activations {activations}"
         ));
     }
     if offload.in_place > 0 {

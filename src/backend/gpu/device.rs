@@ -338,8 +338,15 @@ fn choose(mut adapters: Vec<wgpu::Adapter>, name: Option<&str>) -> DeviceResult<
             false => format!("adapters here are {}", list.join(", ")),
         };
         return Err(match name {
-            Some(name) => DeviceError::new(name, format!("is no adapter of this machine: {there}")),
-            None => DeviceError::new("no GPU", there),
+            Some(name) => {
+                let why = format!("is no part of the name of an adapter of this machine: {there}");
+                DeviceError::new(&format!("GPU \"{name}\""), why)
+            }
+            None if list.is_empty() => DeviceError::new("no GPU", there),
+            None => DeviceError::new(
+                "no GPU",
+                format!("{there}, which are programs on the CPU and taken by name only (--gpu)"),
+            ),
         });
     };
     Ok(adapters.swap_remove(at))
