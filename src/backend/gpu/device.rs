@@ -345,7 +345,7 @@ fn choose(mut adapters: Vec<wgpu::Adapter>, name: Option<&str>) -> DeviceResult<
             None if list.is_empty() => DeviceError::new("no GPU", there),
             None => DeviceError::new(
                 "no GPU",
-                format!("{there}, which are programs on the CPU and taken by name only (--gpu)"),
+                format!("{there}, which are programs on the CPU and taken by name only"),
             ),
         });
     };
