@@ -71,7 +71,7 @@ fn why_a_layer_stays_on_the_cpu_is_told() {
     let output = teff(&["inspect", args[1], "--gpu=no such thing"], "");
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(
-        output.status.success() && shown.contains("\"no such thing\" is no part of the name"),
+        output.status.success() && shown.contains("\"no such thing\": is no part of the name"),
         "{shown}"
     );
 }

@@ -47,7 +47,10 @@ fn run(source: &str, args: &[&str]) -> String {
     cc.arg(&program).arg(Path::new(HERE).join(source)).arg("-L").arg(&library).arg("-lteff_c");
     cc.arg(format!("-Wl,-rpath,{}", library.display()));
     told(cc.output().expect("rustc links by cc, so it is there"));
-    told(Command::new(&program).args(args).output().unwrap())
+    let mut program = Command::new(&program);
+    // Cargo's own has the folder above first, where a library of an earlier build may lie.
+    program.args(args).env("LD_LIBRARY_PATH", &library);
+    told(program.output().unwrap())
 }
 
 fn told(output: Output) -> String {
