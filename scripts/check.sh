@@ -12,7 +12,15 @@ no_gpu_by_default() {
     [[ $(uname) == Darwin ]] || ! cargo tree --package teff --edges normal --prefix none | grep '^wgpu'
 }
 
+# Crates apart from the workspace, whose lock files nothing else here reads.
+locks_are_true() {
+    for crate in src/teff-py tests/fuzz; do
+        cargo metadata --locked --format-version 1 --manifest-path "$crate/Cargo.toml" >/dev/null
+    done
+}
+
 step cargo fmt --all --check
+step locks_are_true
 # With the layers on a GPU; what there is without them is in the sets of features below.
 step cargo clippy --workspace --all-targets --features teff/gpu -- -D warnings
 step cargo clippy --package teff --no-default-features -- -D warnings

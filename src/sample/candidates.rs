@@ -167,7 +167,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The likeliest `n` that are not forbidden, best first. Cost: a look at the maxima of blocks for
-    /// `n` up to [`HEAP_K_MAX`], a list of all beyond.
+    /// `n` up to 128, a list of all beyond.
     pub fn likeliest(&self, n: usize) -> Vec<Candidate> {
         let mut found = match n {
             1 => self.best().into_iter().collect(),
