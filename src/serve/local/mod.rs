@@ -126,6 +126,7 @@ impl Local {
     pub fn chat(&self, body: Fields, cancel: &CancelToken) -> Result<LocalAnswer, LocalError> {
         let fields = checked(CHAT.checked(body)?)?;
         let common = Common::of(&fields)?;
+        let wish = openai::chat_wish(&common, &fields, &self.loaded)?;
         if !self.loaded.prompter()?.has_template() {
             let problem = format!(
                 "the model has no chat template, as models that only continue texts; the option \
@@ -134,7 +135,6 @@ impl Local {
             );
             return Err(Fault::field("messages", problem).into());
         }
-        let wish = openai::chat_wish(&common, &fields, &self.loaded)?;
         self.start(wish, openai::chat_whole, cancel)
     }
 
