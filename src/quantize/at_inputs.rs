@@ -154,7 +154,7 @@ pub(super) fn alone(
     Ok(())
 }
 
-/// What is missing of weights in their blocks.
+/// Differences of weights from their blocks.
 pub(super) fn errors(kernels: &TypeKernels, x: &[f32], blocks: &[u8]) -> Vec<f32> {
     let mut errors = vec![0.0; x.len()];
     kernels.dequantize(blocks, &mut errors);

@@ -1,7 +1,7 @@
 //! Clipping (`auto_clip` of AWQ; arXiv:2306.00978): ranges of groups that are shrunk before they are
 //! quantized, where the outputs lose less by that.
 //!
-//! Of each block the weights are cut to parts of their groups' largest magnitudes, from all of it down to
+//! Weights of each block are cut to parts of their groups' largest magnitudes, from all of it down to
 //! just above a half, and quantized. The part is taken with which the block's own part of the outputs loses
 //! least: `e H e` of its columns among themselves. What blocks do to each other is seen in the end: a row that
 //! loses more of its outputs with all its clipped blocks stays as it was.
@@ -86,7 +86,7 @@ impl<'a> Clip<'a> {
         clipped
     }
 
-    /// What the errors of each block cost among themselves, `[rows][blocks]`.
+    /// Costs of the errors of each block among themselves, `[rows][blocks]`.
     fn costs(&self, errors: &[f32], (scratch, y): &mut Buffers) -> Vec<f64> {
         let (len, n_blocks) = (self.len, self.within.len());
         let n_rows = errors.len() / (n_blocks * len);

@@ -54,6 +54,25 @@ pub fn probabilities(logits: &[f32]) -> Vec<f64> {
     weights.iter().map(|weight| weight / total).collect()
 }
 
+/// Tokens that are not forbidden, likeliest first, equally likely ones in their order.
+pub fn likeliest_first(logits: &[f32], probabilities: &[f64]) -> Vec<usize> {
+    let mut ids: Vec<usize> = (0..logits.len()).filter(|&id| probabilities[id] > 0.0).collect();
+    ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    ids
+}
+
+/// The first of some tokens that have a mass together, up to rounding, in ascending order.
+pub fn first_of_mass(mut ids: Vec<usize>, probabilities: &[f64], mass: f32) -> Vec<usize> {
+    let mut sum = 0.0;
+    let end = ids.iter().position(|&id| {
+        sum += probabilities[id];
+        sum >= f64::from(mass) - 1e-12
+    });
+    ids.truncate(end.map_or(ids.len(), |last| last + 1));
+    ids.sort_unstable();
+    ids
+}
+
 /// Tokens that are the given texts; the last one ends an answer.
 #[derive(Debug)]
 pub struct Texts(pub Vec<&'static str>);

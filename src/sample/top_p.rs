@@ -42,7 +42,9 @@ impl Filter for TopP {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_distribution, draw_logits, filtered, probabilities};
+    use super::super::testing::{
+        assert_distribution, draw_logits, filtered, first_of_mass, likeliest_first, probabilities,
+    };
     use super::*;
 
     #[test]
@@ -65,15 +67,8 @@ mod tests {
             let logits = draw_logits(seed);
             let p = (seed % 23) as f32 / 23.0;
             let all = probabilities(&logits);
-            let mut sorted: Vec<usize> = (0..all.len()).filter(|&id| all[id] > 0.0).collect();
-            sorted.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-            let mut mass = 0.0;
-            let end = sorted.iter().position(|&id| {
-                mass += all[id];
-                mass >= f64::from(p) - 1e-12
-            });
-            sorted.truncate(end.map_or(sorted.len(), |last| last + 1));
-            sorted.sort_unstable();
+            let sorted = likeliest_first(&logits, &all);
+            let sorted = first_of_mass(sorted, &all, p);
             let filter = build(&SampleParams { top_p: p, ..Default::default() }).unwrap();
             let left: Vec<usize> = filtered(filter, &logits).iter().map(|c| c.0 as usize).collect();
             assert_eq!(left, sorted, "seed {seed}, p {p}");

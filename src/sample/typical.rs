@@ -39,7 +39,9 @@ impl Filter for Typical {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_distribution, draw_logits, filtered, probabilities};
+    use super::super::testing::{
+        assert_distribution, draw_logits, filtered, first_of_mass, probabilities,
+    };
     use super::*;
 
     fn with(p: f32, logits: &[f32]) -> Vec<(u32, f64)> {
@@ -73,13 +75,7 @@ mod tests {
             sorted.sort_by(|&a, &b| {
                 key(a).cmp(&key(b)).then(logits[b].total_cmp(&logits[a])).then(a.cmp(&b))
             });
-            let mut mass = 0.0;
-            let end = sorted.iter().position(|&id| {
-                mass += all[id];
-                mass >= f64::from(p) - 1e-12
-            });
-            sorted.truncate(end.map_or(sorted.len(), |last| last + 1));
-            sorted.sort_unstable();
+            let sorted = first_of_mass(sorted, &all, p);
             let left: Vec<usize> = with(p, &logits).iter().map(|c| c.0 as usize).collect();
             assert_eq!(left, sorted, "seed {seed}, p {p}");
         }

@@ -69,7 +69,9 @@ impl Filter for Xtc {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_distribution, draw_logits, filtered, probabilities};
+    use super::super::testing::{
+        assert_distribution, draw_logits, filtered, likeliest_first, probabilities,
+    };
     use super::*;
 
     fn filter(probability: f32, threshold: f32) -> Option<Box<dyn Filter>> {
@@ -109,8 +111,7 @@ mod tests {
             let logits = draw_logits(seed);
             let threshold = (seed % 11) as f32 / 40.0;
             let all = probabilities(&logits);
-            let mut sorted: Vec<usize> = (0..all.len()).filter(|&id| all[id] > 0.0).collect();
-            sorted.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            let mut sorted = likeliest_first(&logits, &all);
             let likely = sorted.iter().filter(|&&id| all[id] >= f64::from(threshold)).count();
             let mut expected = sorted.split_off(likely.saturating_sub(1));
             expected.sort_unstable();

@@ -97,7 +97,7 @@ pub(super) struct Device {
     pub form: Form,
     /// Rules for weights that are bound as pages of the file's map, if any are.
     pub in_place: Option<InPlace>,
-    /// What those pages are.
+    /// Source of the weights in those pages.
     pub weights: WeightSource,
     /// Name of the adapter.
     name: Arc<str>,

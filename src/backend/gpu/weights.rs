@@ -24,7 +24,7 @@ const PROBE_BYTES: usize = 16;
 /// The weights of some of a program's operations.
 #[derive(Default)]
 pub(super) struct Weights {
-    /// Of each weight of the program, none if it is not used here.
+    /// Windows of each weight of the program, none if it is not used here.
     windows: Vec<Vec<Window>>,
     /// Bytes that are bound as pages of the mapped file.
     pub in_place_bytes: u64,

@@ -19,7 +19,7 @@ pub(super) struct Fp4 {
     of_all: Option<(Tensor, OfAll)>,
 }
 
-/// What the number of all scales does to them.
+/// Effect of the tensor's one number on its scales.
 #[derive(Clone, Copy)]
 enum OfAll {
     Divides,

@@ -1,4 +1,4 @@
-//! What a checkpoint says of how it is quantized, wherever its tool has put it.
+//! Settings by which a checkpoint is quantized, from wherever its tool has put them.
 
 use super::ConvertError;
 use crate::convert::files::json;

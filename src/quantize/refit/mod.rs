@@ -75,7 +75,7 @@ pub(super) struct Refit<'a> {
     way: Way<'a>,
 }
 
-/// What the blocks of a type hold.
+/// Contents of the blocks of a type: codes with scales, or points of a codebook.
 enum Way<'a> {
     Codes(Codes<'a>),
     Points(Points<'a>),
