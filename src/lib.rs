@@ -29,6 +29,7 @@ pub mod serve;
 pub mod tensor;
 pub mod text;
 pub mod tune;
+pub mod workers;
 
 #[cfg(feature = "chat-template")]
 pub use engine::Chat;

@@ -33,7 +33,8 @@ pub use offload::{Offload, OffloadSizes, PartName, PlacedPart, SideBytes};
 pub use placed::Placed;
 pub use plan::{GpuLayers, Placement, PlacementListener, Plan, ShaderChoice, Side, WeightSource};
 pub use step::{
-    Backend, DeviceError, Executor, Results, StartError, StepInput, Transfers, Unfinished,
+    Backend, DeviceError, Executor, LogitRows, Results, StartError, StepInput, Transfers,
+    Unfinished,
 };
 
 use pages::KvType;

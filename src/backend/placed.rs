@@ -395,7 +395,7 @@ impl Executor for Both<'_, '_> {
         let last = self.device.program.ops.len() - 1;
         match self.device.plan.side(last) {
             Side::Cpu => self.cpu.results(),
-            Side::Gpu => self.device.gpu().results(),
+            Side::Gpu => self.device.gpu().results(self.cpu.workers()),
         }
     }
 

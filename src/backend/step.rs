@@ -5,8 +5,11 @@ use super::offload::Offload;
 use super::pages::{CacheOp, PageFill, PageId, StateSlot};
 use super::program::{Buf, Program};
 use crate::tensor::memory::{NoThreads, OutOfMemory};
+use crate::workers::Workers;
 use std::fmt;
+use std::iter::{Take, Zip};
 use std::ops::Range;
+use std::slice::ChunksExactMut;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use teff_kernels::{BlockMax, MAX_BLOCK};
@@ -142,14 +145,38 @@ pub struct Results<'a> {
     pub maxima: &'a mut [f32],
     /// Length of a row.
     pub n_out: usize,
+    /// Threads that are idle until the next step.
+    pub workers: &'a dyn Workers,
 }
 
 impl<'a> Results<'a> {
-    /// The rows with the maxima of their blocks.
-    pub fn with_maxima(self) -> impl Iterator<Item = BlockMax<'a>> + use<'a> {
+    /// The first `n` rows with the maxima of their blocks.
+    pub fn with_maxima(self, n: usize) -> LogitRows<'a> {
         let rows = self.rows.chunks_exact_mut(self.n_out);
         let maxima = self.maxima.chunks_exact_mut(self.n_out.div_ceil(MAX_BLOCK));
-        rows.zip(maxima).map(|(row, maxima)| BlockMax::new(row, maxima))
+        LogitRows { rows: rows.zip(maxima).take(n), workers: self.workers }
+    }
+}
+
+/// Rows of logits that a step gave, with the maxima of their blocks.
+#[derive(Debug)]
+pub struct LogitRows<'a> {
+    rows: Take<Zip<ChunksExactMut<'a, f32>, ChunksExactMut<'a, f32>>>,
+    workers: &'a dyn Workers,
+}
+
+impl<'a> LogitRows<'a> {
+    /// Threads that are idle until the next step.
+    pub fn workers(&self) -> &'a dyn Workers {
+        self.workers
+    }
+}
+
+impl<'a> Iterator for LogitRows<'a> {
+    type Item = BlockMax<'a>;
+
+    fn next(&mut self) -> Option<BlockMax<'a>> {
+        self.rows.next().map(|(row, maxima)| BlockMax::new(row, maxima))
     }
 }
 

@@ -18,8 +18,8 @@ pub use lower::{ModelPart, lower, lower_part, lower_with};
 use crate::backend::pages::{KvType, StateSlot};
 use crate::backend::program::Program;
 use crate::backend::{
-    self, Backend, BackendOptions, CpuSet, DeviceError, Executor, Observer, Offload, Start,
-    StartError, StepInput, Transfers, Unfinished,
+    self, Backend, BackendOptions, CpuSet, DeviceError, Executor, LogitRows, Observer, Offload,
+    Start, StartError, StepInput, Transfers, Unfinished,
 };
 use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
@@ -28,7 +28,7 @@ use gguf_rs_lite::GgufFile;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use teff_kernels::{BlockMax, KernelTable};
+use teff_kernels::KernelTable;
 
 /// Bytes that the activations of a step may take; larger steps are cut.
 const STEP_BYTES_MAX: usize = 1 << 30;
@@ -527,11 +527,11 @@ impl Stepper<'_> {
         &'s mut self,
         chunks: &[SequenceChunk<'_>],
         cancel: Option<&AtomicBool>,
-    ) -> Result<impl Iterator<Item = BlockMax<'s>> + use<'s>, StepError> {
+    ) -> Result<LogitRows<'s>, StepError> {
         assert!(self.program().gives_logits(), "maxima are of logits");
         self.run(chunks, true, cancel, None)?;
         let n = self.core.outputs.len();
-        Ok(self.executor.results().with_maxima().take(n))
+        Ok(self.executor.results().with_maxima(n))
     }
 
     /// Makes a step, with or without maxima.

@@ -30,6 +30,7 @@ use super::guard::guarded;
 use super::pace::StepKind;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::task::{Drawn, Task};
+use crate::backend::LogitRows;
 use crate::backend::pages::PAGE_TOKENS;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
 use crate::kv::{KvError, SeqId};
@@ -39,7 +40,6 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use teff_kernels::BlockMax;
 
 /// Requests that are computed at a time when nobody says: more hardly share weights better.
 pub const RUNNING_DEFAULT: usize = 16;
@@ -471,16 +471,13 @@ impl<'l> Scheduler<'l> {
     }
 
     /// Tells the tasks that their tokens are computed, and has them draw the next ones.
-    fn draw<'s>(
-        &mut self,
-        shares: &[Share],
-        mut rows: impl Iterator<Item = BlockMax<'s>>,
-    ) -> Outcome<'l> {
+    fn draw(&mut self, shares: &[Share], mut rows: LogitRows<'_>) -> Outcome<'l> {
+        let workers = rows.workers();
         let mut outcome = Outcome::default();
         for &Share { task: index, n_tokens, draws } in shares {
             let task = &mut self.running[index];
             if !task.draft().is_empty() {
-                if let Drawn::End(result) = task.check_draft(rows.by_ref()) {
+                if let Drawn::End(result) = task.check_draft(&mut rows) {
                     outcome.ended.push((index, result));
                 }
                 continue;
@@ -494,7 +491,7 @@ impl<'l> Scheduler<'l> {
                     outcome.forks.push(Fork { task: index, siblings, logits });
                 }
             }
-            if let Drawn::End(result) = task.advance_guarded(n_tokens, row) {
+            if let Drawn::End(result) = task.advance_guarded(n_tokens, row, workers) {
                 outcome.ended.push((index, result));
             }
         }

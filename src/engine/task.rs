@@ -7,10 +7,12 @@ use super::guard::guarded;
 use super::request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 use super::scheduler::Listener;
 use super::vocabulary::Texts;
+use crate::backend::LogitRows;
 use crate::decoder::{StepError, Stepper};
 use crate::kv::{PagePool, SeqId};
 use crate::sample::{LOGPROBS_MAX, Logprobs, SamplerChain};
 use crate::text::{StopStrings, TextStream, Tokenizer};
+use crate::workers::{Alone, Workers};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -283,7 +285,7 @@ impl<'l> Task<'l> {
         }
         // The sampler overwrites them.
         let (mut logits, mut maxima) = (logits.to_vec(), Vec::new());
-        self.advance_guarded(0, Some(BlockMax::of(&mut logits, &mut maxima)))
+        self.advance_guarded(0, Some(BlockMax::of(&mut logits, &mut maxima)), &Alone)
     }
 
     /// Takes note that no more than `n` of the tokens are computed.
@@ -305,12 +307,12 @@ impl<'l> Task<'l> {
 
     /// Draws from the rows of a step that computed the last token and the draft, as long as the draft
     /// comes true. A panic ends the task.
-    pub fn check_draft<'s>(&mut self, rows: impl Iterator<Item = BlockMax<'s>>) -> Drawn {
+    pub fn check_draft(&mut self, rows: &mut LogitRows<'_>) -> Drawn {
         let draft = std::mem::take(&mut self.draft);
         let mut expected = draft.iter();
-        let mut drawn = Drawn::Next;
+        let (mut drawn, workers) = (Drawn::Next, rows.workers());
         for row in rows.take(draft.len() + 1) {
-            drawn = self.advance_guarded(1, Some(row));
+            drawn = self.advance_guarded(1, Some(row), workers);
             let came_true = expected.next().is_some_and(|id| self.tokens.last() == Some(id));
             if !(came_true && matches!(drawn, Drawn::Next)) {
                 break;
@@ -320,13 +322,18 @@ impl<'l> Task<'l> {
         drawn
     }
 
-    /// Takes note of `n` computed tokens; draws the next one from `row` if they were the last. A
-    /// panic ends the task.
-    pub fn advance_guarded(&mut self, n: usize, row: Option<BlockMax<'_>>) -> Drawn {
-        guarded(|| self.advance(n, row)).unwrap_or_else(|error| Drawn::End(Err(error)))
+    /// Takes note of `n` computed tokens; draws the next one from `row` if they were the last, with the
+    /// help of workers. A panic ends the task.
+    pub fn advance_guarded(
+        &mut self,
+        n: usize,
+        row: Option<BlockMax<'_>>,
+        workers: &dyn Workers,
+    ) -> Drawn {
+        guarded(|| self.advance(n, row, workers)).unwrap_or_else(|error| Drawn::End(Err(error)))
     }
 
-    fn advance(&mut self, n: usize, row: Option<BlockMax<'_>>) -> Drawn {
+    fn advance(&mut self, n: usize, row: Option<BlockMax<'_>>, workers: &dyn Workers) -> Drawn {
         self.n_done += n;
         let Some(row) = row else {
             if self.is_reading() {
@@ -339,7 +346,7 @@ impl<'l> Task<'l> {
             self.stats.prompt_time = self.started.map_or(Duration::ZERO, |start| start.elapsed());
             self.generating = Some(Instant::now());
         }
-        match self.draw(row) {
+        match self.draw(row, workers) {
             Ok(None) => Drawn::Next,
             Ok(Some(finish)) => Drawn::End(Ok(finish)),
             Err(error) => Drawn::End(Err(error)),
@@ -347,14 +354,18 @@ impl<'l> Task<'l> {
     }
 
     /// Draws a token and tells it; a reason if it is the last one.
-    fn draw(&mut self, row: BlockMax<'_>) -> Result<Option<FinishReason>, EngineError> {
+    fn draw(
+        &mut self,
+        row: BlockMax<'_>,
+        workers: &dyn Workers,
+    ) -> Result<Option<FinishReason>, EngineError> {
         let n_max = self.request.max_tokens.unwrap_or(usize::MAX);
         if n_max == 0 {
             return Ok(Some(FinishReason::MaxTokens));
         }
         // The sampler overwrites the logits.
         let raw = self.request.logprobs.map(|n_top| (row.values().to_vec(), n_top));
-        let id = self.sampler.sample(row).map_err(EngineError::Sample)?;
+        let id = self.sampler.sample_on(workers, row).map_err(EngineError::Sample)?;
         self.stats.n_generated += 1;
         if self.tokenizer.as_ref().is_some_and(|t| t.is_end_of_generation(id)) {
             return Ok(Some(FinishReason::EndOfGeneration));

@@ -1,14 +1,19 @@
 //! Adaptive-p (llama.cpp 2025): tokens near a target probability, which moves against the mean of what
 //! was taken, become likely. Runs last; what cuts the tail has to run before it.
 
-use super::{Candidates, Field, Filter, FilterDef, Param, Place, Rng, SampleError, SampleParams};
+use super::mass::Weights;
+use super::{
+    Candidate, Candidates, Field, Filter, FilterDef, Param, Place, Rng, SampleError, SampleParams,
+};
 
 /// Distance from the target at which a logit falls in a straight line.
-const WIDTH: f64 = 0.3;
+const WIDTH: f32 = 0.3;
 /// Logit at the target.
-const PEAK: f64 = 5.0;
+const PEAK: f32 = 5.0;
 /// How fast logits fall.
-const SHARPNESS: f64 = 10.0;
+const SHARPNESS: f32 = 10.0;
+/// Probability below which a token that is taken counts as 0 in the mean.
+const RARE: f64 = 1e-5;
 
 pub(super) const FILTER: FilterDef = FilterDef {
     name: "adaptive-p",
@@ -45,7 +50,8 @@ fn build(params: &SampleParams) -> Option<Box<dyn Filter>> {
     let [target, decay] = [params.adaptive_target, params.adaptive_decay].map(f64::from);
     // As if all tokens so far had been at the target.
     let total = 1.0 / (1.0 - decay);
-    let adaptive = AdaptiveP { target, decay, sum: target * total, total, before: Vec::new() };
+    let sum = target * total;
+    let adaptive = AdaptiveP { target, decay, sum, total, before: Vec::new(), weights: None };
     (target >= 0.0).then(|| Box::new(adaptive) as Box<dyn Filter>)
 }
 
@@ -57,31 +63,33 @@ struct AdaptiveP {
     sum: f64,
     /// Sum of the weights.
     total: f64,
-    /// Tokens that could be drawn, with their probabilities before the change.
-    before: Vec<(u32, f64)>,
+    /// Tokens that could be drawn and are not rare, as they were before the change.
+    before: Vec<Candidate>,
+    /// Weights of those.
+    weights: Option<Weights>,
 }
 
 impl Filter for AdaptiveP {
     fn apply(&mut self, candidates: &mut Candidates<'_>, _: &mut Rng) -> Result<(), SampleError> {
         self.before.clear();
-        let Some(weights) = candidates.weights() else { return Ok(()) };
-        let target = (2.0 * self.target - self.sum / self.total).clamp(0.0, 1.0);
-        candidates.reweight(|c| {
-            let p = weights.probability(c.logit);
-            self.before.push((c.id, p));
-            let distance = (p - target).abs() / WIDTH;
-            (PEAK - SHARPNESS * distance * distance / (1.0 + distance)) as f32
+        self.weights = candidates.weights();
+        let Some(weights) = &self.weights else { return Ok(()) };
+        self.before.extend(candidates.above(weights.floor(RARE)));
+        let target = (2.0 * self.target - self.sum / self.total).clamp(0.0, 1.0) as f32;
+        candidates.reweight(weights, move |p| {
+            let distance = (p - target).abs() * (1.0 / WIDTH);
+            PEAK - SHARPNESS * distance * distance / (1.0 + distance)
         });
         Ok(())
     }
 
     fn accept(&mut self, token: u32) {
-        let taken = self.before.iter().find(|(id, _)| *id == token);
-        if let Some(&(_, p)) = taken {
+        if let Some(weights) = self.weights.take() {
+            let taken = self.before.iter().find(|c| c.id == token);
+            let p = taken.map_or(0.0, |taken| weights.probability(taken.logit));
             self.sum = p + self.decay * self.sum;
             self.total = 1.0 + self.decay * self.total;
         }
-        self.before.clear();
     }
 }
 

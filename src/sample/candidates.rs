@@ -8,6 +8,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use super::mass::SHARE;
+use crate::workers::{Alone, Workers};
 use teff_kernels::BlockMax;
 
 /// One token and its logit.
@@ -27,6 +29,8 @@ pub struct Candidates<'a> {
     pub(super) list: &'a mut Vec<Candidate>,
     /// Whether `list` holds the set; before that it is all of `logits`.
     pub(super) listed: bool,
+    /// Threads that share passes over `logits`.
+    pub(super) workers: &'a dyn Workers,
 }
 
 /// Up to this k a pass with a heap beats quickselect over the bounds of blocks.
@@ -39,7 +43,12 @@ impl<'a> Candidates<'a> {
     /// All tokens; `logits` must hold a finite one and no NaN. `list` is scratch.
     pub(super) fn new(logits: BlockMax<'a>, list: &'a mut Vec<Candidate>) -> Self {
         list.clear();
-        Self { logits, list, listed: false }
+        Self { logits, list, listed: false, workers: &Alone }
+    }
+
+    /// The same candidates, of which workers share the passes.
+    pub(super) fn on(self, workers: &'a dyn Workers) -> Self {
+        Self { workers, ..self }
     }
 
     /// How many are left, forbidden ones among them.
@@ -118,11 +127,11 @@ impl<'a> Candidates<'a> {
     }
 
     /// Replaces every logit `l` by `f(l)`; `f` must not reverse their order.
-    pub fn map(&mut self, f: impl Fn(f32) -> f32) {
+    pub fn map(&mut self, f: impl Fn(f32) -> f32 + Sync) {
         if self.listed {
             self.list.iter_mut().for_each(|c| c.logit = f(c.logit));
         } else {
-            self.logits.map(f);
+            self.workers.for_each(self.logits.parts(SHARE), |_, mut part| part.map(&f));
         }
     }
 
@@ -201,13 +210,6 @@ impl<'a> Candidates<'a> {
         for &token in tokens.iter().filter(|&&token| (token as usize) < n) {
             self.logits.set(token as usize, f32::NEG_INFINITY);
         }
-    }
-
-    /// Replaces the logit of each candidate that is not forbidden by `f`, which may reverse their
-    /// order. Cost: a list of all that are left.
-    pub fn reweight(&mut self, mut f: impl FnMut(Candidate) -> f32) {
-        self.list_where(|c| c.logit > f32::NEG_INFINITY);
-        self.list.iter_mut().for_each(|c| c.logit = f(*c));
     }
 
     /// Number of tokens of the vocabulary.

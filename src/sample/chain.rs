@@ -3,6 +3,7 @@
 use super::{
     Candidate, Candidates, Filter, Place, SampleError, SampleParams, Vocabulary, rng::Rng,
 };
+use crate::workers::{Alone, Workers};
 use std::sync::Arc;
 use teff_kernels::BlockMax;
 
@@ -85,8 +86,21 @@ impl SamplerChain {
     /// [`SampleError::NotFinite`] for NaN and positive infinity, [`SampleError::NothingLeft`] where
     /// every token is forbidden, and what filters say.
     pub fn sample(&mut self, logits: BlockMax<'_>) -> Result<u32, SampleError> {
+        self.sample_on(&Alone, logits)
+    }
+
+    /// [`sample`](Self::sample), of whose passes over the vocabulary workers take a share. Their number
+    /// changes no token.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_on(
+        &mut self,
+        workers: &dyn Workers,
+        logits: BlockMax<'_>,
+    ) -> Result<u32, SampleError> {
         check_logits(&logits)?;
-        let mut candidates = Candidates::new(logits, &mut self.list);
+        let mut candidates = Candidates::new(logits, &mut self.list).on(workers);
         for filter in &mut self.filters {
             filter.apply(&mut candidates, &mut self.rng)?;
         }
@@ -193,6 +207,53 @@ mod tests {
         assert_eq!(token(["penalties", "top-k", "temperature"]), Ok(1));
         assert_eq!(token(["top-k", "penalties", "temperature"]), Ok(0));
         assert_eq!(token(["top-k", "temperature", "penalties"]), Ok(0));
+    }
+
+    /// Threads that are started anew for each of the calls, the last one first.
+    #[derive(Debug)]
+    struct Started;
+
+    impl Workers for Started {
+        fn each(&self, n: usize, f: &(dyn Fn(usize) + Sync)) {
+            std::thread::scope(|threads| {
+                (0..n).rev().for_each(|i| _ = threads.spawn(move || f(i)));
+            });
+        }
+    }
+
+    #[test]
+    fn tokens_are_the_same_with_any_number_of_workers() {
+        let off = SampleParams {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..SampleParams::default()
+        };
+        let chains = [
+            SampleParams { temperature: 0.8, ..off.clone() },
+            SampleParams { dynatemp_range: 0.5, ..off.clone() },
+            SampleParams { top_p: 0.9, ..off.clone() },
+            SampleParams { typical_p: 0.9, ..off.clone() },
+            SampleParams { mirostat: 2, ..off.clone() },
+            SampleParams { xtc_probability: 1.0, ..off.clone() },
+            SampleParams { adaptive_target: 0.3, ..off },
+        ];
+        let mut rng = Rng::new(5);
+        for params in chains {
+            let (mut alone, mut shared) =
+                [params.clone(), params].map(|p| SamplerChain::new(p).unwrap()).into();
+            for scale in [2.0, 20.0, 200.0] {
+                let mut logits: Vec<f32> =
+                    (0..40_000).map(|_| (scale * rng.unit_f64().powi(4)) as f32).collect();
+                let token = sample(&mut alone, &logits).unwrap();
+                let mut room = Vec::new();
+                let logits = BlockMax::of(&mut logits, &mut room);
+                assert_eq!(shared.sample_on(&Started, logits), Ok(token));
+                alone.accept(token);
+                shared.accept(token);
+            }
+        }
     }
 
     /// Forbids all tokens but those after the accepted one, as a grammar does.

@@ -2,10 +2,11 @@
 //!
 //! Sums are made of exponentials in vectors of f32, [`PART`] at a time, and added up in f64: relative
 //! error some 1e-6, as much as a logit's own rounding makes, and the same bits on every CPU. Most
-//! distributions are steep, so that a few hundred of the best tokens hold the share that is wanted. Others
-//! are weighed in bins by distance, and of these but the last one is sorted: where most of the vocabulary
-//! stays in the running, it stays where it is, and what goes is forbidden.
+//! tokens weigh too little to matter, which the bounds of their blocks show; the others are weighed in bins by
+//! distance, of which but the last one is sorted. Where most of the vocabulary stays in the running, it stays
+//! where it is, and what goes is forbidden.
 
+use std::ops::Range;
 use teff_kernels::{FloatOps, KernelTable, MAX_BLOCK};
 
 use super::candidates::order;
@@ -15,12 +16,16 @@ use super::{Candidate, Candidates};
 /// Bins by distance; the last one has no end.
 const BINS: usize = 2048;
 const BINS_PER_UNIT: f64 = 64.0;
-/// Best tokens that are tried before the whole vocabulary is looked through.
-const HEAD: usize = 512;
+/// Distances from the best token within which the tokens that are wanted are looked for, one after the other.
+const DEPTHS: [f32; 6] = [3.0, 6.0, 9.0, 12.0, 15.0, 18.0];
+/// Tokens that are put in their order where no more are left: what a seed draws depends on it.
+const SORTED_MAX: usize = 512;
 /// Blocks with tokens that matter make a list if they are less than this share of all.
 const LISTED_SHARE: usize = 2;
 /// Candidates whose exponentials are made at once.
 const PART: usize = 64 * MAX_BLOCK;
+/// Candidates of which one worker goes through the parts.
+pub(super) const SHARE: usize = 8 * PART;
 /// What a bound of logits is lowered by, so that rounding leaves nothing out.
 const MARGIN: f64 = 1e-3;
 
@@ -69,6 +74,38 @@ impl Candidates<'_> {
         Some(Weights { best, total, ln_total, entropy: ln_total - products / total })
     }
 
+    /// How many candidates are not forbidden.
+    pub fn n_allowed(&self) -> usize {
+        let counts = self.of_parts(|part| {
+            part.iter().map(|&logit| u32::from(logit > f32::NEG_INFINITY)).sum::<u32>()
+        });
+        counts.iter().map(|&n| n as usize).sum()
+    }
+
+    /// Replaces the logit of each candidate that is not forbidden by `f` of its probability, which may
+    /// reverse their order.
+    pub fn reweight(&mut self, weights: &Weights, f: impl Fn(f32) -> f32 + Clone + Sync) {
+        if self.listed {
+            self.list.retain(|c| c.logit > f32::NEG_INFINITY);
+            self.list.iter_mut().for_each(|c| c.logit = f(weights.probability(c.logit) as f32));
+            return;
+        }
+        let scale = (1.0 / weights.total) as f32;
+        let reweight = |logits: &mut [f32]| {
+            let mut room = [0.0; PART];
+            weigh(logits, weights.best, &mut room);
+            // By itself, and without a branch, so that it vectorizes.
+            let f = f.clone();
+            let room = room.map(|weight| f(weight * scale));
+            for (logit, new) in logits.iter_mut().zip(room) {
+                *logit = if *logit > f32::NEG_INFINITY { new } else { f32::NEG_INFINITY };
+            }
+        };
+        self.workers.for_each(self.logits.parts(SHARE), |_, mut share| {
+            share.parts(PART).for_each(|mut part| part.replace(reweight));
+        });
+    }
+
     /// Candidates whose logits are at least `bound`, in their present order.
     pub fn above(&self, bound: f32) -> impl Iterator<Item = Candidate> {
         let bounds = if self.listed { &[] } else { self.logits.bounds() };
@@ -91,11 +128,6 @@ impl Candidates<'_> {
     pub fn keep_mass(&mut self, share: f32) {
         let Some(weights) = self.weights() else { return };
         let wanted = f64::from(share) * weights.total;
-        if !self.keep_head(&weights, wanted, |_, _| true) {
-            // All tokens lighter than this together weigh less than half of what may be left out.
-            let light = 0.5 * (weights.total - wanted) / self.len() as f64;
-            self.list_heavy(floor(weights.best, light));
-        }
         self.cut_mass(wanted, weights.best, f64::from(weights.best));
     }
 
@@ -107,16 +139,6 @@ impl Candidates<'_> {
         let wanted = f64::from(share) * total;
         // Logit of a token whose surprise is the entropy.
         let center = f64::from(best) + ln_total - entropy;
-        let distance = |logit: f32| (f64::from(logit) - center).abs();
-        let nearer_than = |c: &Candidate, last: f32| distance(c.logit) < center - f64::from(last);
-        if !self.keep_head(&weights, wanted, nearer_than) {
-            // Tokens lighter than this together weigh less than half of what may be left out, and come
-            // behind all others, if they are farther from the entropy than the best one, too.
-            let light = 0.5 * (total - wanted) / self.len() as f64;
-            let farthest = entropy + distance(best);
-            let nearest = floor(best, total * exp(-farthest));
-            self.list_heavy(floor(best, light).min(nearest));
-        }
         self.cut_mass(wanted, best, center);
     }
 
@@ -124,6 +146,7 @@ impl Candidates<'_> {
     /// `None` if all are forbidden or none is left.
     pub fn draw(&self, unit: f64) -> Option<u32> {
         let best = self.best()?;
+        let parts = self.parts();
         let moments = self.moments(best.logit);
         let mut left = unit * moments.iter().map(|m| m[0]).sum::<f64>();
         let part = moments.iter().position(|&[sum, _]| {
@@ -132,89 +155,73 @@ impl Candidates<'_> {
             is_here
         });
         let (mut copy, mut room) = ([0.0; PART], [0.0; PART]);
-        let logits = part.map_or(&[][..], |part| self.part(part, &mut copy));
+        let logits = part.map_or(&[][..], |part| parts.part(part, &mut copy));
         let at = weigh(logits, best.logit, &mut room).iter().position(|&weight| {
             left -= f64::from(weight);
             left < 0.0
         });
         // Only rounding of the sums finds none.
-        Some(part.zip(at).map_or(best.id, |(part, at)| self.id(part * PART + at)))
+        Some(part.zip(at).map_or(best.id, |(part, at)| parts.id(part * PART + at)))
     }
 
-    /// Makes a list of the [`HEAD`] best tokens for which `keep` holds, given with the logit of the last
-    /// of them, if these hold the mass that is `wanted`. Returns whether there is a list.
-    fn keep_head(
-        &mut self,
-        weights: &Weights,
-        wanted: f64,
-        keep: impl Fn(&Candidate, f32) -> bool,
-    ) -> bool {
+    /// Makes a list of the candidates nearest to `center` that weigh `wanted` together, and some more; none
+    /// where that takes most blocks.
+    fn list_near(&mut self, wanted: f64, best: f32, center: f64) {
         if self.listed {
-            return true;
+            return;
         }
-        let mut head = self.top(HEAD);
-        let last = head.last().map_or(f32::NEG_INFINITY, |last| last.logit);
-        if self.len() > HEAD {
-            head.retain(|c| keep(c, last));
-        }
-        let logits: Vec<f32> = head.iter().map(|c| c.logit).collect();
-        let mass = sum_of_weights(&logits, weights.best);
-        self.listed = mass > 0.0 && mass >= wanted;
-        if self.listed {
-            *self.list = head;
-        }
-        self.listed
-    }
-
-    /// Makes a list of the candidates whose logits are at least `bound`, if few blocks have any.
-    fn list_heavy(&mut self, bound: f32) {
-        let bounds = self.logits.bounds();
-        let n_heavy = bounds.iter().filter(|max| **max >= bound).count();
-        if n_heavy < bounds.len() / LISTED_SHARE {
-            self.keep_above(bound.max(f32::MIN));
+        for depth in DEPTHS {
+            let bound = best - depth;
+            let bounds = self.logits.bounds();
+            let n_blocks = bounds.iter().filter(|max| **max >= bound).count();
+            if n_blocks >= bounds.len() / LISTED_SHARE {
+                return;
+            }
+            let radius = center - f64::from(bound);
+            let near = self.above(bound).filter(|c| f64::from(c.logit) - center <= radius);
+            let near: Vec<Candidate> = near.collect();
+            let logits: Vec<f32> = near.iter().map(|c| c.logit).collect();
+            let mass = sum_of_weights(&logits, best);
+            if mass > 0.0 && mass >= wanted {
+                *self.list = near;
+                self.listed = true;
+                return;
+            }
         }
     }
 
     /// [`moments`] of each part.
     fn moments(&self, best: f32) -> Vec<[f64; 2]> {
-        let mut copy = [0.0; PART];
-        (0..self.n_parts()).map(|part| moments(self.part(part, &mut copy), best)).collect()
+        self.of_parts(|part| moments(part, best))
     }
 
-    fn n_parts(&self) -> usize {
-        self.len().div_ceil(PART)
+    /// What `f` gives for the logits of each part. Workers share the parts; each result is of one part alone, so
+    /// that their number changes none.
+    fn of_parts<R: Send + Default + Clone>(&self, f: impl Fn(&[f32]) -> R + Sync) -> Vec<R> {
+        let parts = self.parts();
+        let mut results = vec![R::default(); parts.n()];
+        self.workers.for_each(results.chunks_mut(SHARE / PART), |share, results| {
+            let mut copy = [0.0; PART];
+            for (part, result) in parts.of_share(share).zip(results) {
+                *result = f(parts.part(part, &mut copy));
+            }
+        });
+        results
     }
 
-    /// Logits of the candidates from `part * PART` on, at most [`PART`]; `copy` is room for those of a list.
-    fn part<'r>(&'r self, part: usize, copy: &'r mut [f32; PART]) -> &'r [f32] {
-        let first = part * PART;
-        let n = PART.min(self.len() - first);
-        if !self.listed {
-            return &self.logits.values()[first..][..n];
+    fn parts(&self) -> Parts<'_> {
+        match self.listed {
+            true => Parts::Listed(self.list),
+            false => Parts::Dense(self.logits.values()),
         }
-        copy.iter_mut().zip(&self.list[first..]).for_each(|(to, c)| *to = c.logit);
-        &copy[..n]
-    }
-
-    /// Token of the candidate at an index of the present order.
-    fn id(&self, index: usize) -> u32 {
-        if self.listed { self.list[index].id } else { index as u32 }
     }
 
     /// Keeps the candidates nearest to `center` that weigh `wanted` together; equally near ones in their
     /// order.
     fn cut_mass(&mut self, wanted: f64, best: f32, center: f64) {
-        let mut masses = [0.0; BINS];
-        let (mut copy, mut room, mut bins) = ([0.0; PART], [0.0; PART], [0; PART]);
-        for part in 0..self.n_parts() {
-            let logits = self.part(part, &mut copy);
-            let bins = bins_of(logits, center, &mut bins);
-            for (&bin, &weight) in bins.iter().zip(weigh(logits, best, &mut room)) {
-                masses[bin as usize % BINS] += f64::from(weight);
-            }
-        }
+        self.list_near(wanted, best, center);
         let mut left = wanted;
-        let last = masses.iter().position(|mass| {
+        let last = self.masses(best, center).iter().position(|mass| {
             let is_last = *mass > 0.0 && left <= *mass;
             left -= if is_last { 0.0 } else { *mass };
             is_last
@@ -232,6 +239,33 @@ impl Candidates<'_> {
             enough.map_or(&[][..], |enough| &end[enough + 1..]).iter().map(|c| c.id).collect();
         out.sort_unstable();
         self.forbid(&out);
+        if self.n_allowed() <= SORTED_MAX {
+            self.list_where(|c| c.logit > f32::NEG_INFINITY);
+            self.list.sort_unstable_by(order);
+        }
+    }
+
+    /// Weight of the candidates in each bin. Sums are made by the share and then added up, so that the number of
+    /// workers changes none.
+    fn masses(&self, best: f32, center: f64) -> Vec<f64> {
+        let parts = self.parts();
+        let mut masses = vec![0.0; parts.n_shares().max(1) * BINS];
+        self.workers.for_each(masses.chunks_mut(BINS), |share, masses| {
+            let (mut copy, mut room, mut bins) = ([0.0; PART], [0.0; PART], [0; PART]);
+            for part in parts.of_share(share) {
+                let logits = parts.part(part, &mut copy);
+                let bins = bins_of(logits, center, &mut bins);
+                for (&bin, &weight) in bins.iter().zip(weigh(logits, best, &mut room)) {
+                    masses[bin as usize % BINS] += f64::from(weight);
+                }
+            }
+        });
+        let (sums, others) = masses.split_at_mut(BINS);
+        for share in others.chunks(BINS) {
+            sums.iter_mut().zip(share).for_each(|(sum, mass)| *sum += mass);
+        }
+        masses.truncate(BINS);
+        masses
     }
 
     /// Keeps the candidates of the bins up to `last`; returns those in it.
@@ -240,20 +274,77 @@ impl Candidates<'_> {
             self.list.retain(|c| bin_of(c.logit, center) <= last);
             return self.list.iter().copied().filter(|c| bin_of(c.logit, center) == last).collect();
         }
-        let (mut end, mut bins) = (Vec::new(), [0; PART]);
-        for (first, logits) in (0..).step_by(PART).zip(self.logits.lower().chunks_mut(PART)) {
-            let bins = bins_of(logits, center, &mut bins);
-            for ((id, &logit), &bin) in (first..).zip(&*logits).zip(bins) {
-                if bin == last && logit > f32::NEG_INFINITY {
-                    end.push(Candidate { id, logit });
+        let mut ends = vec![Vec::new(); self.parts().n_shares()];
+        let shares = self.logits.lower().chunks_mut(SHARE).zip(&mut ends);
+        self.workers.for_each(shares, |share, (logits, end)| {
+            let mut bins = [0; PART];
+            for (first, logits) in (share * SHARE..).step_by(PART).zip(logits.chunks_mut(PART)) {
+                let bins = bins_of(logits, center, &mut bins);
+                for ((id, &logit), &bin) in (first as u32..).zip(&*logits).zip(bins) {
+                    if bin == last && logit > f32::NEG_INFINITY {
+                        end.push(Candidate { id, logit });
+                    }
+                }
+                // By itself, and without a branch, so that it vectorizes.
+                for (logit, &bin) in logits.iter_mut().zip(bins) {
+                    *logit = if bin > last { f32::NEG_INFINITY } else { *logit };
                 }
             }
-            // By itself, and without a branch, so that it vectorizes.
-            for (logit, &bin) in logits.iter_mut().zip(bins) {
-                *logit = if bin > last { f32::NEG_INFINITY } else { *logit };
+        });
+        ends.concat()
+    }
+}
+
+/// Candidates in their present order, [`PART`] at a time.
+#[derive(Clone, Copy)]
+enum Parts<'r> {
+    Listed(&'r [Candidate]),
+    Dense(&'r [f32]),
+}
+
+impl<'r> Parts<'r> {
+    /// How many parts there are.
+    fn n(self) -> usize {
+        let n_candidates = match self {
+            Parts::Listed(list) => list.len(),
+            Parts::Dense(logits) => logits.len(),
+        };
+        n_candidates.div_ceil(PART)
+    }
+
+    /// How many workers may share them.
+    fn n_shares(self) -> usize {
+        self.n().div_ceil(SHARE / PART)
+    }
+
+    /// The parts of a share.
+    fn of_share(self, share: usize) -> Range<usize> {
+        let first = share * (SHARE / PART);
+        first..self.n().min(first + SHARE / PART)
+    }
+
+    /// Logits of a part; `copy` is room for those of a list.
+    fn part<'c>(self, part: usize, copy: &'c mut [f32; PART]) -> &'c [f32]
+    where
+        'r: 'c,
+    {
+        let end = |n: usize| n.min((part + 1) * PART);
+        match self {
+            Parts::Dense(logits) => &logits[part * PART..end(logits.len())],
+            Parts::Listed(list) => {
+                let list = &list[part * PART..end(list.len())];
+                copy.iter_mut().zip(list).for_each(|(to, c)| *to = c.logit);
+                &copy[..list.len()]
             }
         }
-        end
+    }
+
+    /// Token of the candidate at an index.
+    fn id(self, index: usize) -> u32 {
+        match self {
+            Parts::Listed(list) => list[index].id,
+            Parts::Dense(_) => index as u32,
+        }
     }
 }
 

@@ -88,7 +88,7 @@ struct Dynamic {
 
 impl Filter for Dynamic {
     fn apply(&mut self, candidates: &mut Candidates<'_>, _: &mut Rng) -> Result<(), SampleError> {
-        let n_allowed = candidates.iter().filter(|c| c.logit > f32::NEG_INFINITY).count();
+        let n_allowed = candidates.n_allowed();
         let Some(weights) = candidates.weights().filter(|_| n_allowed > 1) else { return Ok(()) };
         let share = weights.entropy / ln(n_allowed as f64);
         let t = self.least + (self.most - self.least) * pow(share.clamp(0.0, 1.0), self.exponent);

@@ -21,6 +21,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("receipt", 2),
     ("tensor", 2),
     ("grid", 2),
+    ("workers", 2),
     ("backend", 3),
     ("model", 3),
     ("text", 3),

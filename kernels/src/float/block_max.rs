@@ -81,6 +81,16 @@ impl<'a> BlockMax<'a> {
         self.values
     }
 
+    /// The vector in parts of `len` elements, of which the last one may have fewer.
+    ///
+    /// # Panics
+    /// If `len` is no multiple of [`MAX_BLOCK`], or 0.
+    pub fn parts(&mut self, len: usize) -> impl Iterator<Item = BlockMax<'_>> {
+        assert!(len > 0 && len.is_multiple_of(MAX_BLOCK), "a part is of whole blocks");
+        let parts = self.values.chunks_mut(len).zip(self.bounds.chunks_mut(len / MAX_BLOCK));
+        parts.map(|(values, bounds)| BlockMax { values, bounds })
+    }
+
     /// Changes one element.
     pub fn set(&mut self, index: usize, value: f32) {
         self.values[index] = value;
@@ -109,6 +119,12 @@ impl<'a> BlockMax<'a> {
                 }
             }
         }
+    }
+
+    /// Has `f` replace the elements. The bounds are maxima again.
+    pub fn replace(&mut self, f: impl FnOnce(&mut [f32])) {
+        f(self.values);
+        block_max(self.values, self.bounds);
     }
 
     /// Replaces every element `x` by `f(x)`; `f` must not reverse their order.
@@ -166,6 +182,11 @@ mod tests {
         assert_eq!((vector.values()[3], vector.bounds()[0]), (-4.0, 1.5));
         assert!(vector.block(0).eq((0..).zip(vector.values()[..MAX_BLOCK].iter().copied())));
         assert!(vector.block(1).all(|(i, x)| i >= MAX_BLOCK && x == vector.values()[i]));
+        for (i, mut part) in vector.parts(MAX_BLOCK).enumerate() {
+            assert_eq!(part.values().len(), MAX_BLOCK);
+            part.replace(|x| x.iter_mut().zip([8.0, 7.0]).for_each(|(x, by)| *x -= by * i as f32));
+        }
+        assert_eq!((vector.bounds(), vector.values()[MAX_BLOCK]), ([-1.0, -1.0].as_slice(), -8.0));
         let bounded = |(i, &bound)| vector.block(i).all(|(_, x): (usize, f32)| x <= bound);
         assert!(vector.bounds().iter().enumerate().all(bounded));
     }

@@ -28,11 +28,13 @@ pub fn exp_sum(x: &mut [f32], max: f32) -> f32 {
 }
 
 /// Distance from the maximum below which [`exp_moments`] counts nothing: exponentials above are normal numbers,
-/// those below are some 1e-38, and CPUs take a hundred times as long to make them.
+/// which one factor of `2^n` makes, those below are some 1e-38, and CPUs take a hundred times as long to make
+/// them.
 pub(crate) const LIGHT: f32 = -87.0;
 
 /// Sums of `e` and of `e d`, where `d = x - max` and `e = exp(d)`, in the room's order: the total of a
-/// softmax and, from the other, its entropy. Nothing is added where `d` is below -87, as for `-inf`.
+/// softmax and, from the other, its entropy. Nothing is added where `d` is below -87, as for `-inf`; an element
+/// above `max` counts as `max`.
 pub fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
     let (groups, tail) = x.as_chunks::<LANES>();
     let mut moments = ExpMoments::default();
@@ -54,7 +56,8 @@ impl ExpMoments {
     pub fn add(&mut self, x: &[f32], max: f32) {
         for ((sum, product), &x) in self.sums.iter_mut().zip(&mut self.products).zip(x) {
             let d = x - max;
-            // NaN is not less.
+            // NaN is neither more nor less.
+            let d = if d > 0.0 { 0.0 } else { d };
             let is_light = d < LIGHT;
             if !is_light {
                 let e = exp::exp(d);

@@ -7,6 +7,8 @@ use crate::backend::program::{Buf, Program};
 use crate::backend::{
     Backend, BackendOptions, Executor, Observer, Results, StartError, StepInput, Unfinished,
 };
+#[cfg(any(feature = "gpu", target_vendor = "apple"))]
+use crate::workers::Workers;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -96,6 +98,11 @@ impl Gathered<'_> {
     pub fn take_over(&mut self) {
         self.backend.take_over();
     }
+
+    /// The workers, who are idle between two steps.
+    pub fn workers(&self) -> &dyn Workers {
+        self.leader
+    }
 }
 
 impl Executor for Gathered<'_> {
@@ -149,7 +156,7 @@ impl Executor for Gathered<'_> {
     }
 
     fn results(&mut self) -> Results<'_> {
-        self.backend.results()
+        self.backend.results(self.leader)
     }
 
     fn repacked_bytes(&self) -> [usize; 2] {

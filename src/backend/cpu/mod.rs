@@ -28,6 +28,7 @@ use super::pages::CacheOp;
 use super::program::{BoundWeight, Buf, CopyPieces, Norm, NormKind, Op, Program, Tokens};
 use super::{BackendOptions, Observer, Results, StepInput, Unfinished};
 use crate::tensor::memory::{OutOfMemory, reserve};
+use crate::workers::Workers;
 use observe::WithObserver;
 use pages::Arena;
 use pool::{Leader, Phase, Shared, Worker};
@@ -277,9 +278,9 @@ impl CpuBackend {
         self.interleaved.lock()
     }
 
-    fn results(&mut self) -> Results<'_> {
+    fn results<'a>(&'a mut self, workers: &'a dyn Workers) -> Results<'a> {
         let n_out = self.results.width();
-        Results { rows: self.results.get_mut(), maxima: self.maxima.get_mut(), n_out }
+        Results { rows: self.results.get_mut(), maxima: self.maxima.get_mut(), n_out, workers }
     }
 
     /// Changes the cache and makes what the step fills.

@@ -32,6 +32,7 @@ use super::plan::{ShaderChoice, WeightSource};
 use super::program::{Buf, Program, Tokens};
 use super::step::DeviceError;
 use super::{PlacementListener, Results, StepInput, Transfers};
+use crate::workers::Workers;
 use device::{Device, DeviceResult};
 use dispatch::{Builder, Dispatch, Dispatches, Shape};
 use memory::Memory;
@@ -392,10 +393,10 @@ impl Gpu {
         self.device.check()
     }
 
-    /// Results of the last step whose last operation ran here.
-    pub fn results(&mut self) -> Results<'_> {
+    /// Results of the last step whose last operation ran here, with the CPU's workers.
+    pub fn results<'a>(&'a mut self, workers: &'a dyn Workers) -> Results<'a> {
         let Gpu { results, maxima, .. } = self;
-        Results { rows: results, maxima, n_out: self.program.n_out }
+        Results { rows: results, maxima, n_out: self.program.n_out, workers }
     }
 
     /// An error of this device.

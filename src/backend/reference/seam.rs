@@ -10,6 +10,7 @@ use super::{RefSequence, Shown, Step};
 use crate::backend::pages::{CacheOp, LayerGroup, PAGE_TOKENS, PageId, StateSlot};
 use crate::backend::program::{Buf, KvShape, Program};
 use crate::backend::{Backend, Executor, Observer, Results, StepInput, Unfinished};
+use crate::workers::Alone;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -292,7 +293,7 @@ impl Executor for RefExecutor<'_> {
 
     fn results(&mut self) -> Results<'_> {
         let RefBackend { results, maxima, .. } = &mut *self.backend;
-        Results { rows: results, maxima, n_out: self.program.n_out }
+        Results { rows: results, maxima, n_out: self.program.n_out, workers: &Alone }
     }
 
     fn read_rows(&mut self, buf: Buf, n: usize, rows: &mut Vec<f32>) -> Result<(), Unfinished> {

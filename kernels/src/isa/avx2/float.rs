@@ -4,7 +4,7 @@
 //! Tails go through the same instructions as whole groups, so an element's bits do not depend on
 //! where a slice was cut.
 
-use super::exp::exp;
+use super::exp::{exp, exp_normal};
 use super::mem::{halves, load_ps, load_some, singles, store_16, store_ps, store_some};
 pub(super) use super::quantized::{
     hadamard, widen_lanes_q4_0, widen_lanes_q8_0, widen_rows_q4_0, widen_rows_q8_0,
@@ -302,11 +302,11 @@ pub(super) fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
     let (all_max, light) = (_mm256_set1_ps(max), _mm256_set1_ps(LIGHT));
     let (mut sums, mut products) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for x in groups {
-        let d = _mm256_sub_ps(load_ps(x), all_max);
-        // NaN is not less, and the second operand of a maximum.
+        // NaN is not less, and the second operand of a minimum and a maximum.
+        let d = _mm256_min_ps(_mm256_setzero_ps(), _mm256_sub_ps(load_ps(x), all_max));
         let counts = _mm256_cmp_ps::<_CMP_NLT_UQ>(d, light);
         let d = _mm256_max_ps(light, d);
-        let e = _mm256_and_ps(counts, exp(d));
+        let e = _mm256_and_ps(counts, exp_normal(d));
         sums = _mm256_add_ps(sums, e);
         products = _mm256_fmadd_ps(e, d, products);
     }

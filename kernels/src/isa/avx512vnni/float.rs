@@ -2,7 +2,7 @@
 //! eight lanes of a register are the group before the upper eight.
 
 use super::mem::load_ps;
-use crate::float::exp::{LN_2_HIGH, LN_2_LOW, P, X_MAX};
+use crate::float::exp::{LN_2_HIGH, LN_2_LOW, P};
 use crate::float::softmax::{ExpMoments, LIGHT};
 use crate::isa::avx2::mem::store_ps;
 use std::arch::x86_64::*;
@@ -13,8 +13,8 @@ pub(super) fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
     let (all_max, light) = (_mm512_set1_ps(max), _mm512_set1_ps(LIGHT));
     let (mut sums, mut products) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for x in groups {
-        let d = _mm512_sub_ps(load_ps(x), all_max);
-        // NaN is not less, and the second operand of a maximum.
+        // NaN is not less, and the second operand of a minimum and a maximum.
+        let d = _mm512_min_ps(_mm512_setzero_ps(), _mm512_sub_ps(load_ps(x), all_max));
         let counts = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(d, light);
         let d = _mm512_max_ps(light, d);
         let e = _mm512_maskz_mov_ps(counts, exp(d));
@@ -31,12 +31,10 @@ pub(super) fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
     moments.finish(tail, max)
 }
 
-/// `exp(x)` for `x` of at least [`LIGHT`]: AVX2's bits, as results are normal numbers.
+/// `exp(x)` for `x` from [`LIGHT`] to 0: AVX2's bits, as results are normal numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn exp(x: __m512) -> __m512 {
-    // The second operand is returned for NaN.
-    let x = _mm512_min_ps(_mm512_set1_ps(X_MAX), x);
     let n = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E));
     let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(n);
     let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN_2_HIGH), x);

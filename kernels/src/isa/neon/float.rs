@@ -259,7 +259,8 @@ pub(super) fn exp_moments(x: &[f32], max: f32) -> [f32; 2] {
     let (mut sums, mut products) = (zero, zero);
     for x in groups {
         let x = F32x8::load(x).minus(all_max);
-        // NaN is not less.
+        // NaN is neither more nor less.
+        let x = F32x8::if_greater(x, zero, zero, x);
         let d = F32x8::if_greater(light, x, light, x);
         let e = F32x8::if_greater(light, x, zero, exp(d));
         sums = sums.plus(e);

@@ -11,8 +11,10 @@ use super::team_size::TeamSize;
 use super::ticket::{Deal, NextTicket, parity};
 use super::wait_queue::SPINS;
 use super::worker::{Aborted, UNEVEN, Worker};
+use crate::workers::Workers;
 use std::any::Any;
 use std::cell::RefCell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -170,6 +172,24 @@ impl Drop for Loan<'_> {
         let (team, worker) = (self.worker.team, self.worker);
         let spins = team.spins(worker);
         team.barrier.wait_for_all_to_leave(self.n_active, spins, || worker.ask_ahead());
+    }
+}
+
+/// Calls shared out among the workers as the tickets of one phase.
+impl Workers for Leader<'_> {
+    fn each(&self, n: usize, f: &(dyn Fn(usize) + Sync)) {
+        if n <= 1 || self.n_threads() == 1 {
+            return (0..n).for_each(f);
+        }
+        self.run(&|worker| {
+            worker.phase(|phase| phase.tickets(n, 1).for_each(|ticket| ticket.items().for_each(f)));
+        });
+    }
+}
+
+impl fmt::Debug for Leader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leader").field("n_threads", &self.n_threads()).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pool as a whole. Under miri the loops are shorter and the threads not rayon's.
 
 use super::*;
+use crate::workers::Workers;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -52,6 +53,24 @@ fn tickets_cover_every_item_once_for_any_team() {
             }
         });
         assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 4 * FEW));
+    }
+}
+
+#[test]
+fn workers_share_calls_of_a_function() {
+    for n_threads in [1, 3] {
+        let hits: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+        let call = |i: usize| _ = hits[i].fetch_add(1, Ordering::Relaxed);
+        let leaves = |i: usize| assert!(i != 2, "call {i} leaves");
+        Pool::new(n_threads).unwrap().lead(|leader| {
+            for n in [0, 1, 2, 100] {
+                leader.each(n, &call);
+            }
+            assert_eq!(panic_of(|| leader.each(5, &leaves)), "call 2 leaves");
+            leader.each(100, &call);
+        });
+        let hits: Vec<usize> = hits.into_iter().map(AtomicUsize::into_inner).collect();
+        assert_eq!((hits[0], hits[1], &hits[2..]), (4, 3, &[2; 98][..]));
     }
 }
 
