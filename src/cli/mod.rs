@@ -23,6 +23,7 @@ mod lines;
 mod list;
 mod logits;
 mod mix_arg;
+mod model_file;
 mod offload;
 mod options;
 mod parse;

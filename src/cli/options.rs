@@ -373,10 +373,18 @@ impl EngineArgs {
             kv_type: self.kv_type.unwrap_or(kv_type),
             kv_bytes_max: self.kv_bytes(),
             repack: !self.no_repack,
-            kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
+            kernels: kernels()?,
             ..EngineOptions::default()
         })
     }
+}
+
+/// Kernels of the best level, or of the lower one that `TEFF_ISA` names.
+///
+/// # Errors
+/// It names no level.
+pub fn kernels() -> Result<&'static KernelTable, CliError> {
+    KernelTable::from_env().map_err(|error| CliError::usage(error.to_string()))
 }
 
 /// The file and the scale of `FILE[:SCALE]`; what follows the last colon and is no number belongs

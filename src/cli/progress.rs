@@ -193,6 +193,20 @@ impl WorkProgress {
     }
 }
 
+impl WorkProgress {
+    /// Tells that `done` of `total` things are done, `name` the last of them: `layers  12 % [3/25] blk.2`.
+    pub fn show_item(&mut self, what: &str, name: &str, done: usize, total: usize) {
+        self.show(
+            done as u64,
+            total as u64,
+            |Told { is_terminal, percent, left }| match is_terminal {
+                true => format!("{what} {percent:3} % [{done}/{total}] {name}{left}"),
+                false => format!("{what} {percent} %{left}"),
+            },
+        );
+    }
+}
+
 impl Drop for WorkProgress {
     fn drop(&mut self) {
         clear_line();

@@ -51,8 +51,13 @@ pub struct Options {
 impl Options {
     /// A mix by the default method, on all CPUs.
     pub fn new(mix: Mix) -> Options {
+        Options { mix: Some(mix), ..Options::unchanged() }
+    }
+
+    /// All types as they are, by the default method, on all CPUs.
+    pub fn unchanged() -> Options {
         Options {
-            mix: Some(mix),
+            mix: None,
             wishes: Wishes::default(),
             method: &METHODS[0],
             imatrix: None,

@@ -8,16 +8,17 @@ mod data;
 mod told;
 mod values;
 
-use super::options::{ModelArgs, resolve, tokenizer_of, whole_number};
+use super::options::{ModelArgs, kernels, resolve, tokenizer_of, whole_number};
 use super::progress::WorkProgress;
 use super::source::Source;
-use super::{CliError, interrupt, receipt, space};
+use super::space::UNFINISHED;
+use super::{CliError, interrupt, model_file, receipt, space, threads};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::engine::{EngineError, EngineOptions, Model};
 use crate::model::describe::counted;
 use crate::model::{Fnv, fingerprint};
-use crate::quantize::{METHODS, Options, Plan};
+use crate::quantize::{Options, Plan};
 use crate::receipt::Request;
 use crate::tune::{
     Course, Event, LoraShape, Report, Schedule, State, TeacherModel, TuneError, Tuner, What, train,
@@ -30,7 +31,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use teff_kernels::KernelTable;
 use told::Figures;
 use values::{Trained, parse_decay, parse_positive, parse_what};
 
@@ -123,8 +123,7 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
         return Err(CliError::failed(format!("{}: {what}", path.display())));
     }
     if !args.dry_run {
-        let models: Vec<&GgufFile> = source.file().into_iter().collect();
-        space::check_output(&args.output, args.data.paths(), &models)?;
+        model_file::check_outputs(&args.output, false, &source, args.data.paths())?;
     }
     let opened = source.into_file(&args.output)?;
     let model = Model::from_file(opened.file.clone(), &path)?;
@@ -134,7 +133,7 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
     args.tell_fixed(&tuner);
     let key = args.key(&model, teacher.as_ref(), &learned);
     let mut state = State::new(tuner.values());
-    let checkpoint = checkpoint_of(&args.output);
+    let checkpoint = space::beside(&args.output, UNFINISHED);
     let course = args.course();
     if args.dry_run {
         return args.tell_plan(&tuner, &learned, out);
@@ -160,13 +159,6 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
     // It is of no further use: the same command would end at once.
     interrupt::whole(|| drop(std::fs::remove_file(&run.checkpoint)));
     args.tell(&tuner, &report, start, out)
-}
-
-/// A checkpoint's place.
-fn checkpoint_of(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".unfinished");
-    name.into()
 }
 
 /// Training under way.
@@ -250,15 +242,6 @@ impl Run<'_> {
 }
 
 impl TuneArgs {
-    fn kernels(&self) -> Result<&'static KernelTable, CliError> {
-        KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))
-    }
-
-    fn n_threads(&self) -> usize {
-        let default = std::thread::available_parallelism().map_or(1, |n| n.get());
-        self.threads.map_or(default.min(MAX_THREADS), usize::from)
-    }
-
     /// Refuses what would have no effect.
     fn check(&self) -> Result<(), CliError> {
         let Trained { scales, lora, .. } = self.train;
@@ -327,7 +310,7 @@ impl TuneArgs {
             ));
         }
         let mut options = EngineOptions::default();
-        (options.threads, options.kernels) = (Some(self.n_threads()), self.kernels()?);
+        (options.threads, options.kernels) = (Some(threads::number(self.threads)), kernels()?);
         let made = TeacherModel::new(&teacher, learned.longest(), &options);
         let made = made.map_err(|error| CliError::of_model(teacher.path())(error))?;
         Ok(Some((teacher, made)))
@@ -340,7 +323,7 @@ impl TuneArgs {
         let pattern = Regex::new(targets)
             .map_err(|error| CliError::usage(format!("--targets {targets}: {error}")))?;
         let wanted = |name: &str| pattern.is_match(name);
-        let on = (self.kernels()?, self.n_threads());
+        let on = (kernels()?, threads::number(self.threads));
         let tuner = Tuner::new(model, learned.longest(), what, &wanted, on, self.seed)
             .map_err(|error| self.at(model.path(), error))?;
         match self.targets.is_some() && tuner.n_matrices() == 0 {
@@ -404,16 +387,11 @@ impl TuneArgs {
         report: &Report,
         learned: &Learned,
     ) -> Result<Request, CliError> {
-        let mut request = receipt::request(file);
-        request.add("method", "tune");
+        let mut request = receipt::request(file, "tune");
         request.add("parameters", self.parameters());
-        for (name, path) in self.data.named() {
-            request.add(&format!("{name}.sha256"), receipt::hash_of(path)?);
-        }
-        if let Some(teacher) = &self.teacher {
-            let path = resolve(teacher)?;
-            request.add("teacher.sha256", receipt::hash_of(&path)?);
-        }
+        let teacher = self.teacher.as_ref().map(resolve).transpose()?;
+        let data = self.data.named().map(|(name, path)| (name, Some(path)));
+        receipt::add_files(&mut request, data.chain([("teacher", teacher.as_deref())]))?;
         let what = if self.teacher.is_some() { "divergence" } else { "loss" };
         request.add(&format!("{what}.before"), format!("{:.6}", report.before));
         request.add(
@@ -452,19 +430,10 @@ impl TuneArgs {
             return written.map_err(at);
         }
         let file = model.file();
-        let options = Options {
-            mix: None,
-            receipt: Some(request),
-            threads: self.n_threads(),
-            kernels: self.kernels()?,
-            method: &METHODS[0],
-            ..Options::new(crate::quantize::mix::Mix::ALL[0])
-        };
-        let mut plan = Plan::new(file, &options)?;
+        let options = Options { receipt: Some(request), ..model_file::options(self.threads)? };
+        let of_plan = |error| model_file::failed(model.path(), &error, "");
+        let mut plan = Plan::new(file, &options).map_err(of_plan)?;
         plan.take_ready(tuner.made(model).map_err(at)?);
-        interrupt::orderly(|cancel| {
-            let written = plan.write(&self.output, &mut |_| !cancel.load(Ordering::Relaxed));
-            written.map(drop).map_err(CliError::from)
-        })
+        model_file::write(&mut plan, &self.output, None, "written", &of_plan).map(drop)
     }
 }
