@@ -1,7 +1,8 @@
 //! Faults that users of such programs report, as they would meet them: odd files, odd values on the
 //! command line, interruptions, inputs that are partly bad.
 
-use crate::cli::{Folder, error_of, program, teff, text};
+use crate::cli::{error_of, json, program, teff, text};
+use crate::folder::Folder;
 use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -76,10 +77,7 @@ fn answer(args: &[&str]) -> (String, String) {
 
 /// What `inspect` says keeps a file from running.
 fn unsupported(model: &Path) -> String {
-    let output = teff(&["inspect", "--json", text(model)], "");
-    assert!(output.status.success(), "{}", stderr(&output));
-    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    object["unsupported"].to_string()
+    json(&["inspect", "--json", text(model)])["unsupported"].to_string()
 }
 
 // ------------------------------------------------------------------ 1: what is not needed yet

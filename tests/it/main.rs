@@ -50,6 +50,7 @@ mod experts;
 mod faults;
 mod files;
 mod fixture_model;
+mod folder;
 mod folds;
 mod generate;
 mod goldens;
