@@ -4,9 +4,8 @@
 //! older one stays. The next start goes on behind them with `--merge` and `--from-chunk`.
 
 use super::corpus::{ChunkArgs, ChunkProgress, read_text};
-use super::options::{
-    EngineArgs, ModelArgs, TOKENS_MAX, check_context, tokenizer_of, whole_number,
-};
+use super::engine_args::{EngineArgs, check_context};
+use super::options::{ModelArgs, TOKENS_MAX, tokenizer_of, whole_number};
 use super::space::UNFINISHED;
 use super::{CliError, interrupt, space};
 use crate::backend::pages::KvType;

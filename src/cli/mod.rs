@@ -10,6 +10,7 @@ mod copy;
 mod corpus;
 mod edit;
 mod embed;
+mod engine_args;
 mod error;
 mod gpu_args;
 mod grammar;

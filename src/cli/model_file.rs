@@ -1,10 +1,11 @@
 //! The model's file that `teff quantize`, `teff prune` and `teff tune` write by a [`Plan`]: what is checked before
 //! work begins, the work with its progress, and what it lost.
 
+use super::engine_args::kernels;
 use super::layerwise::{Layers, Texts, make_layers};
 use super::progress::{Told, WorkProgress};
 use super::source::Source;
-use super::{CliError, interrupt, options, space, threads};
+use super::{CliError, interrupt, space, threads};
 use crate::quantize::{Loss, Options, OutputLoss, Plan, Planned, QuantizeError, Step, outputs};
 use gguf_rs_lite::GgufFile;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// The kernels that the user asks for are none.
 pub fn options(n_threads: Option<u16>) -> Result<Options, CliError> {
-    let (threads, kernels) = (threads::number(n_threads), options::kernels()?);
+    let (threads, kernels) = (threads::number(n_threads), kernels()?);
     Ok(Options { threads, kernels, ..Options::unchanged() })
 }
 

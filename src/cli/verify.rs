@@ -1,6 +1,7 @@
 //! `teff verify`: whether a file is as its receipt says, and runs.
 
-use super::options::{ModelArgs, kernels};
+use super::engine_args::kernels;
+use super::options::ModelArgs;
 use super::receipt::ids_of;
 use super::{CliError, header, interrupt};
 use crate::engine::report::{Report, ReportOptions};

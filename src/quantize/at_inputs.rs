@@ -53,6 +53,16 @@ impl Factors<'_> {
     }
 }
 
+/// What parts of a matrix lost, together and in their order.
+pub(super) fn sum(parts: Vec<(OutputLoss, Loss)>) -> (OutputLoss, Loss) {
+    let mut sum = (OutputLoss::default(), Loss::default());
+    for (outputs, weights) in parts {
+        sum.0.add(outputs);
+        sum.1.add(weights);
+    }
+    sum
+}
+
 /// How a matrix is quantized.
 #[derive(Clone, Copy, Debug)]
 pub struct AtInputs<'a> {
@@ -108,12 +118,7 @@ impl AtInputs<'_> {
             Ok(())
         };
         share(parts.collect(), threads, &work)?;
-        let mut sum = (OutputLoss::default(), Loss::default());
-        for (outputs, weights) in losses {
-            sum.0.add(outputs);
-            sum.1.add(weights);
-        }
-        Ok(sum)
+        Ok(sum(losses))
     }
 
     /// Blocks of rows by the method alone; `importance` is that of their columns.

@@ -1,7 +1,8 @@
 //! Checkpoints of a hub on the loopback interface: what is fetched, what is not, and hubs that lie.
 
-use crate::cache::{GO_ON, Hub, Recorder, Script, hex};
+use crate::cache::{GO_ON, Recorder};
 use crate::folder::Folder;
+use crate::hub::{Hub, Script, hex};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,9 +3,10 @@
 
 mod json;
 
+use super::engine_args::{ContextArgs, kernels};
 use super::error::{CliError, hint};
 use super::gpu_args::GpuPlanArgs;
-use super::options::{ContextArgs, ModelArgs, kernels};
+use super::options::ModelArgs;
 use super::{offload, threads};
 use crate::backend::pages::KvType;
 use crate::engine::report::{MemoryUse, Problem, Report, ReportOptions, TypeKernel};

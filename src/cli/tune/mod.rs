@@ -8,7 +8,8 @@ mod data;
 mod told;
 mod values;
 
-use super::options::{ModelArgs, kernels, resolve, tokenizer_of, whole_number};
+use super::engine_args::kernels;
+use super::options::{ModelArgs, resolve, tokenizer_of, whole_number};
 use super::progress::WorkProgress;
 use super::source::Source;
 use super::space::UNFINISHED;

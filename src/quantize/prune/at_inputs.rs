@@ -1,6 +1,6 @@
 //! Matrices pruned for inputs that are known.
 
-use super::super::at_inputs::OutputLoss;
+use super::super::at_inputs::{OutputLoss, sum};
 use super::super::error::QuantizeError;
 use super::super::feedback::Feedback;
 use super::super::form::{Buffers, Form};
@@ -60,12 +60,7 @@ impl PruneAtInputs<'_> {
             Ok(())
         };
         share(parts.collect(), threads, &work)?;
-        let mut sum = (OutputLoss::default(), Loss::default());
-        for (outputs, weights) in losses {
-            sum.0.add(outputs);
-            sum.1.add(weights);
-        }
-        Ok(sum)
+        Ok(sum(losses))
     }
 
     fn part(
