@@ -313,17 +313,6 @@ pub fn compare_on(
 
 /// Rows around the edges of the tiled kernels' blocks and the chunks of few tokens.
 const ROW_EDGES: &[usize] = &[1, 2, 7, 15, 16, 17, 31, 47, 48, 49, 95, 96, 97, 145];
-const ACTS: &[Activation] = &[
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::GeluErf,
-    Activation::GeluQuick,
-    Activation::Relu,
-    Activation::ReluSqr,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::Softplus,
-];
 
 /// Products of types, with every epilogue and destination.
 pub fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Schedule) {
@@ -331,7 +320,7 @@ pub fn products(draw: Draw, types: &[GgmlType], block: usize) -> (Program, Sched
     let cols = block * draw.rng.pick(&[1, 2, 3]);
     let x = draw.embed(cols);
     let ty = draw.rng.pick(types);
-    let act = draw.rng.pick(ACTS);
+    let act = draw.rng.pick(&Activation::ALL);
     let rows = draw.rng.pick(ROW_EDGES);
     let (norm, hidden) = (draw.optional_norm(cols), draw.program.buffer(rows));
     let clamp = GluClamp { gate_max: 0.8, up_max: 0.9, up_plus: 0.1 };
@@ -524,7 +513,7 @@ pub fn experts(mut draw: Draw, ty: GgmlType, block: usize) -> (Program, Schedule
         gate,
         up,
         down,
-        act: draw.rng.pick(ACTS),
+        act: draw.rng.pick(&Activation::ALL),
         clamp: draw.rng.is(3).then_some(clamp),
         out,
         adds: draw.rng.is(2),
@@ -685,7 +674,7 @@ pub fn rows(mut draw: Draw) -> (Program, Schedule) {
     let out = draw.program.buffer(sources.iter().map(|(_, len)| len).sum());
     let mut to = 0;
     let pieces = sources.map(|(buf, len)| {
-        let act = draw.rng.is(2).then(|| draw.rng.pick(ACTS));
+        let act = draw.rng.is(2).then(|| draw.rng.pick(&Activation::ALL));
         let norm = draw.optional_norm(len);
         let piece = Piece { to, norm, act, ..Piece::heads(buf, 0, 0, len, 1) };
         to += len;
