@@ -46,12 +46,12 @@ pub enum StartError {
     Device(DeviceError),
 }
 
-/// What a device beside the CPUs refused, or that it is lost.
+/// Error of a device beside the CPUs: it refused something, or is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceError {
     /// Name of the device.
     pub device: String,
-    /// What is wrong.
+    /// Fault of the device, in words.
     pub fault: String,
 }
 
@@ -153,7 +153,7 @@ impl<'a> Results<'a> {
     }
 }
 
-/// What went between the CPU and a device beside it.
+/// Traffic between the CPU and a device beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
     /// Submissions of operations.

@@ -66,7 +66,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the environment: `TEFF_CACHE` (else the platform's cache folder), `HF_ENDPOINT`,
+    /// Settings of the environment: `TEFF_CACHE` (else the platform's cache folder), `HF_ENDPOINT`,
     /// `HF_TOKEN`, `TEFF_PYTHON`.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ const CHUNKS_DEFAULT: usize = 64;
 pub struct Layers {
     folder: LayerFolder,
     n_layers: usize,
-    /// What the outputs of tensors lost, by name.
+    /// Losses of the outputs of tensors, by name.
     pub losses: HashMap<String, OutputLoss>,
 }
 

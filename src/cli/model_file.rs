@@ -53,7 +53,7 @@ pub fn check_outputs<'p>(
 
 /// A file that was written.
 pub struct Written {
-    /// What each tensor lost, in the order of the plan.
+    /// Losses of tensors, in the order of the plan.
     pub losses: Vec<Loss>,
     /// Time since the work began.
     pub time: Duration,
@@ -117,7 +117,7 @@ fn line(plan: &Plan<'_>, verb: &str, step: &Step<'_>, told: &Told) -> String {
     format!("{percent:3} % [{number}/{all}] {name}{left}")
 }
 
-/// What `--json` says of a tensor whatever the verb.
+/// Fields of `--json` that a tensor has whatever the verb.
 pub fn tensor_as_json(tensor: &Planned<'_>) -> Value {
     json!({
         "name": tensor.info.name,

@@ -163,7 +163,7 @@ impl WorkProgress {
         WorkProgress::behind(0)
     }
 
-    /// Of work that goes on where so much is done.
+    /// Progress of work that goes on where `first` is done.
     pub fn behind(first: u64) -> WorkProgress {
         let is_terminal = stderr().is_terminal();
         WorkProgress { began: Instant::now(), first, drawn: None, tenths_told: 0, is_terminal }

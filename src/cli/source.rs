@@ -10,7 +10,7 @@ use gguf_rs_lite::GgufFile;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a verb's input is.
+/// Input of a verb.
 pub enum Source {
     /// A file, little-endian, and its path.
     File(GgufFile, PathBuf),
@@ -62,7 +62,7 @@ impl Source {
         Ok(Source::File(open(&path, &path)?, path))
     }
 
-    /// What messages call it.
+    /// Path that messages name.
     pub fn path(&self) -> &Path {
         match self {
             Source::File(_, path) | Source::Folder(_, path) => path,

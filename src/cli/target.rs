@@ -79,7 +79,7 @@ pub struct Probe {
 }
 
 impl TargetArgs {
-    /// What was asked for, in words for a receipt; those of a size are as long as of any other.
+    /// Words for a receipt: what was asked for. Those of a size are as long as of any other.
     pub fn told(&self) -> Vec<String> {
         let size = self.target_size.map(|size| format!("target-size={size:012}"));
         let bits = self.target_bpw.map(|bits| format!("target-bpw={bits}"));

@@ -74,7 +74,7 @@ pub struct Status {
     pub kv_bytes: usize,
     /// Bytes of the KV cache that are kept and that no request uses.
     pub cached_bytes: usize,
-    /// What has been done so far.
+    /// Counters of what has been done so far.
     pub counters: Counters,
     /// Pages of keys and values.
     pub pages: PageCounts,

@@ -27,7 +27,7 @@ pub(super) struct Piece {
     pub wanted: bool,
 }
 
-/// What fits a step.
+/// Room of a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     /// Tokens.
@@ -37,13 +37,13 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What fits the steps of an engine.
+    /// Room of an engine's steps.
     pub fn of(engine: &Engine) -> Room {
         let decoder = engine.decoder();
         Room { tokens: decoder.max_batch(), rows: decoder.max_outputs() }
     }
 
-    /// What fits the steps of both.
+    /// Room of steps that both engines make.
     pub fn min(self, other: Room) -> Room {
         Room { tokens: self.tokens.min(other.tokens), rows: self.rows.min(other.rows) }
     }

@@ -41,7 +41,7 @@ pub enum When {
     Without(&'static [&'static str], &'static [&'static str]),
 }
 
-/// One tensor, or one of each layer, in both worlds.
+/// Names of a tensor, or of one in each layer: the checkpoint's and ours.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// Pattern of the name in the checkpoint.

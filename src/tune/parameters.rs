@@ -12,7 +12,7 @@ use gguf_rs_lite::GgmlType;
 use std::array::from_fn;
 use std::collections::{HashMap, HashSet};
 
-/// What of a model is trained.
+/// Parts of a model that are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct What {
     /// Scales and minimums of blocks.

@@ -39,7 +39,7 @@ pub(super) struct Magnitudes<B: 'static, const P: usize, const V: usize> {
     pub levels: [u8; V],
     /// Magnitudes of a point.
     pub values: fn(usize) -> [u8; P],
-    /// Only even numbers of negative signs among eight can be stored.
+    /// Whether only even numbers of negative signs among eight can be stored.
     pub even_signs: bool,
     /// Value of a scale of 1 times a level of 1.
     pub unit: f32,

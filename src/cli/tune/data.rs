@@ -48,9 +48,9 @@ pub struct DataArgs {
 
 /// Sequences of tokens.
 pub struct Learned {
-    /// What is learned from.
+    /// Sequences that are learned from.
     pub train: Vec<Sequence>,
-    /// What is measured.
+    /// Sequences that are measured.
     pub held_out: Vec<Sequence>,
 }
 

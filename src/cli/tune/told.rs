@@ -11,7 +11,7 @@ use serde_json::json;
 use std::io::Write;
 use std::time::Instant;
 
-/// What the line of progress says.
+/// Figures of the line of progress.
 #[derive(Default)]
 pub(super) struct Figures {
     pub step: u64,

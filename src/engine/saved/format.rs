@@ -172,7 +172,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What stands before the content of a record, and what it says.
+/// Head of a record, before its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHead {
     /// [`END`], [`PAGE`] or [`STATES`].
@@ -200,7 +200,7 @@ impl RecordHead {
         bytes
     }
 
-    /// From the file.
+    /// Reads the head of a record from its bytes.
     pub fn from_bytes(bytes: [u8; RECORD_BYTES]) -> RecordHead {
         let n = u128::from_le_bytes(bytes);
         RecordHead { kind: n as u32, group: (n >> 32) as u32, len: (n >> 64) as u64 }

@@ -27,9 +27,9 @@ pub struct PruneAtInputs<'a> {
     pub table: &'a KernelTable,
     /// Kernels of the type.
     pub kernels: &'a TypeKernels,
-    /// What errors cost.
+    /// Cost of errors.
     pub form: &'a Form,
-    /// What errors add to the columns behind them, in the file's order, where the method has that.
+    /// Feedback of errors to the columns behind them, in the file's order, where the method has that.
     pub feedback: Option<&'a Feedback>,
 }
 

@@ -70,7 +70,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Up to `N` rows, of which missing ones repeat the last one.
+/// Rows, up to `N`, of which missing ones repeat the last one.
 #[inline(always)]
 pub(super) fn some_of<W, const N: usize>(rows: &[W], cols: usize) -> [&[W]; N] {
     let mut some: [&[W]; N] = [&[]; N];
