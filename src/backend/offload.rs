@@ -63,13 +63,13 @@ impl fmt::Display for PartName {
 /// A part of a program in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacedPart {
-    /// Which one.
+    /// Name of the part.
     pub name: PartName,
     /// Side that it runs on: the CPU if any operation of it does.
     pub side: Side,
     /// Bytes of its weights.
     pub weight_bytes: u64,
-    /// Why it is not on the GPU though it was to be.
+    /// Reason for which it is not on the GPU though it was to be.
     pub reason: Option<String>,
 }
 

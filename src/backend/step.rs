@@ -34,7 +34,7 @@ pub struct StepInput<'a> {
     pub maxima: bool,
 }
 
-/// Why a backend could not be made.
+/// Error of a backend that could not be made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
@@ -106,7 +106,7 @@ impl From<OutOfMemory> for StartError {
     }
 }
 
-/// Why a step ended early. Pages that it was to fill and states that it was to change hold anything.
+/// Error of a step that ended early. Pages that it was to fill and states that it was to change hold anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfinished {
     /// The caller's flag was set.
@@ -189,7 +189,7 @@ pub trait Backend: Send {
         None
     }
 
-    /// Which part of the program runs where; `None`: all of it on the CPUs.
+    /// Parts of the program with their places; `None`: all of it is on the CPUs.
     fn offload(&self) -> Option<Offload> {
         None
     }

@@ -45,7 +45,7 @@ pub struct Texts<'a> {
     pub chunks: Option<u32>,
     /// The model's file.
     pub file: &'a Arc<GgufFile>,
-    /// Where that is.
+    /// Path of that.
     pub path: &'a Path,
 }
 

@@ -177,7 +177,7 @@ impl ModelArgs {
     }
 }
 
-/// Where a model's file is, fetched if need be.
+/// Path of a model's file, fetched if need be.
 pub fn resolve(model: &ModelRef) -> Result<PathBuf, CliError> {
     let cache = cache_of(model)?;
     interrupt::orderly(|cancel| cache.resolve(model, &mut StderrProgress::new(), cancel))

@@ -57,9 +57,9 @@ fn parse_bits(text: &str) -> Result<f64, String> {
 
 /// Types that were chosen for a size.
 pub struct Chosen {
-    /// For each tensor of the file.
+    /// Type of each tensor of the file.
     pub types: Vec<GgmlType>,
-    /// For each tensor, how its sensitivity was measured, if it was.
+    /// Measurement of each tensor's sensitivity, if it was made.
     pub probes: Vec<Option<Probe>>,
 }
 

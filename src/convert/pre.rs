@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-/// How words are cut.
+/// Cutting of texts into words, as a tokenizer's file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cutting {
     /// Steps, see the constants.

@@ -254,7 +254,7 @@ impl Decoder {
         self.backend.copy_bandwidth()
     }
 
-    /// Which part of the program runs where; `None`: all of it on the CPUs.
+    /// Parts of the program with their places; `None`: all of it is on the CPUs.
     pub fn offload(&self) -> Option<Offload> {
         self.backend.offload()
     }

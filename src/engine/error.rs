@@ -11,7 +11,7 @@ use crate::text::{StopError, TextError};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a model cannot be loaded or a request not answered.
+/// Error of a model that cannot be loaded or of a request that cannot be answered.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EngineError {

@@ -94,7 +94,7 @@ pub struct EngineOptions {
     /// Rows of logits in a step, at most: as many requests can generate at a time. Vectors have no
     /// such bound.
     pub max_outputs: usize,
-    /// How keys and values are stored.
+    /// Type of cached keys and values.
     pub kv_type: KvType,
     /// Bytes that the KV cache may take, recurrent states and prefixes that are kept included;
     /// `None`: half of the memory that is available, or [`KV_BYTES_DEFAULT`] where the system does
@@ -106,7 +106,7 @@ pub struct EngineOptions {
     /// Tokens of prompts in a step of a runner beside requests that generate, at most; `None`: so many,
     /// from 16 to 512, that by the clock such a step takes a tenth of a second. No result depends on it.
     pub prompt_tokens_beside: Option<usize>,
-    /// Which kernels to use.
+    /// Kernels of the CPU.
     pub kernels: &'static KernelTable,
 }
 

@@ -95,7 +95,7 @@ impl Model {
         &self.spec
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -78,7 +78,7 @@ pub struct Status {
     pub counters: Counters,
     /// Pages of keys and values.
     pub pages: PageCounts,
-    /// How long steps took.
+    /// Times that steps took.
     pub times: StepTimes,
     /// Tokens of prompts that a step beside generating requests has at most.
     pub prompt_tokens_beside: usize,
@@ -168,7 +168,7 @@ impl Runner {
         result.recv().unwrap_or(Err(EngineError::Stopped))
     }
 
-    /// Where the engine's numbers come from.
+    /// Origin of the engine's numbers.
     pub(super) fn origin(&self) -> &Origin {
         &self.shared.origin
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Tokens of a sequence, of which all from a position on want logits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run<'a> {
-    /// All tokens.
+    /// Tokens of the run.
     pub tokens: &'a [u32],
     /// Position of the first one that wants logits.
     pub wanted_from: usize,

@@ -61,7 +61,7 @@ pub struct PageCounts {
     pub free: usize,
 }
 
-/// All pages and state slots.
+/// Store of all pages and state slots.
 pub(super) struct Store {
     kinds: Vec<Things>,
     /// Bytes of what somebody holds.

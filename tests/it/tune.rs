@@ -8,13 +8,13 @@ use std::sync::Mutex;
 use teff::engine::Model;
 use teff::quantize::{Options, Plan, mix::Mix};
 use teff::tune::{
-    Course, Event, LoraShape, Schedule, Sequence, State, TuneError, Tuner, What, train,
+    Course, Event, LoraShape, Schedule, Sequence, State, Trainable, TuneError, Tuner, train,
 };
 use teff_kernels::KernelTable;
 
-const NORMS: What = What { scales: false, norms: true, lora: None };
-const LORA: What =
-    What { scales: false, norms: false, lora: Some(LoraShape { rank: 2, alpha: 3.0 }) };
+const NORMS: Trainable = Trainable { scales: false, norms: true, lora: None };
+const LORA: Trainable =
+    Trainable { scales: false, norms: false, lora: Some(LoraShape { rank: 2, alpha: 3.0 }) };
 
 /// As the decoder differs from the reference: GELU is a table of halves there.
 const NMSE_MAX: f64 = 1e-5;
@@ -48,7 +48,7 @@ const TUNED: &[&str] = &[
     "starcoder2-dense",
 ];
 
-fn tuner_of(model: &Model, what: What, threads: usize) -> Result<Tuner, TuneError> {
+fn tuner_of(model: &Model, what: Trainable, threads: usize) -> Result<Tuner, TuneError> {
     let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
     Tuner::new(model, n_ctx, what, &|_| true, (KernelTable::detect(), threads), 1)
 }
@@ -152,7 +152,7 @@ fn sequences(n: usize, seed: u32) -> Vec<Sequence> {
 #[test]
 fn training_goes_on_where_it_was() {
     let (student, _, _) = student("llama-dense");
-    let what = What { scales: true, norms: true, lora: None };
+    let what = Trainable { scales: true, norms: true, lora: None };
     let (learned, held_out) = (sequences(6, 1), sequences(6, 1));
     let run = |threads, stop: u64, state: &Mutex<State>| {
         let mut tuner = tuner_of(&student, what, threads).unwrap();

@@ -31,7 +31,7 @@ const PLAIN_MEAN_SQUARE: f32 = 0.25;
 /// Candidates of a super-block's scale: the largest group's, and smaller and larger ones.
 const SCALE_STEPS: i32 = 12;
 
-/// How a type's magnitudes are coded.
+/// Coding of a type's magnitudes.
 pub(super) struct Magnitudes<B: 'static, const P: usize, const V: usize> {
     /// Points.
     pub book: &'static B,

@@ -267,7 +267,7 @@ fn unsigned<const N: usize>(x: &[f32; N], weights: &[f32; N], n: f32) -> ([u8; N
     (codes.map(|code| code as u8), scale)
 }
 
-/// How [`affine`] searches: `steps + 1` candidates of `n + first + i * step` levels.
+/// Grid that [`affine`] searches: `steps + 1` candidates of `n + first + i * step` levels.
 #[derive(Clone, Copy)]
 pub(crate) struct Grid {
     pub first: f32,
@@ -356,7 +356,7 @@ fn affine_error<const N: usize>(
     sum_by(codes, weights, x, |l, w, x| w * (diff(l, x) * diff(l, x)))
 }
 
-/// How a type's super-blocks are searched.
+/// Search of a type's super-blocks.
 pub(crate) struct AffineMethod {
     /// Largest code.
     pub code_max: f32,

@@ -22,9 +22,10 @@ use crate::model::{Fnv, fingerprint};
 use crate::quantize::{Options, Plan};
 use crate::receipt::Request;
 use crate::tune::{
-    Course, Event, LoraShape, Report, Schedule, State, TeacherModel, TuneError, Tuner, What, train,
+    Course, Event, LoraShape, Report, Schedule, State, TeacherModel, Trainable, TuneError, Tuner,
+    train,
 };
-use data::{DataArgs, Learned};
+use data::{DataArgs, Dataset};
 use gguf_rs_lite::GgufFile;
 use regex_automata::meta::Regex;
 use std::io::Write;
@@ -128,16 +129,16 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let opened = source.into_file(&args.output)?;
     let model = Model::from_file(opened.file.clone(), &path)?;
-    let learned = args.data.read(&model, &tokenizer_of(&model)?)?;
-    let teacher = args.open_teacher(&model, &learned)?;
-    let mut tuner = args.tuner(&model, &learned)?;
+    let dataset = args.data.read(&model, &tokenizer_of(&model)?)?;
+    let teacher = args.open_teacher(&model, &dataset)?;
+    let mut tuner = args.tuner(&model, &dataset)?;
     args.tell_fixed(&tuner);
-    let key = args.key(&model, teacher.as_ref(), &learned);
+    let key = args.key(&model, teacher.as_ref(), &dataset);
     let mut state = State::new(tuner.values());
     let checkpoint = space::beside(&args.output, UNFINISHED);
     let course = args.course();
     if args.dry_run {
-        return args.tell_plan(&tuner, &learned, out);
+        return args.tell_plan(&tuner, &dataset, out);
     }
     space::check(
         &args.output,
@@ -152,10 +153,10 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
         ));
     }
     let run = Run { args, checkpoint, key, state: Arc::new(Mutex::new(state)) };
-    let report = run.train(&mut tuner, &learned, teacher, &course, &model)?;
+    let report = run.train(&mut tuner, &dataset, teacher, &course, &model)?;
     if report.best.is_some() {
         interrupt::done(|| "nothing was written".into());
-        args.write(&model, &tuner, &report, &learned)?;
+        args.write(&model, &tuner, &report, &dataset)?;
     }
     // It is of no further use: the same command would end at once.
     interrupt::whole(|| drop(std::fs::remove_file(&run.checkpoint)));
@@ -174,7 +175,7 @@ impl Run<'_> {
     fn train(
         &self,
         tuner: &mut Tuner,
-        learned: &Learned,
+        dataset: &Dataset,
         teacher: Option<(Model, TeacherModel)>,
         course: &Course,
         model: &Model,
@@ -189,7 +190,7 @@ impl Run<'_> {
         let mut failed = Ok(());
         let report = train(
             tuner,
-            (&learned.train, &learned.held_out),
+            (&dataset.train, &dataset.held_out),
             teacher.as_mut(),
             course,
             &self.state,
@@ -295,7 +296,7 @@ impl TuneArgs {
     fn open_teacher(
         &self,
         model: &Model,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> Result<Option<(Model, TeacherModel)>, CliError> {
         let Some(name) = &self.teacher else { return Ok(None) };
         let teacher = ModelArgs::named(name.clone()).open()?;
@@ -312,20 +313,20 @@ impl TuneArgs {
         }
         let mut options = EngineOptions::default();
         (options.threads, options.kernels) = (Some(threads::number(self.threads)), kernels()?);
-        let made = TeacherModel::new(&teacher, learned.longest(), &options);
+        let made = TeacherModel::new(&teacher, dataset.longest(), &options);
         let made = made.map_err(|error| CliError::of_model(teacher.path())(error))?;
         Ok(Some((teacher, made)))
     }
 
-    fn tuner(&self, model: &Model, learned: &Learned) -> Result<Tuner, CliError> {
+    fn tuner(&self, model: &Model, dataset: &Dataset) -> Result<Tuner, CliError> {
         let Trained { scales, norms, .. } = self.train;
-        let what = What { scales, norms, lora: self.lora() };
+        let what = Trainable { scales, norms, lora: self.lora() };
         let targets = self.targets();
         let pattern = Regex::new(targets)
             .map_err(|error| CliError::usage(format!("--targets {targets}: {error}")))?;
         let wanted = |name: &str| pattern.is_match(name);
         let on = (kernels()?, threads::number(self.threads));
-        let tuner = Tuner::new(model, learned.longest(), what, &wanted, on, self.seed)
+        let tuner = Tuner::new(model, dataset.longest(), what, &wanted, on, self.seed)
             .map_err(|error| self.at(model.path(), error))?;
         match self.targets.is_some() && tuner.n_matrices() == 0 {
             true => Err(CliError::failed(format!(
@@ -341,12 +342,12 @@ impl TuneArgs {
         &self,
         model: &Model,
         teacher: Option<&(Model, TeacherModel)>,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> u64 {
         let mut hash = Fnv::default();
         hash.update(&fingerprint(model.file()).to_le_bytes());
         teacher.iter().for_each(|(t, _)| hash.update(&fingerprint(t.file()).to_le_bytes()));
-        for sequence in learned.train.iter().chain(&learned.held_out) {
+        for sequence in dataset.train.iter().chain(&dataset.held_out) {
             hash.update(&(sequence.tokens.len() as u64).to_le_bytes());
             sequence.tokens.iter().for_each(|token| hash.update(&token.to_le_bytes()));
             sequence.counts.iter().for_each(|&counts| hash.update(&[u8::from(counts)]));
@@ -386,7 +387,7 @@ impl TuneArgs {
         &self,
         file: &GgufFile,
         report: &Report,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> Result<Request, CliError> {
         let mut request = receipt::request(file, "tune");
         request.add("parameters", self.parameters());
@@ -404,7 +405,7 @@ impl TuneArgs {
             format!(
                 "{} of {}",
                 counted(report.n, "prediction"),
-                counted(learned.held_out.len(), "sequence")
+                counted(dataset.held_out.len(), "sequence")
             ),
         );
         Ok(request)
@@ -415,10 +416,10 @@ impl TuneArgs {
         model: &Model,
         tuner: &Tuner,
         report: &Report,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> Result<(), CliError> {
         let at = |error| self.at(model.path(), error);
-        let request = self.receipt(model.file(), report, learned)?;
+        let request = self.receipt(model.file(), report, dataset)?;
         if let Some(shape) = self.lora() {
             let architecture = model.file().get("general.architecture");
             let architecture = architecture.and_then(|value| value.as_str()).unwrap_or_default();

@@ -88,7 +88,7 @@ impl Grammar {
     }
 }
 
-/// Why a grammar is refused.
+/// Error of a grammar that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GrammarError {

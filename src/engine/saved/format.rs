@@ -67,7 +67,7 @@ impl fmt::Display for Adapted {
 }
 
 impl Header {
-    /// All bytes but the checksum.
+    /// Bytes of the header but the checksum.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         let text = |fields: &mut Vec<u8>, text: &str| {
@@ -191,7 +191,7 @@ pub const PAGE: u32 = 1;
 pub const STATES: u32 = 2;
 
 impl RecordHead {
-    /// As in the file.
+    /// Bytes of the head in the file.
     pub fn to_bytes(self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..4].copy_from_slice(&self.kind.to_le_bytes());

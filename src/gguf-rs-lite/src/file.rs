@@ -336,7 +336,7 @@ impl Shard {
         self.metadata.get(&self.bytes, key)
     }
 
-    /// Where the value of a key stands, 0 if there is none.
+    /// Offset of a key's value, 0 if there is none.
     pub fn offset_of(&self, key: &str) -> u64 {
         self.metadata.offset_of(&self.bytes, key).unwrap_or(0)
     }

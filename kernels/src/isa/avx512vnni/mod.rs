@@ -72,7 +72,7 @@ const fn sparse_form<B: TwoOfFour>() -> Interleaved {
     avx2::two_of_four::form::<B, { lanes::LANES }>(two_of_four::matmul::<B>)
 }
 
-/// Where a thread unpacks weights, and sums.
+/// Scratch of a thread: unpacked weights and sums.
 #[derive(Debug, Default)]
 pub(in crate::isa) struct VnniScratch {
     panels: panels::PanelScratch,

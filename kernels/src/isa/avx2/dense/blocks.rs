@@ -26,7 +26,7 @@ const LINE: usize = 64;
 /// Eight columns of `R` rows; or their eight partial sums with one token.
 pub(in crate::isa) type Group<const R: usize> = [[f32; 8]; R];
 
-/// Where a thread widens blocks of `COLS` columns for tiles of `R` rows, and sums.
+/// Scratch of a thread: widened blocks of `COLS` columns for tiles of `R` rows, and sums.
 #[derive(Debug)]
 pub(in crate::isa) struct DenseScratch<const R: usize, const COLS: usize> {
     widened: Vec<Group<R>>,
