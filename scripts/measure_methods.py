@@ -13,7 +13,6 @@ usage: scripts/measure_methods.py --calibrate TEXT --text TEXT NAME=MODEL.gguf..
 --draw makes the table and the picture of what is recorded, and measures nothing
 """
 
-import argparse
 import datetime
 import html
 import json
@@ -22,7 +21,8 @@ import pathlib
 import subprocess
 import sys
 
-from measure_types import GUIDE, ROOT, STYLE, by_model, fill, record, recorded, teff, text_id
+from measure_types import (
+    GUIDE, ROOT, STYLE, by_model, checked, fill, measured, parser_of, record, recorded, teff, text_id)
 
 RECORD = ROOT / "benches/record/methods.csv"
 PICTURE = ROOT / "src/quantize/methods.svg"
@@ -33,37 +33,21 @@ METHODS = ["search", "refit", "gptq", "gptq+refit", "awq", "awq+gptq+refit"]
 
 def main():
     args = parse_args()
-    if not args.draw:
-        for given in args.models:
-            name, path = given.split("=", 1)
-            measure(name, pathlib.Path(path), args)
-    rows = recorded(RECORD)
-    if not rows:
-        sys.exit(f"error: nothing is recorded in {RECORD}")
+    rows = measured(args, measure, RECORD)
     write_table(rows)
     PICTURE.write_text(picture(rows))
     print(f"{GUIDE}\n{PICTURE}")
 
 
 def parse_args():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("models", nargs="*", metavar="NAME=MODEL.gguf")
-    p.add_argument("--teff", default=str(ROOT / "target/release/teff"), help="the program")
-    p.add_argument("--calibrate", help="text for importances and inputs")
-    p.add_argument("--text", help="text to measure with, another one")
+    p = parser_of(__doc__, "text for importances and inputs")
     p.add_argument("--calibrate-chunks", type=int, default=8, help="of 512 tokens, for methods")
     p.add_argument("--imatrix-chunks", type=int, default=60, help="of 512 tokens, for `search`")
     p.add_argument("--chunks", type=int, default=8, help="of 512 tokens, to measure with")
     p.add_argument("--types", default=",".join(TYPES), help="mixes, comma-separated")
     p.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     p.add_argument("--work", default=str(ROOT / "target/methods"), help="folder of the files")
-    p.add_argument("--draw", action="store_true")
-    args = p.parse_args()
-    if not args.draw and not (args.models and args.calibrate and args.text):
-        p.error("NAME=MODEL.gguf, --calibrate and --text are needed")
-    if any("=" not in model for model in args.models):
-        p.error("models are NAME=MODEL.gguf")
-    return args
+    return checked(p)
 
 
 # ------------------------------------------------------------------ the measuring side

@@ -37,38 +37,54 @@ TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_K_M", "Q4_K_S", "IQ4_XS
 
 def main():
     args = parse_args()
-    if not args.draw:
-        for given in args.models:
-            name, path = given.split("=", 1)
-            measure(name, pathlib.Path(path), args)
-    rows = recorded()
-    if not rows:
-        sys.exit(f"error: nothing is recorded in {RECORD}")
+    rows = measured(args, measure, RECORD)
     write_table(rows)
     PICTURE.write_text(picture(rows))
     print(f"{GUIDE}\n{PICTURE}")
 
 
-def parse_args():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+def measured(args, measure, record):
+    """The rows of a record, once `measure` has added those of the models, if it is to."""
+    if not args.draw:
+        for given in args.models:
+            name, path = given.split("=", 1)
+            measure(name, pathlib.Path(path), args)
+    rows = recorded(record)
+    if not rows:
+        sys.exit(f"error: nothing is recorded in {record}")
+    return rows
+
+
+def parser_of(doc, calibrate):
+    """A parser of models and texts."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("models", nargs="*", metavar="NAME=MODEL.gguf")
     p.add_argument("--teff", default=str(ROOT / "target/release/teff"), help="the program")
-    p.add_argument("--calibrate", help="text for importances and sensitivities")
+    p.add_argument("--calibrate", help=calibrate)
     p.add_argument("--text", help="text to measure with, another one")
-    p.add_argument("--calibrate-chunks", type=int, default=60, help="of 512 tokens")
-    p.add_argument("--chunks", type=int, default=16, help="of 512 tokens, to measure with")
-    p.add_argument("--types", default=",".join(TYPES), help="mixes, comma-separated")
-    p.add_argument("--bits", default="", help="bits per weight to choose types for")
-    p.add_argument("--sensitivities", action="store_true", help="measure them for --bits")
-    p.add_argument("--work", default=str(ROOT / "target/types"), help="folder of the files")
     p.add_argument("--draw", action="store_true")
+    return p
+
+
+def checked(p):
+    """Arguments that go together."""
     args = p.parse_args()
     if not args.draw and not (args.models and args.calibrate and args.text):
         p.error("NAME=MODEL.gguf, --calibrate and --text are needed")
     if any("=" not in model for model in args.models):
         p.error("models are NAME=MODEL.gguf")
     return args
+
+
+def parse_args():
+    p = parser_of(__doc__, "text for importances and sensitivities")
+    p.add_argument("--calibrate-chunks", type=int, default=60, help="of 512 tokens")
+    p.add_argument("--chunks", type=int, default=16, help="of 512 tokens, to measure with")
+    p.add_argument("--types", default=",".join(TYPES), help="mixes, comma-separated")
+    p.add_argument("--bits", default="", help="bits per weight to choose types for")
+    p.add_argument("--sensitivities", action="store_true", help="measure them for --bits")
+    p.add_argument("--work", default=str(ROOT / "target/types"), help="folder of the files")
+    return checked(p)
 
 
 # ------------------------------------------------------------------ the measuring side

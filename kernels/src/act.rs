@@ -38,7 +38,7 @@ pub const PANEL_TOKENS: usize = 8;
 /// Sums that go with a block of one token.
 pub(crate) const SUMS: usize = 2;
 
-/// How an input row is quantized.
+/// Format of a quantized input row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ActFormat {
     /// Not at all.
@@ -109,7 +109,7 @@ impl PanelOrder {
 /// [`KernelTable::plan`](crate::KernelTable::plan) makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ActPlan {
-    /// How each row is quantized.
+    /// Format of each row.
     pub format: ActFormat,
     /// Elements of a row, a multiple of `format.block_len()`.
     pub cols: usize,
@@ -231,7 +231,7 @@ impl ActUnit<'_> {
     }
 }
 
-/// All units of a plan, each buffer contiguous.
+/// Packed inputs: all units of a plan, each buffer contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct Acts<'a> {
     /// The layout.

@@ -25,14 +25,14 @@
 
 use gguf_rs_lite::GgmlType;
 
-/// How a type's blocks are taken apart.
+/// Parts that a type's blocks are taken apart into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parts {
     /// Bytes of a block.
     pub block: usize,
     /// Whole words of a block.
     pub words: usize,
-    /// Where they begin.
+    /// Byte of a block that they begin at.
     pub words_at: usize,
     /// Bytes of a block outside of them, and where they begin.
     pub rest: usize,
@@ -136,7 +136,7 @@ fn exchange(word: [u8; 4], steps: [(u32, u32); 2]) -> [u8; 4] {
     x.to_le_bytes()
 }
 
-/// Where [`swap_bits`] puts the fifth bits of elements `4g..4g + 4`.
+/// Shifts by which [`swap_bits`] puts the fifth bits of elements `4g..4g + 4`.
 pub(crate) const FIFTH: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// The outputs that belong to the lanes of a group.

@@ -127,7 +127,7 @@ pub struct TypeKernels {
     pub(crate) rows_max: usize,
 }
 
-/// How a level decodes from interleaved rows.
+/// Interleaved form of a type at a level, and its kernel for decoding.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Interleaved {
     /// Rows of a group.
@@ -157,7 +157,7 @@ pub(crate) enum GroupBlocks {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExpandedRows {
     pub block_bytes: usize,
-    /// For more tokens than `Interleaved::matmul` is for.
+    /// Kernel for more tokens than `Interleaved::matmul` is for.
     pub matmul: MatmulFn,
     pub dequantize: fn(&[u8], &mut [f32]),
 }
@@ -376,7 +376,7 @@ impl TypeKernels {
     }
 }
 
-/// Where a thread unpacks weights: what each level that it runs needs, made when first needed.
+/// Scratch of a thread: what each level that it runs needs, made when first needed.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Rows restored from their interleaved form; grows to what a chunk needs.
@@ -479,7 +479,7 @@ pub(crate) const fn sparse<const N: usize>(
     sparse
 }
 
-/// How a level reads and writes the blocks of a type.
+/// Readers and writers of a type's blocks at a level.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks {

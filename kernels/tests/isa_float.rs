@@ -2,34 +2,15 @@
 //! promise that no element's bits depend on what is computed beside it. How near the scalar level
 //! is to the truth is the business of `float_ops.rs`.
 
+mod common;
+
+use common::{Random, tables};
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
     ActFormat, Activation, Acts, Ahead, KernelTable, Level, RopePairing, Scratch, float,
 };
 
-/// Every level of this CPU.
-fn tables() -> Vec<&'static KernelTable> {
-    let mut tables: Vec<_> = Level::ALL.iter().map(|&level| KernelTable::at_most(level)).collect();
-    tables.dedup_by_key(|table| table.level());
-    tables
-}
-
-/// xorshift64*.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// In -1..1.
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
     fn numbers(&mut self, n: usize, kind: Kind) -> Vec<f32> {
         let number = |random: &mut Random| match kind {
             Kind::Tame => 4.0 * random.float(),
@@ -125,18 +106,6 @@ fn for_all(f: impl Fn(&KernelTable, &mut dyn FnMut() -> Vec<f32>, usize, &str)) 
     }
 }
 
-const ACTIVATIONS: [Activation; 9] = [
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::GeluErf,
-    Activation::GeluQuick,
-    Activation::Relu,
-    Activation::ReluSqr,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::Softplus,
-];
-
 #[test]
 fn norms_equal_scalar() {
     for_all(|table, numbers, n, what| {
@@ -161,7 +130,7 @@ fn activations_equal_scalar() {
     for_all(|table, numbers, n, what| {
         let ops = table.float();
         let (x, up) = (numbers(), numbers());
-        for f in ACTIVATIONS {
+        for f in Activation::ALL {
             let what = &format!("{f:?}, {what}");
             compare(&x, |x| (ops.act)(f, x), |x| float::act(f, x), what);
             let out = vec![9.0; n];
@@ -185,7 +154,7 @@ fn exp_and_activations_equal_scalar_everywhere() {
             let moments = (ops.exp_moments)(&x, 0.0);
             assert_same(&moments, &float::exp_moments(&x, 0.0), "exp_moments");
         }
-        for f in ACTIVATIONS {
+        for f in Activation::ALL {
             compare(&x, |x| (ops.act)(f, x), |x| float::act(f, x), &format!("{f:?}"));
         }
     }
@@ -196,7 +165,7 @@ fn activations_cut_anywhere() {
     for table in tables() {
         let (ops, mut random) = (table.float(), Random(2));
         let (x, up) = (random.numbers(203, Kind::Odd), random.numbers(203, Kind::Tame));
-        for f in ACTIVATIONS {
+        for f in Activation::ALL {
             let mut gated = vec![0.0; x.len()];
             (ops.glu)(f, &x, &up, &mut gated);
             for cut in [1, 3, 8, 13, 100] {

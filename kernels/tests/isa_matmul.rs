@@ -1,6 +1,9 @@
 //! Matrix products of every level this CPU has, on random and extreme blocks, against the scalar
 //! level; and the promise that no result depends on batch, layout or chunking.
 
+mod common;
+
+use common::{Random, tables};
 use gguf_rs_lite::GgmlType;
 use teff_kernels::{
     ActFormat, ActPlan, ActUnit, Acts, KernelTable, Level, ROWS_MAX, Scratch, TypeKernels,
@@ -12,31 +15,9 @@ fn types() -> impl Iterator<Item = GgmlType> {
     GgmlType::all().filter(|&ty| scalar.types(ty).is_some())
 }
 
-/// Every level of this CPU.
-fn tables() -> Vec<&'static KernelTable> {
-    let mut tables: Vec<_> = Level::ALL.iter().map(|&level| KernelTable::at_most(level)).collect();
-    tables.dedup_by_key(|table| table.level());
-    tables
-}
-
-/// xorshift64*.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
     fn below(&mut self, n: usize) -> usize {
         (self.next() >> 33) as usize % n
-    }
-
-    /// In -1..1.
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
 

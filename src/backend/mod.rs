@@ -108,7 +108,7 @@ pub fn start_placed(
     on_gpu(program, options, placement, listener)
 }
 
-/// Where `placement` would have the parts of a program, by what the GPU says of itself: nothing is brought
+/// Places that `placement` would give the parts of a program, by what the GPU says of itself: nothing is brought
 /// there, and nothing is measured.
 ///
 /// # Errors

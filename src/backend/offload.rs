@@ -63,13 +63,13 @@ impl fmt::Display for PartName {
 /// A part of a program in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacedPart {
-    /// Which one.
+    /// Name of the part.
     pub name: PartName,
-    /// Where it runs: on the CPU if any operation of it does.
+    /// Side that it runs on: the CPU if any operation of it does.
     pub side: Side,
     /// Bytes of its weights.
     pub weight_bytes: u64,
-    /// Why it is not on the GPU though it was to be.
+    /// Reason for which it is not on the GPU though it was to be.
     pub reason: Option<String>,
 }
 
@@ -82,9 +82,9 @@ pub struct Offload {
     pub adapter_bytes: Option<u64>,
     /// The parts in the order of a step.
     pub parts: Vec<PlacedPart>,
-    /// On the CPU.
+    /// Bytes on the CPU.
     pub on_cpu: SideBytes,
-    /// On the GPU.
+    /// Bytes on the GPU.
     pub on_gpu: SideBytes,
     /// Bytes of the GPU's weights that are pages of the mapped file: they are in memory once, even those that the
     /// CPU reads too.
@@ -145,7 +145,7 @@ impl Offload {
 }
 
 impl SideBytes {
-    /// What `plan` leaves in one place.
+    /// Bytes that `plan` leaves in one place.
     pub fn new(program: &Program, plan: &Plan, sizes: &OffloadSizes, side: Side) -> SideBytes {
         let is_here = |op: &usize| plan.side(*op) == side;
         let ops = || (0..program.ops.len()).filter(is_here);

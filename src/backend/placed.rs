@@ -59,7 +59,7 @@ impl Placed {
     }
 }
 
-/// Where the parts of a program would be, by what the GPU says of itself.
+/// Places that the parts of a program would have, by what the GPU says of itself.
 ///
 /// # Errors
 /// There is no such GPU.

@@ -58,7 +58,7 @@ pub enum ShaderChoice {
     Emulated(u32),
 }
 
-/// Where a GPU reads weights. All but the best is for tests.
+/// Source of the weights that a GPU reads. All but the best is for tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightSource {
     /// Where the file is mapped, if the GPU has the CPU's memory and can; else copies.
@@ -72,7 +72,7 @@ pub enum WeightSource {
     PagesMisread,
 }
 
-/// Where a program is to run.
+/// Placement of a program: where it is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Layers on a GPU.
@@ -81,7 +81,7 @@ pub struct Placement {
     pub adapter: Option<String>,
     /// Its shaders.
     pub shaders: ShaderChoice,
-    /// Where it reads weights.
+    /// Source that it reads weights from.
     pub weights: WeightSource,
     /// Whether the CPUs go on where the GPU cannot, be it lost or out of memory in the middle of an answer.
     /// With [`GpuLayers::Auto`] they do in any case.
@@ -223,7 +223,7 @@ impl Plan {
         self.kept.iter().map(|(part, reason)| (*part, &reason[..]))
     }
 
-    /// Why a part that was to be on the GPU is not.
+    /// Reason for which a part that was to be on the GPU is not.
     pub fn reason(&self, part: PartName) -> Option<&str> {
         self.kept().find(|(kept, _)| *kept == part).map(|(_, reason)| reason)
     }

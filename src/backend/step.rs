@@ -37,7 +37,7 @@ pub struct StepInput<'a> {
     pub maxima: bool,
 }
 
-/// Why a backend could not be made.
+/// Error of a backend that could not be made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
@@ -49,12 +49,12 @@ pub enum StartError {
     Device(DeviceError),
 }
 
-/// What a device beside the CPUs refused, or that it is lost.
+/// Error of a device beside the CPUs: it refused something, or is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceError {
     /// Name of the device.
     pub device: String,
-    /// What is wrong.
+    /// Fault of the device, in words.
     pub fault: String,
 }
 
@@ -109,7 +109,7 @@ impl From<OutOfMemory> for StartError {
     }
 }
 
-/// Why a step ended early. Pages that it was to fill and states that it was to change hold anything.
+/// Error of a step that ended early. Pages that it was to fill and states that it was to change hold anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfinished {
     /// The caller's flag was set.
@@ -180,7 +180,7 @@ impl<'a> Iterator for LogitRows<'a> {
     }
 }
 
-/// What went between the CPU and a device beside it.
+/// Traffic between the CPU and a device beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
     /// Submissions of operations.
@@ -216,7 +216,7 @@ pub trait Backend: Send {
         None
     }
 
-    /// Which part of the program runs where; `None`: all of it on the CPUs.
+    /// Parts of the program with their places; `None`: all of it is on the CPUs.
     fn offload(&self) -> Option<Offload> {
         None
     }

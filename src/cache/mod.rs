@@ -18,6 +18,8 @@
 mod aliases;
 mod checkpoint;
 mod error;
+#[cfg(feature = "fetch")]
+mod fetch;
 #[cfg(feature = "hub")]
 mod hub;
 mod listing;
@@ -39,6 +41,10 @@ pub use self::aliases::{ALIASES, Alias, DEFAULT, Source, WheelPart};
 pub use self::error::CacheError;
 pub use self::model_ref::{ModelRef, Select};
 
+#[cfg(feature = "hub")]
+use self::fetch::Fetch;
+#[cfg(feature = "fetch")]
+use self::fetch::deliver;
 use self::listing::HubFile;
 use self::store::{Lock, beside, file_len};
 
@@ -60,7 +66,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the environment: `TEFF_CACHE` (else the platform's cache folder), `HF_ENDPOINT`,
+    /// Settings of the environment: `TEFF_CACHE` (else the platform's cache folder), `HF_ENDPOINT`,
     /// `HF_TOKEN`, `TEFF_PYTHON`.
     ///
     /// # Errors
@@ -451,99 +457,6 @@ impl Cache {
         _: &AtomicBool,
     ) -> Result<Pulled, CacheError> {
         Err(CacheError::NoSource { model: format!("hf:{repo}"), causes: Vec::new() })
-    }
-}
-
-/// Files of one repository on their way into its folder.
-#[cfg(feature = "hub")]
-struct Fetch<'a> {
-    cache: &'a Cache,
-    hub: hub::Hub<'a>,
-    repo: &'a str,
-    folder: PathBuf,
-    /// Files of the repository, as the hub lists them now.
-    listed: Vec<HubFile>,
-    /// Files of the repository, as the hub listed them at an earlier download.
-    described_before: Vec<HubFile>,
-    progress: &'a mut dyn Progress,
-    cancel: &'a AtomicBool,
-}
-
-#[cfg(feature = "hub")]
-impl<'a> Fetch<'a> {
-    /// Asks the hub what the repository holds.
-    fn begin(
-        cache: &'a Cache,
-        repo: &'a str,
-        progress: &'a mut dyn Progress,
-        cancel: &'a AtomicBool,
-    ) -> Result<Fetch<'a>, CacheError> {
-        let hub = hub::Hub::new(&cache.settings, cancel);
-        let (folder, listed) = (cache.repo_dir(repo), hub.list(repo)?);
-        let described_before = listing::load(repo, &folder).unwrap_or_default();
-        Ok(Fetch { cache, hub, repo, folder, listed, described_before, progress, cancel })
-    }
-
-    /// Fetches what of some files is missing, and says whether anything was. One that is here and
-    /// that the hub describes as it did before is read only if every byte is to be checked.
-    fn files(
-        &mut self,
-        files: &[HubFile],
-        is_every_byte_checked: bool,
-    ) -> Result<bool, CacheError> {
-        let (cancel, progress) = (self.cancel, &mut *self.progress);
-        for file in files {
-            if is_every_byte_checked || !self.described_before.contains(file) {
-                let (path, sha256) = (self.folder.join(&file.path), file.sha256.as_deref());
-                self.cache.drop_if_broken(&path, file.bytes, sha256, progress, cancel)?;
-            }
-        }
-        listing::save(&self.folder, &self.listed, cancel)?;
-        let mut is_fetched = false;
-        for file in files {
-            let path = self.folder.join(&file.path);
-            let _lock = Lock::wait(&path, cancel, || tell_waiting(progress, &file.path))?;
-            if file_len(&path) == Some(file.bytes) {
-                continue;
-            }
-            let expected = partial::Expected { bytes: file.bytes, sha256: file.sha256.clone() };
-            deliver(&path, &expected, progress, cancel, |partial, progress| {
-                progress.begin(&file.path, file.bytes);
-                let fetched = self.hub.download(self.repo, "main", &file.path, partial, progress);
-                progress.end();
-                fetched
-            })?;
-            is_fetched = true;
-        }
-        Ok(is_fetched)
-    }
-}
-
-/// Has `fill` complete the partial file of `path` and commits it. Bytes of an earlier try that
-/// turn out wrong are given one more chance, from the first byte.
-#[cfg(feature = "fetch")]
-fn deliver(
-    path: &Path,
-    expected: &partial::Expected,
-    progress: &mut dyn Progress,
-    cancel: &AtomicBool,
-    mut fill: impl FnMut(&mut partial::Partial, &mut dyn Progress) -> Result<(), CacheError>,
-) -> Result<(), CacheError> {
-    loop {
-        let mut partial = partial::Partial::open(path, expected, cancel)?;
-        if let Err(error) = fill(&mut partial, progress) {
-            partial.leave();
-            return Err(error);
-        }
-        let is_resumed = partial.is_resumed();
-        match partial.commit() {
-            Err(cause @ (CacheError::WrongHash { .. } | CacheError::NotGguf { .. }))
-                if is_resumed =>
-            {
-                progress.note(&format!("{cause}: starting over"));
-            }
-            done => return done.map(drop),
-        }
     }
 }
 

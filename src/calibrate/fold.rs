@@ -21,17 +21,17 @@ use teff_kernels::KernelTable;
 /// Factors that can be moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fold {
-    /// What is divided by them.
+    /// Tensor that is divided by them.
     pub source: FoldSource,
     /// Number of factors.
     pub channels: usize,
-    /// What has columns multiplied by them.
+    /// Tensors whose columns are multiplied by them.
     pub readers: Vec<Reader>,
     /// The factor of each column of the readers.
     pub channel_of: Vec<usize>,
 }
 
-/// What is divided by factors.
+/// Tensor that is divided by factors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FoldSource {
     /// The tensor of a norm's weight, and its bias.

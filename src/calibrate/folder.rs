@@ -42,7 +42,7 @@ impl LayerFolder {
         self.path.join(format!("{layer:05}.gguf"))
     }
 
-    /// What was made of a layer, if it is there: of these tensors, and of others that a method changes
+    /// Finished tensors of a layer, if they are there: made of these tensors, and of others that a method changes
     /// besides.
     ///
     /// # Errors

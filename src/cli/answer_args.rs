@@ -2,9 +2,9 @@
 
 use super::CliError;
 use super::answer_view::ReasoningShow;
+use super::engine_args::{ContextArgs, EngineArgs};
 use super::gpu_args::GpuArgs;
 use super::grammar::GrammarArgs;
-use super::options::{ContextArgs, EngineArgs};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
 use super::speculate::SpeculateArgs;

@@ -2,8 +2,9 @@
 //! in one go, then tokens one by one, the best of some repetitions after a warm-up. Several sequences
 //! side by side each have a prompt of their own; the first one's is measured, then all go on together.
 
+use super::engine_args::{EngineArgs, check_context};
 use super::gpu_args::GpuArgs;
-use super::options::{EngineArgs, ModelArgs, TOKENS_MAX, check_context, whole_number};
+use super::options::{ModelArgs, TOKENS_MAX, whole_number};
 use super::{CliError, interrupt, offload, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};

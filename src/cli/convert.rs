@@ -195,8 +195,7 @@ fn write_any(
 impl ConvertArgs {
     /// The receipt's entries: whatever the bytes depend on, beside the folder.
     fn receipt(&self, file: &GgufFile) -> Request {
-        let mut request = receipt::request(file);
-        request.add("method", "convert");
+        let mut request = receipt::request(file, "convert");
         let ty = self.ty.to_possible_value();
         let mut parameters: Vec<String> =
             ty.iter().map(|ty| format!("type={}", ty.get_name())).collect();

@@ -84,7 +84,7 @@ pub struct ChunkProgress {
 }
 
 impl ChunkProgress {
-    /// For so many things.
+    /// Progress through `total` things.
     pub fn new(total: usize, what: &'static str) -> ChunkProgress {
         ChunkProgress { progress: WorkProgress::begin(), total, what }
     }

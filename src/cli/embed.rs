@@ -1,8 +1,9 @@
 //! `teff embed`: texts to vectors, several texts at a time as they come.
 
 use super::CliError;
+use super::engine_args::{ContextArgs, EngineArgs};
 use super::lines::{Answered, BadTextArgs, Work, check_len, each_text};
-use super::options::{ContextArgs, EngineArgs, ModelArgs};
+use super::options::ModelArgs;
 use crate::engine::{Engine, EngineError, normalize};
 use crate::model::Pooling;
 use crate::text::{EncodeOptions, Tokenizer};

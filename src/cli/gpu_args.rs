@@ -35,7 +35,7 @@ pub struct GpuPlanArgs {
 }
 
 impl GpuPlanArgs {
-    /// Where layers are to be, if that is asked.
+    /// Placement of layers, if one is asked for.
     pub fn placement(&self) -> Option<Placement> {
         let named = self.gpu.clone()?;
         Some(placement(self.gpu_layers, Some(named)))

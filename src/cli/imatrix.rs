@@ -4,14 +4,15 @@
 //! older one stays. The next start goes on behind them with `--merge` and `--from-chunk`.
 
 use super::corpus::{ChunkArgs, ChunkProgress, read_text};
-use super::options::{
-    EngineArgs, ModelArgs, TOKENS_MAX, check_context, tokenizer_of, whole_number,
-};
+use super::engine_args::{EngineArgs, check_context};
+use super::options::{ModelArgs, TOKENS_MAX, tokenizer_of, whole_number};
+use super::space::UNFINISHED;
 use super::{CliError, interrupt, space};
 use crate::backend::pages::KvType;
 use crate::engine::{Engine, Model};
 use crate::eval::{self, Chunks, EvalError};
 use crate::model::describe::counted;
+use crate::quantize::Options;
 use crate::quantize::collect::{RareExperts, rare_experts};
 use crate::quantize::imatrix::{Imatrix, ImatrixError};
 use gguf_rs_lite::PartFile;
@@ -111,11 +112,22 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Gives options the importances of a file, and its name.
+///
+/// # Errors
+/// The file cannot be read, or is none.
+pub fn add_imatrix(options: &mut Options, path: Option<&Path>) -> Result<(), CliError> {
+    let Some(path) = path else { return Ok(()) };
+    options.imatrix = Some(open_imatrix(path)?);
+    options.imatrix_name = path.display().to_string();
+    Ok(())
+}
+
 /// An importance matrix.
 ///
 /// # Errors
 /// The file cannot be read, or is none.
-pub fn open_imatrix(path: &Path) -> Result<Imatrix, CliError> {
+fn open_imatrix(path: &Path) -> Result<Imatrix, CliError> {
     Imatrix::open(path).map_err(|error| match error {
         ImatrixError::Io { path, source } => CliError::at(&path)(source),
         error => CliError::failed(format!("{}: {error}", path.display())),
@@ -186,13 +198,6 @@ fn collect(
     collected.map_err(at)
 }
 
-/// Where an interrupted run leaves what it has.
-fn unfinished(output: &Path) -> PathBuf {
-    let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(".unfinished");
-    output.with_file_name(name)
-}
-
 /// Lets Ctrl-C write what there is.
 fn save_at_interrupt(
     args: &ImatrixArgs,
@@ -200,7 +205,8 @@ fn save_at_interrupt(
     is_written: &Arc<AtomicBool>,
     first: usize,
 ) {
-    let (shared, path, form) = (shared.clone(), unfinished(&args.output), args.output_format);
+    let (shared, path, form) =
+        (shared.clone(), space::beside(&args.output, UNFINISHED), args.output_format);
     let is_written = is_written.clone();
     let before = shared.lock().unwrap_or_else(PoisonError::into_inner).chunk_count;
     interrupt::done(move || {

@@ -196,7 +196,7 @@ fn tell(done: String) {
     super::note(format_args!("{line_break}interrupted{colon}{done}"));
 }
 
-/// From now on `tell` says what was done, if Ctrl-C comes. It must not block.
+/// Has `tell` say what was done if Ctrl-C comes, from now on. It must not block.
 pub fn done(tell: impl Fn() -> String + Send + 'static) {
     *DONE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tell));
 }

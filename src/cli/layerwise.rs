@@ -1,6 +1,7 @@
 //! `teff quantize` and `teff prune` by a method that sees a text: the tensors of layers, layer after layer.
 
-use super::progress::{Told, WorkProgress};
+use super::progress::WorkProgress;
+use super::space::beside;
 use super::target::chunks_of;
 use super::{CliError, interrupt};
 use crate::calibrate::{CalibrateError, Calibration, LayerFolder, quantize_layers};
@@ -9,7 +10,7 @@ use crate::model::{Fnv, fingerprint};
 use crate::quantize::{OutputLoss, Plan, Warning};
 use gguf_rs_lite::GgufFile;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,7 +23,7 @@ const CHUNKS_DEFAULT: usize = 64;
 pub struct Layers {
     folder: LayerFolder,
     n_layers: usize,
-    /// What the outputs of tensors lost, by name.
+    /// Losses of the outputs of tensors, by name.
     pub losses: HashMap<String, OutputLoss>,
 }
 
@@ -44,7 +45,7 @@ pub struct Texts<'a> {
     pub chunks: Option<u32>,
     /// The model's file.
     pub file: &'a Arc<GgufFile>,
-    /// Where that is.
+    /// Path of that.
     pub path: &'a Path,
 }
 
@@ -66,7 +67,7 @@ pub fn make_layers(
     let n = texts.chunks.map_or(CHUNKS_DEFAULT, |n| n as usize);
     let chunks = chunks_of(&model, text, N_CTX, n)?;
     let chunks: Vec<&[u32]> = chunks.iter().collect();
-    let folder = folder_of(output);
+    let folder = beside(output, ".layers");
     let of_model = |error: CalibrateError| match error {
         CalibrateError::Stopped => CliError::failed(format!(
             "stopped: finished layers are in {}, the same command goes on",
@@ -104,14 +105,7 @@ pub fn make_layers(
                 unseen.1.clone_from(name);
             }
             unseen.0 += step.made.unseen;
-            let (done, total) = (step.done, step.total);
-            progress.show(done as u64, total as u64, |told| {
-                let Told { is_terminal, percent, left } = told;
-                match is_terminal {
-                    true => format!("layers {percent:3} % [{done}/{total}] {name}{left}"),
-                    false => format!("layers {percent} %{left}"),
-                }
-            });
+            progress.show_item("layers", name, step.done, step.total);
             !cancel.load(Ordering::Relaxed)
         });
         made.map_err(of_model)
@@ -122,13 +116,6 @@ pub fn make_layers(
     }
     plan.take_ready(weights);
     Ok(Layers { folder: layers, n_layers: model.spec().layers.len(), losses })
-}
-
-/// The folder in which finished layers are kept.
-fn folder_of(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".layers");
-    name.into()
 }
 
 /// A number for all that layers depend on: the model, the text, types and method.

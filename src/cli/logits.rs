@@ -1,8 +1,7 @@
 //! `teff logits`: the raw output of the network, for tests and comparisons.
 
-use super::options::{
-    EngineArgs, ModelArgs, TOKENS_MAX, check_context, input_file, parse_ids, whole_number,
-};
+use super::engine_args::{EngineArgs, check_context};
+use super::options::{ModelArgs, TOKENS_MAX, input_file, parse_ids, whole_number};
 use super::{CliError, interrupt, threads};
 use crate::backend::pages::KvType;
 use crate::decoder::{Outputs, SequenceChunk};

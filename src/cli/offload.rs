@@ -4,7 +4,7 @@ use crate::backend::{Offload, PartName, PlacedPart, SideBytes};
 use crate::model::describe::{bytes, counted};
 use serde_json::{Value as Json, json};
 
-/// What runs where, a line for each thing to know.
+/// Lines that say what runs where.
 pub fn lines(offload: &Offload) -> Vec<String> {
     let [n, n_layers] = offload.n_layers();
     let adapter = offload.adapter.as_deref().unwrap_or("no GPU");

@@ -44,7 +44,7 @@ pub fn read_object() -> Result<Json, CliError> {
     }
 }
 
-/// One line of JSON for the answer on standard input.
+/// Prints a line of JSON for the answer on standard input.
 pub fn parse(args: &ParseArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let format = format(args)?;
     let input = read_object()?;

@@ -2,7 +2,8 @@
 //! multiple-choice questions it answers.
 
 use super::corpus::{ChunkArgs, ChunkProgress, read_text};
-use super::options::{EngineArgs, ModelArgs, check_context, tokenizer_of};
+use super::engine_args::{EngineArgs, check_context};
+use super::options::{ModelArgs, tokenizer_of};
 use super::{CliError, choices_file, interrupt, space};
 use crate::backend::pages::KvType;
 use crate::cache::ModelRef;

@@ -163,7 +163,7 @@ impl WorkProgress {
         WorkProgress::behind(0)
     }
 
-    /// Of work that goes on where so much is done.
+    /// Progress of work that goes on where `first` is done.
     pub fn behind(first: u64) -> WorkProgress {
         let is_terminal = stderr().is_terminal();
         WorkProgress { began: Instant::now(), first, drawn: None, tenths_told: 0, is_terminal }
@@ -190,6 +190,20 @@ impl WorkProgress {
             self.tenths_told = tenths;
             super::note(format_args!("{line}"));
         }
+    }
+}
+
+impl WorkProgress {
+    /// Tells that `done` of `total` things are done, `name` the last of them: `layers  12 % [3/25] blk.2`.
+    pub fn show_item(&mut self, what: &str, name: &str, done: usize, total: usize) {
+        self.show(
+            done as u64,
+            total as u64,
+            |Told { is_terminal, percent, left }| match is_terminal {
+                true => format!("{what} {percent:3} % [{done}/{total}] {name}{left}"),
+                false => format!("{what} {percent} %{left}"),
+            },
+        );
     }
 }
 

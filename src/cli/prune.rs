@@ -1,29 +1,23 @@
 //! `teff prune`: a model's file with weights that are zero.
 
-use super::imatrix::open_imatrix;
-use super::layerwise::{Layers, Texts, make_layers};
+use super::imatrix::add_imatrix;
+use super::layerwise::Texts;
+use super::model_file::{self, Written};
 use super::options::{TOKENS_MAX, whole_number};
-use super::progress::{Told, WorkProgress};
 use super::quantize::parse_type;
 use super::source::Source;
-use super::{CliError, interrupt, receipt, space};
+use super::{CliError, receipt};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::grid::Qat;
 use crate::model::describe::bytes;
 use crate::quantize::prune::{PRUNE_METHODS, PruneMethod, Pruning, Sparsity};
-use crate::quantize::{
-    KeepZeros, Loss, METHODS, Options, OutputLoss, Plan, Planned, QuantizeError, Step, outputs,
-};
+use crate::quantize::{Options, Plan, Planned, QuantizeError};
 use crate::receipt::Request;
 use gguf_rs_lite::{GgmlType, GgufFile};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use teff_kernels::KernelTable;
 
 /// `teff prune`
 #[derive(clap::Args, Debug)]
@@ -94,17 +88,12 @@ pub fn prune(args: &PruneArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let source = Source::open(&args.input)?;
     let (path, at) = (source.path().to_owned(), args.at(source.path()));
     if !args.dry_run {
-        args.check_outputs(&source)?;
+        let beside = args.imatrix.iter().chain(&args.calibrate).map(PathBuf::as_path);
+        model_file::check_outputs(&args.output, args.keep_split, &source, beside)?;
     }
-    let preview = source.preview()?;
-    if let Some(preview) = &preview {
-        // What stands in the way is said before a folder is converted.
-        Plan::new(&preview.file, &options).map_err(&at)?;
-    }
-    let opened = match preview.filter(|_| args.dry_run) {
-        Some(preview) => preview,
-        None => source.into_file(&args.output)?,
-    };
+    let opened = source.checked(&args.output, !args.dry_run, |preview| {
+        Plan::new(preview, &options).map(drop).map_err(&at)
+    })?;
     let file = opened.file.clone();
     options.receipt = Some(args.receipt(&file)?);
     let mut plan = Plan::new(&file, &options).map_err(&at)?;
@@ -114,49 +103,14 @@ pub fn prune(args: &PruneArgs, out: &mut dyn Write) -> Result<(), CliError> {
     if args.dry_run {
         return Ok(tell(args, &plan, None, out)?);
     }
-    space::check(&args.output, plan.data_bytes())?;
-    let start = Instant::now();
-    let layers = match &args.calibrate {
-        Some(text) => {
-            let texts = Texts { text, chunks: args.calibrate_chunks, file: &file, path: &path };
-            Some(make_layers(&texts, &mut plan, &args.output)?)
-        }
-        None => None,
-    };
-    let losses = write_file(args, &plan, &at)?;
-    let outputs = layers.as_ref().map(|layers| &layers.losses);
-    tell(args, &plan, Some(Written { losses: &losses, outputs, time: start.elapsed() }), out)?;
+    let texts = args.calibrate.as_deref().map(|text| {
+        let chunks = args.calibrate_chunks;
+        Texts { text, chunks, file: &file, path: &path }
+    });
+    let written = model_file::write(&mut plan, &args.output, texts.as_ref(), "pruned", &at)?;
+    tell(args, &plan, Some(&written), out)?;
     drop(plan);
-    layers.map_or(Ok(()), Layers::remove)
-}
-
-/// Writes the file; returns what each tensor lost.
-fn write_file(
-    args: &PruneArgs,
-    plan: &Plan<'_>,
-    at: &impl Fn(QuantizeError) -> CliError,
-) -> Result<Vec<Loss>, CliError> {
-    let mut progress = WorkProgress::begin();
-    interrupt::orderly(|cancel: &AtomicBool| {
-        let written = plan.write(&args.output, &mut |step| {
-            progress.show(step.done, step.total, |told| line(plan, &step, &told));
-            !cancel.load(Ordering::Relaxed)
-        });
-        written.map_err(|error| match error {
-            QuantizeError::Cancelled => CliError::failed("nothing was written"),
-            error => at(error),
-        })
-    })
-}
-
-/// The line that tells how far a plan is.
-fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
-    let Told { percent, left, .. } = told;
-    if !told.is_terminal {
-        return format!("pruned {percent} %{left}");
-    }
-    let (number, all, name) = (step.number + 1, plan.tensors.len(), &step.tensor.info.name);
-    format!("{percent:3} % [{number}/{all}] {name}{left}")
+    written.finish()
 }
 
 impl PruneArgs {
@@ -188,89 +142,33 @@ impl PruneArgs {
                 QuantizeError::NoInputs { .. } => " (--tensor chooses others)",
                 _ => "",
             };
-            match error {
-                QuantizeError::Output(_) | QuantizeError::SameFile(_) => {
-                    CliError::failed(error.to_string())
-                }
-                error => CliError::failed(format!("{}: {error}{hint}", path.display())),
-            }
+            model_file::failed(&path, &error, hint)
         }
-    }
-
-    /// Refuses outputs that are inputs or cannot be written, before work begins.
-    fn check_outputs(&self, source: &Source) -> Result<(), CliError> {
-        let files = source.files();
-        let models: Vec<&GgufFile> = source.file().into_iter().collect();
-        let count = match models.first().filter(|_| self.keep_split) {
-            Some(file) => file.shard_count(),
-            None => 1,
-        };
-        outputs(&self.output, count).iter().try_for_each(|output| {
-            let beside = self.imatrix.iter().chain(&self.calibrate).chain(&files);
-            space::check_output(output, beside.map(PathBuf::as_path), &models)
-        })
     }
 
     fn options(&self) -> Result<Options, CliError> {
         let mut pruning = Pruning::new(self.method, self.sparsity, &self.tensor)?;
         pruning.sees_text = self.calibrate.is_some();
         pruning.ty = self.ty;
-        let imatrix = self.imatrix.as_deref().map(open_imatrix);
-        let name = self.imatrix.as_ref().map(|path| path.display().to_string());
-        let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Ok(Options {
-            mix: None,
-            wishes: Default::default(),
-            method: &METHODS[0],
-            imatrix: imatrix.transpose()?,
-            imatrix_name: name.unwrap_or_default(),
-            force: false,
-            pruning: Some(pruning),
-            keep_zeros: KeepZeros::Auto,
-            keep_split: self.keep_split,
-            threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
-            kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
-            qat: Qat::Off,
-            types_of_grids: false,
-            receipt: None,
-        })
+        let mut options = model_file::options(self.threads)?;
+        (options.pruning, options.keep_split, options.qat) =
+            (Some(pruning), self.keep_split, Qat::Off);
+        add_imatrix(&mut options, self.imatrix.as_deref())?;
+        Ok(options)
     }
 
     /// The receipt's entries: whatever the bytes depend on.
     fn receipt(&self, file: &GgufFile) -> Result<Request, CliError> {
-        let mut request = receipt::request(file);
-        request.add("method", self.method.name);
+        let mut request = receipt::request(file, self.method.name);
         request.add("sparsity", self.sparsity.to_string());
         let mut parameters: Vec<String> = Vec::new();
         parameters.extend(self.calibrate_chunks.map(|n| format!("calibrate-chunks={n}")));
         parameters.extend(self.ty.map(|ty| format!("type={ty}")));
         parameters.extend(self.tensor.iter().map(|pattern| format!("tensor={pattern}")));
         request.add("parameters", parameters.join(" "));
-        if let Some(path) = &self.imatrix {
-            request.add("imatrix.sha256", receipt::hash_of(path)?);
-        }
-        if let Some(path) = &self.calibrate {
-            request.add("calibration.sha256", receipt::hash_of(path)?);
-        }
+        let (imatrix, text) = (self.imatrix.as_deref(), self.calibrate.as_deref());
+        receipt::add_files(&mut request, [("imatrix", imatrix), ("calibration", text)])?;
         Ok(request)
-    }
-}
-
-/// Losses and time of a file that was written.
-struct Written<'a> {
-    /// What each tensor lost.
-    losses: &'a [Loss],
-    /// What its outputs lost, by name, where a text was seen.
-    outputs: Option<&'a HashMap<String, OutputLoss>>,
-    time: Duration,
-}
-
-impl Written<'_> {
-    /// The relative errors of a tensor's outputs by magnitudes alone, and of what was written.
-    fn outputs(&self, tensor: &Planned<'_>) -> Option<[f64; 2]> {
-        let loss = self.outputs?.get(&tensor.info.name)?;
-        let relative = [loss.before, loss.after].map(|lost| (lost / loss.size).sqrt());
-        (loss.size > 0.0).then_some(relative)
     }
 }
 
@@ -280,24 +178,16 @@ fn zeros(tensor: &Planned<'_>) -> Option<u64> {
 }
 
 /// What is known of each tensor.
-fn tensors_of(plan: &Plan<'_>, written: Option<&Written<'_>>) -> Vec<Value> {
+fn tensors_of(plan: &Plan<'_>, written: Option<&Written>) -> Vec<Value> {
     let tensor = |(number, tensor): (usize, &Planned<'_>)| {
-        let mut value = json!({
-            "name": tensor.info.name,
-            "shape": tensor.info.dims,
-            "from": tensor.info.ty.name(),
-            "type": tensor.ty.name(),
-            "bytes": tensor.bytes,
-        });
+        let mut value = model_file::tensor_as_json(tensor);
         let (Some(zeros), loss) = (zeros(tensor), written.map(|written| written.losses[number]))
         else {
             return value;
         };
         value["zeros"] = json!(zeros);
         if let Some(loss) = loss {
-            value["rms_error"] = json!(loss.rms_error());
-            value["relative_error"] = json!(loss.relative());
-            value["cosine"] = json!(loss.cosine());
+            model_file::add_loss(&mut value, loss);
         }
         if let Some([magnitude, own]) = written.and_then(|written| written.outputs(tensor)) {
             value["output_error"] = json!({"magnitude": magnitude, "written": own});
@@ -311,7 +201,7 @@ fn tensors_of(plan: &Plan<'_>, written: Option<&Written<'_>>) -> Vec<Value> {
 fn tell(
     args: &PruneArgs,
     plan: &Plan<'_>,
-    written: Option<Written<'_>>,
+    written: Option<&Written>,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let matrices = plan.tensors.iter().filter(|t| t.info.dims.len() > 1);
@@ -322,7 +212,7 @@ fn tell(
         let mut value = json!({
             "method": args.method.name,
             "sparsity": args.sparsity.to_string(),
-            "tensors": tensors_of(plan, written.as_ref()),
+            "tensors": tensors_of(plan, written),
             "weights": weights,
             "zeros": all_zeros,
             "bytes_before": before,
@@ -330,7 +220,7 @@ fn tell(
             "file_bytes": plan.file_bytes().ok(),
             "dry_run": args.dry_run,
         });
-        if let Some(written) = &written {
+        if let Some(written) = written {
             value["seconds"] = json!(written.time.as_secs_f64());
         }
         return writeln!(out, "{value}");
@@ -344,7 +234,7 @@ fn tell(
         };
         let part = 100.0 * zeros as f64 / (tensor.info.rows() * tensor.info.cols()) as f64;
         write!(out, "{name:width$}  {from:>7} -> {to:7} {part:6.2} % zero")?;
-        if let Some(written) = &written {
+        if let Some(written) = written {
             write!(out, ", weights {:.2} %", 100.0 * written.losses[number].relative())?;
             if let Some([magnitude, own]) = written.outputs(tensor).map(|o| o.map(|x| 100.0 * x)) {
                 write!(out, ", output {own:.2} % (magnitude {magnitude:.2} %)")?;
@@ -353,7 +243,7 @@ fn tell(
         writeln!(out)?;
     }
     let part = 100.0 * all_zeros as f64 / weights.max(1) as f64;
-    let time = written.as_ref().map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
+    let time = written.map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
     writeln!(
         out,
         "{all_zeros} of {weights} weights of matrices pruned to zero ({part:.2} %), {} -> {}{}",

@@ -1,32 +1,25 @@
 //! `teff quantize`: a model's file in other types.
 
 use super::grids::{self, QatArgs};
-use super::imatrix::open_imatrix;
-use super::layerwise::{Layers, Texts, make_layers};
+use super::imatrix::add_imatrix;
+use super::layerwise::Texts;
 use super::mix_arg::{self, Named};
+use super::model_file::{self, Written};
 use super::options::whole_number;
-use super::progress::{Told, WorkProgress};
 use super::source::Source;
 use super::target::{self, Chosen, TargetArgs};
-use super::{CliError, interrupt, receipt, space};
+use super::{CliError, receipt};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::grid::Qat;
 use crate::model::describe::bytes;
 use crate::quantize::mix::{MixError, TensorType, Wishes};
-use crate::quantize::{
-    KeepZeros, Loss, METHODS, Method, Options, OutputLoss, Plan, Planned, QuantizeError, Step,
-    outputs,
-};
+use crate::quantize::{KeepZeros, Loss, METHODS, Method, Options, Plan, Planned, QuantizeError};
 use crate::receipt::Request;
 use gguf_rs_lite::{GgmlType, GgufFile, PartFile};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use teff_kernels::KernelTable;
 
 /// `teff quantize`
 #[derive(clap::Args, Debug)]
@@ -153,19 +146,16 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     if needs_weights {
         args.check_outputs(&source)?;
     }
-    let preview = source.preview()?;
-    if let Some(file) = preview.as_ref().map(|opened| &*opened.file).or(source.file()) {
-        options.wishes.check(file).map_err(|error| at(error.into()))?;
-    }
-    if let Some(preview) = preview.as_ref().filter(|_| !args.target.is_given()) {
-        // What stands in the way is said before a folder is converted.
-        target::plan(&preview.file, &options, &at)?;
-    }
-    let opened = match preview.filter(|_| !needs_weights) {
-        Some(preview) => preview,
-        None => source.into_file(&args.output)?,
-    };
+    let opened = source.checked(&args.output, needs_weights, |preview| {
+        options.wishes.check(preview).map_err(|error| at(error.into()))?;
+        // A size is met by trials, which need weights.
+        if !args.target.is_given() {
+            target::plan(preview, &options, &at)?;
+        }
+        Ok(())
+    })?;
     let file = opened.file.clone();
+    options.wishes.check(&file).map_err(|error| at(error.into()))?;
     options.receipt = Some(args.receipt(&file)?);
     let chosen = args.target.choose(&file, &path, &options, &at)?;
     let mut plan = match &chosen {
@@ -181,35 +171,17 @@ pub fn quantize(args: &QuantizeArgs, out: &mut dyn Write) -> Result<(), CliError
     if args.dry_run {
         return Ok(tell(args, &plan, chosen.as_ref(), None, out)?);
     }
-    space::check(&args.output, plan.data_bytes())?;
-    let start = Instant::now();
-    let layers = match args.target.text().filter(|_| args.method.sees_text()) {
-        Some(text) => {
-            let texts = Texts { text, chunks: args.target.chunks(), file: &file, path: &path };
-            Some(make_layers(&texts, &mut plan, &args.output)?)
-        }
-        None => None,
-    };
-    let mut progress = WorkProgress::begin();
-    let losses = interrupt::orderly(|cancel: &AtomicBool| {
-        let written = plan.write(&args.output, &mut |step| {
-            progress.show(step.done, step.total, |told| line(&plan, &step, &told));
-            !cancel.load(Ordering::Relaxed)
-        });
-        written.map_err(|error| match error {
-            QuantizeError::Cancelled => CliError::failed("nothing was written"),
-            error => at(error),
-        })
-    })?;
-    drop(progress);
-    let outputs = layers.as_ref().map(|layers| &layers.losses);
-    let written = Written { losses: &losses, outputs, time: start.elapsed() };
+    let texts = args.target.text().filter(|_| args.method.sees_text()).map(|text| {
+        let chunks = args.target.chunks();
+        Texts { text, chunks, file: &file, path: &path }
+    });
+    let written = model_file::write(&mut plan, &args.output, texts.as_ref(), "quantized", &at)?;
     if let Some(path) = &args.report {
         report(path, &tensors_of(&plan, chosen.as_ref(), Some(&written)))?;
     }
-    tell(args, &plan, chosen.as_ref(), Some(written), out)?;
+    tell(args, &plan, chosen.as_ref(), Some(&written), out)?;
     drop(plan);
-    layers.map_or(Ok(()), Layers::remove)
+    written.finish()
 }
 
 impl QuantizeArgs {
@@ -248,31 +220,18 @@ impl QuantizeArgs {
                 QuantizeError::NoZero { .. } => " (--keep-zeros)",
                 _ => "",
             };
-            match error {
-                QuantizeError::Output(_) | QuantizeError::SameFile(_) => {
-                    CliError::failed(error.to_string())
-                }
-                error => CliError::failed(format!("{}: {error}{hint}", path.display())),
-            }
+            model_file::failed(&path, &error, hint)
         }
     }
 
     /// Refuses outputs that are inputs or cannot be written, before work begins.
     fn check_outputs(&self, source: &Source) -> Result<(), CliError> {
-        let files = source.files();
-        let models: Vec<&GgufFile> = source.file().into_iter().collect();
-        let count = match models.first().filter(|_| self.keep_split) {
-            Some(file) => file.shard_count(),
-            None => 1,
-        };
-        outputs(&self.output, count).iter().try_for_each(|output| {
-            let beside = self.imatrix.as_deref().into_iter().chain(self.target.text());
-            space::check_output(output, beside.chain(files.iter().map(PathBuf::as_path)), &models)
-        })?;
-        let inputs = files.iter().map(PathBuf::as_path).chain([&*self.output]);
-        self.report
-            .iter()
-            .try_for_each(|report| space::check_output(report, inputs.clone(), &models))
+        let beside = self.imatrix.as_deref().into_iter().chain(self.target.text());
+        model_file::check_outputs(&self.output, self.keep_split, source, beside)?;
+        match &self.report {
+            Some(report) => model_file::check_outputs(report, false, source, [&*self.output]),
+            None => Ok(()),
+        }
     }
 
     fn options(&self) -> Result<Options, CliError> {
@@ -287,31 +246,24 @@ impl QuantizeArgs {
             pure: self.pure,
             leave_output: self.leave_output_tensor,
         };
-        let imatrix = self.imatrix.as_deref().map(open_imatrix);
-        let name = self.imatrix.as_ref().map(|path| path.display().to_string());
-        let default_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Ok(Options {
+        let mut options = Options {
             mix: self.mix.and_then(Named::mix),
             wishes,
             method: self.method,
-            imatrix: imatrix.transpose()?,
-            imatrix_name: name.unwrap_or_default(),
             force: self.force,
-            pruning: None,
             keep_zeros: self.keep_zeros,
             keep_split: self.keep_split,
-            threads: self.threads.map_or(default_threads.min(MAX_THREADS), usize::from),
-            kernels: KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?,
             qat: self.qat.qat,
             types_of_grids: self.mix == Some(Named::Auto),
-            receipt: None,
-        })
+            ..model_file::options(self.threads)?
+        };
+        add_imatrix(&mut options, self.imatrix.as_deref())?;
+        Ok(options)
     }
 
     /// The receipt's entries: whatever the bytes depend on.
     fn receipt(&self, file: &GgufFile) -> Result<Request, CliError> {
-        let mut request = receipt::request(file);
-        request.add("method", self.method.name);
+        let mut request = receipt::request(file, self.method.name);
         let mut parameters = self.target.told();
         parameters.extend(self.mix.map(|named| format!("type={}", named.name())));
         for (name, ty) in [
@@ -334,66 +286,24 @@ impl QuantizeArgs {
             parameters.push(format!("keep-zeros={}", self.keep_zeros.name()));
         }
         request.add("parameters", parameters.join(" "));
-        if let Some(path) = &self.imatrix {
-            request.add("imatrix.sha256", receipt::hash_of(path)?);
-        }
-        if let Some(path) = self.target.text() {
-            request.add("calibration.sha256", receipt::hash_of(path)?);
-        }
+        let (imatrix, text) = (self.imatrix.as_deref(), self.target.text());
+        receipt::add_files(&mut request, [("imatrix", imatrix), ("calibration", text)])?;
         Ok(request)
     }
 }
 
-/// The line that tells how far a plan is.
-fn line(plan: &Plan<'_>, step: &Step<'_>, told: &Told) -> String {
-    let Told { percent, left, .. } = told;
-    if !told.is_terminal {
-        return format!("quantized {percent} %{left}");
-    }
-    let (number, all, name) = (step.number + 1, plan.tensors.len(), &step.tensor.info.name);
-    format!("{percent:3} % [{number}/{all}] {name}{left}")
-}
-
-/// Losses and time of a file that was written.
-struct Written<'a> {
-    /// What each tensor lost.
-    losses: &'a [Loss],
-    /// What its outputs lost, by name, where a text was seen.
-    outputs: Option<&'a HashMap<String, OutputLoss>>,
-    time: Duration,
-}
-
-impl Written<'_> {
-    /// What a tensor lost, if it is not copied.
-    fn loss(&self, plan: &Plan<'_>, number: usize) -> Option<Loss> {
-        (!plan.tensors[number].is_copied()).then_some(self.losses[number])
-    }
-
-    /// The relative errors of its outputs by the method's first step alone, and of what was written.
-    fn outputs(&self, plan: &Plan<'_>, number: usize) -> Option<[f64; 2]> {
-        let loss = self.outputs?.get(&plan.tensors[number].info.name)?;
-        let relative = [loss.before, loss.after].map(|lost| (lost / loss.size).sqrt());
-        (loss.size > 0.0).then_some(relative)
-    }
+/// What a tensor lost, if it is not copied.
+fn loss_of(plan: &Plan<'_>, written: &Written, number: usize) -> Option<Loss> {
+    (!plan.tensors[number].is_copied()).then_some(written.losses[number])
 }
 
 /// What is known of each tensor.
-fn tensors_of(
-    plan: &Plan<'_>,
-    chosen: Option<&Chosen>,
-    written: Option<&Written<'_>>,
-) -> Vec<Value> {
+fn tensors_of(plan: &Plan<'_>, chosen: Option<&Chosen>, written: Option<&Written>) -> Vec<Value> {
     let tensor = |(number, tensor): (usize, &Planned<'_>)| {
-        let mut value = json!({
-            "name": tensor.info.name,
-            "shape": tensor.info.dims,
-            "from": tensor.info.ty.name(),
-            "type": tensor.ty.name(),
-            "bytes": tensor.bytes,
-            "method": tensor.method.name,
-            "importances": tensor.has_importances(),
-            "grid": tensor.grid.as_ref().map(grids::as_json),
-        });
+        let mut value = model_file::tensor_as_json(tensor);
+        value["method"] = json!(tensor.method.name);
+        value["importances"] = json!(tensor.has_importances());
+        value["grid"] = json!(tensor.grid.as_ref().map(grids::as_json));
         if let Some(probe) = chosen.and_then(|chosen| chosen.probes[number]) {
             value["probe"] = json!({
                 "type": probe.ty.name(),
@@ -402,12 +312,10 @@ fn tensors_of(
                 "divergence": probe.divergence,
             });
         }
-        if let Some(loss) = written.and_then(|written| written.loss(plan, number)) {
-            value["rms_error"] = json!(loss.rms_error());
-            value["relative_error"] = json!(loss.relative());
-            value["cosine"] = json!(loss.cosine());
+        if let Some(loss) = written.and_then(|written| loss_of(plan, written, number)) {
+            model_file::add_loss(&mut value, loss);
         }
-        if let Some([before, after]) = written.and_then(|written| written.outputs(plan, number)) {
+        if let Some([before, after]) = written.and_then(|written| written.outputs(tensor)) {
             value["output_error"] = json!({"method_alone": before, "written": after});
         }
         value
@@ -428,17 +336,15 @@ fn tell(
     args: &QuantizeArgs,
     plan: &Plan<'_>,
     chosen: Option<&Chosen>,
-    written: Option<Written<'_>>,
+    written: Option<&Written>,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let elements: u64 = plan.tensors.iter().map(|t| t.info.dims.iter().product::<u64>()).sum();
     let before: u64 = plan.tensors.iter().map(|t| t.info.bytes).sum();
     let after = plan.data_bytes();
     let bits = |bytes: u64| bytes as f64 * 8.0 / elements.max(1) as f64;
-    let loss_of = |number| written.as_ref().and_then(|written| written.loss(plan, number));
-    let output_of = |number| written.as_ref().and_then(|written| written.outputs(plan, number));
     if args.json {
-        let tensors = tensors_of(plan, chosen, written.as_ref());
+        let tensors = tensors_of(plan, chosen, written);
         let mut value = json!({
             "type": args.mix.map_or("target", Named::name),
             "method": args.method.name,
@@ -449,7 +355,7 @@ fn tell(
             "bits_per_weight": bits(after),
             "dry_run": args.dry_run,
         });
-        if let Some(written) = &written {
+        if let Some(written) = written {
             value["seconds"] = json!(written.time.as_secs_f64());
         }
         return writeln!(out, "{value}");
@@ -458,10 +364,11 @@ fn tell(
     for (number, tensor) in plan.tensors.iter().enumerate() {
         let (name, from, to) = (&tensor.info.name, tensor.info.ty.name(), tensor.ty.name());
         let size = bytes(tensor.bytes);
-        match loss_of(number) {
+        match written.and_then(|written| loss_of(plan, written, number)) {
             Some(loss) => {
                 let (rms, part) = (loss.rms_error(), 100.0 * loss.relative());
-                let output = output_of(number).map_or(String::new(), |[before, after]| {
+                let output = written.and_then(|written| written.outputs(tensor));
+                let output = output.map_or(String::new(), |[before, after]| {
                     format!(", output {:.2} % (alone {:.2} %)", 100.0 * after, 100.0 * before)
                 });
                 writeln!(
@@ -477,7 +384,7 @@ fn tell(
     for line in grids::summary(plan.tensors.iter().filter_map(|tensor| tensor.grid.as_ref())) {
         writeln!(out, "{line}")?;
     }
-    let time = written.as_ref().map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
+    let time = written.map(|written| format!(", {:.1} s", written.time.as_secs_f64()));
     let time = time.unwrap_or_default();
     writeln!(
         out,

@@ -4,8 +4,9 @@
 //! prompt of both.
 
 use super::CliError;
+use super::engine_args::{ContextArgs, EngineArgs};
 use super::lines::{Answered, BadTextArgs, Work, check_len, each_text};
-use super::options::{ContextArgs, EngineArgs, ModelArgs, whole_number};
+use super::options::{ModelArgs, whole_number};
 use crate::engine::{Engine, EngineError};
 use crate::model::Pooling;
 use crate::text::Tokenizer;

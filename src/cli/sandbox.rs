@@ -12,7 +12,7 @@ const NEWEST: ABI = ABI::V6;
 /// What the system tells of itself: memory, CPUs, limits of containers, random numbers.
 const SYSTEM: [&str; 5] = ["/proc", "/sys", "/dev/null", "/dev/urandom", "/dev/random"];
 
-/// What stays allowed.
+/// Rights that stay.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed {
     /// Files, and folders with all that is in them, that may be read.

@@ -1,7 +1,8 @@
 //! `teff serve`: answers over HTTP.
 
+use super::engine_args::{ContextArgs, EngineArgs};
 use super::gpu_args::GpuArgs;
-use super::options::{ContextArgs, EngineArgs, whole_number};
+use super::options::whole_number;
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
 #[cfg(all(feature = "sandbox", target_os = "linux"))]

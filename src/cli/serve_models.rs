@@ -158,7 +158,7 @@ impl ServedArgs {
             _ => model.path.clone(),
         };
         let adapters = models.iter().flat_map(|model| &model.adapters);
-        let adapters = adapters.map(|given| super::options::adapter_of(given).0);
+        let adapters = adapters.map(|given| super::engine_args::adapter_of(given).0);
         models.iter().map(of_model).chain(adapters).chain(self.models.clone()).collect()
     }
 

@@ -10,7 +10,7 @@ use gguf_rs_lite::GgufFile;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a verb's input is.
+/// Input of a verb.
 pub enum Source {
     /// A file, little-endian, and its path.
     File(GgufFile, PathBuf),
@@ -62,7 +62,7 @@ impl Source {
         Ok(Source::File(open(&path, &path)?, path))
     }
 
-    /// What messages call it.
+    /// Path that messages name.
     pub fn path(&self) -> &Path {
         match self {
             Source::File(_, path) | Source::Folder(_, path) => path,
@@ -85,11 +85,30 @@ impl Source {
         }
     }
 
+    /// The file, without the weights of a folder if `needs_weights` is false. What `check` finds in the way is
+    /// said before a folder is converted, by the file without its weights; it is not asked of other files.
+    ///
+    /// # Errors
+    /// What `check` says, or the folder cannot be converted.
+    pub fn checked(
+        self,
+        output: &Path,
+        needs_weights: bool,
+        check: impl FnOnce(&GgufFile) -> Result<(), CliError>,
+    ) -> Result<Opened, CliError> {
+        let preview = self.preview()?;
+        preview.as_ref().map_or(Ok(()), |preview| check(&preview.file))?;
+        match preview.filter(|_| !needs_weights) {
+            Some(preview) => Ok(preview),
+            None => self.into_file(output),
+        }
+    }
+
     /// Of a folder the file without its weights, which are not read.
     ///
     /// # Errors
     /// It would not run, or there is no place for it.
-    pub fn preview(&self) -> Result<Option<Opened>, CliError> {
+    fn preview(&self) -> Result<Option<Opened>, CliError> {
         let Source::Folder(conversion, folder) = self else { return Ok(None) };
         let (file, place) = convert::outline(conversion, folder)?;
         Ok(Some(Opened { file, _made: None, _place: Some(place) }))

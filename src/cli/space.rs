@@ -3,14 +3,24 @@
 use super::{CliError, interrupt};
 use crate::model::describe::bytes;
 use gguf_rs_lite::{GgufFile, PartFile};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Space that is to be left on a disk: others write there, too.
 const SPACE_LEFT: u64 = 16 << 20;
 
+/// Ending of the name beside an output under which stopped work leaves what it has.
+pub const UNFINISHED: &str = ".unfinished";
+
 /// The folder that a file is in.
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A place beside an output, whose name it goes on: what is kept of work that is not finished.
+pub fn beside(output: &Path, ending: &str) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Refuses an output that would take the place of an input, or cannot be written.

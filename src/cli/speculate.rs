@@ -1,7 +1,8 @@
 //! `--speculate` and `--draft`: whether answers are sped up by drafts, which change no token.
 
 use super::CliError;
-use super::options::{EngineArgs, MetadataArgs, resolve};
+use super::engine_args::EngineArgs;
+use super::options::{MetadataArgs, resolve};
 use crate::backend::pages::KvType;
 use crate::cache::ModelRef;
 use crate::engine::{DRAFT_MAX, DraftModel, Engine, EngineOptions, Model, Speculation};

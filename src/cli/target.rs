@@ -2,7 +2,7 @@
 
 use super::corpus::read_text;
 use super::options::{TOKENS_MAX, parse_bytes, tokenizer_of, whole_number};
-use super::progress::{Told, WorkProgress};
+use super::progress::WorkProgress;
 use super::{CliError, interrupt};
 use crate::engine::{EngineError, EngineOptions, Model};
 use crate::eval::{self, Chunks, EvalError, Sensitivity};
@@ -12,7 +12,7 @@ use gguf_rs_lite::{GgmlType, GgufFile};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Tokens in a chunk of the text that sensitivities are measured on: enough for answers to depend on
 /// more than the last few words, few enough for several passages.
@@ -57,9 +57,9 @@ fn parse_bits(text: &str) -> Result<f64, String> {
 
 /// Types that were chosen for a size.
 pub struct Chosen {
-    /// For each tensor of the file.
+    /// Type of each tensor of the file.
     pub types: Vec<GgmlType>,
-    /// For each tensor, how its sensitivity was measured, if it was.
+    /// Measurement of each tensor's sensitivity, if it was made.
     pub probes: Vec<Option<Probe>>,
 }
 
@@ -79,7 +79,7 @@ pub struct Probe {
 }
 
 impl TargetArgs {
-    /// What was asked for, in words for a receipt; those of a size are as long as of any other.
+    /// Words for a receipt: what was asked for. Those of a size are as long as of any other.
     pub fn told(&self) -> Vec<String> {
         let size = self.target_size.map(|size| format!("target-size={size:012}"));
         let bits = self.target_bpw.map(|bits| format!("target-bpw={bits}"));
@@ -190,7 +190,9 @@ fn measure(
         let groups = groups(&survey.tensors, bits);
         let mut found = vec![None; survey.tensors.len()];
         for (done, group) in groups.iter().enumerate() {
-            stop_if(cancel)?;
+            if cancel.load(Ordering::Relaxed) {
+                return Err(at(QuantizeError::Cancelled));
+            }
             file.check_uncut()?;
             let weights = group.iter().map(|(number, offer)| {
                 survey.changed(&survey.tensors[*number], offer.ty).map_err(at)
@@ -210,8 +212,7 @@ fn measure(
                 });
             }
             let name = group.first().map_or("", |&(number, _)| &survey.tensors[number].info.name);
-            let line = |told| line("measured", name, done + 1, groups.len(), &told);
-            progress.show(done as u64 + 1, groups.len() as u64, line);
+            progress.show_item("measured", name, done + 1, groups.len());
         }
         Ok::<_, CliError>(found)
     })
@@ -260,14 +261,10 @@ fn survey<'a>(
     let mut progress = WorkProgress::begin();
     interrupt::orderly(|cancel| {
         let surveyed = Survey::new(file, options, target, &mut |info, done, total| {
-            let told = |told| line("tried", &info.name, done, total, &told);
-            progress.show(done as u64, total as u64, told);
+            progress.show_item("tried", &info.name, done, total);
             !cancel.load(Ordering::Relaxed)
         });
-        surveyed.map_err(|error| match error {
-            QuantizeError::Cancelled => stopped(),
-            error => at(error),
-        })
+        surveyed.map_err(at)
     })
 }
 
@@ -283,31 +280,11 @@ pub fn plan<'a>(
     let mut progress = WorkProgress::begin();
     interrupt::orderly(|cancel| {
         let planned = Plan::watched(file, options, &mut |info, done, total| {
-            let told = |told| line("looked at", &info.name, done, total, &told);
-            progress.show(done as u64, total as u64, told);
+            progress.show_item("looked at", &info.name, done, total);
             !cancel.load(Ordering::Relaxed)
         });
-        planned.map_err(|error| match error {
-            QuantizeError::Cancelled => stopped(),
-            error => at(error),
-        })
+        planned.map_err(at)
     })
-}
-
-fn stop_if(cancel: &AtomicBool) -> Result<(), CliError> {
-    if cancel.load(Ordering::Relaxed) { Err(stopped()) } else { Ok(()) }
-}
-
-fn stopped() -> CliError {
-    CliError::failed("nothing was written")
-}
-
-fn line(what: &str, name: &str, done: usize, total: usize, told: &Told) -> String {
-    let Told { is_terminal, percent, left } = told;
-    match is_terminal {
-        true => format!("{what} {percent:3} % [{done}/{total}] {name}{left}"),
-        false => format!("{what} {percent} %{left}"),
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,15 @@
 //! Threads of verbs, for whose want the program ends with an error, not with a panic.
 
 use super::CliError;
+use crate::backend::MAX_THREADS;
 use crate::tensor::memory;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
+
+/// Threads that compute: as many as there are CPUs where nobody asks for a number.
+pub fn number(asked: Option<u16>) -> usize {
+    let default = std::thread::available_parallelism().map_or(1, |n| n.get());
+    asked.map_or(default.min(MAX_THREADS), usize::from)
+}
 
 /// A thread within `scope` that runs `f`.
 ///

@@ -1,5 +1,6 @@
 //! `teff verify`: whether a file is as its receipt says, and runs.
 
+use super::engine_args::kernels;
 use super::options::ModelArgs;
 use super::receipt::ids_of;
 use super::{CliError, header, interrupt};
@@ -34,7 +35,7 @@ pub struct VerifyArgs {
 /// A file cannot be read, or something is not as it should be.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let (file, path) = args.model.file()?;
-    let kernels = KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?;
+    let kernels = kernels()?;
     let report = Report::new(file, &ReportOptions { kernels, ..ReportOptions::default() });
     let file = &report.file;
     let mut faults: Vec<String> = report.problems.iter().map(ToString::to_string).collect();

@@ -6,7 +6,7 @@ use gguf_rs_lite::PartFileError;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a folder cannot be converted.
+/// Error of a folder that cannot be converted.
 #[derive(Debug)]
 pub enum ConvertError {
     /// A file cannot be read or written.

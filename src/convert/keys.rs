@@ -241,7 +241,7 @@ fn rotated(dim: u64) -> Result<u64, ConvertError> {
     Err(ConvertError::BadEntry { entry: "rope_scaling".into(), problem })
 }
 
-/// What each pair's frequency is divided by: as Llama 3 stretches rotation, or where not all pairs
+/// Divisors of the pairs' frequencies: as Llama 3 stretches rotation, or where not all pairs
 /// turn.
 pub(super) fn rope_factors(config: &Config) -> Result<Option<Vec<f32>>, ConvertError> {
     match config.rope.get("rope_type").and_then(Value::as_str) {
@@ -285,7 +285,7 @@ fn proportional(config: &Config) -> Result<Vec<f32>, ConvertError> {
 /// Factors of LongRoPE for long and for short contexts, and that of cosine and sine.
 pub(super) type LongRope = (Vec<f32>, Vec<f32>, Option<f32>);
 
-/// What LongRoPE divides frequencies by.
+/// Divisors of frequencies by LongRoPE.
 ///
 /// # Errors
 /// The lists are missing or of other lengths than there are pairs.

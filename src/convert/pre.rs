@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-/// How words are cut.
+/// Cutting of texts into words, as a tokenizer's file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cutting {
     /// Steps, see the constants.
@@ -175,7 +175,7 @@ impl Cutting {
         BEGINNINGS.iter().find(begins).map(|row| row.1)
     }
 
-    /// In words, for errors.
+    /// Description for errors.
     pub fn told(&self) -> String {
         let form = if self.nfc { "form C, " } else { "" };
         let merges = if self.ignore_merges { ", words that are tokens stay whole" } else { "" };

@@ -9,7 +9,7 @@ use crate::model::checkpoint::Key;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::Value;
 
-/// What a rule gives: nothing but an error.
+/// Result of a rule: nothing but an error.
 pub(super) type Done = Result<(), ConvertError>;
 
 impl Writer<'_> {

@@ -12,7 +12,7 @@ use gguf_rs_lite::{GgufFile, GgufWriter, OwnedValue};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// What vocabularies disagree about: spaces, digits, cases, contractions, scripts, forms of Unicode,
+/// Texts that vocabularies disagree about: spaces, digits, cases, contractions, scripts, forms of Unicode,
 /// emoji, code, lines, and words of other models' chats.
 pub const TEXTS: &[&str] = &[
     "Hello, world!",

@@ -16,7 +16,7 @@ use crate::model::checkpoint::Op;
 /// The least mean of magnitudes, as those who train such models have it.
 const MEAN_MIN: f32 = 1e-5;
 
-/// What the elements of a matrix become.
+/// Ternary values that the elements of a matrix become.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ternary {
     /// One over the mean of magnitudes.
@@ -37,7 +37,7 @@ impl Ternary {
         Ternary { inverse, value }
     }
 
-    /// What an element becomes.
+    /// The ternary value of an element.
     pub fn of(self, x: f32) -> f32 {
         (x * self.inverse).round_ties_even().clamp(-1.0, 1.0) * self.value
     }

@@ -4,30 +4,29 @@
 //! What computes the steps is a [`Backend`]. Its workers are gathered for as many steps as the
 //! caller makes: [`Decoder::lead`] hands out a [`Stepper`].
 
+mod error;
 mod ffn;
 mod kept;
 mod lora;
 mod lower;
 mod mixer;
+mod stepper;
 mod streams;
 
+pub use error::{DecoderError, StepError};
 pub use kept::KeptBytes;
 pub use lora::adapt;
 pub use lower::{ModelPart, lower, lower_part, lower_with};
+pub use stepper::Stepper;
 
-use crate::backend::pages::{KvType, StateSlot};
+use crate::backend::pages::KvType;
 use crate::backend::program::Program;
-use crate::backend::{
-    self, Backend, BackendOptions, CpuSet, DeviceError, Executor, LogitRows, Observer, Offload,
-    Start, StartError, StepInput, Transfers, Unfinished,
-};
-use crate::kv::{ContextTooLarge, KvError, PagePool, SeqId};
+use crate::backend::{self, Backend, BackendOptions, CpuSet, Offload, Start, Transfers};
+use crate::kv::{PagePool, SeqId};
 use crate::model::{LENGTH_MAX, ModelError, ModelSpec};
-use crate::tensor::memory::{NoThreads, OutOfMemory};
 use gguf_rs_lite::GgufFile;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use teff_kernels::KernelTable;
 
 /// Bytes that the activations of a step may take; larger steps are cut.
@@ -67,52 +66,6 @@ pub struct DecoderOptions {
     pub repack: bool,
 }
 
-/// Error of a decoder that cannot be made.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum DecoderError {
-    /// The file is no model that can be run.
-    Model(ModelError),
-    /// Worker threads could not be started.
-    Threads(std::io::Error),
-    /// The KV cache of one sequence does not fit its budget.
-    Context(ContextTooLarge),
-    /// The system has no memory for the buffers.
-    Memory(OutOfMemory),
-    /// A device beside the CPUs is not to be had.
-    Device(DeviceError),
-}
-
-impl std::fmt::Display for DecoderError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            DecoderError::Model(error) => error.fmt(f),
-            DecoderError::Threads(error) => NoThreads(error).fmt(f),
-            DecoderError::Context(error) => error.fmt(f),
-            DecoderError::Memory(error) => error.fmt(f),
-            DecoderError::Device(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for DecoderError {}
-
-impl From<StartError> for DecoderError {
-    fn from(error: StartError) -> DecoderError {
-        match error {
-            StartError::Threads(error) => DecoderError::Threads(error),
-            StartError::Memory(error) => DecoderError::Memory(error),
-            StartError::Device(error) => DecoderError::Device(error),
-        }
-    }
-}
-
-impl From<ModelError> for DecoderError {
-    fn from(error: ModelError) -> DecoderError {
-        DecoderError::Model(error)
-    }
-}
-
 /// Tokens of one sequence in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct SequenceChunk<'a> {
@@ -145,83 +98,6 @@ impl Outputs {
             Outputs::First | Outputs::Last => n_tokens.min(1),
             Outputs::All => n_tokens,
         }
-    }
-}
-
-/// Error of a step that was not made. Sequences are as they were before then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StepError {
-    /// No room in the cache.
-    Kv(KvError),
-    /// A token id that the model does not have.
-    TokenId {
-        /// The id.
-        id: u32,
-        /// Number of tokens in the vocabulary.
-        n_vocab: usize,
-    },
-    /// More tokens or results than [`DecoderOptions`] allow.
-    BatchTooLarge {
-        /// Tokens allowed.
-        max_batch: usize,
-        /// Rows of results allowed.
-        max_outputs: usize,
-    },
-    /// A sequence is twice in the batch.
-    SequenceTwice,
-    /// More tokens for a sequence of a bidirectional model, whose first ones cannot see them.
-    Continued,
-    /// The caller's flag was set while the step was computed.
-    Cancelled,
-    /// The system has no memory for the step. A sequence whose states had been changed by then is
-    /// cut back to where they are known.
-    Memory(OutOfMemory),
-    /// A device beside the CPUs is lost, or refused something; sequences are as for
-    /// [`StepError::Memory`].
-    Device(DeviceError),
-    /// The same, and the CPUs have taken its part over. All sequences are empty now, and no prefix is kept:
-    /// their tokens can be computed again.
-    Moved(DeviceError),
-}
-
-impl std::fmt::Display for StepError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            StepError::Kv(error) => error.fmt(f),
-            StepError::TokenId { id, n_vocab } => {
-                write!(f, "token id {id} is not in the vocabulary of {n_vocab} tokens")
-            }
-            StepError::BatchTooLarge { max_batch, max_outputs } => {
-                write!(f, "a step takes {max_batch} tokens and gives {max_outputs} rows of logits")
-            }
-            StepError::SequenceTwice => write!(f, "a sequence is twice in the batch"),
-            StepError::Continued => {
-                write!(f, "the model sees texts whole: a text cannot be continued")
-            }
-            StepError::Cancelled => write!(f, "the step was cancelled"),
-            StepError::Memory(error) => error.fmt(f),
-            StepError::Device(error) | StepError::Moved(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for StepError {}
-
-impl From<Unfinished> for StepError {
-    fn from(error: Unfinished) -> StepError {
-        match error {
-            Unfinished::Cancelled => StepError::Cancelled,
-            Unfinished::Memory(error) => StepError::Memory(error),
-            Unfinished::Device(error) => StepError::Device(error),
-            Unfinished::Moved(error) => StepError::Moved(error),
-        }
-    }
-}
-
-impl From<KvError> for StepError {
-    fn from(error: KvError) -> StepError {
-        StepError::Kv(error)
     }
 }
 
@@ -378,7 +254,7 @@ impl Decoder {
         self.backend.copy_bandwidth()
     }
 
-    /// Which part of the program runs where; `None`: all of it on the CPUs.
+    /// Parts of the program with their places; `None`: all of it is on the CPUs.
     pub fn offload(&self) -> Option<Offload> {
         self.backend.offload()
     }
@@ -424,212 +300,4 @@ impl Decoder {
 fn new_kv(program: &Program, options: &DecoderOptions) -> PagePool {
     let &DecoderOptions { kv_type, n_ctx, kv_bytes_max, .. } = options;
     PagePool::new(&program.kv, &program.states, kv_type, n_ctx, kv_bytes_max)
-}
-
-/// A decoder whose workers are gathered: it makes steps.
-pub struct Stepper<'a> {
-    executor: &'a mut dyn Executor,
-    core: &'a mut Core,
-}
-
-impl Stepper<'_> {
-    /// Number of token ids.
-    pub fn n_vocab(&self) -> usize {
-        self.core.program.n_vocab
-    }
-
-    /// Length of a row of results: of logits, or of the vectors that the model gives instead.
-    pub fn n_out(&self) -> usize {
-        self.core.program.n_out
-    }
-
-    /// Tokens that fit one step.
-    pub fn max_batch(&self) -> usize {
-        self.core.max_batch
-    }
-
-    /// Rows of results that one step can give.
-    pub fn max_outputs(&self) -> usize {
-        self.core.max_outputs
-    }
-
-    /// Bytes of weights that decoding has repacked so far, and that it will have in the end.
-    pub fn repacked_bytes(&self) -> [usize; 2] {
-        self.executor.repacked_bytes()
-    }
-
-    /// Program that the steps run.
-    pub fn program(&self) -> &Program {
-        &self.core.program
-    }
-
-    /// The sequences.
-    pub fn kv(&self) -> &PagePool {
-        &self.core.kv
-    }
-
-    /// The sequences.
-    pub fn kv_mut(&mut self) -> &mut PagePool {
-        &mut self.core.kv
-    }
-
-    /// Computes those of the tokens that a sequence, which begins with them, does not hold: after
-    /// [`StepError::Moved`] all of them.
-    ///
-    /// # Errors
-    /// A step is refused; those before it were made.
-    pub fn catch_up(&mut self, sequence: SeqId, tokens: &[u32]) -> Result<(), StepError> {
-        let max_batch = self.max_batch();
-        let known = self.kv().len(sequence).min(tokens.len());
-        for tokens in tokens[known..].chunks(max_batch) {
-            self.step(&[SequenceChunk { sequence, tokens, outputs: Outputs::None }])?;
-        }
-        Ok(())
-    }
-
-    /// Feeds tokens to one or more sequences. Returns the results that were asked for, in the order
-    /// of the chunks and their tokens, `[outputs][n_out]`.
-    ///
-    /// # Errors
-    /// The step is refused; nothing has changed then.
-    pub fn step(&mut self, chunks: &[SequenceChunk<'_>]) -> Result<&mut [f32], StepError> {
-        self.run(chunks, false, None, None)?;
-        let n = self.core.outputs.len() * self.core.program.n_out;
-        Ok(&mut self.executor.results().rows[..n])
-    }
-
-    /// [`Stepper::step`] whose products an observer sees the inputs of: the same bits, and about a
-    /// phase more for each operation that multiplies.
-    ///
-    /// # Errors
-    /// The step is refused; nothing has changed then, and nothing was shown.
-    pub fn step_observed(
-        &mut self,
-        chunks: &[SequenceChunk<'_>],
-        observer: &mut dyn Observer,
-    ) -> Result<&mut [f32], StepError> {
-        self.run(chunks, false, None, Some(observer))?;
-        let n = self.core.outputs.len() * self.core.program.n_out;
-        Ok(&mut self.executor.results().rows[..n])
-    }
-
-    /// A [`Stepper::step`] that gives logits of which the largest are to be found: the workers take
-    /// the maxima of blocks while those are in their caches. `cancel` ends the step within about
-    /// one layer's time, as if it had not been made; where a model has recurrent states, only a
-    /// step that is more than one token for each sequence, as a copy of the states is made for that.
-    ///
-    /// # Errors
-    /// The step is refused or cancelled; nothing has changed then.
-    ///
-    /// # Panics
-    /// If the model gives vectors.
-    pub fn step_with_maxima<'s>(
-        &'s mut self,
-        chunks: &[SequenceChunk<'_>],
-        cancel: Option<&AtomicBool>,
-    ) -> Result<LogitRows<'s>, StepError> {
-        assert!(self.program().gives_logits(), "maxima are of logits");
-        self.run(chunks, true, cancel, None)?;
-        let n = self.core.outputs.len();
-        Ok(self.executor.results().with_maxima(n))
-    }
-
-    /// Makes a step, with or without maxima.
-    fn run(
-        &mut self,
-        chunks: &[SequenceChunk<'_>],
-        maxima: bool,
-        cancel: Option<&AtomicBool>,
-        mut observer: Option<&mut dyn Observer>,
-    ) -> Result<(), StepError> {
-        let core = &mut *self.core;
-        core.gather(chunks)?;
-        let is_decode = chunks.iter().all(|chunk| chunk.tokens.len() <= 1);
-        let can_undo = core.program.states.is_empty() || !is_decode;
-        let cancel = cancel.filter(|_| can_undo && core.kv.make_restorable());
-        let tables = chunks.iter().filter_map(|chunk| core.kv.table(chunk.sequence));
-        let tables: Vec<&[_]> = tables.map(|table| &table[..]).collect();
-        // A chunk without tokens may have no states, and none of the batch's tokens is of it.
-        let none = StateSlot(u32::MAX);
-        let states = chunks.iter().map(|chunk| core.kv.states(chunk.sequence).unwrap_or(none));
-        let states: Vec<StateSlot> = states.collect();
-        let input = StepInput {
-            tokens: &core.tokens,
-            positions: &core.positions,
-            sequence: &core.sequence,
-            tables: &tables,
-            states: &states,
-            fills: core.kv.fills(),
-            outputs: &core.outputs,
-            maxima,
-        };
-        if let Err(error) = self.executor.prepare(core.kv.ops(), &input) {
-            core.kv.unreserve();
-            return Err(self.broken_off(error));
-        }
-        if !core.tokens.is_empty() {
-            for range in &core.ranges {
-                let observer =
-                    observer.as_deref_mut().map(|observer| observer as &mut dyn Observer);
-                let ran = self.executor.run(range.clone(), &input, cancel, observer);
-                let Err(error) = ran else { continue };
-                let is_exact = core.kv.undo();
-                let is_cancelled = error == Unfinished::Cancelled;
-                debug_assert!(is_exact || !is_cancelled, "cancelled steps were made restorable");
-                return Err(self.broken_off(error));
-            }
-        }
-        core.kv.commit();
-        Ok(())
-    }
-
-    /// The error of what the backend has not done. If pages are elsewhere now, what they held is forgotten.
-    fn broken_off(&mut self, error: Unfinished) -> StepError {
-        if matches!(error, Unfinished::Moved(_)) {
-            self.core.kv.forget_all();
-        }
-        error.into()
-    }
-}
-
-impl Core {
-    /// Lays out the batch and takes pages for it.
-    fn gather(&mut self, chunks: &[SequenceChunk<'_>]) -> Result<(), StepError> {
-        self.tokens.clear();
-        self.positions.clear();
-        self.sequence.clear();
-        self.outputs.clear();
-        let n_vocab = self.program.n_vocab;
-        for (i, chunk) in chunks.iter().enumerate() {
-            if chunks[..i].iter().any(|other| other.sequence == chunk.sequence) {
-                return Err(StepError::SequenceTwice);
-            }
-            let bad = chunk.tokens.iter().find(|&&id| id as usize >= n_vocab);
-            if let Some(&id) = bad {
-                return Err(StepError::TokenId { id, n_vocab });
-            }
-            let (start, first) = (self.kv.len(chunk.sequence), self.tokens.len());
-            if start > 0 && self.program.bidirectional {
-                return Err(StepError::Continued);
-            }
-            self.tokens.extend(chunk.tokens);
-            self.positions.extend((start..start + chunk.tokens.len()).map(|p| p as u32));
-            self.sequence.extend(chunk.tokens.iter().map(|_| i as u32));
-            let end = self.tokens.len();
-            let outputs = match chunk.outputs {
-                Outputs::None => end..end,
-                Outputs::First => first..end.min(first + 1),
-                Outputs::Last => end.saturating_sub(1).max(first)..end,
-                Outputs::All => first..end,
-            };
-            self.outputs.extend(outputs.map(|t| t as u32));
-        }
-        let (max_batch, max_outputs) = (self.max_batch, self.max_outputs);
-        if self.tokens.len() > max_batch || self.outputs.len() > max_outputs {
-            return Err(StepError::BatchTooLarge { max_batch, max_outputs });
-        }
-        let lens: Vec<_> =
-            chunks.iter().map(|chunk| (chunk.sequence, chunk.tokens.len())).collect();
-        Ok(self.kv.reserve(&lens)?)
-    }
 }

@@ -26,7 +26,7 @@ pub(super) struct Share {
     pub draws: bool,
 }
 
-/// What a request wants of a step.
+/// Part of a step that a request wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Tokens that are yet to be computed, at least 1.

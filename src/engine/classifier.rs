@@ -8,7 +8,7 @@ use gguf_rs_lite::GgufFile;
 use std::sync::Arc;
 use teff_kernels::{FloatOps, KernelTable};
 
-/// See [`ClassifierSpec`].
+/// Head of a reranker: see [`ClassifierSpec`].
 #[derive(Debug)]
 pub(super) struct Classifier {
     spec: ClassifierSpec,
@@ -49,12 +49,12 @@ impl Classifier {
         Ok(is_there.then_some(Classifier { spec, dense, output, norm_eps, ops }))
     }
 
-    /// What it reads.
+    /// Pooling of the vector that it reads.
     pub(super) fn pooling(&self) -> Pooling {
         self.spec.pooling
     }
 
-    /// Of a pooled vector.
+    /// Scores of a pooled vector.
     pub(super) fn scores(&self, vector: &[f32]) -> Vec<f32> {
         let mut x = vector.to_vec();
         if let Some((dense, norm)) = &self.dense {

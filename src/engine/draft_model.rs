@@ -33,11 +33,11 @@ pub struct OtherVocabulary {
     pub draft: String,
     /// File of the model.
     pub model: String,
-    /// What differs first.
+    /// First difference.
     pub difference: VocabularyDifference,
 }
 
-/// What differs between two vocabularies.
+/// Difference between two vocabularies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VocabularyDifference {

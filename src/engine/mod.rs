@@ -12,10 +12,12 @@ mod classifier;
 mod draft;
 mod draft_model;
 mod embed;
+mod error;
 mod generate;
 #[cfg(feature = "grammar")]
 pub mod grammar;
 mod guard;
+mod model;
 mod pace;
 pub mod report;
 mod report_offload;
@@ -33,6 +35,8 @@ pub use chat::Chat;
 pub use draft::{DRAFT_MAX, Speculation};
 pub use draft_model::{DraftModel, OtherVocabulary, VocabularyDifference};
 pub use embed::normalize;
+pub use error::EngineError;
+pub use model::Model;
 pub use pace::{STEP_BOUNDS, StepTimes};
 pub use request::{CancelToken, FinishReason, Request, Stats, TokenEvent};
 pub use runner::{Answer, AnswerEvent, Runner, Status};
@@ -47,19 +51,10 @@ use classifier::Classifier;
 use saved::Origin;
 
 use crate::backend::pages::KvType;
-use crate::backend::{self, CpuSet, DeviceError, Start, available_bytes};
-use crate::decoder::{
-    Decoder, DecoderError, DecoderOptions, StepError, Stepper, adapt, lower_with,
-};
-use crate::kv::ContextTooLarge;
-use crate::model::{Adapter, Hparams, ModelError, ModelSpec, arch};
-use crate::sample::{LOGPROBS_MAX, SampleError};
-use crate::tensor::Weight;
-use crate::tensor::memory::{self, OutOfMemory};
-use crate::text::{StopError, TextError, Tokenizer};
+use crate::backend::{self, CpuSet, Start, available_bytes};
+use crate::decoder::{Decoder, DecoderError, DecoderOptions, Stepper, adapt, lower_with};
+use crate::tensor::memory;
 use gguf_rs_lite::GgufFile;
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use teff_kernels::KernelTable;
 
@@ -99,7 +94,7 @@ pub struct EngineOptions {
     /// Rows of logits in a step, at most: as many requests can generate at a time. Vectors have no
     /// such bound.
     pub max_outputs: usize,
-    /// How keys and values are stored.
+    /// Type of cached keys and values.
     pub kv_type: KvType,
     /// Bytes that the KV cache may take, recurrent states and prefixes that are kept included;
     /// `None`: half of the memory that is available, or [`KV_BYTES_DEFAULT`] where the system does
@@ -111,7 +106,7 @@ pub struct EngineOptions {
     /// Tokens of prompts in a step of a runner beside requests that generate, at most; `None`: so many,
     /// from 16 to 512, that by the clock such a step takes a tenth of a second. No result depends on it.
     pub prompt_tokens_beside: Option<usize>,
-    /// Which kernels to use.
+    /// Kernels of the CPU.
     pub kernels: &'static KernelTable,
 }
 
@@ -129,276 +124,6 @@ impl Default for EngineOptions {
             prompt_tokens_beside: None,
             kernels: KernelTable::detect(),
         }
-    }
-}
-
-/// Why a model cannot be loaded or a request not answered.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum EngineError {
-    /// The file is no GGUF file.
-    File(gguf_rs_lite::Error),
-    /// The file is no model that can be run.
-    Model {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: ModelError,
-    },
-    /// The file's vocabulary cannot be used.
-    Text {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: TextError,
-    },
-    /// Worker threads could not be started.
-    Threads(std::io::Error),
-    /// The KV cache of a context does not fit its budget.
-    Context(ContextTooLarge),
-    /// The system has no memory for a buffer.
-    Memory(OutOfMemory),
-    /// A device beside the CPUs is not to be had.
-    Device(DeviceError),
-    /// A step was refused.
-    Step(StepError),
-    /// A token could not be drawn.
-    Sample(SampleError),
-    /// Stop strings are refused.
-    Stop(StopError),
-    /// Stop strings without a tokenizer, which gives the text that they are looked for in.
-    NoTokenizer,
-    /// More of the likeliest tokens are wanted than [`LOGPROBS_MAX`].
-    TooManyLogprobs {
-        /// Number of tokens.
-        n_top: usize,
-    },
-    /// More answers to one prompt are wanted than [`ANSWERS_MAX`].
-    TooManyAnswers {
-        /// Number of answers.
-        n: usize,
-    },
-    /// [`WAITING_MAX`] requests wait already.
-    Busy,
-    /// The thread that answers requests has ended.
-    Stopped,
-    /// The request's own work panicked: its sampler, its listener, or a step with its tokens alone.
-    Panicked {
-        /// Message of the panic.
-        message: String,
-    },
-    /// A request without a token.
-    EmptyPrompt,
-    /// A prompt that leaves no room for an answer.
-    PromptTooLong {
-        /// Tokens in the prompt.
-        n_prompt: usize,
-        /// Tokens in the context.
-        n_ctx: usize,
-    },
-    /// A request to a model that gives no next token.
-    NoLogits,
-    /// Texts for a model that is not in embedding mode, see [`Model::output_embeddings`].
-    NoEmbeddings,
-    /// A draft model has another vocabulary than the model that it is to draft for.
-    OtherVocabulary(Box<OtherVocabulary>),
-    /// Scores are wanted of a model without a classifier.
-    NoClassifier,
-    /// A text without a token.
-    EmptyText {
-        /// Which one, from 0.
-        text: usize,
-    },
-    /// A text that the model cannot see whole.
-    TextTooLong {
-        /// Which one, from 0.
-        text: usize,
-        /// Its tokens.
-        n_tokens: usize,
-        /// Tokens that a text may have.
-        max: usize,
-    },
-    /// A text whose vectors are infinite or no numbers.
-    NotFinite {
-        /// Which one, from 0.
-        text: usize,
-    },
-}
-
-impl fmt::Display for EngineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EngineError::File(error) => error.fmt(f),
-            EngineError::Model { path, error } => write!(f, "{}: {error}", path.display()),
-            EngineError::Text { path, error } => write!(f, "{}: {error}", path.display()),
-            EngineError::Threads(error) => memory::NoThreads(error).fmt(f),
-            EngineError::Context(error) => error.fmt(f),
-            EngineError::Memory(error) => error.fmt(f),
-            EngineError::Device(error) => error.fmt(f),
-            EngineError::Step(error) => error.fmt(f),
-            EngineError::Sample(error) => error.fmt(f),
-            EngineError::Stop(error) => error.fmt(f),
-            EngineError::NoTokenizer => {
-                write!(f, "stop strings need the text of tokens, and there is no tokenizer")
-            }
-            EngineError::TooManyLogprobs { n_top } => {
-                write!(f, "{n_top} likeliest tokens are more than the {LOGPROBS_MAX} allowed")
-            }
-            EngineError::TooManyAnswers { n } => {
-                write!(f, "{n} answers to a prompt are more than the {ANSWERS_MAX} allowed")
-            }
-            EngineError::Busy => write!(f, "{WAITING_MAX} requests are waiting already"),
-            EngineError::Stopped => write!(f, "the thread that answers requests has ended"),
-            EngineError::Panicked { message } => write!(f, "the request panicked: {message}"),
-            EngineError::EmptyPrompt => write!(f, "the prompt is empty"),
-            EngineError::PromptTooLong { n_prompt, n_ctx } => {
-                write!(f, "the prompt has {n_prompt} tokens and the context holds {n_ctx}")
-            }
-            EngineError::NoLogits => {
-                write!(f, "the model is an encoder, which gives no next token")
-            }
-            EngineError::NoEmbeddings => {
-                write!(f, "the model was loaded to give logits, not embeddings")
-            }
-            EngineError::OtherVocabulary(error) => error.fmt(f),
-            EngineError::NoClassifier => {
-                write!(
-                    f,
-                    "the model is no reranker: it has no tensor `cls.weight` or `cls.output.weight`"
-                )
-            }
-            EngineError::EmptyText { text } => write!(f, "text {} has no token", text + 1),
-            EngineError::TextTooLong { text, n_tokens, max } => write!(
-                f,
-                "text {} has {n_tokens} tokens, more than the {max} that a text may have",
-                text + 1
-            ),
-            EngineError::NotFinite { text } => {
-                write!(f, "text {} gives vectors that are no finite numbers", text + 1)
-            }
-        }
-    }
-}
-
-impl std::error::Error for EngineError {}
-
-impl EngineError {
-    /// The same of texts that come after `n` others.
-    pub fn after_texts(mut self, n: usize) -> EngineError {
-        if let EngineError::EmptyText { text }
-        | EngineError::TextTooLong { text, .. }
-        | EngineError::NotFinite { text } = &mut self
-        {
-            *text += n;
-        }
-        self
-    }
-}
-
-impl From<StepError> for EngineError {
-    fn from(error: StepError) -> EngineError {
-        EngineError::Step(error)
-    }
-}
-
-/// A file and its description, and the adapters that change it.
-pub struct Model {
-    file: Arc<GgufFile>,
-    spec: ModelSpec,
-    path: PathBuf,
-    /// Weights in place of the file's tensors of their names.
-    replaced: Vec<Weight>,
-    adapters: Vec<Adapter>,
-    /// Of the adapters.
-    adapter_paths: Vec<PathBuf>,
-}
-
-impl Model {
-    /// Opens a GGUF file and reads what its metadata describes. Tensors are bound by
-    /// [`Engine::new`]. Those of a big-endian file are turned around, which takes as much memory as
-    /// the file has bytes.
-    ///
-    /// # Errors
-    /// [`EngineError::File`] if the file cannot be read, is no GGUF file, or is to be turned around
-    /// and the memory for that is refused. [`EngineError::Model`] if its architecture is unknown, or
-    /// a key of it is missing, unknown or has a value that cannot be.
-    pub fn open(path: &Path) -> Result<Model, EngineError> {
-        let mut file = GgufFile::open(path).map_err(EngineError::File)?;
-        memory::ask(|| file.make_little_endian()).map_err(EngineError::File)?;
-        Model::from_file(Arc::new(file), path)
-    }
-
-    /// The model of a file that is open already; `path` is for messages. Its tensors must be
-    /// little-endian: [`GgufFile::make_little_endian`].
-    ///
-    /// # Errors
-    /// [`EngineError::Model`] if the architecture is unknown, or a key of it is missing, unknown or
-    /// has a value that cannot be.
-    pub fn from_file(file: Arc<GgufFile>, path: &Path) -> Result<Model, EngineError> {
-        let named = |error| EngineError::Model { path: path.to_path_buf(), error };
-        let h = Hparams::new(&file).map_err(named)?;
-        let spec = arch::spec(&h).map_err(named)?;
-        let (adapters, adapter_paths) = (Vec::new(), Vec::new());
-        let replaced = Vec::new();
-        Ok(Model { spec, path: path.to_path_buf(), file, replaced, adapters, adapter_paths })
-    }
-
-    /// Gives engines that are made from now on these weights in place of the file's tensors of their
-    /// names, and the file's own in place of those that were given before.
-    pub fn replace_weights(&mut self, weights: Vec<Weight>) {
-        self.replaced = weights;
-    }
-
-    /// Adds a LoRA adapter, times `scale`; `path` is for messages. Its tensors are bound by
-    /// [`Engine::new`].
-    ///
-    /// # Errors
-    /// The file is no adapter, or one for another architecture.
-    pub fn add_adapter(
-        &mut self,
-        mut file: GgufFile,
-        path: &Path,
-        scale: f32,
-    ) -> Result<(), EngineError> {
-        memory::ask(|| file.make_little_endian()).map_err(EngineError::File)?;
-        let path = path.to_path_buf();
-        let architecture = self.file.get("general.architecture").and_then(|value| value.as_str());
-        match Adapter::new(Arc::new(file), architecture.unwrap_or_default(), scale) {
-            Ok(adapter) => self.adapters.push(adapter),
-            Err(error) => return Err(EngineError::Model { path, error }),
-        }
-        self.adapter_paths.push(path);
-        Ok(())
-    }
-
-    /// Switches to embedding mode: engines made from now on give embeddings of texts in place of
-    /// logits.
-    pub fn output_embeddings(&mut self) {
-        self.spec.head.logits = false;
-    }
-
-    /// The file.
-    pub fn file(&self) -> &Arc<GgufFile> {
-        &self.file
-    }
-
-    /// The description.
-    pub fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file's vocabulary.
-    ///
-    /// # Errors
-    /// [`EngineError::Text`] if the file has no vocabulary, or one that cannot be used.
-    pub fn tokenizer(&self) -> Result<Tokenizer, EngineError> {
-        Tokenizer::from_gguf(&self.file)
-            .map_err(|error| EngineError::Text { path: self.path.clone(), error })
     }
 }
 

@@ -35,7 +35,7 @@ pub struct StepTimes {
     pub decode_rate: f64,
 }
 
-/// What a step was made of.
+/// Kind of a step: what it was made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StepKind {
     /// Requests that generate.
@@ -94,7 +94,7 @@ impl Pace {
         (each > 0.0).then(|| n().max(PROMPT_TOKENS_MIN))
     }
 
-    /// What has been measured.
+    /// Times that have been measured.
     pub fn times(&self) -> StepTimes {
         self.times
     }

@@ -5,7 +5,7 @@ use crate::backend::{self, DeviceError, Offload, OffloadSizes, Placement};
 use crate::decoder::lower;
 
 impl Report {
-    /// Where `placement` would have the parts of the model; `None` if it cannot be run.
+    /// Places that `placement` would give the parts of the model; `None` if it cannot be run.
     ///
     /// # Errors
     /// The GPU is not to be had.

@@ -74,11 +74,11 @@ pub struct Status {
     pub kv_bytes: usize,
     /// Bytes of the KV cache that are kept and that no request uses.
     pub cached_bytes: usize,
-    /// What has been done so far.
+    /// Counters of what has been done so far.
     pub counters: Counters,
     /// Pages of keys and values.
     pub pages: PageCounts,
-    /// How long steps took.
+    /// Times that steps took.
     pub times: StepTimes,
     /// Tokens of prompts that a step beside generating requests has at most.
     pub prompt_tokens_beside: usize,
@@ -168,7 +168,7 @@ impl Runner {
         result.recv().unwrap_or(Err(EngineError::Stopped))
     }
 
-    /// Where the engine's numbers come from.
+    /// Origin of the engine's numbers.
     pub(super) fn origin(&self) -> &Origin {
         &self.shared.origin
     }

@@ -175,7 +175,7 @@ impl<'l> Scheduler<'l> {
         self.draft_model.take()
     }
 
-    /// What the last step was made of; `None` if it was not computed to its end, or there was none.
+    /// Kind of the last step; `None` if it was not computed to its end, or there was none.
     pub(super) fn last_step(&self) -> Option<StepKind> {
         self.last
     }
@@ -236,7 +236,7 @@ impl<'l> Scheduler<'l> {
         self.running.len()
     }
 
-    /// What has been done so far.
+    /// Counters of what has been done so far.
     pub fn counters(&self) -> Counters {
         self.counters
     }

@@ -96,7 +96,7 @@ pub type OnChunk<'a> = &'a mut dyn FnMut(&Report) -> ControlFlow<()>;
 pub struct Options<'a> {
     /// Whom to compare the model with.
     pub teacher: Teacher<'a>,
-    /// Where the model's own answers are kept, for later ones to be compared with.
+    /// Writer that keeps the model's own answers, for later ones to be compared with.
     pub save: Option<&'a mut LogitsWriter>,
     /// Listener that hears the figures after every chunk, and may end the measurement.
     pub on_chunk: Option<OnChunk<'a>>,

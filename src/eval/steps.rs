@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Tokens of a sequence, of which all from a position on want logits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run<'a> {
-    /// All tokens.
+    /// Tokens of the run.
     pub tokens: &'a [u32],
     /// Position of the first one that wants logits.
     pub wanted_from: usize,
@@ -27,7 +27,7 @@ pub(super) struct Piece {
     pub wanted: bool,
 }
 
-/// What fits a step.
+/// Room of a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     /// Tokens.
@@ -37,13 +37,13 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What fits the steps of an engine.
+    /// Room of an engine's steps.
     pub fn of(engine: &Engine) -> Room {
         let decoder = engine.decoder();
         Room { tokens: decoder.max_batch(), rows: decoder.max_outputs() }
     }
 
-    /// What fits the steps of both.
+    /// Room of steps that both engines make.
     pub fn min(self, other: Room) -> Room {
         Room { tokens: self.tokens.min(other.tokens), rows: self.rows.min(other.rows) }
     }

@@ -19,7 +19,7 @@ const SURE: usize = 64;
 /// Finer steps that are tried if no half has the step: codes may have a common divisor.
 const DIVISORS: &[f64] = &[3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
 
-/// What codes count from.
+/// Origin of codes: what they count from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Zero: a value is a code times the scale, where codes may be negative.
@@ -39,7 +39,7 @@ pub(super) struct Fit {
     pub least: f32,
     /// The mean of codes and that of values, likewise.
     middle: [f64; 2],
-    /// By how many bits chance would have to be lucky, 0 at least.
+    /// Bits by which chance would have to be lucky, 0 at least.
     pub evidence: f64,
     samples: Vec<Sample>,
 }

@@ -21,11 +21,11 @@ pub(super) struct Form {
     pub block: usize,
 }
 
-/// What stands for a group.
+/// Scales chosen for a group, and how its codes turn.
 pub(super) struct Chosen {
     /// Scale and minimum.
     pub scales: [f32; 2],
-    /// What becomes of a code: times this, and this more.
+    /// Factor and addend that make the new code of an old one.
     pub turn: [i16; 2],
     /// Whether the values come back.
     pub is_exact: bool,
@@ -113,7 +113,7 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Those of an encoder.
+    /// Levels of an encoder.
     pub fn new(encoder: &Encoder) -> Levels {
         let mut code_of = [0; 256];
         for code in 0..encoder.codes {

@@ -54,7 +54,7 @@ pub struct Found {
     pub cols: usize,
     /// Elements of a row under one scale.
     pub group: usize,
-    /// What codes count from.
+    /// Origin of the codes.
     pub origin: Origin,
     /// The least and the largest code, counted from there.
     pub range: [i16; 2],
@@ -266,7 +266,7 @@ impl Found {
         on_threads(parts.collect(), &write).into_iter().all(|done| done)
     }
 
-    /// What writes the blocks of rows, by the encoder of the type.
+    /// Writer of the blocks of rows, by the encoder of the type.
     ///
     /// # Panics
     /// If the encoder is another type's.
@@ -296,7 +296,7 @@ fn on_threads<P: Send, R: Send>(mut parts: Vec<P>, work: &(impl Fn(P) -> R + Syn
     })
 }
 
-/// What writes the blocks of rows that lie on a grid.
+/// Writer of the blocks of rows that lie on a grid.
 pub struct Rows<'a> {
     found: &'a Found,
     encoder: &'a Encoder,

@@ -3,7 +3,7 @@
 /// A number that is a multiple of the step, but for rounding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// Not negative.
+    /// The number, which is not negative.
     pub x: f64,
     /// How far the multiple may be.
     pub half: f64,

@@ -54,7 +54,7 @@ pub(super) struct PrefixTree {
 }
 
 impl PrefixTree {
-    /// Only a root.
+    /// A tree of nothing but its root.
     pub fn new() -> PrefixTree {
         let (nodes, leaves) = (vec![Node::default()], BTreeSet::new());
         PrefixTree { nodes, free: Vec::new(), leaves, clock: 0 }

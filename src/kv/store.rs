@@ -61,7 +61,7 @@ pub struct PageCounts {
     pub free: usize,
 }
 
-/// All pages and state slots.
+/// Store of all pages and state slots.
 pub(super) struct Store {
     kinds: Vec<Things>,
     /// Bytes of what somebody holds.
@@ -120,12 +120,12 @@ impl Store {
         id
     }
 
-    /// One holder more.
+    /// Adds a holder.
     pub fn hold(&mut self, kind: Kind, id: u32, holder: Holder) {
         self.change(kind, id, |holders| holders.count(holder).add_assign(1));
     }
 
-    /// One holder less; without any, the thing is free.
+    /// Takes a holder away; a thing without holders is free.
     pub fn release(&mut self, kind: Kind, id: u32, holder: Holder) {
         self.change(kind, id, |holders| {
             let count = holders.count(holder);

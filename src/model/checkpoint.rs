@@ -18,7 +18,7 @@ pub struct Checkpoint {
     pub classes: &'static [&'static str],
     /// Value of `general.architecture`.
     pub arch: &'static str,
-    /// Which of the checkpoints of the classes: the first that is so counts.
+    /// Condition that chooses among the checkpoints of the classes: the first that is so counts.
     pub when: When,
     /// Names of tensors, special ones before common ones: the first that fits counts.
     pub tensors: &'static [&'static [Names]],
@@ -41,7 +41,7 @@ pub enum When {
     Without(&'static [&'static str], &'static [&'static str]),
 }
 
-/// One tensor, or one of each layer, in both worlds.
+/// Names of a tensor, or of one in each layer: the checkpoint's and ours.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// Pattern of the name in the checkpoint.
@@ -58,11 +58,11 @@ pub struct Names {
     /// Entries whose first one that is there is how many layers of the result come before the layers
     /// that these names number; none: they are numbered alike.
     pub behind: &'static [&'static str],
-    /// How the parts lie that the files of ranks have of the tensor.
+    /// Order of the parts that the files of ranks have of the tensor.
     pub join: Join,
 }
 
-/// How parts of a matrix lie in it that have its name, one in each file of a rank of tensor parallelism.
+/// Order of the parts of a matrix that have its name, one in each file of a rank of tensor parallelism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
     /// There are none.

@@ -93,7 +93,7 @@ impl<'a> Hparams<'a> {
         value
     }
 
-    /// From now on as if the file did not have the key, which says nothing in this architecture.
+    /// Hides a key, as if the file did not have it, which says nothing in this architecture.
     pub fn hide(&self, name: &str) {
         let key = self.key(name);
         self.hidden.borrow_mut().insert(key.clone());

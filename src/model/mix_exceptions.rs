@@ -9,7 +9,7 @@
 pub struct MixExceptions {
     /// Mixes give its projections fewer bits than others', and its head always 8.
     pub frugal_projections: bool,
-    /// Of its stacked tensors only those of the feed-forward layers are experts.
+    /// Whether projections are stacked, too: of stacked tensors only those of the feed-forward layers are experts.
     pub stacks_projections: bool,
     /// Parts of the names of tensors that are left as they are.
     pub kept: &'static [&'static str],

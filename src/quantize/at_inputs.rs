@@ -15,14 +15,14 @@ use teff_kernels::{KernelTable, TypeKernels};
 /// Rows that go through a product together.
 const ROWS: usize = 32;
 
-/// What the outputs of a matrix lost: the trace of `E H E^T`.
+/// Loss of a matrix's outputs: the trace of `E H E^T`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OutputLoss {
-    /// By the method's first step alone.
+    /// Loss by the method's first step alone.
     pub before: f64,
-    /// Of what was written.
+    /// Loss of what was written.
     pub after: f64,
-    /// Of no weights at all: the size of the output.
+    /// Loss of no weights at all: the size of the output.
     pub size: f64,
 }
 
@@ -53,6 +53,16 @@ impl Factors<'_> {
     }
 }
 
+/// Sum of the losses of a matrix's parts, in their order.
+pub(super) fn sum(parts: Vec<(OutputLoss, Loss)>) -> (OutputLoss, Loss) {
+    let mut sum = (OutputLoss::default(), Loss::default());
+    for (outputs, weights) in parts {
+        sum.0.add(outputs);
+        sum.1.add(weights);
+    }
+    sum
+}
+
 /// How a matrix is quantized.
 #[derive(Clone, Copy, Debug)]
 pub struct AtInputs<'a> {
@@ -62,9 +72,9 @@ pub struct AtInputs<'a> {
     pub kernels: &'a TypeKernels,
     /// The method: its rows, and whether scales are fitted again.
     pub method: &'static Method,
-    /// What errors cost, of columns that are multiplied by their factors.
+    /// Cost of errors, of columns that are multiplied by their factors.
     pub form: &'a Form,
-    /// What errors add to the columns behind them, where the method has that.
+    /// Feedback of errors to the columns behind them, where the method has that.
     pub feedback: Option<&'a Feedback>,
     /// Factors of the matrix.
     pub factors: Option<Factors<'a>>,
@@ -108,12 +118,7 @@ impl AtInputs<'_> {
             Ok(())
         };
         share(parts.collect(), threads, &work)?;
-        let mut sum = (OutputLoss::default(), Loss::default());
-        for (outputs, weights) in losses {
-            sum.0.add(outputs);
-            sum.1.add(weights);
-        }
-        Ok(sum)
+        Ok(sum(losses))
     }
 
     /// Blocks of rows by the method alone; `importance` is that of their columns.

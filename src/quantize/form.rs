@@ -16,13 +16,13 @@ pub(super) const STRIP: usize = 32;
 /// Memory of a product.
 pub(super) type Buffers = (Scratch, Vec<f32>);
 
-/// What errors of rows cost. Memory: 4 bytes times the square of the columns.
+/// Quadratic form that says what errors of rows cost. Memory: 4 bytes times the square of the columns.
 #[derive(Debug)]
 pub struct Form {
     n: usize,
     /// The damped Hessian, `[n][n]`, floats as bytes.
     matrix: Vec<u8>,
-    /// What was added to the diagonal.
+    /// Damping: the number that was added to the diagonal.
     damping: f64,
     importance: Vec<f32>,
 }
@@ -61,7 +61,7 @@ impl Form {
         self.n
     }
 
-    /// What was added to the diagonal.
+    /// Damping: the number that was added to the diagonal.
     pub(super) fn damping(&self) -> f64 {
         self.damping
     }
@@ -99,7 +99,7 @@ impl Form {
         rows.flat_map(|row| &row[cols.start * BYTES..cols.end * BYTES]).copied().collect()
     }
 
-    /// What each row of errors costs.
+    /// Costs of rows of errors.
     pub(super) fn costs(
         &self,
         table: &KernelTable,

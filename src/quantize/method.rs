@@ -13,7 +13,7 @@ use teff_kernels::{Group, Scales, TypeKernels};
 pub struct Method {
     /// Name that users say.
     pub name: &'static str,
-    /// One line about it.
+    /// Description in one line.
     pub about: &'static str,
     /// Whether importances change what it does.
     pub uses_importances: bool,

@@ -15,7 +15,7 @@ use crate::receipt::Request;
 use gguf_rs_lite::{ByteOrder, GgmlType, GgufFile, TensorInfo};
 use teff_kernels::KernelTable;
 
-/// What is wanted.
+/// Options of a plan.
 #[derive(Debug)]
 pub struct Options {
     /// Types by their common name; `None` keeps all types.
@@ -30,7 +30,7 @@ pub struct Options {
     pub imatrix_name: String,
     /// Goes on without importances where a type is of little use without them.
     pub force: bool,
-    /// What is pruned, if something is.
+    /// Pruning, if there is some.
     pub pruning: Option<Pruning>,
     /// Which zeros stay zeros in tensors that are not pruned.
     pub keep_zeros: KeepZeros,
@@ -44,15 +44,20 @@ pub struct Options {
     pub qat: Qat,
     /// Whether tensors that lie on a grid get the type that has its codes, where none is named for them.
     pub types_of_grids: bool,
-    /// What a receipt is to say in the file's metadata, if there is to be one.
+    /// Receipt that the file's metadata is to have, if there is to be one.
     pub receipt: Option<Request>,
 }
 
 impl Options {
     /// A mix by the default method, on all CPUs.
     pub fn new(mix: Mix) -> Options {
+        Options { mix: Some(mix), ..Options::unchanged() }
+    }
+
+    /// All types as they are, by the default method, on all CPUs.
+    pub fn unchanged() -> Options {
         Options {
-            mix: Some(mix),
+            mix: None,
             wishes: Wishes::default(),
             method: &METHODS[0],
             imatrix: None,
@@ -70,7 +75,7 @@ impl Options {
     }
 }
 
-/// What a file will hold.
+/// Plan of a file: what it will hold.
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub(super) file: &'a GgufFile,
@@ -79,7 +84,7 @@ pub struct Plan<'a> {
     pub(super) file_type: Option<u32>,
     /// The tensors in the file's order.
     pub tensors: Vec<Planned<'a>>,
-    /// What a user should know of.
+    /// Warnings for the user.
     pub warnings: Vec<Warning>,
 }
 
@@ -215,7 +220,7 @@ impl<'a> Plan<'a> {
         self.options.kernels
     }
 
-    /// What is pruned.
+    /// Pruning, if there is some.
     pub fn pruning(&self) -> Option<&'a Pruning> {
         self.options.pruning.as_ref()
     }

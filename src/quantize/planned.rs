@@ -33,7 +33,7 @@ pub struct Planned<'a> {
     pub(super) importances: Option<Vec<f32>>,
     /// The grid that its values lie on, whose codes it keeps.
     pub grid: Option<Found>,
-    /// What a method that sees a text has made already.
+    /// Blocks that a method that sees a text has made already.
     pub(super) ready: Option<Made>,
 }
 
@@ -54,7 +54,7 @@ impl Planned<'_> {
         self.importances.as_ref().map(|all| &all[matrix * cols..][..cols])
     }
 
-    /// What writes its codes, if it keeps those of a grid.
+    /// Writer of its codes, if it keeps those of a grid.
     pub(super) fn rows_of_grid<'a>(
         &'a self,
         new: &'a TypeKernels,
@@ -169,11 +169,11 @@ impl Planned<'_> {
 pub struct Made {
     /// Its name, type, shape and blocks.
     pub weight: Weight,
-    /// What it lost, factors taken back.
+    /// Loss of its weights, factors taken back.
     pub loss: Loss,
     /// Whether it is the source's times factors.
     pub has_factors: bool,
-    /// What its outputs lost; zeros where the text never came to it, or it is no matrix.
+    /// Loss of its outputs; zeros where the text never came to it, or it is no matrix.
     pub outputs: OutputLoss,
     /// Matrices that the text never came to: experts that were not chosen.
     pub unseen: usize,

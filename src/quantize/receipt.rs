@@ -13,12 +13,12 @@ use teff_kernels::KernelTable;
 /// Errors may differ from those in a receipt by this part of them: sums come in another order.
 const ERROR_TOLERANCE: f64 = 1e-4;
 
-/// What came of a check.
+/// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Tensors that are as the receipt says.
     pub same: usize,
-    /// What is not as it says, a line each, with the tensor's name.
+    /// Faults: what is not as it says, a line each, with the tensor's name.
     pub faults: Vec<String>,
     /// Tensors whose losses are not measured.
     pub unmeasured: usize,

@@ -40,7 +40,7 @@ pub struct Step<'a> {
     pub number: usize,
     /// Rows of it that are done.
     pub rows: u64,
-    /// What was lost so far.
+    /// Loss so far.
     pub loss: Loss,
     /// Elements that are done, of all tensors that are not copied.
     pub done: u64,

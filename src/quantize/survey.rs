@@ -63,7 +63,7 @@ pub struct Surveyed<'a> {
     importances: Option<Vec<f32>>,
 }
 
-/// What the tensors of a file would lose, and the size that the file is to come to.
+/// Survey of what the tensors of a file would lose, and the size that the file is to come to.
 #[derive(Debug)]
 pub struct Survey<'a> {
     file: &'a GgufFile,

@@ -19,7 +19,7 @@ pub struct Trial<'a> {
     pub kernels: &'a TypeKernels,
     /// The method, whose first step is tried.
     pub method: &'static Method,
-    /// What errors of the rows cost, without factors.
+    /// Cost of errors of the rows, without factors.
     pub form: &'a Form,
 }
 

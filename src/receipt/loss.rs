@@ -1,6 +1,6 @@
 //! What was lost in a tensor that got another type.
 
-/// What was lost in a tensor.
+/// Loss of a tensor that got another type.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
     /// Number of weights.

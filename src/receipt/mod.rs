@@ -36,7 +36,7 @@ const DIGITS: usize = 64;
 /// Bytes that are hashed between two looks at whether the file is whole.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// What is known before anything is written. Without the feature `receipt` hashes stay zeros.
+/// Receipt's entries that are known before anything is written. Without the feature `receipt` hashes stay zeros.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Key behind [`PREFIX`] and value: the method, parameters, hashes of texts.
@@ -45,7 +45,7 @@ pub struct Request {
     pub tokens: Vec<(String, String)>,
 }
 
-/// What is known of a tensor when it is written.
+/// Receipt's entries of a tensor that is written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Written {
     pub sha256: String,
@@ -54,7 +54,7 @@ pub(crate) struct Written {
     pub has_factors: bool,
 }
 
-/// What is known when all is written.
+/// Receipt's entries that are known when all is written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     pub source: String,
@@ -142,6 +142,16 @@ impl TensorHash {
     pub fn finish(self) -> String {
         self.0.finish()
     }
+}
+
+/// A hash that nobody stops: of [`hash_of_path`], say, which is given what it is to ask.
+///
+/// # Errors
+/// Those of `hash`.
+pub fn unstopped<E>(
+    hash: impl FnOnce(&dyn Fn() -> bool) -> Result<Option<String>, E>,
+) -> Result<String, E> {
+    Ok(hash(&|| true)?.expect("the answer is yes whenever it asks"))
 }
 
 /// The hash of a file's bytes; `goes_on` is asked between parts, and `None` is what comes of a no.

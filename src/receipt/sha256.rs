@@ -21,7 +21,7 @@ impl Hasher {
     }
 }
 
-/// What stands for it without the feature.
+/// Hasher without the feature, which hashes nothing.
 #[cfg(not(feature = "receipt"))]
 #[derive(Default)]
 pub struct Hasher;

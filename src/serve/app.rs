@@ -143,7 +143,7 @@ impl App {
         self.make_ready();
     }
 
-    /// From now on the server can answer.
+    /// Says that the server can answer from now on.
     pub fn make_ready(&self) {
         self.is_ready.store(true, Ordering::Release);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What a connection has been doing since when.
+/// Watch over a connection: what it has been doing since when.
 #[derive(Debug)]
 pub struct Watch {
     limits: Limits,
@@ -25,7 +25,7 @@ pub struct Watch {
     blocked: AtomicU64,
 }
 
-/// What is to become of a connection.
+/// Verdict: what is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes on.
@@ -63,7 +63,7 @@ impl Watch {
         self.n_requests.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// What is to become of the connection now.
+    /// The verdict on the connection now.
     pub fn verdict(&self) -> Verdict {
         let Limits { head_time, idle_time, write_time, .. } = self.limits;
         let now = Duration::from_millis(self.now());

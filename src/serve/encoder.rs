@@ -1,6 +1,8 @@
 //! The engine that turns texts into vectors or scores, beside the one that answers.
 
+use super::blocking;
 use super::fault::Fault;
+use super::loaded::Loaded;
 use crate::engine::{Engine, EngineOptions, Model, normalize};
 use crate::model::Pooling;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +83,29 @@ impl Encoder {
         }
         Ok(vectors)
     }
+}
+
+/// Vectors of a request's texts, which are given as tokens; what is wrong with one is said of `field`.
+///
+/// # Errors
+/// As [`Encoder::vectors`], the model cannot be one for vectors, or `dimensions` is not their length.
+pub async fn vectors(
+    loaded: &Arc<Loaded>,
+    texts: Vec<Vec<u32>>,
+    dimensions: Option<u64>,
+    field: &'static str,
+) -> Result<Vec<Vec<f32>>, Fault> {
+    let left = LeftFlag::new();
+    let (has_left, loaded) = (left.flag(), loaded.clone());
+    blocking(move || {
+        let encoder = loaded.encoder()?;
+        if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
+            let problem = format!("the model has vectors of {} elements", encoder.n_out);
+            return Err(Fault::field("dimensions", problem));
+        }
+        encoder.vectors(&texts, &has_left).map_err(|fault| fault.with_param(field))
+    })
+    .await
 }
 
 /// Flag that becomes true when the request's future is dropped: nobody waits for its work any more.

@@ -14,7 +14,7 @@ const EXACT_MAX: f64 = (1u64 << 53) as f64;
 pub struct Field {
     /// Name.
     pub name: &'static str,
-    /// What its value may be.
+    /// Kind of its value.
     pub kind: Kind,
     /// Whether a request has to have it.
     pub is_required: bool,
@@ -22,7 +22,7 @@ pub struct Field {
     pub about: &'static str,
 }
 
-/// What the value of a field may be.
+/// Kinds of values that a field may have.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// `true` or `false`.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value as Json};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What a model is served with, for which the program has options.
+/// Options that a model is served with.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ModelOptions {
@@ -50,7 +50,7 @@ pub enum Trigger<'a> {
 }
 
 impl Trigger<'_> {
-    /// Behind a token, if there is one to wait for.
+    /// Trigger behind a token, if there is one to wait for.
     pub fn behind(token: Option<u32>) -> Trigger<'static> {
         token.map_or(Trigger::None, Trigger::Token)
     }
@@ -158,7 +158,7 @@ impl Loaded {
         last.1.elapsed() > limit.max(Duration::from_secs_f64(seconds.min(86_400.0)))
     }
 
-    /// What turns texts into vectors. Cost: the first call makes an engine.
+    /// Encoder that turns texts into vectors. Cost: the first call makes an engine.
     ///
     /// # Errors
     /// The model cannot be one for vectors.

@@ -60,13 +60,13 @@ pub struct ModelMetrics {
     pub cache_hits: AtomicU64,
     /// Answers by the reason of their end: stop, length, abort.
     pub ends: [AtomicU64; 3],
-    /// From a request's head to its first token.
+    /// Times from a request's head to its first token.
     pub first_token: Times,
-    /// From token to token.
+    /// Times from token to token.
     pub between_tokens: Times,
-    /// From a request's head to its end.
+    /// Times from a request's head to its end.
     pub whole: Times,
-    /// From the engine's taking a request to its first step.
+    /// Times from the engine's taking a request to its first step.
     pub queue: Times,
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a request has come to.
+/// Record of a request: what it has come to.
 #[derive(Debug)]
 pub struct Record {
     /// Id that answers carry.
@@ -16,7 +16,7 @@ pub struct Record {
     pub n_body: AtomicUsize,
     /// Tokens of the prompt.
     pub n_prompt: AtomicUsize,
-    /// Of them, those that the cache had.
+    /// Tokens among them that the cache had.
     pub n_cached: AtomicUsize,
     /// Tokens of the answers.
     pub n_generated: AtomicUsize,

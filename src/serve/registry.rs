@@ -118,7 +118,7 @@ impl Entry {
         if is_due(&slot) { slot.loaded.take() } else { None }
     }
 
-    /// What the model says of itself, whether it is loaded or not. It may block.
+    /// Description of the model by itself, whether it is loaded or not. It may block.
     ///
     /// # Errors
     /// The file is no model.
@@ -159,7 +159,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Without models.
+    /// A registry without models.
     pub fn new(
         memory: Option<u64>,
         idle: Option<Duration>,
@@ -208,7 +208,7 @@ impl Registry {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Those that are loaded.
+    /// Models that are loaded.
     pub fn loaded(&self) -> Vec<Arc<Loaded>> {
         self.entries().iter().filter_map(|entry| entry.loaded()).collect()
     }

@@ -28,9 +28,9 @@ pub type Answer = Result<Response, Fault>;
 
 /// A request as routes get it.
 pub struct Call {
-    /// What all requests share.
+    /// State that all requests share.
     pub app: Arc<App>,
-    /// What comes of it.
+    /// Record of what comes of it.
     pub record: Arc<Record>,
     /// Its headers.
     pub headers: HeaderMap,

@@ -27,7 +27,7 @@ pub enum Part {
     Done,
 }
 
-/// What an API makes of events.
+/// Shape that an API gives to events.
 pub trait Shape: Send + 'static {
     /// Whether the stream also tells of the prompt, so that it begins with it.
     fn tells_progress(&self) -> bool {

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 #[derive(Clone)]
 pub struct Tls(tokio_rustls::TlsAcceptor);
 
-/// What is wrong with a certificate or its key.
+/// Fault of a certificate or its key.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TlsError {

@@ -31,7 +31,7 @@ pub struct Traces {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What keeps traces from being sent.
+/// Fault that keeps traces from being sent.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TracesError {

@@ -54,17 +54,7 @@ mod tests {
     #[test]
     fn derivatives_are_those_of_differences() {
         let ops = machine().ops();
-        for f in [
-            Activation::Silu,
-            Activation::Gelu,
-            Activation::GeluErf,
-            Activation::GeluQuick,
-            Activation::Relu,
-            Activation::ReluSqr,
-            Activation::Tanh,
-            Activation::Sigmoid,
-            Activation::Softplus,
-        ] {
+        for f in Activation::ALL {
             // Away from the kinks.
             let x: Vec<f32> = draw(5, 200).iter().map(|x| 3.0 * x + x.signum() * 0.02).collect();
             let mut dx = x.clone();

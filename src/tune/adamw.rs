@@ -41,7 +41,7 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// Of so many numbers, before the first step.
+    /// Moments of `n` numbers, before the first step.
     pub fn new(n: usize) -> Moments {
         Moments { mean: vec![0.0; n], square: vec![0.0; n] }
     }

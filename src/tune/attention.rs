@@ -45,7 +45,7 @@ struct HeadGradients {
 
 /// The gradients of an operation's inputs.
 pub(super) struct AttentionGradients {
-    /// Of rows of queries.
+    /// Gradients of rows of queries.
     pub queries: Vec<f32>,
     pub kv: KeysValues,
 }

@@ -12,7 +12,7 @@ const KEY: &str = "teff.tune.key";
 const STEP: &str = "teff.tune.step";
 const LOSSES: &str = "teff.tune.losses";
 
-/// What was best so far.
+/// Best values so far.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Best {
     pub loss: f64,

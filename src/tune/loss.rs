@@ -34,7 +34,7 @@ impl Sequence {
 /// A sum of losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
-    /// In nats.
+    /// Sum of losses, in nats.
     pub sum: f64,
     /// Predictions.
     pub n: usize,

@@ -36,7 +36,7 @@ pub use adamw::Schedule;
 pub use checkpoint::State;
 pub use error::TuneError;
 pub use loss::{Score, Sequence};
-pub use parameters::{LoraShape, What};
+pub use parameters::{LoraShape, Trainable};
 pub use teacher::TeacherModel;
 pub use train::{Course, Event, Report, train};
 pub use tuner::Tuner;

@@ -12,9 +12,9 @@ use gguf_rs_lite::GgmlType;
 use std::array::from_fn;
 use std::collections::{HashMap, HashSet};
 
-/// What of a model is trained.
+/// Parts of a model that are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct What {
+pub struct Trainable {
     /// Scales and minimums of blocks.
     pub scales: bool,
     /// Factors of norms.
@@ -116,7 +116,7 @@ impl Parameters {
     pub fn new(
         on: Machine,
         program: &Program,
-        what: What,
+        what: Trainable,
         wanted: &dyn Fn(&str) -> bool,
         seed: u64,
     ) -> Result<Parameters, TuneError> {

@@ -19,7 +19,7 @@ pub struct Course {
     pub seed: u64,
 }
 
-/// What happened.
+/// Event of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event {
     /// A sequence was learned from or measured; work goes on in the middle of a step.
@@ -42,7 +42,7 @@ pub enum Event {
     },
 }
 
-/// What came of training.
+/// Result of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
     /// Mean loss before, in nats, on sequences that were not learned from.

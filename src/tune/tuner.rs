@@ -4,7 +4,7 @@ use super::TuneError;
 use super::linear::Net;
 use super::loss::{Objective, Score, Sequence};
 use super::machine::Machine;
-use super::parameters::{Gradients, Parameters, What};
+use super::parameters::{Gradients, Parameters, Trainable};
 use super::pass::{self, Pass};
 use crate::backend::program::Program;
 use crate::decoder::lower;
@@ -32,7 +32,7 @@ impl Tuner {
     pub fn new(
         model: &Model,
         n_ctx: usize,
-        what: What,
+        what: Trainable,
         wanted: &dyn Fn(&str) -> bool,
         (kernels, threads): (&'static KernelTable, usize),
         seed: u64,

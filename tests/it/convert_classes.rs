@@ -1,7 +1,8 @@
 //! Classes of Hugging Face that hold a model of another class, classify or rerank, or whose folders say
 //! things in unusual ways.
 
-use crate::convert::{Scratch, configure, convert, copy_of, json, logits};
+use crate::convert::{configure, convert, copy_of, json, logits};
+use crate::folder::Folder;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::{Value, json as object};
 use std::fs;
@@ -64,7 +65,7 @@ fn wrap(folder: &Path, class: &str) {
 
 #[test]
 fn text_parts_of_other_classes_answer_as_they_would_alone() {
-    let scratch = Scratch::new("wrapped");
+    let scratch = Folder::new("wrapped");
     let folder = copy_of("llama-spm", &scratch);
     let (alone, within) = (scratch.0.join("alone.gguf"), scratch.0.join("within.gguf"));
     convert(&folder, &alone, TargetType::F32).unwrap();
@@ -87,7 +88,7 @@ fn classes_have_labels_and_rerankers_their_prompt() {
     let labels = value(&classes, "bert.classifier.output_labels");
     assert_eq!(labels, texts(&["no", "perhaps", "yes"]));
     assert_eq!(value(&classes, "bert.pooling_type"), Some(OwnedValue::U32(4)));
-    let scratch = Scratch::new("labels");
+    let scratch = Folder::new("labels");
     let folder = copy_of("bert-classes", &scratch);
     configure(&folder, &object!({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}));
     assert_eq!(value(&plan(&folder).unwrap(), "bert.classifier.output_labels"), None);
@@ -102,7 +103,7 @@ fn classes_have_labels_and_rerankers_their_prompt() {
     let Some(OwnedValue::Str(prompt)) = prompt else { panic!("no prompt") };
     assert!(prompt.contains("<Query>: {query}\n<Document>: {document}<|im_end|>"), "{prompt}");
     // The folder's name, or the one that it was saved under, says that it is one.
-    let scratch = Scratch::new("reranker");
+    let scratch = Folder::new("reranker");
     let folder = copy_of("qwen3-reranker", &scratch);
     assert!(!has(&plan(&folder).unwrap(), "cls.output.weight"));
     configure(&folder, &object!({"_name_or_path": "x/Qwen3-Reranker-0.6B"}));
@@ -111,7 +112,7 @@ fn classes_have_labels_and_rerankers_their_prompt() {
 
 #[test]
 fn configurations_as_python_writes_them() {
-    let scratch = Scratch::new("python");
+    let scratch = Folder::new("python");
     let folder = copy_of("mamba2", &scratch);
     let path = folder.join("config.json");
     let text = fs::read_to_string(&path).unwrap();
@@ -132,7 +133,7 @@ fn configurations_as_python_writes_them() {
 #[test]
 fn missing_entries_are_told_by_their_names() {
     for entry in ["rms_norm_eps", "hidden_size", "intermediate_size", "num_attention_heads"] {
-        let scratch = Scratch::new("entries");
+        let scratch = Folder::new("entries");
         let folder = copy_of("llama-spm", &scratch);
         configure(&folder, &object!({ entry: null }));
         let error = convert(&folder, &scratch.0.join("x.gguf"), TargetType::F32).unwrap_err();
@@ -141,7 +142,7 @@ fn missing_entries_are_told_by_their_names() {
     for (golden, entry) in
         [("granitemoe-swa", "layer_types"), ("gemma3-text", "use_bidirectional_attention")]
     {
-        let scratch = Scratch::new("entries");
+        let scratch = Folder::new("entries");
         let folder = copy_of(golden, &scratch);
         configure(&folder, &object!({ entry: null }));
         // A copy has the names of steps behind the model, not the steps.
@@ -153,7 +154,7 @@ fn missing_entries_are_told_by_their_names() {
 
 #[test]
 fn steps_behind_a_model_are_taken_along_or_refused() {
-    let scratch = Scratch::new("steps");
+    let scratch = Folder::new("steps");
     // A copy of the files alone has the names of the steps, not the steps.
     let folder = copy_of("gemma3-text", &scratch);
     assert!(plan(&folder).err().unwrap().contains("2_Dense"));
@@ -173,7 +174,7 @@ fn steps_behind_a_model_are_taken_along_or_refused() {
 
 #[test]
 fn layers_that_do_not_turn_are_marked() {
-    let scratch = Scratch::new("turning");
+    let scratch = Folder::new("turning");
     let folder = copy_of("granitemoe-swa", &scratch);
     let pattern =
         |folder: &Path| value(&plan(folder).unwrap(), "granite_swa.attention.rope_pattern");

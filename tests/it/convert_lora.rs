@@ -1,9 +1,10 @@
 //! Adapters of PEFT to adapters in GGUF: with one a model computes what it computes with the matrices
 //! merged into its weights; and adapters that have no form in GGUF.
 
-use crate::convert::{Scratch, convert, copy_of, ids, json};
+use crate::convert::{convert, copy_of, ids, json};
 use crate::decoder::{logits, options};
 use crate::fixture_model::weight;
+use crate::folder::Folder;
 use crate::measure::nmse_max;
 use gguf_rs_lite::GgufFile;
 use serde_json::{Map, Value, json as object};
@@ -134,7 +135,7 @@ fn model(path: &Path) -> Model {
 
 /// Adapts the modules of a golden folder that are `wanted` and compares with merged weights.
 fn check(golden: &str, wanted: &[&str], is_turned: bool, more: Value, scale: impl Fn(&str) -> f64) {
-    let scratch = Scratch::new(&format!("lora-{golden}-{}", more.to_string().len()));
+    let scratch = Folder::new(&format!("lora-{golden}-{}", more.to_string().len()));
     let folder = copy_of(golden, &scratch);
     let [base, merged, lora] = ["base", "merged", "lora"].map(|name| scratch.0.join(name));
     convert(&folder, &base, TargetType::F32).unwrap();
@@ -199,7 +200,7 @@ fn alphas_and_ranks_are_those_of_peft() {
 
 #[test]
 fn adapters_without_a_form_in_gguf_are_refused_by_name() {
-    let scratch = Scratch::new("lora-refused");
+    let scratch = Folder::new("lora-refused");
     let folder = copy_of("llama-spm", &scratch);
     let out = scratch.0.join("out.gguf");
     let refused = |more: Value, change: &dyn Fn(&mut Vec<Tensor>)| {

@@ -4,8 +4,9 @@
 //! `tests/golden/quantized` has some; `TEFF_FIXTURES` names a folder whose `quantized_checkpoints` and
 //! `quantized_experts` have more.
 
-use crate::convert::{Scratch, convert, convert_as_stored, copy_folder, floats, ids, json, logits};
+use crate::convert::{convert, convert_as_stored, copy_folder, floats, ids, json, logits};
 use crate::convert_lora::read;
+use crate::folder::Folder;
 use crate::measure::nmse_max;
 use crate::require::fixtures;
 use gguf_rs_lite::GgufFile;
@@ -114,7 +115,7 @@ fn check(folder: &Path) {
     let name = folder.file_name().unwrap().to_str().unwrap();
     let row = TYPES.iter().find(|row| row.0 == name);
     let &(_, types, keeps, bar) = row.unwrap_or_else(|| panic!("{name} has no row"));
-    let scratch = Scratch::new(&format!("packed-{name}"));
+    let scratch = Folder::new(&format!("packed-{name}"));
     let out = scratch.0.join("model.gguf");
     let tokens = ids(&json(&folder.join("tokens.json"))["tokens"]);
     let truth = floats(&folder.join("logits.f32")).unwrap();
@@ -179,7 +180,7 @@ fn codes_of_more_checkpoints_stay_as_they_are() {
 fn experts_of_four_bits_stay_as_they_are() {
     let Some(folder) = fixtures("quantized_experts") else { return };
     let folder = folder.join("gpt-oss-mxfp4");
-    let scratch = Scratch::new("packed-experts");
+    let scratch = Folder::new("packed-experts");
     let out = scratch.0.join("model.gguf");
     let tokens = ids(&json(&folder.join("tokens.json"))["tokens"]);
     let truth = floats(&folder.join("logits.f32")).unwrap();
@@ -200,7 +201,7 @@ fn experts_of_four_bits_stay_as_they_are() {
 /// Floats of eight bits without their factors are no weights.
 #[test]
 fn missing_factors_are_named() {
-    let scratch = Scratch::new("packed-factors");
+    let scratch = Folder::new("packed-factors");
     let folder = copy_folder(&golden().join("gptq-3bit-g128-sym"), &scratch);
     let path = folder.join("config.json");
     let mut config = json(&path);
@@ -243,7 +244,7 @@ fn what_is_not_read_is_refused_by_name() {
         ("awq-4bit-g128", "bits", json!(3), "awq (gemm, 3 bits)"),
         ("bitnet-ternary", "linear_class", json!("other"), "bitnet (other)"),
     ] {
-        let scratch = Scratch::new("packed-refused");
+        let scratch = Folder::new("packed-refused");
         let folder = copy_folder(&golden().join(name), &scratch);
         set(&folder, entry, value);
         let error = convert(&folder, &scratch.0.join("model.gguf"), TargetType::F32).unwrap_err();

@@ -1,10 +1,11 @@
 //! As `convert_reversed.rs`: Grok 1, and Grok 2, whose experts' matrices come in parts, one in each file of a
 //! rank.
 
-use crate::convert::{Scratch, configure, convert};
+use crate::convert::{configure, convert};
 use crate::convert_lora::{Tensor, write};
+use crate::folder::Folder;
 use crate::reversed::{
-    Drawn, Part, SCALES, check, checkpoint, common, drawn, is_scale, layer, renamed,
+    Drawn, Names, Part, SCALES, USUAL, check, checkpoint, common, drawn, is_scale, layer, renamed,
 };
 use gguf_rs_lite::GgufFile;
 use serde_json::{Value, json as object};
@@ -39,46 +40,44 @@ fn config(more: &Value) -> Value {
     all.into()
 }
 
-/// Names of Grok 1. It has no dense part.
+/// Names of Grok 1. It has no dense part, and a tensor for each expert.
+const FIRST: Names = Names {
+    model: &[
+        ("token_embd", "transformer.in_out_embed"),
+        ("output_norm", "transformer.rms_norm"),
+        ("output", "lm_head"),
+    ],
+    layer: "transformer.decoder_layer.{}.",
+    layers: &[
+        ("attn_norm", "rms_norm"),
+        ("attn_output_norm", "rms_norm_1"),
+        ("ffn_norm", "rms_norm_2"),
+        ("layer_output_norm", "rms_norm_3"),
+        ("attn_q", "multi_head_attention.query"),
+        ("attn_k", "multi_head_attention.key"),
+        ("attn_v", "multi_head_attention.value"),
+        ("attn_output", "multi_head_attention.linear"),
+        ("ffn_gate_inp", "router"),
+        ("ffn_gate_exps", "moe.{expert}.linear"),
+        ("ffn_down_exps", "moe.{expert}.linear_1"),
+        ("ffn_up_exps", "moe.{expert}.linear_v"),
+    ],
+};
+
 fn first(drawn: &Drawn) -> Vec<(String, Part)> {
     renamed(drawn, |name, part| {
-        let Some((n, of, end)) = layer(name).filter(|_| !is_scale(name)) else {
-            let to = match name {
-                "token_embd.weight" => "transformer.in_out_embed.weight",
-                "output_norm.weight" => "transformer.rms_norm.weight",
-                "output.weight" => "lm_head.weight",
-                _ => return Vec::new(),
-            };
-            return vec![(to.into(), part.clone())];
-        };
-        let at = |of: &str| format!("transformer.decoder_layer.{n}.{of}");
-        let stack = |to: &str| {
-            let all = experts(part).enumerate();
-            all.map(|(i, part)| (at(&format!("moe.{i}.{to}.weight")), part)).collect()
-        };
-        let to = match of {
-            "attn_norm" => "rms_norm",
-            "attn_output_norm" => "rms_norm_1",
-            "ffn_norm" => "rms_norm_2",
-            "layer_output_norm" => "rms_norm_3",
-            "attn_q" => "multi_head_attention.query",
-            "attn_k" => "multi_head_attention.key",
-            "attn_v" => "multi_head_attention.value",
-            "attn_output" => "multi_head_attention.linear",
-            "ffn_gate_inp" => "router",
-            "ffn_gate_exps" => return stack("linear"),
-            "ffn_down_exps" => return stack("linear_1"),
-            "ffn_up_exps" => return stack("linear_v"),
-            "ffn_gate" | "ffn_up" | "ffn_down" => return Vec::new(),
-            other => panic!("{other}"),
-        };
-        vec![(at(&format!("{to}.{end}")), part.clone())]
+        let Some(to) = FIRST.of(name) else { return Vec::new() };
+        if !to.contains("{expert}") {
+            return vec![(to, part.clone())];
+        }
+        let all = experts(part).enumerate();
+        all.map(|(i, part)| (to.replace("{expert}", &i.to_string()), part)).collect()
     })
 }
 
 #[test]
 fn grok_1_with_a_tensor_for_each_expert() {
-    let scratch = Scratch::new("reversed-grok1");
+    let scratch = Folder::new("reversed-grok1");
     let drawn = drawn("archs", "grok-moe", &scratch);
     let config = config(&object!({"num_local_experts": null, "num_experts": 8}));
     let folder = checkpoint(&scratch, "GrokForCausalLM", config, first(&drawn));
@@ -88,37 +87,29 @@ fn grok_1_with_a_tensor_for_each_expert() {
     check(&scratch, &drawn, &folder, &except);
 }
 
-/// Names of Grok 2: the tensors common to all ranks, and those of each.
+/// Names of Grok 2, but for those of experts.
+const SECOND: Names = Names {
+    model: USUAL,
+    layer: "model.layers.{}.",
+    layers: &[
+        ("attn_norm", "pre_attn_norm"),
+        ("attn_output_norm", "post_attn_norm"),
+        ("ffn_norm", "pre_moe_norm"),
+        ("layer_output_norm", "post_moe_norm"),
+        ("attn_q", "self_attn.q_proj"),
+        ("attn_k", "self_attn.k_proj"),
+        ("attn_v", "self_attn.v_proj"),
+        ("attn_output", "self_attn.o_proj"),
+        ("ffn_gate_inp", "block_sparse_moe.gate"),
+        ("ffn_gate", "mlp.gate_proj"),
+        ("ffn_up", "mlp.up_proj"),
+        ("ffn_down", "mlp.down_proj"),
+    ],
+};
+
+/// The tensors common to all ranks, and those of each.
 fn second(drawn: &Drawn) -> Vec<Vec<(String, Part)>> {
     let mut ranks = vec![Vec::new(); RANKS as usize];
-    let common = renamed(drawn, |name, part| {
-        let Some((n, of, end)) = layer(name).filter(|_| !is_scale(name)) else {
-            let to = match name {
-                "token_embd.weight" => "model.embed_tokens.weight",
-                "output_norm.weight" => "model.norm.weight",
-                "output.weight" => "lm_head.weight",
-                _ => return Vec::new(),
-            };
-            return vec![(to.into(), part.clone())];
-        };
-        let to = match of {
-            "attn_norm" => "pre_attn_norm",
-            "attn_output_norm" => "post_attn_norm",
-            "ffn_norm" => "pre_moe_norm",
-            "layer_output_norm" => "post_moe_norm",
-            "attn_q" => "self_attn.q_proj",
-            "attn_k" => "self_attn.k_proj",
-            "attn_v" => "self_attn.v_proj",
-            "attn_output" => "self_attn.o_proj",
-            "ffn_gate_inp" => "block_sparse_moe.gate",
-            "ffn_gate" => "mlp.gate_proj",
-            "ffn_up" => "mlp.up_proj",
-            "ffn_down" => "mlp.down_proj",
-            "ffn_gate_exps" | "ffn_down_exps" | "ffn_up_exps" => return Vec::new(),
-            other => panic!("{other}"),
-        };
-        vec![(format!("model.layers.{n}.{to}.{end}"), part.clone())]
-    });
     for (name, stack) in &drawn.parts {
         let Some((n, of, _)) = layer(name).filter(|_| !is_scale(name)) else { continue };
         let (to, is_down) = match of {
@@ -140,7 +131,7 @@ fn second(drawn: &Drawn) -> Vec<Vec<(String, Part)>> {
             }
         }
     }
-    ranks.insert(0, common);
+    ranks.insert(0, SECOND.rename(drawn));
     ranks
 }
 
@@ -162,7 +153,7 @@ fn write_ranks(folder: &Path, files: &[Vec<(String, Part)>]) -> Vec<PathBuf> {
 
 #[test]
 fn grok_2_with_parts_of_experts_in_files_of_ranks() {
-    let scratch = Scratch::new("reversed-grok2");
+    let scratch = Folder::new("reversed-grok2");
     let drawn = drawn("archs", "grok-moe", &scratch);
     let more = object!({"moe_intermediate_size": 384, "residual_moe": true});
     let folder = checkpoint(&scratch, CLASS, config(&more), Vec::new());
@@ -224,7 +215,7 @@ fn write_rank(path: &Path, tensors: &[(String, Part)]) {
 
 #[test]
 fn what_grok_says_of_rotation_and_temperature_is_kept() {
-    let scratch = Scratch::new("reversed-grok-keys");
+    let scratch = Folder::new("reversed-grok-keys");
     let drawn = drawn("archs", "grok-moe", &scratch);
     let yarn = object!({"num_experts": 8, "rope_type": "original", "scaling_factor": 16.0,
         "original_max_position_embeddings": 64, "extrapolation_factor": 1.0, "attn_factor": 1.0,

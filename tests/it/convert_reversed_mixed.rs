@@ -1,8 +1,10 @@
 //! As `convert_reversed.rs`: classes whose layers are of two kinds, or have signs and gains of their own.
 
-use crate::convert::{Scratch, convert};
+use crate::convert::convert;
+use crate::folder::Folder;
 use crate::reversed::{
-    Drawn, Part, check, checkpoint, common, drawn, drawn_by, golden, is_scale, layer, renamed,
+    Drawn, Names, Part, check, checkpoint, common, drawn, drawn_by, golden, is_scale, layer,
+    renamed,
 };
 use gguf_rs_lite::GgufFile;
 use serde_json::{Value, json as object};
@@ -10,7 +12,7 @@ use std::fs;
 use teff::convert::TargetType;
 
 /// The first two layers of a drawn model, as one group: linear attention, then latent attention.
-fn one_group(scratch: &Scratch) -> Drawn {
+fn one_group(scratch: &Folder) -> Drawn {
     let text = fs::read_to_string(golden("archs", "bailingmoe3-clamped")).unwrap();
     let mut all: Value = serde_json::from_str(&text).unwrap();
     let is_in = |tensor: &Value| !tensor[0].as_str().unwrap().starts_with("blk.2.");
@@ -37,74 +39,83 @@ fn one_group(scratch: &Scratch) -> Drawn {
 /// Logarithms of decays.
 const A_LOG: [f32; 2] = [0.5, -1.25];
 
+const LING: Names = Names {
+    model: &[
+        ("token_embd", "model.word_embeddings"),
+        ("output_norm", "model.norm"),
+        ("output", "lm_head"),
+    ],
+    layer: "model.layers.{}.",
+    layers: &[
+        ("attn_norm", "input_layernorm"),
+        ("ffn_norm", "post_attention_layernorm"),
+        ("attn_q", "attention.q_proj"),
+        ("attn_k", "attention.k_proj"),
+        ("attn_v", "attention.v_proj"),
+        ("attn_output", "attention.dense"),
+        ("attn_gate", "attention.g_proj"),
+        ("ssm_f_a", "attention.f_proj"),
+        ("ssm_g_a", "attention.g_proj"),
+        ("ssm_beta", "attention.b_proj"),
+        ("ssm_norm", "attention.o_norm"),
+        ("ssm_conv1d_q", "attention.q_conv1d"),
+        ("ssm_conv1d_k", "attention.k_conv1d"),
+        ("ssm_conv1d_v", "attention.v_conv1d"),
+        ("attn_q_a", "attention.q_a_proj"),
+        ("attn_q_a_norm", "attention.q_a_layernorm"),
+        ("attn_q_b", "attention.q_b_proj"),
+        ("attn_kv_a_mqa", "attention.kv_a_proj_with_mqa"),
+        ("attn_kv_a_norm", "attention.kv_a_layernorm"),
+        ("attn_k_b", "attention.kv_b_proj"),
+        ("ffn_up", "mlp.up_proj"),
+        ("ffn_gate", "mlp.gate_proj"),
+        ("ffn_down", "mlp.down_proj"),
+        ("ffn_gate_inp", "mlp.gate"),
+        ("ffn_up_exps", "mlp.experts.{expert}.up_proj"),
+        ("ffn_gate_exps", "mlp.experts.{expert}.gate_proj"),
+        ("ffn_down_exps", "mlp.experts.{expert}.down_proj"),
+        ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
+        ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
+        ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
+    ],
+};
+
 fn ling_tensors(drawn: &Drawn) -> Vec<(String, Part)> {
     renamed(drawn, |name, part| {
         if name == "blk.0.ssm_a" {
             let part = Part { shape: vec![2], values: A_LOG.to_vec() };
             return vec![("model.layers.0.attention.A_log".into(), part)];
         }
-        let Some((n, of, end)) = layer(name).filter(|_| !is_scale(name)) else {
-            let to = match name {
-                "token_embd.weight" => "model.word_embeddings.weight",
-                "output_norm.weight" => "model.norm.weight",
-                "output.weight" => "lm_head.weight",
-                _ => return Vec::new(),
-            };
-            return vec![(to.into(), part.clone())];
-        };
-        let at = |of: &str| format!("model.layers.{n}.{of}");
-        if let Some(of) = of.strip_prefix("ffn_").and_then(|of| of.strip_suffix("_exps")) {
-            let n_one = part.values.len() / 4;
+        let at = |n: &str, of: &str| format!("model.layers.{n}.{of}");
+        match layer(name).filter(|_| !is_scale(name)) {
+            Some((n, "ssm_dt", _)) => return vec![(at(n, "attention.dt_bias"), part.clone())],
+            Some((n, "exp_probs_b", _)) => {
+                return vec![(at(n, "mlp.gate.expert_bias"), part.clone())];
+            }
+            // The layer of linear attention has another name for it.
+            Some(("0", "attn_output", end)) => {
+                return vec![(at("0", &format!("attention.o_proj.{end}")), part.clone())];
+            }
+            _ => {}
+        }
+        let Some(to) = LING.of(name) else { return Vec::new() };
+        if to.contains("{expert}") {
+            let all = part.values.chunks(part.values.len() / 4).enumerate();
             let expert = |(i, values): (usize, &[f32])| {
                 let (shape, values) = (part.shape[1..].to_vec(), values.to_vec());
-                (at(&format!("mlp.experts.{i}.{of}_proj.weight")), Part { shape, values })
+                (to.replace("{expert}", &i.to_string()), Part { shape, values })
             };
-            return part.values.chunks(n_one).enumerate().map(expert).collect();
+            return all.map(expert).collect();
         }
-        let to = match of {
-            "attn_norm" => "input_layernorm",
-            "ffn_norm" => "post_attention_layernorm",
-            "attn_q" => "attention.q_proj",
-            "attn_k" => "attention.k_proj",
-            "attn_v" => "attention.v_proj",
-            "attn_output" if n == "0" => "attention.o_proj",
-            "attn_output" => "attention.dense",
-            "ssm_f_a" => "attention.f_proj",
-            "ssm_g_a" | "attn_gate" => "attention.g_proj",
-            "ssm_beta" => "attention.b_proj",
-            "ssm_norm" => "attention.o_norm",
-            "ssm_conv1d_q" => "attention.q_conv1d",
-            "ssm_conv1d_k" => "attention.k_conv1d",
-            "ssm_conv1d_v" => "attention.v_conv1d",
-            "ssm_dt" => return vec![(at("attention.dt_bias"), part.clone())],
-            "attn_q_a" => "attention.q_a_proj",
-            "attn_q_a_norm" => "attention.q_a_layernorm",
-            "attn_q_b" => "attention.q_b_proj",
-            "attn_kv_a_mqa" => "attention.kv_a_proj_with_mqa",
-            "attn_kv_a_norm" => "attention.kv_a_layernorm",
-            "attn_k_b" => {
-                let values = &drawn.parts[&format!("blk.{n}.attn_v_b.{end}")].values;
-                let heads = part.values.chunks(32 * 128).zip(values.chunks(32 * 128));
-                let head = |(keys, values): (&[f32], &[f32])| {
-                    let keys = Part { shape: vec![32, 128], values: keys.to_vec() };
-                    [keys.transposed().values, values.to_vec()].concat()
-                };
-                let values = heads.flat_map(head).collect();
-                let part = Part { shape: vec![2 * 256, 32], values };
-                return vec![(at("attention.kv_b_proj.weight"), part)];
-            }
-            "attn_v_b" => return Vec::new(),
-            "ffn_up" => "mlp.up_proj",
-            "ffn_gate" => "mlp.gate_proj",
-            "ffn_down" => "mlp.down_proj",
-            "ffn_gate_inp" => "mlp.gate",
-            "exp_probs_b" => return vec![(at("mlp.gate.expert_bias"), part.clone())],
-            "ffn_gate_shexp" => "mlp.shared_experts.gate_proj",
-            "ffn_up_shexp" => "mlp.shared_experts.up_proj",
-            "ffn_down_shexp" => "mlp.shared_experts.down_proj",
-            other => panic!("{other}"),
+        let Some((n, "attn_k_b", end)) = layer(name) else { return vec![(to, part.clone())] };
+        let values = &drawn.parts[&format!("blk.{n}.attn_v_b.{end}")].values;
+        let heads = part.values.chunks(32 * 128).zip(values.chunks(32 * 128));
+        let head = |(keys, values): (&[f32], &[f32])| {
+            let keys = Part { shape: vec![32, 128], values: keys.to_vec() };
+            [keys.transposed().values, values.to_vec()].concat()
         };
-        vec![(at(&format!("{to}.{end}")), part.clone())]
+        let values = heads.flat_map(head).collect();
+        vec![(to, Part { shape: vec![2 * 256, 32], values })]
     })
 }
 
@@ -127,7 +138,7 @@ const LING_OTHER: &[&str] = &[".scale", ".input_scale", "recurrent_layers", "ssm
 
 #[test]
 fn ling_3_alone_and_with_pictures() {
-    let scratch = Scratch::new("reversed-ling");
+    let scratch = Folder::new("reversed-ling");
     let drawn = one_group(&scratch);
     let mut tensors = ling_tensors(&drawn);
     // A layer that drafts.
@@ -178,7 +189,7 @@ const TALKIE_OTHER: &[&str] = &[
 
 #[test]
 fn talkie_with_gains_and_signs() {
-    let scratch = Scratch::new("reversed-talkie");
+    let scratch = Folder::new("reversed-talkie");
     let drawn = drawn("archs", "talkie-dense", &scratch);
     let negated = |part: &Part| {
         let sign = |row: usize| if row % 32 < 16 { 1.0 } else { -1.0 };

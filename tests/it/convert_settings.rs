@@ -1,9 +1,10 @@
 //! Quantized checkpoints in settings of which there are no files: made here by the formulas of their tools, and
 //! read back value by value.
 
-use crate::convert::{Scratch, convert, convert_as_stored, copy_folder, json};
+use crate::convert::{convert, convert_as_stored, copy_folder, json};
 use crate::convert_lora::read;
 use crate::convert_packed::{MATRICES, golden, set, unpaired, values};
+use crate::folder::Folder;
 use gguf_rs_lite::GgufFile;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json as object};
@@ -98,7 +99,7 @@ fn all(rows: usize, cols: usize, value: impl Fn(usize, usize) -> f32) -> Vec<f32
 /// Makes a folder of a tiny llama whose matrices are packed so; `said` is of how they are quantized, and
 /// where that is told.
 fn folder(
-    scratch: &Scratch,
+    scratch: &Folder,
     (place, said): (&str, Value),
     pack: &dyn Fn(&str, usize, usize) -> Packed,
 ) -> (std::path::PathBuf, Vec<Vec<f32>>) {
@@ -145,7 +146,7 @@ fn check(
     types: &str,
     pack: &dyn Fn(&str, usize, usize) -> Packed,
 ) {
-    let scratch = Scratch::new(&format!("settings-{name}"));
+    let scratch = Folder::new(&format!("settings-{name}"));
     let (folder, expected) = folder(&scratch, said, pack);
     let out = scratch.0.join("model.gguf");
     convert(&folder, &out, TargetType::F32).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -174,7 +175,7 @@ fn refused(
     words: &str,
     pack: &dyn Fn(&str, usize, usize) -> Packed,
 ) {
-    let scratch = Scratch::new(&format!("settings-refused-{name}"));
+    let scratch = Folder::new(&format!("settings-refused-{name}"));
     let (folder, _) = folder(&scratch, said, pack);
     let error = convert(&folder, &scratch.0.join("model.gguf"), TargetType::F32).unwrap_err();
     assert!(error.contains(words), "{name}: {error}");
@@ -480,7 +481,7 @@ fn formats_are_refused_by_name() {
         said[entry] = value;
         refused(entry, (ENTRY, said), words, &pack);
     }
-    let scratch = Scratch::new("settings-awq");
+    let scratch = Folder::new("settings-awq");
     let folder = copy_folder(&golden().join("awq-4bit-g128"), &scratch);
     set(&folder, "version", object!("gemv_fast"));
     let error = convert(&folder, &scratch.0.join("model.gguf"), TargetType::F32).unwrap_err();

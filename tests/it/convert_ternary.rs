@@ -1,8 +1,9 @@
 //! BitNet's own classes: floats that become ternary when their model runs are ternary in the result, and
 //! what is ternary already stays.
 
-use crate::convert::{Scratch, configure, convert, convert_as_stored};
+use crate::convert::{configure, convert, convert_as_stored};
 use crate::convert_lora::read;
+use crate::folder::Folder;
 use crate::reversed::{Drawn, Part, SCALES, check, checkpoint, drawn, is_scale, layer, renamed};
 use gguf_rs_lite::GgufFile;
 use serde_json::{Value, json as object};
@@ -106,7 +107,7 @@ fn check_linears(drawn: &Drawn, path: &Path, change: impl Fn(&Part) -> Part) {
 
 #[test]
 fn floats_become_what_the_reference_makes_of_them() {
-    let scratch = Scratch::new("ternary-floats");
+    let scratch = Folder::new("ternary-floats");
     let drawn = drawn("archs", "bitnet-dense", &scratch);
     let except = [SCALES, &["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate"]].concat();
     let except = [&except[..], &["ffn_up", "ffn_down"]].concat();
@@ -131,7 +132,7 @@ fn floats_become_what_the_reference_makes_of_them() {
 
 #[test]
 fn what_is_ternary_stays() {
-    let scratch = Scratch::new("ternary-kept");
+    let scratch = Folder::new("ternary-kept");
     let drawn = drawn("archs", "bitnet-dense", &scratch);
     let folder = checkpoint(&scratch, CLASSES[0], config(&object!({})), {
         tensors(&drawn, CLASSES[0], ternary)
@@ -145,7 +146,7 @@ fn what_is_ternary_stays() {
 
 #[test]
 fn the_class_of_transformers_has_floats_unless_they_are_quantized_online() {
-    let scratch = Scratch::new("ternary-online");
+    let scratch = Folder::new("ternary-online");
     let drawn = drawn("archs", "bitnet-dense", &scratch);
     let class = CLASSES[1];
     let folder =
@@ -216,7 +217,7 @@ fn pack(folder: &Path) {
 
 #[test]
 fn packed_matrices_of_the_class_keep_their_codes() {
-    let scratch = Scratch::new("ternary-packed");
+    let scratch = Folder::new("ternary-packed");
     let drawn = drawn("archs", "bitnet-dense", &scratch);
     let class = CLASSES[1];
     let quantization = object!({"quant_method": "bitnet", "linear_class": "autobitlinear",

@@ -1,7 +1,8 @@
 //! Vocabularies and templates of conversions: forms that no golden folder has, and vocabularies that
 //! would cut texts in another way than the checkpoint's own tokenizer.
 
-use crate::convert::{Scratch, check_texts, convert, copy_of, json};
+use crate::convert::{check_texts, convert, copy_of, json};
+use crate::folder::Folder;
 use gguf_rs_lite::{OwnedArray, OwnedValue};
 use serde_json::{Value, json as object};
 use std::fs;
@@ -14,7 +15,7 @@ fn write(path: &Path, value: &Value) {
     fs::write(path, value.to_string()).unwrap();
 }
 
-fn converted(folder: &Path, scratch: &Scratch) -> Model {
+fn converted(folder: &Path, scratch: &Folder) -> Model {
     let out = scratch.0.join("model.gguf");
     convert(folder, &out, TargetType::F32).unwrap();
     Model::open(&out).unwrap()
@@ -30,7 +31,7 @@ fn plain() -> EncodeOptions {
 
 #[test]
 fn merges_stand_in_for_a_model_of_sentencepiece() {
-    let scratch = Scratch::new("merges");
+    let scratch = Folder::new("merges");
     let folder = copy_of("llama-spm", &scratch);
     fs::remove_file(folder.join("tokenizer.model")).unwrap();
     let model = converted(&folder, &scratch);
@@ -39,7 +40,7 @@ fn merges_stand_in_for_a_model_of_sentencepiece() {
 
 #[test]
 fn probabilities_without_a_model_of_sentencepiece() {
-    let scratch = Scratch::new("unigram");
+    let scratch = Folder::new("unigram");
     let folder = copy_of("llama-spm", &scratch);
     fs::remove_file(folder.join("tokenizer.model")).unwrap();
     // In the order of XLM-R; "▁the" costs less than its parts, "cats" more than its own.
@@ -88,7 +89,7 @@ fn probabilities_without_a_model_of_sentencepiece() {
 
 #[test]
 fn a_vocabulary_that_cuts_otherwise_is_refused_with_the_text() {
-    let scratch = Scratch::new("cuts");
+    let scratch = Folder::new("cuts");
     // Another name than that of the steps that tokenizer.json has.
     let folder = copy_of("mamba2", &scratch);
     let pre = Some("llama-bpe".to_owned());
@@ -116,7 +117,7 @@ fn a_vocabulary_that_cuts_otherwise_is_refused_with_the_text() {
 
 #[test]
 fn a_pipeline_that_lies_is_refused() {
-    let scratch = Scratch::new("pipeline");
+    let scratch = Folder::new("pipeline");
     let folder = copy_of("mamba2", &scratch);
     let path = folder.join("tokenizer.json");
     let whole = json(&path);
@@ -146,7 +147,7 @@ fn a_pipeline_that_lies_is_refused() {
 
 #[test]
 fn named_templates_are_kept_byte_for_byte() {
-    let scratch = Scratch::new("templates");
+    let scratch = Folder::new("templates");
     let folder = copy_of("llama-spm", &scratch);
     let keys = || {
         let entries = plan(&folder).unwrap().entries().to_vec();
@@ -192,7 +193,7 @@ fn named_templates_are_kept_byte_for_byte() {
 
 #[test]
 fn lists_of_words_stand_in_for_a_tokenizer_of_bert() {
-    let scratch = Scratch::new("words");
+    let scratch = Folder::new("words");
     let folder = copy_of("bert-classes", &scratch);
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
     let write_list = |first: &[&str]| {

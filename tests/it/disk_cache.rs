@@ -1,20 +1,21 @@
 //! Prefixes on disk: what a later start finds is what it would have computed, damaged entries go, and
 //! the folder keeps its size.
 
-use crate::saved::{self, Dir, listen, model, options, request, runner};
+use crate::folder::Folder;
+use crate::saved::{self, listen, model, options, request, runner};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use teff::backend::pages::KvType;
 use teff::engine::DiskCache;
 
-fn cache(dir: &Dir, bytes_max: u64) -> DiskCache {
+fn cache(dir: &Folder, bytes_max: u64) -> DiskCache {
     let mut cache = DiskCache::new(&dir.file("prefixes"), bytes_max);
     cache.set_tokens_min(32);
     cache
 }
 
-fn entries(dir: &Dir) -> Vec<PathBuf> {
+fn entries(dir: &Folder) -> Vec<PathBuf> {
     let listed = fs::read_dir(dir.file("prefixes")).into_iter().flatten().flatten();
     listed.map(|entry| entry.path()).collect()
 }
@@ -27,7 +28,7 @@ fn prompt(question: u32) -> Vec<u32> {
 #[test]
 fn a_later_start_finds_a_prompt_and_answers_with_the_same_bits() {
     for name in saved::NAMES {
-        let dir = Dir::new(&format!("disk-{name}"));
+        let dir = Folder::new(&format!("disk-{name}"));
         let (model, cache) = (model(name), cache(&dir, u64::MAX));
         let there = runner(&model, &options(KvType::F16));
         assert_eq!(cache.fetch(&there, &prompt(2)), 0);
@@ -62,7 +63,7 @@ fn a_later_start_finds_a_prompt_and_answers_with_the_same_bits() {
 
 #[test]
 fn damaged_entries_are_removed_and_computed_anew() {
-    let dir = Dir::new("disk-damage");
+    let dir = Folder::new("disk-damage");
     let (model, cache) = (model("qwen3-dense"), cache(&dir, u64::MAX));
     let there = runner(&model, &options(KvType::F16));
     let (first, _) = listen(there.submit(request(prompt(2), None)));
@@ -90,7 +91,7 @@ fn damaged_entries_are_removed_and_computed_anew() {
 
 #[test]
 fn the_folder_keeps_its_size_and_what_was_used_last() {
-    let dir = Dir::new("disk-size");
+    let dir = Folder::new("disk-size");
     let (model, all) = (model("qwen3-dense"), cache(&dir, u64::MAX));
     let there = runner(&model, &options(KvType::F16));
     let texts: Vec<Vec<u32>> = (0..3).map(|i| saved::prompt(20 + i, 70)).collect();
@@ -123,7 +124,7 @@ fn the_folder_keeps_its_size_and_what_was_used_last() {
 
 #[test]
 fn processes_share_the_folder() {
-    let dir = Dir::new("disk-share");
+    let dir = Folder::new("disk-share");
     let model = model("lfm2-dense");
     let truth: Vec<_> = (0..4)
         .map(|i| {
@@ -172,7 +173,7 @@ fn a_shared_prefix_is_known_whatever_follows_it() {
         assert!(told == next_truth, "{name}");
         assert!(stats.n_cached >= 64, "{name}: {stats:?}");
         // The prefix alone is worth an entry.
-        let dir = Dir::new(&format!("disk-prefix-{name}"));
+        let dir = Folder::new(&format!("disk-prefix-{name}"));
         let cache = cache(&dir, u64::MAX);
         assert!(cache.keep(&there, &long[..70]).unwrap() > 0, "{name}");
         let here = runner(&model, &options(KvType::F16));

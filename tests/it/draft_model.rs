@@ -3,13 +3,13 @@
 
 use crate::changed;
 use crate::fixture_model;
+use crate::generate::answer;
 use gguf_rs_lite::GgufFile;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use teff::engine::{
-    AnswerEvent, CancelToken, DraftModel, Engine, EngineError, EngineOptions, Model, Request,
-    Runner, Speculation, Stats, TokenEvent, VocabularyDifference,
+    AnswerEvent, DraftModel, Engine, EngineError, EngineOptions, Model, Request, Runner,
+    Speculation, TokenEvent, VocabularyDifference,
 };
 
 fn fixture(name: &str) -> Model {
@@ -35,18 +35,6 @@ fn request(temperature: f32, speculation: Speculation) -> Request {
     request.sampling.repeat_penalty = if temperature > 0.0 { 1.1 } else { 1.0 };
     request.speculation = speculation;
     request
-}
-
-/// The tokens of an answer, and how it went.
-fn answer(engine: &mut Engine, request: Request) -> (Vec<u32>, Stats) {
-    let mut tokens = Vec::new();
-    let stats = engine.generate(request, None, &CancelToken::default(), &mut |event| {
-        if let TokenEvent::Token { id, .. } = event {
-            tokens.push(id);
-        }
-        ControlFlow::Continue(())
-    });
-    (tokens, stats.unwrap())
 }
 
 /// Families whose sequences go back in different ways: plain pages, windows, experts, recurrent states.

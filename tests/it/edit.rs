@@ -1,7 +1,8 @@
 //! Metadata changed in place and by copies, models split and merged: the tensors stay what they are.
 
-use crate::cli::{Folder, error_of, teff, text};
+use crate::cli::{error_of, teff, text};
 use crate::fixture_model;
+use crate::folder::Folder;
 use gguf_rs_lite::GgufFile;
 use std::path::Path;
 
@@ -24,14 +25,6 @@ fn value(path: &Path, key: &str) -> Option<String> {
         Some(text) => text.to_owned(),
         None => value.as_u64().unwrap().to_string(),
     })
-}
-
-fn names(folder: &Folder) -> Vec<String> {
-    let entries = std::fs::read_dir(&folder.0).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -73,7 +66,7 @@ fn metadata_is_changed_in_place_where_it_fits() {
     let out = folder.0.join("out.gguf");
     edit(&["--remove", "tokenizer.chat_template", "-o", text(&out)]);
     assert_eq!((value(&out, "tokenizer.chat_template"), tensors(&out)), (None, before));
-    assert_eq!(names(&folder), ["m.gguf", "out.gguf", "t.jinja"]);
+    assert_eq!(folder.names(), ["m.gguf", "out.gguf", "t.jinja"]);
     let refused = teff(&["edit", text(&path), "--set", "general.alignment=u32:64"], "");
     assert!(error_of(&refused, 1).contains("how the file is laid out"));
 }
@@ -98,7 +91,7 @@ fn models_are_not_broken() {
         let is_told = told.contains("m.gguf: the result would not load: ") && told.contains(part);
         assert!(is_told, "{args:?}: {told}");
         assert!(std::fs::read(&path).unwrap() == before, "{args:?}");
-        assert_eq!(names(&folder), ["m.gguf"], "{args:?}");
+        assert_eq!(folder.names(), ["m.gguf"], "{args:?}");
     }
     let broken = fixture_model::load("llama-dense").gguf;
     let mut writer = gguf_rs_lite::GgufWriter::new(std::fs::File::create(&path).unwrap());
@@ -150,7 +143,7 @@ fn the_first_of_several_files_is_changed() {
     let n = ok(&["split", text(&path), text(&stem), "--max-tensors", "9"]).lines().count();
     let part = |i: usize| folder.0.join(format!("part-{i:05}-of-{n:05}.gguf"));
     let others = || (2..=n).map(|i| std::fs::read(part(i)).unwrap()).collect::<Vec<_>>();
-    let (before, all) = (others(), names(&folder));
+    let (before, all) = (others(), folder.names());
     let long = format!("general.description=str:{}", "long ".repeat(100));
     assert!(ok(&["edit", text(&part(1)), "--set", &long]).contains("by a copy of"));
     let told = ok(&["edit", text(&part(2)), "--set", "general.description=str:short"]);
@@ -158,7 +151,7 @@ fn the_first_of_several_files_is_changed() {
     assert_eq!(value(&part(1), "general.description").as_deref(), Some("short"));
     assert_eq!(value(&part(1), "split.count"), Some(n.to_string()));
     assert_eq!(tensors(&part(1)), tensors(&path));
-    assert!(others() == before && names(&folder) == all);
+    assert!(others() == before && folder.names() == all);
     let out = folder.0.join("out.gguf");
     let apart = teff(&["edit", text(&part(1)), "--set", &long, "-o", text(&out)], "");
     assert!(error_of(&apart, 1).contains("merge them first"));
@@ -202,10 +195,10 @@ fn models_are_split_and_merged() {
     std::fs::write(&path, &whole).unwrap();
     let name = folder.0.join("part");
     let told = ok(&["split", text(&path), text(&name), "--max-tensors", "7", "--dry-run"]);
-    assert_eq!(names(&folder), ["m.gguf"]);
+    assert_eq!(folder.names(), ["m.gguf"]);
     ok(&["split", text(&path), text(&name), "--max-tensors", "7"]);
     let n = told.lines().count();
-    assert_eq!(names(&folder).len(), n + 1);
+    assert_eq!(folder.names().len(), n + 1);
     let first = folder.0.join(format!("part-00001-of-{n:05}.gguf"));
     assert_eq!(tensors(&first), tensors(&path));
     let merged = folder.0.join("merged.gguf");

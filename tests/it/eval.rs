@@ -3,6 +3,7 @@
 //! `tests/golden/imatrix` has a dense model and one with experts, whose random weights are kept in BF16,
 //! and the text that llama.cpp's tools ran through them in chunks of 64 tokens.
 
+use crate::folder::Folder;
 use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -134,23 +135,6 @@ fn figures_do_not_depend_on_threads_and_steps() {
     let first = measure(&coarse, &exact, 1, 512);
     for (threads, max_batch) in [(2, 7), (3, 64)] {
         assert_eq!(measure(&coarse, &exact, threads, max_batch), first);
-    }
-}
-
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("teff-eval-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -317,8 +301,9 @@ fn score(engine: &mut Engine, text: &[u32], from: usize) -> (f64, f64) {
 
 #[cfg(feature = "cli")]
 mod program {
-    use super::{Folder, RUNNING, golden, near};
+    use super::{RUNNING, golden, near};
     use crate::cli::{error_of, teff, text};
+    use crate::folder::Folder;
     use serde_json::Value;
     use std::process::Output;
 

@@ -36,7 +36,7 @@ fn request(seed: u64, max_tokens: Option<usize>) -> Request {
 }
 
 /// The tokens of an answer, and how it went.
-fn answer(engine: &mut Engine, request: Request) -> (Vec<u32>, Stats) {
+pub fn answer(engine: &mut Engine, request: Request) -> (Vec<u32>, Stats) {
     let mut tokens = Vec::new();
     let stats = engine.generate(request, None, &CancelToken::default(), &mut |event| {
         if let TokenEvent::Token { id, .. } = event {
@@ -189,7 +189,8 @@ fn requests_that_cannot_be_answered_say_why() {
 #[cfg(feature = "cli")]
 #[test]
 fn the_program_ends_an_answer_before_a_text() {
-    use crate::cli::{Folder, error_of, teff, text};
+    use crate::cli::{error_of, teff, text};
+    use crate::folder::Folder;
     let folder = Folder::new("stop");
     let path = folder.0.join("tiny.gguf");
     std::fs::write(&path, include_bytes!("../golden/faults/tiny.gguf")).unwrap();

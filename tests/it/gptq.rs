@@ -1,8 +1,9 @@
 //! `teff quantize --method gptq`: layers at the inputs that a text gives them.
 
-use crate::cli::{Folder, teff, text};
+use crate::cli::{json, teff, text};
 use crate::fixture_model::load;
-use crate::target::{error_of, speaking};
+use crate::folder::Folder;
+use crate::target::{check_runs, error_of, speaking};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +19,6 @@ fn args_of<'a>(method: &'a str, input: &'a Path, out: &'a Path, words: &'a Path)
     [&["quantize", "--json", text(input), text(out)], &method[..], &[text(words)]].concat()
 }
 
-fn quantize(args: &[&str]) -> Value {
-    let output = teff(args, "");
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?}: {told}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// Every tensor of a layer loses no more of its outputs than by the method alone, some less; bytes do
 /// not depend on threads, and nothing is left beside the file, which runs.
 #[test]
@@ -36,7 +30,7 @@ fn outputs_of_layers_lose_less() {
         let out = folder.0.join(format!("{threads}.gguf"));
         let report = folder.0.join("report");
         let more = ["-t", threads, "--report", text(&report)];
-        let told = quantize(&[&args(&input, &out, &words)[..], &more].concat());
+        let told = json(&[&args(&input, &out, &words)[..], &more].concat());
         let lines = fs::read_to_string(&report).unwrap();
         let lines: Vec<Value> =
             lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -62,13 +56,8 @@ fn outputs_of_layers_lose_less() {
         files.push(fs::read(&out).unwrap());
     }
     assert!(files[0] == files[1], "bytes by threads");
-    let mut left: Vec<_> =
-        fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["1.gguf", "3.gguf", "text.txt", "tiny.gguf"]);
-    let [made, logits] = ["1.gguf", "logits"].map(|name| folder.0.join(name));
-    let run = teff(&["logits", "-m", text(&made), "--tokens", "1,2", "-o", text(&logits)], "");
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(folder.names(), ["1.gguf", "3.gguf", "text.txt", "tiny.gguf"]);
+    check_runs(&folder.file("1.gguf"));
 }
 
 /// Every method that sees a text writes a file that runs, of the same bytes for any number of threads;
@@ -93,7 +82,7 @@ fn methods_go_together() {
         for threads in ["1", "3"] {
             let out = folder.0.join(format!("{threads}.gguf"));
             let args = [&args_of(method, &input, &out, &words)[..], &["-t", threads]].concat();
-            let told = quantize(&args);
+            let told = json(&args);
             let tensors = told["tensors"].as_array().unwrap();
             let mut sum = [0.0; 2];
             for tensor in tensors.iter().filter(|tensor| tensor["output_error"].is_object()) {

@@ -1,15 +1,10 @@
 //! What the program tells of layers on a GPU.
 
-use crate::cli::{Folder, teff};
+use crate::cli::{json, teff};
 use crate::fixture_model;
+use crate::folder::Folder;
 use crate::gpu::adapter;
 use serde_json::Value;
-
-fn object(args: &[&str]) -> Value {
-    let output = teff(args, "");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 #[test]
 fn inspect_and_bench_tell_which_layer_runs_where() {
@@ -24,7 +19,7 @@ fn inspect_and_bench_tell_which_layer_runs_where() {
         parts.iter().map(|part| format!("{} {}", part["part"], part["on"])).collect()
     };
 
-    let all = object(&["inspect", model, "--json", &gpu, "--gpu-layers=all"]);
+    let all = json(&["inspect", model, "--json", &gpu, "--gpu-layers=all"]);
     let parts = [r#""embedding""#, "0", "1", "2", r#""head""#];
     assert_eq!(places(&all), parts.map(|part| format!(r#"{part} "GPU""#)));
     assert_eq!(all["gpu"]["adapter"], adapter);
@@ -39,8 +34,8 @@ fn inspect_and_bench_tell_which_layer_runs_where() {
 
     // Bench has what inspect said, of the last layer with the head.
     let args = ["bench", "-m", model, "--prompt=9", "--gen=2", "--reps=1", "--json"];
-    let one = object(&[&args[..], &["--gpu-layers=1", "--gpu", &adapter]].concat());
-    let planned = object(&["inspect", model, "--json", &gpu, "--gpu-layers=1"]);
+    let one = json(&[&args[..], &["--gpu-layers=1", "--gpu", &adapter]].concat());
+    let planned = json(&["inspect", model, "--json", &gpu, "--gpu-layers=1"]);
     assert_eq!(places(&one), places(&planned));
     assert!(places(&one).join(", ").ends_with(r#"1 "CPU", 2 "GPU", "head" "GPU""#));
     assert_eq!(one["gpu"]["token_bytes_there"], 4 * planned["n_embd"].as_u64().unwrap());
@@ -53,7 +48,7 @@ fn inspect_and_bench_tell_which_layer_runs_where() {
     let expected = read * steps.as_f64().unwrap() / copies / 1e9;
     assert!((share - expected).abs() <= 1e-4 + 0.02 * expected, "{share} for {expected}");
     // Without layers on a GPU there is nothing to tell.
-    assert!(object(&args).get("gpu").is_none());
+    assert!(json(&args).get("gpu").is_none());
 }
 
 #[test]

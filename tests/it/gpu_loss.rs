@@ -4,6 +4,7 @@
 
 use crate::decoder::{model, options};
 use crate::fixture_model::{self, Fixture};
+use crate::folder::Folder;
 use crate::gpu::{adapter, noting, silent};
 use crate::real_models::cached;
 use std::ops::ControlFlow;
@@ -236,7 +237,8 @@ fn what_is_between_two_steps_survives_a_loss() {
     }
 
     // A prompt of eight ranges, then the first of another one, whose results nobody reads.
-    let path = std::env::temp_dir().join(format!("teff-gpu-loss-{}", std::process::id()));
+    let folder = Folder::new("gpu-loss");
+    let path = folder.file("session");
     let lost = runner(Some(8));
     let mut session = lost.session();
     session.generate(request(text.clone(), 1)).for_each(drop);
@@ -255,7 +257,6 @@ fn what_is_between_two_steps_survives_a_loss() {
     other.save(&path, b"").unwrap();
     let loaded = lost.load_session(&path).unwrap();
     assert_eq!(loaded.report.n_cached, 32, "{:?}", loaded.report);
-    std::fs::remove_file(&path).unwrap();
     let more = |session: &mut Session| {
         session.generate(request(text[..5].to_vec(), 3)).for_each(drop);
         session.tokens().to_vec()

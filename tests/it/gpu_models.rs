@@ -3,6 +3,7 @@
 
 use crate::decoder::{model, options};
 use crate::fixture_model::{self, Fixture};
+use crate::folder::Folder;
 use crate::gpu::{adapter, noting, placement, silent};
 use crate::measure::nmse_max;
 use crate::real_models::cached;
@@ -210,13 +211,9 @@ fn weights_in_pages_of_the_file_are_those_that_are_copied() {
     if adapter().is_none() {
         return;
     }
-    let folder = std::env::temp_dir().join(format!("teff-gpu-pages-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let fixtures = ["llama-dense", "llama-moe", "gemma3-dense"].map(|name| {
-        let path = folder.join(format!("{name}.gguf"));
-        std::fs::write(&path, fixture_model::load(name).gguf).unwrap();
-        (path, GpuLayers::All)
-    });
+    let folder = Folder::new("gpu-pages");
+    let fixtures = ["llama-dense", "llama-moe", "gemma3-dense"];
+    let fixtures = fixtures.map(|name| (folder.model(name), GpuLayers::All));
     let real = cached("smollm2:135m").map(|path| (path, GpuLayers::Count(2)));
     for (path, layers) in fixtures.into_iter().chain(real) {
         let model = Model::open(&path).unwrap();
@@ -258,7 +255,6 @@ fn weights_in_pages_of_the_file_are_those_that_are_copied() {
         let planned = backend::offload(engine.decoder().program(), &sizes, &best).unwrap();
         assert_eq!(planned.in_place, offload.in_place, "{path:?}");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

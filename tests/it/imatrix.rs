@@ -121,8 +121,9 @@ fn outputs_are_collected_if_wanted() {
 
 #[cfg(feature = "cli")]
 mod program {
-    use crate::cli::{Folder, error_of, teff, text};
+    use crate::cli::{error_of, teff, text};
     use crate::eval::golden;
+    use crate::folder::Folder;
     use teff::quantize::imatrix::Imatrix;
 
     #[test]
@@ -181,12 +182,8 @@ mod program {
         assert_eq!(merged.status.code(), Some(0), "{merged:?}");
         let merged = Imatrix::open(&out).unwrap();
         assert_eq!((merged.chunk_count, merged.weights().len()), (6, dense.weights().len()));
-        let names: Vec<_> =
-            std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert!(
-            !names.iter().any(|name| name.to_string_lossy().ends_with(".teff-part")),
-            "{names:?}"
-        );
+        let names = folder.names();
+        assert!(!names.iter().any(|name| name.ends_with(".teff-part")), "{names:?}");
     }
 
     #[test]

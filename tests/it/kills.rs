@@ -1,9 +1,10 @@
 //! Programs that end at any moment: what they write has its name when it is whole, what was there stays
 //! until then, what is left over says so by its name, and a second start comes through.
 
-use crate::cli::{Folder, program, teff, text};
+use crate::cli::{program, teff, text};
 use crate::eval::golden;
 use crate::fixture_model;
+use crate::folder::Folder;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -37,11 +38,7 @@ impl Case<'_> {
     }
 
     fn names(&self) -> Vec<String> {
-        let names = fs::read_dir(&self.folder.0).unwrap();
-        let mut names: Vec<String> =
-            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        self.folder.names()
     }
 
     /// Runs to the end.
@@ -331,9 +328,7 @@ fn full_disks_leave_the_old_file() {
         assert!(last.contains(written), "{args:?}: {last}");
         assert!(fs::read(written).unwrap() == before, "{args:?}");
         fs::remove_file(out).unwrap_or_default();
-        let left: Vec<_> =
-            fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(left, ["m.gguf"], "{args:?}");
+        assert_eq!(folder.names(), ["m.gguf"], "{args:?}");
     }
 }
 

@@ -50,6 +50,7 @@ mod experts;
 mod faults;
 mod files;
 mod fixture_model;
+mod folder;
 mod folds;
 mod generate;
 mod goldens;
@@ -69,6 +70,8 @@ mod gpu_shaders;
 mod grammar;
 mod hooked;
 mod hostile_models;
+#[cfg(feature = "cache")]
+mod hub;
 mod imatrix;
 #[cfg(feature = "chat-template")]
 mod jinja;
@@ -79,6 +82,7 @@ mod layers;
 mod lora;
 mod measure;
 mod observer;
+mod program_check;
 #[cfg(feature = "chat-template")]
 mod prompts;
 #[cfg(feature = "cli")]
@@ -95,6 +99,7 @@ mod reference;
 mod require;
 #[cfg(feature = "convert")]
 mod reversed;
+mod rust_source;
 mod sampling;
 mod saved;
 mod scheduler;

@@ -1,8 +1,9 @@
 //! `teff prune`: exact numbers of zeros, the right ones, and that they stay.
 
-use crate::cli::{Folder, program, teff, text};
+use crate::cli::{json_and_notes, program, teff, text};
 use crate::fixture_model::load;
-use crate::target::{error_of, speaking};
+use crate::folder::Folder;
+use crate::target::{check_runs, error_of, speaking};
 use gguf_rs_lite::{GgmlType, GgufFile, TensorInfo};
 use serde_json::Value;
 use std::fs;
@@ -19,10 +20,7 @@ fn model(folder: &Folder) -> PathBuf {
 
 /// Runs a verb that tells in JSON; returns that and what it said besides.
 fn run(args: &[&str]) -> (Value, String) {
-    let output = teff(&[args, &["--json"]].concat(), "");
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?}: {told}");
-    (serde_json::from_slice(&output.stdout).unwrap(), told)
+    json_and_notes(&[args, &["--json"]].concat())
 }
 
 fn prune(input: &Path, out: &Path, method: &str, sparsity: &str, more: &[&str]) -> Value {
@@ -207,13 +205,8 @@ fn outputs_lose_less_at_the_inputs_of_a_text() {
         }
         assert!(sums[2] < 0.9 * sums[0], "{sparsity}: {sums:?}");
     }
-    let mut left: Vec<_> =
-        fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["1.gguf", "3.gguf", "text.txt", "tiny.gguf"]);
-    let [made, logits] = ["1.gguf", "logits"].map(|name| folder.0.join(name));
-    let run = teff(&["logits", "-m", text(&made), "--tokens", "1,2", "-o", text(&logits)], "");
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(folder.names(), ["1.gguf", "3.gguf", "text.txt", "tiny.gguf"]);
+    check_runs(&folder.file("1.gguf"));
 }
 
 /// A pruned file keeps its zeros in every type that `teff quantize` makes of it and that has a zero, by

@@ -1,9 +1,10 @@
 //! Models whose floats lie on grids: folders become files of the types that have the codes, files of
 //! floats keep them through quantization, and what is on no grid is as it was.
 
-use crate::convert::{Scratch, convert, convert_as_stored, copy_of};
+use crate::convert::{convert, convert_as_stored, copy_of};
 use crate::convert_lora::{Tensor, read, shards, write};
 use crate::fixture_model::weight;
+use crate::folder::Folder;
 use gguf_rs_lite::{GgmlType, GgufFile};
 use half::f16;
 use std::fs;
@@ -33,7 +34,7 @@ fn on_grid(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// A folder of llama's of which some matrices lie on grids where their rows have whole groups.
-fn folder(scratch: &Scratch, is_on_grid: fn(&str) -> bool) -> PathBuf {
+fn folder(scratch: &Folder, is_on_grid: fn(&str) -> bool) -> PathBuf {
     let folder = copy_of("llama-spm", scratch);
     let mut tensors: Vec<Tensor> = shards(&folder).iter().flat_map(|path| read(path)).collect();
     for tensor in &mut tensors {
@@ -72,7 +73,7 @@ const MATRICES: usize = 2 + 2 * 6;
 
 #[test]
 fn folders_on_a_grid_become_codes() {
-    let scratch = Scratch::new("qat-folder");
+    let scratch = Folder::new("qat-folder");
     let folder = folder(&scratch, |_| true);
     let [wide, codes, off] = ["wide", "codes", "off"].map(|name| scratch.0.join(name));
     convert(&folder, &wide, TargetType::F32).unwrap();
@@ -96,7 +97,7 @@ fn folders_on_a_grid_become_codes() {
 
 #[test]
 fn plain_folders_stay_floats() {
-    let scratch = Scratch::new("qat-plain");
+    let scratch = Folder::new("qat-plain");
     let folder = folder(&scratch, |_| false);
     let conversion = convert_as_stored(&folder, &scratch.0.join("model.gguf")).unwrap();
     assert!(conversion.tensors().iter().all(|tensor| tensor.grid().is_none()));
@@ -114,7 +115,7 @@ fn quantize(file: &GgufFile, options: &Options, out: &Path) -> Vec<(GgmlType, bo
 
 #[test]
 fn files_of_floats_on_a_grid_keep_their_codes() {
-    let scratch = Scratch::new("qat-file");
+    let scratch = Folder::new("qat-file");
     let folder = folder(&scratch, |_| true);
     let [wide, out] = ["wide", "out"].map(|name| scratch.0.join(name));
     convert(&folder, &wide, TargetType::F32).unwrap();
@@ -160,7 +161,7 @@ fn files_of_floats_on_a_grid_keep_their_codes() {
 /// Methods that see a text leave matrices on grids alone, and make the others better.
 #[test]
 fn methods_that_see_a_text_keep_grids() {
-    let scratch = Scratch::new("qat-methods");
+    let scratch = Folder::new("qat-methods");
     let folder = folder(&scratch, |name| name.contains("self_attn"));
     let [wide, out] = ["wide", "out"].map(|name| scratch.0.join(name));
     convert(&folder, &wide, TargetType::F32).unwrap();
@@ -195,7 +196,7 @@ fn methods_that_see_a_text_keep_grids() {
 /// A size gives matrices on grids the type of their codes, and the room to others.
 #[test]
 fn sizes_know_of_grids() {
-    let scratch = Scratch::new("qat-size");
+    let scratch = Folder::new("qat-size");
     let folder = folder(&scratch, |name| name.contains("self_attn"));
     let wide = scratch.0.join("wide");
     convert(&folder, &wide, TargetType::F32).unwrap();

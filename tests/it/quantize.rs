@@ -78,8 +78,9 @@ fn metadata_of(architecture: &str, metadata: &Value) -> GgufFile {
 #[cfg(feature = "cli")]
 mod program {
     use super::*;
-    use crate::cli::{Folder, error_of, program, teff, text};
+    use crate::cli::{error_of, program, teff, text};
     use crate::fixture_model::{load, weight};
+    use crate::folder::Folder;
     use crate::measure::nmse_max;
     use std::fs;
     use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! Checkpoints made of drawn models by turning names and layouts around.
 
-use crate::convert::{Scratch, convert};
+use crate::convert::convert;
 use crate::convert_lora::{Tensor, write};
 use crate::fixture_model::build;
+use crate::folder::Folder;
 use gguf_rs_lite::GgufFile;
 use serde_json::{Map, Value, json as object};
 use std::collections::HashMap;
@@ -53,7 +54,7 @@ pub struct Drawn {
     pub parts: HashMap<String, Part>,
 }
 
-pub fn drawn(folder: &str, name: &str, scratch: &Scratch) -> Drawn {
+pub fn drawn(folder: &str, name: &str, scratch: &Folder) -> Drawn {
     drawn_by(&golden(folder, name), scratch)
 }
 
@@ -64,7 +65,7 @@ pub fn golden(folder: &str, name: &str) -> PathBuf {
 }
 
 /// The model of a description.
-pub fn drawn_by(golden: &Path, scratch: &Scratch) -> Drawn {
+pub fn drawn_by(golden: &Path, scratch: &Folder) -> Drawn {
     let path = scratch.0.join("drawn.gguf");
     fs::write(&path, build(golden)).unwrap();
     let file = GgufFile::open(&path).unwrap();
@@ -87,7 +88,7 @@ fn words(folder: &Path, n: usize) {
 
 /// Makes a checkpoint.
 pub fn checkpoint(
-    scratch: &Scratch,
+    scratch: &Folder,
     class: &str,
     config: Value,
     tensors: Vec<(String, Part)>,
@@ -116,7 +117,7 @@ pub const UNSAID: &[&str] = &[
 
 /// Converts the checkpoint; tensors and numbers of the result are those of the drawn model, but for those
 /// of these names.
-pub fn check(scratch: &Scratch, drawn: &Drawn, folder: &Path, except: &[&str]) {
+pub fn check(scratch: &Folder, drawn: &Drawn, folder: &Path, except: &[&str]) {
     let out = scratch.0.join("model.gguf");
     convert(folder, &out, TargetType::F32).unwrap();
     let file = GgufFile::open(&out).unwrap();
@@ -148,12 +149,58 @@ pub fn check(scratch: &Scratch, drawn: &Drawn, folder: &Path, except: &[&str]) {
     }
 }
 
-/// Names that begin so, of all layers; `make` gives what a tensor becomes.
+/// What each tensor of a drawn model becomes.
 pub fn renamed(
     drawn: &Drawn,
     make: impl Fn(&str, &Part) -> Vec<(String, Part)>,
 ) -> Vec<(String, Part)> {
     drawn.parts.iter().flat_map(|(name, part)| make(name, part)).collect()
+}
+
+/// Our names of tensors, and a checkpoint's; both without `weight` or `bias`.
+type Pairs = &'static [(&'static str, &'static str)];
+
+/// Names of a checkpoint's tensors.
+pub struct Names {
+    /// Those that belong to no layer.
+    pub model: Pairs,
+    /// Beginning of a layer's names; `{}` is its number.
+    pub layer: &'static str,
+    pub layers: Pairs,
+}
+
+/// The names that most classes have for what belongs to no layer.
+pub const USUAL: Pairs =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+impl Names {
+    /// The checkpoint's name of a tensor; `None`: it has none. Factors of products have none anywhere.
+    pub fn of(&self, name: &str) -> Option<String> {
+        let (before, of, end, names) = match layer(name) {
+            Some((n, of, end)) => (self.layer.replace("{}", n), of, end, self.layers),
+            None => {
+                let (of, end) = name.rsplit_once('.')?;
+                (String::new(), of, end, self.model)
+            }
+        };
+        let (_, to) = names.iter().find(|(ours, _)| *ours == of && !is_scale(name))?;
+        Some(format!("{before}{to}.{end}"))
+    }
+
+    /// Tensors under the checkpoint's names.
+    pub fn rename(&self, drawn: &Drawn) -> Vec<(String, Part)> {
+        self.rename_with(drawn, |_, part| part.clone())
+    }
+
+    /// Tensors under the checkpoint's names, each as `change` makes it of ours.
+    pub fn rename_with(
+        &self,
+        drawn: &Drawn,
+        change: impl Fn(&str, &Part) -> Part,
+    ) -> Vec<(String, Part)> {
+        let one = |(name, part): (&String, &Part)| Some((self.of(name)?, change(name, part)));
+        drawn.parts.iter().filter_map(one).collect()
+    }
 }
 
 /// A layer's tensor: the layer, its name, `weight` or `bias`.

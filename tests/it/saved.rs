@@ -7,6 +7,7 @@ mod sums;
 use crate::changed;
 use crate::decoder::quantized;
 use crate::fixture_model;
+use crate::folder::Folder;
 use crate::lora;
 use gguf_rs_lite::{GgmlType, GgufFile};
 use std::fs;
@@ -30,28 +31,6 @@ pub const NAMES: [&str; 7] = [
     "falcon-h1-dense",
 ];
 const N_CTX: usize = 240;
-
-/// A folder of the test's own.
-pub struct Dir(PathBuf);
-
-impl Dir {
-    pub fn new(name: &str) -> Dir {
-        let name = format!("teff-saved-{}-{name}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(&dir).unwrap();
-        Dir(dir)
-    }
-
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 pub fn options(kv_type: KvType) -> EngineOptions {
     changed(EngineOptions::default(), |options| {
@@ -161,7 +140,7 @@ fn fault(runner: &Runner, path: &Path) -> SessionFault {
 
 #[test]
 fn what_is_loaded_goes_on_to_the_bit_and_computes_nothing_twice() {
-    let dir = Dir::new("goes-on");
+    let dir = Folder::new("goes-on");
     let all = KvType::ALL.map(|kv_type| ("qwen3-dense", kv_type));
     let windows = [("gemma3-dense", KvType::Q4_0), ("lfm2-dense", KvType::Q8_0)];
     let others = NAMES[1..].iter().map(|&name| (name, KvType::F16));
@@ -201,7 +180,7 @@ fn what_is_loaded_goes_on_to_the_bit_and_computes_nothing_twice() {
 
 #[test]
 fn text_alone_is_loaded_and_computed_anew() {
-    let dir = Dir::new("text");
+    let dir = Folder::new("text");
     let model = model("gemma3-dense");
     let there = runner(&model, &options(KvType::F16));
     let session = held(&there);
@@ -227,7 +206,7 @@ fn text_alone_is_loaded_and_computed_anew() {
 
 #[test]
 fn a_file_tells_what_was_said_without_a_model() {
-    let dir = Dir::new("tells");
+    let dir = Folder::new("tells");
     let there = runner(&model("lfm2-dense"), &options(KvType::Q8_0));
     let session = held(&there);
     let path = dir.file("session");
@@ -245,7 +224,7 @@ fn a_file_tells_what_was_said_without_a_model() {
 #[test]
 fn only_the_owner_reads_a_session_and_an_older_file_stays_until_the_new_one_is_whole() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = Dir::new("owner");
+    let dir = Folder::new("owner");
     let there = runner(&model("qwen3-dense"), &options(KvType::F16));
     let session = held(&there);
     let path = dir.file("session");
@@ -265,7 +244,7 @@ fn only_the_owner_reads_a_session_and_an_older_file_stays_until_the_new_one_is_w
 
 #[test]
 fn other_models_adapters_and_caches_are_refused() {
-    let dir = Dir::new("others");
+    let dir = Folder::new("others");
     let path = dir.file("session");
     let here = model("llama-moe");
     held(&runner(&here, &options(KvType::F16))).save(&path, b"").unwrap();
@@ -317,7 +296,7 @@ fn other_models_adapters_and_caches_are_refused() {
 
 #[test]
 fn without_room_as_much_is_loaded_as_fits() {
-    let dir = Dir::new("room");
+    let dir = Folder::new("room");
     let mut is_cut = Vec::new();
     for name in NAMES {
         let model = model(name);
@@ -344,7 +323,7 @@ fn without_room_as_much_is_loaded_as_fits() {
 }
 
 /// A small session file and a runner for it.
-fn small(dir: &Dir) -> (Runner, PathBuf, Vec<u8>) {
+fn small(dir: &Folder) -> (Runner, PathBuf, Vec<u8>) {
     let here = runner(&model("lfm2-dense"), &options(KvType::F16));
     let mut session = here.session();
     listen(session.generate(request(prompt(1, 40), Some(3))));
@@ -356,7 +335,7 @@ fn small(dir: &Dir) -> (Runner, PathBuf, Vec<u8>) {
 
 #[test]
 fn damage_is_named_part_by_part() {
-    let dir = Dir::new("damage");
+    let dir = Folder::new("damage");
     let (here, path, bytes) = small(&dir);
     let damaged = |at: usize| {
         let mut bytes = bytes.clone();
@@ -432,7 +411,7 @@ fn read(path: &Path, bytes: &[u8]) -> SavedText {
 
 #[test]
 fn cuts_additions_and_foreign_files_are_refused() {
-    let dir = Dir::new("cuts");
+    let dir = Folder::new("cuts");
     let (here, path, bytes) = small(&dir);
     for n in (0..bytes.len()).step_by(1 + bytes.len() / 300).chain(bytes.len() - 60..bytes.len()) {
         fs::write(&path, &bytes[..n]).unwrap();
@@ -457,7 +436,7 @@ fn cuts_additions_and_foreign_files_are_refused() {
 
 #[test]
 fn flipped_bits_are_an_error_or_change_nothing() {
-    let dir = Dir::new("flips");
+    let dir = Folder::new("flips");
     let (here, path, bytes) = small(&dir);
     let whole = load(&here, &path);
     let mut random = 7_u64;
@@ -485,7 +464,7 @@ fn flipped_bits_are_an_error_or_change_nothing() {
 /// Checksums that fit protect nothing: lengths, places and numbers are looked at themselves.
 #[test]
 fn damage_with_checksums_that_fit_never_panics() {
-    let dir = Dir::new("repaired");
+    let dir = Folder::new("repaired");
     let (here, path, bytes) = small(&dir);
     let header = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     let (mut random, mut n_loaded, mut n_refused) = (11_u64, 0, 0);
@@ -522,7 +501,7 @@ fn damage_with_checksums_that_fit_never_panics() {
 
 #[test]
 fn a_session_is_saved_while_others_are_answered() {
-    let dir = Dir::new("others-go-on");
+    let dir = Folder::new("others-go-on");
     let model = model("gemma3-dense");
     let here = runner(&model, &options(KvType::F16));
     let session = held(&here);

@@ -1,7 +1,8 @@
 //! Quantizing to a size, and from a Hugging Face folder.
 
-use crate::cli::{Folder, teff, text};
+use crate::cli::{json, teff, text};
 use crate::fixture_model::load;
+use crate::folder::Folder;
 use gguf_rs_lite::GgufFile;
 use serde_json::Value;
 use std::fs;
@@ -24,10 +25,15 @@ pub fn speaking(folder: &Folder) -> [PathBuf; 2] {
 }
 
 fn quantize(args: &[&str]) -> Value {
-    let output = teff(&[&["quantize", "--json"], args].concat(), "");
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?}: {told}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    json(&[&["quantize", "--json"], args].concat())
+}
+
+/// A model gives logits.
+pub fn check_runs(model: &Path) {
+    let folder = Folder::new("runs");
+    let logits = folder.file("logits");
+    let run = teff(&["logits", "-m", text(model), "--tokens", "1,2", "-o", text(&logits)], "");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
 /// The line of an error, behind those that tell of progress.
@@ -191,10 +197,7 @@ fn folders_are_converted_on_the_way() {
     let planned = quantize(&[&[text(&source), "/no/such/none.gguf"], &plan[..]].concat());
     let of_file = quantize(&[&[text(&converted), "/no/such/none.gguf"], &plan[..]].concat());
     assert_eq!(planned, of_file);
-    let mut left: Vec<_> =
-        fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["c.gguf", "one.gguf", "two.gguf"]);
+    assert_eq!(folder.names(), ["c.gguf", "one.gguf", "two.gguf"]);
     let empty = folder.0.join("empty");
     fs::create_dir(&empty).unwrap();
     let error = error_of(&teff(&["quantize", text(&empty), text(&one), "--type", "Q8_0"], ""));

@@ -2,18 +2,19 @@
 
 use crate::decoder::model;
 use crate::fixture_model::{load, names};
+use crate::folder::Folder;
 use crate::measure::nmse_max;
 use std::sync::Mutex;
 use teff::engine::Model;
 use teff::quantize::{Options, Plan, mix::Mix};
 use teff::tune::{
-    Course, Event, LoraShape, Schedule, Sequence, State, TuneError, Tuner, What, train,
+    Course, Event, LoraShape, Schedule, Sequence, State, Trainable, TuneError, Tuner, train,
 };
 use teff_kernels::KernelTable;
 
-const NORMS: What = What { scales: false, norms: true, lora: None };
-const LORA: What =
-    What { scales: false, norms: false, lora: Some(LoraShape { rank: 2, alpha: 3.0 }) };
+const NORMS: Trainable = Trainable { scales: false, norms: true, lora: None };
+const LORA: Trainable =
+    Trainable { scales: false, norms: false, lora: Some(LoraShape { rank: 2, alpha: 3.0 }) };
 
 /// As the decoder differs from the reference: GELU is a table of halves there.
 const NMSE_MAX: f64 = 1e-5;
@@ -47,7 +48,7 @@ const TUNED: &[&str] = &[
     "starcoder2-dense",
 ];
 
-fn tuner_of(model: &Model, what: What, threads: usize) -> Result<Tuner, TuneError> {
+fn tuner_of(model: &Model, what: Trainable, threads: usize) -> Result<Tuner, TuneError> {
     let n_ctx = model.spec().n_ctx_max.unwrap_or(2 * model.spec().n_ctx_train);
     Tuner::new(model, n_ctx, what, &|_| true, (KernelTable::detect(), threads), 1)
 }
@@ -126,11 +127,10 @@ fn student(name: &str) -> (Model, Model, Vec<u32>) {
     let teacher = model(fixture.gguf);
     let options = Options::new(Mix::from_name("Q4_0").unwrap());
     let plan = Plan::new(teacher.file(), &options).unwrap();
-    let path = std::env::temp_dir().join(format!("teff-tune-{}-{name}.gguf", std::process::id()));
+    let folder = Folder::new("tune-student");
+    let path = folder.file("model.gguf");
     plan.write(&path, &mut |_| true).unwrap();
-    let bytes = std::fs::read(&path).unwrap();
-    std::fs::remove_file(path).unwrap();
-    (model(bytes), teacher, fixture.tokens)
+    (model(std::fs::read(&path).unwrap()), teacher, fixture.tokens)
 }
 
 const COURSE: Course = Course {
@@ -152,7 +152,7 @@ fn sequences(n: usize, seed: u32) -> Vec<Sequence> {
 #[test]
 fn training_goes_on_where_it_was() {
     let (student, _, _) = student("llama-dense");
-    let what = What { scales: true, norms: true, lora: None };
+    let what = Trainable { scales: true, norms: true, lora: None };
     let (learned, held_out) = (sequences(6, 1), sequences(6, 1));
     let run = |threads, stop: u64, state: &Mutex<State>| {
         let mut tuner = tuner_of(&student, what, threads).unwrap();
@@ -188,7 +188,8 @@ fn training_goes_on_where_it_was() {
 
 #[cfg(feature = "cli")]
 mod program {
-    use crate::cli::{Folder, teff, text};
+    use crate::cli::{json, teff, text};
+    use crate::folder::Folder;
     use crate::target::{error_of, speaking};
     use gguf_rs_lite::{GgmlType, GgufFile};
     use serde_json::Value;
@@ -196,19 +197,22 @@ mod program {
     use std::path::{Path, PathBuf};
     use teff_kernels::{KernelTable, Scales};
 
-    fn json(args: &[&str]) -> Value {
-        let output = teff(args, "");
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{args:?}: {told}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
     /// The speaking model, its text, and itself in Q4_0.
     fn student(folder: &Folder) -> [PathBuf; 3] {
         let [input, words] = speaking(folder);
         let student = folder.0.join("student.gguf");
         json(&["quantize", "--json", text(&input), text(&student), "--type", "Q4_0"]);
         [input, words, student]
+    }
+
+    /// The speaking model with a chat template.
+    fn talking(folder: &Folder, template: &str) -> PathBuf {
+        let [input, _] = speaking(folder);
+        let [file, model] = ["t.jinja", "talks.gguf"].map(|name| folder.file(name));
+        fs::write(&file, template).unwrap();
+        let edit = ["edit", text(&input), "--template", text(&file), "-o", text(&model)];
+        assert!(teff(&edit, "").status.success());
+        model
     }
 
     /// The codes of all tensors that have some.
@@ -380,15 +384,11 @@ mod program {
     #[test]
     fn answers_may_begin_within_a_token() {
         let folder = Folder::new("tune-merged");
-        let [input, _] = speaking(&folder);
-        let [template, model, chats, out] =
-            ["t.jinja", "talks.gguf", "chats.jsonl", "out.gguf"].map(|name| folder.0.join(name));
+        let [chats, out] = ["chats.jsonl", "out.gguf"].map(|name| folder.file(name));
         // The last space merges with what follows.
         let source = "{% for m in messages %}{{ 'A: ' if m.role == 'assistant' else 'Q: ' }}{{ m.content }}\n\
             {% endfor %}{{ 'A: ' if add_generation_prompt }}";
-        fs::write(&template, source).unwrap();
-        let edit = ["edit", text(&input), "--template", text(&template), "-o", text(&model)];
-        assert!(teff(&edit, "").status.success());
+        let model = talking(&folder, source);
         let file = teff::engine::Model::open(&model).unwrap();
         let tokenizer = file.tokenizer().unwrap();
         let n = |text: &str| tokenizer.encode(text, Default::default()).unwrap().len();
@@ -430,17 +430,12 @@ mod program {
     #[test]
     fn an_adapter_answers_new_questions() {
         let folder = Folder::new("tune-chats");
-        let [input, _] = speaking(&folder);
-        let [template, model, chats, asked, out] =
-            ["t.jinja", "talks.gguf", "chats.jsonl", "asked.jsonl", "adapter.gguf"]
-                .map(|name| folder.0.join(name));
-        fs::write(
-            &template,
+        let [chats, asked, out] =
+            ["chats.jsonl", "asked.jsonl", "adapter.gguf"].map(|name| folder.file(name));
+        let model = talking(
+            &folder,
             "{% for m in messages %}{{ '' if loop.first else ' ' }}{{ m.content }}{% endfor %}",
-        )
-        .unwrap();
-        let edit = ["edit", text(&input), "--template", text(&template), "-o", text(&model)];
-        assert!(teff(&edit, "").status.success());
+        );
         let chat = |seed| {
             let (question, answer) = question(seed);
             let user = serde_json::json!({"role": "user", "content": question});

@@ -1,6 +1,7 @@
 //! Receipts of files, and `teff verify`.
 
-use crate::cli::{Folder, teff, text};
+use crate::cli::{teff, text};
+use crate::folder::Folder;
 use crate::target::{error_of, speaking};
 use gguf_rs_lite::{GgufFile, Value};
 use std::fs;

@@ -59,7 +59,7 @@ pub(crate) struct Expanded<B, const S: usize> {
     pub scales: [u8; S],
     /// Scale of the scales, a little-endian f32.
     pub d: [u8; 4],
-    /// Of each 32 elements the nibbles: low ones first, then high ones.
+    /// Nibbles of each 32 elements: low ones first, then high ones.
     pub qs: [[u8; 16]; 8],
     pub of: PhantomData<B>,
 }
@@ -88,7 +88,7 @@ impl<B: Codebook, const S: usize> Expanded<B, S> {
         }
     }
 
-    /// What is added to the codes of the nibbles so that none is negative: twice that is above all.
+    /// Number that is added to the codes of the nibbles so that none is negative: twice that is above all.
     pub const UNSIGNED_ZERO: u8 = if B::MAGNITUDES[B::MAGNITUDES.len() - 1] < 16 { 16 } else { 64 };
 
     /// The codes of the nibbles, plus that.

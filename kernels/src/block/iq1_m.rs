@@ -11,7 +11,7 @@ use gguf_rs_lite::GgmlType;
 pub struct BlockIQ1M {
     /// Low eight bits of the points of 8 elements each.
     pub qs: [u8; 32],
-    /// Of each 8 elements a nibble: the high three bits of the point, and whether the values are
+    /// Nibbles, one for each 8 elements: the high three bits of the point, and whether the values are
     /// moved down.
     pub qh: [u8; 16],
     /// Little-endian words: four 3-bit scales of 16 elements each, and on top of them four bits of

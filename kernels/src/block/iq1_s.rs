@@ -14,7 +14,7 @@ pub struct BlockIQ1S {
     pub d: F16,
     /// Low eight bits of the points of 8 elements each.
     pub qs: [[u8; 4]; 8],
-    /// Of each 32 elements, a little-endian word: four times the high three bits of a point, the
+    /// Little-endian words, one for each 32 elements: four times the high three bits of a point, the
     /// scale, and whether the values are moved down.
     pub qh: [[u8; 2]; 8],
 }

@@ -14,7 +14,7 @@ use gguf_rs_lite::GgmlType;
 pub struct BlockIQ2XXS {
     /// Scale of the scales.
     pub d: F16,
-    /// Of each 32 elements: four points, then a little-endian word of four times 7 signs and the
+    /// Codes of each 32 elements: four points, then a little-endian word of four times 7 signs and the
     /// scale.
     pub qs: [[u8; 8]; 8],
 }

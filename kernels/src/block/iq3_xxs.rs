@@ -15,7 +15,7 @@ pub struct BlockIQ3XXS {
     pub d: F16,
     /// Points of 4 elements each.
     pub qs: [[u8; 2]; 32],
-    /// Of each 32 elements, a little-endian word of four times 7 signs and the scale.
+    /// Little-endian words, one for each 32 elements, of four times 7 signs and the scale.
     pub signs_and_scales: [[u8; 4]; 8],
 }
 

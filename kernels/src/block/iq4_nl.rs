@@ -17,7 +17,7 @@ pub struct BlockIQ4NL {
     pub qs: [u8; 16],
 }
 
-/// What the codes stand for.
+/// Values that the codes stand for.
 pub(crate) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
@@ -89,7 +89,7 @@ impl Block32 for BlockIQ4NL {
     }
 }
 
-/// What an error at each element costs.
+/// Costs of an error at each element.
 #[inline(always)]
 pub(super) fn costs(x: &[f32; 32], importance: Option<&[f32; 32]>, sigma2: f32) -> [f32; 32] {
     match importance {

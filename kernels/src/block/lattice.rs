@@ -31,7 +31,7 @@ const PLAIN_MEAN_SQUARE: f32 = 0.25;
 /// Candidates of a super-block's scale: the largest group's, and smaller and larger ones.
 const SCALE_STEPS: i32 = 12;
 
-/// How a type's magnitudes are coded.
+/// Coding of a type's magnitudes.
 pub(super) struct Magnitudes<B: 'static, const P: usize, const V: usize> {
     /// Points.
     pub book: &'static B,
@@ -39,7 +39,7 @@ pub(super) struct Magnitudes<B: 'static, const P: usize, const V: usize> {
     pub levels: [u8; V],
     /// Magnitudes of a point.
     pub values: fn(usize) -> [u8; P],
-    /// Only even numbers of negative signs among eight can be stored.
+    /// Whether only even numbers of negative signs among eight can be stored.
     pub even_signs: bool,
     /// Value of a scale of 1 times a level of 1.
     pub unit: f32,

@@ -225,7 +225,7 @@ pub struct Act32 {
 }
 
 impl Act32 {
-    /// With the sums of the codes.
+    /// A block of activations, with the sums of its codes.
     pub fn new(q: [i8; 32], d: f32) -> Act32 {
         let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum();
         Act32 { q, d, sums: [sum(&q[..16]), sum(&q[16..])] }
@@ -261,7 +261,7 @@ impl Unpacked16 {
 }
 
 impl Unpacked256 {
-    /// Of a type without minimums.
+    /// A super-block of a type without minimums.
     #[inline]
     pub(crate) fn without_min(codes: [i8; 256], scales: [i16; 16], d: f32) -> Unpacked256 {
         Unpacked256 { codes, scales, mins: [0; 16], d, dmin: 0.0 }

@@ -17,7 +17,7 @@ pub struct BlockMXFP4 {
     pub qs: [u8; 16],
 }
 
-/// What the codes stand for.
+/// Values that the codes stand for, doubled.
 pub(crate) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 impl Block for BlockMXFP4 {

@@ -11,7 +11,7 @@ use gguf_rs_lite::GgmlType;
 pub struct BlockQ1_0 {
     /// Scale.
     pub d: F16,
-    /// Of each 32 elements a little-endian word: bit `i` is set if element `i` is positive.
+    /// Little-endian words, one for each 32 elements: bit `i` is set if element `i` is positive.
     pub qs: [[u8; 4]; 4],
 }
 

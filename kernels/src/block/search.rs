@@ -96,7 +96,7 @@ pub(crate) fn range(x: &[f32]) -> (f32, f32) {
     (min, max)
 }
 
-/// What an error at each element costs given the columns' importance: `w * sqrt(sigma2 + x^2)`.
+/// Costs of an error at each element, given the columns' importance: `w * sqrt(sigma2 + x^2)`.
 #[inline(always)]
 pub(crate) fn emphasize<const N: usize>(
     x: &[f32; N],
@@ -267,7 +267,7 @@ fn unsigned<const N: usize>(x: &[f32; N], weights: &[f32; N], n: f32) -> ([u8; N
     (codes.map(|code| code as u8), scale)
 }
 
-/// How [`affine`] searches: `steps + 1` candidates of `n + first + i * step` levels.
+/// Grid that [`affine`] searches: `steps + 1` candidates of `n + first + i * step` levels.
 #[derive(Clone, Copy)]
 pub(crate) struct Grid {
     pub first: f32,
@@ -277,7 +277,7 @@ pub(crate) struct Grid {
     pub absolute: bool,
 }
 
-/// With an importance matrix, every type's.
+/// Grid of every type with an importance matrix.
 pub(crate) const FINE_GRID: Grid = Grid { first: -0.9, step: 0.05, steps: 36, absolute: false };
 
 /// The scale and the min >= 0 (unless all of `x` is equal) of `x ~ scale * code - min`, codes in
@@ -356,7 +356,7 @@ fn affine_error<const N: usize>(
     sum_by(codes, weights, x, |l, w, x| w * (diff(l, x) * diff(l, x)))
 }
 
-/// How a type's super-blocks are searched.
+/// Search of a type's super-blocks.
 pub(crate) struct AffineMethod {
     /// Largest code.
     pub code_max: f32,
@@ -364,9 +364,9 @@ pub(crate) struct AffineMethod {
     pub scale_max: f32,
     /// The grid without importances.
     pub grid: Grid,
-    /// Without importances an error at `x` costs `|x|`, plus the group's RMS if this is set.
+    /// x|`, plus the group's RMS if this is set.|Whether, without importances, an error at `x` costs the group's RMS beside `|x|`.|x|`, plus the group's RMS if this is set.
     pub add_rms: bool,
-    /// With importances the variance counts this often against `x^2`.
+    /// Weight of the variance against `x^2`, with importances.
     pub sigma2_factor: f32,
 }
 

@@ -10,7 +10,7 @@ use gguf_rs_lite::GgmlType;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct BlockTQ2_0 {
-    /// Of each 128 elements 32 bytes: bits `2j` of byte `l` are element `32j + l`.
+    /// Bytes, 32 for each 128 elements: bits `2j` of byte `l` are element `32j + l`.
     pub qs: [[u8; 32]; 2],
     /// Scale.
     pub d: F16,

@@ -26,6 +26,21 @@ pub enum Activation {
     Softplus,
 }
 
+impl Activation {
+    /// All of them.
+    pub const ALL: [Activation; 9] = [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluErf,
+        Activation::GeluQuick,
+        Activation::Relu,
+        Activation::ReluSqr,
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Softplus,
+    ];
+}
+
 /// `x = f(x)`.
 pub fn act(f: Activation, x: &mut [f32]) {
     match f {
@@ -73,7 +88,7 @@ pub fn erf(x: f32) -> f32 {
     }
 }
 
-/// Up to here [`erf`] is `x + x P(x^2)`.
+/// End of the range in which [`erf`] is `x + x P(x^2)`.
 pub(crate) const ERF_NEAR: f32 = 475.0 / 512.0;
 /// Coefficients of `P`, the highest power first.
 pub(crate) const ERF_NEAR_P: [f32; 6] = [

@@ -11,7 +11,7 @@ use super::{fma, half_to_f32};
 /// product: a CPU has room for some twenty at a time and waits if there are more.
 #[derive(Clone, Copy, Debug)]
 pub struct Ahead {
-    /// Where it begins; any address will do.
+    /// Address that it begins at; any will do.
     pub(crate) address: *const u8,
     /// Cache lines of it.
     pub(crate) lines: usize,

@@ -65,7 +65,7 @@ impl<'a> BlockMax<'a> {
         self.values
     }
 
-    /// One for each block: its maximum, or more if elements have been lowered since.
+    /// Bounds of blocks: each its maximum, or more if elements have been lowered since.
     pub fn bounds(&self) -> &[f32] {
         self.bounds
     }

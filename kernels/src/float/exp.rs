@@ -7,9 +7,9 @@ use super::fma;
 use crate::block::nearest;
 use std::f32::consts::LOG2_E;
 
-/// Where results are infinite for sure; the powers of two are normal numbers up to here.
+/// Bound above which results are infinite for sure; the powers of two are normal numbers up to here.
 pub(crate) const X_MAX: f32 = 90.0;
-/// Where results are 0 for sure.
+/// Bound below which results are 0 for sure.
 pub(crate) const X_MIN: f32 = -106.0;
 /// `ln 2` in two parts, of which `n` times the first is exact.
 pub(crate) const LN_2_HIGH: f32 = 0.693_359_4;

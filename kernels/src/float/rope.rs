@@ -2,7 +2,7 @@
 
 use super::fma;
 
-/// Which two dimensions turn together.
+/// Pairing of the dimensions that turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RopePairing {
     /// `2i` and `2i + 1`: as in the paper; llama.cpp's "norm".

@@ -52,7 +52,7 @@ pub(crate) struct ExpMoments {
 }
 
 impl ExpMoments {
-    /// Up to eight elements.
+    /// Adds up to eight elements.
     pub fn add(&mut self, x: &[f32], max: f32) {
         for ((sum, product), &x) in self.sums.iter_mut().zip(&mut self.products).zip(x) {
             let d = x - max;

@@ -31,6 +31,49 @@ macro_rules! few_tokens {
 }
 pub(super) use few_tokens;
 
+/// A product of interleaved rows ([`crate::interleave`]): `name<parameters>, CPU features, rows of a group,
+/// |group, inputs of tokens, their number| sums, what writes those`.
+///
+/// It is safe where only a level's table has it, which is reached by a token that proves the features.
+#[cfg(target_arch = "x86_64")]
+macro_rules! interleaved_matmul {
+    (
+        $(#[$attribute:meta])*
+        $visible:vis fn $name:ident<$($generic:ident: $bound:ident),*>, $features:literal,
+        $lanes:expr, |$group:ident, $x:ident, $N:ident| $sums:expr, $write:path
+    ) => {
+        $(#[$attribute])*
+        $visible fn $name<$($generic: $bound),*>(
+            w: &[u8],
+            group_bytes: usize,
+            skip: usize,
+            acts: &Acts<'_>,
+            y: &mut [f32],
+        ) {
+            #[target_feature(enable = $features)]
+            fn kernel<$($generic: $bound),*>(
+                w: &[u8],
+                group_bytes: usize,
+                skip: usize,
+                acts: &Acts<'_>,
+                y: &mut [f32],
+            ) {
+                let n_rows = y.len() / acts.plan.n_tokens;
+                for ($group, place) in groups(w, $lanes, group_bytes, skip, n_rows) {
+                    few_tokens!(acts.plan.n_tokens, |$N, first| {
+                        let $x = Rows::<$N>::new(acts, first);
+                        $write(&place, $sums, first, y);
+                    });
+                }
+            }
+            // SAFETY: the CPU has the features, as the entry's table is the level's.
+            unsafe { kernel::<$($generic),*>(w, group_bytes, skip, acts, y) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use interleaved_matmul;
+
 /// Even parts of at most four tokens, which is what registers hold the sums of.
 pub(super) fn parts_of(n_tokens: usize) -> impl Iterator<Item = Range<usize>> {
     let size = n_tokens.div_ceil(n_tokens.div_ceil(4).max(1)).max(1);

@@ -15,11 +15,11 @@ pub(super) const STAGING: wgpu::BufferUsages =
 
 /// The buffers.
 pub(super) struct Memory {
-    /// By their numbers in the program, those that operations here use.
+    /// Buffers of activations by their numbers in the program, of those that operations here use.
     pub activations: Vec<Option<wgpu::Buffer>>,
     /// None until they are brought.
     pub weights: Weights,
-    /// By layer.
+    /// Pages by layer.
     pub pages: Vec<Option<LayerPages>>,
     scratch: Vec<wgpu::Buffer>,
     constants: wgpu::Buffer,

@@ -51,7 +51,7 @@ pub(super) struct GpuOptions<'a> {
     pub adapter: Option<&'a str>,
     /// Shaders that it is to have.
     pub shaders: ShaderChoice,
-    /// Where they read weights.
+    /// Source that they read weights from.
     pub weights: WeightSource,
     /// Tokens in a step, at most.
     pub max_tokens: usize,

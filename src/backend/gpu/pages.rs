@@ -118,7 +118,7 @@ impl LayerPages {
         Ok(true)
     }
 
-    /// Where a page begins.
+    /// Offset of a page.
     pub fn offset(&self, page: PageId) -> u64 {
         (page.0 as usize * self.page_bytes()) as u64
     }

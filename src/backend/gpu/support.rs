@@ -9,7 +9,7 @@ use crate::backend::program::{
 /// Experts of a token, and experts in all: choosing takes time by their product.
 const EXPERTS_MAX: usize = 1024;
 
-/// Why an operation does not run on a GPU; `None`: it does.
+/// Reason for which an operation does not run on a GPU; `None`: it does.
 pub fn unsupported(program: &Program, op: &Op, kv_type: KvType) -> Option<String> {
     let weights = op.weights().map(|(_, weight)| weight);
     let mut types = weights.filter(|weight| unpacking(weight.ty).is_none());

@@ -14,7 +14,7 @@ use crate::backend::program::{Conv, Scan, ScanKind, StateId};
 use std::fmt;
 use std::ops::Range;
 
-/// Why a program cannot be run.
+/// Error of a program that cannot be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramError {
     /// Index and name of the operation at fault; `None`: the program as a whole.

@@ -38,7 +38,7 @@ impl Linear {
     }
 }
 
-/// One matrix of a [`Linear`].
+/// A matrix of a [`Linear`].
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Matrix `[rows][width of the input]`.

@@ -136,7 +136,7 @@ impl Program {
         self.ops.iter().flat_map(Op::products)
     }
 
-    /// Of each layer of [`Program::kv`] whether one of the operations for which `is_here` holds writes
+    /// Whether, for each layer of [`Program::kv`], one of the operations for which `is_here` holds writes
     /// or reads its keys and values.
     pub fn stored_by(&self, is_here: &dyn Fn(usize) -> bool) -> Vec<bool> {
         let mut stored = vec![false; self.kv.len()];
@@ -193,7 +193,7 @@ pub enum NormKind {
     Layer,
 }
 
-/// One operation.
+/// An operation.
 #[derive(Debug)]
 pub enum Op {
     /// `out[t] = scale * table[token t] + addend + positions[position of t]`.

@@ -87,7 +87,7 @@ pub struct ExpertPart {
     pub weight: BoundWeight,
     /// `[n_experts][rows]`, added after the factor.
     pub biases: Option<Vec<f32>>,
-    /// One factor per expert, if any.
+    /// Factors of experts, if any.
     pub scales: Option<Vec<f32>>,
     /// Products of low rank that are added, after the factor.
     pub low_rank: Vec<ExpertLowRank>,

@@ -25,7 +25,7 @@ pub struct Conv {
     pub weight: Vec<f32>,
     /// Tokens that take part in an output.
     pub taps: usize,
-    /// One for each channel.
+    /// Bias of each channel.
     pub bias: Option<Vec<f32>>,
     /// Applied last, but for the factor.
     pub act: Option<Activation>,

@@ -3,11 +3,11 @@
 
 mod json;
 
+use super::engine_args::{ContextArgs, kernels};
 use super::error::{CliError, hint};
 use super::gpu_args::GpuPlanArgs;
-use super::offload;
-use super::options::{ContextArgs, ModelArgs};
-use crate::backend::MAX_THREADS;
+use super::options::ModelArgs;
+use super::{offload, threads};
 use crate::backend::pages::KvType;
 use crate::engine::report::{MemoryUse, Problem, Report, ReportOptions, TypeKernel};
 use crate::model::Pooling;
@@ -16,7 +16,6 @@ use crate::quantize::zeros_of;
 use gguf_rs_lite::{TensorInfo, Value};
 use std::io::Write;
 use std::path::Path;
-use teff_kernels::KernelTable;
 
 /// Longest text of a metadata value that is shown in full.
 const TEXT_CHARS_MAX: usize = 72;
@@ -52,14 +51,13 @@ pub struct InspectArgs {
 /// The file cannot be found or read, or `out` cannot be written.
 pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let (file, path) = args.model.file()?;
-    let kernels = KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))?;
+    let kernels = kernels()?;
     let n_ctx = args.context.ctx.map(|n| n as usize);
     let options = ReportOptions { n_ctx, kv_type: args.kv_type, kernels };
     let report = Report::new(file, &options);
     let zeros = match args.sparsity {
         true => {
-            let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-            let found = zeros_of(&report.file, kernels, threads.min(MAX_THREADS));
+            let found = zeros_of(&report.file, kernels, threads::number(None));
             Some(found.map_err(|e| CliError::failed(format!("{}: {e}", path.display())))?)
         }
         false => None,

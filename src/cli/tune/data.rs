@@ -1,4 +1,4 @@
-//! What `teff tune` learns from and measures: texts cut into chunks, or conversations.
+//! The datasets of `teff tune`, to learn from and to measure: texts cut into chunks, or conversations.
 //!
 //! A line of a file of conversations is a JSON object with `messages`, as APIs have them. The model's chat
 //! template makes tokens of it; only the answers count, each from behind what stands in front of it to its
@@ -46,15 +46,15 @@ pub struct DataArgs {
     ctx: Option<u32>,
 }
 
-/// Sequences of tokens.
-pub struct Learned {
-    /// What is learned from.
+/// Sequences of tokens, to learn from and to measure.
+pub struct Dataset {
+    /// Sequences that are learned from.
     pub train: Vec<Sequence>,
-    /// What is measured.
+    /// Sequences that are measured.
     pub held_out: Vec<Sequence>,
 }
 
-impl Learned {
+impl Dataset {
     /// Tokens of the longest.
     pub fn longest(&self) -> usize {
         let all = self.train.iter().chain(&self.held_out);
@@ -80,7 +80,7 @@ impl DataArgs {
     ///
     /// # Errors
     /// A file cannot be read, is none of its form, or has too little.
-    pub fn read(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Learned, CliError> {
+    pub fn read(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Dataset, CliError> {
         let n_ctx = self
             .ctx
             .map_or_else(|| model.spec().n_ctx_default(N_CTX_DEFAULT), |n_ctx| n_ctx as usize);
@@ -105,7 +105,7 @@ impl DataArgs {
                  text, --eval or a shorter --ctx",
                 path.display()
             ))),
-            false => Ok(Learned { train, held_out }),
+            false => Ok(Dataset { train, held_out }),
         }
     }
 }

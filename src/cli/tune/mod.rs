@@ -8,21 +8,24 @@ mod data;
 mod told;
 mod values;
 
+use super::engine_args::kernels;
 use super::options::{ModelArgs, resolve, tokenizer_of, whole_number};
 use super::progress::WorkProgress;
 use super::source::Source;
-use super::{CliError, interrupt, receipt, space};
+use super::space::UNFINISHED;
+use super::{CliError, interrupt, model_file, receipt, space, threads};
 use crate::backend::MAX_THREADS;
 use crate::cache::ModelRef;
 use crate::engine::{EngineError, EngineOptions, Model};
 use crate::model::describe::counted;
 use crate::model::{Fnv, fingerprint};
-use crate::quantize::{METHODS, Options, Plan};
+use crate::quantize::{Options, Plan};
 use crate::receipt::Request;
 use crate::tune::{
-    Course, Event, LoraShape, Report, Schedule, State, TeacherModel, TuneError, Tuner, What, train,
+    Course, Event, LoraShape, Report, Schedule, State, TeacherModel, Trainable, TuneError, Tuner,
+    train,
 };
-use data::{DataArgs, Learned};
+use data::{DataArgs, Dataset};
 use gguf_rs_lite::GgufFile;
 use regex_automata::meta::Regex;
 use std::io::Write;
@@ -30,7 +33,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use teff_kernels::KernelTable;
 use told::Figures;
 use values::{Trained, parse_decay, parse_positive, parse_what};
 
@@ -123,21 +125,20 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
         return Err(CliError::failed(format!("{}: {what}", path.display())));
     }
     if !args.dry_run {
-        let models: Vec<&GgufFile> = source.file().into_iter().collect();
-        space::check_output(&args.output, args.data.paths(), &models)?;
+        model_file::check_outputs(&args.output, false, &source, args.data.paths())?;
     }
     let opened = source.into_file(&args.output)?;
     let model = Model::from_file(opened.file.clone(), &path)?;
-    let learned = args.data.read(&model, &tokenizer_of(&model)?)?;
-    let teacher = args.open_teacher(&model, &learned)?;
-    let mut tuner = args.tuner(&model, &learned)?;
+    let dataset = args.data.read(&model, &tokenizer_of(&model)?)?;
+    let teacher = args.open_teacher(&model, &dataset)?;
+    let mut tuner = args.tuner(&model, &dataset)?;
     args.tell_fixed(&tuner);
-    let key = args.key(&model, teacher.as_ref(), &learned);
+    let key = args.key(&model, teacher.as_ref(), &dataset);
     let mut state = State::new(tuner.values());
-    let checkpoint = checkpoint_of(&args.output);
+    let checkpoint = space::beside(&args.output, UNFINISHED);
     let course = args.course();
     if args.dry_run {
-        return args.tell_plan(&tuner, &learned, out);
+        return args.tell_plan(&tuner, &dataset, out);
     }
     space::check(
         &args.output,
@@ -152,21 +153,14 @@ pub fn tune(args: &TuneArgs, out: &mut dyn Write) -> Result<(), CliError> {
         ));
     }
     let run = Run { args, checkpoint, key, state: Arc::new(Mutex::new(state)) };
-    let report = run.train(&mut tuner, &learned, teacher, &course, &model)?;
+    let report = run.train(&mut tuner, &dataset, teacher, &course, &model)?;
     if report.best.is_some() {
         interrupt::done(|| "nothing was written".into());
-        args.write(&model, &tuner, &report, &learned)?;
+        args.write(&model, &tuner, &report, &dataset)?;
     }
     // It is of no further use: the same command would end at once.
     interrupt::whole(|| drop(std::fs::remove_file(&run.checkpoint)));
     args.tell(&tuner, &report, start, out)
-}
-
-/// A checkpoint's place.
-fn checkpoint_of(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".unfinished");
-    name.into()
 }
 
 /// Training under way.
@@ -181,7 +175,7 @@ impl Run<'_> {
     fn train(
         &self,
         tuner: &mut Tuner,
-        learned: &Learned,
+        dataset: &Dataset,
         teacher: Option<(Model, TeacherModel)>,
         course: &Course,
         model: &Model,
@@ -196,7 +190,7 @@ impl Run<'_> {
         let mut failed = Ok(());
         let report = train(
             tuner,
-            (&learned.train, &learned.held_out),
+            (&dataset.train, &dataset.held_out),
             teacher.as_mut(),
             course,
             &self.state,
@@ -250,15 +244,6 @@ impl Run<'_> {
 }
 
 impl TuneArgs {
-    fn kernels(&self) -> Result<&'static KernelTable, CliError> {
-        KernelTable::from_env().map_err(|e| CliError::usage(e.to_string()))
-    }
-
-    fn n_threads(&self) -> usize {
-        let default = std::thread::available_parallelism().map_or(1, |n| n.get());
-        self.threads.map_or(default.min(MAX_THREADS), usize::from)
-    }
-
     /// Refuses what would have no effect.
     fn check(&self) -> Result<(), CliError> {
         let Trained { scales, lora, .. } = self.train;
@@ -311,7 +296,7 @@ impl TuneArgs {
     fn open_teacher(
         &self,
         model: &Model,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> Result<Option<(Model, TeacherModel)>, CliError> {
         let Some(name) = &self.teacher else { return Ok(None) };
         let teacher = ModelArgs::named(name.clone()).open()?;
@@ -327,21 +312,21 @@ impl TuneArgs {
             ));
         }
         let mut options = EngineOptions::default();
-        (options.threads, options.kernels) = (Some(self.n_threads()), self.kernels()?);
-        let made = TeacherModel::new(&teacher, learned.longest(), &options);
+        (options.threads, options.kernels) = (Some(threads::number(self.threads)), kernels()?);
+        let made = TeacherModel::new(&teacher, dataset.longest(), &options);
         let made = made.map_err(|error| CliError::of_model(teacher.path())(error))?;
         Ok(Some((teacher, made)))
     }
 
-    fn tuner(&self, model: &Model, learned: &Learned) -> Result<Tuner, CliError> {
+    fn tuner(&self, model: &Model, dataset: &Dataset) -> Result<Tuner, CliError> {
         let Trained { scales, norms, .. } = self.train;
-        let what = What { scales, norms, lora: self.lora() };
+        let what = Trainable { scales, norms, lora: self.lora() };
         let targets = self.targets();
         let pattern = Regex::new(targets)
             .map_err(|error| CliError::usage(format!("--targets {targets}: {error}")))?;
         let wanted = |name: &str| pattern.is_match(name);
-        let on = (self.kernels()?, self.n_threads());
-        let tuner = Tuner::new(model, learned.longest(), what, &wanted, on, self.seed)
+        let on = (kernels()?, threads::number(self.threads));
+        let tuner = Tuner::new(model, dataset.longest(), what, &wanted, on, self.seed)
             .map_err(|error| self.at(model.path(), error))?;
         match self.targets.is_some() && tuner.n_matrices() == 0 {
             true => Err(CliError::failed(format!(
@@ -357,12 +342,12 @@ impl TuneArgs {
         &self,
         model: &Model,
         teacher: Option<&(Model, TeacherModel)>,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> u64 {
         let mut hash = Fnv::default();
         hash.update(&fingerprint(model.file()).to_le_bytes());
         teacher.iter().for_each(|(t, _)| hash.update(&fingerprint(t.file()).to_le_bytes()));
-        for sequence in learned.train.iter().chain(&learned.held_out) {
+        for sequence in dataset.train.iter().chain(&dataset.held_out) {
             hash.update(&(sequence.tokens.len() as u64).to_le_bytes());
             sequence.tokens.iter().for_each(|token| hash.update(&token.to_le_bytes()));
             sequence.counts.iter().for_each(|&counts| hash.update(&[u8::from(counts)]));
@@ -402,18 +387,13 @@ impl TuneArgs {
         &self,
         file: &GgufFile,
         report: &Report,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> Result<Request, CliError> {
-        let mut request = receipt::request(file);
-        request.add("method", "tune");
+        let mut request = receipt::request(file, "tune");
         request.add("parameters", self.parameters());
-        for (name, path) in self.data.named() {
-            request.add(&format!("{name}.sha256"), receipt::hash_of(path)?);
-        }
-        if let Some(teacher) = &self.teacher {
-            let path = resolve(teacher)?;
-            request.add("teacher.sha256", receipt::hash_of(&path)?);
-        }
+        let teacher = self.teacher.as_ref().map(resolve).transpose()?;
+        let data = self.data.named().map(|(name, path)| (name, Some(path)));
+        receipt::add_files(&mut request, data.chain([("teacher", teacher.as_deref())]))?;
         let what = if self.teacher.is_some() { "divergence" } else { "loss" };
         request.add(&format!("{what}.before"), format!("{:.6}", report.before));
         request.add(
@@ -425,7 +405,7 @@ impl TuneArgs {
             format!(
                 "{} of {}",
                 counted(report.n, "prediction"),
-                counted(learned.held_out.len(), "sequence")
+                counted(dataset.held_out.len(), "sequence")
             ),
         );
         Ok(request)
@@ -436,10 +416,10 @@ impl TuneArgs {
         model: &Model,
         tuner: &Tuner,
         report: &Report,
-        learned: &Learned,
+        dataset: &Dataset,
     ) -> Result<(), CliError> {
         let at = |error| self.at(model.path(), error);
-        let request = self.receipt(model.file(), report, learned)?;
+        let request = self.receipt(model.file(), report, dataset)?;
         if let Some(shape) = self.lora() {
             let architecture = model.file().get("general.architecture");
             let architecture = architecture.and_then(|value| value.as_str()).unwrap_or_default();
@@ -452,19 +432,10 @@ impl TuneArgs {
             return written.map_err(at);
         }
         let file = model.file();
-        let options = Options {
-            mix: None,
-            receipt: Some(request),
-            threads: self.n_threads(),
-            kernels: self.kernels()?,
-            method: &METHODS[0],
-            ..Options::new(crate::quantize::mix::Mix::ALL[0])
-        };
-        let mut plan = Plan::new(file, &options)?;
+        let options = Options { receipt: Some(request), ..model_file::options(self.threads)? };
+        let of_plan = |error| model_file::failed(model.path(), &error, "");
+        let mut plan = Plan::new(file, &options).map_err(of_plan)?;
         plan.take_ready(tuner.made(model).map_err(at)?);
-        interrupt::orderly(|cancel| {
-            let written = plan.write(&self.output, &mut |_| !cancel.load(Ordering::Relaxed));
-            written.map(drop).map_err(CliError::from)
-        })
+        model_file::write(&mut plan, &self.output, None, "written", &of_plan).map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! What `teff tune` tells.
 
 use super::TuneArgs;
-use super::data::Learned;
+use super::data::Dataset;
 use crate::cli::progress::{Told, clear_line};
 use crate::cli::{CliError, note};
 use crate::model::describe::counted;
@@ -11,7 +11,7 @@ use serde_json::json;
 use std::io::Write;
 use std::time::Instant;
 
-/// What the line of progress says.
+/// Figures of the line of progress.
 #[derive(Default)]
 pub(super) struct Figures {
     pub step: u64,
@@ -68,17 +68,17 @@ impl TuneArgs {
     pub(super) fn tell_plan(
         &self,
         tuner: &Tuner,
-        learned: &Learned,
+        dataset: &Dataset,
         out: &mut dyn Write,
     ) -> Result<(), CliError> {
-        let n = learned.train.iter().map(Sequence::n_counted).sum::<usize>();
-        let held_out = learned.held_out.iter().map(Sequence::n_counted).sum::<usize>();
+        let n = dataset.train.iter().map(Sequence::n_counted).sum::<usize>();
+        let held_out = dataset.held_out.iter().map(Sequence::n_counted).sum::<usize>();
         if self.json {
             let names: Vec<_> =
                 tuner.names().map(|(name, n)| json!({"name": name, "numbers": n})).collect();
             let plan = json!({
                 "trained": tuner.n_trained(), "tensors": names, "parameters": self.parameters(),
-                "sequences": learned.train.len(), "predictions": n, "held_out": held_out,
+                "sequences": dataset.train.len(), "predictions": n, "held_out": held_out,
                 "fixed": tuner.fixed().map(|(name, _)| name).collect::<Vec<_>>(),
             });
             writeln!(out, "{plan}")?;
@@ -93,7 +93,7 @@ impl TuneArgs {
             counted(tuner.n_trained(), "number"),
             counted(tuner.names().count(), "tensor"),
             counted(n, "prediction"),
-            counted(learned.train.len(), "sequence"),
+            counted(dataset.train.len(), "sequence"),
             self.parameters()
         )?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Values of the options of `teff tune`.
 
-/// What `--train` names.
+/// Parameters that `--train` names.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Trained {
     pub scales: bool,

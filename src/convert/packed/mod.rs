@@ -68,7 +68,7 @@ impl Packed {
         self.name.strip_suffix(".weight").unwrap_or(&self.name)
     }
 
-    /// What its codes stand for.
+    /// Groups that say what its codes stand for.
     ///
     /// # Errors
     /// A file cannot be read, or a number is none.

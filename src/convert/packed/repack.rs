@@ -24,7 +24,7 @@ pub enum Repack {
     Rounded(GgmlType),
 }
 
-/// What becomes of the codes of a tensor of the result; `None` if it is not of codes alone, `floats` is
+/// Repacking of the codes of a tensor of the result; `None` if it is not of codes alone, `floats` is
 /// the type for what eight bits do not hold.
 ///
 /// # Errors

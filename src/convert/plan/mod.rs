@@ -302,7 +302,7 @@ fn bare(name: &str) -> &str {
     ROOTS.iter().find_map(|root| name.strip_prefix(root)).unwrap_or(name)
 }
 
-/// How parts of the tensor of this name lie in it.
+/// Order in which parts of the tensor of this name lie in it.
 pub(super) fn join(checkpoint: &Checkpoint, name: &str) -> Join {
     find(checkpoint, bare(name)).map_or(Join::Never, |fit| fit.names.join)
 }

@@ -34,7 +34,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// As many unused tokens.
+    /// A table of `n` unused tokens.
     pub(super) fn new(n: usize) -> Table {
         let tokens = (0..n).map(|id| format!("[PAD{id}]")).collect();
         Table { tokens, types: vec![ty::UNUSED; n], scores: vec![UNUSED_SCORE; n] }

@@ -23,7 +23,7 @@ const WORDS: &str = concat!(
 const SPECIAL: &[&str] = &["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const EXTRA: usize = 205;
 
-/// What `tokenizer.json` would say of such a list; `config` gets the roles that it does not have.
+/// The `tokenizer.json` of such a list; `config` gets the roles that it does not have.
 ///
 /// # Errors
 /// A line has no token and its rank, or a token is not made of two others.

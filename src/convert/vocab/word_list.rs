@@ -13,7 +13,7 @@ const SPECIAL: &[(&str, &str)] = &[
     ("[MASK]", "mask_token"),
 ];
 
-/// What `tokenizer.json` would say of such a list and its `tokenizer_config.json`, which gets the roles
+/// The `tokenizer.json` of such a list and its `tokenizer_config.json`, which gets the roles
 /// that it does not have; `None` if it is not one of BERT's.
 pub(super) fn tokenizer(list: &str, config: &mut Value) -> Option<Value> {
     let words = list.lines().enumerate();

@@ -19,7 +19,7 @@ pub(super) struct Beside {
 }
 
 impl Lowering<'_> {
-    /// All layers.
+    /// Lowers all layers.
     pub(super) fn layers(&mut self, beside: Beside) -> Result<(), ModelError> {
         let last = self.spec.layers.len() - 1;
         for (i, layer) in self.spec.layers.iter().enumerate() {

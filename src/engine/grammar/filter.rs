@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Likeliest tokens that are asked for one by one before all are, at most.
 const ASKED_MAX: usize = 128;
 
-/// Where a sequence is in a grammar.
+/// Filter that knows where a sequence is in a grammar.
 pub(super) struct GrammarFilter {
     /// Only ever used through `&mut`; the lock is for its caches, which are not shared between threads.
     matcher: Mutex<Matcher>,

@@ -40,7 +40,7 @@ const COMPILE_WAITS: u32 = 100;
 /// Stack of the thread that compiles: the engine recurses some KiB for each level of a schema.
 const COMPILE_STACK_BYTES: usize = 32 << 20;
 
-/// What an answer has to follow.
+/// Form that an answer has to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Grammar {
@@ -88,7 +88,7 @@ impl Grammar {
     }
 }
 
-/// Why a grammar is refused.
+/// Error of a grammar that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GrammarError {

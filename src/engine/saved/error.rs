@@ -12,11 +12,11 @@ use std::path::Path;
 pub struct SessionFileError {
     /// The file.
     pub path: Box<Path>,
-    /// What is wrong.
+    /// Fault of the file.
     pub fault: SessionFault,
 }
 
-/// What keeps a session from being saved or loaded.
+/// Fault that keeps a session from being saved or loaded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SessionFault {

@@ -67,7 +67,7 @@ impl fmt::Display for Adapted {
 }
 
 impl Header {
-    /// All bytes but the checksum.
+    /// Bytes of the header but the checksum.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         let text = |fields: &mut Vec<u8>, text: &str| {
@@ -172,7 +172,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What stands before the content of a record, and what it says.
+/// Head of a record, before its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHead {
     /// [`END`], [`PAGE`] or [`STATES`].
@@ -191,7 +191,7 @@ pub const PAGE: u32 = 1;
 pub const STATES: u32 = 2;
 
 impl RecordHead {
-    /// As in the file.
+    /// Bytes of the head in the file.
     pub fn to_bytes(self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..4].copy_from_slice(&self.kind.to_le_bytes());
@@ -200,7 +200,7 @@ impl RecordHead {
         bytes
     }
 
-    /// From the file.
+    /// Reads the head of a record from its bytes.
     pub fn from_bytes(bytes: [u8; RECORD_BYTES]) -> RecordHead {
         let n = u128::from_le_bytes(bytes);
         RecordHead { kind: n as u32, group: (n >> 32) as u32, len: (n >> 64) as u64 }

@@ -110,7 +110,7 @@ pub struct LoadedSession {
     pub report: LoadReport,
 }
 
-/// What a session's file says without a model: for showing it, or for rendering it anew for another
+/// Text of a session's file, which needs no model: for showing it, or for rendering it anew for another
 /// model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 /// Bytes of a name in a file.
 const NAME_BYTES_MAX: usize = 200;
 
-/// Where an engine's numbers come from.
+/// Origin of an engine's numbers.
 pub(in crate::engine) struct Origin {
     file: Arc<GgufFile>,
     name: String,

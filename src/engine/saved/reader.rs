@@ -25,7 +25,7 @@ pub struct Reader {
     seed: u64,
 }
 
-/// What was said.
+/// Text of a session, as tokens and as what it was rendered from.
 #[derive(Debug)]
 pub struct Text {
     pub tokens: Vec<u32>,

@@ -14,7 +14,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What is saved.
+/// Content of a session's file.
 #[derive(Clone, Copy)]
 pub struct Content<'a> {
     /// Token ids.

@@ -5,7 +5,7 @@ use byteorder::{BE, ByteOrder as _, LE};
 use crate::byte_order::ByteOrder;
 use crate::error::{Fault, Located};
 
-/// What the first eight bytes of a file settle.
+/// Encoding of a file, which its first eight bytes settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Encoding {
     /// 1, 2 or 3.

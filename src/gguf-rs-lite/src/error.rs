@@ -86,7 +86,7 @@ pub enum Item {
     Data,
 }
 
-/// What is wrong with an [`Item`].
+/// Fault of an [`Item`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -212,7 +212,7 @@ pub enum Fault {
     TooLongForV1(u64),
 }
 
-/// What is wrong with one file of a split model.
+/// Fault of one file of a split model.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ShardFault {
@@ -264,7 +264,7 @@ impl Error {
         }
     }
 
-    /// What is wrong with the bytes or the request.
+    /// The fault of the bytes or of the request.
     pub fn fault(&self) -> Option<&Fault> {
         match self {
             Error::Malformed { fault, .. }

@@ -140,7 +140,7 @@ impl GgufFile {
         Ok(own.is_some())
     }
 
-    /// From now on as if the file did not have the key. Returns whether it has.
+    /// Hides a key, as if the file did not have it. Returns whether it has.
     ///
     /// # Errors
     /// The key says how the file is laid out.
@@ -299,7 +299,7 @@ impl std::fmt::Debug for GgufFile {
     }
 }
 
-/// One file of a model.
+/// A file of a model.
 pub(crate) struct Shard {
     path: Option<PathBuf>,
     bytes: Bytes,
@@ -336,7 +336,7 @@ impl Shard {
         self.metadata.get(&self.bytes, key)
     }
 
-    /// Where the value of a key stands, 0 if there is none.
+    /// Offset of a key's value, 0 if there is none.
     pub fn offset_of(&self, key: &str) -> u64 {
         self.metadata.offset_of(&self.bytes, key).unwrap_or(0)
     }

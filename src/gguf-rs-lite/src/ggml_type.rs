@@ -12,7 +12,7 @@ pub(crate) type Fields = &'static [(usize, usize)];
 /// big-endian machine writes is then exactly the swapped form, e.g. the 32 high bits of `Q5_0`.
 macro_rules! types {
     ($($(#[$doc:meta])* $name:ident = $id:literal, $len:literal: [$($field:expr),*];)*) => {
-        /// How the elements of a tensor are stored. Ids and layouts are ggml's.
+        /// Type of a tensor: how its elements are stored. Ids and layouts are ggml's.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(non_camel_case_types, reason = "the field's own spelling")]
         #[repr(u32)]

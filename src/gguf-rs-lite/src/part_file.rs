@@ -25,7 +25,7 @@ pub struct PartFile {
     is_whole: bool,
 }
 
-/// What keeps a file from being written.
+/// Fault that keeps a file from being written.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PartFileError {

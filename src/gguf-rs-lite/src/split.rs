@@ -34,7 +34,7 @@ pub fn shard_path(stem: &Path, no: usize, count: usize) -> PathBuf {
     stem.with_file_name(name)
 }
 
-/// What a shard says of itself.
+/// Place of a shard among the files of its model, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Split {
     pub no: u64,

@@ -11,11 +11,11 @@ use crate::limits::Limits;
 pub struct TensorInfo {
     /// Unique among all shards.
     pub name: String,
-    /// How elements are stored.
+    /// Type of the elements.
     pub ty: GgmlType,
     /// 1 to 4 lengths, none zero, in GGUF order: `dims[0]` is the row length.
     pub dims: Vec<u64>,
-    /// Which file of a split model, counted from 0.
+    /// Number of the file in a split model, counted from 0.
     pub shard: usize,
     /// First byte, absolute in the shard.
     pub offset: u64,

@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::metadata::{Array, Value, ValueType};
 use crate::tensor_info::{DIMS_MAX, size_of};
 
-/// What kind of file to write. The alignment is the key `general.alignment`, 32 without it.
+/// Kind of file to write. The alignment is the key `general.alignment`, 32 without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
     /// 1, 2 or 3; 3 by default. Nobody needs new files of version 1 but tests.

@@ -14,7 +14,7 @@ use crate::backend::pages::{PAGE_TOKENS, PageId, StateSlot};
 pub struct KeptAt {
     /// Tokens from the first one of the text to the last one that the thing is of.
     pub len: usize,
-    /// Which thing.
+    /// Kind of thing.
     pub kind: KeptKind,
 }
 

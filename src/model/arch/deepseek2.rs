@@ -55,7 +55,7 @@ pub const HF: &[Checkpoint] = &[
     },
 ];
 
-/// Latent attention.
+/// Names of latent attention's tensors.
 pub const LATENTS: &[Names] = &[
     same("layers.#.self_attn.q_a_proj", "blk.#.attn_q_a"),
     same("layers.#.self_attn.q_a_layernorm", "blk.#.attn_q_a_norm"),

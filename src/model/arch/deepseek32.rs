@@ -22,7 +22,7 @@ pub const HF: &[Checkpoint] = &[Checkpoint {
     keys: &[VOCAB, super::deepseek2::KEYS, INDEXER_KEYS],
 }];
 
-/// What chooses the tokens that are attended to.
+/// Names of the indexer's tensors, which choose the tokens that are attended to.
 pub const INDEXER: &[Names] = &[
     same("layers.#.self_attn.indexer.k_norm", "blk.#.indexer.k_norm"),
     same("layers.#.self_attn.indexer.weights_proj", "blk.#.indexer.proj"),

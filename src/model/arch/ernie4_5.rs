@@ -11,7 +11,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(ModelSpec::unscaled(h)?.ignore_output_bias())
 }
 
-/// With experts, in every layer behind the leading ones.
+/// Ernie 4.5 with experts, in every layer behind the leading ones.
 pub fn moe(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     h.rope_sections();
     let step = h.u64("interleave_moe_layer_step")?;

@@ -12,7 +12,7 @@ pub fn spec(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     Ok(convolutions(h)?.each_attention(|_, attention| attention.window = window))
 }
 
-/// With experts.
+/// LFM2 with experts.
 pub fn moe(h: &Hparams<'_>) -> Result<ModelSpec, ModelError> {
     let spec = convolutions(h)?.expert_gating(h, ExpertGating::Sigmoid)?;
     spec.each_moe(|_, moe| moe.normalize_weights = true).dense_lead(h)

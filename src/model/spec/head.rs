@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// From the residual stream to logits, or to embeddings of tokens.
+/// Head of a model: from the residual stream to logits, or to embeddings of tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadSpec {
     /// Name of the preceding norm, without `.weight`.

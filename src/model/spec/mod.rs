@@ -73,7 +73,7 @@ pub struct ModelSpec {
     pub bidirectional: bool,
     /// Pooling of the embeddings of a text's tokens, if the metadata says.
     pub pooling: Option<Pooling>,
-    /// From the residual stream to logits.
+    /// Head: from the residual stream to logits.
     pub head: HeadSpec,
 }
 
@@ -102,7 +102,7 @@ impl CycleSpec {
     }
 }
 
-/// One layer: `x += mixer(norm(x)); x += ffn(norm(x))`, see [`Residual`] and [`NormPlacement`].
+/// A layer: `x += mixer(norm(x)); x += ffn(norm(x))`, see [`Residual`] and [`NormPlacement`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// Part in which tokens see each other.
@@ -254,7 +254,7 @@ impl Mixer {
 }
 
 impl ModelSpec {
-    /// What layers read beside the stream that the one before them leaves, if they do.
+    /// Name of what layers read beside the stream that the one before them leaves, if they do.
     pub fn layers_share(&self) -> Option<&'static str> {
         let any = |test: fn(&LayerSpec) -> bool| self.layers.iter().any(test);
         let reads_others = |layer: &LayerSpec| {

@@ -25,7 +25,7 @@ use teff_kernels::KernelTable;
 /// Times that the damping is raised tenfold where the matrix is not positive definite.
 const DAMPINGS: usize = 5;
 
-/// What errors of columns add to columns behind them, for blocks of one length.
+/// Feedback: what errors of columns add to columns behind them, for blocks of one length.
 #[derive(Debug)]
 pub struct Feedback {
     /// Columns in the order in which they are rounded, a block's side by side.
@@ -127,7 +127,7 @@ impl Feedback {
         self.len
     }
 
-    /// What an error of 1 of each column costs once those behind it answer, in the order of rounding.
+    /// Cost of an error of 1 of each column once those behind it answer, in the order of rounding.
     pub(super) fn costs(&self) -> &[f32] {
         &self.costs
     }

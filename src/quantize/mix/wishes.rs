@@ -5,7 +5,7 @@ use super::rules::Role;
 use gguf_rs_lite::{GgmlType, GgufFile};
 use regex_automata::meta::Regex;
 
-/// What a user wants otherwise than the mix.
+/// Deviations from the mix that a user wants.
 #[derive(Debug, Default)]
 pub struct Wishes {
     /// Type of `output.weight`, also where the token embedding stands in for it.

@@ -1,6 +1,6 @@
 //! Matrices pruned for inputs that are known.
 
-use super::super::at_inputs::OutputLoss;
+use super::super::at_inputs::{OutputLoss, sum};
 use super::super::error::QuantizeError;
 use super::super::feedback::Feedback;
 use super::super::form::{Buffers, Form};
@@ -27,9 +27,9 @@ pub struct PruneAtInputs<'a> {
     pub table: &'a KernelTable,
     /// Kernels of the type.
     pub kernels: &'a TypeKernels,
-    /// What errors cost.
+    /// Cost of errors.
     pub form: &'a Form,
-    /// What errors add to the columns behind them, in the file's order, where the method has that.
+    /// Feedback of errors to the columns behind them, in the file's order, where the method has that.
     pub feedback: Option<&'a Feedback>,
 }
 
@@ -60,12 +60,7 @@ impl PruneAtInputs<'_> {
             Ok(())
         };
         share(parts.collect(), threads, &work)?;
-        let mut sum = (OutputLoss::default(), Loss::default());
-        for (outputs, weights) in losses {
-            sum.0.add(outputs);
-            sum.1.add(weights);
-        }
-        Ok(sum)
+        Ok(sum(losses))
     }
 
     fn part(

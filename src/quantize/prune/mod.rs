@@ -24,7 +24,7 @@ use regex_automata::meta::Regex;
 pub struct PruneMethod {
     /// Name that users say.
     pub name: &'static str,
-    /// One line about it.
+    /// Description in one line.
     pub about: &'static str,
     /// Whether it has to know how large the inputs of columns are.
     pub sees_inputs: bool,
@@ -61,7 +61,7 @@ impl PruneMethod {
     }
 }
 
-/// What is pruned, and how.
+/// Pruning of a file: which tensors, and how.
 #[derive(Debug)]
 pub struct Pruning {
     /// The method.

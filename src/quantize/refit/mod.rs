@@ -22,7 +22,7 @@ use teff_kernels::{Encoder, Group, KernelTable, Scales, TypeKernels};
 /// Elements of the equations of some rows, which a thread has in memory together.
 const SYSTEMS_ELEMENTS: usize = 4 << 20;
 
-/// What is known of a type's scales.
+/// Kind of a type's scales.
 #[derive(Debug)]
 pub(crate) struct Kind {
     /// Whether groups have minimums.
@@ -34,7 +34,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// What is known of the type of an encoder.
+    /// Kind of the scales of an encoder's type.
     pub fn of(encoder: &Encoder) -> Kind {
         let groups = vec![Group { scale: 1.0, min: 1.0 }; encoder.len / encoder.group];
         let ones = encoder.compose(&groups).as_stored();

@@ -101,14 +101,14 @@ pub(super) struct Search<'a> {
     scales: Vec<Scales>,
     /// Half of what the cost falls by for each unknown, at where they are.
     slope: Vec<f64>,
-    /// By how much the cost has fallen.
+    /// Gain: how far the cost has fallen.
     gain: f64,
     /// Scales, then minimums, as they are.
     values: Vec<f32>,
 }
 
 impl<'a> Search<'a> {
-    /// From the scales that errors were measured with.
+    /// Begins with the scales that errors were measured with.
     pub fn new(
         encoder: &'a Encoder,
         kind: &'a Kind,
@@ -132,7 +132,7 @@ impl<'a> Search<'a> {
         own
     }
 
-    /// By how much the cost has fallen.
+    /// Gain: how far the cost has fallen.
     pub fn gain(&self) -> f64 {
         self.gain
     }

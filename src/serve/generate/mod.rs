@@ -26,7 +26,7 @@ use crate::engine::grammar::Grammar;
 use crate::sample::SampleParams;
 use serde_json::{Map, Value as Json};
 
-/// What a client wishes.
+/// Wish of a client, in no API's form.
 #[derive(Clone, Debug)]
 pub struct Wish {
     /// What is to be answered or continued.

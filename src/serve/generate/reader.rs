@@ -3,7 +3,7 @@
 use super::forced::ForcedCall;
 use crate::text::{AnswerDelta, AnswerParser, Tokenizer};
 
-/// What makes deltas of the text of an answer.
+/// Reader that makes deltas of the text of an answer.
 #[derive(Clone)]
 pub enum Reader {
     /// All is text.
@@ -50,7 +50,7 @@ impl Reader {
         }
     }
 
-    /// What the end completes.
+    /// Deltas that the end completes.
     pub fn finish(&mut self) -> Vec<AnswerDelta> {
         match self {
             Reader::Parsed(parser) => parser.finish(),

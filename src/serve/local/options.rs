@@ -46,7 +46,7 @@ struct Asked {
     template_args: Option<Map<String, Json>>,
 }
 
-/// What a model is loaded with.
+/// Options that a model is loaded with.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
     pub(super) engine: EngineOptions,
@@ -114,7 +114,7 @@ fn template(text: String) -> Result<String, Fault> {
     Err(Fault::field("chat_template", problem))
 }
 
-/// What an engine for vectors is made with beside one that answers.
+/// Options of an engine for vectors beside one that answers.
 pub(super) fn encoder(engine: &EngineOptions) -> EngineOptions {
     // Repacking only pays off in token-by-token decoding.
     EngineOptions { repack: false, kv_type: KvType::F32, max_outputs: 1, ..*engine }

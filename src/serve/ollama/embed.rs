@@ -2,12 +2,12 @@
 
 use super::named;
 use crate::serve::body::{texts, typed};
-use crate::serve::encoder::LeftFlag;
+use crate::serve::encoder;
 use crate::serve::fault::Fault;
 use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::limits::TEXTS;
 use crate::serve::routes::{Answer, Call};
-use crate::serve::{blocking, reading, reply};
+use crate::serve::{reading, reply};
 use crate::text::EncodeOptions;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -76,9 +76,7 @@ async fn vectors(call: Call, field: &'static str) -> Result<(String, Vec<Vec<f32
     if texts.len() > TEXTS {
         return Err(Fault::field(field, format!("has more than {TEXTS} texts")));
     }
-    let left = LeftFlag::new();
-    let (has_left, model) = (left.flag(), loaded.clone());
-    let (cuts, dimensions) = (asked.truncate.unwrap_or(false), asked.dimensions);
+    let cuts = asked.truncate.unwrap_or(false);
     let reader = loaded.clone();
     let tokens = reading(&call.record, move || {
         let n_max = reader.encoder()?.n_tokens_max;
@@ -95,16 +93,7 @@ async fn vectors(call: Call, field: &'static str) -> Result<(String, Vec<Vec<f32
         Ok(tokens)
     })
     .await?;
-    let (vectors, n_tokens) = blocking(move || {
-        let encoder = model.encoder()?;
-        if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
-            let problem = format!("the model has vectors of {} elements", encoder.n_out);
-            return Err(Fault::field("dimensions", problem));
-        }
-        let n_tokens: usize = tokens.iter().map(Vec::len).sum();
-        let vectors = encoder.vectors(&tokens, &has_left);
-        Ok((vectors.map_err(|fault| fault.with_param(field))?, n_tokens))
-    })
-    .await?;
+    let n_tokens: usize = tokens.iter().map(Vec::len).sum();
+    let vectors = encoder::vectors(&loaded, tokens, asked.dimensions, field).await?;
     Ok((loaded.id.clone(), vectors, n_tokens))
 }

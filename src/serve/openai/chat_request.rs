@@ -117,7 +117,7 @@ pub struct Common {
     lora: Option<Vec<Json>>,
 }
 
-/// What a stream tells.
+/// Options of a stream.
 #[derive(Debug, Default, Deserialize)]
 pub struct StreamOptions {
     pub include_usage: Option<bool>,

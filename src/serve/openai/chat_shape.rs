@@ -60,7 +60,7 @@ fn logprobs(loaded: &Loaded, tokens: &[(u32, Logprobs)]) -> Json {
     json!({ "content": content, "refusal": null })
 }
 
-/// What a stream of chunks tells beside the answer.
+/// Extras that a stream of chunks tells beside the answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tells {
     /// The usage, in a chunk of its own at the end.

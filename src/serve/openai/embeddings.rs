@@ -2,7 +2,7 @@
 
 use super::chat_request::MODEL;
 use crate::serve::body::{self, texts, typed};
-use crate::serve::encoder::LeftFlag;
+use crate::serve::encoder::{LeftFlag, vectors};
 use crate::serve::fault::Fault;
 use crate::serve::fields::{Body, Field, Kind, field};
 use crate::serve::limits::TEXTS;
@@ -50,24 +50,11 @@ pub async fn embeddings(call: Call) -> Result<Response, Fault> {
     let asked: Embeddings = typed(&call.fields)?;
     let loaded = call.app.model(asked.model.as_deref()).await?;
     let is_base64 = asked.encoding_format.as_deref() == Some("base64");
-    let left = LeftFlag::new();
-    let has_left = left.flag();
-    let model = loaded.clone();
     let input = asked.input.unwrap_or_default();
-    let dimensions = asked.dimensions;
     let reader = loaded.clone();
     let tokens = reading(&call.record, move || tokens(&reader, &input)).await?;
-    let (vectors, n_tokens) = blocking(move || {
-        let encoder = model.encoder()?;
-        if dimensions.is_some_and(|n| n != encoder.n_out as u64) {
-            let problem = format!("the model has vectors of {} elements", encoder.n_out);
-            return Err(Fault::field("dimensions", problem));
-        }
-        let n_tokens: usize = tokens.iter().map(Vec::len).sum();
-        let vectors = encoder.vectors(&tokens, &has_left);
-        Ok((vectors.map_err(|fault| fault.with_param("input"))?, n_tokens))
-    })
-    .await?;
+    let n_tokens: usize = tokens.iter().map(Vec::len).sum();
+    let vectors = vectors(&loaded, tokens, asked.dimensions, "input").await?;
     let data: Vec<Json> = vectors
         .into_iter()
         .enumerate()

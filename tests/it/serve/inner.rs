@@ -1,7 +1,7 @@
 //! Servers within the test, with limits that are reached soon: engines that are stuck, queues, slow readers.
 
 use super::{PATIENCE, Reply};
-use crate::cli::Folder;
+use crate::folder::Folder;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

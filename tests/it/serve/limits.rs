@@ -1,6 +1,7 @@
 //! What is refused, and how.
 
 use super::{Reply, Serving};
+use crate::folder::Folder;
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -113,7 +114,8 @@ fn what_is_no_request_is_told_in_json() {
 
 #[test]
 fn keys_are_needed_where_there_are_some() {
-    let file = std::env::temp_dir().join(format!("teff-keys-{}", std::process::id()));
+    let folder = Folder::new("serve-keys");
+    let file = folder.file("keys");
     std::fs::write(&file, "# ours\nfirst\nsecond\n").unwrap();
     let serving = Serving::start("keys", &["--api-key-file", file.to_str().unwrap()]);
     std::fs::remove_file(&file).unwrap();

@@ -16,7 +16,8 @@ mod tls;
 #[cfg(feature = "otlp")]
 mod traces;
 
-use crate::cli::{Folder, program, text};
+use crate::cli::{program, text};
+use crate::folder::Folder;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -129,7 +129,7 @@ fn the_page_is_sent_once_and_small() {
 
 #[test]
 fn the_page_needs_no_key_but_a_right_host() {
-    let keys = crate::cli::Folder::new("serve-page-keys");
+    let keys = crate::folder::Folder::new("serve-page-keys");
     let file = keys.0.join("keys");
     std::fs::write(&file, "secret\n").unwrap();
     let serving = Serving::start("page-key", &["--api-key-file", crate::cli::text(&file)]);

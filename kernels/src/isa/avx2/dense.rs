@@ -29,7 +29,7 @@ const T: usize = 2;
 /// Columns of a block: a tile's rows take 18 of 32 KiB of L1, the tokens of two tiles 12.
 const BLOCK_COLS: usize = 768;
 
-/// Where a thread widens weights, and sums.
+/// Scratch of a thread: widened weights and sums.
 pub(in crate::isa) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
 /// Eight numbers of a row, exactly.

@@ -110,7 +110,7 @@ pub(in crate::isa) fn store_16_ps(x: &mut [f32; 4], value: __m128) {
     unsafe { _mm_storeu_ps(x.as_mut_ptr(), value) }
 }
 
-/// Up to eight floats, zeros behind them.
+/// Loads up to eight floats, zeros behind them.
 #[inline]
 #[target_feature(enable = "avx")]
 pub(in crate::isa) fn load_some(x: &[f32]) -> __m256 {

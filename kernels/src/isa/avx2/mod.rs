@@ -36,7 +36,7 @@ use crate::block::*;
 use crate::float::{Activation, Ahead, FloatOps, RopePairing};
 use crate::interleave::{Parts, groups};
 use crate::isa::detect::{Level, token};
-use crate::isa::tokens::{Rows, few_tokens, parts_of};
+use crate::isa::tokens::{Rows, few_tokens, interleaved_matmul, parts_of};
 use crate::table::{
     ExpandedRows, GroupBlocks, Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch,
     TypeKernels, overlaid, overlaid_blocks, sparse, with_rows_max,
@@ -428,32 +428,10 @@ macro_rules! lanes {
     ($($name:ident: $kernel:ident[$ty:ty, $words:literal]($($argument:expr),*);)*) => {
         mod interleaved {
             use super::*;
-            $(pub fn $name<D: Dot>(
-                w: &[u8],
-                group_bytes: usize,
-                skip: usize,
-                acts: &Acts<'_>,
-                y: &mut [f32],
-            ) {
-                #[target_feature(enable = "avx2,fma,f16c")]
-                fn kernel<D: Dot>(
-                    w: &[u8],
-                    group_bytes: usize,
-                    skip: usize,
-                    acts: &Acts<'_>,
-                    y: &mut [f32],
-                ) {
-                    let n_rows = y.len() / acts.plan.n_tokens;
-                    for (group, place) in groups(w, LANES, group_bytes, skip, n_rows) {
-                        few_tokens!(acts.plan.n_tokens, |N, first| {
-                            let x = Rows::<N>::new(acts, first);
-                            let sums = lanes::$kernel::<$ty, D, $words, N>(group, &x, $($argument),*);
-                            lanes::write(&place, sums, first, y);
-                        });
-                    }
-                }
-                // SAFETY: the CPU has the features, see the head of this file.
-                unsafe { kernel::<D>(w, group_bytes, skip, acts, y) }
+            $(interleaved_matmul! {
+                pub fn $name<D: Dot>, "avx2,fma,f16c",
+                LANES, |group, x, N| lanes::$kernel::<$ty, D, $words, N>(group, &x, $($argument),*),
+                lanes::write
             })*
         }
     };

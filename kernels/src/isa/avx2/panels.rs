@@ -54,7 +54,7 @@ const AHEAD_ROWS: usize = 4;
 /// The f32 sums of a tile.
 type Sums = [[[f32; PANEL_TOKENS]; 2]; R];
 
-/// Where a thread unpacks weights, prepares panels, and sums.
+/// Scratch of a thread: unpacked weights, panels and sums.
 #[derive(Debug)]
 pub(in crate::isa) struct PanelScratch {
     of_16: Vec<Row16>,

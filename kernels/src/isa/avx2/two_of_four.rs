@@ -12,7 +12,7 @@ use super::{reorder, unpack::shifted};
 use crate::act::Acts;
 use crate::block::two_of_four::{self, TwoOfFour};
 use crate::interleave::{Parts, groups};
-use crate::isa::tokens::{Rows, few_tokens, parts_of};
+use crate::isa::tokens::{Rows, few_tokens, interleaved_matmul, parts_of};
 use crate::table::{GroupBlocks, Interleaved, InterleavedFn};
 use std::arch::x86_64::*;
 
@@ -30,32 +30,10 @@ pub(in crate::isa) const fn form<B: TwoOfFour, const LANES: usize>(
     }
 }
 
-/// Products of interleaved rows.
-pub(in crate::isa) fn matmul<B: TwoOfFour, D: Dot>(
-    w: &[u8],
-    group_bytes: usize,
-    skip: usize,
-    acts: &Acts<'_>,
-    y: &mut [f32],
-) {
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn kernel<B: TwoOfFour, D: Dot>(
-        w: &[u8],
-        group_bytes: usize,
-        skip: usize,
-        acts: &Acts<'_>,
-        y: &mut [f32],
-    ) {
-        let n_rows = y.len() / acts.plan.n_tokens;
-        for (rows, place) in groups(w, LANES, group_bytes, skip, n_rows) {
-            few_tokens!(acts.plan.n_tokens, |N, first| {
-                let sums = group::<B, D, N>(rows, &Rows::<N>::new(acts, first));
-                write(&place, sums, first, y);
-            });
-        }
-    }
-    // SAFETY: the CPU has the features, see the head of `mod.rs`.
-    unsafe { kernel::<B, D>(w, group_bytes, skip, acts, y) }
+interleaved_matmul! {
+    /// Products of interleaved rows.
+    pub(in crate::isa) fn matmul<B: TwoOfFour, D: Dot>, "avx2,fma,f16c",
+    LANES, |rows, x, N| group::<B, D, N>(rows, &x), write
 }
 
 /// A packed block of each row.

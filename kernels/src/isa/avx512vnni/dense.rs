@@ -23,7 +23,7 @@ const T: usize = 6;
 /// Columns of a block: a tile's rows take 64 KiB of L2, which may be 1 MiB with all else.
 const BLOCK_COLS: usize = 2048;
 
-/// Where a thread widens weights, and sums.
+/// Scratch of a thread: widened weights and sums.
 pub(super) type DenseScratch = blocks::DenseScratch<R, BLOCK_COLS>;
 
 /// Tokens up to which AVX2's kernels are faster.

@@ -30,7 +30,7 @@ use crate::block::*;
 use crate::float::FloatOps;
 use crate::interleave::groups;
 use crate::isa::detect::{Level, token};
-use crate::isa::tokens::{Rows, few_tokens, parts_of};
+use crate::isa::tokens::{Rows, few_tokens, interleaved_matmul, parts_of};
 use crate::table::{
     Interleaved, InterleavedFn, KernelTable, MatmulFn, Scratch, TypeKernels, matmul_of, overlaid,
     sparse,
@@ -72,7 +72,7 @@ const fn sparse_form<B: TwoOfFour>() -> Interleaved {
     avx2::two_of_four::form::<B, { lanes::LANES }>(two_of_four::matmul::<B>)
 }
 
-/// Where a thread unpacks weights, and sums.
+/// Scratch of a thread: unpacked weights and sums.
 #[derive(Debug, Default)]
 pub(in crate::isa) struct VnniScratch {
     panels: panels::PanelScratch,
@@ -253,33 +253,11 @@ macro_rules! lanes {
 
         mod interleaved {
             use super::*;
-            $(pub fn $name(
-                w: &[u8],
-                group_bytes: usize,
-                skip: usize,
-                acts: &Acts<'_>,
-                y: &mut [f32],
-            ) {
-                #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-                fn kernel(
-                    w: &[u8],
-                    group_bytes: usize,
-                    skip: usize,
-                    acts: &Acts<'_>,
-                    y: &mut [f32],
-                ) {
-                    let n_rows = y.len() / acts.plan.n_tokens;
-                    for (group, place) in groups(w, lanes::LANES, group_bytes, skip, n_rows) {
-                        few_tokens!(acts.plan.n_tokens, |N, first| {
-                            let x = Rows::<N>::new(acts, first);
-                            let sums =
-                                lanes::$kernel::<$($parameter,)* N>(group, &x, $($argument),*);
-                            lanes::write(&place, sums, first, y);
-                        });
-                    }
-                }
-                // SAFETY: the CPU has the features, see the head of this file.
-                unsafe { kernel(w, group_bytes, skip, acts, y) }
+            $(interleaved_matmul! {
+                pub fn $name<>, "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
+                lanes::LANES,
+                |group, x, N| lanes::$kernel::<$($parameter,)* N>(group, &x, $($argument),*),
+                lanes::write
             })*
         }
     };

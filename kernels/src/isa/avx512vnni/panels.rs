@@ -41,7 +41,7 @@ const BLOCK_UNITS: usize = 64;
 /// The f32 sums of a tile, `[row][token]`.
 type Sums = [[f32; 2 * PANEL_TOKENS]; R];
 
-/// Where a thread unpacks weights, and sums.
+/// Scratch of a thread: unpacked weights and sums.
 #[derive(Debug)]
 pub(super) struct PanelScratch {
     of_16: Vec<Row16>,

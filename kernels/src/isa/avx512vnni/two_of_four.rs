@@ -9,35 +9,13 @@ use crate::interleave::groups;
 use crate::isa::avx2::lines::FAR_BYTES;
 use crate::isa::avx2::mem::prefetch;
 use crate::isa::avx2::two_of_four::four_times;
-use crate::isa::tokens::{Rows, few_tokens, parts_of};
+use crate::isa::tokens::{Rows, few_tokens, interleaved_matmul, parts_of};
 use std::arch::x86_64::*;
 
-/// Products of interleaved rows.
-pub(super) fn matmul<B: TwoOfFour>(
-    w: &[u8],
-    group_bytes: usize,
-    skip: usize,
-    acts: &Acts<'_>,
-    y: &mut [f32],
-) {
-    #[target_feature(enable = "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    fn kernel<B: TwoOfFour>(
-        w: &[u8],
-        group_bytes: usize,
-        skip: usize,
-        acts: &Acts<'_>,
-        y: &mut [f32],
-    ) {
-        let n_rows = y.len() / acts.plan.n_tokens;
-        for (rows, place) in groups(w, LANES, group_bytes, skip, n_rows) {
-            few_tokens!(acts.plan.n_tokens, |N, first| {
-                let sums = group::<B, N>(rows, &Rows::<N>::new(acts, first));
-                write(&place, sums, first, y);
-            });
-        }
-    }
-    // SAFETY: the CPU has the features, see the head of `mod.rs`.
-    unsafe { kernel::<B>(w, group_bytes, skip, acts, y) }
+interleaved_matmul! {
+    /// Products of interleaved rows.
+    pub(super) fn matmul<B: TwoOfFour>, "avx512vnni,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
+    LANES, |rows, x, N| group::<B, N>(rows, &x), write
 }
 
 /// Kept codes `4k..4k + 4` of each row.

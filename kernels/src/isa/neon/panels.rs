@@ -29,7 +29,7 @@ pub(in crate::isa) const REGISTERS_MAX: usize = 12;
 /// The f32 sums of a tile, register by register: see [`Dot::AV`].
 pub(in crate::isa) type Sums = [[f32; 4]; 8];
 
-/// Where a thread unpacks weights, orders panels, and sums.
+/// Scratch of a thread: unpacked weights, ordered panels and sums.
 #[derive(Debug)]
 pub(in crate::isa) struct PanelScratch {
     of_32: Vec<Rows32>,
@@ -111,7 +111,7 @@ enum Minimums {
     ScaledHalves,
 }
 
-/// Types in blocks of 32.
+/// Products of types in blocks of 32.
 #[inline(always)]
 pub(in crate::isa) fn blocks_32<B: Codes32, D: Dot>(
     w: &[u8],

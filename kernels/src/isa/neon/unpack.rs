@@ -61,7 +61,7 @@ pub(in crate::isa) struct FourScales {
 }
 
 impl FourScales {
-    /// In place, because half a KiB is not to be moved.
+    /// Unpacks blocks in place, because half a KiB is not to be moved.
     #[inline(always)]
     pub fn set<B: Codes256>(&mut self, blocks: [&B; 4]) {
         let (mut scales, mut mins) = ([vdupq_n_s8(0); 4], [vdupq_n_s8(0); 4]);
@@ -267,7 +267,7 @@ fn nibbles_and_fifth(qs: &[u8; 16], qh: &[u8; 4]) -> [uint8x16_t; 2] {
     [vorrq_u8(low, vandq_u8(fifth, sixteen)), vorrq_u8(high, vandq_u8(fifth_2, sixteen))]
 }
 
-/// Of each bit, lowest first, all bits of a byte.
+/// Masks of bits, lowest first: each bit as all bits of a byte.
 #[inline(always)]
 pub(super) fn masks(bits: &[u8; 4]) -> [uint8x16_t; 2] {
     /// The byte that has an element's bit.

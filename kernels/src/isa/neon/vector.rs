@@ -314,7 +314,7 @@ impl F32x8 {
         F32x8([load_f32(&halves[0]), load_f32(&halves[1])])
     }
 
-    /// Up to eight, zeros behind them.
+    /// Loads up to eight floats, zeros behind them.
     #[inline(always)]
     pub fn load_some(x: &[f32]) -> F32x8 {
         let mut lanes = [0.0; 8];
@@ -402,7 +402,7 @@ impl F32x8 {
         self.with(x, |a, x| vbslq_f32(sign, x, a))
     }
 
-    /// To the nearest halves, ties to even.
+    /// Rounds to the nearest halves, ties to even.
     #[inline(always)]
     pub fn narrow(self, out: &mut [u16; 8]) {
         let [low, high] = self.0;

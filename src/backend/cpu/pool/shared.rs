@@ -67,7 +67,7 @@ impl<T> Drop for Shared<T> {
 }
 
 impl Shared<u8> {
-    /// One row of `len` zeros in memory of its own, in huge pages where the system has them.
+    /// A row of `len` zeros in memory of its own, in huge pages where the system has them.
     ///
     /// # Errors
     /// The system has not that much memory.

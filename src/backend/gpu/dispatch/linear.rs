@@ -29,7 +29,7 @@ pub(super) struct Target {
     pub mode: Mode,
 }
 
-/// How products are stored.
+/// Mode in which products are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Mode {
     Store,

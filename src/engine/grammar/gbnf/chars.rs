@@ -13,7 +13,7 @@ impl Chars {
         Chars(Some(Vec::new()))
     }
 
-    /// Those of a class.
+    /// Characters of a class.
     pub fn of_class(ranges: &[(char, char)], is_negated: bool) -> Chars {
         let ranges = ranges.iter().map(|&(first, last)| (first as u32, last as u32)).collect();
         let set = Chars::merged(ranges);
@@ -50,7 +50,7 @@ impl Chars {
         Chars::merged(gaps)
     }
 
-    /// Those of both.
+    /// Characters of both.
     pub fn with(&self, other: &Chars) -> Chars {
         match (&self.0, &other.0) {
             (Some(a), Some(b)) => Chars::merged([&a[..], b].concat()),

@@ -26,7 +26,7 @@ const LINE: usize = 64;
 /// Eight columns of `R` rows; or their eight partial sums with one token.
 pub(in crate::isa) type Group<const R: usize> = [[f32; 8]; R];
 
-/// Where a thread widens blocks of `COLS` columns for tiles of `R` rows, and sums.
+/// Scratch of a thread: widened blocks of `COLS` columns for tiles of `R` rows, and sums.
 #[derive(Debug)]
 pub(in crate::isa) struct DenseScratch<const R: usize, const COLS: usize> {
     widened: Vec<Group<R>>,
@@ -70,7 +70,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Up to `N` rows, of which missing ones repeat the last one.
+/// Rows, up to `N`, of which missing ones repeat the last one.
 #[inline(always)]
 pub(super) fn some_of<W, const N: usize>(rows: &[W], cols: usize) -> [&[W]; N] {
     let mut some: [&[W]; N] = [&[]; N];

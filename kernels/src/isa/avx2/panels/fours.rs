@@ -26,7 +26,7 @@ use crate::block::*;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-/// Where a thread unpacks weights, prepares panels, and sums.
+/// Scratch of a thread: unpacked weights, panels and sums.
 #[derive(Debug)]
 pub(in crate::isa) struct FoursScratch {
     of_16: Vec<Row16>,

@@ -1,13 +1,19 @@
 //! Faults that users of such programs report, as they would meet them: odd files, odd values on the
 //! command line, interruptions, inputs that are partly bad.
 
-use crate::cli::{Folder, error_of, program, teff, text};
+#[cfg(unix)]
+mod interrupts;
+#[cfg(target_os = "linux")]
+mod memory_limits;
+
+use crate::cli::{error_of, json, program, teff, text};
+use crate::folder::Folder;
 use gguf_rs_lite::{GgmlType, GgufFile, GgufWriter, OwnedValue};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A llama of one layer with a vocabulary of 290 tokens, 259 of which are bytes.
-const TINY: &[u8] = include_bytes!("../golden/faults/tiny.gguf");
+const TINY: &[u8] = include_bytes!("../../golden/faults/tiny.gguf");
 
 type Entries = Vec<(String, OwnedValue)>;
 
@@ -76,13 +82,10 @@ fn answer(args: &[&str]) -> (String, String) {
 
 /// What `inspect` says keeps a file from running.
 fn unsupported(model: &Path) -> String {
-    let output = teff(&["inspect", "--json", text(model)], "");
-    assert!(output.status.success(), "{}", stderr(&output));
-    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    object["unsupported"].to_string()
+    json(&["inspect", "--json", text(model)])["unsupported"].to_string()
 }
 
-// ------------------------------------------------------------------ 1: what is not needed yet
+// ------------------------------------------------------------------ what is not needed yet
 
 #[test]
 fn a_file_needs_no_cache() {
@@ -148,7 +151,7 @@ impl WaitTimeout for std::process::Child {
     }
 }
 
-// ------------------------------------------------------------------ 2: what is harmless
+// ------------------------------------------------------------------ what is harmless
 
 #[test]
 fn keys_that_change_nothing_pass() {
@@ -253,7 +256,7 @@ fn a_list_of_ends_counts() {
     assert!(told.contains("`tokenizer.ggml.eos_token_ids` has 999"), "{told}");
 }
 
-// ------------------------------------------------------------------ 6: values
+// ------------------------------------------------------------------ values
 
 #[test]
 fn texts_may_begin_with_a_dash() {
@@ -369,177 +372,7 @@ fn the_cache_of_keys_and_values_has_a_budget() {
     assert!(!teff(&args, "").status.success());
 }
 
-// ------------------------------------------------------------------ 4: Ctrl-C
-
-#[cfg(unix)]
-mod interrupts {
-    use super::*;
-    use crate::cli::at_terminal;
-    use std::io::{BufRead, BufReader, Read, Write};
-    use std::process::{Child, ChildStdin, Stdio};
-    use std::time::{Duration, Instant};
-
-    /// A process that has begun its work, with standard input open.
-    struct Begun {
-        child: Child,
-        stdin: ChildStdin,
-        stderr: BufReader<std::process::ChildStderr>,
-    }
-
-    /// Starts a verb and waits until it has opened the model, which a warning shows.
-    fn begin(args: &[&str]) -> Begun {
-        let args = [args, &["--ignore-key", "no.such.key"]].concat();
-        let mut command = program();
-        command.args(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.contains("no.such.key"), "{args:?}: {line}");
-        Begun { child, stdin, stderr }
-    }
-
-    pub fn interrupt(child: &Child) {
-        let pid = child.id().to_string();
-        assert!(Command::new("sh").args(["-c", "kill -INT $0", &pid]).status().unwrap().success());
-    }
-
-    impl Begun {
-        /// Ctrl-C after a while: exit code 130, at once. Returns the last line of stderr.
-        fn interrupt_after(mut self, wait: Duration) -> String {
-            std::thread::sleep(wait);
-            let start = Instant::now();
-            interrupt(&self.child);
-            assert_eq!(self.child.wait_timeout(20), Some(Some(130)));
-            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-            drop(self.stdin);
-            let mut told = String::new();
-            self.stderr.read_to_string(&mut told).unwrap();
-            let last = told.lines().last().unwrap_or_default().to_string();
-            assert!(last.starts_with("interrupted"), "{told}");
-            last
-        }
-    }
-
-    const SHORT: Duration = Duration::from_millis(300);
-
-    #[test]
-    fn while_waiting_for_input() {
-        let folder = Folder::new("ctrl-c-waiting");
-        let model = folder.tiny_with("m", vec![]);
-        for verb in ["run", "embed", "tokenize", "detokenize"] {
-            let told = begin(&[verb, text(&model)]).interrupt_after(SHORT);
-            let done = match verb {
-                "run" => "nothing was answered",
-                "embed" => "0 texts done",
-                _ => "interrupted",
-            };
-            assert!(told.contains(done), "{verb}: {told}");
-        }
-    }
-
-    #[test]
-    fn between_texts() {
-        let folder = Folder::new("ctrl-c-texts");
-        let model = folder.tiny_with("m", vec![]);
-        let mut begun = begin(&["embed", text(&model)]);
-        begun.stdin.write_all(b"a\nb\n").unwrap();
-        let mut stdout = BufReader::new(begun.child.stdout.take().unwrap());
-        let mut lines = String::new();
-        for _ in 0..2 {
-            stdout.read_line(&mut lines).unwrap();
-        }
-        assert_eq!(begun.interrupt_after(SHORT), "interrupted: 2 texts done");
-        let mut rest = String::new();
-        stdout.read_to_string(&mut rest).unwrap();
-        assert!(lines.ends_with('\n') && rest.is_empty(), "whole lines: {rest}");
-    }
-
-    #[test]
-    fn in_the_middle_of_work() {
-        let folder = Folder::new("ctrl-c-working");
-        let model = folder.tiny_with("m", vec![]);
-        let model = text(&model);
-        let told = begin(&["bench", model, "--reps", "1000000", "--prompt", "8", "--gen", "2"]);
-        let told = told.interrupt_after(SHORT * 3);
-        assert!(told.contains("of 1000000 repetitions measured: prompt "), "{told}");
-
-        let ids = vec!["5"; 30_000].join(",");
-        let out = folder.0.join("out");
-        let args = ["logits", model, "--tokens", &ids, "-t", "1", "--batch", "8", "-o", text(&out)];
-        let told = begin(&args).interrupt_after(SHORT * 3);
-        let rows: usize = told.split(' ').nth(1).unwrap().parse().unwrap();
-        assert!(told.ends_with("rows done") && rows < 30_000, "{told}");
-        assert_eq!(std::fs::metadata(&out).unwrap().len() as usize, rows * 290 * 4);
-
-        let prompt = folder.0.join("prompt");
-        std::fs::write(&prompt, "a".repeat(30_000)).unwrap();
-        let args = ["run", model, "-f", text(&prompt), "--raw", "-t", "1", "--ctx", "40000"];
-        let told = begin(&args).interrupt_after(SHORT * 4);
-        // A fast machine is in the answer by then.
-        let places = [" tokens of the prompt read in ", "; answer "];
-        assert!(places.iter().any(|place| told.contains(place)), "{told}");
-    }
-
-    #[test]
-    fn a_download_ends_in_order() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = Folder::new("ctrl-c-pull");
-        let python = folder.0.join("python");
-        std::fs::write(&python, "#!/bin/sh\necho $$ > \"$PIDFILE\"\nexec sleep 60\n").unwrap();
-        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let (cache, pid) = (folder.0.join("cache"), folder.0.join("pid"));
-        let mut command = program();
-        command.args(["pull", "smollm2:135m"]).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.env("TEFF_CACHE", &cache).env("TEFF_PYTHON", &python).env("PIDFILE", &pid);
-        let mut child = command.spawn().unwrap();
-        let start = Instant::now();
-        while std::fs::read_to_string(&pid).map_or(true, |text| !text.ends_with('\n')) {
-            assert!(start.elapsed() < Duration::from_secs(20));
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        interrupt(&child);
-        assert_eq!(child.wait_timeout(20), Some(Some(130)));
-        let mut told = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        let last = told.lines().last().unwrap_or_default();
-        assert_eq!(last, "interrupted: download cancelled; the next one resumes it", "{told}");
-        let left: Vec<_> = std::fs::read_dir(cache.join("models")).unwrap().flatten().collect();
-        assert!(left.is_empty(), "{left:?}");
-        let pid = std::fs::read_to_string(&pid).unwrap();
-        let alive = Command::new("sh").args(["-c", "kill -0 $0 2>/dev/null", pid.trim()]).status();
-        assert!(!alive.unwrap().success(), "pip went away with it");
-    }
-
-    #[test]
-    fn at_a_terminal_too() {
-        let folder = Folder::new("ctrl-c-terminal");
-        let model = folder.tiny_with("m", vec![]);
-        for verb in ["run", "embed", "tokenize"] {
-            let args = [verb, text(&model), "--ignore-key", "no.such.key"];
-            let (code, shown) = at_terminal(r#"b"\x03""#, &args, &[]);
-            assert_eq!(code, Some(130), "{verb}: {shown:?}");
-            assert!(shown.contains("interrupted"), "{verb}: {shown:?}");
-        }
-    }
-
-    #[test]
-    fn the_progress_line_is_gone_before_the_answer() {
-        let folder = Folder::new("progress");
-        let model = folder.tiny_with("m", vec![]);
-        let prompt = folder.0.join("prompt");
-        std::fs::write(&prompt, "a".repeat(1500)).unwrap();
-        let args = ["run", text(&model), "-f", text(&prompt), "--raw", "-n", "3", "--ctx", "4000"];
-        let (code, shown) = at_terminal(r#"b"""#, &args, &[]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        let (_, behind) = shown.rsplit_once("reading the prompt: ").expect("a line of progress");
-        let (_, behind) = behind.split_once(" tokens").unwrap();
-        assert!(behind.starts_with("\r\u{1b}[K"), "the line is taken away: {shown:?}");
-    }
-}
-
-// ------------------------------------------------------------------ 7: one bad text
+// ------------------------------------------------------------------ one bad text
 
 #[test]
 fn a_bad_text_is_named_and_the_good_ones_are_written() {
@@ -582,7 +415,7 @@ fn a_bad_text_is_named_and_the_good_ones_are_written() {
     assert!(second.contains("\"tokens\":16,"), "{second}");
 }
 
-// ------------------------------------------------------------------ 10: old and odd files
+// ------------------------------------------------------------------ old and odd files
 
 #[test]
 fn text_that_is_not_utf8_is_read_as_bytes() {
@@ -711,7 +544,7 @@ fn paths_need_not_be_utf8() {
     }
 }
 
-// ------------------------------------------------------------------ 11: limits
+// ------------------------------------------------------------------ limits
 
 #[test]
 fn long_contexts_are_warned_of_and_huge_ones_refused() {
@@ -735,103 +568,7 @@ fn long_contexts_are_warned_of_and_huge_ones_refused() {
     assert!(stdout(&output).contains("would take "), "{}", stdout(&output));
 }
 
-// ------------------------------------------------------------------ 5: limits of memory
-
-#[cfg(target_os = "linux")]
-mod memory_limits {
-    use super::*;
-
-    /// More than any run of the tiny model needs, in KiB.
-    const ENOUGH_KIB: u64 = 2 << 20;
-    /// Runs between a limit that is too small and one that is not.
-    const STEPS: u64 = 25;
-
-    /// The program with so many KiB of address space.
-    fn limited(kib: u64, args: &[&str], stdin: &str) -> Output {
-        use std::io::Write;
-        let program = program();
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "sh"]);
-        shell.arg(program.get_program()).args(program.get_args()).args(args);
-        for (key, value) in program.get_envs() {
-            value.map(|value| shell.env(key, value));
-        }
-        let pipe = std::process::Stdio::piped;
-        let mut child = shell.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
-        // A program that is at its end reads no more.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        child.wait_with_output().unwrap()
-    }
-
-    /// The smallest limit, to 64 KiB, below `most` under which `is_enough`.
-    fn smallest(most: u64, is_enough: impl Fn(u64) -> bool) -> u64 {
-        let (mut low, mut high) = (0, most);
-        while high - low > 64 {
-            let middle = (low + high) / 2;
-            if is_enough(middle) { high = middle } else { low = middle }
-        }
-        high
-    }
-
-    /// Under limits from where the program begins at all to where it has enough, it gives what it
-    /// gives without one, or one line that says that memory is short.
-    fn sweep(args: &[&str], stdin: &str) {
-        let whole = limited(ENOUGH_KIB, args, stdin);
-        assert!(whole.status.success(), "{args:?}: {}", stderr(&whole));
-        // Below, the system's loader or the runtime of the language fails, before any of our code.
-        let begins = |kib| limited(kib, &["--version"], "").status.success();
-        let first = smallest(ENOUGH_KIB, begins);
-        let enough = smallest(ENOUGH_KIB, |kib| limited(kib, args, stdin).status.success());
-        // Beyond, larger buffers are made, for which there may be no memory.
-        let last = enough.max(first) + 400_000;
-        let near = (0..=STEPS).map(|i| first + (enough.max(first) - first) * i / STEPS);
-        let far = (0..=STEPS).map(|i| enough + (last - enough) * i / STEPS);
-        let mut n_short = 0;
-        for kib in near.chain(far) {
-            let output = limited(kib, args, stdin);
-            let told = stderr(&output);
-            match output.status.code() {
-                Some(0) => assert!(output.stdout == whole.stdout, "{args:?}, {kib} KiB: {told}"),
-                Some(1) => {
-                    let is_one_line = told.starts_with("error: ") && told.lines().count() == 1;
-                    assert!(is_one_line, "{args:?}, {kib} KiB: {told}");
-                    // A budget is a share of the memory that is left.
-                    let is_named = told.contains("memory") || told.contains("budget");
-                    assert!(is_named, "{args:?}, {kib} KiB: {told}");
-                    n_short += 1;
-                }
-                // The C library ends the process where it has no memory for a thread's own variables.
-                None if told.starts_with("Fatal glibc error: ") && told.contains("of memory") => {}
-                _ => panic!("{args:?}, {kib} KiB: {:?} {told}", output.status),
-            }
-        }
-        assert!(n_short > 0, "{args:?}: no limit was too small");
-    }
-
-    #[test]
-    fn little_address_space_is_an_error_and_no_abort() {
-        let folder = Folder::new("ulimit");
-        let model = folder.tiny_with("m", vec![]);
-        let model = text(&model);
-        sweep(&["run", model, "--raw", "-p", "x", "-n", "3", "-t", "2", "--temp", "0"], "");
-        sweep(&["embed", model, "-t", "2"], "one text\nanother\n");
-    }
-
-    #[test]
-    fn a_refused_buffer_is_named() {
-        let folder = Folder::new("ulimit-named");
-        // Activations and logits of all tokens at a time: some hundred MB.
-        let keys = vec![("llama.context_length", OwnedValue::U32(1 << 20))];
-        let model = folder.tiny_with("m", keys);
-        let (tokens, out) = (vec!["1"; 60_000].join(","), folder.0.join("out"));
-        let args = ["logits", text(&model), "-t", "1", "--batch", "60000", "-o", text(&out)];
-        let output = limited(150_000, &[&args[..], &["--tokens", &tokens]].concat(), "");
-        let told = error_of(&output, 1);
-        assert!(told.contains("not enough memory: ") && told.contains(" bytes for "), "{told}");
-    }
-}
-
-// ------------------------------------------------------------------ 13: a file that changes
+// ------------------------------------------------------------------ a file that changes
 
 #[cfg(unix)]
 #[test]
