@@ -16,6 +16,7 @@
 //! so marks within it mean nothing; reading goes on where the call broke.
 
 mod block;
+mod bodies;
 mod body;
 mod format;
 mod formats;

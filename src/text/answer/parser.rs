@@ -152,7 +152,8 @@ impl AnswerParser {
         if !self.format.messages && !self.format.reasoning.is_empty() {
             self.undecided = Some(Undecided::default());
             for reasoning in self.format.reasoning {
-                self.marks.push((reasoning.close, Mark::Close));
+                // Before what the mark means elsewhere.
+                self.marks.insert(0, (reasoning.close, Mark::Close));
                 self.starts[usize::from(reasoning.close.as_bytes()[0])] = true;
             }
         }
