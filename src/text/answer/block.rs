@@ -232,6 +232,7 @@ impl Block {
         }
         let name = |body: &Body| match body {
             Body::Tagged(form) => Some(form.name.0),
+            Body::Elements(form) => Some(form.name.0),
             _ => None,
         };
         self.form.bodies.iter().find_map(name).map_or(Found::No, |mark| held.find(self.at, mark))

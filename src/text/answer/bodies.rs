@@ -1,6 +1,6 @@
 //! Ways in which calls are written, as rows of the table of formats name them.
 
-use super::format::{Body, Named, Reading, Tagged};
+use super::format::{Body, Elements, Named, Reading, Tagged};
 
 pub const fn named(kind: &'static str, seps: &'static [&'static str]) -> Named {
     Named { kind, seps, id_sep: "", in_id: false, id_first: "" }
@@ -96,6 +96,12 @@ pub const INVOKES: &[Body] = &[Body::Tagged(Tagged {
     value: ("", "</parameter>"),
     end: "</invoke>",
     ..TAGS
+})];
+
+pub const MINIMAX_M3: &[Body] = &[Body::Elements(Elements {
+    name: ("]<]minimax[>[<invoke name=\"", "\">"),
+    mark: "]<]minimax[>[",
+    end: "]<]minimax[>[</invoke>",
 })];
 
 pub const ARG_KEYS: &[Body] = &[Body::Tagged(Tagged {

@@ -73,6 +73,8 @@ pub(super) enum Body {
     Python,
     /// `call:name{key:value}`, strings between marks.
     Braces { quote: &'static str },
+    /// A name, and parameters as elements that may be nested.
+    Elements(Elements),
 }
 
 /// A name and arguments as JSON.
@@ -110,6 +112,17 @@ pub(super) struct Tagged {
     pub end: &'static str,
     /// Whether values may stand on lines of their own.
     pub lines: bool,
+}
+
+/// A name and parameters as elements.
+#[derive(Debug)]
+pub(super) struct Elements {
+    /// Marks around the name.
+    pub name: (&'static str, &'static str),
+    /// Mark before each tag.
+    pub mark: &'static str,
+    /// Mark that ends the call.
+    pub end: &'static str,
 }
 
 /// How the text of a parameter is to be read.
@@ -196,6 +209,9 @@ impl AnswerFormat {
                         marks.extend(key_ends.iter().map(|(mark, _)| *mark));
                     }
                     Body::Braces { quote } => marks.push(quote),
+                    Body::Elements(Elements { name, end, .. }) => {
+                        marks.extend([name.0, name.1, end]);
+                    }
                 }
             }
         }

@@ -227,6 +227,18 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         ..ROW
     },
     AnswerFormat {
+        name: "minimax-m3",
+        about: "MiniMax M3: invocations with parameters as elements, which may be nested",
+        signs: &[&["]<]minimax[>["]],
+        reasoning: &[
+            Reasoning { open: "<mm:think>", close: "</mm:think>", anywhere: false },
+            THINK,
+        ],
+        calls: &[tags("]<]minimax[>[<tool_call>", "]<]minimax[>[</tool_call>", MINIMAX_M3)],
+        ends: &["[e~["],
+        ..ROW
+    },
+    AnswerFormat {
         name: "glm",
         aliases: &["glm-4.5", "glm-4.6", "glm-4.7", "ling", "laguna"],
         about: "GLM 4.5 to 4.7, Ling 3, Laguna: names, and keys and values in tags",

@@ -93,6 +93,37 @@ fn hermes() {
 }
 
 #[test]
+fn calls_in_reasoning() {
+    let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    // The reasoning is closed behind the call, or never.
+    let closed = format!("<think>a {call} b</think>c");
+    reads("hermes", &closed, "c", &format!("a {call} b"), &[]);
+    reads("hermes", &format!("<think>a\n{call}"), "", "a", &[now()]);
+    reads("hermes", &format!("<think>a\n{call}\n{call}\nb"), "b", "a", &[now(), now()]);
+    reads("hermes", &format!("<think>{}", &call[..call.len() - 5]), "", "", &[now()]);
+    // What is no call is reasoning, and hides none that follows.
+    let mention = "<think>a <tool_call> b <tool_call>{\"x\": 1";
+    reads("hermes", mention, "", "a <tool_call> b <tool_call>{\"x\": 1", &[]);
+    let unknown = call.replace("now", "rm");
+    reads("hermes", &format!("<think>a {unknown}"), "", &format!("a {unknown}"), &[]);
+    let then = format!("<think>a <tool_call> b {unknown} c {call}");
+    reads("hermes", &then, "", &format!("a <tool_call> b {unknown} c"), &[now()]);
+    reads("hermes", "<think>a <tool_call> b</think>c", "c", "a <tool_call> b", &[]);
+    let kimi = "<think>a<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0\
+                <|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>";
+    reads("kimi-k2", kimi, "", "a", &[now()]);
+    reads("mistral", "[THINK]a[TOOL_CALLS]now[ARGS]{}", "", "a", &[now()]);
+    // Reasoning is told as it comes, but for what may be a call.
+    let format = AnswerFormat::by_name("hermes").unwrap();
+    let mut parser = AnswerParser::new(format, tools()).after_prompt("<think>");
+    let reasoning = |text: &str| vec![AnswerDelta::Reasoning(text.into())];
+    assert_eq!(parser.push("a <tool_call>"), reasoning("a"));
+    assert_eq!(parser.push(" b"), reasoning(" <tool_call> b"));
+    assert_eq!(parser.push(call), []);
+    assert_eq!(parser.push("c</think>"), reasoning(&format!("{call}c")));
+}
+
+#[test]
 fn llama3() {
     reads("llama3", "{\"name\": \"now\", \"parameters\": {}}<|eot_id|>", "", "", &[now()]);
     let three = "<|python_tag|>{\"name\": \"now\", \"parameters\": {}};\
@@ -271,6 +302,16 @@ fn other_families_with_tags() {
         "<function name=\"say\"><param name=\"text\"><![CDATA[a</param></function>",
     );
     stays_text("minicpm5", "<function name=\"rm\"></function>");
+    let m3 = "<mm:think>t</mm:think>Ok]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name=\"say\">\
+              ]<]minimax[>[<text>1]<]minimax[>[</text>]<]minimax[>[<tags>]<]minimax[>[<item>a <b>]<]minimax[>[</item>\
+              ]<]minimax[>[<item>]<]minimax[>[<x>2]<]minimax[>[</x>]<]minimax[>[</item>]<]minimax[>[</tags>\
+              ]<]minimax[>[</invoke>\n]<]minimax[>[<invoke name=\"now\">]<]minimax[>[</invoke>\n\
+              ]<]minimax[>[</tool_call>";
+    let said = json!({ "text": "1", "tags": ["a <b>", { "x": "2" }] });
+    reads("minimax-m3", m3, "Ok", "t", &[("say", said), now()]);
+    let unclosed = "]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name=\"say\">\
+                    ]<]minimax[>[<text>1]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>";
+    stays_text("minimax-m3", unclosed);
     let glm = "<think>t</think>\n<tool_call>say\n<arg_key>text</arg_key>\n<arg_value>1</arg_value>\n\
                </tool_call>\n<tool_call>now</tool_call>";
     reads("glm", glm, "", "t", &[say("1"), now()]);
