@@ -154,7 +154,14 @@ impl Block {
             Found::Yes(end) => self.at = end,
             Found::Part => return Some(Act::Wait),
             Found::No if held.ends_within(self.at, self.form.item.1) => self.at = held.text.len(),
-            Found::No => return Some(Act::Broken(self.at)),
+            // What may follow an item ends it, too.
+            Found::No => {
+                let next = [self.form.item.0, self.form.close].map(|mark| held.find(self.at, mark));
+                if !next.iter().any(|found| matches!(found, Found::Yes(_))) {
+                    let is_part = next.contains(&Found::Part);
+                    return Some(if is_part { Act::Wait } else { Act::Broken(self.at) });
+                }
+            }
         }
         let calls = offered(calls.take(), tools);
         self.state = State::Between;
@@ -225,6 +232,7 @@ impl Block {
         }
         let name = |body: &Body| match body {
             Body::Tagged(form) => Some(form.name.0),
+            Body::Elements(form) => Some(form.name.0),
             _ => None,
         };
         self.form.bodies.iter().find_map(name).map_or(Found::No, |mark| held.find(self.at, mark))

@@ -73,6 +73,8 @@ pub(super) enum Body {
     Python,
     /// `call:name{key:value}`, strings between marks.
     Braces { quote: &'static str },
+    /// A name, and parameters as elements that may be nested.
+    Elements(Elements),
 }
 
 /// A name and arguments as JSON.
@@ -86,6 +88,8 @@ pub(super) struct Named {
     pub id_sep: &'static str,
     /// Whether the name is an id at the same time: `functions.name:0`.
     pub in_id: bool,
+    /// Mark between the call's id and the name, where the id comes first.
+    pub id_first: &'static str,
 }
 
 /// Names and values of parameters in tags.
@@ -93,16 +97,32 @@ pub(super) struct Named {
 pub(super) struct Tagged {
     /// Marks around the name; an empty end: it ends at a line break, at a parameter or the block.
     pub name: (&'static str, &'static str),
+    /// Mark up to which what follows the name says nothing; empty: there is no such thing.
+    pub name_rest: &'static str,
     /// Mark before a parameter's name.
     pub key: &'static str,
     /// Marks behind it, and how the value is to be read.
     pub key_ends: &'static [(&'static str, Reading)],
     /// Marks around the value; the first may be empty.
     pub value: (&'static str, &'static str),
+    /// Mark that a value may open with, and the one that then closes it in the place of the other; may be
+    /// empty.
+    pub verbatim: (&'static str, &'static str),
     /// Mark that ends the call; empty: the block's end does.
     pub end: &'static str,
-    /// Whether values stand on lines of their own.
+    /// Whether values may stand on lines of their own.
     pub lines: bool,
+}
+
+/// A name and parameters as elements.
+#[derive(Debug)]
+pub(super) struct Elements {
+    /// Marks around the name.
+    pub name: (&'static str, &'static str),
+    /// Mark before each tag.
+    pub mark: &'static str,
+    /// Mark that ends the call.
+    pub end: &'static str,
 }
 
 /// How the text of a parameter is to be read.
@@ -180,15 +200,18 @@ impl AnswerFormat {
                 match body {
                     Body::Json | Body::ShortJson | Body::WrappedJson | Body::Python => {}
                     Body::Named(named) => {
-                        marks.extend([named.kind, named.id_sep]);
+                        marks.extend([named.kind, named.id_sep, named.id_first]);
                         marks.extend(named.seps);
                     }
                     Body::Tagged(tagged) => {
-                        let Tagged { name, key, key_ends, value, end, .. } = tagged;
-                        marks.extend([name.0, name.1, key, value.0, value.1, end]);
+                        let Tagged { name, name_rest, key, key_ends, value, end, .. } = tagged;
+                        marks.extend([name.0, name.1, name_rest, key, value.0, value.1, end]);
                         marks.extend(key_ends.iter().map(|(mark, _)| *mark));
                     }
                     Body::Braces { quote } => marks.push(quote),
+                    Body::Elements(Elements { name, end, .. }) => {
+                        marks.extend([name.0, name.1, end]);
+                    }
                 }
             }
         }

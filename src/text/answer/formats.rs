@@ -1,7 +1,8 @@
 //! The table of formats. A template has the first row whose marks it has, so rows with rarer marks
 //! come first; the last is for templates without any.
 
-use super::format::{AnswerFormat, Body, CallForm, Named, Reading, Reasoning, Tagged};
+use super::bodies::*;
+use super::format::{AnswerFormat, Body, CallForm, Named, Reasoning};
 use super::ids::IdForm;
 
 const THINK: Reasoning = Reasoning { open: "<think>", close: "</think>", anywhere: false };
@@ -14,62 +15,6 @@ const fn tags(open: &'static str, close: &'static str, bodies: &'static [Body]) 
 const fn bare(open: &'static str, bodies: &'static [Body]) -> CallForm {
     CallForm { open, keeps_open: true, item: ("", ""), bodies, close: "" }
 }
-
-const fn named(kind: &'static str, seps: &'static [&'static str]) -> Named {
-    Named { kind, seps, id_sep: "", in_id: false }
-}
-
-const DEEPSEEK: &[Body] =
-    &[Body::Named(named("function<｜tool▁sep｜>", &["<｜tool▁sep｜>", "\n"]))];
-
-const DSML: &[Body] = &[Body::Tagged(Tagged {
-    name: ("<｜DSML｜invoke name=\"", "\">"),
-    key: "<｜DSML｜parameter name=\"",
-    key_ends: &[
-        ("\" string=\"true\">", Reading::AsText),
-        ("\" string=\"false\">", Reading::AsJson),
-        ("\">", Reading::BySchema),
-    ],
-    value: ("", "</｜DSML｜parameter>"),
-    end: "</｜DSML｜invoke>",
-    lines: false,
-})];
-
-const KIMI: &[Body] = &[Body::Named(Named {
-    kind: "",
-    seps: &["<|tool_call_argument_begin|>"],
-    id_sep: "",
-    in_id: true,
-})];
-
-const fn functions(lines: bool) -> Body {
-    Body::Tagged(Tagged {
-        name: ("<function=", ">"),
-        key: "<parameter=",
-        key_ends: &[(">", Reading::BySchema)],
-        value: ("", "</parameter>"),
-        end: "</function>",
-        lines,
-    })
-}
-
-const INVOKES: &[Body] = &[Body::Tagged(Tagged {
-    name: ("<invoke name=\"", "\">"),
-    key: "<parameter name=\"",
-    key_ends: &[("\">", Reading::BySchema)],
-    value: ("", "</parameter>"),
-    end: "</invoke>",
-    lines: false,
-})];
-
-const ARG_KEYS: &[Body] = &[Body::Tagged(Tagged {
-    name: ("", ""),
-    key: "<arg_key>",
-    key_ends: &[("</arg_key>", Reading::BySchema)],
-    value: ("<arg_value>", "</arg_value>"),
-    end: "",
-    lines: false,
-})];
 
 /// What a row has unless it says otherwise.
 const ROW: AnswerFormat = AnswerFormat {
@@ -128,6 +73,53 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         ..ROW
     },
     AnswerFormat {
+        name: "kimi-k3",
+        about: "Kimi K3: channels, calls and typed arguments between <|open|> and <|close|>",
+        signs: &[&["'<|open|>'", "'<|close|>'"]],
+        reasoning: &[Reasoning {
+            open: "<|open|>think<|sep|>",
+            close: "<|close|>think<|sep|>",
+            anywhere: true,
+        }],
+        calls: &[tags("<|open|>tools<|sep|>", "<|close|>tools<|sep|>", KIMI_K3)],
+        hidden: &["<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"],
+        ends: &["<|end_of_msg|>"],
+        ..ROW
+    },
+    AnswerFormat {
+        name: "hunyuan-3",
+        aliases: &["hy3"],
+        about: "Hunyuan 3: names, keys and values in tags that end in :opensource",
+        signs: &[&["<tool_calls{}>", "<arg_key{}>"]],
+        reasoning: &[
+            Reasoning { open: "<think:opensource>", close: "</think:opensource>", anywhere: false },
+            THINK,
+        ],
+        calls: &[tags("<tool_calls:opensource>", "</tool_calls:opensource>", HUNYUAN)],
+        ends: &["<｜hy_eos:opensource｜>"],
+        ..ROW
+    },
+    AnswerFormat {
+        name: "solar-open",
+        about: "Solar Open: channels, ids and names before the arguments",
+        signs: &[&["<|tool_call:args|>"]],
+        reasoning: &[Reasoning { open: "<|think|>", close: "<|end|>", anywhere: true }],
+        calls: &[CallForm {
+            item: ("<|tool_call:begin|>", "<|tool_call:end|>"),
+            ..tags("<|tool_calls|>", "<|calls|>", SOLAR)
+        }],
+        hidden: &["<|begin|>assistant", "<|content|>"],
+        ends: &["<|end|>", "<|flush|>"],
+        ..ROW
+    },
+    AnswerFormat {
+        name: "minicpm5",
+        about: "MiniCPM 5: functions with parameters in tags, some in CDATA",
+        signs: &[&["<function name=", "<param name="]],
+        calls: &[bare("<function name=\"", MINICPM)],
+        ..ROW
+    },
+    AnswerFormat {
         name: "command-r7b",
         aliases: &["command-a"],
         about: "Command R7B and A: actions as JSON, thinking and responses in tags",
@@ -149,8 +141,10 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         architectures: &["command-r"],
         calls: &[
             tags("Action: ```json", "```", &[Body::Json]),
+            tags("Action:\n```json", "```", &[Body::Json]),
             tags("Action:```json", "```", &[Body::Json]),
         ],
+        hidden: &["<|CHATBOT_TOKEN|>"],
         ends: &["<|END_OF_TURN_TOKEN|>"],
         ..ROW
     },
@@ -161,7 +155,7 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         signs: &[&["<|tool_call>"], &["<start_function_call>"], &["<start_of_turn>"]],
         architectures: &["gemma", "gemma2", "gemma3", "gemma3n", "gemma4"],
         reasoning: &[
-            Reasoning { open: "<|channel>thought\n", close: "<channel|>", anywhere: true },
+            Reasoning { open: "<|channel>thought", close: "<channel|>", anywhere: true },
             THINK,
         ],
         calls: &[
@@ -173,7 +167,9 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
             ),
             tags("```tool_code", "```", &[Body::Python]),
         ],
-        ends: &["<end_of_turn>", "<turn|>"],
+        // Gemma 4 opens and closes channels that hold nothing.
+        hidden: &["<|channel>", "<channel|>"],
+        ends: &["<end_of_turn>", "<turn|>", "<|tool_response>", "<start_function_response>"],
         ..ROW
     },
     AnswerFormat {
@@ -231,13 +227,25 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         ..ROW
     },
     AnswerFormat {
+        name: "minimax-m3",
+        about: "MiniMax M3: invocations with parameters as elements, which may be nested",
+        signs: &[&["]<]minimax[>["]],
+        reasoning: &[
+            Reasoning { open: "<mm:think>", close: "</mm:think>", anywhere: false },
+            THINK,
+        ],
+        calls: &[tags("]<]minimax[>[<tool_call>", "]<]minimax[>[</tool_call>", MINIMAX_M3)],
+        ends: &["[e~["],
+        ..ROW
+    },
+    AnswerFormat {
         name: "glm",
-        aliases: &["glm-4.5", "glm-4.6", "glm-4.7"],
-        about: "GLM 4.5 to 4.7: names, and keys and values in tags",
+        aliases: &["glm-4.5", "glm-4.6", "glm-4.7", "ling", "laguna"],
+        about: "GLM 4.5 to 4.7, Ling 3, Laguna: names, and keys and values in tags",
         signs: &[&["<arg_key>"]],
         architectures: &["glm4moe"],
         calls: &[tags("<tool_call>", "</tool_call>", ARG_KEYS)],
-        ends: &["<|user|>", "<|observation|>", "<|endoftext|>"],
+        ends: &["<|user|>", "<|observation|>", "<|endoftext|>", "<|role_end|>", "</assistant>"],
         ..ROW
     },
     AnswerFormat {
@@ -246,8 +254,9 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         about: "Qwen3-Coder, Qwen 3.5, Nemotron 3, Step 3.5: functions with parameters in tags",
         signs: &[&["<function=", "<parameter="]],
         calls: &[
-            tags("<tool_call>", "</tool_call>", &[functions(true)]),
-            bare("<function=", &[functions(true)]),
+            tags("<tool_call>", "</tool_call>", &[Body::Json, functions(true)]),
+            // The models forget the tag that opens, and write the one that closes.
+            CallForm { close: "</tool_call>", ..bare("<function=", &[functions(true)]) },
         ],
         ..ROW
     },
@@ -311,9 +320,13 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
     },
     AnswerFormat {
         name: "gigachat",
-        about: "GigaChat 3: function call, then JSON",
+        about: "GigaChat 3 (function call, then JSON) and 3.1 (<|function_call|>)",
         signs: &[&["<|role_sep|>", "<|message_sep|>"]],
-        calls: &[tags("function call<|role_sep|>", "", &[Body::Json])],
+        calls: &[
+            tags("<|message_sep|>\n\nfunction call<|role_sep|>", "", &[Body::Json]),
+            tags("function call<|role_sep|>", "", &[Body::Json]),
+            tags("<|function_call|>", "", &[Body::Json]),
+        ],
         ends: &["<|message_sep|>"],
         ..ROW
     },
@@ -322,7 +335,16 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         aliases: &["jamba", "minimax-m1"],
         about: "Apriel, Jamba, MiniMax M1: JSON between <tool_calls> tags",
         signs: &[&["<tool_calls>"]],
+        reasoning: &[
+            Reasoning {
+                open: "Here are my reasoning steps:\n",
+                close: "[BEGIN FINAL RESPONSE]",
+                anywhere: false,
+            },
+            THINK,
+        ],
         calls: &[tags("<tool_calls>", "</tool_calls>", &[Body::Json])],
+        hidden: &["[END FINAL RESPONSE]"],
         ends: &["<|end|>"],
         ..ROW
     },
@@ -331,7 +353,7 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
         aliases: &["qwen", "qwen2.5", "qwen3", "smollm3"],
         about: "Qwen 2.5 and 3, Hermes 2 Pro and 3: JSON between <tool_call> tags",
         signs: &[&["<tool_call>"]],
-        architectures: &["qwen2", "qwen2moe", "qwen3", "qwen3moe"],
+        architectures: &["qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3"],
         calls: &[tags("<tool_call>", "</tool_call>", &[Body::Json])],
         ..ROW
     },
@@ -393,6 +415,7 @@ pub(super) static FORMATS: &[AnswerFormat] = &[
             tags(">>>", "", &[Body::Named(named("", &["\n"]))]),
         ],
         hidden: &[">>>all\n"],
+        ends: &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "</s>"],
         ..ROW
     },
 ];

@@ -51,7 +51,7 @@ impl AnswerParser {
                 self.release(start);
                 self.skip_to(self.held.text.len());
             }
-            Mark::End if end == self.held.text.len() => {
+            Mark::End if self.held.space_end(end) == self.held.text.len() => {
                 self.release(start);
                 return self.held.ended;
             }

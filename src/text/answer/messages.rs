@@ -123,23 +123,26 @@ fn header(parser: &mut AnswerParser, message: &mut Message) -> bool {
 fn begin(parser: &mut AnswerParser, end: usize) -> State {
     let header = &parser.held.text[parser.at..end - MESSAGE.len()];
     let header = header.strip_prefix(START).unwrap_or(header);
-    let (role, channel) = header.split_once(CHANNEL).unwrap_or((header, ""));
-    let channel = channel.split(CONSTRAIN).next().unwrap_or_default();
-    let words = || role.split_whitespace().chain(channel.split_whitespace());
-    let recipient = words().find_map(|word| word.strip_prefix("to="));
-    let name = channel.split_whitespace().next().unwrap_or_default();
+    // Some headers have the channel twice; the last one counts.
+    let parts =
+        || header.split(CHANNEL).map(|part| part.split(CONSTRAIN).next().unwrap_or_default());
+    let recipient =
+        parts().flat_map(str::split_whitespace).find_map(|word| word.strip_prefix("to="));
+    let channel = parts().skip(1).last().unwrap_or_default();
     if let Some(recipient) = recipient {
         let name = recipient.strip_prefix("functions.").unwrap_or(recipient);
-        return match parser.tools.has(name) {
-            true => {
-                let name = name.to_owned();
-                parser.scan = end;
-                State::Arguments { name, scanner: JsonScanner::default(), from: end - parser.at }
-            }
-            false => State::Broken,
-        };
+        if parser.tools.has(name) {
+            let name = name.to_owned();
+            parser.scan = end;
+            let scanner = JsonScanner::default();
+            return State::Arguments { name, scanner, from: end - parser.at };
+        }
+        // What a model says to itself is no call.
+        if recipient != "assistant" {
+            return State::Broken;
+        }
     }
-    let is_reasoning = name == "analysis";
+    let is_reasoning = channel.split_whitespace().next() == Some("analysis");
     parser.skip_to(end);
     parser.at_seam();
     if is_reasoning { State::Reasoning } else { State::Text }

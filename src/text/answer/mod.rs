@@ -11,11 +11,14 @@
 //! - **Marks are tokens where the vocabulary has them as such**: then text that looks like one is
 //!   text ([`AnswerParser::with_vocabulary`]).
 //! - White space between reasoning, text and calls is dropped; within them it stays.
+//! - **Reasoning that is never closed ends where a call begins.** Until that is known, a call in
+//!   reasoning is held back; one that is mentioned, and not written to its end, is not.
 //!
 //! Cost: each byte is looked at a bounded number of times. What a broken call took is not read again,
 //! so marks within it mean nothing; reading goes on where the call broke.
 
 mod block;
+mod bodies;
 mod body;
 mod format;
 mod formats;
@@ -26,6 +29,7 @@ mod marks;
 mod messages;
 mod parser;
 mod python;
+mod reasoning;
 #[cfg(test)]
 mod tests;
 mod tools;

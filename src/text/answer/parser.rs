@@ -4,10 +4,11 @@ use super::AnswerDelta;
 use super::block::{Act, Block};
 use super::body::RawCall;
 use super::format::{AnswerFormat, Reasoning};
-use super::held::{Found, Held, is_space};
+use super::held::{Held, is_space};
 use super::ids::{IdForm, Ids};
 use super::marks::{Mark, marks};
 use super::messages::{self, Message};
+use super::reasoning::Doubt;
 use super::tools::Tools;
 use crate::text::Tokenizer;
 
@@ -24,15 +25,19 @@ pub struct AnswerParser {
     pub(super) mode: Mode,
     pub(super) marks: Vec<(&'static str, Mark)>,
     /// Bytes that begin a mark.
-    starts: Box<[bool; 256]>,
+    pub(super) starts: Box<[bool; 256]>,
     /// Whether white space that comes next is dropped.
-    seam: bool,
+    pub(super) seam: bool,
     /// Whether nothing but white space came since the start or the last seam.
     pub(super) fresh: bool,
     /// White space that is told if text follows, and dropped at a seam.
     space: String,
     /// What came so far, as long as it is not known whether the prompt opened reasoning before it.
     pub(super) undecided: Option<Undecided>,
+    /// A call in reasoning, which begins where nothing is told yet.
+    pub(super) doubt: Option<Doubt>,
+    /// First byte where a call in reasoning can begin.
+    pub(super) calls_from: usize,
     ids: Ids,
     pub(super) n_calls: usize,
     /// Whether calls are told as they come.
@@ -92,6 +97,8 @@ impl AnswerParser {
             fresh: true,
             space: String::new(),
             undecided: None,
+            doubt: None,
+            calls_from: 0,
             ids: Ids::new(0),
             n_calls: 0,
             early: false,
@@ -152,7 +159,8 @@ impl AnswerParser {
         if !self.format.messages && !self.format.reasoning.is_empty() {
             self.undecided = Some(Undecided::default());
             for reasoning in self.format.reasoning {
-                self.marks.push((reasoning.close, Mark::Close));
+                // Before what the mark means elsewhere.
+                self.marks.insert(0, (reasoning.close, Mark::Close));
                 self.starts[usize::from(reasoning.close.as_bytes()[0])] = true;
             }
         }
@@ -221,7 +229,7 @@ impl AnswerParser {
         }
     }
 
-    fn run(&mut self) -> Vec<AnswerDelta> {
+    pub(super) fn run(&mut self) -> Vec<AnswerDelta> {
         loop {
             let goes_on = match std::mem::replace(&mut self.mode, Mode::Text) {
                 Mode::Text => self.text(),
@@ -238,10 +246,8 @@ impl AnswerParser {
             }
         }
         // A block's places are in the held text.
-        if self.at > 0 && !matches!(self.mode, Mode::Calls(_)) {
-            self.held.drain(self.at);
-            self.scan -= self.at;
-            self.at = 0;
+        if !matches!(self.mode, Mode::Calls(_)) {
+            self.drain();
         }
         match &mut self.undecided {
             Some(undecided) => {
@@ -250,6 +256,14 @@ impl AnswerParser {
             }
             None => std::mem::take(&mut self.out),
         }
+    }
+
+    /// Forgets what is told.
+    pub(super) fn drain(&mut self) {
+        self.held.drain(self.at);
+        self.scan -= self.at;
+        self.calls_from = self.calls_from.saturating_sub(self.at);
+        self.at = 0;
     }
 
     /// Reads text up to a mark. Whether there is more to do; the mode is `Text` if not set here.
@@ -298,51 +312,6 @@ impl AnswerParser {
                 true
             }
             _ => false,
-        }
-    }
-
-    /// Reads reasoning up to its end.
-    fn reasoning(&mut self, reasoning: &'static Reasoning) -> bool {
-        self.mode = Mode::Reasoning(reasoning);
-        if self.seam {
-            // Some models open what their prompt has opened.
-            self.skip_to(self.held.space_end(self.at));
-            match self.held.find(self.at, reasoning.open) {
-                Found::Yes(end) => self.skip_to(end),
-                Found::Part => return false,
-                Found::No => {}
-            }
-        }
-        loop {
-            let control = self.held.next_control(self.scan);
-            let end = control.map_or(self.held.text.len(), |(start, _)| start);
-            let first = reasoning.close.as_bytes()[0];
-            let bytes = &self.held.text.as_bytes()[self.scan..end];
-            let mark = bytes.iter().position(|byte| *byte == first).map(|n| self.scan + n);
-            let Some(place) = mark.or(control.map(|(start, _)| start)) else {
-                self.release_reasoning(self.held.text.len());
-                return false;
-            };
-            match self.held.find(place, reasoning.close) {
-                Found::Yes(end) => {
-                    self.release_reasoning(place);
-                    self.skip_to(end);
-                    self.at_seam();
-                    self.mode = Mode::Text;
-                    return true;
-                }
-                Found::Part => {
-                    self.release_reasoning(place);
-                    return false;
-                }
-                Found::No => match control {
-                    Some((start, end)) if start == place => {
-                        self.release_reasoning(start);
-                        self.skip_to(end);
-                    }
-                    _ => self.scan = place + 1,
-                },
-            }
         }
     }
 

@@ -166,6 +166,7 @@ impl<'t> Reader<'t> {
 
     fn call(&mut self) -> Option<PythonCall<'t>> {
         let name = self.word();
+        self.space();
         if name.is_empty() || !self.skip(b'(') {
             return None;
         }

@@ -93,6 +93,37 @@ fn hermes() {
 }
 
 #[test]
+fn calls_in_reasoning() {
+    let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    // The reasoning is closed behind the call, or never.
+    let closed = format!("<think>a {call} b</think>c");
+    reads("hermes", &closed, "c", &format!("a {call} b"), &[]);
+    reads("hermes", &format!("<think>a\n{call}"), "", "a", &[now()]);
+    reads("hermes", &format!("<think>a\n{call}\n{call}\nb"), "b", "a", &[now(), now()]);
+    reads("hermes", &format!("<think>{}", &call[..call.len() - 5]), "", "", &[now()]);
+    // What is no call is reasoning, and hides none that follows.
+    let mention = "<think>a <tool_call> b <tool_call>{\"x\": 1";
+    reads("hermes", mention, "", "a <tool_call> b <tool_call>{\"x\": 1", &[]);
+    let unknown = call.replace("now", "rm");
+    reads("hermes", &format!("<think>a {unknown}"), "", &format!("a {unknown}"), &[]);
+    let then = format!("<think>a <tool_call> b {unknown} c {call}");
+    reads("hermes", &then, "", &format!("a <tool_call> b {unknown} c"), &[now()]);
+    reads("hermes", "<think>a <tool_call> b</think>c", "c", "a <tool_call> b", &[]);
+    let kimi = "<think>a<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0\
+                <|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>";
+    reads("kimi-k2", kimi, "", "a", &[now()]);
+    reads("mistral", "[THINK]a[TOOL_CALLS]now[ARGS]{}", "", "a", &[now()]);
+    // Reasoning is told as it comes, but for what may be a call.
+    let format = AnswerFormat::by_name("hermes").unwrap();
+    let mut parser = AnswerParser::new(format, tools()).after_prompt("<think>");
+    let reasoning = |text: &str| vec![AnswerDelta::Reasoning(text.into())];
+    assert_eq!(parser.push("a <tool_call>"), reasoning("a"));
+    assert_eq!(parser.push(" b"), reasoning(" <tool_call> b"));
+    assert_eq!(parser.push(call), []);
+    assert_eq!(parser.push("c</think>"), reasoning(&format!("{call}c")));
+}
+
+#[test]
 fn llama3() {
     reads("llama3", "{\"name\": \"now\", \"parameters\": {}}<|eot_id|>", "", "", &[now()]);
     let three = "<|python_tag|>{\"name\": \"now\", \"parameters\": {}};\
@@ -134,7 +165,10 @@ fn mistral() {
         "mistral",
         "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}, {\"name\": \"x\", \"arguments\": {}}]",
     );
+    let spaced = "[TOOL_CALLS] now [ARGS] {}[TOOL_CALLS]add\n{\"a\": 1, \"b\": 2}";
+    reads("mistral", spaced, "", "", &[now(), add(1, 2)]);
     stays_text("mistral", "[TOOL_CALLS] begins a call.");
+    stays_text("mistral", "[TOOL_CALLS]naïve[ARGS]{}");
     stays_text("mistral", "[TOOL_CALLS]now[ARGS]{\"a\"");
 }
 
@@ -160,6 +194,10 @@ fn gemma() {
     let escape = "<start_function_call>call:say{text:<escape>12<escape>}<end_function_call>";
     reads("gemma", escape, "", "", &[say("12")]);
     reads("gemma", "```tool_code\nnow()", "", "", &[now()]);
+    reads("gemma", "<|channel>thought<channel|>Hi<channel|>", "Hi", "", &[]);
+    reads("gemma", "<|channel><|channel>thought\na<channel|>Hi<turn|>\n", "Hi", "a", &[]);
+    let stopped = "<|tool_call>call:now{}<tool_call|><|tool_response>";
+    reads("gemma", stopped, "", "", &[now()]);
     stays_text("gemma", "<|tool_call>call:say{text:bare}<tool_call|>");
     stays_text("gemma", "<|tool_call>call:say{text:<|\"|>cut");
     stays_text("gemma", "```tool_code\nprint(now())\n```");
@@ -171,6 +209,8 @@ fn lfm2() {
     reads("lfm2", raw, "", "t", &[("say", json!({ "text": "a]", "tags": ["x"] }))]);
     reads("lfm2", "<|tool_call_start|>[now()]", "", "", &[now()]);
     reads("lfm2", "<|tool_call_start|>[say(text=12)]<|tool_call_end|>", "", "", &[say("12")]);
+    let spaced = "<|tool_call_start|>[ now ( ) , add (a = 1, b = 2), ]<|tool_call_end|>";
+    reads("lfm2", spaced, "", "", &[now(), add(1, 2)]);
     stays_text("lfm2", "<|tool_call_start|>[now(), eval(x=1)]<|tool_call_end|>");
     stays_text("lfm2", "<|tool_call_start|>[now(");
     stays_text("lfm2", "<|tool_call_start|>[add(a=1+1, b=2)]<|tool_call_end|>");
@@ -209,6 +249,10 @@ fn gpt_oss() {
     let inside =
         "<|channel|>commentary to=functions.say<|message|>{\"text\": \"<|call|>\"}<|call|>";
     reads("gpt-oss", inside, "", "", &[say("<|call|>")]);
+    let twice = "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|>\
+                 <|start|>assistant<|channel|>commentary to=functions.now<|channel|>commentary json\
+                 <|message|>{}<|call|>";
+    reads("gpt-oss", twice, "", "Hm.", &[now()]);
     stays_text("gpt-oss", "<|channel|>commentary to=functions.rm<|message|>{}<|call|>");
     stays_text("gpt-oss", "<|channel|>commentary to=functions.add<|message|>{\"a\": 1<|call|>");
     stays_text("gpt-oss", "<|channel|>commentary to=functions.add<|message|>[1]<|call|>");
@@ -222,6 +266,13 @@ fn qwen3_coder() {
     reads("qwen3-coder", value, "", "", &[say("a\n</parameter> b\n"), now()]);
     let bare = "Hi\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2\n</parameter>\n</function>";
     reads("qwen3-coder", bare, "Hi", "", &[add(1, 2)]);
+    let unopened = "Hi\n<function=now>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n\
+                    </function>\n</tool_call>";
+    reads("qwen3-coder", unopened, "Hi", "", &[now(), now()]);
+    let json = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    reads("qwen3-coder", json, "", "", &[now()]);
+    let inline = "<tool_call><function=say><parameter=text>a\n</parameter></function></tool_call>";
+    reads("qwen3-coder", inline, "", "", &[say("a\n")]);
     stays_text("qwen3-coder", "<tool_call>\n<function=rm>\n</function>\n</tool_call>");
     stays_text("qwen3-coder", "Use <function=name> for it.");
     let twice = "<function=add><parameter=a>1</parameter><parameter=a>2</parameter></function>";
@@ -236,9 +287,35 @@ fn other_families_with_tags() {
     let minimax = "<minimax:tool_call>\n<invoke name=\"say\">\n<parameter name=\"text\">\nx\n</parameter>\n\
                    </invoke>\n<invoke name=\"now\">\n</invoke>\n</minimax:tool_call>";
     reads("minimax-m2", minimax, "", "", &[say("\nx\n"), now()]);
+    let hunyuan = "<think:opensource>t</think:opensource><tool_calls:opensource>\n\
+                   <tool_call:opensource>say<tool_sep:opensource>\n<arg_key:opensource>text</arg_key:opensource>\n\
+                   <arg_value:opensource>1</arg_value:opensource>\n</tool_call:opensource>\n\
+                   <tool_call:opensource>now<tool_sep:opensource>\n</tool_call:opensource>\n\
+                   </tool_calls:opensource><｜hy_eos:opensource｜>";
+    reads("hunyuan-3", hunyuan, "", "t", &[say("1"), now()]);
+    let minicpm = "<function name=\"say\"><param name=\"text\"><![CDATA[</param></function>\n]]></param>\
+                   </function>\n<function name=\"add\"><param name=\"a\">1</param><param name=\"b\">2\
+                   </param></function>ok";
+    reads("minicpm5", minicpm, "ok", "", &[say("</param></function>\n"), add(1, 2)]);
+    stays_text(
+        "minicpm5",
+        "<function name=\"say\"><param name=\"text\"><![CDATA[a</param></function>",
+    );
+    stays_text("minicpm5", "<function name=\"rm\"></function>");
+    let m3 = "<mm:think>t</mm:think>Ok]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name=\"say\">\
+              ]<]minimax[>[<text>1]<]minimax[>[</text>]<]minimax[>[<tags>]<]minimax[>[<item>a <b>]<]minimax[>[</item>\
+              ]<]minimax[>[<item>]<]minimax[>[<x>2]<]minimax[>[</x>]<]minimax[>[</item>]<]minimax[>[</tags>\
+              ]<]minimax[>[</invoke>\n]<]minimax[>[<invoke name=\"now\">]<]minimax[>[</invoke>\n\
+              ]<]minimax[>[</tool_call>";
+    let said = json!({ "text": "1", "tags": ["a <b>", { "x": "2" }] });
+    reads("minimax-m3", m3, "Ok", "t", &[("say", said), now()]);
+    let unclosed = "]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name=\"say\">\
+                    ]<]minimax[>[<text>1]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>";
+    stays_text("minimax-m3", unclosed);
     let glm = "<think>t</think>\n<tool_call>say\n<arg_key>text</arg_key>\n<arg_value>1</arg_value>\n\
                </tool_call>\n<tool_call>now</tool_call>";
     reads("glm", glm, "", "t", &[say("1"), now()]);
+    reads("glm", "<tool_call>now</tool_call><|role_end|>", "", "", &[now()]);
     stays_text(
         "glm",
         "<tool_call>rm\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>",
@@ -255,6 +332,30 @@ fn kimi() {
     reads("kimi-k2", raw, "Ok", "", &[add(1, 2), now()]);
     let format = AnswerFormat::by_name("kimi-k2").unwrap();
     assert_eq!(Answer::parse(format, tools(), raw).tool_calls[1].id, "functions.now:1");
+    let unended = "<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}\
+                   <|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}";
+    reads("kimi-k2", unended, "", "", &[now(), now()]);
+}
+
+#[test]
+fn families_with_channels() {
+    let kimi = "t<|close|>think<|sep|><|open|>response<|sep|>Ok <|close|>response<|sep|><|open|>tools<|sep|>\
+                <|open|>call tool=\"add\" index=\"1\"<|sep|>\
+                <|open|>argument key=\"a\" type=\"number\"<|sep|>1<|close|>argument<|sep|>\
+                <|open|>argument key=\"b\" type=\"number\"<|sep|>2<|close|>argument<|sep|><|close|>call<|sep|>\
+                <|open|>call tool=\"say\" index=\"2\"<|sep|>\
+                <|open|>argument key=\"text\" type=\"string\"<|sep|>1<|close|>argument<|sep|><|close|>call<|sep|>\
+                <|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>";
+    reads("kimi-k3", kimi, "Ok", "t", &[add(1, 2), say("1")]);
+    let broken = "<|open|>tools<|sep|><|open|>call tool=\"rm\" index=\"1\"<|sep|><|close|>call<|sep|><|close|>tools<|sep|>";
+    stays_text("kimi-k3", broken);
+    let solar = "<|think|>t<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>x1<|tool_call:name|>add\
+                 <|tool_call:args|>{\"a\": 1, \"b\": 2}<|tool_call:end|><|calls|>";
+    reads("solar-open", solar, "", "t", &[add(1, 2)]);
+    let format = AnswerFormat::by_name("solar-open").unwrap();
+    assert_eq!(Answer::parse(format, tools(), solar).tool_calls[0].id, "x1");
+    let text = "<|think|>t<|end|><|begin|>assistant<|content|>Hi<|end|>";
+    reads("solar-open", text, "Hi", "t", &[]);
 }
 
 #[test]
@@ -266,8 +367,11 @@ fn families_with_json_in_marks() {
         ("apriel", format!("<tool_calls>[{json}]</tool_calls>")),
         ("apriel", format!("<tool_calls>\n{json}\n</tool_calls>")),
         ("gigachat", format!("function call<|role_sep|>\n{json}")),
+        ("gigachat", format!("<|message_sep|>\n\nfunction call<|role_sep|>\n{json}")),
+        ("gigachat", format!("<|function_call|>{json}")),
         ("internlm", format!("<|action_start|><|plugin|>\n{json}<|action_end|>")),
         ("command-r", "Action: ```json\n[{\"tool_name\": \"add\", \"parameters\": {\"a\": 1, \"b\": 2}}]\n```".into()),
+        ("command-r", "Action:\n```json\n[{\"tool_name\": \"add\", \"parameters\": {\"a\": 1, \"b\": 2}}]\n```".into()),
         ("functionary", ">>>add\n{\"a\": 1, \"b\": 2}".into()),
         ("functionary-3.1", "<function=add>{\"a\": 1, \"b\": 2}</function>".into()),
         ("apertus", "<|tools_prefix|>[{\"add\": {\"a\": 1, \"b\": 2}}]<|tools_suffix|>".into()),
@@ -279,6 +383,8 @@ fn families_with_json_in_marks() {
     let command = "<|START_THINKING|>t<|END_THINKING|><|START_ACTION|>[\n{\"tool_call_id\": \"0\", \
                    \"tool_name\": \"now\", \"parameters\": {}}\n]<|END_ACTION|>";
     reads("command-r7b", command, "", "t", &[now()]);
+    let apriel = "t\n[BEGIN FINAL RESPONSE]\nHi [END FINAL RESPONSE]\n<|end|>\n";
+    reads("apriel", apriel, "Hi", "t", &[]);
     reads("command-r7b", "<|START_RESPONSE|>Hi.<|END_RESPONSE|>", "Hi.", "", &[]);
 }
 
@@ -286,6 +392,7 @@ fn families_with_json_in_marks() {
 fn generic() {
     reads("generic", "{\"tool_call\": {\"name\": \"now\", \"arguments\": {}}}", "", "", &[now()]);
     reads("generic", "{\"response\": \"a\\nb\"}", "a\nb", "", &[]);
+    reads("generic", ">>>now\n{}<|eot_id|>", "", "", &[now()]);
     stays_text("generic", "{\"other\": 1}");
     stays_text("generic", "{\"tool_calls\": []}");
     stays_text("generic", ">>> print(1)\n1");
@@ -388,6 +495,15 @@ fn templates_tell_their_format_by_marks() {
         ("<|im_start|>", "qwen3", "hermes"),
         ("<|im_start|>", "llama", "generic"),
         ("", "gemma3", "gemma"),
+        ("<|im_start|>", "smollm3", "hermes"),
+        ("{{- '<|open|>' + tag -}}{{- '<|close|>' + tag -}}", "", "kimi-k3"),
+        (
+            "{%- set a = '<tool_calls{}>'.format(t) %}{%- set b = '<arg_key{}>'.format(t) %}",
+            "",
+            "hunyuan-3",
+        ),
+        ("<function name=\"f\"><param name=\"p\">", "", "minicpm5"),
+        ("<|tool_call:name|><|tool_call:args|>", "", "solar-open"),
     ] {
         assert_eq!(AnswerFormat::of_template(Some(source), architecture).name, expected);
     }

@@ -61,6 +61,22 @@ impl Tools {
         }
     }
 
+    /// The JSON of an element's text: of a parameter, or of what is within it, by names from the outside.
+    /// What the tool does not have is a string; an array or object may be empty.
+    pub(super) fn json_of_element(&self, tool: &str, path: &[&str], text: &str) -> String {
+        let Some(root) = self.find(tool).map(|tool| &tool.parameters) else { return quoted(text) };
+        let mut steps = SCHEMA_STEPS_MAX;
+        let inner = |schema, name: &&str| part_of(schema, root, name, &mut steps);
+        let Some(schema) = path.iter().try_fold(root, inner) else { return quoted(text) };
+        let mut types = Types::default();
+        types.add(schema, root, &mut SCHEMA_STEPS_MAX.clone());
+        match (text.trim().is_empty() && !types.string, types.array, types.object) {
+            (true, true, _) => "[]".to_owned(),
+            (true, _, true) => "{}".to_owned(),
+            _ => types.read(text),
+        }
+    }
+
     /// The JSON of a parameter that was written as a literal: as it is where its schema allows its
     /// type, else read from its text.
     pub(super) fn json_of_literal(
@@ -88,6 +104,26 @@ impl Tools {
         types.add(schema, root, &mut SCHEMA_STEPS_MAX.clone());
         Some(types)
     }
+}
+
+/// The schema of what is within something by this name; `item` is that of an array.
+fn part_of<'s>(
+    schema: &'s Json,
+    root: &'s Json,
+    name: &str,
+    steps: &mut usize,
+) -> Option<&'s Json> {
+    *steps = steps.checked_sub(1)?;
+    let own = || schema.get("properties").and_then(|properties| properties.get(name));
+    let items = || schema.get("items").filter(|_| name == "item");
+    let any = || schema.get("additionalProperties").filter(|schema| schema.is_object());
+    if let Some(found) = own().or_else(items).or_else(any) {
+        return Some(found);
+    }
+    let target = schema["$ref"].as_str().and_then(|path| root.pointer(path.strip_prefix('#')?));
+    let branches =
+        ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema[key].as_array()).flatten();
+    branches.chain(target).find_map(|part| part_of(part, root, name, steps))
 }
 
 /// Types that a schema allows; none of them: any.
@@ -224,7 +260,10 @@ mod tests {
                     "maybe": { "anyOf": [{ "type": "string" }, { "type": "null" }] },
                     "either": { "type": ["integer", "string"] }, "any": {},
                     "listed": { "enum": ["1", 2] }, "ref": { "$ref": "#/$defs/n" },
-                    "cycle": { "$ref": "#/properties/cycle" }
+                    "cycle": { "$ref": "#/properties/cycle" },
+                    "list": { "type": "array", "items": { "type": "integer" } },
+                    "deep": { "anyOf": [{ "type": "null" }, { "properties": {
+                        "x": { "type": "array", "items": { "type": "string" } } } }] }
                 },
                 "$defs": { "n": { "type": "integer" } }
             } } },
@@ -264,6 +303,24 @@ mod tests {
             ("cycle", "1", "1"),
         ] {
             assert_eq!(tools.json_of_text("f", parameter, text), expected, "{parameter} {text}");
+        }
+    }
+
+    #[test]
+    fn elements_are_read_by_the_schema_of_their_place() {
+        let tools = tools();
+        for (path, text, expected) in [
+            (&["s"][..], "1", r#""1""#),
+            (&["i"], "1", "1"),
+            (&["a"], "", "[]"),
+            (&["o"], " \n", "{}"),
+            (&["s"], "", r#""""#),
+            (&["list", "item"], "1", "1"),
+            (&["deep", "x", "item"], "1", r#""1""#),
+            (&["deep", "y"], "1", r#""1""#),
+            (&["cycle", "z"], "1", r#""1""#),
+        ] {
+            assert_eq!(tools.json_of_element("f", path, text), expected, "{path:?} {text}");
         }
     }
 

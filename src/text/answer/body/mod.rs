@@ -1,6 +1,7 @@
 //! Ways in which calls are written, each read as its text comes.
 
 mod braces;
+mod elements;
 mod json;
 mod named;
 mod python;
@@ -46,6 +47,7 @@ pub(super) enum Reader {
     Tagged(tagged::TaggedBody),
     Python(python::PythonBody),
     Braces(braces::BracesBody),
+    Elements(elements::ElementsBody),
 }
 
 impl Reader {
@@ -59,6 +61,7 @@ impl Reader {
             Body::Tagged(form) => Reader::Tagged(tagged::TaggedBody::new(form)),
             Body::Python => Reader::Python(python::PythonBody::new(at)),
             Body::Braces { quote } => Reader::Braces(braces::BracesBody::new(quote)),
+            Body::Elements(form) => Reader::Elements(elements::ElementsBody::new(form)),
         }
     }
 
@@ -98,6 +101,7 @@ impl Reader {
             Reader::Tagged(body) => body.read(at, held, tools, close),
             Reader::Python(body) => body.read(at, held, tools, close),
             Reader::Braces(body) => body.read(at, held, tools),
+            Reader::Elements(body) => body.read(at, held, tools),
         }
     }
 
@@ -114,7 +118,7 @@ impl Reader {
             Reader::Json(body) => body.part(held, at, tools, n_sent),
             Reader::Named(body) => body.part(held, at, n_sent),
             Reader::Tagged(body) => body.part(n_sent),
-            Reader::Python(_) | Reader::Braces(_) => None,
+            Reader::Python(_) | Reader::Braces(_) | Reader::Elements(_) => None,
         }
     }
 

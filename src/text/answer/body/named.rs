@@ -18,6 +18,7 @@ pub struct NamedBody {
 enum State {
     Kind,
     BehindKind,
+    FirstId { from: usize },
     Name { from: usize },
     Id { from: usize },
     Arguments,
@@ -27,7 +28,11 @@ enum State {
 
 impl NamedBody {
     pub fn new(form: &'static Named, at: usize) -> Self {
-        let state = if form.kind.is_empty() { State::Name { from: at } } else { State::Kind };
+        let state = match (form.kind, form.id_first) {
+            ("", "") => State::Name { from: at },
+            ("", _) => State::FirstId { from: at },
+            _ => State::Kind,
+        };
         Self { form, state, call: RawCall::default(), fenced: false }
     }
 
@@ -35,6 +40,7 @@ impl NamedBody {
         loop {
             let step = match &self.state {
                 State::Kind | State::BehindKind => self.kind(at, held),
+                State::FirstId { from } => self.first_id(*from, at, held),
                 State::Name { from } | State::Id { from } => self.name(*from, at, held),
                 State::Arguments => self.arguments(at, held),
                 State::Json { .. } => self.json(at, held),
@@ -80,33 +86,55 @@ impl NamedBody {
         None
     }
 
+    fn first_id(&mut self, from: usize, at: &mut usize, held: &Held) -> Option<Read> {
+        loop {
+            match (held.find(*at, self.form.id_first), held.byte(*at)) {
+                (Found::Yes(end), _) => {
+                    self.call.id = Some(held.text[from..*at].trim().to_owned());
+                    (*at, self.state) = (end, State::Name { from: end });
+                    return None;
+                }
+                (Found::Part, _) | (_, None) => return Some(Read::Wait),
+                (_, Some(byte)) if is_name(byte) && *at - from < NAME_BYTES_MAX => *at += 1,
+                _ => return Some(Read::Broken),
+            }
+        }
+    }
+
     /// Reads a name or an id to its end.
     fn name(&mut self, from: usize, at: &mut usize, held: &Held) -> Option<Read> {
         loop {
-            let ends = self.form.seps.iter().map(|sep| (held.find(*at, sep), false));
-            let ends = ends.chain([(held.find(*at, self.form.id_sep), true)]);
+            let is_begun = held.space_end(from) < *at;
+            // White space may stand between the name and what ends it.
+            let behind = if is_begun { held.space_end(*at) } else { *at };
+            let text = |at: usize| held.text[from..at].trim();
+            let ends = self.form.seps.iter().map(|sep| (*sep, false));
+            let ends = ends.chain([(self.form.id_sep, true)]);
             let mut part = false;
-            for (found, before_id) in ends {
-                match found {
-                    Found::Yes(end) => {
-                        self.named(held.text[from..*at].trim(), before_id, end);
-                        *at = end;
-                        return self.call.name.is_empty().then_some(Read::Broken);
+            for (mark, before_id) in ends {
+                for place in [*at, behind] {
+                    match held.find(place, mark) {
+                        Found::Yes(end) => {
+                            self.named(text(*at), before_id, end);
+                            *at = end;
+                            return self.call.name.is_empty().then_some(Read::Broken);
+                        }
+                        Found::Part => part = true,
+                        Found::No => {}
                     }
-                    Found::Part => part = true,
-                    Found::No => {}
                 }
             }
-            match held.byte(*at) {
+            match (held.byte(behind), held.byte(*at)) {
                 _ if part => return Some(Read::Wait),
-                None => return Some(Read::Wait),
-                Some(b'{') => {
-                    self.named(held.text[from..*at].trim(), false, *at);
+                (None, _) | (_, None) => return Some(Read::Wait),
+                (Some(b'{'), _) => {
+                    self.named(text(*at), false, behind);
+                    *at = behind;
                     return self.call.name.is_empty().then_some(Read::Broken);
                 }
-                Some(b' ') if held.text[from..*at].trim().is_empty() => *at += 1,
-                Some(byte) if is_name(byte) => *at += 1,
-                Some(_) => return Some(Read::Broken),
+                (_, Some(b' ')) if !is_begun => *at += 1,
+                (_, Some(byte)) if is_name(byte) => *at += 1,
+                _ => return Some(Read::Broken),
             }
             if *at - from > NAME_BYTES_MAX {
                 return Some(Read::Broken);

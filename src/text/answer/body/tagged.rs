@@ -27,6 +27,10 @@ enum State {
     Name {
         from: usize,
     },
+    /// Behind the name, in its tag.
+    NameRest {
+        from: usize,
+    },
     Next,
     Key {
         from: usize,
@@ -34,11 +38,13 @@ enum State {
     ValueOpen,
     Value {
         from: usize,
+        verbatim: bool,
     },
     /// Behind a mark that ends the value if a mark of the call follows.
     BehindValue {
         from: usize,
         end: usize,
+        verbatim: bool,
     },
 }
 
@@ -70,12 +76,13 @@ impl TaggedBody {
             let step = match self.state {
                 State::Open => self.open(at, held),
                 State::Name { from } => self.read_name(from, at, held, close),
+                State::NameRest { from } => self.rest_of_name(from, at, held),
                 State::Next => self.next(at, held, close),
                 State::Key { from } => self.read_key(from, at, held),
                 State::ValueOpen => self.open_value(at, held),
-                State::Value { from } => self.value(from, at, held),
-                State::BehindValue { from, end } => {
-                    self.behind_value(from..end, at, held, tools, close)
+                State::Value { from, verbatim } => self.value(from, verbatim, at, held),
+                State::BehindValue { from, end, verbatim } => {
+                    self.behind_value(from..end, verbatim, at, held, tools, close)
                 }
             };
             if let Some(read) = step {
@@ -86,7 +93,7 @@ impl TaggedBody {
 
     /// See [`Reader::part`](super::Reader::part).
     pub fn part(&self, n_sent: usize) -> Option<RawCall> {
-        if matches!(self.state, State::Open | State::Name { .. }) {
+        if matches!(self.state, State::Open | State::Name { .. } | State::NameRest { .. }) {
             return None;
         }
         let so_far = object(self.arguments.iter().map(|(key, json)| (&key[..], &json[..])));
@@ -143,12 +150,30 @@ impl TaggedBody {
             match (end, held.byte(*at)) {
                 (Found::Yes(end), _) => {
                     self.name = held.text[from..*at].trim().to_owned();
-                    (*at, self.state) = (end, State::Next);
+                    self.state = match self.form.name_rest {
+                        "" => State::Next,
+                        _ => State::NameRest { from: end },
+                    };
+                    *at = end;
                     return self.name.is_empty().then_some(Read::Broken);
                 }
                 (Found::Part, _) | (_, None) => return Some(Read::Wait),
                 (_, Some(byte)) if is_name(byte) && *at - from < NAME_BYTES_MAX => *at += 1,
                 _ => return Some(Read::Broken),
+            }
+        }
+    }
+
+    fn rest_of_name(&mut self, from: usize, at: &mut usize, held: &Held) -> Option<Read> {
+        loop {
+            match (held.find(*at, self.form.name_rest), held.byte(*at)) {
+                (Found::Yes(end), _) => {
+                    (*at, self.state) = (end, State::Next);
+                    return None;
+                }
+                (Found::Part, _) | (_, None) => return Some(Read::Wait),
+                _ if *at - from >= NAME_BYTES_MAX => return Some(Read::Broken),
+                _ => *at += 1,
             }
         }
     }
@@ -203,17 +228,25 @@ impl TaggedBody {
     }
 
     fn open_value(&mut self, at: &mut usize, held: &Held) -> Option<Read> {
+        match held.find(*at, self.form.verbatim.0) {
+            Found::Yes(from) => {
+                (*at, self.state) = (from, State::Value { from, verbatim: true });
+                return None;
+            }
+            Found::Part => return Some(Read::Wait),
+            Found::No => {}
+        }
         let (open, _) = self.form.value;
         if open.is_empty() {
-            self.state = State::Value { from: *at };
+            self.state = State::Value { from: *at, verbatim: false };
             return None;
         }
         *at = held.space_end(*at);
-        self.expect(open, at, held, |from| State::Value { from })
+        self.expect(open, at, held, |from| State::Value { from, verbatim: false })
     }
 
-    fn value(&mut self, from: usize, at: &mut usize, held: &Held) -> Option<Read> {
-        let (_, close) = self.form.value;
+    fn value(&mut self, from: usize, verbatim: bool, at: &mut usize, held: &Held) -> Option<Read> {
+        let (_, close) = if verbatim { self.form.verbatim } else { self.form.value };
         let first = close.as_bytes()[0];
         loop {
             let rest = &held.text.as_bytes()[*at..];
@@ -224,7 +257,7 @@ impl TaggedBody {
             *at += next;
             match held.find(*at, close) {
                 Found::Yes(end) => {
-                    self.state = State::BehindValue { from, end: *at };
+                    self.state = State::BehindValue { from, end: *at, verbatim };
                     *at = end;
                     return None;
                 }
@@ -237,6 +270,7 @@ impl TaggedBody {
     fn behind_value(
         &mut self,
         value: std::ops::Range<usize>,
+        verbatim: bool,
         at: &mut usize,
         held: &Held,
         tools: &Tools,
@@ -246,7 +280,7 @@ impl TaggedBody {
         match first_of(held, *at, &[self.form.key, self.form.end, close], true) {
             Found::Part => return Some(Read::Wait),
             // Part of the value, which mentions its own end.
-            Found::No => self.state = State::Value { from: value.start },
+            Found::No => self.state = State::Value { from: value.start, verbatim },
             Found::Yes(_) => {
                 self.take(&held.text[value], tools);
                 self.state = State::Next;
@@ -257,9 +291,8 @@ impl TaggedBody {
 
     fn take(&mut self, text: &str, tools: &Tools) {
         let mut text = text;
-        if self.form.lines {
-            text = text.strip_prefix('\n').unwrap_or(text);
-            text = text.strip_suffix('\n').unwrap_or(text);
+        if let Some(lines) = text.strip_prefix('\n').filter(|_| self.form.lines) {
+            text = lines.strip_suffix('\n').unwrap_or(lines);
         }
         let key = std::mem::take(&mut self.key);
         let json = match self.reading {
