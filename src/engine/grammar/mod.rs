@@ -7,7 +7,7 @@
 //! few of those are allowed.
 //!
 //! **Nothing is silently ignored**: a schema's keyword that is not enforced is refused with its place
-//! (`schema.rs`). **Bounded**: sizes, depths, the engine's limits, and a deadline for compiling, which
+//! (`schema`). **Bounded**: sizes, depths, the engine's limits, and a deadline for compiling, which
 //! happens on a thread of its own as the engine may panic.
 
 mod filter;
@@ -37,8 +37,11 @@ const KEPT_MAX: usize = 32;
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Waits that this time is made of.
 const COMPILE_WAITS: u32 = 100;
-/// Stack of the thread that compiles: the engine recurses some KiB for each level of a schema.
-const COMPILE_STACK_BYTES: usize = 32 << 20;
+/// Stack of the thread that compiles: the engine recurses some KiB for each level of a schema, and for each rule
+/// that stands in another.
+const COMPILE_STACK_BYTES: usize = 64 << 20;
+/// Rules of a grammar, at most: what stands in each other so deeply fits the stack.
+const RULES_MAX: usize = 4096;
 
 /// What an answer has to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +76,11 @@ impl Grammar {
             Grammar::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema::checked(text)?),
             Grammar::Regex(text) => TopLevelGrammar::from_regex(text),
             Grammar::Gbnf(text) => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
-            Grammar::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+            // A rule has a line of its own.
+            Grammar::Lark(text) => match text.lines().filter(|line| line.contains(':')).count() {
+                0..=RULES_MAX => TopLevelGrammar::from_lark(text.clone()),
+                _ => return Err(GrammarError::Refused { reason: too_many_rules() }),
+            },
         })
     }
 
@@ -265,6 +272,10 @@ impl Grammars {
             _ => error,
         })
     }
+}
+
+fn too_many_rules() -> String {
+    format!("more than {RULES_MAX} rules")
 }
 
 /// Does the engine's work on a thread of its own, which is left alone if it takes too long.

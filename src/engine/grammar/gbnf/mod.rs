@@ -3,7 +3,7 @@
 mod chars;
 mod lark;
 
-use super::GrammarError;
+use super::{GrammarError, RULES_MAX, too_many_rules};
 use std::collections::BTreeMap;
 
 /// Groups in groups, at most.
@@ -98,6 +98,9 @@ impl Parser {
             }
             let body = self.alternatives(false)?;
             self.rules.bodies[number] = Some(body);
+            if self.rules.bodies.len() > RULES_MAX {
+                return Err(self.error_at(place, too_many_rules()));
+            }
             if !matches!(self.peek(), None | Some('\n' | '\r')) {
                 return Err(self.error("a rule ends with its line"));
             }
