@@ -379,15 +379,22 @@ fn what_would_take_the_engine_too_long_or_too_deep_is_refused() {
     let error = rig.error(&schema(patterns));
     assert!(matches!(error, GrammarError::Keyword { .. }), "{error}");
     // Each of them stands in the one before: the engine's stack would not do.
-    let rules = |define: &str| {
+    let rules: fn(&str) -> String = |define| {
         let rules = (0..5000).map(|i| format!("r{i}{define} \"a\" r{} | \"b\"\n", i + 1));
         rules.collect::<String>() + &format!("r5000{define} \"a\"\n")
     };
-    let gbnf = Grammar::Gbnf("root ::= r0\n".to_owned() + &rules(" ::="));
-    let lark = Grammar::Lark("start: r0\n".to_owned() + &rules(":"));
-    for grammar in [gbnf, lark] {
-        let error = rig.error(&grammar);
-        assert!(error.to_string().contains("more than 4096 rules"), "{error}");
+    let grouped: fn(&str) -> String = |define| {
+        let (open, close) = ("(\"b\" ".repeat(9), ")?".repeat(9));
+        let rules = (0..1000).map(|i| format!("r{i}{define} {open} r{} {close}\n", i + 1));
+        rules.collect::<String>() + &format!("r1000{define} \"a\"\n")
+    };
+    for rules in [rules, grouped] {
+        let gbnf = Grammar::Gbnf("root ::= r0\n".to_owned() + &rules(" ::="));
+        let lark = Grammar::Lark("start: r0\n".to_owned() + &rules(":"));
+        for grammar in [gbnf, lark] {
+            let error = rig.error(&grammar);
+            assert!(error.to_string().contains("more than 4096 rules"), "{error}");
+        }
     }
 }
 

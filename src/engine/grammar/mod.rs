@@ -40,8 +40,8 @@ const COMPILE_WAITS: u32 = 100;
 /// Stack of the thread that compiles: the engine recurses some KiB for each level of a schema, and for each rule
 /// that stands in another.
 const COMPILE_STACK_BYTES: usize = 64 << 20;
-/// Rules of a grammar, at most: what stands in each other so deeply fits the stack.
-const RULES_MAX: usize = 4096;
+/// Rules of a grammar and groups in groups of each, at most: what stands in each other so deeply fits the stack.
+const NESTED_MAX: usize = 4096;
 
 /// What an answer has to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +76,10 @@ impl Grammar {
             Grammar::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema::checked(text)?),
             Grammar::Regex(text) => TopLevelGrammar::from_regex(text),
             Grammar::Gbnf(text) => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
-            // A rule has a line of its own.
-            Grammar::Lark(text) => match text.lines().filter(|line| line.contains(':')).count() {
-                0..=RULES_MAX => TopLevelGrammar::from_lark(text.clone()),
-                _ => return Err(GrammarError::Refused { reason: too_many_rules() }),
-            },
+            Grammar::Lark(text) if lark_nesting(text) > NESTED_MAX => {
+                return Err(GrammarError::Refused { reason: too_nested() });
+            }
+            Grammar::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
         })
     }
 
@@ -274,8 +273,25 @@ impl Grammars {
     }
 }
 
-fn too_many_rules() -> String {
-    format!("more than {RULES_MAX} rules")
+fn too_nested() -> String {
+    format!("more than {NESTED_MAX} rules and groups in groups")
+}
+
+/// Rules of a Lark grammar, each of which has a line of its own, and groups in groups of each line.
+fn lark_nesting(text: &str) -> usize {
+    let of_line = |line: &str| {
+        let (mut depth, mut deepest) = (0usize, 0);
+        for byte in line.bytes() {
+            match byte {
+                b'(' | b'[' => depth += 1,
+                b')' | b']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(depth);
+        }
+        deepest + usize::from(line.contains(':'))
+    };
+    text.lines().map(of_line).sum()
 }
 
 /// Does the engine's work on a thread of its own, which is left alone if it takes too long.
