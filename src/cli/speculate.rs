@@ -76,7 +76,15 @@ impl SpeculateArgs {
         let draft = MetadataArgs::default().open(&resolve(name)?)?;
         let options = EngineOptions { n_ctx: Some(engine.n_ctx()), ..args.options(KvType::F16)? };
         let made = DraftModel::new(&draft, model, tokenizer, &options);
-        engine.set_draft_model(made.map_err(CliError::of_model(draft.path()))?);
+        let made = made.map_err(CliError::of_model(draft.path()))?;
+        if !made.is_small() {
+            super::note(format_args!(
+                "note: {} is nearly as large as the model, so its drafts could not make the answer faster: they \
+                 are made of the text so far",
+                draft.path().display()
+            ));
+        }
+        engine.set_draft_model(made);
         Ok(())
     }
 }

@@ -10,10 +10,12 @@
 //! Cost: a step of several tokens takes longer than a step of one, how much longer depends on model and
 //! machine. So the gain is measured ([`Speculation::Auto`]): drafts begin short, grow when they come
 //! true, and stop for a while when they do not pay. What drafts of the text so far have cost in vain stays
-//! below a share of the answer's time ([`LOSS_MAX`]). Whoever names a draft model wants it tried: its drafts
-//! stop when a dozen of them have not paid together, its own time included, and are tried again later.
+//! below a share of the answer's time ([`LOSS_MAX`]). A draft model's drafts stop when a dozen of them have not paid
+//! together, its own time included, and are tried again later; what they cost on balance stays below a share,
+//! too ([`MODEL_LOSS_MAX`]). One that is nearly as large as the model ([`SIZE_SHARE_MAX`]) cannot pay: it is not
+//! asked, and drafts are made of the text.
 
-use super::draft_model::DraftModel;
+use super::draft_model::{DraftModel, Proposal};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -56,6 +58,12 @@ pub enum Speculation {
     Always,
 }
 
+/// Share of the answer's time that a model's drafts may have cost on balance before there is another one.
+const MODEL_LOSS_MAX: f64 = 0.02;
+/// Largest share of the model's size that a draft model may have. Drafting eight tokens with three quarters of it
+/// takes six steps, and checking them one or two more: hardly less than the nine that come of it at best.
+pub(super) const SIZE_SHARE_MAX: f64 = 0.75;
+
 /// Drafts of one request.
 #[derive(Debug)]
 pub(super) struct Drafter {
@@ -85,31 +93,61 @@ pub(super) struct Drafter {
     loss: f64,
 }
 
-/// Account of a model's drafts. What is old counts less.
+/// Account of a model's drafts.
 #[derive(Debug, Default)]
 struct OfModel {
     /// Seconds that the model took for the draft under way.
     newest: f64,
-    /// Drafts since they were last judged to pay for nothing.
+    /// Drafts since they were last judged to pay for nothing; in the next two what is old counts less.
     n: usize,
     /// Seconds of drafts and of the steps that checked them.
     seconds: f64,
     /// Tokens that they led to.
     n_new: f64,
+    /// Seconds that all drafts have cost, less what they saved. Reading the prompt is no part of it.
+    loss: f64,
+    /// Seconds for reading a token, and whether the prompt has been read.
+    reading: f64,
+    has_read: bool,
 }
 
 impl OfModel {
-    /// Takes note of a draft whose step took so long.
-    fn add(&mut self, seconds: f64, n_new: usize) {
+    /// Takes note of what the model did.
+    fn add_proposal(&mut self, proposal: &Proposal) {
+        if proposal.n_read > 0 {
+            self.reading = proposal.reading.as_secs_f64() / proposal.n_read as f64;
+        }
+        let reading = if self.has_read { proposal.reading } else { Duration::ZERO };
+        self.has_read |= !proposal.tokens.is_empty();
+        let seconds = (reading + proposal.drafting).as_secs_f64();
+        self.newest += seconds;
+        self.loss += seconds;
+    }
+
+    /// Takes note of a draft whose step took so long, where one without takes `plain` seconds.
+    fn add(&mut self, seconds: f64, n_new: usize, plain: f64) {
         self.n += 1;
         self.seconds = MODEL_KEPT * self.seconds + seconds + self.newest;
         self.n_new = MODEL_KEPT * self.n_new + n_new as f64;
+        self.loss += seconds - n_new as f64 * plain;
         self.newest = 0.0;
     }
 
     /// Times that drafts are faster than steps without, of which each takes `plain` seconds.
     fn gain(&self, plain: f64) -> Option<f64> {
         (self.n >= MODEL_DRAFTS_MIN).then(|| plain * self.n_new / self.seconds)
+    }
+
+    /// Whether there may be a draft, after `total` seconds of steps, where the model has `n_unread` tokens to
+    /// read first.
+    fn may_cost(&self, total: f64, n_unread: usize) -> bool {
+        let reading = if self.has_read { n_unread as f64 * self.reading } else { 0.0 };
+        self.loss + reading <= MODEL_LOSS_MAX * total
+    }
+
+    /// Begins to judge anew.
+    fn pause(&mut self) {
+        (self.n, self.seconds, self.n_new) = (0, 0.0, 0.0);
     }
 }
 
@@ -164,17 +202,22 @@ impl Drafter {
         n_max: usize,
         n_vocab: usize,
     ) -> Vec<u32> {
+        if self.speculation == Speculation::Auto && !model.is_small() {
+            return self.draft(tokens, n_max);
+        }
+        let of_model = self.of_model.get_or_insert_default();
         let n_max = match self.speculation {
             Speculation::Off => 0,
             Speculation::Always => n_max.min(DRAFT_MAX),
             Speculation::Auto if self.pause > 0 || self.n_plain < PLAIN_STEPS_MIN => 0,
+            Speculation::Auto if !of_model.may_cost(self.total, model.n_unread(tokens)) => 0,
             Speculation::Auto => n_max.min(self.len),
         };
         if n_max == 0 {
             return Vec::new();
         }
         let proposal = model.propose(tokens, n_max, n_vocab);
-        self.of_model.get_or_insert_default().newest = proposal.time.as_secs_f64();
+        of_model.add_proposal(&proposal);
         proposal.tokens
     }
 
@@ -204,13 +247,15 @@ impl Drafter {
         let gain = match &mut self.of_model {
             None => self.plain.zip(self.drafted).map(|(plain, drafted)| plain / drafted),
             Some(of_model) => {
-                of_model.add(seconds, n_new);
-                self.plain.and_then(|plain| of_model.gain(plain))
+                let plain = self.plain.unwrap_or(seconds);
+                of_model.add(seconds, n_new, plain);
+                of_model.gain(plain)
             }
         };
         if gain.is_some_and(|gain| gain < GAIN_MIN) {
             (self.pause, self.drafted, self.len) = (self.next_pause, None, DRAFT_FIRST);
-            (self.n_plain, self.of_model) = (0, self.of_model.as_ref().map(|_| OfModel::default()));
+            self.n_plain = 0;
+            self.of_model.iter_mut().for_each(OfModel::pause);
             self.next_pause = (2 * self.next_pause).min(PAUSE_TOKENS_MAX);
         } else if self.came_true {
             self.next_pause = PAUSE_TOKENS;
@@ -306,6 +351,52 @@ mod tests {
         drafter.learn(DRAFT_FIRST, 1, 2 * STEP);
         assert!(drafter.draft(&tokens, 8).is_empty());
         assert_eq!(drafter.pause, 2 * PAUSE_TOKENS);
+    }
+
+    /// A model as fast as the one that it drafts for loses a little and no more; one that is right for little goes on.
+    #[test]
+    fn what_a_draft_model_costs_on_balance_stays_a_small_share() {
+        let run = |draft_token: Duration, is_right: bool| {
+            let (mut drafter, mut n_tokens, mut n_drafts) = (Drafter::new(Speculation::Auto), 0, 0);
+            let mut time = Duration::ZERO;
+            let tokens = [7; DRAFT_MAX];
+            while n_tokens < 1000 {
+                let of_model = drafter.of_model.get_or_insert_default();
+                let may = drafter.n_plain >= PLAIN_STEPS_MIN && drafter.pause == 0;
+                if !(may && of_model.may_cost(drafter.total, 0)) {
+                    drafter.learn(0, 1, STEP);
+                    (n_tokens, time) = (n_tokens + 1, time + STEP);
+                    continue;
+                }
+                let n = drafter.len;
+                let drafting = draft_token * n as u32;
+                let proposal =
+                    Proposal { tokens: tokens[..n].to_vec(), drafting, ..Proposal::default() };
+                of_model.add_proposal(&proposal);
+                let (n_new, step) = (if is_right { n + 1 } else { 1 }, STEP + STEP / 4 * n as u32);
+                drafter.learn(n, n_new, step);
+                (n_tokens, n_drafts) = (n_tokens + n_new, n_drafts + 1);
+                time += drafting + step;
+            }
+            (time.as_secs_f64() / (STEP * n_tokens as u32).as_secs_f64(), n_drafts)
+        };
+        for (draft_token, is_right) in [(STEP, true), (STEP, false), (STEP / 10, false)] {
+            let (share, n_drafts) = run(draft_token, is_right);
+            assert!(
+                share < 1.03 && n_drafts > 2,
+                "{draft_token:?} {is_right}: {share} by {n_drafts}"
+            );
+        }
+        let (share, n_drafts) = run(STEP / 10, true);
+        assert!(share < 0.6 && n_drafts > 100, "{share} by {n_drafts}");
+        // What is to be read first counts, but for the prompt.
+        let mut of_model = OfModel::default();
+        let read = Proposal { n_read: 100, reading: 10 * STEP, ..Proposal::default() };
+        of_model.add_proposal(&read);
+        assert!(of_model.loss == 0.0 && of_model.may_cost(0.0, 64));
+        of_model.add_proposal(&Proposal { tokens: vec![7], ..read });
+        assert!(of_model.has_read && of_model.may_cost(0.0, 0));
+        assert!(!of_model.may_cost(2.0, 64) && of_model.may_cost(4.0, 64));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! What it says changes no token, see `draft`: a draft model may be anything with the same vocabulary. What
 //! goes wrong with it ends its drafts, not the answer.
 
-use super::draft::DRAFT_MAX;
+use super::draft::{DRAFT_MAX, SIZE_SHARE_MAX};
 use super::runner::Runner;
 use super::{Engine, EngineError, EngineOptions, Model};
 use crate::decoder::{Outputs, SequenceChunk, StepError, Stepper};
@@ -69,6 +69,8 @@ pub struct DraftModel {
     runner: Runner,
     /// Tokens of its context.
     n_ctx: usize,
+    /// Its weights' bytes to those of the model.
+    size_share: f64,
     /// Its sequence; `None` when something went wrong, and there are no drafts any more.
     state: Option<State>,
 }
@@ -85,8 +87,12 @@ struct State {
 #[derive(Debug, Default)]
 pub(super) struct Proposal {
     pub tokens: Vec<u32>,
-    /// Time that it took, but for reading what is no consequence of drafts.
-    pub time: Duration,
+    /// Tokens that were read first, where there is more to read than what the last draft led to, and the time
+    /// for them.
+    pub n_read: usize,
+    pub reading: Duration,
+    /// Time for the draft itself.
+    pub drafting: Duration,
 }
 
 impl DraftModel {
@@ -116,7 +122,24 @@ impl DraftModel {
         let engine = Engine::new(draft, &options)?;
         let n_ctx = engine.n_ctx();
         let runner = Runner::start(engine, None, 1)?;
-        Ok(DraftModel { runner, n_ctx, state: Some(State::default()) })
+        let bytes = |model: &Model| {
+            model.file().tensors().iter().map(|tensor| tensor.bytes).sum::<u64>() as f64
+        };
+        let size_share = bytes(draft) / bytes(model).max(1.0);
+        Ok(DraftModel { runner, n_ctx, size_share, state: Some(State::default()) })
+    }
+
+    /// Whether it is small enough beside its model for drafts that may pay. One that is not is only asked by requests
+    /// that always want drafts ([`Speculation::Always`](super::Speculation::Always)); others have them made of their
+    /// text.
+    pub fn is_small(&self) -> bool {
+        self.size_share <= SIZE_SHARE_MAX
+    }
+
+    /// Tokens that it has not read, of a request that it drafted for before.
+    pub(super) fn n_unread(&self, tokens: &[u32]) -> usize {
+        let n_known = self.state.as_ref().map_or(0, |state| state.tokens.len());
+        tokens.len().saturating_sub(n_known)
     }
 
     /// At most `n` tokens below `n_vocab` that may follow `tokens`; none where its context ends, while it has more to read
@@ -146,20 +169,22 @@ impl State {
         tokens: &[u32],
         (n, n_vocab): (usize, usize),
     ) -> Result<Proposal, StepError> {
-        let mut start = Instant::now();
+        let start = Instant::now();
         let sequence = self.go_back_to(stepper, tokens);
         let left = &tokens[self.tokens.len()..];
         if left.len() > stepper.max_batch() {
             let part = &left[..stepper.max_batch()];
             stepper.step(&[SequenceChunk { sequence, tokens: part, outputs: Outputs::None }])?;
             self.tokens.extend_from_slice(part);
-            return Ok(Proposal::default());
+            let (n_read, reading) = (part.len(), start.elapsed());
+            return Ok(Proposal { n_read, reading, ..Proposal::default() });
         }
         let first = likeliest(stepper, sequence, left, n_vocab)?;
         self.tokens.extend_from_slice(left);
-        if left.len() > READ_MAX {
-            start = Instant::now();
-        }
+        let (n_read, reading) = match left.len() {
+            n if n > READ_MAX => (n, start.elapsed()),
+            _ => (0, Duration::ZERO),
+        };
         let mut draft: Vec<u32> = first.into_iter().collect();
         // Where states cannot be taken back, the sequence itself stays behind the tokens that are known.
         let has_states = !stepper.program().states.is_empty();
@@ -176,7 +201,7 @@ impl State {
         if !has_states {
             self.tokens.extend_from_slice(&draft[..draft.len().saturating_sub(1)]);
         }
-        Ok(Proposal { tokens: draft, time: start.elapsed() })
+        Ok(Proposal { tokens: draft, n_read, reading, drafting: start.elapsed() - reading })
     }
 
     /// A sequence that holds nothing but tokens at the front, the last one not among them.

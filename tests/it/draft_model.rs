@@ -55,8 +55,9 @@ fn drafts_of_any_model_change_no_token() {
             for speculation in [Speculation::Always, Speculation::Auto] {
                 let (tokens, stats) = answer(&mut engine, request(0.0, speculation));
                 assert_eq!(tokens, greedy, "{draft} for {name}, {speculation:?}");
-                assert!(stats.n_drafted > 0, "{draft} for {name}, {speculation:?}");
-                if draft == name {
+                let is_asked = speculation == Speculation::Always;
+                assert!(stats.n_drafted > 0 || !is_asked, "{draft} for {name}");
+                if draft == name && is_asked {
                     assert_eq!(stats.n_accepted, stats.n_drafted, "{name} drafts for itself");
                     assert!(stats.n_accepted > 20, "{name}: {}", stats.n_accepted);
                 }
@@ -68,6 +69,12 @@ fn drafts_of_any_model_change_no_token() {
         let kv = engine.decoder().kv();
         assert_eq!(kv.kv_bytes(), kv.cached_bytes(), "{name}: every page is given back");
     }
+}
+
+#[test]
+fn a_model_as_large_as_the_other_is_told() {
+    let model = fixture("llama-dense");
+    assert!(!drafts("llama-dense", &model, 120).is_small());
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn what_a_schema_says_and_is_not_enforced_is_refused_with_its_place() {
     let rig = Rig::new();
     for (text, pointer, keyword) in [
         (r#"{"properties": {"a": {"uniqueItems": true}}}"#, "#/properties/a", "uniqueItems"),
-        (r#"{"items": {"not": {}}}"#, "#/items", "not"),
+        (r#"{"items": {"not": {"type": "null"}}}"#, "#/items", "not"),
         (r#"{"anyOf": [{}, {"if": {}}]}"#, "#/anyOf/1", "if"),
         (r#"{"$defs": {"a/b": {"contains": {}}}}"#, "#/$defs/a~1b", "contains"),
         (r#"{"dependentSchemas": {}}"#, "#", "dependentSchemas"),
@@ -156,6 +156,44 @@ fn what_a_schema_says_and_is_not_enforced_is_refused_with_its_place() {
         (r#"{"properties": []}"#, "#", "properties"),
         (r#"{"items": 5}"#, "#/items", "items"),
         (r#"{"minItems": -1}"#, "#", "minItems"),
+        (r#"{"$schema": "https://example.org/x"}"#, "#", "$schema"),
+        (r#"{"type": "strin"}"#, "#", "type"),
+        (r#"{"required": [1]}"#, "#", "required"),
+        (r#"{"prefixItems": [{}], "items": [{}]}"#, "#", "items"),
+        (r#"{"propertyNames": {"maxLength": 3}}"#, "#", "propertyNames"),
+        (r#"{"propertyNames": {"pattern": "a"}, "properties": {"b": {}}}"#, "#", "propertyNames"),
+        // Formats of the draft; names that it does not have are annotations.
+        (r#"{"properties": {"a": {"format": "regex"}}}"#, "#/properties/a", "format"),
+        (r#"{"format": "idn-email"}"#, "#", "format"),
+        // Two properties of one name are one.
+        (r#"{"minProperties": 2}"#, "#", "minProperties"),
+        (r#"{"required": ["a", "a"], "minProperties": 3}"#, "#", "minProperties"),
+        (r#"{"minimum": 1e300}"#, "#", "minimum"),
+        // What could only be written by an escape that documents do not have.
+        (r#"{"properties": {"a": {"enum": ["a", ["\u0001"]]}}}"#, "#/properties/a", "enum"),
+        (r#"{"items": {"pattern": "a\\x01"}}"#, "#/items", "pattern"),
+        (r#"{"exclusiveMaximum": -1e300}"#, "#", "exclusiveMaximum"),
+        // More than 32 bits, alone and together.
+        (r#"{"multipleOf": 4294967291}"#, "#", "multipleOf"),
+        (
+            r#"{"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}, {"multipleOf": 9949}]}"#,
+            "#",
+            "multipleOf",
+        ),
+        // What the engine refuses, without a place of its own.
+        (r#"{"items": {"patternProperties": {"a": {}, "b": {}}}}"#, "#/items", "patternProperties"),
+        (r#"{"properties": {"a": {}}, "maxProperties": 1}"#, "#", "maxProperties"),
+        (
+            r#"{"required": ["b"], "additionalProperties": false, "type": "object"}"#,
+            "#",
+            "required",
+        ),
+        (r#"{"type": "number", "minimum": 4, "maximum": 3}"#, "#", "minimum"),
+        (
+            r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "anyOf": [{"$ref": "#/$defs/a"}]}"##,
+            "#/$defs/a or #/$defs/b or #/anyOf/0",
+            "$ref",
+        ),
         (r#"{"oneOf": [{"type": "string"}, {"minLength": 2, "type": "string"}]}"#, "#", "oneOf"),
     ] {
         match rig.error(&schema(text)) {
@@ -165,6 +203,8 @@ fn what_a_schema_says_and_is_not_enforced_is_refused_with_its_place() {
             error => panic!("{text}: {error:?}"),
         }
     }
+    let error = rig.error(&schema("{\"enum\": [\"\\\"1\", 1, 1e99,\n -18446744073709551616]}"));
+    assert!(matches!(error, GrammarError::Syntax { line: 2, column: 2, .. }), "{error:?}");
     let error = rig.error(&schema("{\"a\": 1,\n \"b\" 2}"));
     assert!(matches!(error, GrammarError::Syntax { line: 2, column: 6, .. }), "{error:?}");
     // Annotations, extensions and formats of other names are none of that.
@@ -179,6 +219,183 @@ fn what_a_schema_says_and_is_not_enforced_is_refused_with_its_place() {
         matches!(&error, GrammarError::Keyword { keyword, .. } if keyword == "type"),
         "{error:?}"
     );
+}
+
+#[test]
+fn keywords_mean_what_draft_2020_12_says_they_do() {
+    let rig = Rig::new();
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        // `additionalItems` says nothing without a list in `items`.
+        (
+            r#"{"type": "array", "prefixItems": [{"type": "integer"}], "additionalItems": false}"#,
+            &["[1]", "[1, null]"],
+            &["[\"a\"]"],
+        ),
+        (
+            r#"{"$schema": "http://json-schema.org/draft-07/schema#", "type": "array",
+                "items": [{"type": "integer"}], "additionalItems": {"type": "string"}}"#,
+            &["[1]", "[1, \"a\"]"],
+            &["[\"a\"]", "[1, 2]"],
+        ),
+        (
+            r#"{"type": "integer", "minimum": -9223372036854775808, "maximum": 9223372036854775807}"#,
+            &["5", "-700000000000000000"],
+            &["0.5", "10000000000000000000"],
+        ),
+        (r#"{"type": "string", "maxLength": 3.0}"#, &["\"abc\""], &["\"abcd\""]),
+        // A name has one spelling.
+        (
+            r#"{"type": "object", "properties": {"a": {"type": "integer"}, "\n": {"type": "integer"}},
+                "additionalProperties": {"type": "string"}}"#,
+            &["{\"a\": 1}", "{\"b\": \"x\"}", "{\"\\n\": 1}", "{\"a\\nb\": \"x\"}"],
+            &["{\"\\u0061\": \"x\"}", "{\"\\u000a\": \"x\"}", "{\"a\": 1, \"a\": \"x\"}"],
+        ),
+        (
+            r#"{"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "null"}}"#,
+            &["{}", "{\"a\": null}"],
+            &["{\"a\": 1}"],
+        ),
+        (
+            r#"{"type": "object", "propertyNames": {"enum": ["a", "b", 1]}, "properties": {"c": {}, "b": {"const": 1}},
+                "additionalProperties": {"type": "null"}, "required": ["a"]}"#,
+            &["{\"a\": null}", "{\"a\": null, \"b\": 1}"],
+            &[
+                "{\"a\": 1}",
+                "{\"b\": 1}",
+                "{\"a\": null, \"b\": null}",
+                "{\"a\": null, \"c\": null}",
+            ],
+        ),
+        (
+            r#"{"type": "object", "propertyNames": {"pattern": "^[a-c]$"}, "additionalProperties": {"type": "null"}}"#,
+            &["{}", "{\"a\": null}"],
+            &["{\"a\": 1}", "{\"d\": null}", "{\"ab\": null}"],
+        ),
+        (r#"{"type": "object", "properties": {"a": {"not": {}}}}"#, &["{}"], &["{\"a\": 1}"]),
+        (
+            r#"{"type": "object", "required": ["a"], "minProperties": 2}"#,
+            &["{\"a\": 1, \"b\": 2}"],
+            &["{\"a\": 1}", "{\"a\": 1, \"a\": 1}"],
+        ),
+        // What Pydantic writes for a union.
+        (
+            r##"{"$defs": {
+                "Cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
+                "Dog": {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}},
+                "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+                "discriminator": {"propertyName": "kind", "mapping": {"cat": "#/$defs/Cat"}}}"##,
+            &["{\"kind\": \"cat\"}", "{\"kind\": \"dog\", \"x\": 1}"],
+            &["{}", "{\"kind\": \"cow\"}"],
+        ),
+        (
+            r#"{"oneOf": [{"const": 1}, {"const": 2}, {"type": "null"}]}"#,
+            &["2", "null"],
+            &["3", "\"a\""],
+        ),
+        // Patterns are ECMA-262's.
+        (r#"{"type": "string", "pattern": "^[[:a]$"}"#, &["\"[\"", "\":\""], &["\"b\""]),
+        (r#"{"type": "string", "pattern": "^[a-c&&b]$"}"#, &["\"a\"", "\"&\""], &["\"d\""]),
+        (r#"{"type": "string", "pattern": "^[+--]$"}"#, &["\"+\"", "\",\"", "\"-\""], &["\".\""]),
+        (
+            r#"{"type": "string", "pattern": "^.$"}"#,
+            &["\"a\"", "\"\u{e9}\""],
+            &["\"\\n\"", "\"\\r\""],
+        ),
+        (
+            r#"{"type": "string", "pattern": "^\\s\\S$"}"#,
+            &["\"\u{a0}a\"", "\" \u{85}\""],
+            &["\"\u{85}a\""],
+        ),
+        (
+            r#"{"type": "object", "patternProperties": {"^[[]": {"type": "null"}}, "additionalProperties": false}"#,
+            &["{\"[a\": null}"],
+            &["{\"a\": null}"],
+        ),
+        // Days that there are.
+        (
+            r#"{"type": "string", "format": "date"}"#,
+            &["\"2020-02-29\"", "\"2000-02-29\"", "\"2021-02-28\"", "\"1999-12-31\""],
+            &[
+                "\"2021-02-29\"",
+                "\"1900-02-29\"",
+                "\"2021-04-31\"",
+                "\"0000-01-01\"",
+                "\"x2020-02-29\"",
+            ],
+        ),
+        (
+            r#"{"type": "string", "format": "date-time"}"#,
+            &["\"2020-02-29T23:59:59.5Z\"", "\"2021-01-01T00:00:00+01:30\""],
+            &["\"2021-02-29T00:00:00Z\"", "\"2021-01-01T12:58:60Z\"", "\"2021-01-01T12:58:00\""],
+        ),
+        (
+            r#"{"type": "string", "format": "time"}"#,
+            &["\"23:59:59Z\""],
+            &["\"24:00:00Z\"", "\"22:59:60Z\""],
+        ),
+        (
+            r#"{"type": "string", "format": "date", "pattern": "^2020"}"#,
+            &["\"2020-02-29\""],
+            &["\"2021-02-28\"", "\"2020-02-30\""],
+        ),
+        (
+            r#"{"type": "string", "format": "json-pointer"}"#,
+            &["\"\"", "\"/a/~0~1\""],
+            &["\"a\"", "\"/~\""],
+        ),
+        (
+            r#"{"type": "string", "format": "relative-json-pointer"}"#,
+            &["\"0#\"", "\"1/a\""],
+            &["\"/a\"", "\"01\""],
+        ),
+        (
+            r#"{"type": "string", "format": "uri-reference"}"#,
+            &[
+                "\"\"",
+                "\"a/b?c#d\"",
+                "\"//h:1/p\"",
+                "\"mailto:a@b\"",
+                "\"/a:b\"",
+                "\"http://h/%20\"",
+            ],
+            &["\"1:b\"", "\"a b\"", "\"a\\\\b\"", "\"%2\"", "\"#a#b\""],
+        ),
+    ];
+    for (text, yes, no) in cases {
+        for document in *yes {
+            assert!(rig.accepts(&schema(text), document), "{text}: {document}");
+        }
+        for document in *no {
+            assert!(!rig.accepts(&schema(text), document), "{text}: {document}");
+        }
+    }
+}
+
+#[test]
+fn what_would_take_the_engine_too_long_or_too_deep_is_refused() {
+    let rig = Rig::new();
+    let patterns: Vec<String> = (0..65).map(|i| format!("\"^{i}_\": {{}}")).collect();
+    let patterns = format!("{{\"patternProperties\": {{{}}}}}", patterns.join(", "));
+    let error = rig.error(&schema(patterns));
+    assert!(matches!(error, GrammarError::Keyword { .. }), "{error}");
+    // Each of them stands in the one before: the engine's stack would not do.
+    let rules: fn(&str) -> String = |define| {
+        let rules = (0..5000).map(|i| format!("r{i}{define} \"a\" r{} | \"b\"\n", i + 1));
+        rules.collect::<String>() + &format!("r5000{define} \"a\"\n")
+    };
+    let grouped: fn(&str) -> String = |define| {
+        let (open, close) = ("(\"b\" ".repeat(9), ")?".repeat(9));
+        let rules = (0..1000).map(|i| format!("r{i}{define} {open} r{} {close}\n", i + 1));
+        rules.collect::<String>() + &format!("r1000{define} \"a\"\n")
+    };
+    for rules in [rules, grouped] {
+        let gbnf = Grammar::Gbnf("root ::= r0\n".to_owned() + &rules(" ::="));
+        let lark = Grammar::Lark("start: r0\n".to_owned() + &rules(":"));
+        for grammar in [gbnf, lark] {
+            let error = rig.error(&grammar);
+            assert!(error.to_string().contains("more than 4096 rules"), "{error}");
+        }
+    }
 }
 
 /// A filter that changes nothing, and does not tell the one before what the next takes.

@@ -7,7 +7,7 @@
 //! few of those are allowed.
 //!
 //! **Nothing is silently ignored**: a schema's keyword that is not enforced is refused with its place
-//! (`schema.rs`). **Bounded**: sizes, depths, the engine's limits, and a deadline for compiling, which
+//! (`schema`). **Bounded**: sizes, depths, the engine's limits, and a deadline for compiling, which
 //! happens on a thread of its own as the engine may panic.
 
 mod filter;
@@ -37,8 +37,11 @@ const KEPT_MAX: usize = 32;
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Waits that this time is made of.
 const COMPILE_WAITS: u32 = 100;
-/// Stack of the thread that compiles: the engine recurses some KiB for each level of a schema.
-const COMPILE_STACK_BYTES: usize = 32 << 20;
+/// Stack of the thread that compiles: the engine recurses some KiB for each level of a schema, and for each rule
+/// that stands in another.
+const COMPILE_STACK_BYTES: usize = 64 << 20;
+/// Rules of a grammar and groups in groups of each, at most: what stands in each other so deeply fits the stack.
+const NESTED_MAX: usize = 4096;
 
 /// Form that an answer has to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,9 @@ impl Grammar {
             Grammar::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema::checked(text)?),
             Grammar::Regex(text) => TopLevelGrammar::from_regex(text),
             Grammar::Gbnf(text) => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
+            Grammar::Lark(text) if lark_nesting(text) > NESTED_MAX => {
+                return Err(GrammarError::Refused { reason: too_nested() });
+            }
             Grammar::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
         })
     }
@@ -265,6 +271,27 @@ impl Grammars {
             _ => error,
         })
     }
+}
+
+fn too_nested() -> String {
+    format!("more than {NESTED_MAX} rules and groups in groups")
+}
+
+/// Rules of a Lark grammar, each of which has a line of its own, and groups in groups of each line.
+fn lark_nesting(text: &str) -> usize {
+    let of_line = |line: &str| {
+        let (mut depth, mut deepest) = (0usize, 0);
+        for byte in line.bytes() {
+            match byte {
+                b'(' | b'[' => depth += 1,
+                b')' | b']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(depth);
+        }
+        deepest + usize::from(line.contains(':'))
+    };
+    text.lines().map(of_line).sum()
 }
 
 /// Does the engine's work on a thread of its own, which is left alone if it takes too long.

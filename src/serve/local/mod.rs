@@ -161,7 +161,13 @@ impl Local {
     /// # Errors
     /// A text is empty or longer than the model can see, or there is no memory for the engine.
     pub fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, LocalError> {
-        let tokens = openai::embeddings::tokens(&self.loaded, &Json::from(texts.to_vec()))?;
+        let tokens = openai::embeddings::tokens(&self.loaded, &Json::from(texts.to_vec()));
+        // The field's name in a request.
+        let tokens = tokens.map_err(|mut fault| {
+            fault.param = fault.param.map(|param| param.replacen("input", "texts", 1));
+            fault.message = fault.message.replacen("input", "texts", 1);
+            fault
+        })?;
         Ok(self.loaded.encoder()?.vectors(&tokens, &AtomicBool::new(false))?)
     }
 

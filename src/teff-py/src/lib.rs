@@ -48,9 +48,40 @@ fn fields(py: Python<'_>, given: Option<&Bound<'_, PyDict>>) -> PyResult<Map<Str
     Ok(fields)
 }
 
+/// What has threads of its own. A fork of the process has its memory, but none of these threads: there it can
+/// neither be used nor be given back.
+struct Threaded<T> {
+    value: Option<T>,
+    process: u32,
+}
+
+impl<T> Threaded<T> {
+    fn new(value: T) -> Threaded<T> {
+        Threaded { value: Some(value), process: std::process::id() }
+    }
+
+    fn get(&self) -> PyResult<&T> {
+        let here = self.value.as_ref().filter(|_| self.process == std::process::id());
+        here.ok_or_else(|| {
+            ModelError::new_err(
+                "the model was loaded before this process was forked off, and has no threads here; \
+                 load it in each process, or have them start by `spawn`",
+            )
+        })
+    }
+}
+
+impl<T> Drop for Threaded<T> {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            std::mem::forget(self.value.take());
+        }
+    }
+}
+
 /// A model with its engine.
 #[pyclass(frozen, module = "teff")]
-struct Model(Local);
+struct Model(Threaded<Local>);
 
 #[pymethods]
 impl Model {
@@ -59,12 +90,13 @@ impl Model {
     fn new(py: Python<'_>, path: PathBuf, options: Option<&Bound<'_, PyDict>>) -> PyResult<Model> {
         let options = fields(py, options)?;
         let open = || Local::open(&path, LocalOptions::from_json(options)?);
-        py.detach(open).map(Model).map_err(|error| raised(py, error))
+        let local = py.detach(open).map_err(|error| raised(py, error))?;
+        Ok(Model(Threaded::new(local)))
     }
 
     #[getter]
-    fn ctx(&self) -> usize {
-        self.0.n_ctx()
+    fn ctx(&self) -> PyResult<usize> {
+        Ok(self.0.get()?.n_ctx())
     }
 
     #[pyo3(signature = (messages, **request))]
@@ -88,7 +120,11 @@ impl Model {
     }
 
     fn embed(&self, py: Python<'_>, texts: Vec<String>) -> PyResult<Vec<Vec<f32>>> {
-        py.detach(|| self.0.embed(&texts)).map_err(|error| raised(py, error))
+        let local = self.0.get()?;
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        py.detach(|| local.embed(&texts)).map_err(|error| raised(py, error))
     }
 }
 
@@ -110,9 +146,10 @@ impl Model {
         whole.set_item(name, input)?;
         let request = fields(py, Some(&whole))?;
         let cancel = CancelToken::default();
-        let answer = py.detach(|| ask(&self.0, request, &cancel));
+        let local = self.0.get()?;
+        let answer = py.detach(|| ask(local, request, &cancel));
         let answer = answer.map_err(|error| raised(py, error))?;
-        Ok(Answer { cancel, inner: Mutex::new(Inner { answer, whole: None }) })
+        Ok(Answer { cancel, inner: Threaded::new(Mutex::new(Inner { answer, whole: None })) })
     }
 }
 
@@ -161,7 +198,7 @@ fn event(news: LocalEvent) -> Option<Event> {
 #[pyclass(frozen, module = "teff")]
 struct Answer {
     cancel: CancelToken,
-    inner: Mutex<Inner>,
+    inner: Threaded<Mutex<Inner>>,
 }
 
 struct Inner {
@@ -191,7 +228,7 @@ impl Answer {
 
     fn whole<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         while self.next(py)?.is_some() {}
-        let whole = self.inner.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
+        let whole = self.inner.get()?.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
         let whole = whole.ok_or_else(|| ModelError::new_err("the answer was cancelled"))?;
         py.import("json")?.call_method1("loads", (whole.to_string(),))
     }
@@ -204,10 +241,11 @@ impl Answer {
 impl Answer {
     /// The next event; `None` behind the end, which is kept.
     fn next(&self, py: Python<'_>) -> PyResult<Option<LocalEvent>> {
+        let inner = self.inner.get()?;
         loop {
             // A thread that waits for the lock must not hold the interpreter's.
             let next = py.detach(|| {
-                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
                 inner.answer.is_ready_within(LOOK).then(|| inner.take())
             });
             match next {

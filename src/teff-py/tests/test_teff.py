@@ -69,6 +69,10 @@ class Answers(unittest.TestCase):
         self.assertEqual(a, b)
         self.assertNotEqual(a, c)
         self.assertAlmostEqual(sum(x * x for x in a), 1, places=4)
+        self.assertEqual(self.model.embed([]), [])
+        with self.assertRaises(teff.RequestError) as caught:
+            self.model.embed(["a"] * 5000)
+        self.assertEqual(caught.exception.field, "texts")
 
     def test_other_threads_run_while_the_engine_computes(self):
         answer, begun, errors = self.model.complete("a", **LONG), threading.Event(), []
@@ -96,6 +100,30 @@ class Answers(unittest.TestCase):
         self.assertLess(len(list(answer)), 2900)
         with self.assertRaises(teff.ModelError):
             answer.whole()
+
+    @unittest.skipUnless(hasattr(os, "fork"), "no fork")
+    def test_a_fork_says_that_it_has_no_threads(self):
+        answer = self.model.complete("a", **LONG)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # what waits for a thread that is not there waits for ever
+            told = 0
+            for ask in [
+                lambda: self.model.complete("a"),
+                lambda: self.model.embed(["a"]),
+                lambda: next(answer),
+                answer.whole,
+            ]:
+                try:
+                    ask()
+                except teff.ModelError as error:
+                    told += "forked" in str(error)
+            answer.cancel()
+            del answer
+            os._exit(0 if told == 4 else 1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        answer.cancel()
+        self.assertTrue(self.model.complete("a").whole()["choices"], "the parent goes on")
 
     def test_ctrl_c_ends_an_answer(self):
         # In the background a shell has programs pass over the signal.

@@ -3,7 +3,7 @@
 mod chars;
 mod lark;
 
-use super::GrammarError;
+use super::{GrammarError, NESTED_MAX, too_nested};
 use std::collections::BTreeMap;
 
 /// Groups in groups, at most.
@@ -59,8 +59,14 @@ impl Rules {
 /// # Errors
 /// [`GrammarError::Syntax`]
 pub(super) fn to_lark(text: &str) -> Result<String, GrammarError> {
-    let mut parser =
-        Parser { chars: text.chars().collect(), at: 0, rules: Rules::default(), depth: 0 };
+    let mut parser = Parser {
+        chars: text.chars().collect(),
+        at: 0,
+        rules: Rules::default(),
+        depth: 0,
+        deepest: 0,
+        n_nested: 0,
+    };
     parser.grammar()?;
     let Rules { bodies, numbers, places } = std::mem::take(&mut parser.rules);
     let Some(&root) = numbers.get("root") else {
@@ -80,7 +86,11 @@ struct Parser {
     chars: Vec<char>,
     at: usize,
     rules: Rules,
+    /// Groups around what is being read, and the most of them in the rule so far.
     depth: usize,
+    deepest: usize,
+    /// Rules read, and the groups in groups of each.
+    n_nested: usize,
 }
 
 impl Parser {
@@ -98,6 +108,10 @@ impl Parser {
             }
             let body = self.alternatives(false)?;
             self.rules.bodies[number] = Some(body);
+            self.n_nested += 1 + std::mem::take(&mut self.deepest);
+            if self.n_nested > NESTED_MAX {
+                return Err(self.error_at(place, too_nested()));
+            }
             if !matches!(self.peek(), None | Some('\n' | '\r')) {
                 return Err(self.error("a rule ends with its line"));
             }
@@ -155,6 +169,7 @@ impl Parser {
 
     fn group(&mut self) -> Result<Item, GrammarError> {
         self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
         if self.depth > DEPTH_MAX {
             return Err(self.error(format!("more than {DEPTH_MAX} groups in groups")));
         }
