@@ -6,6 +6,44 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io::{IsTerminal, stdout};
+
+/// What may be sent where answers are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// To a file or a pipe: the text as it is.
+    Plain,
+    /// To a terminal without styles: what would act on it as symbols.
+    Terminal,
+    /// To a terminal with styles.
+    Styled,
+}
+
+impl Look {
+    /// That of standard output.
+    pub fn of_stdout() -> Look {
+        match stdout().is_terminal() {
+            false => Look::Plain,
+            true if is_dumb() || var("NO_COLOR").is_some() => Look::Terminal,
+            true => Look::Styled,
+        }
+    }
+
+    /// A model's text as it may be sent.
+    pub fn safe(self, text: &str) -> Cow<'_, str> {
+        if self == Look::Plain { Cow::Borrowed(text) } else { shown(text) }
+    }
+}
+
+/// Whether the terminal is one that knows no escape sequences.
+pub fn is_dumb() -> bool {
+    var("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// A variable of the environment that is not empty.
+fn var(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
 
 /// Distance from a C0 control to its picture, U+2400 to U+241F.
 const PICTURES: u32 = 0x2400;

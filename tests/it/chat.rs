@@ -13,7 +13,7 @@ const SHORT: [[&str; 2]; 4] = [["-n", "4"], ["--temp", "0"], ["--ctx", "200"], [
 
 impl Folder {
     /// The tiny model with a chat template.
-    fn talker(&self) -> PathBuf {
+    pub fn talker(&self) -> PathBuf {
         let keys = vec![
             ("tokenizer.chat_template", TEMPLATE.into()),
             ("llama.context_length", N_CTX_TRAIN.into()),
@@ -218,90 +218,9 @@ fn a_full_context_stops_the_turn_or_drops_the_oldest() {
     let notes = String::from_utf8(output.stderr).unwrap();
     assert!(notes.contains("taken back"), "{notes}");
     assert!(notes.contains("error: 1 of the messages was not answered"), "{notes}");
+    assert!(!notes.contains("/set context-full shift"), "that is set: {notes}");
     assert!(!String::from_utf8_lossy(&output.stdout).trim().is_empty(), "the next one is answered");
-}
 
-/// What a person does at a terminal.
-#[cfg(unix)]
-mod terminal {
-    use super::*;
-    use crate::cli::at_terminal;
-
-    /// Nothing of the tests' goes into the user's history.
-    fn at(folder: &Folder, keys: &str, args: &[&str]) -> (Option<i64>, String) {
-        let model = folder.talker();
-        let home = folder.0.join("data");
-        let vars = [("XDG_DATA_HOME", text(&home)), ("TERM", "xterm-256color")];
-        let args = [&["chat", "-m", text(&model), "-t", "1", "--temp", "0"], args].concat();
-        at_terminal(keys, &args, &vars)
-    }
-
-    #[test]
-    fn ctrl_c_stops_the_answer_and_not_the_program() {
-        let folder = Folder::new("chat-ctrl-c");
-        let keys = r#"[b"on and on\r", (1.5, b"\x03"), b"/stats\r", b"\x04"]"#;
-        let (code, shown) = at(&folder, keys, &["--ctx", "100000"]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        let stats = shown.rsplit_once("cached), answer ").map(|(_, rest)| rest);
-        let n: usize = stats.unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!((1..99_000).contains(&n), "stopped, and what came is kept: {shown:?}");
-    }
-
-    #[test]
-    fn two_ctrl_c_at_the_prompt_leave_as_ctrl_d_does() {
-        let folder = Folder::new("chat-leave");
-        for keys in [r#"[b"typed", (0.4, b"\x03"), (0.4, b"\x03")]"#, r#"[b"\x04"]"#] {
-            let (code, shown) = at(&folder, keys, &["-n", "2"]);
-            assert_eq!(code, Some(0), "{keys}: {shown:?}");
-            assert!(!shown.contains("error"), "{shown:?}");
-        }
-    }
-
-    #[test]
-    fn signals_that_end_the_program_leave_the_terminal_in_order() {
-        let folder = Folder::new("chat-signals");
-        for keys in ["[b'typed', (0.4, 15)]", "[b'typed', (0.4, 1)]"] {
-            let (code, shown) = at(&folder, keys, &["-n", "2"]);
-            assert_eq!(code, None, "the signal ended it: {shown:?}");
-            assert!(shown.ends_with("\x1b[?25h\r\n"), "{shown:?}");
-        }
-    }
-
-    #[test]
-    fn a_dumb_terminal_clears_the_line_at_ctrl_c_and_leaves_at_two() {
-        let folder = Folder::new("chat-dumb");
-        let model = folder.talker();
-        let args = ["chat", "-m", text(&model), "-n", "2", "-t", "1"];
-        let keys = r#"[b"gone", (0.4, b"\x03"), (2.5, b"kept\n"), b"/tokens\n", (0.5, b"\x03"), (0.4, b"\x03")]"#;
-        let (code, shown) = at_terminal(keys, &args, &[("TERM", "dumb")]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        assert!(shown.contains("Ctrl-C once more") && shown.contains(" 5 of yours"), "{shown:?}");
-    }
-
-    #[test]
-    fn what_is_typed_is_remembered_for_the_user_alone() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = Folder::new("chat-history");
-        let keys = r#"[b"remember me\r", b"/set save-history off\r", b"forget me\r", b"\x04"]"#;
-        let (code, shown) = at(&folder, keys, &["-n", "2"]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        let file = folder.0.join("data/teff/history");
-        let kept = std::fs::read_to_string(&file).unwrap();
-        assert!(kept.contains("remember me") && !kept.contains("forget me"), "{kept}");
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        // The arrow brings it back.
-        let (_, shown) =
-            at(&folder, r#"[b"\x1b[A\x1b[A", b"\r", b"/tokens\r", b"\x04"]"#, &["-n", "2"]);
-        assert!(shown.contains("12 of yours"), "{shown:?}");
-    }
-
-    #[test]
-    fn a_paste_is_one_message_and_alt_enter_a_line_break() {
-        let folder = Folder::new("chat-paste");
-        let keys = r#"[b"\x1b[200~ab\ncd\x1b[201~", b"\x1b\rxyz\r", b"/tokens\r", b"\x04"]"#;
-        let (code, shown) = at(&folder, keys, &["-n", "2"]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        // `ab`, `cd`, `xyz` and two line breaks.
-        assert!(shown.contains(" 9 of yours"), "{shown:?}");
-    }
+    let (_, notes) = told(chat(&model, &["--ctx", "100", "-n", "1000"], "fill\n/stats\n"));
+    assert!(notes.contains("context 100 of 100"), "{notes}");
 }

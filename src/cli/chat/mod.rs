@@ -15,13 +15,14 @@ mod talk;
 
 use super::answer_args::AnswerArgs;
 use super::options::{ModelArgs, TOKENS_MAX, whole_number};
+use super::shown::{self, Look};
 use super::{CliError, interrupt, note};
 use crate::model::describe::counted;
 use commands::{Desk, Next};
 use editor::Editor;
 use input::{Input, Lines, Typed};
-use screen::{Look, Screen};
-use std::io::{IsTerminal, Write, stdin, stdout};
+use screen::Screen;
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 use talk::Talk;
@@ -86,6 +87,20 @@ impl OnFull {
             OnFull::Shift => "shift",
         }
     }
+
+    /// Advice where it does not help by itself.
+    fn ways_on(self) -> &'static str {
+        match self {
+            OnFull::Stop => {
+                "/undo takes turns back, /clear begins anew, `/set context-full shift` leaves the \
+                 oldest turns out"
+            }
+            OnFull::Shift => {
+                "no older turn is left to leave out; /undo takes turns back, /clear begins anew, \
+                 and a start with a larger --ctx holds more"
+            }
+        }
+    }
 }
 
 /// Talks until the user leaves.
@@ -96,13 +111,12 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
         saved::check_place(path).map_err(CliError::failed)?;
     }
     let is_terminal = stdin().is_terminal() && stdout().is_terminal();
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let is_dumb = set("TERM").is_some_and(|term| term == "dumb");
-    let look = match is_terminal {
-        false => Look::Plain,
-        true if is_dumb || set("NO_COLOR").is_some() => Look::Terminal,
-        true => Look::Styled,
+    let look = match Look::of_stdout() {
+        Look::Styled if !is_terminal => Look::Terminal,
+        look => look,
     };
+    // The editor draws on standard error.
+    let edits = is_terminal && !shown::is_dumb() && stderr().is_terminal();
     let model = args.answer.engine.open_generator(&args.model)?;
     let mut talk = Talk::new(args, model, is_terminal)?;
     if let Some(path) = args.session.as_deref().filter(|path| path.exists()) {
@@ -112,12 +126,14 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
         note(format_args!("{messages} from {}", path.display()));
     }
     let mut input: Box<dyn Input> = match is_terminal {
-        true if is_dumb => Box::new(Lines::new(PROMPT)),
-        true => Box::new(Editor::new(look == Look::Styled)),
+        true if edits => Box::new(Editor::new(look == Look::Styled)),
+        true => Box::new(Lines::new(PROMPT)),
         false => Box::new(Lines::new("")),
     };
-    if is_terminal {
+    if edits {
         interrupt::before_end(editor::restore_terminal);
+    }
+    if is_terminal {
         note(format_args!(
             "{}, a context of {} tokens. /help lists the commands, Ctrl-C stops an answer, Ctrl-D \
              leaves.",
@@ -125,7 +141,7 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
             talk.chat.n_ctx()
         ));
     }
-    let mut screen = Screen::new(out, look);
+    let mut screen = Screen::new(out, look, !is_terminal);
     converse(args, &mut talk, &mut *input, &mut screen)?;
     // A person has seen it; a script looks at the code.
     match talk.n_refused {
