@@ -89,7 +89,8 @@ fn commands_are_done_or_named() {
         ("/image cat.png\n", "images are not supported"),
         ("/model\n", "talker.gguf"),
         ("/model no/such.gguf\n", "no/such.gguf"),
-        ("/load no/such.chat\n", "no/such.chat"),
+        ("/load no/such.chat\n", "/load: no/such.chat: there is no such file"),
+        ("/load .\n", "/load: .: is a folder; name a file in it"),
         ("/save\n", "needs a FILE"),
         ("/export notes.txt\n", "ends in .md or .json"),
         ("/help\n", "/regenerate"),
@@ -223,4 +224,95 @@ fn a_full_context_stops_the_turn_or_drops_the_oldest() {
 
     let (_, notes) = told(chat(&model, &["--ctx", "100", "-n", "1000"], "fill\n/stats\n"));
     assert!(notes.contains("context 100 of 100"), "{notes}");
+}
+
+#[test]
+fn a_session_is_kept_as_commands_leave_it() {
+    let folder = Folder::new("chat-kept");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let kept = ["--session", text(&session)];
+    told(chat(&model, &kept, "/set temp 0\n"));
+    assert!(!session.exists(), "there is none before the first answer");
+    told(chat(&model, &kept, "one\ntwo\n"));
+    let before = std::fs::read(&session).unwrap();
+    told(chat(&model, &[&kept[..], &["-n", "5", "--temp", "2"]].concat(), "/stats\n"));
+    assert_eq!(std::fs::read(&session).unwrap(), before, "nothing was changed");
+    told(chat(&model, &kept, "/undo\n/system be brief\n"));
+    let (_, notes) = told(chat(&model, &kept, "/system\n"));
+    assert!(notes.contains("2 messages from ") && notes.ends_with("be brief\n"), "{notes}");
+    // `/save` is no other program.
+    let lines = format!("/save\nthree\n/save {}\nfour\n", session.display());
+    let (_, notes) = told(chat(&model, &kept, &lines));
+    assert!(!notes.contains("not saved"), "{notes}");
+}
+
+#[test]
+fn what_another_program_saved_meanwhile_is_not_lost() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::Stdio;
+    let folder = Folder::new("chat-two");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let kept = ["--session", text(&session)];
+    told(chat(&model, &kept, "one\n"));
+    let mut first = crate::cli::program();
+    first.args(["chat", "-m", text(&model)]).args(SHORT.as_flattened()).args(kept);
+    let first = first.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let mut notes = BufReader::new(first.stderr.take().unwrap());
+    let mut line = String::new();
+    notes.read_line(&mut line).unwrap();
+    assert!(line.contains("2 messages from "), "{line}");
+    told(chat(&model, &kept, "of another\n"));
+    let saved = std::fs::read(&session).unwrap();
+    first.stdin.take().unwrap().write_all(b"two\n").unwrap();
+    notes.read_to_string(&mut line).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(1), "{line}");
+    assert!(line.contains("another program has written it"), "{line}");
+    assert_eq!(std::fs::read(&session).unwrap(), saved);
+}
+
+#[test]
+fn sessions_of_text_alone_are_small_and_are_computed_again() {
+    let folder = Folder::new("chat-text");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let args = ["--session", text(&session)];
+    let lines = format!("{}\n", "long ".repeat(20));
+    let (whole, _) = told(chat(&model, &[], &format!("{lines}two\n")));
+    let small = [&args[..], &["--without-kv"]].concat();
+    let (first, _) = told(chat(&model, &small, &lines));
+    assert!(std::fs::metadata(&session).unwrap().len() < 3000);
+    let (rest, notes) = told(chat(&model, &args, "two\n/stats\n"));
+    assert_eq!(format!("{first}\n{rest}"), whole);
+    assert!(notes.contains("(0 cached)"), "{notes}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_script_is_told_that_nothing_was_saved() {
+    use std::process::Command;
+    let folder = Folder::new("chat-unsaved");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let program = crate::cli::program();
+    let line = "ulimit -f 1; echo hello | \"$0\" \"$@\"";
+    let output = Command::new("/bin/sh")
+        .args(["-c", line])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .args(["chat", "-m", text(&model), "--session", text(&session)])
+        .args(SHORT.as_flattened())
+        .output()
+        .unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{notes}");
+    assert!(notes.contains("not saved: ") && notes.contains("too large"), "{notes}");
+    assert!(notes.contains("error: the conversation was not saved"), "{notes}");
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "the model alone is there");
+    // A pipe would be waited for.
+    assert!(Command::new("mkfifo").arg(&session).status().unwrap().success());
+    let error = error_of(&chat(&model, &["--session", text(&session)], "x\n"), 1);
+    assert!(error.contains("s.chat: is no saved conversation"), "{error}");
 }

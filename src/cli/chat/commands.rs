@@ -3,13 +3,13 @@
 use super::super::options::ModelArgs;
 use super::super::{CliError, note};
 use super::input::Input;
+use super::saved::{self, SessionFile};
 use super::screen::Screen;
 use super::talk::Talk;
-use super::{ChatArgs, saved, settings};
+use super::{ChatArgs, settings};
 use crate::cache::ModelRef;
 use crate::model::describe::{bytes, counted};
 use crate::text::EncodeOptions;
-use std::path::Path;
 use std::str::FromStr;
 
 /// Longest distance, in edits, of a name that is offered in the place of an unknown one.
@@ -21,6 +21,8 @@ pub struct Desk<'d, 'o> {
     pub talk: &'d mut Talk,
     pub input: &'d mut dyn Input,
     pub screen: &'d mut Screen<'o>,
+    /// The file that the conversation is kept in.
+    pub session: Option<&'d mut SessionFile>,
 }
 
 /// Continuation of the chat after a command.
@@ -248,12 +250,16 @@ fn edit(desk: &mut Desk<'_, '_>, text: &str) -> Result<Next, Failure> {
 }
 
 fn save(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
-    let path = match (file, &desk.args.session) {
+    let path = match (file, &desk.session) {
         ("", None) => return Err("needs a FILE, as there is no --session".into()),
-        ("", Some(path)) => path.clone(),
-        (file, _) => file.into(),
+        ("", Some(session)) => session.path().to_owned(),
+        (file, _) => saved::path_of(file),
     };
-    saved::save(desk.talk, &path)?;
+    let talk = &*desk.talk;
+    match desk.session.as_deref_mut().filter(|session| session.is_at(&path)) {
+        Some(session) => session.save(talk)?,
+        None => saved::save(talk, &path)?,
+    }
     note(format_args!("saved as {}", path.display()));
     Ok(Next::Line)
 }
@@ -262,14 +268,18 @@ fn load(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
     if file.is_empty() {
         return Err("needs a FILE".into());
     }
-    saved::load(desk.talk, Path::new(file))?;
+    let path = saved::path_of(file);
+    match desk.session.as_deref_mut().filter(|session| session.is_at(&path)) {
+        Some(session) => session.load(desk.talk)?,
+        None => saved::load(desk.talk, &path)?,
+    }
     let messages = counted(desk.talk.chat.messages().len(), "message");
     note(format_args!("{messages} from {file}"));
     Ok(Next::Line)
 }
 
 fn export(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
-    saved::export(desk.talk, Path::new(file))?;
+    saved::export(desk.talk, &saved::path_of(file))?;
     note(format_args!("written to {file}"));
     Ok(Next::Line)
 }

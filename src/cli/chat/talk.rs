@@ -35,6 +35,8 @@ pub struct Talk {
     pub reasoning: ReasoningShow,
     pub n_predict: Option<usize>,
     pub on_full: OnFull,
+    /// Whether files of it have what was computed, beside what was said.
+    pub saves_kv: bool,
     /// Whether Ctrl-C ends the answer rather than the program.
     pub catches: bool,
     /// Messages that could not be answered.
@@ -93,6 +95,7 @@ impl Talk {
             reasoning: args.answer.reasoning,
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
+            saves_kv: !args.without_kv,
             catches,
             n_refused: 0,
             n_answers: 0,
