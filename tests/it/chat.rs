@@ -94,6 +94,10 @@ fn commands_are_done_or_named() {
         ("/save\n", "needs a FILE"),
         ("/export notes.txt\n", "ends in .md or .json"),
         ("/help\n", "/regenerate"),
+        ("/clear all\n", "/clear takes nothing behind it"),
+        ("/set temp=0.5\n", "temp 0.5"),
+        ("/SET TEMP 1\n", "temp 1"),
+        ("/set TMP 1\n", "did you mean `temp`?"),
     ] {
         let (_, notes) = told(chat(&model, &[], lines));
         assert!(notes.contains(expected), "{lines}: {notes}");

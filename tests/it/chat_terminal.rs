@@ -33,6 +33,34 @@ fn two_ctrl_c_at_the_prompt_leave_as_ctrl_d_does() {
 }
 
 #[test]
+fn ctrl_c_that_clears_a_line_does_not_leave() {
+    let folder = Folder::new("chat-clears");
+    let keys = r#"[b"one", (0.4, b"\x03"), (0.4, b"two"), (0.4, b"\x03"), b"/tokens\r", b"\x04"]"#;
+    let (code, shown) = at(&folder, keys, &["-n", "2"]);
+    assert_eq!(code, Some(0), "{shown:?}");
+    assert!(shown.contains(" 0 of yours"), "it goes on, with empty lines: {shown:?}");
+}
+
+#[test]
+fn an_edit_that_is_left_changes_nothing() {
+    let folder = Folder::new("chat-edit");
+    let keys = r#"[b"first\r", b"/edit\r", b"\x03", b"/tokens\r", b"\x04"]"#;
+    let (code, shown) = at(&folder, keys, &["-n", "2"]);
+    assert_eq!(code, Some(0), "{shown:?}");
+    assert!(shown.contains(" 6 of yours"), "{shown:?}");
+}
+
+#[test]
+fn tab_shows_what_there_is_behind_the_same_prompt() {
+    let folder = Folder::new("chat-tab");
+    let keys = r#"[b"/s\t", b"\x03", b"/reg\t", b"\r", b"\x04"]"#;
+    let (code, shown) = at(&folder, keys, &["-n", "2"]);
+    assert_eq!(code, Some(0), "{shown:?}");
+    assert!(shown.contains("Figures of the last answer") && !shown.contains("| "), "{shown:?}");
+    assert!(shown.contains("there is nothing to answer"), "completed: {shown:?}");
+}
+
+#[test]
 fn signals_that_end_the_program_leave_the_terminal_in_order() {
     let folder = Folder::new("chat-signals");
     for keys in ["[b'typed', (0.4, 15)]", "[b'typed', (0.4, 1)]"] {
@@ -64,6 +92,12 @@ fn what_is_typed_is_remembered_for_the_user_alone() {
     let kept = std::fs::read_to_string(&file).unwrap();
     assert!(kept.contains("remember me") && !kept.contains("forget me"), "{kept}");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // A signal leaves no time for it at the end, and a file that others could read is made private.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    at(&folder, r#"[b"last words\r", 15]"#, &["-n", "2"]);
+    assert!(std::fs::read_to_string(&file).unwrap().ends_with("last words\n"));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(&file, "remember me\n/set save-history off\n").unwrap();
     // The arrow brings it back.
     let (_, shown) =
         at(&folder, r#"[b"\x1b[A\x1b[A", b"\r", b"/tokens\r", b"\x04"]"#, &["-n", "2"]);

@@ -9,7 +9,7 @@ use super::talk::Talk;
 use super::{ChatArgs, settings};
 use crate::cache::ModelRef;
 use crate::model::describe::{bytes, counted};
-use crate::text::EncodeOptions;
+use crate::text::{EncodeOptions, Message};
 use std::str::FromStr;
 
 /// Longest distance, in edits, of a name that is offered in the place of an unknown one.
@@ -30,7 +30,11 @@ pub enum Next {
     /// The next line.
     Line,
     /// The next line, which begins with a text.
-    Begun(String),
+    Begun {
+        text: String,
+        /// Messages that come back if the line is left.
+        before: Vec<Message>,
+    },
     /// The end.
     Leave,
 }
@@ -124,7 +128,7 @@ pub const COMMANDS: &[Command] = &[
         help: "Name the model, or go on with another",
         run: model,
     },
-    Command { name: "image", args: "", help: "Images are not supported", run: image },
+    Command { name: "image", args: "[FILE]", help: "Images are not supported", run: image },
 ];
 
 /// Runs a command, `line` without its slash.
@@ -140,7 +144,12 @@ pub fn run(desk: &mut Desk<'_, '_>, line: &str) -> Result<Next, CliError> {
         note(format_args!("there is no command /{name}{near} (/help lists all)"));
         return Ok(Next::Line);
     };
-    match (command.run)(desk, args.trim()) {
+    let args = args.trim();
+    if command.args.is_empty() && !args.is_empty() {
+        note(format_args!("/{name} takes nothing behind it"));
+        return Ok(Next::Line);
+    }
+    match (command.run)(desk, args) {
         Ok(next) => Ok(next),
         Err(Failure::Refused(problem)) => {
             note(format_args!("/{name}: {problem}"));
@@ -241,9 +250,10 @@ fn take_turn(talk: &mut Talk) -> Option<String> {
 }
 
 fn edit(desk: &mut Desk<'_, '_>, text: &str) -> Result<Next, Failure> {
-    let before = take_turn(desk.talk).ok_or("there is no message to change")?;
+    let before = desk.talk.chat.messages().to_vec();
+    let last = take_turn(desk.talk).ok_or("there is no message to change")?;
     if text.is_empty() {
-        return Ok(Next::Begun(before));
+        return Ok(Next::Begun { text: last, before });
     }
     desk.talk.say(text.to_owned(), desk.screen)?;
     Ok(Next::Line)
@@ -285,7 +295,8 @@ fn export(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
 }
 
 fn set(desk: &mut Desk<'_, '_>, args: &str) -> Result<Next, Failure> {
-    let (name, value) = args.split_once(char::is_whitespace).unwrap_or((args, ""));
+    let ends_name = |c: char| c == '=' || c.is_whitespace();
+    let (name, value) = args.split_once(ends_name).unwrap_or((args, ""));
     let value = Some(value.trim()).filter(|value| !value.is_empty());
     let told = match name {
         "" => settings::table(desk.talk, desk.input),

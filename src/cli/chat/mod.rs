@@ -169,13 +169,17 @@ fn converse(
     screen: &mut Screen<'_>,
     mut session: Option<&mut SessionFile>,
 ) -> Result<(), CliError> {
-    let mut begun = String::new();
+    let (mut begun, mut edited) = (String::new(), None);
     loop {
         let typed = input.next(&std::mem::take(&mut begun))?;
+        let before = edited.take();
         let n_before = talk.n_answers;
         match typed {
             Typed::End => break,
             Typed::Interrupted => {
+                if let Some(messages) = before {
+                    talk.chat.set_messages(messages);
+                }
                 note(format_args!("{LEAVING}"));
             }
             Typed::Message(text) => talk.say(text, screen)?,
@@ -184,7 +188,9 @@ fn converse(
                 let mut desk = Desk { args, talk, input, screen, session };
                 match commands::run(&mut desk, &line)? {
                     Next::Line => {}
-                    Next::Begun(text) => begun = text,
+                    Next::Begun { text, before: messages } => {
+                        (begun, edited) = (text, Some(messages))
+                    }
                     Next::Leave => break,
                 }
             }
