@@ -52,7 +52,7 @@ const PICTURE_OF_DELETE: char = '\u{2421}';
 
 /// The text with symbols in the place of what must not be sent.
 pub fn shown(text: &str) -> Cow<'_, str> {
-    if !text.contains(acts) {
+    if is_safe(text) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 8);
@@ -66,6 +66,23 @@ pub fn shown(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// The text with other characters, of as many bytes, in the place of those that must not be sent: for
+/// editors, which count bytes.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    let mask = |c: char| match c.len_utf8() {
+        _ if !acts(c) => c,
+        1 => '?',
+        2 => '\u{bf}',
+        _ => '\u{fffd}',
+    };
+    if is_safe(text) { Cow::Borrowed(text) } else { text.chars().map(mask).collect() }
+}
+
+/// Whether a text has nothing that acts on a terminal.
+pub fn is_safe(text: &str) -> bool {
+    !text.contains(acts)
 }
 
 /// Whether a character acts where it should only be seen.
@@ -93,6 +110,8 @@ mod tests {
             ("bidi \u{202e}txt\u{2069}", "bidi <U+202E>txt<U+2069>"),
         ] {
             assert_eq!(shown(text), expected);
+            assert_eq!((masked(text).len(), is_safe(&masked(text))), (text.len(), true));
+            assert_eq!(is_safe(text), text == expected);
         }
     }
 }

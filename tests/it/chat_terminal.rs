@@ -140,7 +140,7 @@ fn a_dumb_terminal_gets_no_escape_sequences() {
     let folder = Folder::new("chat-no-escapes");
     let model = folder.talker();
     let long = "x".repeat(30_000);
-    let args = ["-n", "4", "--ctx", "40000", "-t", "1", "--system", &long];
+    let args = ["-n", "4", "--ctx", "40000", "--cache-bytes", "0", "--system", &long];
     let args = [&["chat", "-m", text(&model)], &args[..]].concat();
     let (code, shown) = at_terminal(r#"[b"hello\n", b"\x04"]"#, &args, &[("TERM", "dumb")]);
     assert_eq!(code, Some(0), "{shown:?}");
@@ -177,4 +177,14 @@ fn hidden_reasoning_is_counted_behind_the_answer() {
     let (code, shown) = line_at_terminal("[]", &line, &[("TERM", "dumb")]);
     assert_eq!(code, Some(0), "{shown:?}");
     assert!(shown.contains("yes\r\nthinking: "), "{shown:?}");
+}
+
+#[test]
+fn a_paste_does_not_act_on_the_terminal() {
+    let folder = Folder::new("chat-paste-acts");
+    let keys = r#"[b"\x1b[200~a\x1b]0;title\x07b\x1b[201~", b"\r", b"/tokens\r", b"\x04"]"#;
+    let (code, shown) = at(&folder, keys, &["-n", "2"]);
+    assert_eq!(code, Some(0), "{shown:?}");
+    assert!(shown.contains("a?]0;title?b") && !shown.contains("\x1b]"), "{shown:?}");
+    assert!(shown.contains("12 of yours"), "the message has it all: {shown:?}");
 }

@@ -1,5 +1,6 @@
 //! The editor of a terminal: `reedline` with history, completion and messages of several lines.
 
+use super::super::shown::{is_safe, masked};
 use super::super::{CliError, interrupt, note};
 use super::history::History;
 use super::input::{Input, Typed, is_open_block, typed};
@@ -159,7 +160,7 @@ impl Prompt for Prompts {
     }
 }
 
-/// Shows what is typed in the terminal's own colour.
+/// Shows what is typed in the terminal's own colour. A paste may have what acts on a terminal.
 struct Unstyled {
     /// Whether there is nothing to show.
     is_empty: Arc<AtomicBool>,
@@ -169,7 +170,7 @@ impl Highlighter for Unstyled {
     fn highlight(&self, line: &str, _: usize) -> StyledText {
         self.is_empty.store(line.is_empty(), Ordering::SeqCst);
         let mut text = StyledText::new();
-        text.push((Color::Default.normal(), line.to_owned()));
+        text.push((Color::Default.normal(), masked(line).into_owned()));
         text
     }
 }
@@ -251,7 +252,8 @@ fn files(word: &str) -> Vec<String> {
         let name = entry.file_name().into_string().ok()?;
         let end = if entry.path().is_dir() { MAIN_SEPARATOR.to_string() } else { String::new() };
         let hidden = name.starts_with('.') && !begun.starts_with('.');
-        (name.starts_with(begun) && !hidden).then(|| format!("{folder}{name}{end}"))
+        (name.starts_with(begun) && !hidden && is_safe(&name))
+            .then(|| format!("{folder}{name}{end}"))
     };
     let mut found: Vec<String> = entries.flatten().filter_map(name).collect();
     found.sort();
