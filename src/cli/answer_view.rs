@@ -1,7 +1,9 @@
 //! An answer as people see it: reasoning told apart from the answer itself.
 
+use super::note;
+use super::shown::Look;
+use crate::model::describe::counted;
 use crate::text::{AnswerDelta, AnswerFormat, AnswerParser, Tokenizer, Tools};
-use std::io::IsTerminal;
 use std::sync::Arc;
 
 /// Begins and ends dimmed text on a terminal.
@@ -81,13 +83,20 @@ impl AnswerReader {
     pub fn n_hidden(&self) -> usize {
         if self.show == ReasoningShow::Hide { self.n_reasoning } else { 0 }
     }
+
+    /// Says how much reasoning was not shown, if there was any.
+    pub fn tell_hidden(&self) {
+        if self.n_hidden() > 0 {
+            note(format_args!("thinking: {}, not shown", counted(self.n_hidden(), "token")));
+        }
+    }
 }
 
 /// Turns tokens into the text to be written.
 #[derive(Debug)]
 pub struct AnswerView {
     reader: AnswerReader,
-    dims: bool,
+    look: Look,
     /// Kind of the text that was written last.
     last: Last,
 }
@@ -99,18 +108,15 @@ enum Last {
     Text,
 }
 
-/// Whether standard output is a terminal that shows dimmed text.
-pub fn stdout_dims() -> bool {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-        || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    std::io::stdout().is_terminal() && !plain
-}
-
 impl AnswerView {
     /// A view of an answer to `prompt`.
-    pub fn new(mut reader: AnswerReader, prompt: &str, dims: bool) -> AnswerView {
+    pub fn new(mut reader: AnswerReader, prompt: &str, look: Look) -> AnswerView {
         reader.begin(prompt);
-        AnswerView { reader, dims, last: Last::Nothing }
+        AnswerView { reader, look, last: Last::Nothing }
+    }
+
+    fn dims(&self) -> bool {
+        self.look == Look::Styled
     }
 
     /// The text to be written after a token with its text.
@@ -129,15 +135,15 @@ impl AnswerView {
     pub fn finish(&mut self) -> String {
         let deltas = self.reader.finish();
         let mut text = self.write(deltas);
-        if self.last == Last::Reasoning && self.dims {
+        if self.last == Last::Reasoning && self.dims() {
             text.push_str(DIM.1);
         }
         text
     }
 
-    /// Tokens of reasoning that are not shown.
-    pub fn n_hidden(&self) -> usize {
-        self.reader.n_hidden()
+    /// Says how much reasoning was not shown, if there was any.
+    pub fn tell_hidden(&self) {
+        self.reader.tell_hidden();
     }
 
     fn write(&mut self, deltas: Vec<AnswerDelta>) -> String {
@@ -145,18 +151,18 @@ impl AnswerView {
         for delta in deltas.into_iter().filter(|delta| self.reader.shows(delta)) {
             match delta {
                 AnswerDelta::Reasoning(text) => {
-                    if self.last != Last::Reasoning && self.dims {
+                    if self.last != Last::Reasoning && self.dims() {
                         out.push_str(DIM.0);
                     }
-                    out.push_str(&text);
+                    out.push_str(&self.look.safe(&text));
                     self.last = Last::Reasoning;
                 }
                 AnswerDelta::Text(text) => {
                     if self.last == Last::Reasoning {
-                        out.push_str(if self.dims { DIM.1 } else { "" });
+                        out.push_str(if self.dims() { DIM.1 } else { "" });
                         out.push_str("\n\n");
                     }
-                    out.push_str(&text);
+                    out.push_str(&self.look.safe(&text));
                     self.last = Last::Text;
                 }
                 _ => {}
@@ -170,15 +176,15 @@ impl AnswerView {
 mod tests {
     use super::*;
 
-    fn shown(show: ReasoningShow, dims: bool) -> String {
+    fn shown(show: ReasoningShow, look: Look) -> String {
         let deltas = || {
-            ["Hm", "m."]
+            ["Hm", "m.\x07"]
                 .map(|text| AnswerDelta::Reasoning(text.into()))
                 .into_iter()
-                .chain([AnswerDelta::Text("Three.".into())])
+                .chain([AnswerDelta::Text("Three\x1b.".into())])
         };
         let tokenizer = Arc::new(crate::text::Tokenizer::from_gguf(&file()).unwrap());
-        let mut view = AnswerView::new(AnswerReader::new(None, tokenizer, show), "", dims);
+        let mut view = AnswerView::new(AnswerReader::new(None, tokenizer, show), "", look);
         deltas().map(|delta| view.write(vec![delta])).collect()
     }
 
@@ -192,8 +198,10 @@ mod tests {
 
     #[test]
     fn reasoning_is_dimmed_hidden_or_plain() {
-        assert_eq!(shown(ReasoningShow::Show, true), "\x1b[2mHmm.\x1b[22m\n\nThree.");
-        assert_eq!(shown(ReasoningShow::Show, false), "Hmm.\n\nThree.");
-        assert_eq!(shown(ReasoningShow::Hide, true), "Three.");
+        let show = ReasoningShow::Show;
+        assert_eq!(shown(show, Look::Styled), "\x1b[2mHmm.\u{2407}\x1b[22m\n\nThree\u{241b}.");
+        assert_eq!(shown(show, Look::Terminal), "Hmm.\u{2407}\n\nThree\u{241b}.");
+        assert_eq!(shown(show, Look::Plain), "Hmm.\x07\n\nThree\x1b.");
+        assert_eq!(shown(ReasoningShow::Hide, Look::Styled), "Three\u{241b}.");
     }
 }

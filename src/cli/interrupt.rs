@@ -91,8 +91,10 @@ fn leave() -> ! {
 
 #[cfg(unix)]
 fn watch_signals() -> Result<(), CliError> {
-    use signal_hook::consts::{SIGHUP, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGTERM, SIGXFSZ};
     let failed = |error| CliError::failed(format!("cannot watch for signals: {error}"));
+    // A file that gets too large is an error of its writer, then, as a full disk is.
+    signal_hook::flag::register(SIGXFSZ, Default::default()).map_err(failed)?;
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM]).map_err(failed)?;
     let watch = move || {
         for signal in signals.forever() {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::shown::is_dumb;
 use crate::cache::Progress;
 use crate::model::describe::bytes;
 
@@ -18,9 +19,14 @@ const BAR_CHARS: u64 = 24;
 /// Whether the terminal shows a line that [`show_line`] wrote.
 static LINE_SHOWN: AtomicBool = AtomicBool::new(false);
 
+/// Whether stderr is a terminal on which a line can be drawn anew.
+fn redraws() -> bool {
+    stderr().is_terminal() && !is_dumb()
+}
+
 /// Shows a line on stderr that the next one, or [`clear_line`], takes away; only on a terminal.
 pub fn show_line(text: &str) {
-    if stderr().is_terminal() {
+    if redraws() {
         LINE_SHOWN.store(true, Ordering::Relaxed);
         // A closed stderr is no reason to stop.
         let _ = write!(stderr(), "\r\x1b[K{text}");
@@ -53,7 +59,7 @@ impl StderrProgress {
     /// Draws nothing yet.
     pub fn new() -> StderrProgress {
         StderrProgress {
-            is_terminal: stderr().is_terminal(),
+            is_terminal: redraws(),
             what: String::new(),
             total_bytes: 0,
             done_bytes: 0,
@@ -165,7 +171,7 @@ impl WorkProgress {
 
     /// Progress of work that goes on where `first` is done.
     pub fn behind(first: u64) -> WorkProgress {
-        let is_terminal = stderr().is_terminal();
+        let is_terminal = redraws();
         WorkProgress { began: Instant::now(), first, drawn: None, tenths_told: 0, is_terminal }
     }
 

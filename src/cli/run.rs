@@ -1,10 +1,11 @@
 //! `teff run`: answers a prompt, streaming.
 
 use super::answer_args::AnswerArgs;
-use super::answer_view::{self, AnswerReader, AnswerView};
+use super::answer_view::{AnswerReader, AnswerView};
 use super::lines::without_bom;
 use super::options::{ModelArgs, TOKENS_MAX, input_file, whole_number};
 use super::prefix_cache::PrefixCache;
+use super::shown::Look;
 use super::{CliError, interrupt, progress};
 use crate::backend::pages::KvType;
 use crate::engine::{
@@ -77,7 +78,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     filters.extend(grammar.map(|grammar| grammar.filter(&tokenizer)).transpose()?);
     let watch = Watch::new(prompt.ids.len());
     let reader = AnswerReader::new(format, tokenizer.clone(), args.answer.reasoning);
-    let mut view = AnswerView::new(reader, &prompt.rendered.text, answer_view::stdout_dims());
+    let mut view = AnswerView::new(reader, &prompt.rendered.text, Look::of_stdout());
     let shared = prompt.ids[..n_shared].to_vec();
     let mut request = Request {
         prompt: prompt.ids,
@@ -99,9 +100,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let stats = answered?;
     written?;
     prefixes.keep(&runner, &shared);
-    if view.n_hidden() > 0 {
-        super::note(format_args!("thinking: {}, not shown", counted(view.n_hidden(), "token")));
-    }
+    view.tell_hidden();
     super::note(format_args!("{}", statistics(&stats)));
     if let Some(seed) = seed {
         super::note(format_args!("seed {seed}"));

@@ -6,6 +6,44 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io::{IsTerminal, stdout};
+
+/// What may be sent where answers are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// To a file or a pipe: the text as it is.
+    Plain,
+    /// To a terminal without styles: what would act on it as symbols.
+    Terminal,
+    /// To a terminal with styles.
+    Styled,
+}
+
+impl Look {
+    /// That of standard output.
+    pub fn of_stdout() -> Look {
+        match stdout().is_terminal() {
+            false => Look::Plain,
+            true if is_dumb() || var("NO_COLOR").is_some() => Look::Terminal,
+            true => Look::Styled,
+        }
+    }
+
+    /// A model's text as it may be sent.
+    pub fn safe(self, text: &str) -> Cow<'_, str> {
+        if self == Look::Plain { Cow::Borrowed(text) } else { shown(text) }
+    }
+}
+
+/// Whether the terminal is one that knows no escape sequences.
+pub fn is_dumb() -> bool {
+    var("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// A variable of the environment that is not empty.
+fn var(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
 
 /// Distance from a C0 control to its picture, U+2400 to U+241F.
 const PICTURES: u32 = 0x2400;
@@ -14,7 +52,7 @@ const PICTURE_OF_DELETE: char = '\u{2421}';
 
 /// The text with symbols in the place of what must not be sent.
 pub fn shown(text: &str) -> Cow<'_, str> {
-    if !text.contains(acts) {
+    if is_safe(text) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 8);
@@ -28,6 +66,23 @@ pub fn shown(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// The text with other characters, of as many bytes, in the place of those that must not be sent: for
+/// editors, which count bytes.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    let mask = |c: char| match c.len_utf8() {
+        _ if !acts(c) => c,
+        1 => '?',
+        2 => '\u{bf}',
+        _ => '\u{fffd}',
+    };
+    if is_safe(text) { Cow::Borrowed(text) } else { text.chars().map(mask).collect() }
+}
+
+/// Whether a text has nothing that acts on a terminal.
+pub fn is_safe(text: &str) -> bool {
+    !text.contains(acts)
 }
 
 /// Whether a character acts where it should only be seen.
@@ -55,6 +110,8 @@ mod tests {
             ("bidi \u{202e}txt\u{2069}", "bidi <U+202E>txt<U+2069>"),
         ] {
             assert_eq!(shown(text), expected);
+            assert_eq!((masked(text).len(), is_safe(&masked(text))), (text.len(), true));
+            assert_eq!(is_safe(text), text == expected);
         }
     }
 }

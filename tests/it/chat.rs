@@ -14,7 +14,7 @@ const SHORT: [[&str; 2]; 4] = [["-n", "4"], ["--temp", "0"], ["--ctx", "200"], [
 
 impl Folder {
     /// The tiny model with a chat template.
-    fn talker(&self) -> PathBuf {
+    pub fn talker(&self) -> PathBuf {
         let keys = vec![
             ("tokenizer.chat_template", TEMPLATE.into()),
             ("llama.context_length", N_CTX_TRAIN.into()),
@@ -90,10 +90,15 @@ fn commands_are_done_or_named() {
         ("/image cat.png\n", "images are not supported"),
         ("/model\n", "talker.gguf"),
         ("/model no/such.gguf\n", "no/such.gguf"),
-        ("/load no/such.chat\n", "no/such.chat"),
+        ("/load no/such.chat\n", "/load: no/such.chat: there is no such file"),
+        ("/load .\n", "/load: .: is a folder; name a file in it"),
         ("/save\n", "needs a FILE"),
         ("/export notes.txt\n", "ends in .md or .json"),
         ("/help\n", "/regenerate"),
+        ("/clear all\n", "/clear takes nothing behind it"),
+        ("/set temp=0.5\n", "temp 0.5"),
+        ("/SET TEMP 1\n", "temp 1"),
+        ("/set TMP 1\n", "did you mean `temp`?"),
     ] {
         let (_, notes) = told(chat(&model, &[], lines));
         assert!(notes.contains(expected), "{lines}: {notes}");
@@ -219,90 +224,100 @@ fn a_full_context_stops_the_turn_or_drops_the_oldest() {
     let notes = String::from_utf8(output.stderr).unwrap();
     assert!(notes.contains("taken back"), "{notes}");
     assert!(notes.contains("error: 1 of the messages was not answered"), "{notes}");
+    assert!(!notes.contains("/set context-full shift"), "that is set: {notes}");
     assert!(!String::from_utf8_lossy(&output.stdout).trim().is_empty(), "the next one is answered");
+
+    let (_, notes) = told(chat(&model, &["--ctx", "100", "-n", "1000"], "fill\n/stats\n"));
+    assert!(notes.contains("context 100 of 100"), "{notes}");
 }
 
-/// What a person does at a terminal.
+#[test]
+fn a_session_is_kept_as_commands_leave_it() {
+    let folder = Folder::new("chat-kept");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let kept = ["--session", text(&session)];
+    told(chat(&model, &kept, "/set temp 0\n"));
+    assert!(!session.exists(), "there is none before the first answer");
+    told(chat(&model, &kept, "one\ntwo\n"));
+    let before = std::fs::read(&session).unwrap();
+    told(chat(&model, &[&kept[..], &["-n", "5", "--temp", "2"]].concat(), "/stats\n"));
+    assert_eq!(std::fs::read(&session).unwrap(), before, "nothing was changed");
+    told(chat(&model, &kept, "/undo\n/system be brief\n"));
+    let (_, notes) = told(chat(&model, &kept, "/system\n"));
+    assert!(notes.contains("2 messages from ") && notes.ends_with("be brief\n"), "{notes}");
+    // `/save` is no other program.
+    let lines = format!("/save\nthree\n/save {}\nfour\n", session.display());
+    let (_, notes) = told(chat(&model, &kept, &lines));
+    assert!(!notes.contains("not saved"), "{notes}");
+}
+
+#[test]
+fn what_another_program_saved_meanwhile_is_not_lost() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::Stdio;
+    let folder = Folder::new("chat-two");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let kept = ["--session", text(&session)];
+    told(chat(&model, &kept, "one\n"));
+    let mut first = crate::cli::program();
+    first.args(["chat", "-m", text(&model)]).args(SHORT.as_flattened()).args(kept);
+    let first = first.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let mut notes = BufReader::new(first.stderr.take().unwrap());
+    let mut line = String::new();
+    notes.read_line(&mut line).unwrap();
+    assert!(line.contains("2 messages from "), "{line}");
+    told(chat(&model, &kept, "of another\n"));
+    let saved = std::fs::read(&session).unwrap();
+    first.stdin.take().unwrap().write_all(b"two\n").unwrap();
+    notes.read_to_string(&mut line).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(1), "{line}");
+    assert!(line.contains("another program has written it"), "{line}");
+    assert_eq!(std::fs::read(&session).unwrap(), saved);
+}
+
+#[test]
+fn sessions_of_text_alone_are_small_and_are_computed_again() {
+    let folder = Folder::new("chat-text");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let args = ["--session", text(&session)];
+    let lines = format!("{}\n", "long ".repeat(20));
+    let (whole, _) = told(chat(&model, &[], &format!("{lines}two\n")));
+    let small = [&args[..], &["--without-kv"]].concat();
+    let (first, _) = told(chat(&model, &small, &lines));
+    assert!(std::fs::metadata(&session).unwrap().len() < 3000);
+    let (rest, notes) = told(chat(&model, &args, "two\n/stats\n"));
+    assert_eq!(format!("{first}\n{rest}"), whole);
+    assert!(notes.contains("(0 cached)"), "{notes}");
+}
+
 #[cfg(unix)]
-mod terminal {
-    use super::*;
-    use crate::cli::at_terminal;
-
-    /// Nothing of the tests' goes into the user's history.
-    fn at(folder: &Folder, keys: &str, args: &[&str]) -> (Option<i64>, String) {
-        let model = folder.talker();
-        let home = folder.0.join("data");
-        let vars = [("XDG_DATA_HOME", text(&home)), ("TERM", "xterm-256color")];
-        let args = [&["chat", "-m", text(&model), "-t", "1", "--temp", "0"], args].concat();
-        at_terminal(keys, &args, &vars)
-    }
-
-    #[test]
-    fn ctrl_c_stops_the_answer_and_not_the_program() {
-        let folder = Folder::new("chat-ctrl-c");
-        let keys = r#"[b"on and on\r", (1.5, b"\x03"), b"/stats\r", b"\x04"]"#;
-        let (code, shown) = at(&folder, keys, &["--ctx", "100000"]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        let stats = shown.rsplit_once("cached), answer ").map(|(_, rest)| rest);
-        let n: usize = stats.unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!((1..99_000).contains(&n), "stopped, and what came is kept: {shown:?}");
-    }
-
-    #[test]
-    fn two_ctrl_c_at_the_prompt_leave_as_ctrl_d_does() {
-        let folder = Folder::new("chat-leave");
-        for keys in [r#"[b"typed", (0.4, b"\x03"), (0.4, b"\x03")]"#, r#"[b"\x04"]"#] {
-            let (code, shown) = at(&folder, keys, &["-n", "2"]);
-            assert_eq!(code, Some(0), "{keys}: {shown:?}");
-            assert!(!shown.contains("error"), "{shown:?}");
-        }
-    }
-
-    #[test]
-    fn signals_that_end_the_program_leave_the_terminal_in_order() {
-        let folder = Folder::new("chat-signals");
-        for keys in ["[b'typed', (0.4, 15)]", "[b'typed', (0.4, 1)]"] {
-            let (code, shown) = at(&folder, keys, &["-n", "2"]);
-            assert_eq!(code, None, "the signal ended it: {shown:?}");
-            assert!(shown.ends_with("\x1b[?25h\r\n"), "{shown:?}");
-        }
-    }
-
-    #[test]
-    fn a_dumb_terminal_clears_the_line_at_ctrl_c_and_leaves_at_two() {
-        let folder = Folder::new("chat-dumb");
-        let model = folder.talker();
-        let args = ["chat", "-m", text(&model), "-n", "2", "-t", "1"];
-        let keys = r#"[b"gone", (0.4, b"\x03"), (2.5, b"kept\n"), b"/tokens\n", (0.5, b"\x03"), (0.4, b"\x03")]"#;
-        let (code, shown) = at_terminal(keys, &args, &[("TERM", "dumb")]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        assert!(shown.contains("Ctrl-C once more") && shown.contains(" 5 of yours"), "{shown:?}");
-    }
-
-    #[test]
-    fn what_is_typed_is_remembered_for_the_user_alone() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = Folder::new("chat-history");
-        let keys = r#"[b"remember me\r", b"/set save-history off\r", b"forget me\r", b"\x04"]"#;
-        let (code, shown) = at(&folder, keys, &["-n", "2"]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        let file = folder.0.join("data/teff/history");
-        let kept = std::fs::read_to_string(&file).unwrap();
-        assert!(kept.contains("remember me") && !kept.contains("forget me"), "{kept}");
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        // The arrow brings it back.
-        let (_, shown) =
-            at(&folder, r#"[b"\x1b[A\x1b[A", b"\r", b"/tokens\r", b"\x04"]"#, &["-n", "2"]);
-        assert!(shown.contains("12 of yours"), "{shown:?}");
-    }
-
-    #[test]
-    fn a_paste_is_one_message_and_alt_enter_a_line_break() {
-        let folder = Folder::new("chat-paste");
-        let keys = r#"[b"\x1b[200~ab\ncd\x1b[201~", b"\x1b\rxyz\r", b"/tokens\r", b"\x04"]"#;
-        let (code, shown) = at(&folder, keys, &["-n", "2"]);
-        assert_eq!(code, Some(0), "{shown:?}");
-        // `ab`, `cd`, `xyz` and two line breaks.
-        assert!(shown.contains(" 9 of yours"), "{shown:?}");
-    }
+#[test]
+fn a_script_is_told_that_nothing_was_saved() {
+    use std::process::Command;
+    let folder = Folder::new("chat-unsaved");
+    let model = folder.talker();
+    let session = folder.0.join("s.chat");
+    let program = crate::cli::program();
+    let line = "ulimit -f 1; echo hello | \"$0\" \"$@\"";
+    let output = Command::new("/bin/sh")
+        .args(["-c", line])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .args(["chat", "-m", text(&model), "--session", text(&session)])
+        .args(SHORT.as_flattened())
+        .output()
+        .unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{notes}");
+    assert!(notes.contains("not saved: ") && notes.contains("too large"), "{notes}");
+    assert!(notes.contains("error: the conversation was not saved"), "{notes}");
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "the model alone is there");
+    // A pipe would be waited for.
+    assert!(Command::new("mkfifo").arg(&session).status().unwrap().success());
+    let error = error_of(&chat(&model, &["--session", text(&session)], "x\n"), 1);
+    assert!(error.contains("s.chat: is no saved conversation"), "{error}");
 }

@@ -39,14 +39,34 @@ pub fn teff_with(args: &[&str], stdin: &str, vars: &[(&str, &str)]) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The words of a command that runs [`program`].
+#[cfg(unix)]
+fn program_words() -> Vec<String> {
+    let program = program();
+    let words = std::iter::once(program.get_program()).chain(program.get_args());
+    words.map(|word| word.to_str().unwrap().to_owned()).collect()
+}
+
 /// What a terminal shows of a program at which `keys` are typed: see `terminal.py`.
 #[cfg(unix)]
 pub fn at_terminal(keys: &str, args: &[&str], vars: &[(&str, &str)]) -> (Option<i64>, String) {
+    let words = program_words();
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(args.iter().copied()).collect();
+    typed_at_terminal(keys, &words, vars)
+}
+
+/// [`at_terminal`] of a line for the shell, in which `$TEFF` is the program.
+#[cfg(unix)]
+pub fn line_at_terminal(keys: &str, line: &str, vars: &[(&str, &str)]) -> (Option<i64>, String) {
+    let words = program_words().join(" ");
+    typed_at_terminal(keys, &["/bin/sh", "-c", line], &[vars, &[("TEFF", &*words)]].concat())
+}
+
+#[cfg(unix)]
+fn typed_at_terminal(keys: &str, words: &[&str], vars: &[(&str, &str)]) -> (Option<i64>, String) {
     let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/terminal.py");
-    let program = program();
-    let words = std::iter::once(program.get_program()).chain(program.get_args());
     let mut python = Command::new("python3");
-    python.args([driver, "60", keys]).args(words).args(args).envs(vars.iter().copied());
+    python.args([driver, "60", keys]).args(words).envs(vars.iter().copied());
     let output = python.output().expect("python3, which these tests need");
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_ne!(object["raw"], true, "the terminal is left in order: {object}");

@@ -10,6 +10,8 @@ mod cache;
 mod chat;
 #[cfg(feature = "chat-template")]
 mod chat_templates;
+#[cfg(all(feature = "cli", unix))]
+mod chat_terminal;
 #[cfg(all(feature = "cli", feature = "hub"))]
 mod checkpoint;
 #[cfg(feature = "cli")]

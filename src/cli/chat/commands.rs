@@ -3,13 +3,13 @@
 use super::super::options::ModelArgs;
 use super::super::{CliError, note};
 use super::input::Input;
+use super::saved::{self, SessionFile};
 use super::screen::Screen;
 use super::talk::Talk;
-use super::{ChatArgs, saved, settings};
+use super::{ChatArgs, settings};
 use crate::cache::ModelRef;
 use crate::model::describe::{bytes, counted};
-use crate::text::EncodeOptions;
-use std::path::Path;
+use crate::text::{EncodeOptions, Message};
 use std::str::FromStr;
 
 /// Longest distance, in edits, of a name that is offered in the place of an unknown one.
@@ -21,6 +21,8 @@ pub struct Desk<'d, 'o> {
     pub talk: &'d mut Talk,
     pub input: &'d mut dyn Input,
     pub screen: &'d mut Screen<'o>,
+    /// The file that the conversation is kept in.
+    pub session: Option<&'d mut SessionFile>,
 }
 
 /// Continuation of the chat after a command.
@@ -28,7 +30,11 @@ pub enum Next {
     /// The next line.
     Line,
     /// The next line, which begins with a text.
-    Begun(String),
+    Begun {
+        text: String,
+        /// Messages that come back if the line is left.
+        before: Vec<Message>,
+    },
     /// The end.
     Leave,
 }
@@ -122,7 +128,7 @@ pub const COMMANDS: &[Command] = &[
         help: "Name the model, or go on with another",
         run: model,
     },
-    Command { name: "image", args: "", help: "Images are not supported", run: image },
+    Command { name: "image", args: "[FILE]", help: "Images are not supported", run: image },
 ];
 
 /// Runs a command, `line` without its slash.
@@ -138,7 +144,12 @@ pub fn run(desk: &mut Desk<'_, '_>, line: &str) -> Result<Next, CliError> {
         note(format_args!("there is no command /{name}{near} (/help lists all)"));
         return Ok(Next::Line);
     };
-    match (command.run)(desk, args.trim()) {
+    let args = args.trim();
+    if command.args.is_empty() && !args.is_empty() {
+        note(format_args!("/{name} takes nothing behind it"));
+        return Ok(Next::Line);
+    }
+    match (command.run)(desk, args) {
         Ok(next) => Ok(next),
         Err(Failure::Refused(problem)) => {
             note(format_args!("/{name}: {problem}"));
@@ -239,21 +250,26 @@ fn take_turn(talk: &mut Talk) -> Option<String> {
 }
 
 fn edit(desk: &mut Desk<'_, '_>, text: &str) -> Result<Next, Failure> {
-    let before = take_turn(desk.talk).ok_or("there is no message to change")?;
+    let before = desk.talk.chat.messages().to_vec();
+    let last = take_turn(desk.talk).ok_or("there is no message to change")?;
     if text.is_empty() {
-        return Ok(Next::Begun(before));
+        return Ok(Next::Begun { text: last, before });
     }
     desk.talk.say(text.to_owned(), desk.screen)?;
     Ok(Next::Line)
 }
 
 fn save(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
-    let path = match (file, &desk.args.session) {
+    let path = match (file, &desk.session) {
         ("", None) => return Err("needs a FILE, as there is no --session".into()),
-        ("", Some(path)) => path.clone(),
-        (file, _) => file.into(),
+        ("", Some(session)) => session.path().to_owned(),
+        (file, _) => saved::path_of(file),
     };
-    saved::save(desk.talk, &path)?;
+    let talk = &*desk.talk;
+    match desk.session.as_deref_mut().filter(|session| session.is_at(&path)) {
+        Some(session) => session.save(talk)?,
+        None => saved::save(talk, &path)?,
+    }
     note(format_args!("saved as {}", path.display()));
     Ok(Next::Line)
 }
@@ -262,20 +278,25 @@ fn load(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
     if file.is_empty() {
         return Err("needs a FILE".into());
     }
-    saved::load(desk.talk, Path::new(file))?;
+    let path = saved::path_of(file);
+    match desk.session.as_deref_mut().filter(|session| session.is_at(&path)) {
+        Some(session) => session.load(desk.talk)?,
+        None => saved::load(desk.talk, &path)?,
+    }
     let messages = counted(desk.talk.chat.messages().len(), "message");
     note(format_args!("{messages} from {file}"));
     Ok(Next::Line)
 }
 
 fn export(desk: &mut Desk<'_, '_>, file: &str) -> Result<Next, Failure> {
-    saved::export(desk.talk, Path::new(file))?;
+    saved::export(desk.talk, &saved::path_of(file))?;
     note(format_args!("written to {file}"));
     Ok(Next::Line)
 }
 
 fn set(desk: &mut Desk<'_, '_>, args: &str) -> Result<Next, Failure> {
-    let (name, value) = args.split_once(char::is_whitespace).unwrap_or((args, ""));
+    let ends_name = |c: char| c == '=' || c.is_whitespace();
+    let (name, value) = args.split_once(ends_name).unwrap_or((args, ""));
     let value = Some(value.trim()).filter(|value| !value.is_empty());
     let told = match name {
         "" => settings::table(desk.talk, desk.input),

@@ -1,9 +1,10 @@
 //! The editor of a terminal: `reedline` with history, completion and messages of several lines.
 
-use super::super::{CliError, interrupt};
+use super::super::shown::{is_safe, masked};
+use super::super::{CliError, interrupt, note};
 use super::history::History;
 use super::input::{Input, Typed, is_open_block, typed};
-use super::{LEAVE_WITHIN, commands};
+use super::{LEAVE_WITHIN, commands, saved};
 use reedline::{
     Color, ColumnarMenu, Completer, CompletionResult, EditCommand, Emacs, Highlighter, KeyCode,
     KeyModifiers, MenuBuilder, Prompt, PromptEditMode, PromptHistorySearch, Reedline,
@@ -11,7 +12,7 @@ use reedline::{
     default_emacs_keybindings,
 };
 use std::borrow::Cow;
-use std::path::{MAIN_SEPARATOR, Path};
+use std::path::MAIN_SEPARATOR;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -27,20 +28,22 @@ pub struct Editor {
     history: History,
     /// Whether an interruption came by a signal.
     signal: Arc<AtomicBool>,
-    /// Time of the last Ctrl-C at an empty or abandoned line.
+    /// Whether the line that is shown is empty.
+    is_empty: Arc<AtomicBool>,
+    /// Time of the last Ctrl-C.
     interrupted: Option<Instant>,
 }
 
 impl Editor {
     /// An editor with colours or without.
     pub fn new(colours: bool) -> Editor {
-        let menu = ColumnarMenu::default().with_name(MENU);
+        let menu = ColumnarMenu::default().with_name(MENU).with_marker(super::PROMPT);
         let mut keys = default_emacs_keybindings();
         let next = vec![ReedlineEvent::Menu(MENU.into()), ReedlineEvent::MenuNext];
         keys.add_binding(KeyModifiers::NONE, KeyCode::Tab, ReedlineEvent::UntilFound(next));
         let line_break = ReedlineEvent::Edit(vec![EditCommand::InsertNewline]);
         keys.add_binding(KeyModifiers::ALT, KeyCode::Enter, line_break);
-        let signal = Arc::<AtomicBool>::default();
+        let (signal, is_empty) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let reedline = Reedline::create()
             .with_break_signal(signal.clone())
             .with_ansi_colors(colours)
@@ -50,18 +53,32 @@ impl Editor {
             .with_completer(Box::new(Words))
             .with_quick_completions(true)
             .with_partial_completions(true)
-            .with_highlighter(Box::new(Unstyled))
+            .with_highlighter(Box::new(Unstyled { is_empty: is_empty.clone() }))
             .with_validator(Box::new(Blocks));
         let mut history = History::new();
         let reedline = history.attach(reedline);
-        Editor { reedline, history, signal, interrupted: None }
+        Editor { reedline, history, signal, is_empty, interrupted: None }
     }
 
-    /// Meaning of Ctrl-C at the prompt: the second within [`LEAVE_WITHIN`] leaves.
+    /// Meaning of Ctrl-C at the prompt: it clears the line, and at an empty one the second within
+    /// [`LEAVE_WITHIN`] leaves.
     fn interrupt(&mut self) -> Typed {
+        let was_empty = self.is_empty.load(Ordering::SeqCst);
+        self.reedline.run_edit_commands(&[EditCommand::Clear]);
         match self.interrupted.replace(Instant::now()) {
-            Some(before) if before.elapsed() < LEAVE_WITHIN => Typed::End,
+            Some(before) if was_empty && before.elapsed() < LEAVE_WITHIN => Typed::End,
             _ => Typed::Interrupted,
+        }
+    }
+
+    /// Writes what was typed into the history's file: signals that end the process give no time for it.
+    fn keep_history(&mut self) {
+        if self.history.is_saved()
+            && let Err(error) = self.reedline.sync_history()
+        {
+            note(format_args!("note: what you type is not remembered: {error}"));
+            // It cannot fail.
+            let _ = self.remember(false);
         }
     }
 }
@@ -95,6 +112,7 @@ impl Input for Editor {
             match signal {
                 Signal::Success(text) => {
                     self.interrupted = None;
+                    self.keep_history();
                     if let Some(typed) = typed(&text) {
                         return Ok(typed);
                     }
@@ -142,13 +160,17 @@ impl Prompt for Prompts {
     }
 }
 
-/// Shows what is typed in the terminal's own colour.
-struct Unstyled;
+/// Shows what is typed in the terminal's own colour. A paste may have what acts on a terminal.
+struct Unstyled {
+    /// Whether there is nothing to show.
+    is_empty: Arc<AtomicBool>,
+}
 
 impl Highlighter for Unstyled {
     fn highlight(&self, line: &str, _: usize) -> StyledText {
+        self.is_empty.store(line.is_empty(), Ordering::SeqCst);
         let mut text = StyledText::new();
-        text.push((Color::Default.normal(), line.to_owned()));
+        text.push((Color::Default.normal(), masked(line).into_owned()));
         text
     }
 }
@@ -171,7 +193,7 @@ struct Words;
 impl Completer for Words {
     fn complete(&mut self, line: &str, at: usize) -> CompletionResult {
         let typed = line.get(..at).unwrap_or(line);
-        let start = typed.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+        let start = word_start(typed);
         let found = candidates(&typed[..start], &typed[start..]);
         let suggestions: Vec<Suggestion> = found
             .into_iter()
@@ -187,6 +209,20 @@ impl Completer for Words {
     }
 }
 
+/// Commands behind which a file is named.
+const WITH_FILE: [&str; 4] = ["save", "load", "export", "model"];
+
+/// Where the last word begins: names of files may have blanks.
+fn word_start(typed: &str) -> usize {
+    let words = typed.strip_prefix('/').and_then(|line| line.split_once(char::is_whitespace));
+    match words {
+        Some((command, file)) if WITH_FILE.contains(&command) => {
+            typed.len() - file.trim_start().len()
+        }
+        _ => typed.rfind(char::is_whitespace).map_or(0, |space| space + 1),
+    }
+}
+
 /// Words that may stand in the place of the last one, with what they mean.
 fn candidates(before: &str, word: &str) -> Vec<(String, Option<String>)> {
     let Some(command) = before.trim().strip_prefix('/') else {
@@ -199,7 +235,7 @@ fn candidates(before: &str, word: &str) -> Vec<(String, Option<String>)> {
             let names = super::settings::names();
             names.filter(|name| name.starts_with(word)).map(|name| (name, None)).collect()
         }
-        "save" | "load" | "export" | "model" => {
+        command if WITH_FILE.contains(&command) => {
             files(word).into_iter().map(|f| (f, None)).collect()
         }
         _ => Vec::new(),
@@ -210,16 +246,18 @@ fn candidates(before: &str, word: &str) -> Vec<(String, Option<String>)> {
 fn files(word: &str) -> Vec<String> {
     let split = word.rfind(['/', MAIN_SEPARATOR]).map_or(0, |at| at + 1);
     let (folder, begun) = word.split_at(split);
-    let here = Path::new(if folder.is_empty() { "." } else { folder });
+    let here = saved::path_of(if folder.is_empty() { "." } else { folder });
     let Ok(entries) = std::fs::read_dir(here) else { return Vec::new() };
     let name = |entry: std::fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
         let end = if entry.path().is_dir() { MAIN_SEPARATOR.to_string() } else { String::new() };
         let hidden = name.starts_with('.') && !begun.starts_with('.');
-        (name.starts_with(begun) && !hidden).then(|| format!("{folder}{name}{end}"))
+        (name.starts_with(begun) && !hidden && is_safe(&name))
+            .then(|| format!("{folder}{name}{end}"))
     };
-    let mut found: Vec<String> = entries.flatten().take(FILES_MAX).filter_map(name).collect();
+    let mut found: Vec<String> = entries.flatten().filter_map(name).collect();
     found.sort();
+    found.truncate(FILES_MAX);
     found
 }
 
@@ -240,6 +278,9 @@ mod tests {
         std::fs::write(folder.join("note.json"), "").unwrap();
         std::fs::write(folder.join(".hidden"), "").unwrap();
         let path = |name: &str| format!("{}{MAIN_SEPARATOR}{name}", folder.display());
+        let line = format!("/load  {}", path("my no"));
+        assert_eq!(&line[word_start(&line)..], path("my no"), "a name with a blank");
+        assert_eq!(word_start("/set temp"), 5);
         let notes = path("notes") + std::path::MAIN_SEPARATOR_STR;
         assert_eq!(of("/load ", &path("no")), [path("note.json"), notes]);
         assert_eq!(of("/load ", &path("")).len(), 2);

@@ -15,13 +15,15 @@ mod talk;
 
 use super::answer_args::AnswerArgs;
 use super::options::{ModelArgs, TOKENS_MAX, whole_number};
+use super::shown::{self, Look};
 use super::{CliError, interrupt, note};
 use crate::model::describe::counted;
 use commands::{Desk, Next};
 use editor::Editor;
 use input::{Input, Lines, Typed};
-use screen::{Look, Screen};
-use std::io::{IsTerminal, Write, stdin, stdout};
+use saved::SessionFile;
+use screen::Screen;
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 use talk::Talk;
@@ -42,10 +44,13 @@ pub struct ChatArgs {
     /// Instructions that come before the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Open this conversation if the file is there, and save to it after each answer. It holds what
-    /// was said
+    /// Open this conversation if the file is there, and save to it after each answer and at the end. It
+    /// holds what was said
     #[arg(long, value_name = "FILE")]
     session: Option<PathBuf>,
+    /// Save conversations as text alone, in small files: what was said is computed again where it goes on
+    #[arg(long)]
+    without_kv: bool,
     /// Tokens of an answer, most [default: until the model ends or the context is full]
     #[arg(short, long, value_name = "TOKENS", value_parser = whole_number(1..=TOKENS_MAX as usize))]
     n_predict: Option<usize>,
@@ -86,38 +91,53 @@ impl OnFull {
             OnFull::Shift => "shift",
         }
     }
+
+    /// Advice where it does not help by itself.
+    fn ways_on(self) -> &'static str {
+        match self {
+            OnFull::Stop => {
+                "/undo takes turns back, /clear begins anew, `/set context-full shift` leaves the \
+                 oldest turns out"
+            }
+            OnFull::Shift => {
+                "no older turn is left to leave out; /undo takes turns back, /clear begins anew, \
+                 and a start with a larger --ctx holds more"
+            }
+        }
+    }
 }
 
 /// Talks until the user leaves.
 pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
     args.answer.sampling.params()?;
     args.answer.grammar.read()?;
-    if let Some(path) = &args.session {
-        saved::check_place(path).map_err(CliError::failed)?;
-    }
+    let mut session =
+        args.session.as_deref().map(SessionFile::new).transpose().map_err(CliError::failed)?;
     let is_terminal = stdin().is_terminal() && stdout().is_terminal();
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let is_dumb = set("TERM").is_some_and(|term| term == "dumb");
-    let look = match is_terminal {
-        false => Look::Plain,
-        true if is_dumb || set("NO_COLOR").is_some() => Look::Terminal,
-        true => Look::Styled,
+    let look = match Look::of_stdout() {
+        Look::Styled if !is_terminal => Look::Terminal,
+        look => look,
     };
+    // The editor draws on standard error.
+    let edits = is_terminal && !shown::is_dumb() && stderr().is_terminal();
     let model = args.answer.engine.open_generator(&args.model)?;
     let mut talk = Talk::new(args, model, is_terminal)?;
-    if let Some(path) = args.session.as_deref().filter(|path| path.exists()) {
-        saved::load(&mut talk, path).map_err(CliError::failed)?;
+    if let Some(session) = session.as_mut().filter(|session| session.path().exists()) {
+        session.load(&mut talk).map_err(CliError::failed)?;
         args.override_saved(&mut talk)?;
+        session.settle(&talk);
         let messages = counted(talk.chat.messages().len(), "message");
-        note(format_args!("{messages} from {}", path.display()));
+        note(format_args!("{messages} from {}", session.path().display()));
     }
     let mut input: Box<dyn Input> = match is_terminal {
-        true if is_dumb => Box::new(Lines::new(PROMPT)),
-        true => Box::new(Editor::new(look == Look::Styled)),
+        true if edits => Box::new(Editor::new(look == Look::Styled)),
+        true => Box::new(Lines::new(PROMPT)),
         false => Box::new(Lines::new("")),
     };
-    if is_terminal {
+    if edits {
         interrupt::before_end(editor::restore_terminal);
+    }
+    if is_terminal {
         note(format_args!(
             "{}, a context of {} tokens. /help lists the commands, Ctrl-C stops an answer, Ctrl-D \
              leaves.",
@@ -125,13 +145,17 @@ pub fn chat(args: &ChatArgs, out: &mut dyn Write) -> Result<(), CliError> {
             talk.chat.n_ctx()
         ));
     }
-    let mut screen = Screen::new(out, look);
-    converse(args, &mut talk, &mut *input, &mut screen)?;
+    let mut screen = Screen::new(out, look, !is_terminal);
+    converse(args, &mut talk, &mut *input, &mut screen, session.as_mut())?;
     // A person has seen it; a script looks at the code.
     match talk.n_refused {
-        n if n > 0 && !is_terminal => {
+        _ if is_terminal => Ok(()),
+        n if n > 0 => {
             let were = if n == 1 { "was" } else { "were" };
             Err(CliError::failed(format!("{n} of the messages {were} not answered")))
+        }
+        _ if session.is_some_and(|session| session.is_behind) => {
+            Err(CliError::failed("the conversation was not saved"))
         }
         _ => Ok(()),
     }
@@ -143,32 +167,48 @@ fn converse(
     talk: &mut Talk,
     input: &mut dyn Input,
     screen: &mut Screen<'_>,
+    mut session: Option<&mut SessionFile>,
 ) -> Result<(), CliError> {
-    let mut begun = String::new();
+    let (mut begun, mut edited) = (String::new(), None);
     loop {
         let typed = input.next(&std::mem::take(&mut begun))?;
+        let before = edited.take();
         let n_before = talk.n_answers;
         match typed {
-            Typed::End => return Ok(()),
+            Typed::End => break,
             Typed::Interrupted => {
+                if let Some(messages) = before {
+                    talk.chat.set_messages(messages);
+                }
                 note(format_args!("{LEAVING}"));
             }
             Typed::Message(text) => talk.say(text, screen)?,
             Typed::Command(line) => {
-                let mut desk = Desk { args, talk, input, screen };
+                let session = session.as_deref_mut();
+                let mut desk = Desk { args, talk, input, screen, session };
                 match commands::run(&mut desk, &line)? {
                     Next::Line => {}
-                    Next::Begun(text) => begun = text,
-                    Next::Leave => return Ok(()),
+                    Next::Begun { text, before: messages } => {
+                        (begun, edited) = (text, Some(messages))
+                    }
+                    Next::Leave => break,
                 }
             }
         }
-        if let Some(path) = &args.session
-            && talk.n_answers != n_before
-            // A turn that is whole is not lost to Ctrl-C.
-            && let Err(problem) = interrupt::orderly(|_| saved::save(talk, path))
-        {
-            note(format_args!("not saved: {problem}; /save takes another file"));
+        if talk.n_answers != n_before {
+            keep(talk, session.as_deref_mut());
         }
+    }
+    // What commands have changed since the last answer.
+    keep(talk, session);
+    Ok(())
+}
+
+/// Saves the conversation where it has a file.
+fn keep(talk: &Talk, session: Option<&mut SessionFile>) {
+    let Some(session) = session else { return };
+    // A turn that is whole is not lost to Ctrl-C.
+    if let Err(problem) = interrupt::orderly(|_| session.keep(talk)) {
+        note(format_args!("not saved: {problem}; /save takes another file"));
     }
 }

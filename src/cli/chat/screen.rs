@@ -1,6 +1,6 @@
 //! Answers on their way out: styled and made safe on a terminal, bytes as they are elsewhere.
 
-use super::super::shown::shown;
+use super::super::shown::Look;
 use super::super::{CliError, interrupt, progress};
 use super::markdown::Markdown;
 use std::io::Write;
@@ -8,21 +8,12 @@ use std::io::Write;
 /// Begins and ends the dimmed text of reasoning.
 const DIM: (&str, &str) = ("\x1b[2m", "\x1b[0m");
 
-/// How answers are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// To a file or a pipe: the text as it is, a blank line between answers.
-    Plain,
-    /// To a terminal without styles.
-    Terminal,
-    /// To a terminal with styles.
-    Styled,
-}
-
 /// Standard output.
 pub struct Screen<'o> {
     out: &'o mut dyn Write,
     look: Look,
+    /// Whether answers alone are written, with a blank line between two: nobody types in between.
+    is_list: bool,
     markdown: Markdown,
     n_answers: usize,
     /// Whether reasoning came and its answer did not.
@@ -33,9 +24,16 @@ pub struct Screen<'o> {
 
 impl<'o> Screen<'o> {
     /// A screen without an answer.
-    pub fn new(out: &'o mut dyn Write, look: Look) -> Screen<'o> {
-        let markdown = Markdown::default();
-        Screen { out, look, markdown, n_answers: 0, in_reasoning: false, is_line_open: false }
+    pub fn new(out: &'o mut dyn Write, look: Look, is_list: bool) -> Screen<'o> {
+        Screen {
+            out,
+            look,
+            is_list,
+            markdown: Markdown::default(),
+            n_answers: 0,
+            in_reasoning: false,
+            is_line_open: false,
+        }
     }
 
     /// Begins an answer.
@@ -44,9 +42,9 @@ impl<'o> Screen<'o> {
     /// Those of the output, here as below.
     pub fn begin(&mut self) -> Result<(), CliError> {
         self.n_answers += 1;
-        match self.look {
-            Look::Plain if self.n_answers > 1 => self.write("\n"),
-            _ => Ok(()),
+        match self.is_list && self.n_answers > 1 {
+            true => self.write("\n"),
+            false => Ok(()),
         }
     }
 
@@ -57,13 +55,13 @@ impl<'o> Screen<'o> {
             self.write("\n\n")?;
         }
         self.is_line_open = last != '\n';
+        let text = self.look.safe(text);
         match self.look {
-            Look::Plain => self.write(text),
-            Look::Terminal => self.write(&shown(text)),
             Look::Styled => {
-                let styled = self.markdown.push(&shown(text));
+                let styled = self.markdown.push(&text);
                 self.write(&styled)
             }
+            _ => self.write(&text),
         }
     }
 
@@ -73,10 +71,10 @@ impl<'o> Screen<'o> {
             return Ok(());
         }
         (self.in_reasoning, self.is_line_open) = (true, !text.ends_with('\n'));
+        let text = self.look.safe(text);
         match self.look {
-            Look::Plain => self.write(text),
-            Look::Terminal => self.write(&shown(text)),
-            Look::Styled => self.write(&[DIM.0, &shown(text), DIM.1].concat()),
+            Look::Styled => self.write(&[DIM.0, &text, DIM.1].concat()),
+            _ => self.write(&text),
         }
     }
 
@@ -84,7 +82,7 @@ impl<'o> Screen<'o> {
     pub fn end(&mut self) -> Result<(), CliError> {
         let mut rest = self.markdown.finish();
         // An empty answer is an empty line.
-        if self.is_line_open || self.look == Look::Plain {
+        if self.is_line_open || self.is_list {
             rest.push('\n');
         }
         (self.in_reasoning, self.is_line_open) = (false, false);

@@ -119,7 +119,8 @@ pub fn set(
     value: Option<&str>,
 ) -> Result<String, String> {
     let name = name.trim_start_matches('-');
-    let same = |other: &str| other.replace('_', "-") == name.replace('_', "-");
+    let plain = |name: &str| name.replace('_', "-").to_lowercase();
+    let same = |other: &str| plain(other) == plain(name);
     let param = sample::params().find(|param| same(param.flag) || same(param.name));
     let own = SETTINGS.iter().find(|row| same(row.name));
     let refused = |need: &str| format!("{name} {}: {need}", value.unwrap_or_default());
@@ -137,7 +138,7 @@ pub fn set(
         }
         (None, None, _) => {
             let names: Vec<String> = names().collect();
-            let near = super::commands::nearest(name, names.iter().map(String::as_str));
+            let near = super::commands::nearest(&plain(name), names.iter().map(String::as_str));
             let near = near.map_or(String::new(), |near| format!(": did you mean `{near}`?"));
             return Err(format!("there is no setting `{name}`{near} (/set shows all)"));
         }

@@ -19,10 +19,6 @@ use std::sync::Arc;
 /// Share of the context from which on the user is told that it fills.
 const NEARLY_FULL: f64 = 0.8;
 
-/// Advice for a context that is full.
-const WAYS_ON: &str = "/undo takes turns back, /clear begins anew, `/set context-full shift` leaves the \
-                       oldest turns out";
-
 /// A conversation with a model.
 pub struct Talk {
     pub model: Model,
@@ -39,6 +35,8 @@ pub struct Talk {
     pub reasoning: ReasoningShow,
     pub n_predict: Option<usize>,
     pub on_full: OnFull,
+    /// Whether files of it have what was computed, beside what was said.
+    pub saves_kv: bool,
     /// Whether Ctrl-C ends the answer rather than the program.
     pub catches: bool,
     /// Messages that could not be answered.
@@ -97,6 +95,7 @@ impl Talk {
             reasoning: args.answer.reasoning,
             n_predict: args.n_predict,
             on_full: args.context_full.unwrap_or(OnFull::Stop),
+            saves_kv: !args.without_kv,
             catches,
             n_refused: 0,
             n_answers: 0,
@@ -153,14 +152,16 @@ impl Talk {
         progress::clear_line();
         screen.end()?;
         match result {
-            Ok(Answer { content, reasoning, .. })
+            Ok(Coming { answer: Answer { content, reasoning, .. }, .. })
                 if content.is_empty() && reasoning.is_empty() && self.was_cancelled() =>
             {
                 self.chat.pop();
-                note(format_args!("stopped before the answer began: your message is taken back"));
+                // The terminal has written ^C.
+                note(format_args!("\nstopped before the answer began: your message is taken back"));
             }
-            Ok(answer) => {
+            Ok(Coming { answer, reader, .. }) => {
                 self.chat.push(Message::answer(answer.reasoning, answer.content));
+                reader.tell_hidden();
                 self.tell_how_it_ended();
             }
             Err(Refusal::Problem(problem)) => {
@@ -178,7 +179,7 @@ impl Talk {
     }
 
     /// The answer, in as many parts as a context that shifts makes of it.
-    fn try_answer(&mut self, screen: &mut Screen<'_>) -> Result<Answer, Refusal> {
+    fn try_answer(&mut self, screen: &mut Screen<'_>) -> Result<Coming, Refusal> {
         self.n_answers += 1;
         let mut coming = Coming::new(self);
         // Figures of the parts so far.
@@ -205,10 +206,7 @@ impl Talk {
         }
         let rest = coming.reader.finish();
         coming.take(rest, screen)?;
-        if coming.reader.n_hidden() > 0 {
-            note(format_args!("thinking: {}", counted(coming.reader.n_hidden(), "token")));
-        }
-        Ok(coming.answer)
+        Ok(coming)
     }
 
     /// Drops the oldest turns and says so; `false` if there is only one.
@@ -257,9 +255,10 @@ impl Talk {
                     return Ok(stats);
                 }
                 AnswerEvent::End(Err(EngineError::PromptTooLong { n_prompt, n_ctx })) => {
+                    let ways_on = self.on_full.ways_on();
                     return Err(Refusal::Problem(format!(
                         "the conversation would have {n_prompt} tokens and the context holds \
-                         {n_ctx}: {WAYS_ON}"
+                         {n_ctx}: {ways_on}"
                     )));
                 }
                 AnswerEvent::End(Err(error)) => {
@@ -291,10 +290,8 @@ impl Talk {
         let Some(stats) = self.last else { return };
         match stats.finish {
             FinishReason::ContextFull => {
-                note(format_args!(
-                    "the context of {} tokens is full: {WAYS_ON}",
-                    self.chat.n_ctx()
-                ));
+                let (n_ctx, ways_on) = (self.chat.n_ctx(), self.on_full.ways_on());
+                note(format_args!("the context of {n_ctx} tokens is full: {ways_on}"));
             }
             FinishReason::MaxTokens if self.catches => note(format_args!("cut at n-predict")),
             FinishReason::OutOfMemory => note(format_args!(
@@ -310,9 +307,10 @@ impl Talk {
         self.is_told = is_nearly_full;
     }
 
-    /// Tokens of the conversation.
+    /// Tokens of the context that the conversation has: the last one of an answer that filled it came
+    /// behind its end.
     pub fn n_used(&self) -> usize {
-        self.chat.session().tokens().len()
+        self.chat.session().tokens().len().min(self.chat.n_ctx())
     }
 }
 
@@ -408,7 +406,7 @@ fn template_problem(error: &TextError) -> String {
     let hint = match error {
         TextError::NoTemplate => ": `teff run --raw` continues texts without one",
         TextError::MessageLost { role, .. } if role == "system" => {
-            ": `/system` without a text takes the instructions away"
+            ": `/system -` takes the instructions away"
         }
         _ => "",
     };

@@ -60,11 +60,12 @@ impl Reader {
     /// # Errors
     /// The system refuses, the file is no session's or of a later version, or the header is damaged.
     pub fn open(path: &Path) -> Result<Reader, SessionFault> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        // Before it is opened: a pipe would wait for somebody to write.
+        if !std::fs::metadata(path)?.is_file() {
             return Err(SessionFault::NotASession);
         }
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
         let header = Header::default();
         let (len, file) = (metadata.len(), BufReader::new(file));
         let mut reader = Reader { file, len, at: 0, header, seed: 0 };
