@@ -1,6 +1,7 @@
 //! `teff chat` and `teff run` as a person sees them at a terminal.
 
-use crate::cli::{Folder, at_terminal, line_at_terminal, text};
+use crate::cli::{at_terminal, line_at_terminal, text};
+use crate::folder::Folder;
 
 /// Nothing of the tests' goes into the user's history.
 fn at(folder: &Folder, keys: &str, args: &[&str]) -> (Option<i64>, String) {
