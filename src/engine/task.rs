@@ -298,7 +298,7 @@ impl<'l> Task<'l> {
     pub fn give_pages_back(&mut self, kv: &mut PagePool, keeps: bool) {
         if let Some(sequence) = self.sequence.take() {
             if keeps && self.caches() {
-                kv.retain(sequence, &self.tokens);
+                kv.retain_to_end(sequence, &self.tokens);
             }
             kv.remove(sequence);
         }

@@ -1,8 +1,9 @@
 //! Prefixes that are kept: a tree over pages, from which new sequences start.
 //!
 //! A node stands for the [`PAGE_TOKENS`] tokens of a page behind those of the nodes above it; its
-//! key is the tokens themselves, so what matches is equal. For recurrent states, which are known at
-//! single positions, there are nodes with fewer tokens, always without nodes below. A node holds the
+//! key is the tokens themselves, so what matches is equal. Where a sequence ended, and for recurrent
+//! states, which are known at single positions, there are nodes with fewer tokens, always without nodes
+//! below. A node holds the
 //! page of every group of layers that still had it, and the states behind its tokens if they are
 //! known. A sequence starts at the deepest position whose windows and states are there.
 //!
@@ -92,6 +93,24 @@ impl PrefixTree {
         self.nodes[id] = Node { parent: node, tokens, pages, used, ..Node::default() };
         self.leaves.insert((used, id));
         id
+    }
+
+    /// The node of tokens of a sequence that are less than a page, behind those of `parent`, with the pages of
+    /// that index.
+    fn tail(
+        &mut self,
+        parent: NodeId,
+        tokens: &[u32],
+        (seq, index): (&Sequence, usize),
+        store: &mut Store,
+    ) -> NodeId {
+        let node = self.child_or_new(parent, tokens, seq.table.len());
+        self.touch(node);
+        for (group, table) in seq.table.iter().enumerate() {
+            let kept = &mut self.nodes[node].pages[group];
+            keep(store, Kind(group), kept, table[index]);
+        }
+        node
     }
 
     /// Takes note that a node is used now.
@@ -214,7 +233,7 @@ struct Start {
 
 impl PagePool {
     /// A new sequence with as many of the first `tokens` as are known, and their number: those of
-    /// whole pages, or up to where recurrent states are known. A caller that wants logits leaves out
+    /// whole pages, up to where a sequence ended, or up to where recurrent states are known. A caller that wants logits leaves out
     /// the last token, which has to be computed.
     pub fn match_prefix(&mut self, tokens: &[u32]) -> (SeqId, usize) {
         self.tree.clock += 1;
@@ -267,14 +286,18 @@ impl PagePool {
             if depth > 0 && states.is_some() == self.has_states && sees(len, &[]) {
                 best = Some(Start { len, states, tail: None });
             }
-            if !self.has_states {
+            // Without states only the deepest end counts.
+            if !self.has_states && depth < path.len() {
                 continue;
             }
             let rest = &tokens[len..];
             for n in 1..PAGE_TOKENS.min(rest.len() + 1) {
                 let Some(tail) = self.tree.child(node, &rest[..n]) else { continue };
                 let Node { pages, states, .. } = &nodes[tail];
-                if states.is_some() && sees(len + n, pages) && len + n <= self.n_ctx {
+                if states.is_some() == self.has_states
+                    && sees(len + n, pages)
+                    && len + n <= self.n_ctx
+                {
                     best = Some(Start { len: len + n, states: *states, tail: Some(tail) });
                 }
             }
@@ -313,18 +336,31 @@ impl PagePool {
             let mut node = path[depth];
             if n > 0 {
                 let tail = &tokens[depth * PAGE_TOKENS..len];
-                node = tree.child_or_new(node, tail, groups.len());
-                tree.touch(node);
-                for (group, table) in seq.table.iter().enumerate() {
-                    let kept = &mut tree.nodes[node].pages[group];
-                    keep(store, Kind(group), kept, table[depth]);
-                }
+                node = tree.tail(node, tail, (&*seq, depth), store);
             }
             let kind = Kind(groups.len());
             if tree.nodes[node].states.is_none() {
                 store.hold(kind, slot.0, Holder::Node);
                 tree.nodes[node].states = Some(slot);
             }
+        }
+    }
+
+    /// [`PagePool::retain`] of a sequence that has ended, with its last page, which is not full: a text that
+    /// goes on behind its tokens has none of them to compute.
+    pub fn retain_to_end(&mut self, id: SeqId, tokens: &[u32]) {
+        self.retain(id, tokens);
+        let PagePool { tree, store, sequences, .. } = self;
+        let Some(seq) = sequences.get(&id).filter(|seq| seq.pending.is_none()) else { return };
+        let (depth, n) = (seq.len / PAGE_TOKENS, seq.len % PAGE_TOKENS);
+        // States are kept with the page that they lie in.
+        if self.has_states || n == 0 || seq.len > tokens.len() {
+            return;
+        }
+        let path = tree.path(&tokens[..depth * PAGE_TOKENS]);
+        if path.len() == depth {
+            let parent = path.last().copied().unwrap_or(ROOT);
+            tree.tail(parent, &tokens[depth * PAGE_TOKENS..seq.len], (seq, depth), store);
         }
     }
 

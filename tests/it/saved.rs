@@ -166,7 +166,7 @@ fn what_is_loaded_goes_on_to_the_bit_and_computes_nothing_twice() {
         assert_eq!(loaded.tokens(), session.tokens(), "{what}");
         assert_eq!(loaded.answers(), session.answers(), "{what}");
         assert_eq!((report.n_cached, report.left_out_bytes), (saved.n_cached, 0), "{what}");
-        assert!(report.n_cached >= 96, "{what}: {report:?}");
+        assert!(report.n_cached + 1 >= session.tokens().len(), "{what}: {report:?}");
         // What was loaded is what would be saved.
         let again = dir.file("again");
         let third = runner(&model, &options(kv_type));

@@ -36,7 +36,11 @@ impl PagePool {
         let costs = self.costs(things, cost);
         let places: Vec<usize> = match self.has_states {
             true => costs.states.keys().copied().collect(),
-            false => (1..=tokens.len() / PAGE_TOKENS).map(|n| n * PAGE_TOKENS).collect(),
+            false => {
+                let whole = (1..=tokens.len() / PAGE_TOKENS).map(|n| n * PAGE_TOKENS);
+                let ends = costs.tails.keys().map(|tail| tail.1);
+                whole.chain(ends).collect::<BTreeSet<usize>>().into_iter().collect()
+            }
         };
         let fits =
             |&&len: &&usize| self.start_bytes(&costs, len).is_some_and(|bytes| bytes <= room);

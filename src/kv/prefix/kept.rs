@@ -52,17 +52,17 @@ impl PagePool {
         let (mut kept, mut node, mut depth) = (Vec::new(), ROOT, 0);
         loop {
             let rest = &tokens[depth * PAGE_TOKENS..];
-            if self.has_states {
+            let page = rest.get(..PAGE_TOKENS);
+            let next = page.and_then(|page| self.tree.child(node, page));
+            // Without states only the deepest end counts, as in `start`.
+            if self.has_states || next.is_none() {
                 for n in 1..PAGE_TOKENS.min(rest.len() + 1) {
                     if let Some(tail) = self.tree.child(node, &rest[..n]) {
                         self.list(tail, depth * PAGE_TOKENS + n, &mut kept);
                     }
                 }
             }
-            let page = rest.get(..PAGE_TOKENS);
-            let Some(next) = page.and_then(|page| self.tree.child(node, page)) else {
-                return kept;
-            };
+            let Some(next) = next else { return kept };
             (node, depth) = (next, depth + 1);
             self.list(node, depth * PAGE_TOKENS, &mut kept);
         }

@@ -130,7 +130,7 @@ impl World {
             }
             8 => {
                 if self.random.below(2) == 0 {
-                    self.pool.retain(id, &tokens);
+                    self.pool.retain_to_end(id, &tokens);
                 }
                 self.pool.remove(id);
                 self.model.swap_remove(i);
