@@ -64,7 +64,7 @@ pub enum StepError {
         /// Number of tokens in the vocabulary.
         n_vocab: usize,
     },
-    /// More tokens or results than [`DecoderOptions`] allow.
+    /// More tokens or results than [`DecoderOptions`](super::DecoderOptions) allow.
     BatchTooLarge {
         /// Tokens allowed.
         max_batch: usize,

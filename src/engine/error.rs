@@ -77,7 +77,7 @@ pub enum EngineError {
     },
     /// A request to a model that gives no next token.
     NoLogits,
-    /// Texts for a model that is not in embedding mode, see [`Model::output_embeddings`].
+    /// Texts for a model that is not in embedding mode, see [`Model::output_embeddings`](super::Model::output_embeddings).
     NoEmbeddings,
     /// A draft model has another vocabulary than the model that it is to draft for.
     OtherVocabulary(Box<OtherVocabulary>),

@@ -23,7 +23,7 @@ pub struct Model {
 
 impl Model {
     /// Opens a GGUF file and reads what its metadata describes. Tensors are bound by
-    /// [`Engine::new`]. Those of a big-endian file are turned around, which takes as much memory as
+    /// [`Engine::new`](super::Engine::new). Those of a big-endian file are turned around, which takes as much memory as
     /// the file has bytes.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Model {
     }
 
     /// Adds a LoRA adapter, times `scale`; `path` is for messages. Its tensors are bound by
-    /// [`Engine::new`].
+    /// [`Engine::new`](super::Engine::new).
     ///
     /// # Errors
     /// The file is no adapter, or one for another architecture.
