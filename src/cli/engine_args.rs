@@ -220,7 +220,7 @@ pub fn check_context(
 /// Kernels of the best level, or of the lower one that `TEFF_ISA` names.
 ///
 /// # Errors
-/// It names no level.
+/// `TEFF_ISA` names no level.
 pub fn kernels() -> Result<&'static KernelTable, CliError> {
     KernelTable::from_env().map_err(|error| CliError::usage(error.to_string()))
 }

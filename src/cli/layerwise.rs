@@ -31,7 +31,7 @@ impl Layers {
     /// Takes away the folder that they were kept in, once the file is written.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// The folder cannot be removed.
     pub fn remove(self) -> Result<(), CliError> {
         self.folder.remove(self.n_layers).map_err(|error| CliError::failed(error.to_string()))
     }

@@ -74,7 +74,7 @@ impl Written {
     /// such files mapped.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// The folder of what was kept cannot be removed.
     pub fn finish(self) -> Result<(), CliError> {
         self.layers.map_or(Ok(()), Layers::remove)
     }

@@ -292,7 +292,7 @@ impl QuantizeArgs {
     }
 }
 
-/// What a tensor lost, if it is not copied.
+/// Loss of a tensor that is not copied.
 fn loss_of(plan: &Plan<'_>, written: &Written, number: usize) -> Option<Loss> {
     (!plan.tensors[number].is_copied()).then_some(written.losses[number])
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 
-/// What may be sent where answers are shown.
+/// Look of answers where they are shown: what may be sent there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// To a file or a pipe: the text as it is.

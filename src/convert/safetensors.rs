@@ -30,7 +30,7 @@ const DIMS_MAX: usize = 8;
 /// A tensor of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    /// Its name.
+    /// Name of the tensor.
     pub name: String,
     /// Type of its elements.
     pub dtype: Dtype,

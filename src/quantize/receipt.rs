@@ -185,7 +185,7 @@ pub fn check_folder(
     Ok(Some(checked))
 }
 
-/// What a tensor lost.
+/// Loss of a tensor.
 fn measure(
     (file, made): (&GgufFile, &TensorInfo),
     (source, from): (&GgufFile, &TensorInfo),

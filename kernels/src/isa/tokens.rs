@@ -34,7 +34,7 @@ pub(super) use few_tokens;
 /// A product of interleaved rows ([`crate::interleave`]): `name<parameters>, CPU features, rows of a group,
 /// |group, inputs of tokens, their number| sums, what writes those`.
 ///
-/// It is safe where only a level's table has it, which is reached by a token that proves the features.
+/// The product is safe where only a level's table has it, which is reached by a token that proves the features.
 #[cfg(target_arch = "x86_64")]
 macro_rules! interleaved_matmul {
     (

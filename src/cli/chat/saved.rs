@@ -26,7 +26,7 @@ const VERSION: u64 = 1;
 /// The file that the conversation under way is in.
 pub struct SessionFile {
     path: PathBuf,
-    /// What of the conversation the file has: that which was loaded or saved last.
+    /// Conversation that the file has: the one that was loaded or saved last.
     kept: Option<String>,
     /// The file as it was then; `None`: there was none.
     stamp: Option<Stamp>,
@@ -34,7 +34,7 @@ pub struct SessionFile {
     pub is_behind: bool,
 }
 
-/// What tells a file from another one that has taken its place.
+/// Time and size of a file, by which another one that has taken its place is noticed.
 type Stamp = (SystemTime, u64);
 
 fn stamp_of(path: &Path) -> Option<Stamp> {
