@@ -3,9 +3,8 @@
 //! A node stands for the [`PAGE_TOKENS`] tokens of a page behind those of the nodes above it; its
 //! key is the tokens themselves, so what matches is equal. Where a sequence ended, and for recurrent
 //! states, which are known at single positions, there are nodes with fewer tokens, always without nodes
-//! below. A node holds the
-//! page of every group of layers that still had it, and the states behind its tokens if they are
-//! known. A sequence starts at the deepest position whose windows and states are there.
+//! below. A node holds the page of every group of layers that still had it, and the states behind its
+//! tokens if they are known. A sequence starts at the deepest position whose windows and states are there.
 //!
 //! Equal tokens behind equal tokens have bit-equal keys and values however they were computed (see
 //! ARCHITECTURE.md), so a sequence that is retained takes over the pages that are there already.
@@ -93,24 +92,6 @@ impl PrefixTree {
         self.nodes[id] = Node { parent: node, tokens, pages, used, ..Node::default() };
         self.leaves.insert((used, id));
         id
-    }
-
-    /// The node of tokens of a sequence that are less than a page, behind those of `parent`, with the pages of
-    /// that index.
-    fn tail(
-        &mut self,
-        parent: NodeId,
-        tokens: &[u32],
-        (seq, index): (&Sequence, usize),
-        store: &mut Store,
-    ) -> NodeId {
-        let node = self.child_or_new(parent, tokens, seq.table.len());
-        self.touch(node);
-        for (group, table) in seq.table.iter().enumerate() {
-            let kept = &mut self.nodes[node].pages[group];
-            keep(store, Kind(group), kept, table[index]);
-        }
-        node
     }
 
     /// Takes note that a node is used now.
@@ -311,6 +292,18 @@ impl PagePool {
     ///
     /// Nothing is kept of a sequence in a step, or of one whose first tokens are not in `tokens`.
     pub fn retain(&mut self, id: SeqId, tokens: &[u32]) {
+        self.retain_parts(id, tokens, false);
+    }
+
+    /// [`PagePool::retain`] of a sequence that has ended, with its last page, which is not full: a text that
+    /// goes on behind its tokens has none of them to compute.
+    pub fn retain_to_end(&mut self, id: SeqId, tokens: &[u32]) {
+        self.retain_parts(id, tokens, true);
+    }
+
+    /// Keeps the whole pages of a sequence, the states that are known with the pages that they lie in, and
+    /// its last page if that `is_wanted`, too.
+    fn retain_parts(&mut self, id: SeqId, tokens: &[u32], is_wanted: bool) {
         let Some(seq) = self.sequences.get_mut(&id).filter(|seq| seq.pending.is_none()) else {
             return;
         };
@@ -327,8 +320,10 @@ impl PagePool {
                 share(store, Kind(group), kept, &mut table[index]);
             }
         }
-        let now = seq.states.map(|slot| (seq.len, slot));
-        for (len, slot) in seq.snapshots.iter().copied().chain(now) {
+        let known = seq.snapshots.iter().map(|&(len, slot)| (len, Some(slot)));
+        let now = seq.states.map(|slot| (seq.len, Some(slot)));
+        let end = (is_wanted && now.is_none()).then_some((seq.len, None));
+        for (len, states) in known.chain(now).chain(end) {
             let (depth, n) = (len / PAGE_TOKENS, len % PAGE_TOKENS);
             if len > tokens.len() || len == 0 {
                 continue;
@@ -336,31 +331,17 @@ impl PagePool {
             let mut node = path[depth];
             if n > 0 {
                 let tail = &tokens[depth * PAGE_TOKENS..len];
-                node = tree.tail(node, tail, (&*seq, depth), store);
+                node = tree.child_or_new(node, tail, groups.len());
+                tree.touch(node);
+                for (group, table) in seq.table.iter().enumerate() {
+                    let kept = &mut tree.nodes[node].pages[group];
+                    keep(store, Kind(group), kept, table[depth]);
+                }
             }
-            let kind = Kind(groups.len());
-            if tree.nodes[node].states.is_none() {
-                store.hold(kind, slot.0, Holder::Node);
+            if let (Some(slot), None) = (states, tree.nodes[node].states) {
+                store.hold(Kind(groups.len()), slot.0, Holder::Node);
                 tree.nodes[node].states = Some(slot);
             }
-        }
-    }
-
-    /// [`PagePool::retain`] of a sequence that has ended, with its last page, which is not full: a text that
-    /// goes on behind its tokens has none of them to compute.
-    pub fn retain_to_end(&mut self, id: SeqId, tokens: &[u32]) {
-        self.retain(id, tokens);
-        let PagePool { tree, store, sequences, .. } = self;
-        let Some(seq) = sequences.get(&id).filter(|seq| seq.pending.is_none()) else { return };
-        let (depth, n) = (seq.len / PAGE_TOKENS, seq.len % PAGE_TOKENS);
-        // States are kept with the page that they lie in.
-        if self.has_states || n == 0 || seq.len > tokens.len() {
-            return;
-        }
-        let path = tree.path(&tokens[..depth * PAGE_TOKENS]);
-        if path.len() == depth {
-            let parent = path.last().copied().unwrap_or(ROOT);
-            tree.tail(parent, &tokens[depth * PAGE_TOKENS..seq.len], (seq, depth), store);
         }
     }
 
